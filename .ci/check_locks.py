@@ -1,0 +1,28 @@
+"""Fails where a lock file records a download address or an index, or a pin has no hash."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCKS = sorted([*ROOT.glob("*.lock"), *ROOT.rglob("package-lock.json"), *ROOT.rglob("Cargo.lock")])
+ADDRESS = re.compile(r"\w+://|--(extra-)?index-url|--find-links")
+
+
+def faults(path: Path) -> list[str]:
+    lines = path.read_text().splitlines()
+    found = [f"{path.name}:{n}: an address: {line.strip()}" for n, line in enumerate(lines, 1) if ADDRESS.search(line)]
+    if path.name.startswith("requirements"):
+        pins = [n for n, line in enumerate(lines) if re.match(r"[a-z0-9].*==", line)]
+        found += [f"{path.name}:{n + 1}: no hash" for n in pins if "--hash=" not in "".join(lines[n : n + 2])]
+        found += [] if pins else [f"{path.name}: no pins"]
+    return found
+
+
+if __name__ == "__main__":
+    ours = [path for path in LOCKS if ".venv" not in path.parts and "node_modules" not in path.parts]
+    wrong = [fault for path in ours for fault in faults(path)]
+    print("\n".join(wrong) or f"locks: {len(ours)} files, hashes and no addresses")
+    sys.exit(bool(wrong))

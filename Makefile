@@ -1,0 +1,88 @@
+# `make help` lists the verbs. Each sets up what it needs; nothing but make and Python 3.11-3.13 is assumed.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# The first interpreter that answers with a version we support. A name on PATH may be a shim that
+# does not run, so each candidate is asked.
+PYTHON ?= $(shell for candidate in python3.13 python3.12 python3.11 python3 python; do \
+	$$candidate -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& echo $$candidate && break; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+LOCKS := requirements.lock requirements-bootstrap.lock pyproject.toml
+# One universal lock pins every extra by hash; it serves as constraints, so a machine installs only what it runs.
+INSTALL = $(UV) pip install --quiet --python $(BIN)/python --link-mode copy --require-hashes -r pyproject.toml -c requirements.lock
+
+.PHONY: help setup run test check format proto docs lock bench train kafka compose deploy-check clean
+
+help: ## list the verbs
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.bootstrap: requirements-bootstrap.lock
+	@test -n "$(PYTHON)" || { echo "volcast needs Python 3.11, 3.12 or 3.13 with venv and ensurepip (Debian: apt install python3-venv); none found. Name one with: make PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "setting up $(VENV) with $$($(PYTHON) --version) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bootstrap.lock
+	@touch $@
+
+# The run-time extras only: no training library, no test tool.
+$(VENV)/.run: $(VENV)/.bootstrap $(LOCKS)
+	@test -e $(VENV)/.all || $(INSTALL) --extra serving --extra pipeline
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.all: $(VENV)/.bootstrap $(LOCKS)
+	@$(INSTALL) --all-extras
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@ $(VENV)/.run
+
+setup: $(VENV)/.all ## build .venv with every extra (training, tests, checks)
+
+run: $(VENV)/.run ## the whole path on this machine; ARGS='--duration 30s' passes options on
+	@$(BIN)/volcast run $(ARGS)
+
+test: $(VENV)/.all ## the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.all ## format, lint, types, import contracts, generated code, locks
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python proto/generate.py --check
+	@$(BIN)/python .ci/check_locks.py
+
+format: $(VENV)/.all ## rewrite to the house format
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+proto: $(VENV)/.all ## regenerate the Python and the docs page beside the .proto files
+	@$(BIN)/python proto/generate.py
+
+docs: proto ## regenerate the pages that are made from something else
+	@$(BIN)/python -m training.model_card models/volatility/1 > docs/model_card_v1.md
+
+lock: $(VENV)/.bootstrap ## re-resolve the lock files (hashes, no addresses)
+	@$(UV) pip compile --quiet --universal --generate-hashes --all-extras --no-header --upgrade pyproject.toml -o requirements.lock
+	@$(UV) pip compile --quiet --universal --generate-hashes --no-header --upgrade --python-version 3.11 requirements-bootstrap.in -o requirements-bootstrap.lock
+	@$(PYTHON) .ci/check_locks.py
+
+bench: $(VENV)/.all ## benchmarks, printed with machine, load and command
+	@$(BIN)/volcast bench all $(ARGS)
+
+train: $(VENV)/.all ## train the shipped model on the recorded Coinbase ticks
+	@$(BIN)/volcast train $(ARGS)
+
+kafka: ## a real Apache Kafka on port 9092, without Docker (needs Java and Maven)
+	@deploy/kafka/run $(ARGS)
+
+compose: ## everything in containers (needs Docker); make compose ARGS='-f deploy/compose.simulated.yaml'
+	@docker compose -f deploy/compose.yaml $(ARGS) up --build
+
+deploy-check: $(VENV)/.all ## check compose files, Dockerfiles, Prometheus rules (gets the tools it needs)
+	@deploy/check $(ARGS)
+
+clean: ## remove the environment and caches
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

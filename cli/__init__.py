@@ -1,0 +1,1 @@
+"""The `volcast` program: its table of commands, and `volcast run`."""

@@ -1,0 +1,121 @@
+"""Entry point of the `volcast` program.
+
+Each command lives in the folder it belongs to and is imported only when it is called, so `volcast
+serve` starts without numba and works where only the serving extra is installed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import NamedTuple
+
+import click
+
+from common.errors import VolcastError
+
+
+class Lazy(NamedTuple):
+    """Where a command's function is, the extra that brings what it imports, and its line in --help."""
+
+    target: str
+    extra: str
+    help: str
+
+
+COMMANDS = {
+    "run": Lazy("cli.run.command:run", "serving,pipeline", "The whole path on this machine."),
+    "broker": Lazy("pipeline.commands.broker:broker", "pipeline", "An embedded Kafka-compatible broker (development)."),
+    "exchange": Lazy("pipeline.commands.exchange:exchange", "pipeline", "A simulated or replayed exchange."),
+    "ingest": Lazy("pipeline.commands.ingest:ingest", "pipeline", "Exchange to ticks.raw and archive."),
+    "replay": Lazy("pipeline.commands.replay:replay", "pipeline", "Archive to ticks.raw."),
+    "check": Lazy("pipeline.commands.check:check", "pipeline", "Consume and validate the topics."),
+    "worker": Lazy("pipeline.commands.worker:worker", "pipeline", "ticks.raw to features to predictions."),
+    "features": Lazy("pipeline.commands.features:features", "pipeline", "Archive to features.parquet, offline."),
+    "train": Lazy("training.commands.train:train", "training", "Train, export and write a model bundle."),
+    "serve": Lazy("server.commands.serve:serve", "serving", "The inference server."),
+    "gateway": Lazy("server.commands.gateway:gateway", "serving", "The REST gateway."),
+    "predict": Lazy("clients.commands.predict:predict", "", "One prediction from the command line."),
+    "watch": Lazy("pipeline.commands.watch:watch", "pipeline", "The live stream of predictions."),
+    "bench": Lazy("benchmarks.command:bench", "serving,pipeline", "A benchmark by name."),
+}
+
+
+class LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        module, _, attribute = entry.target.partition(":")
+        try:
+            command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            raise _needs_extra(cmd_name, error) from None
+        assert isinstance(command, click.Command)
+        return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:  # a command that imports the heavy part once it is called
+            raise _needs_extra(ctx.invoked_subcommand or "", error) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+
+
+def _needs_extra(name: str, error: ModuleNotFoundError) -> Exception:
+    """What to tell of a package that is missing; the error itself where no extra would bring it."""
+    extra = COMMANDS[name].extra if name in COMMANDS else ""
+    if not extra or (error.name or "").split(".")[0] in {"cli", "common", "volcast"}:
+        return error
+    return click.ClickException(
+        f"`volcast {name}` needs the extra [{extra}]: {error.name} is not installed (make setup)"
+    )
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="volcast")
+def volcast() -> None:
+    """How likely is a volatility spike in the next 60 s? Asked on every tick, answered over gRPC.
+
+    \b
+    Start here:
+      volcast run --duration 30s        the whole path, with a summary at the end
+      volcast COMMAND --help            each command, with examples
+    """
+
+
+def main() -> None:
+    """Runs one command; what goes wrong is one line on standard error and an exit code."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    try:
+        result = volcast.main(args=arguments, prog_name="volcast", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 2
+    except click.ClickException as error:
+        where = f" (see: {error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
+        click.echo(f"volcast: {' '.join(error.format_message().split())}{where}", err=True)
+        return error.exit_code
+    except VolcastError as error:
+        click.echo(f"volcast: {' '.join(str(error).split())}", err=True)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has gone; nothing is left to say.
+        sys.stderr.close()
+        return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""`volcast run`: the whole path on one machine."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from cli.run.parts import Part, Parts
+from cli.run.plan import Exchange, environment
+from cli.run.summary import Summary
+from cli.run.view import View
+from common.cli import Duration, Speed, config_option, examples, json_option
+from common.config import Config, load_config
+from common.errors import InputError, UnavailableError
+from common.lifecycle import stop_on_signals
+
+READY_TIMEOUT_S = 60.0
+CATCH_UP_TIMEOUT_S = 20.0  # without progress
+
+
+@click.command(
+    epilog=examples(
+        "volcast run                                   # a simulated market, until Ctrl-C",
+        "volcast run --duration 30s --json             # ends by itself; the last line is the summary",
+        "volcast run --exchange replay:recording.ndjson.gz --speed max",
+        "volcast run --exchange coinbase               # the live market",
+    )
+)
+@click.option("--duration", type=Duration(), default=None, help="End by itself after this long, such as 30s.")
+@click.option(
+    "--exchange",
+    "exchange_text",
+    default="simulated",
+    show_default=True,
+    metavar="simulated|replay:FILE|coinbase",
+    help="Where ticks come from; FILE may be a folder or a quoted pattern.",
+)
+@click.option("--speed", type=Speed(), default="1", show_default=True, help="1 is real time, N, or max.")
+@click.option("--seed", type=int, default=None, help="Of the simulated market (exchange.seed).")
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("run"),
+    show_default=True,
+    help="Where logs and features of this run go; those of the last run there are removed.",
+)
+@json_option
+@config_option
+def run(
+    duration: float | None,
+    exchange_text: str,
+    speed: float,
+    seed: int | None,
+    run_dir: Path,
+    as_json: bool,
+    config_file: Path | None,
+) -> int:
+    """The whole path on this machine, each part a process of its own.
+
+    Broker, exchange, ingest, feature worker, inference server and REST gateway, on the ports of
+    config.yaml; a live table while it runs, a summary at the end.
+    """
+    config = load_config(config_file)
+    exchange = Exchange.parse(exchange_text)
+    stop = stop_on_signals()
+    console = Console(stderr=True)
+    exchange.require_recording()
+    live_market = exchange.kind == "coinbase"
+    environ = environment(
+        config,
+        exchange,
+        features_dir=config.worker.parquet_dir if live_market else str(run_dir / "features"),
+        archive_dir=config.ingest.archive_dir if live_market else "",
+    )
+    options = None
+    if not live_market:
+        options = exchange.arguments(
+            speed=speed, seed=config.exchange.seed if seed is None else seed, duration_s=duration
+        )
+    # A simulated market at a finite speed ends by itself, after the same ticks each time.
+    ends_itself = exchange.kind == "simulated" and speed != float("inf")
+    with _owning(run_dir), Parts(_clean(run_dir), config_file) as parts, View(parts, console) as view:
+        session = Session(parts, view, environ, stop.is_set)
+        if not session.start(config, options):
+            return 130
+        session.watch(None if ends_itself else duration)
+        summary = session.finish()
+    if exchange.kind == "replay" and not summary.ticks and not stop.is_set():
+        wanted = ", ".join(config.ingest.products)
+        raise InputError(f"recording {exchange.recording}: no tick of {wanted} in it; set ingest.products")
+    if as_json:
+        click.echo(summary.as_json())
+    else:
+        summary.show(Console())
+    return 0
+
+
+@contextmanager
+def _owning(run_dir: Path) -> Iterator[None]:
+    """Keeps other runs out of the folder: each removes what the last one left there."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock = (run_dir / ".lock").open("w")
+    except OSError as error:
+        raise _unusable(run_dir, error) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UnavailableError(f"another run uses {run_dir}; choose another folder with --run-dir") from None
+        yield
+
+
+def _clean(run_dir: Path) -> Path:
+    """Removes what an earlier run left, and nothing else; gives the folder for logs."""
+    logs = run_dir / "logs"
+    try:
+        logs.mkdir(exist_ok=True)
+        for old in [*logs.glob("*.log"), *(run_dir / "features").glob("*.parquet")]:
+            old.unlink()
+    except OSError as error:
+        raise _unusable(run_dir, error) from None
+    return logs
+
+
+def _unusable(run_dir: Path, error: OSError) -> InputError:
+    return InputError(f"--run-dir {run_dir}: cannot be used: {error.strerror or error}")
+
+
+def require_carried_through(worker: dict[str, Any], published: int, part: Part) -> None:
+    """Raises UnavailableError where the worker ended with records unread or warm rows unanswered."""
+    read = worker.get("consumed", part.stats.get("consumed", 0))
+    if not worker or read < published:
+        raise UnavailableError(f"worker: read {read} of {published} records before it ended: {part.last_words()}")
+    if worker["backlog_rows"]:
+        raise UnavailableError(
+            f"worker: {worker['backlog_rows']} rows still waited for the inference server when it ended  "
+            f"(log: {part.log})"
+        )
+
+
+class Session:
+    """One run, from the first process to the summary."""
+
+    def __init__(self, parts: Parts, view: View, environ: dict[str, str], stopping: Callable[[], bool]) -> None:
+        self._parts = parts
+        self._view = view
+        self._environ = environ
+        self._stopping = stopping
+        self._began_s = time.monotonic()
+        self._fed_s = self._began_s
+        self._first_prediction_s: float | None = None
+        self._ingest: Part | None = None
+        self._worker: Part | None = None
+        self._exchange: Part | None = None
+
+    def start(self, config: Config, exchange: list[str] | None) -> bool:
+        """Starts everything and waits until it is ready; ticks flow from then on. False: a signal came first.
+
+        Raises UnavailableError with the words of the part that failed.
+        """
+        if not self._await_ready(self._start("broker")):
+            return False
+        waited = [self._start("server", "serve"), self._start("gateway")]
+        if exchange is not None:
+            self._exchange = self._start("exchange", *exchange)
+            waited.append(self._exchange)
+        self._worker = self._start("worker")
+        if not self._await_ready(*waited, self._worker):
+            return False
+        if self._exchange is not None and self._exchange.ready:
+            self._environ["VOLCAST_INGEST__URL"] = self._exchange.ready["url"]
+            if self._exchange.ready.get("products"):
+                self._environ["VOLCAST_INGEST__PRODUCTS"] = ",".join(self._exchange.ready["products"])
+        arguments = ["ingest", "--until-closed"] if self._exchange else ["ingest"]
+        self._ingest = self._start("ingest", *arguments)
+        if not self._await_ready(self._ingest):
+            return False
+        self._fed_s = time.monotonic()
+        self._view.say(
+            f"ready after {self._fed_s - self._began_s:.1f} s: gRPC {config.server.host}:{config.server.port}, "
+            f"REST http://{config.gateway.host}:{config.gateway.port}/docs"
+        )
+        return True
+
+    def watch(self, duration_s: float | None) -> None:
+        """Until the duration is over, the exchange has nothing more, or a signal came."""
+        ends_s = self._fed_s + duration_s if duration_s else float("inf")
+        while not self._stopping() and time.monotonic() < ends_s:
+            self._look(0.1)
+            if self._ingest is not None and not self._ingest.alive:
+                break
+        self._look(0)
+
+    def finish(self) -> Summary:
+        """Ends the feed, lets the worker catch up, ends the rest; raises where records were not carried through."""
+        assert self._ingest is not None
+        assert self._worker is not None
+        self._parts.stop(self._ingest)
+        if self._ingest.process is not None and self._ingest.process.returncode != 0:
+            raise UnavailableError(f"ingest: {self._ingest.last_words()}  (log: {self._ingest.log})")
+        published = self._ingest.stats.get("published", 0)
+        self._catch_up(self._worker, published)
+        duration_s = time.monotonic() - self._fed_s
+        self._parts.stop(self._worker)
+        worker = self._worker.summary or {}
+        require_carried_through(worker, published, self._worker)
+        return Summary.of(self._ingest.stats, worker, duration_s, self._first_prediction_s)
+
+    def _start(self, name: str, *arguments: str) -> Part:
+        return self._parts.start(name, arguments or (name,), self._environ)
+
+    def _await_ready(self, *waited: Part) -> bool:
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while any(part.ready is None for part in waited) and not self._stopping():
+            self._look(0.05)
+            late = [part for part in waited if part.ready is None]
+            if late and time.monotonic() > deadline:
+                raise UnavailableError(
+                    f"{late[0].name}: not ready after {READY_TIMEOUT_S:g} s: {late[0].last_words()}  "
+                    f"(log: {late[0].log})"
+                )
+        return not self._stopping()
+
+    def _catch_up(self, worker: Part, published: int) -> None:
+        best, progress_s = -1, time.monotonic()
+        while self._behind(worker, published) and time.monotonic() - progress_s < CATCH_UP_TIMEOUT_S:
+            self._look(0.1)
+            done = worker.stats.get("consumed", 0) + worker.stats.get("predictions", 0)
+            if done > best:
+                best, progress_s = done, time.monotonic()
+
+    @staticmethod
+    def _behind(worker: Part, published: int) -> bool:
+        consumed, waiting = worker.stats.get("consumed", 0), worker.stats.get("backlog_rows", 0)
+        return bool(consumed < published or waiting)
+
+    def _look(self, timeout_s: float) -> None:
+        self._parts.listen(timeout_s)
+        # Ingest ends by itself when the exchange has nothing more, and the exchange after its last word.
+        self._parts.require_alive(may_end=(self._ingest, self._exchange))
+        if self._first_prediction_s is None and self._worker and self._worker.stats.get("predictions"):
+            self._first_prediction_s = time.monotonic() - self._began_s
+        self._view.refresh()

@@ -1,0 +1,72 @@
+"""What a run consists of: which exchange, and how the parts find each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from common.config import Config, reachable
+from common.errors import UsageError
+from pipeline.archive import expand_paths
+
+# The first minute of a simulated market is sent at once, so that windows are warm from the start.
+FAST_FORWARD_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Where ticks come from."""
+
+    kind: Literal["simulated", "replay", "coinbase"]
+    recording: str = ""  # FILE, DIR, GLOB or several with commas
+
+    @classmethod
+    def parse(cls, text: str) -> Exchange:
+        kind, _, recording = text.partition(":")
+        if kind == "replay":
+            if not recording:
+                raise UsageError(
+                    "--exchange replay: expected replay:FILE, a folder or a pattern, got nothing after ':'"
+                )
+            return cls("replay", recording)
+        if text == "simulated":
+            return cls("simulated")
+        if text == "coinbase":
+            return cls("coinbase")
+        raise UsageError(f"--exchange {text!r}: expected simulated, replay:FILE or coinbase")
+
+    def require_recording(self) -> None:
+        """Raises InputError where the recording is not there, before anything is started."""
+        if self.kind == "replay":
+            expand_paths(self.recording)
+
+    def arguments(self, *, speed: float, seed: int, duration_s: float | None) -> list[str]:
+        """Options of `volcast exchange`; nothing for the real one."""
+        rate = "max" if speed == float("inf") else f"{speed:g}"
+        if self.kind == "replay":
+            return ["exchange", "--replay", self.recording, "--speed", rate]
+        arguments = ["exchange", "--simulate", "--seed", str(seed), "--speed", rate]
+        arguments += ["--fast-forward", f"{FAST_FORWARD_S:g}s"]
+        if duration_s is not None and speed != float("inf"):
+            # The market itself ends after so long, so that two runs of a seed see the same ticks.
+            arguments += ["--market-time", f"{FAST_FORWARD_S + duration_s * speed:g}s"]
+        return arguments
+
+
+def environment(config: Config, exchange: Exchange, features_dir: str, archive_dir: str) -> dict[str, str]:
+    """What the parts of a run have set apart from the configuration: the way to each other."""
+    settings = {
+        "VOLCAST_KAFKA__BOOTSTRAP_SERVERS": reachable(config.broker.host, config.broker.port),
+        # The embedded broker answers an empty fetch, and a group's first join, after half of these.
+        "VOLCAST_KAFKA__FETCH_WAIT_MS": "5",
+        "VOLCAST_KAFKA__SESSION_TIMEOUT_MS": "2000",
+        "VOLCAST_GATEWAY__SERVER": reachable(config.server.host, config.server.port),
+        "VOLCAST_WORKER__SERVER": reachable(config.server.host, config.server.port),
+        "VOLCAST_WORKER__PARQUET_DIR": features_dir,
+        "VOLCAST_INGEST__ARCHIVE_DIR": archive_dir,
+        "VOLCAST_LOG__FORMAT": "json",
+    }
+    if exchange.kind != "coinbase":
+        # Recorded and simulated time has nothing to do with this machine's clock.
+        settings["VOLCAST_INGEST__MAX_FUTURE_S"] = "0"
+    return settings

@@ -1,0 +1,89 @@
+"""What a run shows while it goes: a live table on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from cli.run.parts import Part, Parts
+
+PLAIN_EVERY_S = 5.0
+
+# Part -> the figures of its status to show.
+FIGURES = {
+    "exchange": ("sent",),
+    "ingest": ("ticks", "gaps", "late", "dead", "reconnects"),
+    "worker": ("features", "not_warm", "predictions", "missing", "backlog_rows"),
+}
+
+
+class View:
+    """Draws the parts of a run; standard output is left to the summary."""
+
+    def __init__(self, parts: Parts, console: Console) -> None:
+        self._parts = parts
+        self._console = console
+        self._started_s = time.monotonic()
+        self._next_line_s = self._started_s + PLAIN_EVERY_S
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> View:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def refresh(self) -> None:
+        now_s = time.monotonic()
+        if self._live:
+            self._live.update(self._table(now_s - self._started_s), refresh=True)
+        elif now_s >= self._next_line_s:
+            self._next_line_s = now_s + PLAIN_EVERY_S
+            self.say(self._line(now_s - self._started_s))
+
+    def _table(self, elapsed_s: float) -> Table:
+        table = Table(title=f"volcast run, {elapsed_s:.0f} s (Ctrl-C ends it)", title_justify="left")
+        for heading in ("part", "state", "where", "figures"):
+            table.add_column(heading, overflow="fold")
+        for part in self._parts.all:
+            table.add_row(part.name, part.state, _where(part.ready or {}), _figures(part))
+        return table
+
+    def _line(self, elapsed_s: float) -> str:
+        starting = [part.name for part in self._parts.all if part.ready is None]
+        if starting:
+            return f"{elapsed_s:4.0f} s  starting: {', '.join(starting)}"
+        figures = "  ".join(f"{part.name}: {_figures(part)}" for part in self._parts.all if _figures(part))
+        return f"{elapsed_s:4.0f} s  {figures}"
+
+
+def _where(ready: dict[str, Any]) -> str:
+    known = []
+    if "url" in ready or "address" in ready:
+        known.append(ready.get("url") or ready["address"])
+    elif "port" in ready:
+        known.append(f"port {ready['port']}")
+    if "metrics_port" in ready:
+        known.append(f"metrics {ready['metrics_port']}")
+    return ", ".join(known)
+
+
+def _figures(part: Part) -> str:
+    shown = [f"{name} {part.stats[name]:,}" for name in FIGURES.get(part.name, ()) if name in part.stats]
+    latency = part.stats.get("latency_ms", {}).get("total", {}) if part.name == "worker" else {}
+    if latency.get("p50") is not None:
+        shown.append(f"latency p50 {latency['p50']:.3g} ms, p99 {latency['p99']:.3g} ms")
+    return ", ".join(shown)

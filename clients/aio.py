@@ -1,0 +1,218 @@
+"""The client for programs with an event loop: what clients.sync does, awaited.
+
+    from clients.aio import AsyncClient
+
+    async with AsyncClient("127.0.0.1:50051") as client:
+        model = (await client.health()).models[0]
+        response = await client.predict_named([{feature.name: 0.5 for feature in model.features}])
+
+Raises the same errors. uvloop makes its streams several times faster than the default loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from clients.errors import translate
+from clients.requests import METHODS, fill_packed, named_request, packed_request
+from clients.sync import CHANNEL_OPTIONS
+from common.errors import DeadlineError, UnavailableError, VolcastError
+from common.rpc_status import from_status
+from volcast.v1 import (
+    HealthRequest,
+    HealthResponse,
+    ModelSelector,
+    PredictRequest,
+    PredictResponse,
+    StreamPredictRequest,
+    StreamPredictResponse,
+)
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from typing_extensions import Buffer
+
+Response = TypeVar("Response", PredictResponse, HealthResponse)
+
+
+class AsyncClient:
+    """A connection to one inference server. Make it where the event loop runs; see clients.sync.Client."""
+
+    def __init__(self, target: str = "127.0.0.1:50051", *, timeout_s: float = 2.0) -> None:
+        self.target = target
+        self._timeout_s = timeout_s
+        self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._predict = self._channel.unary_unary(
+            METHODS + "Predict", PredictRequest.SerializeToString, PredictResponse.FromString
+        )
+        self._health = self._channel.unary_unary(
+            METHODS + "Health", HealthRequest.SerializeToString, HealthResponse.FromString
+        )
+
+    async def predict(self, request: PredictRequest) -> PredictResponse:
+        """Sends any request of the contract; the methods below build the common ones."""
+        return await self._call(self._predict, request)
+
+    async def predict_named(
+        self, rows: Sequence[Mapping[str, float]], *, model: ModelSelector | None = None, routing_key: str = ""
+    ) -> PredictResponse:
+        """Scores rows given by feature name; `probabilities` has one a row, in order."""
+        return await self._call(self._predict, named_request(rows, model, routing_key))
+
+    async def predict_packed(
+        self,
+        values: Buffer,
+        row_count: int,
+        schema_hash: str,
+        *,
+        model: ModelSelector | None = None,
+        routing_key: str = "",
+    ) -> PredictResponse:
+        """Scores a row-major float64 matrix (row_count, features), such as a C-contiguous NumPy array."""
+        return await self._call(self._predict, packed_request(values, row_count, schema_hash, model, routing_key))
+
+    async def health(self) -> HealthResponse:
+        """What the server holds; answers while it is not ready, too."""
+        return await self._call(self._health, HealthRequest())
+
+    def stream(self) -> AsyncPredictStream:
+        """A stream of predictions over this connection, opened by its first frame."""
+        return AsyncPredictStream(self._channel, self.target, self._timeout_s)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _call(self, method: Callable[..., Awaitable[Response]], request: Message) -> Response:
+        try:
+            return await method(request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            raise translate(error, self.target) from None
+
+
+class AsyncPredictStream:
+    """One StreamPredict call; one task sends and one receives, or one does both. See clients.sync.PredictStream.
+
+    async with client.stream() as stream:
+        for frame_id, request in enumerate(requests):
+            await stream.send(frame_id, request)
+        await stream.done()
+        async for answer in stream:
+            ...
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, target: str, timeout_s: float) -> None:
+        self._open = channel.stream_stream(
+            METHODS + "StreamPredict", StreamPredictRequest.SerializeToString, StreamPredictResponse.FromString
+        )
+        self._target = target
+        self._timeout_s = timeout_s
+        self._call: Any = None
+        self._next_id = 0
+
+    async def send(self, frame_id: int, request: PredictRequest) -> None:
+        """Sends one frame; waits only while the server takes no more, and for the client's timeout_s at most."""
+        await self._write(StreamPredictRequest(frame_id=frame_id, request=request))
+
+    async def done(self) -> None:
+        """Says that no frame follows; the answers still due arrive."""
+        if self._call is not None:
+            await self._call.done_writing()
+
+    async def receive(self, timeout_s: float | None = None) -> StreamPredictResponse | None:
+        """The next answer, in the order of the frames; None after the last one, when `done` was called.
+
+        Raises UnavailableError when the stream breaks and DeadlineError when no answer came within
+        timeout_s (default: the client's); both end the stream, and the next `send` opens a new one.
+        """
+        if self._call is None:
+            raise UnavailableError(self._line("no frame is in flight"))
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                answer = await self._call.read()
+        except TimeoutError:
+            raise self._broken(DeadlineError(self._line(f"no answer on the stream within {limit_s:g} s"))) from None
+        except grpc.RpcError as error:
+            raise self._broken(translate(error, self._target)) from None
+        if answer is grpc.aio.EOF:
+            self._call = None
+            return None
+        received: StreamPredictResponse = answer
+        return received
+
+    async def predict_packed(
+        self, values: Buffer, row_count: int, schema_hash: str, timeout_s: float | None = None
+    ) -> PredictResponse:
+        """One round trip: sends a frame of packed rows and waits for its answer. Nothing else may be in flight."""
+        self._next_id += 1
+        frame = StreamPredictRequest(frame_id=self._next_id)
+        fill_packed(frame.request.packed, values, row_count, schema_hash)
+        await self._write(frame)
+        answer = await self.receive(timeout_s)
+        if answer is None:
+            raise UnavailableError(self._line("closed the stream"))
+        if answer.HasField("error"):
+            raise from_status(answer.error, self._target)
+        return answer.response
+
+    async def close(self) -> None:
+        """Ends the stream; answers still due are dropped."""
+        self._drop()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> StreamPredictResponse:
+        answer = await self.receive()
+        if answer is None:
+            raise StopAsyncIteration
+        return answer
+
+    async def _write(self, frame: StreamPredictRequest) -> None:
+        if self._call is None:
+            self._call = self._open()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._call.write(frame)
+        except TimeoutError:
+            raise self._broken(DeadlineError(self._line(f"took no frame within {self._timeout_s:g} s"))) from None
+        except grpc.RpcError as error:
+            # grpc.aio calls a write on a connection that has just gone an internal error.
+            failure = translate(error, self._target)
+            if not isinstance(failure, UnavailableError):
+                failure = UnavailableError(self._line("the connection broke while a frame was sent"))
+            raise self._broken(failure) from None
+        except asyncio.InvalidStateError:
+            # grpc.aio says only that the call is over; why is what reading tells.
+            await self.receive()
+            raise self._broken(UnavailableError(self._line("closed the stream"))) from None
+
+    def _line(self, what: str) -> str:
+        return f"inference server at {self._target}: {what}"
+
+    def _broken(self, error: VolcastError) -> VolcastError:
+        self._drop()
+        return error
+
+    def _drop(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None

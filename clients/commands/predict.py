@@ -1,0 +1,83 @@
+"""`volcast predict`: one prediction from the command line."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import click
+
+from clients.sync import Client
+from common.cli import config_option, examples, json_option
+from common.config import load_config
+from common.errors import UsageError
+from common.schema import CORE_1, CORE_1_EXAMPLE
+from volcast.v1 import ModelSelector, PredictResponse
+
+
+@click.command(
+    "predict",
+    epilog=examples(
+        "volcast predict --example",
+        "volcast predict --example --json",
+        'volcast predict --features \'{"price": 65000.01, "midprice": 65000.005, ...}\'',
+    ),
+)
+@config_option
+@click.option("--server", default=None, metavar="HOST:PORT", help="The inference server (default: gateway.server).")
+@click.option("--features", default=None, metavar="JSON", help=f"One row: the {len(CORE_1)} features of {CORE_1.name}.")
+@click.option("--example", is_flag=True, help="Send an example row.")
+@click.option("--model", default="", metavar="NAME", help="Model (default: the server's).")
+@click.option("--version", default="", metavar="VERSION", help="Its version (default: the one labelled stable).")
+@json_option
+def predict(
+    config_file: Any, server: str | None, features: str | None, example: bool, model: str, version: str, as_json: bool
+) -> None:
+    """Asks the inference server about one row of features.
+
+    The features are one JSON object of numbers, as /predict of the gateway takes them.
+    """
+    config = load_config(config_file)
+    if example == (features is not None):
+        raise UsageError("give either --features JSON or --example")
+    row = CORE_1_EXAMPLE if features is None else parse_features(features)
+    target = server or config.gateway.server
+    selector = ModelSelector(name=model, version=version or None) if model or version else None
+    with Client(target) as client:
+        response = client.predict_named([row], model=selector)
+    click.echo(json.dumps(_fields(response)) if as_json else _line(response))
+
+
+def parse_features(text: str) -> dict[str, float]:
+    """Feature name to value. Raises UsageError naming what is wrong; the server checks which names are due."""
+    try:
+        fields = json.loads(text, parse_int=float)  # an integer of 400 digits is infinite, not an OverflowError
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--features is no JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise UsageError(f"--features: expected one JSON object, got {text[:60]!r}")
+    for name, value in fields.items():
+        if not isinstance(value, float) or not math.isfinite(value):
+            raise UsageError(f"--features: {name}: expected a finite number, got {json.dumps(value)[:60]}")
+    return fields
+
+
+def _fields(response: PredictResponse) -> dict[str, object]:
+    probability = response.probabilities[0]
+    return {
+        "probability": probability,
+        "threshold": response.threshold,
+        "spike": probability >= response.threshold,
+        "model_name": response.model_name,
+        "model_version": response.model_version,
+    }
+
+
+def _line(response: PredictResponse) -> str:
+    probability = response.probabilities[0]
+    verdict = "spike expected" if probability >= response.threshold else "no spike expected"
+    return (
+        f"{verdict}: probability {probability:.4f}, threshold {response.threshold:.4f} "
+        f"(model {response.model_name}/{response.model_version})"
+    )

@@ -1,0 +1,47 @@
+"""Requests as callers think of them, turned into the contract's messages. Shared by both clients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from volcast.v1 import DATA_TYPE_FLOAT64, ModelSelector, NamedRow, NamedRows, PackedRows, PredictRequest
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+METHODS = "/volcast.v1.InferenceService/"
+
+
+def named_request(
+    rows: Sequence[Mapping[str, float]], model: ModelSelector | None = None, routing_key: str = ""
+) -> PredictRequest:
+    """Rows by feature name.
+
+    >>> named_request([{"price": 65000.0}]).named.rows[0].features["price"]
+    65000.0
+    """
+    named = NamedRows(rows=[NamedRow(features=row) for row in rows])
+    return PredictRequest(model=model, named=named, routing_key=routing_key)
+
+
+def packed_request(
+    values: Buffer, row_count: int, schema_hash: str, model: ModelSelector | None = None, routing_key: str = ""
+) -> PredictRequest:
+    """A row-major matrix of little-endian float64, shape (row_count, features of the schema), as any buffer.
+
+    >>> from array import array
+    >>> len(packed_request(array("d", range(22)), 2, "6f2d41a0c1b9").packed.values)
+    176
+    """
+    request = PredictRequest(model=model, routing_key=routing_key)
+    fill_packed(request.packed, values, row_count, schema_hash)
+    return request
+
+
+def fill_packed(packed: PackedRows, values: Buffer, row_count: int, schema_hash: str) -> None:
+    """Sets the fields in place: a message built first and assigned into another is copied each time."""
+    packed.schema_hash = schema_hash
+    packed.data_type = DATA_TYPE_FLOAT64
+    packed.row_count = row_count
+    packed.values = bytes(values)

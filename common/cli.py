@@ -1,0 +1,74 @@
+"""What all commands share: --config, --json, durations, one helpful line on failure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+
+class Duration(click.ParamType[float]):
+    """`30s`, `500ms`, `2m`, `1h`; a bare number counts in the unit given. Values are seconds."""
+
+    name = "duration"
+
+    def __init__(self, bare_unit: str = "s") -> None:
+        self._bare_unit = bare_unit
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h)?", str(value))
+        if match is None or float(match[1]) <= 0:
+            self.fail(f"{value!r} is not a duration such as 30s, 500ms, 2m or 1h", param, ctx)
+        return float(match[1]) * _UNITS_S[match[2] or self._bare_unit]
+
+
+class Speed(click.ParamType[float]):
+    """`1` is real time, `N` is N times as fast, `max` is as fast as it goes (infinity)."""
+
+    name = "speed"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        if value == "max":
+            return float("inf")
+        try:
+            speed = float(value)
+        except ValueError:
+            speed = 0.0
+        if not 0 < speed < float("inf"):
+            self.fail(f"{value!r} is not a speed: a number above 0, or max", param, ctx)
+        return speed
+
+
+def config_option(function: F) -> F:
+    """--config FILE; the command's function takes `config_file: Path | None`."""
+    return click.option(
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        default=None,
+        metavar="FILE",
+        help="Configuration (default: config.yaml here; environment variables win).",
+    )(function)
+
+
+def json_option(function: F) -> F:
+    """--json; the command's function takes `as_json: bool`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print what a script would want to read, as JSON.")(
+        function
+    )
+
+
+def examples(*lines: str) -> str:
+    """An epilog that shows examples as they are typed."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

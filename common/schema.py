@@ -1,0 +1,87 @@
+"""Feature schemas: which features a row holds, in which order, in which units.
+
+A schema is a contract between whoever makes rows and whoever reads them, so its hash is carried with
+packed rows, feature records and model bundles, and compared at each border.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+
+HASH_HEX_DIGITS = 12  # 48 bits: short enough to read aloud, and only ever compared among a few schemas
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One column: its name, its unit ("1" for a plain ratio), and what it means."""
+
+    name: str
+    unit: str
+    description: str
+
+
+@dataclass(frozen=True)
+class FeatureSchema:
+    """An ordered set of features under a name such as "core/1"."""
+
+    name: str
+    features: tuple[Feature, ...]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(feature.name for feature in self.features)
+
+    @cached_property
+    def hash(self) -> str:
+        """Short hash of names, order and units. Descriptions may be reworded without changing it."""
+        columns = [[feature.name, feature.unit] for feature in self.features]
+        canonical = json.dumps(columns, separators=(",", ":")).encode()
+        return hashlib.sha256(canonical).hexdigest()[:HASH_HEX_DIGITS]
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+CORE_1 = FeatureSchema(
+    "core/1",
+    (
+        Feature("price", "quote", "last trade price the ticker carries"),
+        Feature("midprice", "quote", "(best bid + best ask) / 2"),
+        Feature("return_1s", "log", "log of mid over mid as of t - 1 s"),
+        Feature("return_5s", "log", "log of mid over mid as of t - 5 s"),
+        Feature("return_30s", "log", "log of mid over mid as of t - 30 s"),
+        Feature("return_60s", "log", "log of mid over mid as of t - 60 s"),
+        Feature(
+            "volatility",
+            "log",
+            "realized volatility: square root of the sum of squared tick-to-tick log-mid returns over 60 s",
+        ),
+        Feature("trade_intensity", "1/s", "ticker updates per second over 60 s"),
+        Feature("spread_abs", "quote", "best ask - best bid"),
+        Feature("spread_rel", "1", "spread over mid"),
+        Feature(
+            "order_book_imbalance",
+            "1",
+            "(bid quantity - ask quantity) / (bid quantity + ask quantity) at the top of the book",
+        ),
+    ),
+)
+
+# A row as a calm market gives it, for documentation and a first call. Its parts agree: bid 65000.00,
+# ask 65000.01.
+CORE_1_EXAMPLE = {
+    "price": 65000.01,
+    "midprice": 65000.005,
+    "return_1s": 0.000012,
+    "return_5s": 0.000045,
+    "return_30s": -0.00011,
+    "return_60s": 0.00021,
+    "volatility": 0.00038,
+    "trade_intensity": 4.2,
+    "spread_abs": 0.01,
+    "spread_rel": 1.5384614e-07,
+    "order_book_imbalance": 0.18,
+}

@@ -1,0 +1,235 @@
+"""Builds dashboards/volcast.json, the dashboard that Grafana loads: `python deploy/grafana/build.py`.
+
+One line a panel here against sixty in Grafana's JSON; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+OUT = Path(__file__).parent / "dashboards" / "volcast.json"
+SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+RANGE = "[$__rate_interval]"  # Grafana fits it to the scrape interval and the zoom
+
+Json = dict[str, Any]
+Query = tuple[str, str]  # PromQL, legend
+Steps = tuple[tuple[str, float | None], ...]  # colour, from which value on
+
+PLAIN: Steps = (("blue", None),)
+ANY_IS_GOOD: Steps = (("red", None), ("green", 1))
+ANY_IS_BAD: Steps = (("green", None), ("red", 1))
+
+
+def rate(metric: str, *by: str) -> str:
+    return f"sum{_by(by)}(rate({metric}{RANGE}))"
+
+
+def increase(metric: str, *by: str) -> str:
+    return f"sum{_by(by)}(increase({metric}{RANGE}))"
+
+
+def quantiles(metric: str, prefix: str = "", *by: str) -> list[Query]:
+    buckets = rate(f"{metric}_bucket", "le", *by)
+    return [(f"histogram_quantile({q}, {buckets})", f"{prefix}p{q * 100:.0f}") for q in (0.5, 0.99)]
+
+
+def _by(labels: tuple[str, ...]) -> str:
+    return f" by ({', '.join(labels)}) " if labels else ""
+
+
+def stat(title: str, about: str, query: str, unit: str, steps: Steps, **defaults: object) -> Json:
+    """One number with a background colour, 3 columns wide."""
+    thresholds = {"mode": "absolute", "steps": [{"color": color, "value": value} for color, value in steps]}
+    return _panel("stat", title, about, [(query, "")], (3, 4)) | {
+        "fieldConfig": {
+            "defaults": {"unit": unit, "color": {"mode": "thresholds"}, "thresholds": thresholds} | defaults,
+            "overrides": [],
+        },
+        "options": {
+            "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+            "colorMode": "background",
+            "graphMode": "none",
+            "textMode": "value",
+            "justifyMode": "center",
+        },
+    }
+
+
+def graph(
+    title: str,
+    about: str,
+    queries: list[Query],
+    unit: str,
+    width: int = 8,
+    *,
+    stacked: bool = False,
+    **defaults: object,
+) -> Json:
+    custom = {
+        "drawStyle": "line",
+        "lineWidth": 1,
+        "fillOpacity": 60 if stacked else 0,
+        "showPoints": "never",
+        "spanNulls": False,
+        "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
+    }
+    return _panel("timeseries", title, about, queries, (width, 8)) | {
+        "fieldConfig": {
+            "defaults": {"unit": unit, "min": 0, "color": {"mode": "palette-classic"}, "custom": custom} | defaults,
+            "overrides": [],
+        },
+        "options": {
+            "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
+            "tooltip": {"mode": "multi", "sort": "desc"},
+        },
+    }
+
+
+def _panel(kind: str, title: str, about: str, queries: list[Query], size: tuple[int, int]) -> Json:
+    targets = [
+        {"refId": chr(ord("A") + n), "datasource": SOURCE, "expr": expr, "legendFormat": legend}
+        | ({"instant": True} if kind == "stat" else {})
+        for n, (expr, legend) in enumerate(queries)
+    ]
+    size_of = {"w": size[0], "h": size[1]}
+    return {
+        "type": kind, "title": title, "description": about, "datasource": SOURCE, "gridPos": size_of, "targets": targets
+    }  # fmt: skip
+
+
+NOW = [
+    stat("Feed", "Whether the ingestor is connected to the exchange.",
+         "min(volcast_ingest_connected)", "none", ANY_IS_GOOD,
+         mappings=[{"type": "value", "options": {"0": {"text": "away"}, "1": {"text": "connected"}}}]),
+    stat("Last message", "Age of the exchange's last message; heartbeats come each second.",
+         "time() - max(volcast_ingest_last_message_timestamp_seconds)", "s",
+         (("green", None), ("orange", 10), ("red", 30)), decimals=1),
+    stat("Ticks", "Ticks a second from the exchange, all products.",
+         rate("volcast_ingest_ticks_total"), "cps", PLAIN, decimals=1),
+    stat("Predictions", "Predictions a second, all workers.",
+         rate("volcast_worker_predictions_total"), "cps", PLAIN, decimals=1),
+    stat("Latency p99", "From a tick's receipt by the ingestor to its prediction.",
+         quantiles("volcast_worker_latency_seconds")[1][0], "s", (("green", None), ("orange", 0.05), ("red", 0.1))),
+    stat("Consumer lag", "Records that the workers have yet to read.",
+         "sum(volcast_worker_consumer_lag)", "short", (("green", None), ("orange", 500), ("red", 1000))),
+    stat("Servers ready", "Inference servers with a model loaded and warm.",
+         "sum(volcast_server_ready)", "none", ANY_IS_GOOD),
+    stat("Alerts", "Alerts that are firing; docs/operations.md says what to do.",
+         'count(ALERTS{alertname=~"Volcast.*", alertstate="firing"}) or vector(0)', "none", ANY_IS_BAD),
+]  # fmt: skip
+
+LATE = '{__name__=~"volcast_(ingest|worker)_late_total"}'
+DEAD = '{__name__=~"volcast_(ingest|worker)_dead_total"}'
+FEED = [
+    graph("Ticks a second, by product", "Well-formed ticks that went to ticks.raw.",
+          [(rate("volcast_ingest_ticks_total", "product"), "{{product}}")], "cps"),
+    graph("Gaps, late and dead", "What was not an ordinary tick; late and dead ones are kept on topics of their own.",
+          [(increase("volcast_ingest_gaps_total", "reason"), "gap: {{reason}}"),
+           (increase(LATE, "job", "reason"), "late: {{reason}} ({{job}})"),
+           (increase(DEAD, "job", "reason"), "dead: {{reason}} ({{job}})")], "short"),
+    graph("Silence and reconnects", "Each reconnect resets all histories: no predictions for the next 60 s.",
+          [("time() - volcast_ingest_last_message_timestamp_seconds", "s since the last message, {{instance}}"),
+           (increase("volcast_ingest_reconnects_total", "instance"), "reconnects, {{instance}}")], "short"),
+]  # fmt: skip
+
+STREAM = [
+    graph("Rows a second", "Features = predictions + not warm + missing, once nothing waits.",
+          [(rate("volcast_worker_features_total"), "features"),
+           (rate("volcast_worker_predictions_total"), "predictions"),
+           (rate("volcast_worker_not_warm_total"), "not warm"),
+           (rate("volcast_worker_missing_predictions_total", "reason"), "missing: {{reason}}")], "cps"),
+    graph("Not warm", "Rows with less than 60 s of unbroken history: not predicted.",
+          [(f"{rate('volcast_worker_not_warm_total')} / ({rate('volcast_worker_features_total')} > 0)",
+            "share of rows")], "percentunit", 4, max=1),
+    graph("Waiting for the server", "Warm rows held while the inference server is away.",
+          [("sum(volcast_worker_backlog_rows)", "rows")], "short", 4),
+    graph("Consumer lag, by partition", "Records between the end of the partition and what the workers have read.",
+          [("sum by (topic, partition) (volcast_worker_consumer_lag)", "{{topic}}[{{partition}}]")], "short"),
+    graph("From tick to prediction", "From a tick's receipt by the ingestor to its prediction.",
+          quantiles("volcast_worker_latency_seconds"), "s", 12),
+    graph("Inference", "Time in the model alone, a batch at a time.",
+          quantiles("volcast_server_compute_seconds"), "s", 12),
+]  # fmt: skip
+
+SERVING = [
+    graph("gRPC calls a second, by method and code", "Calls of the inference server.",
+          [(rate("volcast_server_requests_total", "method", "code"), "{{method}} {{code}}")], "reqps", stacked=True),
+    graph("gRPC call duration", "As the server sees it, waiting included.",
+          quantiles("volcast_server_request_duration_seconds", "{{method}} ", "method"), "s"),
+    graph("Rows a second, by model", "Rows predicted, by model and version.",
+          [(rate("volcast_server_rows_total", "model", "version"), "{{model}} {{version}}")], "cps", stacked=True),
+    graph("REST calls a second, by route and code", "Calls of the gateway.",
+          [(rate("volcast_gateway_requests_total", "route", "code"), "{{route}} {{code}}")], "reqps", stacked=True),
+    graph("REST call duration", "As the gateway sees it, the inference call included.",
+          quantiles("volcast_gateway_request_duration_seconds", "{{route}} ", "route"), "s"),
+    graph("Models served", "How many servers hold each model ready; bundles that were refused.",
+          [("sum by (model, version) (volcast_server_models)", "{{model}} {{version}}"),
+           (increase("volcast_server_model_load_failures_total"), "bundles refused")], "short"),
+]  # fmt: skip
+
+
+def dashboard() -> Json:
+    rows = {"Now": NOW, "Feed": FEED, "Stream": STREAM, "Serving": SERVING}
+    return {
+        "uid": "volcast",
+        "title": "Volcast",
+        "description": "From the exchange's ticks to predictions, on one page.",
+        "tags": ["volcast"],
+        "schemaVersion": 39,
+        "version": 1,
+        "editable": False,
+        "timezone": "utc",
+        "refresh": "5s",
+        "time": {"from": "now-15m", "to": "now"},
+        "graphTooltip": 1,  # one crosshair through all panels
+        "templating": {"list": [_source_variable()]},
+        "annotations": {"list": [_alerts()]},
+        "panels": _laid_out(rows),
+    }
+
+
+def _source_variable() -> Json:
+    current = {"text": "Prometheus", "value": "prometheus"}
+    return {"name": "datasource", "type": "datasource", "query": "prometheus", "current": current, "hide": 2}
+
+
+def _alerts() -> Json:
+    firing = 'ALERTS{alertname=~"Volcast.*", alertstate="firing"}'
+    return {
+        "name": "Alerts",
+        "datasource": SOURCE,
+        "enable": True,
+        "iconColor": "red",
+        "expr": firing,
+        "titleFormat": "{{alertname}}",
+        "step": "15s",
+    }
+
+
+def _laid_out(rows: dict[str, list[Json]]) -> list[Json]:
+    """Panels from left to right on a grid of 24 columns, a heading above each row."""
+    placed: list[Json] = []
+    y = 0
+    for title, panels in rows.items():
+        placed.append({"type": "row", "title": title, "collapsed": False, "panels": []})
+        placed[-1]["gridPos"] = {"x": 0, "y": y, "w": 24, "h": 1}
+        x, y, height = 0, y + 1, 0
+        for panel in panels:
+            size = panel["gridPos"]
+            if x + size["w"] > 24:
+                x, y = 0, y + height
+            placed.append(panel | {"gridPos": {"x": x, "y": y} | size})
+            x, height = x + size["w"], size["h"]
+        y += height
+    return [{"id": number} | panel for number, panel in enumerate(placed, 1)]
+
+
+def text() -> str:
+    return json.dumps(dashboard(), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    OUT.write_text(text())
+    print(f"{OUT.name}: {len(dashboard()['panels'])} panels")

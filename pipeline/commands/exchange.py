@@ -1,0 +1,152 @@
+"""`volcast exchange`: a simulated or replayed exchange."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import islice, takewhile
+from math import inf
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import msgspec
+
+from common.cli import Duration, Speed, config_option, examples, json_option
+from common.config import Config, load_config
+from common.errors import UsageError
+from common.lifecycle import require_free_port, stop_on_signals
+from common.log import configure_logs, get_logger
+from common.status import StatusPipe
+from pipeline.archive import expand_paths, read_messages
+from pipeline.exchange.items import Item, Restart, replayed, simulated
+from pipeline.exchange.server import ExchangeServer
+from pipeline.exchange.simulator import PROFILES, START_NS, simulate
+
+_STATS_S = 1.0
+
+
+@click.command(
+    "exchange",
+    epilog=examples(
+        "volcast exchange --simulate --seed 7 --rate 5",
+        "volcast exchange --replay data/archive --speed max",
+        "volcast ingest --url ws://127.0.0.1:8765      in another terminal",
+    ),
+)
+@config_option
+@click.option("--simulate", "simulation", is_flag=True, help="Simulate BTC-USD and ETH-USD.")
+@click.option("--replay", metavar="FILE|DIR|GLOB[,...]", help="Replay recordings; more files may follow.")
+@click.argument("files", nargs=-1)
+@click.option("--speed", type=Speed(), default=1.0, help="1 (real time, the default), N times as fast, or max.")
+@click.option("--seed", type=int, help="Of the simulation; a seed always gives the same ticks.")
+@click.option("--rate", type=click.FloatRange(min=0, max=10_000, min_open=True), help="Ticks a second and product.")
+@click.option("--max-ticks", type=click.IntRange(min=1), help="End the simulation after so many ticks.")
+@click.option("--market-time", type=Duration(), help="End the simulation after so much of the market's own time.")
+@click.option("--fast-forward", type=Duration(), default=None, help="Send so much of the start at once: warm windows.")
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0: any free one.")
+@click.option("--duration", type=Duration(), help="End after so long.")
+@json_option
+def exchange(
+    config_file: Path | None,
+    simulation: bool,
+    replay: str | None,
+    files: tuple[str, ...],
+    speed: float,
+    seed: int | None,
+    rate: float | None,
+    max_ticks: int | None,
+    market_time: float | None,
+    fast_forward: float | None,
+    host: str | None,
+    port: int | None,
+    duration: float | None,
+    as_json: bool,
+) -> None:
+    """A WebSocket server that speaks Coinbase's protocol: ticker, heartbeats, one counter a connection.
+
+    It starts when someone subscribes to the ticker, sends the same to all who do, waits while nobody
+    does, and ends when the recording has gone through.
+    """
+    if simulation == (replay is not None):
+        raise UsageError("exchange: expected one of --simulate and --replay FILE")
+    if simulation and files:
+        raise UsageError(f"exchange: {files[0]!r} is no option, and --simulate takes no files")
+    if replay is not None and not (seed is rate is max_ticks is market_time is None):
+        raise UsageError("exchange: --seed, --rate, --max-ticks and --market-time belong to --simulate")
+    config = load_config(config_file)
+    configure_logs(config.log, "exchange")
+    plan = _simulation(config, seed, rate, max_ticks, market_time) if replay is None else _recording([replay, *files])
+    host = config.exchange.host if host is None else host
+    port = config.exchange.port if port is None else port
+    require_free_port(host, port, "--port or exchange.port")
+    stop = stop_on_signals()
+    summary = asyncio.run(_serve(plan, speed, fast_forward or 0.0, host, port, duration, stop))
+    if as_json:
+        click.echo(msgspec.json.encode(summary))
+
+
+class _Plan(NamedTuple):
+    feed: Iterator[Item | Restart]
+    products: tuple[str, ...] | None
+    end_reason: str
+
+
+def _simulation(
+    config: Config, seed: int | None, rate: float | None, max_ticks: int | None, market_time_s: float | None
+) -> _Plan:
+    seed = config.exchange.seed if seed is None else seed
+    rate_per_s = config.exchange.rate_per_s if rate is None else rate
+    ticks = simulate(PROFILES, seed, rate_per_s)
+    if market_time_s is not None:
+        end_ns = START_NS + round(market_time_s * 1e9)
+        ticks = takewhile(lambda tick: tick.event_time_ns < end_ns, ticks)
+    return _Plan(simulated(islice(ticks, max_ticks)), tuple(PROFILES), "end of simulation")
+
+
+def _recording(names: list[str]) -> _Plan:
+    paths = [path for name in names for path in expand_paths(name)]
+    return _Plan(replayed(read_messages(paths)), None, "end of recording")
+
+
+async def _serve(
+    plan: _Plan,
+    speed: float,
+    fast_forward_s: float,
+    host: str,
+    port: int,
+    duration_s: float | None,
+    stop: threading.Event,
+) -> dict[str, object]:
+    log = get_logger()
+    status = StatusPipe(stop)
+    server = ExchangeServer(
+        plan.feed,
+        products=plan.products,
+        speed=speed,
+        end_reason=plan.end_reason,
+        fast_forward_s=fast_forward_s,
+    )
+
+    def on_ready(bound: int) -> None:
+        url = f"ws://{f'[{host}]' if ':' in host else host}:{bound}"
+        log.info("listening", url=url, speed="max" if speed == inf else speed)
+        status.report("ready", url=url, port=bound, products=plan.products)
+
+    async def report_stats() -> None:
+        while True:
+            await asyncio.sleep(_STATS_S)
+            status.report("stats", clients=server.clients, **asdict(server.counts))
+
+    stats = asyncio.create_task(report_stats())
+    try:
+        await server.run(host, port, on_ready=on_ready, stopped=stop.is_set, duration_s=duration_s)
+    finally:
+        stats.cancel()
+    summary = asdict(server.counts)
+    log.info("ended", reason="stopped" if stop.is_set() else plan.end_reason, **summary)
+    status.report("summary", **summary)
+    return summary

@@ -1,0 +1,213 @@
+"""`volcast features`: archive to Parquet, offline, through the same engine as the live path."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import BinaryIO, Self
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from common.cli import config_option, examples, json_option
+from common.config import load_config
+from common.errors import InputError, UsageError
+from common.lifecycle import stop_on_signals
+from common.log import configure_logs
+from common.schema import CORE_1
+from pipeline.archive import expand_paths, latest_archive, read_archive
+from pipeline.features.table import FeatureCounts, feature_chunks
+from pipeline.parquet import SUFFIX, FeatureParquetWriter
+from pipeline.records import DeadLetter, LateTick, encode
+
+DEFAULT_OUT = Path("features.parquet")
+CHUNK_RECORDS = 8192  # small enough to stop, and to show progress, at once
+INTERRUPTED = 130
+
+
+@click.command(
+    "features",
+    epilog=examples(
+        "volcast features                                     # the most recent recording",
+        "volcast features --data-file recording.ndjson.gz --out features.parquet",
+        "volcast features --data-file 'recordings/*.ndjson.gz' --json",
+    ),
+)
+@click.option(
+    "--data-file",
+    "data_files",
+    multiple=True,
+    metavar="FILE|DIR|GLOB",
+    help="A recording; may be given again (default: the most recent one in ingest.archive_dir).",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=DEFAULT_OUT,
+    show_default=True,
+    help="The Parquet file to write; one that is there is replaced once the new one is complete.",
+)
+@json_option
+@config_option
+def features(data_files: tuple[str, ...], out: Path, as_json: bool, config_file: Path | None) -> int | None:
+    """Features of core/1 for each tick of recordings, as a Parquet file.
+
+    What is late or cannot be parsed is counted by reason and kept beside it, in OUT.late.ndjson and
+    OUT.dead.ndjson.
+    """
+    config = load_config(config_file)
+    configure_logs(config.log, "features")
+    if out.suffix != SUFFIX:
+        raise UsageError(f"--out: expected a name that ends in {SUFFIX}, got {out}")
+    if data_files:
+        files = [path for text in data_files for path in expand_paths(text)]
+    else:
+        files = [_latest(config.ingest.archive_dir)]
+    summary = _convert(files, out)
+    if summary is None:
+        click.echo(f"volcast: interrupted; {out} was not written", err=True)
+        return INTERRUPTED
+    click.echo(msgspec.json.encode(summary).decode() if as_json else _describe(summary))
+    return None
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    files: list[str]
+    out: str
+    schema: str
+    schema_hash: str
+    ticks: int
+    features: int
+    not_warm: int
+    gaps: int
+    gaps_by_reason: dict[str, int]
+    late: int
+    late_by_reason: dict[str, int]
+    late_file: str | None
+    dead: int
+    dead_by_reason: dict[str, int]
+    dead_file: str | None
+    duration_s: float
+
+
+def _latest(archive_dir: str) -> Path:
+    if not archive_dir:
+        raise InputError("no --data-file was given, and ingest.archive_dir is empty")
+    return latest_archive(Path(archive_dir))
+
+
+def _convert(files: list[Path], out: Path) -> Summary | None:
+    """Writes the features of the files' ticks; None where a signal came first, and nothing is left behind."""
+    stop = stop_on_signals()
+    began = time.monotonic()
+    counts = FeatureCounts()
+    with FeatureParquetWriter(out) as writer, Kept(out, "late") as late, Kept(out, "dead") as dead:
+        with _progress() as progress:
+            task = progress.add_task("ticks", ticks=0)
+            for chunk in feature_chunks(read_archive(files), counts, CHUNK_RECORDS):
+                if stop.is_set():
+                    writer.abort()
+                    return None
+                writer.write(chunk.rows.product_ids, chunk.rows, chunk.rows.values, chunk.rows.warm)
+                for record in chunk.refused:
+                    (dead if isinstance(record, DeadLetter) else late).add(record)
+                progress.update(task, ticks=counts.ticks)
+        late_file, dead_file = late.keep(), dead.keep()
+        if counts.features == 0:
+            writer.abort()
+            kept = f"; what they hold instead is in {dead_file}" if dead_file else ""
+            raise InputError(f"no tick in {', '.join(map(str, files))}{kept}")
+    return _summary(files, out, counts, late_file, dead_file, time.monotonic() - began)
+
+
+class Kept:
+    """Records beside the output, one a line; the file is there only where there are any."""
+
+    def __init__(self, out: Path, kind: str) -> None:
+        self._path = out.with_name(f"{out.name}.{kind}.ndjson")
+        self._unfinished = out.with_name(f".{out.name}.{kind}.ndjson.{os.getpid()}")
+        self._stream: BinaryIO | None = None
+
+    def add(self, record: LateTick | DeadLetter) -> None:
+        try:
+            if self._stream is None:
+                self._stream = self._unfinished.open("wb")
+            self._stream.write(encode(record) + b"\n")
+        except OSError as error:
+            raise InputError(f"{self._path}: cannot be written: {error.strerror or error}") from None
+
+    def keep(self) -> Path | None:
+        """Completes the file and says where it is; what an earlier run left there is replaced or removed."""
+        if self._stream is None:
+            self._path.unlink(missing_ok=True)
+            return None
+        self._stream.close()
+        self._stream = None
+        self._unfinished.replace(self._path)
+        return self._path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._unfinished.unlink(missing_ok=True)
+
+
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.fields[ticks]:,} ticks"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def _summary(
+    files: list[Path], out: Path, counts: FeatureCounts, late_file: Path | None, dead_file: Path | None, took_s: float
+) -> Summary:
+    return Summary(
+        files=[str(path) for path in files],
+        out=str(out),
+        schema=CORE_1.name,
+        schema_hash=CORE_1.hash,
+        ticks=counts.ticks,
+        features=counts.features,
+        not_warm=counts.not_warm,
+        gaps=counts.gaps.total(),
+        gaps_by_reason=dict(counts.gaps),
+        late=counts.late.total(),
+        late_by_reason=dict(counts.late),
+        late_file=str(late_file) if late_file else None,
+        dead=counts.dead.total(),
+        dead_by_reason=dict(counts.dead),
+        dead_file=str(dead_file) if dead_file else None,
+        duration_s=round(took_s, 3),
+    )
+
+
+def _describe(summary: Summary) -> str:
+    plural = "" if len(summary.files) == 1 else "s"
+    lines = [
+        f"{summary.out}: {summary.features:,} rows of {summary.schema} from {summary.ticks:,} ticks "
+        f"in {len(summary.files)} file{plural}, {summary.duration_s:.2f} s",
+        f"  not warm  {summary.not_warm:,} (less than 60 s of unbroken history)",
+        f"  gaps      {_reasons(summary.gaps, summary.gaps_by_reason)}",
+        f"  late      {_reasons(summary.late, summary.late_by_reason, summary.late_file)}",
+        f"  dead      {_reasons(summary.dead, summary.dead_by_reason, summary.dead_file)}",
+    ]
+    return "\n".join(lines)
+
+
+def _reasons(count: int, by_reason: dict[str, int], file: str | None = None) -> str:
+    if count == 0:
+        return "0"
+    kept = f"; kept in {file}" if file else ""
+    return f"{count:,} ({', '.join(f'{reason} {one:,}' for reason, one in sorted(by_reason.items()))}{kept})"

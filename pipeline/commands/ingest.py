@@ -1,0 +1,99 @@
+"""`volcast ingest`: the exchange's feed to ticks.raw and the archive."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import click
+import msgspec
+
+from common.cli import Duration, config_option, examples, json_option
+from common.config import Config, IngestConfig, load_config
+from common.lifecycle import stop_on_signals
+from common.log import configure_logs, get_logger
+from common.status import StatusPipe
+from pipeline.archive import ArchiveWriter
+from pipeline.stream.ingest import Ingest
+from pipeline.stream.kafka import Sink, connect, ensure_topics, holds_records
+from pipeline.stream.metrics import serve_metrics
+from pipeline.stream.publish import Publisher
+
+
+@click.command(
+    epilog=examples(
+        "volcast ingest                                       # Coinbase, as config.yaml says",
+        "volcast ingest --url ws://127.0.0.1:8765 --duration 1m",
+        "volcast ingest --archive recordings/",
+    )
+)
+@click.option("--url", default=None, help="The exchange's WebSocket (ingest.url).")
+@click.option("--duration", type=Duration(), default=None, help="Stop after this long, such as 30s or 10m.")
+@click.option(
+    "--archive", type=click.Path(path_type=Path, file_okay=False), help="Where to archive (ingest.archive_dir)."
+)
+@click.option("--until-closed", is_flag=True, help="Stop when the exchange closes the feed normally.")
+@json_option
+@config_option
+def ingest(
+    url: str | None,
+    duration: float | None,
+    archive: Path | None,
+    until_closed: bool,
+    as_json: bool,
+    config_file: Path | None,
+) -> None:
+    """The exchange's ticker feed to the topic ticks.raw, and as received to an NDJSON archive.
+
+    A lost, late or unparsable message is counted and kept: gaps on ticks.raw, late ticks on ticks.late,
+    everything else on ticks.dead.
+    """
+    config = load_config(config_file)
+    configure_logs(config.log, "ingest")
+    settings = msgspec.structs.replace(config.ingest, **({"url": url} if url else {}))
+    archive_dir = archive or (Path(settings.archive_dir) if settings.archive_dir else None)
+    stats = asyncio.run(_ingest(config, settings, archive_dir, duration, until_closed))
+    if as_json:
+        click.echo(msgspec.json.encode(stats))
+
+
+async def _ingest(
+    config: Config, settings: IngestConfig, archive_dir: Path | None, duration_s: float | None, until_closed: bool
+) -> dict[str, object]:
+    stop = stop_on_signals()
+    status = StatusPipe(stop)
+    ensure_topics(connect(config.kafka), config.kafka)
+    sink = Sink(config.kafka)
+    publisher = Publisher(sink, config.kafka.topics, resumes=holds_records(config.kafka, config.kafka.topics.raw))
+    archive = ArchiveWriter(archive_dir, settings.products) if archive_dir else None
+    feed = Ingest(settings, publisher, archive, until_closed=until_closed)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + duration_s if duration_s else float("inf")
+    with serve_metrics(settings.metrics_host, settings.metrics_port, feed.metrics, "ingest.metrics_port") as port:
+        status.report("ready", metrics_port=port, url=settings.url)
+        receiving = asyncio.create_task(feed.run())
+        next_report = loop.time() + 1
+        try:
+            # Signals set a threading event; a look every 50 ms is soon enough and costs nothing.
+            while not receiving.done() and not stop.is_set() and loop.time() < deadline:
+                await asyncio.wait({receiving}, timeout=0.05)
+                if loop.time() >= next_report:
+                    next_report += 1
+                    feed.check_silence()
+                    feed.flush()
+                    sink.poll()
+                    status.report("stats", **feed.stats())
+            if receiving.done():
+                receiving.result()
+        finally:
+            receiving.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(receiving, return_exceptions=True)
+            if archive is not None:
+                archive.close()
+            sink.flush()
+    stats = feed.stats()
+    status.report("summary", **stats)
+    get_logger().info("ingest ended", **stats)
+    return stats

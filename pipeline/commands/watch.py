@@ -1,0 +1,83 @@
+"""`volcast watch`: the live stream of predictions."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import msgspec
+from confluent_kafka import OFFSET_END, Message, TopicPartition
+from google.protobuf.message import DecodeError
+
+from common.cli import config_option, examples, json_option
+from common.config import load_config
+from common.errors import UnavailableError
+from common.lifecycle import stop_on_signals
+from common.log import configure_logs, get_logger
+from pipeline.stream.kafka import connect, consume_batch, make_consumer
+from volcast.v1 import MissingReason, Prediction
+
+
+@click.command(epilog=examples("volcast watch", "volcast watch --product BTC-USD --json", "volcast watch --count 10"))
+@click.option("--product", default=None, help="Only this product, such as BTC-USD.")
+@click.option("--count", type=click.IntRange(min=1), default=None, help="Stop after so many.")
+@json_option
+@config_option
+def watch(product: str | None, count: int | None, as_json: bool, config_file: Path | None) -> None:
+    """Predictions as they come, a line each, until Ctrl-C."""
+    config = load_config(config_file)
+    configure_logs(config.log, "watch")
+    stop = stop_on_signals()
+    connect(config.kafka)
+    consumer = make_consumer(config.kafka, "volcast-watch")
+    try:
+        topic = config.kafka.topics.predictions
+        known = consumer.list_topics(timeout=config.kafka.timeout_s).topics
+        if topic not in known:
+            raise UnavailableError(f"kafka: there is no topic {topic}; `volcast worker` makes it")
+        consumer.assign([TopicPartition(topic, one, OFFSET_END) for one in known[topic].partitions])
+        shown = 0
+        while not stop.is_set() and (count is None or shown < count):
+            for message in consume_batch(consumer, 100, 0.1):
+                prediction = _parsed(message)
+                if prediction is None:
+                    continue
+                if product not in (None, prediction.product_id) or (count is not None and shown >= count):
+                    continue
+                shown += 1
+                click.echo(_as_json(prediction) if as_json else _line(prediction))
+    finally:
+        consumer.close()
+
+
+def _parsed(message: Message) -> Prediction | None:
+    try:
+        return Prediction.FromString(message.value() or b"")
+    except DecodeError:
+        get_logger().warning("not a Prediction", offset=message.offset(), partition=message.partition())
+        return None
+
+
+def _line(prediction: Prediction) -> str:
+    time = datetime.fromtimestamp(prediction.event_time_ns / 1e9, UTC).strftime("%H:%M:%S.%f")[:-3]
+    head = f"{time}  {prediction.product_id:<9}"
+    if prediction.missing_reason:
+        return f"{head}  missing: {MissingReason.Name(prediction.missing_reason)}"
+    mark = "SPIKE" if prediction.probability >= prediction.threshold else ""
+    model = f"{prediction.model_name}/{prediction.model_version}"
+    return f"{head}  {prediction.probability:7.4f}  {mark:<5}  {prediction.latency_ns / 1e6:8.2f} ms  {model}"
+
+
+def _as_json(prediction: Prediction) -> bytes:
+    return msgspec.json.encode(
+        {
+            "product_id": prediction.product_id,
+            "event_time_ns": prediction.event_time_ns,
+            "probability": None if prediction.missing_reason else prediction.probability,
+            "threshold": prediction.threshold,
+            "model": f"{prediction.model_name}/{prediction.model_version}",
+            "latency_ms": round(prediction.latency_ns / 1e6, 3),
+            "missing": MissingReason.Name(prediction.missing_reason) if prediction.missing_reason else None,
+        }
+    )

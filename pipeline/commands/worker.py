@@ -1,0 +1,189 @@
+"""`volcast worker`: ticks to features to predictions."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+import msgspec
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+from clients.sync import Client
+from common.cli import Duration, config_option, examples, json_option
+from common.config import Config, load_config
+from common.errors import ConfigError, UnavailableError
+from common.lifecycle import stop_on_signals
+from common.log import configure_logs, get_logger
+from common.schema import CORE_1
+from common.status import StatusPipe
+from pipeline.parquet import FeatureParquetWriter
+from pipeline.stream.forecast import Forecaster
+from pipeline.stream.kafka import Sink, connect, ensure_topics, make_consumer
+from pipeline.stream.metrics import labelled, serve_metrics
+from pipeline.stream.restore import history_before
+from pipeline.stream.worker import Worker
+
+STEP_S = 0.1  # how long a step waits for a message: how soon a signal is seen
+LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+@click.command(
+    epilog=examples(
+        "volcast worker",
+        "volcast worker --server inference.internal:50051 --features-dir data/features",
+    )
+)
+@click.option("--server", default=None, help="The inference server (worker.server).")
+@click.option("--features-dir", type=click.Path(path_type=Path, file_okay=False), help="Parquet (worker.parquet_dir).")
+@click.option("--duration", type=Duration(), default=None, help="Stop after this long.")
+@json_option
+@config_option
+def worker(
+    server: str | None, features_dir: Path | None, duration: float | None, as_json: bool, config_file: Path | None
+) -> None:
+    """Ticks from ticks.raw to features (ticks.features and Parquet) to predictions, over StreamPredict.
+
+    Start more of them to share the partitions of ticks.raw. When the inference server is away, features
+    go on and rows wait, up to worker.max_backlog_rows.
+    """
+    config = load_config(config_file)
+    if config.worker.max_batch_ticks > config.server.max_rows:
+        # Every full batch would be refused.
+        expected = f"at most server.max_rows, {config.server.max_rows}"
+        raise ConfigError("worker.max_batch_ticks", config.worker.max_batch_ticks, expected)
+    configure_logs(config.log, "worker")
+    stop = stop_on_signals()
+    status = StatusPipe(stop)
+    ensure_topics(connect(config.kafka), config.kafka)
+    parquet_dir = features_dir or (Path(config.worker.parquet_dir) if config.worker.parquet_dir else None)
+    with ExitStack() as cleanup:
+        forecaster = _forecaster(cleanup, config, server or config.worker.server)
+        writer = None if parquet_dir is None else FeatureParquetWriter(parquet_dir)
+        if writer is not None:
+            cleanup.callback(writer.close)
+        consumer = make_consumer(config.kafka, config.worker.group_id)
+        cleanup.callback(consumer.close)
+        member = Worker(
+            consumer,
+            Sink(config.kafka),
+            forecaster,
+            config.kafka.topics,
+            writer,
+            max_batch_ticks=config.worker.max_batch_ticks,
+        )
+        settings = config.worker
+        port = cleanup.enter_context(
+            serve_metrics(
+                settings.metrics_host, settings.metrics_port, lambda: metrics(member, consumer), "worker.metrics_port"
+            )
+        )
+        # The group's first assignment takes the broker a while; the kernels compile meanwhile.
+        closing = threading.Event()
+        _subscribe(consumer, member, config, closing)
+        cleanup.callback(closing.set)  # runs before the consumer's close
+        get_logger().info("joining the group", group_id=settings.group_id)
+        member.compile()
+        deadline = time.monotonic() + duration if duration else float("inf")
+        assigned = _run(member, consumer, status, lambda: stop.is_set() or time.monotonic() >= deadline, port)
+        member.commit()
+        stats = member.stats()
+    if not assigned and not stop.is_set():
+        raise UnavailableError(
+            f"worker: the group {settings.group_id} gave it no partitions within {duration:g} s; are there more "
+            "workers than partitions? The embedded broker takes half of kafka.session_timeout_ms"
+        )
+    status.report("summary", **stats)
+    get_logger().info("worker ended", **stats)
+    if as_json:
+        click.echo(msgspec.json.encode(stats))
+
+
+def _forecaster(cleanup: ExitStack, config: Config, server: str) -> Forecaster:
+    client = cleanup.enter_context(Client(server, timeout_s=config.worker.predict_timeout_s))
+    stream = cleanup.enter_context(client.stream())
+    return Forecaster(
+        stream,
+        CORE_1.hash,
+        limit_rows=config.worker.max_backlog_rows,
+        timeout_s=config.worker.predict_timeout_s,
+    )
+
+
+def _subscribe(consumer: Consumer, member: Worker, config: Config, closing: threading.Event) -> None:
+    def on_assign(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if closing.is_set():
+            return  # an assignment nobody has taken yet comes up in close(), which answers no question
+        try:
+            committed = consumer.committed(partitions, timeout=config.kafka.timeout_s)
+        except KafkaException as error:
+            raise UnavailableError(f"kafka: the committed offsets cannot be read: {error.args[0].str()}") from None
+        member.restart_windows(history_before(config.kafka, committed))
+        get_logger().info("assigned", partitions=[one.partition for one in partitions])
+
+    def on_revoke(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        # What is in hand is delivered and committed before another worker may have the partitions.
+        member.commit()
+
+    consumer.subscribe([config.kafka.topics.raw], on_assign=on_assign, on_revoke=on_revoke)
+
+
+def _run(member: Worker, consumer: Consumer, status: StatusPipe, ended: Callable[[], bool], port: int) -> bool:
+    """Steps until it is time to end; says whether the group ever gave this worker partitions."""
+    ready = False
+    next_report_s = time.monotonic() + 1
+    while not ended():
+        member.step(STEP_S)
+        if not ready and consumer.assignment():
+            ready = True
+            status.report("ready", metrics_port=port)
+            get_logger().info("ready", metrics_port=port)
+        if time.monotonic() >= next_report_s:
+            next_report_s += 1
+            status.report("stats", **member.stats())
+    return ready
+
+
+def metrics(member: Worker, consumer: Consumer) -> Iterable[Metric]:
+    """What /metrics says, read from the worker's own counts."""
+    counts = member.counts
+    yield labelled("volcast_worker_ticks_total", "Ticks turned into features.", "product", counts.ticks)
+    yield labelled("volcast_worker_gaps_total", "Gaps read from the topic.", "reason", counts.gaps)
+    yield labelled("volcast_worker_late_total", "Late or repeated ticks.", "reason", counts.late)
+    yield labelled("volcast_worker_dead_total", "Records that are no ticks.", "reason", counts.dead)
+    missing = member.forecaster.missing
+    yield labelled("volcast_worker_missing_predictions_total", "Warm rows without a prediction.", "reason", missing)
+    yield CounterMetricFamily("volcast_worker_features_total", "Feature rows published.", value=member.features)
+    yield CounterMetricFamily("volcast_worker_not_warm_total", "Feature rows not warm.", value=member.not_warm)
+    yield CounterMetricFamily("volcast_worker_predictions_total", "Predictions published.", value=member.predictions)
+    yield GaugeMetricFamily(
+        "volcast_worker_backlog_rows",
+        "Rows that wait for the inference server.",
+        value=float(member.forecaster.backlog_rows),
+    )
+    total = member.stages.total
+    below = total.below([limit * 1e9 for limit in LATENCY_BUCKETS_S])
+    buckets = [(str(limit), float(count)) for limit, count in zip(LATENCY_BUCKETS_S, below, strict=True)]
+    yield HistogramMetricFamily(
+        "volcast_worker_latency_seconds",
+        "From the receipt of a tick to its prediction.",
+        buckets=[*buckets, ("+Inf", float(total.count))],
+        sum_value=total.sum_ns / 1e9,
+    )
+    yield _lag(consumer)
+
+
+def _lag(consumer: Consumer) -> Metric:
+    lag = GaugeMetricFamily("volcast_worker_consumer_lag", "Records not yet read.", labels=["topic", "partition"])
+    for position in consumer.position(consumer.assignment()):
+        try:
+            _, high = consumer.get_watermark_offsets(position, cached=True)
+        except KafkaException:
+            continue  # the broker has not said yet: no lag to tell
+        if position.offset >= 0 and high >= 0:
+            lag.add_metric([position.topic, str(position.partition)], max(0, high - position.offset))
+    return lag

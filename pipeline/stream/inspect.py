@@ -1,0 +1,86 @@
+"""What `volcast check` looks for in the topics: a core that is shown messages and keeps score."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+
+from google.protobuf.message import DecodeError
+
+from common.schema import CORE_1
+from pipeline.records import NOT_DECODED, Gap, decode_dead, decode_late, decode_record
+from volcast.v1 import FeatureRow, MissingReason, Prediction
+
+
+@dataclass
+class Inspection:
+    """Counts of one look at the topics, and what was wrong with them."""
+
+    counts: Counter[str] = field(default_factory=Counter)  # by topic role
+    gaps: Counter[str] = field(default_factory=Counter)
+    late: Counter[str] = field(default_factory=Counter)
+    dead: Counter[str] = field(default_factory=Counter)
+    not_warm: int = 0
+    went_back: int = 0  # where feature rows begin again earlier: a worker was killed (at least once), or a replay
+    missing: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)  # by what was expected and was not so
+    newest_event_ns: dict[str, int] = field(default_factory=dict)  # product -> event time of ticks.raw
+    _features_ns: dict[str, int] = field(default_factory=dict)
+
+    def raw(self, value: bytes) -> None:
+        self.counts["raw"] += 1
+        try:
+            record = decode_record(value)
+        except NOT_DECODED:
+            self.faults["ticks.raw: a record that is neither tick nor gap"] += 1
+            return
+        if isinstance(record, Gap):
+            self.gaps[record.reason] += 1
+            return
+        newest = self.newest_event_ns.get(record.product_id, 0)
+        self.newest_event_ns[record.product_id] = max(newest, record.event_time_ns)
+
+    def features(self, value: bytes) -> None:
+        self.counts["features"] += 1
+        try:
+            row = FeatureRow.FromString(value)
+        except DecodeError:
+            self.faults["ticks.features: not a FeatureRow"] += 1
+            return
+        if row.schema_hash != CORE_1.hash:
+            self.faults[f"ticks.features: schema {row.schema_hash}, expected {CORE_1.hash}"] += 1
+        if len(row.values) != len(CORE_1):
+            self.faults[f"ticks.features: {len(row.values)} values, expected {len(CORE_1)}"] += 1
+        if row.warm and not all(map(math.isfinite, row.values)):
+            self.faults["ticks.features: a warm row with a value that is not finite"] += 1
+        newest = self._features_ns.get(row.product_id, 0)
+        self.went_back += row.event_time_ns < newest
+        self._features_ns[row.product_id] = row.event_time_ns
+        self.not_warm += not row.warm
+
+    def predictions(self, value: bytes) -> None:
+        self.counts["predictions"] += 1
+        try:
+            prediction = Prediction.FromString(value)
+        except DecodeError:
+            self.faults["predictions: not a Prediction"] += 1
+            return
+        if prediction.missing_reason:
+            self.missing[MissingReason.Name(prediction.missing_reason)] += 1
+        elif not prediction.HasField("probability") or not 0 <= prediction.probability <= 1:
+            self.faults["predictions: no probability in [0, 1] and no reason"] += 1
+
+    def late_tick(self, value: bytes) -> None:
+        self.counts["late"] += 1
+        try:
+            self.late[decode_late(value).reason] += 1
+        except NOT_DECODED:
+            self.faults["ticks.late: not a late tick"] += 1
+
+    def dead_letter(self, value: bytes) -> None:
+        self.counts["dead"] += 1
+        try:
+            self.dead[decode_dead(value).reason] += 1
+        except NOT_DECODED:
+            self.faults["ticks.dead: not a dead letter"] += 1

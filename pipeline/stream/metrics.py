@@ -1,0 +1,62 @@
+"""Prometheus metrics of the pipeline's processes, read from their counts when Prometheus asks.
+
+Counts are plain integers that the work itself keeps, so counting costs nothing extra on the way.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from common.lifecycle import require_free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def labelled(name: str, help_text: str, label: str, counts: Counter[str]) -> CounterMetricFamily:
+    """A counter with one label, from a Counter by that label's values."""
+    family = CounterMetricFamily(name, help_text, labels=[label])
+    for value, count in sorted(dict(counts).items()):  # a copy: the work goes on while Prometheus asks
+        family.add_metric([value], count)
+    return family
+
+
+class CallbackCollector(Collector):
+    """Metrics that a function makes when asked."""
+
+    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        self._collect = collect
+
+    def collect(self) -> Iterable[Metric]:
+        return self._collect()
+
+
+@contextmanager
+def _serving(host: str, port: int, registry: CollectorRegistry) -> Iterator[int]:
+    server, thread = start_http_server(port, host, registry)
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def serve_metrics(
+    host: str, port: int, collect: Callable[[], Iterable[Metric]], option: str
+) -> AbstractContextManager[int]:
+    """Serves /metrics while the context lasts; gives the port.
+
+    Raises UnavailableError where the port is taken, naming `option`.
+    """
+    require_free_port(host, port, option)
+    registry = CollectorRegistry()
+    registry.register(CallbackCollector(collect))
+    return _serving(host, port, registry)

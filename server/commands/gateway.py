@@ -1,0 +1,86 @@
+"""`volcast gateway`: the REST gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import uvicorn
+import uvloop
+
+from common.cli import config_option, examples
+from common.config import GatewayConfig, load_config
+from common.errors import UnavailableError
+from common.lifecycle import require_free_port, stop_on_signals
+from common.log import configure_logs, get_logger
+from common.status import StatusPipe
+from server.gateway.app import create_app
+
+DRAIN_S = 5
+
+
+@click.command(
+    "gateway",
+    epilog=examples(
+        "volcast gateway",
+        "volcast gateway --port 8080 --server 127.0.0.1:50051",
+        "curl localhost:8000/health",
+    ),
+)
+@config_option
+@click.option("--host", default=None, metavar="ADDRESS", help="Address to listen on (default: gateway.host).")
+@click.option("--port", type=click.IntRange(0, 65535), default=None, help="HTTP port; 0 takes a free one.")
+@click.option("--server", default=None, metavar="HOST:PORT", help="The inference server (default: gateway.server).")
+def gateway(config_file: Path | None, host: str | None, port: int | None, server: str | None) -> None:
+    """The REST gateway: /predict, /health, /version, /metrics and /docs, in front of an inference server.
+
+    May be started before the server; /health turns 200 when the server is ready.
+    """
+    stop = stop_on_signals()
+    config = load_config(config_file)
+    configure_logs(config.log, "gateway")
+    options = {"host": host, "port": port, "server": server}
+    settings = msgspec.structs.replace(config.gateway, **{key: one for key, one in options.items() if one is not None})
+    uvloop.run(_serve(settings, _listen(settings.host, settings.port), stop, StatusPipe(stop), get_logger()))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    require_free_port(host, port, "--port or gateway.port")  # tells a host that is none from a port that is taken
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        # create_server puts the address into it a second time: "... (while attempting to bind on address ...)".
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        raise UnavailableError(f"port {port} on {host}: {reason}; choose another with --port or gateway.port") from None
+
+
+async def _serve(
+    settings: GatewayConfig, listener: socket.socket, stop: threading.Event, status: StatusPipe, log: Any
+) -> None:
+    app = create_app(settings.server, settings.timeout_s, log)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, http="httptools", access_log=False, log_config=None, server_header=False,
+            timeout_graceful_shutdown=DRAIN_S,
+        )
+    )  # fmt: skip
+    port = listener.getsockname()[1]
+    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+    while not (server.started or serving.done()):
+        await asyncio.wait([serving], timeout=0.01)
+    log.info("ready", host=settings.host, port=port, server=settings.server)
+    status.report("ready", host=settings.host, port=port)
+    while not serving.done():
+        await asyncio.wait([serving], timeout=1.0)
+        status.report("stats")
+        if stop.is_set():
+            server.should_exit = True
+    await serving
+    status.report("summary")
+    log.info("stopped")

@@ -1,0 +1,174 @@
+"""The routes. `/docs` is Swagger UI from local files: a page that works where no other network is."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi_offline import FastAPIOffline
+from google.protobuf.json_format import MessageToDict
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from common.errors import VolcastError
+from common.schema import CORE_1, CORE_1_EXAMPLE
+from server.gateway.backend import Backend
+from server.gateway.bodies import (
+    ErrorBody,
+    PredictAnswer,
+    PredictBody,
+    one_line,
+    predict_answer,
+    predict_request,
+    violations_of,
+)
+from server.gateway.edge import (
+    MAX_BODY_BYTES,
+    Edge,
+    GatewayMetrics,
+    TooLargeError,
+    error_response,
+    limited_body,
+    response_for,
+)
+
+BUILD = version("volcast")
+DESCRIPTION = f"""How likely is a volatility spike in the next 60 seconds?
+
+`POST /predict` takes the {len(CORE_1)} features of schema `{CORE_1.name}` as flat JSON and answers with a probability.
+The gateway asks an inference server over gRPC; for many rows or low latency call that server directly
+(`volcast.v1.InferenceService`)."""
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorBody, "description": "The body is no JSON."},
+    404: {"model": ErrorBody, "description": "No such model or version."},
+    413: {"model": ErrorBody, "description": f"The body is larger than {MAX_BODY_BYTES} bytes."},
+    422: {"model": ErrorBody, "description": "A field is missing, unknown or wrong; each is named."},
+    429: {"model": ErrorBody, "description": "Too much work is waiting; see Retry-After."},
+    503: {"model": ErrorBody, "description": "The inference server is away, starting or draining; see Retry-After."},
+    504: {"model": ErrorBody, "description": "The inference server did not answer in time."},
+}
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": PredictBody.model_json_schema(), "example": CORE_1_EXAMPLE}},
+    }
+}
+
+
+def create_app(server: str, timeout_s: float, log: Any) -> FastAPI:
+    """server: the inference server's address. timeout_s: of each call to it."""
+    metrics = GatewayMetrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.backend = Backend(server, timeout_s)
+        yield
+        await app.state.backend.close()
+
+    app = FastAPIOffline(
+        title="Volcast",
+        version=BUILD,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+        static_url="/docs-assets",
+        # Else Swagger UI asks a validator on the Internet about the page's own address.
+        swagger_ui_parameters={"validatorUrl": None, "tryItOutEnabled": True, "displayRequestDuration": True},
+    )
+    app.add_middleware(Edge, metrics=metrics, log=log)
+    app.add_exception_handler(VolcastError, _on_volcast_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(TooLargeError, _on_too_large)
+    _add_predict(app)
+    _add_operations(app, metrics)
+    return app
+
+
+async def _on_volcast_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, VolcastError)
+    return response_for(error)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return error_response(error.status_code, f"{request.method} {request.url.path[:100]}: {error.detail}")
+
+
+async def _on_too_large(request: Request, error: Exception) -> Response:
+    return error_response(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+
+
+def _add_predict(app: FastAPI) -> None:
+    @app.post(
+        "/predict",
+        tags=["prediction"],
+        summary="Score one row of features",
+        response_model=PredictAnswer,
+        responses=_ERRORS,
+        openapi_extra=_BODY,
+    )
+    async def predict(
+        request: Request,
+        model: Annotated[str, Query(description="Model name, where the body has none.")] = "",
+        version: Annotated[str, Query(description="Model version, where the body has none.")] = "",
+    ) -> PredictAnswer | JSONResponse:
+        """Scores one row of features.
+
+        Any content type is read as JSON, so that a bare `curl -d` works.
+        """
+        try:
+            body = PredictBody.model_validate_json(await limited_body(request))
+        except ValidationError as error:
+            return _refusal(error)
+        backend: Backend = request.app.state.backend
+        return predict_answer(await backend.predict(predict_request(body, model, version)))
+
+
+def _refusal(error: ValidationError) -> JSONResponse:
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return error_response(400, f"the body is no JSON: {first['ctx']['error']}")
+    violations = violations_of(error)
+    return error_response(422, one_line(violations), violations)
+
+
+def _add_operations(app: FastAPI, metrics: GatewayMetrics) -> None:
+    @app.get(
+        "/health",
+        tags=["operations"],
+        summary="What is served, and whether it is ready",
+        responses={503: {"description": "Not ready, or the server is away."}},
+    )
+    async def health(request: Request) -> JSONResponse:
+        """What the inference server holds, and whether it is ready (200) or not (503)."""
+        try:
+            answer = await request.app.state.backend.health()
+        except VolcastError as error:
+            return JSONResponse({"ready": False, "error": str(error)}, 503)
+        fields = MessageToDict(answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+        return JSONResponse(fields, 200 if answer.ready else 503)
+
+    @app.get("/version", tags=["operations"], summary="Builds, contract and schema")
+    async def version(request: Request) -> JSONResponse:
+        """Builds of gateway and server, the contract, and the feature schema of `/predict`."""
+        try:
+            server = (await request.app.state.backend.health()).build
+        except VolcastError:
+            server = None
+        schema = {"name": CORE_1.name, "hash": CORE_1.hash}
+        return JSONResponse({"gateway": BUILD, "server": server, "contract": "volcast.v1", "schema": schema})
+
+    @app.get("/metrics", tags=["operations"], summary="Metrics of the gateway", response_class=Response)
+    async def prometheus() -> Response:
+        """The gateway's own metrics, in Prometheus' text format."""
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        return RedirectResponse("docs")

@@ -1,0 +1,51 @@
+"""The inference server as the gateway sees it: a gRPC channel that comes up when the server does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from common.errors import VolcastError
+from common.rpc_status import DETAILS_KEY, from_status, parse_details
+from volcast.v1 import HealthRequest, HealthResponse, PredictRequest, PredictResponse
+from volcast.v1.inference_pb2_grpc import InferenceServiceStub
+
+OPTIONS = (
+    # The gateway may start first: look for the server often rather than at gRPC's growing intervals.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+
+
+class Backend:
+    """Must be made on the running loop. Calls raise the errors of common.errors."""
+
+    def __init__(self, server: str, timeout_s: float) -> None:
+        self.server = server
+        self._timeout_s = timeout_s
+        self._channel = grpc.aio.insecure_channel(server, options=OPTIONS)
+        self._stub: Any = InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    async def predict(self, request: PredictRequest) -> PredictResponse:
+        response: PredictResponse = await self._call(self._stub.Predict, request)
+        return response
+
+    async def health(self) -> HealthResponse:
+        response: HealthResponse = await self._call(self._stub.Health, HealthRequest())
+        return response
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def _call(self, method: Any, request: Any) -> Any:
+        try:
+            return await method(request, timeout=self._timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise self._translated(error) from None
+
+    def _translated(self, error: grpc.aio.AioRpcError) -> VolcastError:
+        trailers: Any = error.trailing_metadata() or ()
+        details = next((value for key, value in trailers if key == DETAILS_KEY), None)
+        code: int = error.code().value[0]
+        return from_status(parse_details(code, error.details() or "", details), self.server)

@@ -1,0 +1,149 @@
+"""What travels as JSON: one row in, one prediction out, and errors that name what is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from common.errors import FieldViolation
+from common.schema import CORE_1, CORE_1_EXAMPLE, Feature
+from volcast.v1 import ModelSelector, NamedRow, NamedRows, PredictRequest, PredictResponse
+
+_UNITS = {
+    "quote": "quote currency",
+    "log": "natural logarithm",
+    "1/s": "per second",
+    "1": "plain ratio",
+}
+_MAX_SHOWN = 60
+_MAX_VIOLATIONS = 20
+# The server's names of what is a plain field here.
+_PLAIN = {"model.name": "model", "model.version": "version"}
+
+
+def _feature_field(feature: Feature) -> Any:
+    described = f"{feature.description[0].upper()}{feature.description[1:]} ({_UNITS.get(feature.unit, feature.unit)})."
+    return (float, Field(description=described, examples=[CORE_1_EXAMPLE[feature.name]]))
+
+
+class _Row(BaseModel):
+    """One row of features, flat. Numbers are JSON numbers: text, true and false, NaN and infinities are refused."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+_FEATURES: dict[str, Any] = {feature.name: _feature_field(feature) for feature in CORE_1.features}
+_OPTIONS: dict[str, Any] = {
+    "product_id": (str, Field("", description="Product the row describes; no model input.", examples=["BTC-USD"])),
+    "event_time_ns": (
+        Annotated[int, Field(ge=0, le=2**63 - 1)],
+        Field(
+            0, description="Event time, ns since the epoch, UTC; no model input.", examples=[1_767_225_600_000_000_000]
+        ),
+    ),
+    "model": (str, Field("", description="Model name; empty: the server's default.", examples=["volatility"])),
+    "version": (str, Field("", description="Model version; empty: the one labelled stable.", examples=["1"])),
+}
+PredictBody = create_model("PredictBody", __base__=_Row, **_FEATURES, **_OPTIONS)
+PredictBody.__doc__ = _Row.__doc__
+
+
+class PredictAnswer(BaseModel):
+    """How likely a volatility spike is in the next 60 s."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    probability: float = Field(description="Probability of a spike in the 60 s after the row, in [0, 1].")
+    threshold: float = Field(description="Decision threshold of the model, in [0, 1].")
+    spike: bool = Field(description="Whether probability >= threshold.")
+    model_name: str = Field(description="Model that answered.")
+    model_version: str = Field(description="Its version.")
+    queue_us: float = Field(description="Time the request waited for the model, microseconds.")
+    compute_us: float = Field(description="Time the model ran, microseconds.")
+
+
+class Violation(BaseModel):
+    """One field at fault."""
+
+    field: str = Field(description="Name of the field, or `body`.")
+    problem: str = Field(description="What was expected.")
+    value: str | None = Field(default=None, description="What came instead, cut short; null where nothing came.")
+
+
+class ErrorBody(BaseModel):
+    """Why there is no prediction."""
+
+    error: str = Field(description="One line for people.")
+    violations: list[Violation] = Field(default_factory=list, description="The fields at fault, where the request is.")
+
+
+def predict_request(body: Any, model: str, version: str) -> PredictRequest:
+    """The request for a checked body; model and version are those of the query, used where the body names none."""
+    row = NamedRow(product_id=body.product_id, event_time_ns=body.event_time_ns)
+    row.features.update({name: getattr(body, name) for name in CORE_1.names})
+    request = PredictRequest(named=NamedRows(rows=[row]))
+    name, chosen = body.model or model, body.version or version
+    if name or chosen:
+        request.model.CopyFrom(ModelSelector(name=name, version=chosen or None))
+    return request
+
+
+def predict_answer(response: PredictResponse) -> PredictAnswer:
+    probability = response.probabilities[0]
+    return PredictAnswer(
+        probability=probability,
+        threshold=response.threshold,
+        spike=probability >= response.threshold,
+        model_name=response.model_name,
+        model_version=response.model_version,
+        queue_us=response.queue_ns / 1000,
+        compute_us=response.compute_ns / 1000,
+    )
+
+
+def violations_of(error: ValidationError) -> list[Violation]:
+    """Pydantic's findings in our words: the field, what was expected, what came."""
+    return [_violation(one) for one in error.errors(include_url=False, include_context=False)[:_MAX_VIOLATIONS]]
+
+
+def _violation(finding: Any) -> Violation:
+    field = str(finding["loc"][0])[:_MAX_SHOWN] if finding["loc"] else "body"
+    value = _shown(finding["input"])
+    match finding["type"]:
+        case "missing":
+            return Violation(field=field, problem=f"missing, expected {_expected(field)}")
+        case "extra_forbidden":
+            return Violation(field=field, problem="no such field", value=value)
+        case "model_type" | "model_attributes_type":
+            return Violation(field="body", problem="expected one JSON object", value=value)
+        case _:
+            return Violation(field=field, problem=f"expected {_expected(field)}", value=value)
+
+
+def _expected(field: str) -> str:
+    if field in CORE_1.names:
+        return "a finite number"
+    return "a whole number from 0 to 2^63 - 1" if field == "event_time_ns" else "text"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "..."
+
+
+def named_violations(violations: Iterable[FieldViolation]) -> list[Violation]:
+    """The server's findings; its path `named.rows[0].features[price]` is the field `price` here."""
+    return [Violation(field=_plain(one.field), problem=one.description) for one in violations]
+
+
+def _plain(path: str) -> str:
+    return _PLAIN.get(path) or path.removeprefix("named.rows[0].features[").removesuffix("]")
+
+
+def one_line(violations: Iterable[Violation]) -> str:
+    return "; ".join(
+        f"{one.field}: {one.problem}" + (f", got {one.value}" if one.value is not None else "") for one in violations
+    )

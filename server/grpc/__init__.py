@@ -1,0 +1,1 @@
+"""The gRPC door: `grpc.aio` on uvloop. Translates, calls the data plane, translates back."""

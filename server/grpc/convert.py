@@ -1,0 +1,74 @@
+"""Messages of volcast.v1 to values of the core, and back."""
+
+from __future__ import annotations
+
+from server.core.models import Held, Model, version_order
+from server.core.requests import DEFAULT_SELECTION, NamedInput, PackedInput, PredictInput, Result, Selection
+from server.state import ServerState
+from volcast.v1 import FeatureSpec, HealthResponse, ModelSelector, ModelStatus, PredictRequest, PredictResponse
+
+
+def predict_input(request: PredictRequest) -> PredictInput:
+    selection = _selection(request.model) if request.HasField("model") else DEFAULT_SELECTION
+    encoding = request.WhichOneof("rows")
+    if encoding == "packed":
+        rows = request.packed
+        packed = PackedInput(
+            rows.schema_hash,
+            rows.data_type,
+            rows.row_count,
+            rows.values,
+            len(rows.event_times_ns),
+            len(rows.product_ids),
+        )
+        return PredictInput(packed, selection)
+    if encoding == "named":
+        # Plain dicts: looking a missing key up in a protobuf map would insert it.
+        return PredictInput(NamedInput([dict(row.features) for row in request.named.rows]), selection)
+    return PredictInput(None, selection)
+
+
+def _selection(model: ModelSelector) -> Selection:
+    return Selection(model.name, model.version, model.label)
+
+
+def predict_response(result: Result) -> PredictResponse:
+    """Building the message measured 1.3 us for one row and 8 us for 256; by hand it would be 1 us for both."""
+    return PredictResponse(
+        model_name=result.model.name,
+        model_version=result.model.version,
+        threshold=result.model.threshold,
+        probabilities=result.probabilities.tolist(),
+        queue_ns=result.queue_ns,
+        compute_ns=result.compute_ns,
+    )
+
+
+def health_response(held: Held, default_model: str, state: ServerState) -> HealthResponse:
+    entries = {key: _loaded(model, held.labels(model)) for key, model in held.models.items()}
+    for failure in held.failures:
+        entry = entries.setdefault(
+            (failure.name, failure.version), ModelStatus(name=failure.name, version=failure.version)
+        )
+        entry.load_error = failure.reason
+    return HealthResponse(
+        ready=state.ready,
+        models=[entries[key] for key in sorted(entries, key=lambda key: (key[0], version_order(key[1])))],
+        default_model=default_model,
+        uptime_s=state.uptime_s,
+        build=state.build,
+        front=state.front,
+    )
+
+
+def _loaded(model: Model, labels: list[str]) -> ModelStatus:
+    return ModelStatus(
+        name=model.name,
+        version=model.version,
+        labels=labels,
+        ready=True,
+        schema_name=model.schema.name,
+        schema_hash=model.schema.hash,
+        features=[FeatureSpec(name=one.name, unit=one.unit) for one in model.schema.features],
+        threshold=model.threshold,
+    )

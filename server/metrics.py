@@ -1,0 +1,116 @@
+"""What Prometheus reads of a server.
+
+Counts are kept in plain dicts and lists, written by the event loop's thread alone, and take Prometheus'
+form only when they are read: 0.7 us a request, where prometheus_client's own counters measured 2.3 us
+with their labels resolved beforehand, and 5.2 us without.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from server.core.models import Repository
+from server.state import ServerState
+
+# Seconds. One row takes tens of microseconds; the upper end is what a client would have given up on.
+BUCKETS_S = (
+    0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5,
+)  # fmt: skip
+METHODS = ("Predict", "StreamPredict", "Health")
+
+
+class Histogram:
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BUCKETS_S) + 1)
+        self._sum_ns = 0
+
+    def observe_ns(self, value_ns: int) -> None:
+        self._counts[bisect_left(BUCKETS_S, value_ns * 1e-9)] += 1
+        self._sum_ns += value_ns
+
+    def buckets(self) -> list[tuple[str, float]]:
+        bounds = [*(str(bound) for bound in BUCKETS_S), "+Inf"]
+        return list(zip(bounds, accumulate(self._counts), strict=True))
+
+    @property
+    def sum_s(self) -> float:
+        return self._sum_ns * 1e-9
+
+
+class ServerMetrics(Collector):
+    """A frame of a stream counts as one request of StreamPredict."""
+
+    def __init__(self, repository: Repository, state: ServerState) -> None:
+        self._repository = repository
+        self._state = state
+        self._requests: dict[tuple[str, str], int] = {}
+        self._rows: dict[tuple[str, str], int] = {}
+        self._durations = {method: Histogram() for method in METHODS}
+        self._compute = Histogram()
+
+    def request(self, method: str, code: str, duration_ns: int) -> None:
+        key = (method, code)
+        self._requests[key] = self._requests.get(key, 0) + 1
+        self._durations[method].observe_ns(duration_ns)
+
+    def scored(self, name: str, version: str, rows: int, compute_ns: int) -> None:
+        key = (name, version)
+        self._rows[key] = self._rows.get(key, 0) + rows
+        self._compute.observe_ns(compute_ns)
+
+    def totals(self) -> dict[str, int]:
+        """Requests, those that failed, and rows, since the start."""
+        requests = self._requests.copy()
+        failed = sum(count for (_, code), count in requests.items() if code != "OK")
+        return {"requests": sum(requests.values()), "failed": failed, "rows": sum(self._rows.copy().values())}
+
+    def registry(self) -> CollectorRegistry:
+        registry = CollectorRegistry()
+        registry.register(self)
+        ProcessCollector(registry=registry)
+        return registry
+
+    def collect(self) -> Iterator[Metric]:
+        yield _counter("requests", "Requests answered.", ("method", "code"), self._requests.copy().items())
+        yield _counter("rows", "Rows scored.", ("model", "version"), self._rows.copy().items())
+        durations = HistogramMetricFamily(
+            "volcast_server_request_duration_seconds",
+            "From the arrival of a request at its handler to its answer.",
+            labels=["method"],
+        )
+        for method, histogram in self._durations.items():
+            durations.add_metric([method], histogram.buckets(), histogram.sum_s)
+        yield durations
+        compute = HistogramMetricFamily("volcast_server_compute_seconds", "Time a model ran for one call.")
+        compute.add_metric([], self._compute.buckets(), self._compute.sum_s)
+        yield compute
+        ready = "Whether Predict is answered: warmed up and not draining."
+        yield GaugeMetricFamily("volcast_server_ready", ready, value=float(self._state.ready))
+        yield from self._models()
+
+    def _models(self) -> Iterator[Metric]:
+        held = self._repository.held
+        models = GaugeMetricFamily("volcast_server_models", "1 for each version held.", labels=["model", "version"])
+        for name, version in held.models:
+            models.add_metric([name, version], 1.0)
+        yield models
+        yield CounterMetricFamily(
+            "volcast_server_model_load_failures",
+            "Bundles that could not be loaded.",
+            value=float(self._repository.load_failures),
+        )
+
+
+def _counter(
+    name: str, text: str, labels: tuple[str, ...], counts: Iterable[tuple[tuple[str, ...], int]]
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"volcast_server_{name}", text, labels=labels)
+    for values, count in counts:
+        family.add_metric(list(values), float(count))
+    return family

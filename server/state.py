@@ -1,0 +1,25 @@
+"""Where a server is in its life: starting, ready, draining."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from time import monotonic
+
+from common.errors import UnavailableError
+
+
+@dataclass
+class ServerState:
+    build: str
+    front: str
+    ready: bool = False
+    draining: bool = False
+    started_s: float = field(default_factory=monotonic)  # on the monotonic clock
+
+    @property
+    def uptime_s(self) -> float:
+        return monotonic() - self.started_s
+
+    def require_ready(self) -> None:
+        if not self.ready:
+            raise UnavailableError("the server is draining" if self.draining else "the server is starting")

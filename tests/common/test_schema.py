@@ -1,0 +1,42 @@
+"""A schema's hash is what rows, records and bundles are matched by: it may not move."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from common.schema import CORE_1, Feature, FeatureSchema
+
+
+def test_the_hash_of_core_1_is_pinned() -> None:
+    assert CORE_1.hash == "84feff5ea705"
+
+
+def test_core_1_has_the_names_clients_send_in_their_order() -> None:
+    assert CORE_1.names == (
+        "price", "midprice", "return_1s", "return_5s", "return_30s", "return_60s", "volatility", "trade_intensity",
+        "spread_abs", "spread_rel", "order_book_imbalance",
+    )  # fmt: skip
+    assert len(CORE_1) == 11
+
+
+def test_a_reworded_description_or_another_name_for_the_schema_keeps_the_hash() -> None:
+    reworded = tuple(dataclasses.replace(one, description="other words") for one in CORE_1.features)
+    assert FeatureSchema("core/2", reworded).hash == CORE_1.hash
+
+
+def test_another_order_name_or_unit_changes_the_hash() -> None:
+    first, *rest = CORE_1.features
+    changed = [
+        (*rest, first),
+        (dataclasses.replace(first, name="last"), *rest),
+        (dataclasses.replace(first, unit="USD"), *rest),
+        CORE_1.features[1:],
+    ]
+    hashes = {FeatureSchema("core/1", features).hash for features in changed}
+    assert len(hashes | {CORE_1.hash}) == 5
+
+
+def test_names_and_units_cannot_run_into_each_other() -> None:
+    one = FeatureSchema("x", (Feature("ab", "c", ""),))
+    other = FeatureSchema("x", (Feature("a", "bc", ""),))
+    assert one.hash != other.hash

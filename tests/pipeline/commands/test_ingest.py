@@ -1,0 +1,123 @@
+"""`volcast ingest` and `volcast worker` as commands: what ends them, and with which words."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.main import run_command
+from cli.run.parts import Parts
+from common.config import KafkaConfig
+from pipeline.archive import read_archive
+from pipeline.records import Gap, Tick, decode_record
+from pipeline.stream.worker import Worker
+from tests.processes import as_environ, free_port, read_all, start
+
+
+@pytest.fixture
+def topics(kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> KafkaConfig:
+    for name, value in as_environ(kafka).items():
+        monkeypatch.setenv(name, value)
+    for name in ("INGEST__METRICS_PORT", "WORKER__METRICS_PORT", "INGEST__MAX_FUTURE_S"):
+        monkeypatch.setenv(f"VOLCAST_{name}", "0")
+    monkeypatch.chdir(tmp_path)
+    return kafka
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        yield holder.getsockname()[1]
+
+
+def market(parts: Parts, name: str, ticks: int) -> str:
+    options = ["--simulate", "--port", "0", "--speed", "max", "--max-ticks", str(ticks)]
+    ready = start(parts, name, ["exchange", *options]).ready
+    assert ready is not None
+    return str(ready["url"])
+
+
+def test_until_closed_ends_with_the_feed_and_a_second_run_begins_with_gaps(
+    topics: KafkaConfig, parts: Parts, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name, gaps in (("first", 0), ("second", 2)):
+        url = market(parts, name, 300)
+        archive = tmp_path / name
+        assert run_command(["ingest", "--url", url, "--until-closed", "--archive", str(archive), "--json"]) == 0
+        said = json.loads(capfd.readouterr().out)
+        assert (said["ticks"], said["gaps"], said["ended"]) == (300, gaps, True)
+        archived = [one for one in read_archive([archive]) if isinstance(one, Tick)]
+        assert len(archived) == 300
+    records = [decode_record(one.value() or b"") for one in read_all(topics, topics.topics.raw, 602)]
+    assert sum(isinstance(one, Gap) for one in records) == 2
+    assert len(records) == 602
+    later = [one for one in records[300:] if isinstance(one, Tick)]
+    assert sorted(later, key=lambda one: (one.event_time_ns, one.product_id)) == sorted(
+        archived, key=lambda one: (one.event_time_ns, one.product_id)
+    )
+
+
+@pytest.mark.usefixtures("topics")
+def test_an_exchange_that_is_away_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    url = f"ws://127.0.0.1:{free_port()}"
+    assert run_command(["ingest", "--url", url]) == 1
+    said = capfd.readouterr()
+    line = said.err.splitlines()[-1]
+    assert line.startswith(f"volcast: exchange: {url} cannot be reached: ")
+    assert "Traceback" not in said.err
+    assert said.out == ""
+
+
+@pytest.mark.usefixtures("topics")
+@pytest.mark.parametrize("name", ["ingest", "worker"])
+def test_a_metrics_port_in_use_is_one_line(
+    name: str, taken_port: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(f"VOLCAST_{name.upper()}__METRICS_PORT", str(taken_port))
+    assert run_command([name]) == 1
+    said = capfd.readouterr().err.splitlines()
+    assert said[-1] == (
+        f"volcast: port {taken_port} on 127.0.0.1: Address already in use; choose another with {name}.metrics_port"
+    )
+
+
+@pytest.mark.usefixtures("topics")
+def test_a_features_folder_that_cannot_be_made_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("taken").touch()
+    assert run_command(["worker", "--features-dir", "taken/features"]) == 1
+    assert capfd.readouterr().err.startswith("volcast: features taken/features: cannot be written: ")
+
+
+@pytest.mark.usefixtures("topics")
+def test_a_worker_without_ticks_ends_when_its_time_is_over(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["worker", "--duration", "3s", "--server", "127.0.0.1:1", "--json"]) == 0
+    said = json.loads(capfd.readouterr().out)
+    assert (said["consumed"], said["features"], said["predictions"]) == (0, 0, 0)
+
+
+@pytest.mark.usefixtures("topics")
+def test_a_worker_that_never_got_a_partition_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["worker", "--duration", "100ms", "--server", "127.0.0.1:1"]) == 1
+    assert "gave it no partitions within 0.1 s" in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_a_worker_told_to_end_before_it_ever_read_does_so_in_silence(
+    topics: KafkaConfig, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def compile_until_told_to_end(member: Worker) -> None:
+        time.sleep(2)  # by now the group has given it its partitions, and it has not looked
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Worker, "compile", compile_until_told_to_end)
+    assert run_command(["worker", "--json"]) == 0
+    said = capfd.readouterr()
+    assert json.loads(said.out)["consumed"] == 0
+    assert "Traceback" not in said.err

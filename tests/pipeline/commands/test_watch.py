@@ -1,0 +1,102 @@
+"""`volcast watch`: predictions a line each, whatever else is on the topic."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from cli.main import run_command
+from common.config import KafkaConfig
+from pipeline.stream.kafka import Sink
+from tests.processes import as_environ, fresh_topics
+from volcast.v1 import MissingReason, Prediction
+
+TIME_NS = 1_775_428_513_925_000_000
+
+
+def prediction(product: str = "BTC-USD", probability: float | None = 0.75, missing: int = 0) -> bytes:
+    return Prediction(
+        product_id=product,
+        event_time_ns=TIME_NS,
+        model_name="volatility",
+        model_version="1",
+        probability=probability,
+        threshold=0.5,
+        latency_ns=1_500_000,
+        missing_reason=missing,  # type: ignore[arg-type]
+    ).SerializeToString()
+
+
+@pytest.fixture
+def topics(kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch) -> KafkaConfig:
+    for name, value in as_environ(kafka).items():
+        monkeypatch.setenv(name, value)
+    return kafka
+
+
+@contextmanager
+def feeding(kafka: KafkaConfig, *values: bytes) -> Iterator[None]:
+    """Puts the same values on the topic again and again, for a watcher sees only what comes after it."""
+    stop = threading.Event()
+
+    def feed() -> None:
+        sink = Sink(kafka)
+        while not stop.is_set():
+            for value in values:
+                sink.send(kafka.topics.predictions, b"key", value)
+            sink.flush()
+            time.sleep(0.02)
+        sink.close()
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_each_prediction_is_a_line(topics: KafkaConfig, capfd: pytest.CaptureFixture[str]) -> None:
+    with feeding(topics, prediction()):
+        assert run_command(["watch", "--count", "3"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[0].split() == ["22:35:13.925", "BTC-USD", "0.7500", "SPIKE", "1.50", "ms", "volatility/1"]
+
+
+def test_only_the_product_asked_for_is_shown_and_garbage_is_passed_over(
+    topics: KafkaConfig, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with feeding(topics, prediction(), b"\xff\xff", prediction("ETH-USD", 0.1)):
+        assert run_command(["watch", "--product", "ETH-USD", "--count", "2", "--json"]) == 0
+    said = capfd.readouterr()
+    shown = [json.loads(line) for line in said.out.splitlines()]
+    assert shown[0] == {
+        "product_id": "ETH-USD", "event_time_ns": TIME_NS, "probability": 0.1, "threshold": 0.5,
+        "model": "volatility/1", "latency_ms": 1.5, "missing": None,
+    }  # fmt: skip
+    assert len(shown) == 2
+    assert "not a Prediction" in said.err
+    assert "Traceback" not in said.err
+
+
+def test_a_prediction_that_is_missing_says_why(topics: KafkaConfig, capfd: pytest.CaptureFixture[str]) -> None:
+    missing = prediction(probability=None, missing=MissingReason.MISSING_REASON_SERVER_UNAVAILABLE)
+    with feeding(topics, missing):
+        assert run_command(["watch", "--count", "1"]) == 0
+    assert capfd.readouterr().out.endswith("missing: MISSING_REASON_SERVER_UNAVAILABLE\n")
+
+
+def test_a_topic_that_is_missing_is_one_line(
+    topics: KafkaConfig, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = fresh_topics().predictions
+    monkeypatch.setenv("VOLCAST_KAFKA__TOPICS__PREDICTIONS", missing)
+    assert run_command(["watch"]) == 1
+    assert capfd.readouterr().err == f"volcast: kafka: there is no topic {missing}; `volcast worker` makes it\n"

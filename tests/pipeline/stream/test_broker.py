@@ -1,0 +1,69 @@
+"""The embedded broker is there when asked for and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from cli.run.parts import Parts
+from common.config import KafkaConfig
+from common.errors import UnavailableError
+from pipeline.stream import broker as module
+from pipeline.stream.broker import EmbeddedBroker
+from pipeline.stream.kafka import connect
+from tests.processes import await_true, free_port, start
+
+
+def exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.usefixtures("broker")
+def test_port_0_becomes_a_free_one_and_it_ends_with_its_context() -> None:
+    with EmbeddedBroker("127.0.0.1", 0) as running:
+        assert running.port > 0
+        pid = running.pid
+        connect(KafkaConfig(bootstrap_servers=f"127.0.0.1:{running.port}"))
+    assert not running.alive
+    assert pid is not None
+    assert not exists(pid)
+
+
+def test_what_does_not_start_is_told_with_its_own_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "tansu"
+    fake.write_text("#!/bin/sh\necho 'first'\necho 'no such engine' >&2\nexit 3\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(module, "broker_binary", lambda: fake)
+    with pytest.raises(UnavailableError, match=r"^broker: did not start on tcp://127\.0\.0\.1:\d+: no such engine$"):
+        EmbeddedBroker("127.0.0.1", free_port()).start()
+
+
+def test_what_never_listens_is_ended_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "tansu"
+    fake.write_text("#!/bin/sh\nexec sleep 60\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(module, "broker_binary", lambda: fake)
+    monkeypatch.setattr(module, "START_TIMEOUT_S", 0.1)
+    waiting = EmbeddedBroker("127.0.0.1", free_port())
+    with pytest.raises(UnavailableError, match=r"did not start on .*: no output"):
+        waiting.start()
+    assert not waiting.alive
+
+
+@pytest.mark.usefixtures("broker")
+def test_the_command_ends_on_sigterm_and_even_killed_leaves_no_broker(parts: Parts) -> None:
+    for number, name in ((signal.SIGTERM, "term"), (signal.SIGKILL, "kill")):
+        part = start(parts, name, ["broker", "--port", str(free_port())])
+        assert part.process is not None
+        (child,) = Path(f"/proc/{part.process.pid}/task/{part.process.pid}/children").read_text().split()
+        part.process.send_signal(number)
+        part.process.wait(10)
+        assert part.process.returncode == (0 if number == signal.SIGTERM else -signal.SIGKILL)
+        await_true(lambda child=child: not exists(int(child)), 5, "the end of the broker")  # type: ignore[misc]

@@ -1,0 +1,73 @@
+"""What `volcast check` finds wrong with records, and what it leaves be."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from common.schema import CORE_1
+from pipeline.records import DeadLetter, Gap, LateTick, Tick, encode
+from pipeline.stream.inspect import Inspection
+from volcast.v1 import FeatureRow, MissingReason, Prediction
+
+TICK = Tick("BTC-USD", 10, 20, 3, 1.0, 1.0, 1.0, 1.0, 1.0)
+ROW = {"product_id": "BTC-USD", "event_time_ns": 10, "schema_hash": CORE_1.hash, "values": [1.0] * 11, "warm": True}
+
+
+def row(**changed: object) -> bytes:
+    return FeatureRow(**{**ROW, **changed}).SerializeToString()  # type: ignore[arg-type]
+
+
+def test_good_records_have_no_faults_and_are_counted_by_kind() -> None:
+    look = Inspection()
+    look.raw(encode(TICK))
+    look.raw(encode(Gap("BTC-USD", 30, 0, "sequence", 1)))
+    look.features(row())
+    look.features(row(event_time_ns=20, warm=False, values=[math.nan] * 11))
+    look.predictions(Prediction(probability=0.0, threshold=0.5).SerializeToString())
+    look.predictions(Prediction(missing_reason=MissingReason.MISSING_REASON_REFUSED).SerializeToString())
+    look.late_tick(encode(LateTick("repeated", "x", TICK)))
+    look.dead_letter(encode(DeadLetter("not_json", "x", "y", "z")))
+    assert not look.faults
+    assert look.counts == {"raw": 2, "features": 2, "predictions": 2, "late": 1, "dead": 1}
+    assert (look.gaps, look.late, look.dead) == ({"sequence": 1}, {"repeated": 1}, {"not_json": 1})
+    assert (look.not_warm, look.missing) == (1, {"MISSING_REASON_REFUSED": 1})
+    assert look.newest_event_ns == {"BTC-USD": 10}
+
+
+@pytest.mark.parametrize("role", ["raw", "features", "predictions", "late_tick", "dead_letter"])
+@pytest.mark.parametrize("garbage", [b"garbage", b"\xff\xff\xff", b'{"type":"x"}', b"[" * 100_000])
+def test_garbage_is_a_fault_on_every_topic(role: str, garbage: bytes) -> None:
+    look = Inspection()
+    getattr(look, role)(garbage)
+    assert look.faults.total() == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        (row(schema_hash="aaaaaaaaaaaa"), f"ticks.features: schema aaaaaaaaaaaa, expected {CORE_1.hash}"),
+        (row(values=[1.0] * 10), "ticks.features: 10 values, expected 11"),
+        (row(values=[math.nan] * 11), "ticks.features: a warm row with a value that is not finite"),
+    ],
+)
+def test_a_feature_row_that_breaks_its_contract_is_a_fault(value: bytes, fault: str) -> None:
+    look = Inspection()
+    look.features(value)
+    assert dict(look.faults) == {fault: 1}
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.1, math.nan, None])
+def test_a_prediction_needs_a_probability_or_a_reason(probability: float | None) -> None:
+    look = Inspection()
+    look.predictions(Prediction(probability=probability).SerializeToString())
+    assert dict(look.faults) == {"predictions: no probability in [0, 1] and no reason": 1}
+
+
+def test_rows_repeated_after_a_kill_are_counted_and_no_fault() -> None:
+    look = Inspection()
+    for time_ns in (10, 20, 30, 20, 30, 40):
+        look.features(row(event_time_ns=time_ns))
+    assert look.went_back == 1
+    assert not look.faults

@@ -1,0 +1,249 @@
+"""The worker on a real broker with a real inference server: what comes out is what the offline path computes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import msgspec
+import numpy as np
+import pytest
+
+from cli.run.parts import Parts
+from clients.sync import Client
+from common.config import Config, KafkaConfig
+from common.schema import CORE_1
+from pipeline.archive import read_archive
+from pipeline.commands.worker import _subscribe
+from pipeline.datasets import coinbase_ticker_2026
+from pipeline.features.table import FeatureTable, compute_features
+from pipeline.records import DeadLetter, Gap, LateTick, Tick
+from pipeline.stream.forecast import Forecaster
+from pipeline.stream.kafka import Sink, holds_records, make_consumer
+from pipeline.stream.publish import Publisher
+from pipeline.stream.worker import Worker
+from tests.pipeline.stream.ticks import market
+from tests.processes import as_environ, await_true, kill, read_all, start
+from volcast.v1 import FeatureRow, Prediction
+
+Records = Sequence[Tick | Gap | LateTick | DeadLetter]
+Key = tuple[str, int, int]
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture(scope="session")
+def recording() -> list[Tick | Gap | LateTick | DeadLetter]:
+    files = coinbase_ticker_2026()
+    if not files:
+        pytest.skip("the recording of 2026-04-05 is not here (VOLCAST_DATA_DIR)")
+    return list(read_archive(files))
+
+
+def publish(kafka: KafkaConfig, records: Records) -> int:
+    sink = Sink(kafka)
+    publisher = Publisher(sink, kafka.topics)
+    publisher.publish(records)
+    sink.flush()
+    sink.close()
+    return publisher.published
+
+
+@contextmanager
+def working(kafka: KafkaConfig, server: str, group: str, max_batch_ticks: int = 1000) -> Iterator[Worker]:
+    """A worker as the command makes it, in this process."""
+    with ExitStack() as cleanup:
+        client = cleanup.enter_context(Client(server, timeout_s=5))
+        stream = cleanup.enter_context(client.stream())
+        consumer = make_consumer(kafka, group)
+        cleanup.callback(consumer.close)
+        sink = Sink(kafka)
+        forecaster = Forecaster(stream, CORE_1.hash, limit_rows=10**6, timeout_s=5)
+        worker = Worker(consumer, sink, forecaster, kafka.topics, None, max_batch_ticks=max_batch_ticks)
+        worker.compile()
+        closing = threading.Event()
+        cleanup.callback(closing.set)
+        _subscribe(consumer, worker, Config(kafka=kafka), closing)
+        yield worker
+
+
+def step_until(worker: Worker, done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not done():
+        worker.step(0.05)
+        assert time.monotonic() < deadline, worker.stats()
+
+
+def rows_on_topic(kafka: KafkaConfig, least: int) -> list[FeatureRow]:
+    return [FeatureRow.FromString(one.value() or b"") for one in read_all(kafka, kafka.topics.features, least)]
+
+
+def bits(row: FeatureRow) -> tuple[bytes, bool]:
+    return np.array(row.values).tobytes(), row.warm
+
+
+def key(row: FeatureRow | Prediction) -> Key:
+    return row.product_id, row.event_time_ns, row.sequence_num
+
+
+def expected(table: FeatureTable) -> dict[Key, tuple[bytes, bool]]:
+    rows = table.rows
+    return {
+        (product, int(rows.event_time_ns[i]), int(rows.sequence_num[i])): (rows.values[i].tobytes(), bool(rows.warm[i]))
+        for i, product in enumerate(rows.product_ids)
+    }
+
+
+def assert_same(kafka: KafkaConfig, records: Records, *, repeats: bool = False) -> None:
+    """Features on the topic are the offline path's, bit for bit, and each warm row has its prediction."""
+    offline = expected(compute_features(records))
+    warm = {one for one, (_, is_warm) in offline.items() if is_warm}
+    assert warm
+    rows = rows_on_topic(kafka, len(offline))
+    for row in rows:
+        assert bits(row) == offline[key(row)], key(row)
+    assert {key(row) for row in rows} == set(offline)
+    messages = read_all(kafka, kafka.topics.predictions, len(warm))
+    predictions = [Prediction.FromString(one.value() or b"") for one in messages]
+    assert {key(one) for one in predictions} == warm
+    assert not any(one.missing_reason for one in predictions)
+    probability: dict[Key, float] = {}
+    for one in predictions:
+        assert probability.setdefault(key(one), one.probability) == one.probability
+    if not repeats:
+        assert len(rows) == len(offline)
+        assert len(predictions) == len(warm)
+
+
+def simulated() -> list[Tick]:
+    return market(4000, rate_per_s=12)
+
+
+def test_features_of_the_real_recording_through_kafka_equal_the_offline_ones_bit_for_bit(
+    kafka: KafkaConfig, inference_server: str, recording: Records
+) -> None:
+    assert publish(kafka, recording) == 5970
+    with working(kafka, inference_server, "real") as worker:
+        step_until(worker, lambda: worker.consumed == 5970)
+        worker.commit()
+        assert worker.features == 5970
+        assert worker.counts.gaps.total() == 0
+        assert worker.predictions == worker.features - worker.not_warm > 5000
+    assert_same(kafka, recording)
+
+
+def test_features_of_a_simulated_market_through_kafka_equal_the_offline_ones_bit_for_bit(
+    kafka: KafkaConfig, inference_server: str
+) -> None:
+    ticks = simulated()
+    publish(kafka, ticks)
+    with working(kafka, inference_server, "simulated", max_batch_ticks=37) as worker:
+        step_until(worker, lambda: worker.consumed == len(ticks))
+        worker.commit()
+    assert_same(kafka, ticks)
+
+
+@pytest.mark.parametrize("source", ["recording", "simulated"])
+def test_another_worker_of_the_group_goes_on_with_the_same_bits(
+    source: str, kafka: KafkaConfig, inference_server: str, request: pytest.FixtureRequest
+) -> None:
+    records: Records = request.getfixturevalue("recording") if source == "recording" else simulated()
+    publish(kafka, records)
+    with working(kafka, inference_server, "handover", max_batch_ticks=50) as first:
+        step_until(first, lambda: first.consumed >= len(records) // 2)
+    with working(kafka, inference_server, "handover") as second:
+        step_until(second, lambda: first.consumed + second.consumed == len(records))
+        second.commit()
+        assert second.consumed > 0
+    assert_same(kafka, records)
+
+
+def test_a_worker_that_dies_without_a_word_is_followed_by_the_same_bits(
+    kafka: KafkaConfig, inference_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = simulated()
+    publish(kafka, ticks)
+    with working(kafka, inference_server, "crash", max_batch_ticks=50) as first:
+        step_until(first, lambda: first.consumed >= 1000)
+        first.commit()
+        step_until(first, lambda: first.consumed >= 2000)
+        first._sink.flush()
+        monkeypatch.setattr(first, "commit", lambda: None)  # what it did since is not committed
+    with working(kafka, inference_server, "crash") as second:
+        step_until(second, lambda: first.consumed + second.consumed >= len(ticks) + 500)
+        second.commit()
+    assert_same(kafka, ticks, repeats=True)
+
+
+def test_a_spare_worker_of_the_group_waits_and_does_no_harm(kafka: KafkaConfig, inference_server: str) -> None:
+    ticks = simulated()
+    publish(kafka, ticks)
+    with (
+        working(kafka, inference_server, "spare") as first,
+        working(kafka, inference_server, "spare") as second,
+    ):
+
+        def both() -> bool:
+            second.step(0)
+            return first.consumed + second.consumed >= len(ticks)
+
+        step_until(first, both)
+        first.commit()
+        second.commit()
+    assert_same(kafka, ticks, repeats=True)
+
+
+def test_kill_9_loses_nothing(kafka: KafkaConfig, inference_server: str, parts: Parts) -> None:
+    """A real process is killed between commits, with ticks still coming, and another worker goes on."""
+    ticks = simulated()
+    environ = {
+        **as_environ(kafka),
+        "VOLCAST_WORKER__SERVER": inference_server,
+        "VOLCAST_WORKER__METRICS_PORT": "0",
+        "VOLCAST_WORKER__GROUP_ID": "killed",
+        "VOLCAST_WORKER__PARQUET_DIR": "",
+        "VOLCAST_WORKER__MAX_BATCH_TICKS": "20",
+    }
+    publish(kafka, ticks[:1000])
+    first = start(parts, "first", ["worker"], environ)
+
+    def first_has(count: int) -> bool:
+        parts.listen(0)
+        return int(first.stats.get("consumed", 0)) >= count
+
+    await_true(lambda: first_has(1000), what="the first thousand")
+    publish(kafka, ticks[1000:2500])
+    await_true(lambda: len(read_all(kafka, kafka.topics.features, idle_s=0.05)) > 1500, what="the next rows")
+    kill(first)
+    publish(kafka, ticks[2500:])
+    with working(kafka, inference_server, "killed") as second:
+        last = ticks[-1].sequence_num
+        step_until(second, lambda: last in {row.sequence_num for row in rows_on_topic(kafka, 0)})
+        second.commit()
+        assert second.predictions == second.features - second.not_warm
+    assert_same(kafka, ticks, repeats=True)
+
+
+def test_a_topic_knows_whether_anything_was_ever_put_on_it(kafka: KafkaConfig) -> None:
+    assert not holds_records(kafka, kafka.topics.raw)
+    publish(kafka, market(1))
+    assert holds_records(kafka, kafka.topics.raw)
+
+
+def test_a_message_that_kafka_does_not_take_is_told_in_one_line(kafka: KafkaConfig) -> None:
+    sink = Sink(kafka)
+    with pytest.raises(Exception, match=r"^kafka: a message for dead-\d+ is refused: .*too large"):
+        sink.send(kafka.topics.dead, b"key", b"x" * 2_000_000)
+    sink.close()
+
+
+def test_dead_letters_of_messages_of_any_size_are_taken(kafka: KafkaConfig) -> None:
+    sink = Sink(kafka)
+    letter = DeadLetter.of("not_json", "why", "source", b"\x01" * 5_000_000)
+    Publisher(sink, kafka.topics).publish([letter])
+    sink.flush()
+    sink.close()
+    (message,) = read_all(kafka, kafka.topics.dead, 1)
+    assert msgspec.json.decode(message.value() or b"")["raw"] == "\x01" * 150_000

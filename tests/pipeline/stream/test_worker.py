@@ -1,0 +1,495 @@
+"""The worker on in-memory ports: what goes where, what is counted, what is committed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.errors import DeadlineError, OverloadedError, RequestError, UnavailableError, VolcastError
+from pipeline.features.columns import TickColumns
+from pipeline.features.table import compute_features
+from pipeline.records import DeadLetter, Gap, LateTick, Record, Tick, decode_dead, decode_late, encode
+from pipeline.stream.forecast import JOINED_ROWS, MAX_RETRY_S, MIN_RETRY_S
+from tests.pipeline.features.markets import markets
+from tests.pipeline.stream.fakes import TOPICS, Bench, FakeMessage, answer, messages_of
+from tests.pipeline.stream.ticks import market
+from volcast.v1 import MissingReason, Prediction
+
+SOUND = Tick("BTC-USD", 1_000_000_000, 5, 3, 100.0, 99.0, 101.0, 1.0, 2.0)
+
+
+class Clock:
+    """Stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def time_ns(self) -> int:
+        return 2**61
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    fake = SimpleNamespace(monotonic=clock.monotonic, time_ns=clock.time_ns)
+    monkeypatch.setattr("pipeline.stream.forecast.time", fake)
+    monkeypatch.setattr("pipeline.stream.worker.time", fake)
+    return clock
+
+
+def cut(messages: Sequence[FakeMessage], sizes: Sequence[int]) -> list[Sequence[FakeMessage]]:
+    batches, done, turn = [], 0, 0
+    while done < len(messages):
+        size = sizes[turn % len(sizes)]
+        batches.append(messages[done : done + size])
+        done, turn = done + size, turn + 1
+    return batches
+
+
+def outcome(bench: Bench) -> dict[str, Any]:
+    """All that was sent, by topic and key, without the latencies, which are the machine's."""
+    sent: dict[str, Any] = {topic: dict(keys) for topic, keys in bench.sink.sent.items() if topic != TOPICS.predictions}
+    predictions = [Prediction.FromString(value) for value in bench.sink.values(TOPICS.predictions)]
+    by_product: dict[str, list[bytes]] = {}
+    for one in predictions:
+        one.latency_ns = 0
+        by_product.setdefault(one.product_id, []).append(one.SerializeToString(deterministic=True))
+    sent[TOPICS.predictions] = by_product
+    sent["counts"] = {key: value for key, value in bench.worker.stats().items() if key != "latency_ms"}
+    return sent
+
+
+DAMAGED = st.sampled_from([b"", b"{", b"null", b'{"type":"tick"}', encode(msgspec.structs.replace(SOUND, bid=102.0))])
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_however_messages_are_cut_into_batches_what_comes_out_is_the_same(data: st.DataObject) -> None:
+    values: list[Any] = list(data.draw(markets()))
+    for damaged in data.draw(st.lists(DAMAGED, max_size=4)):
+        values.insert(data.draw(st.integers(0, len(values))), damaged)
+    messages = messages_of(values)
+    at_once = outcome(Bench([messages]).run())
+    sizes = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=5))
+    assert outcome(Bench(cut(messages, sizes)).run()) == at_once
+
+
+def test_features_are_those_of_the_offline_path_bit_for_bit() -> None:
+    ticks = market(1500)
+    bench = Bench(cut(messages_of(ticks), [1, 7, 300])).run()
+    offline = compute_features(ticks).rows
+    rows = {(row.product_id, row.sequence_num): row for row in bench.sink.features()}
+    assert len(rows) == len(offline) == 1500
+    for number, product in enumerate(offline.product_ids):
+        row = rows[product, int(offline.sequence_num[number])]
+        assert np.array(row.values).tobytes() == offline.values[number].tobytes()
+        assert row.warm == offline.warm[number]
+        assert (row.event_time_ns, row.ingest_time_ns) == (
+            offline.event_time_ns[number],
+            offline.ingest_time_ns[number],
+        )
+
+
+def test_each_warm_row_has_the_prediction_of_its_own_values_and_no_other_row_has_one() -> None:
+    bench = Bench(cut(messages_of(market(1500)), [13])).run()
+    warm = {(row.product_id, row.sequence_num): row for row in bench.sink.features() if row.warm}
+    predictions = bench.sink.predictions()
+    assert bench.worker.predictions == len(predictions) == len(warm) > 500
+    assert bench.worker.not_warm == 1500 - len(warm)
+    for one in predictions:
+        row = warm.pop((one.product_id, one.sequence_num))
+        assert one.probability == answer(np.array([row.values]))[0]
+        assert (one.event_time_ns, one.model_name, one.model_version) == (row.event_time_ns, "fake", "7")
+        assert (one.threshold, one.missing_reason) == (0.5, MissingReason.MISSING_REASON_UNSPECIFIED)
+        assert one.latency_ns > 0
+    assert not warm
+    assert bench.worker.stages.total.count == len(predictions)
+
+
+def test_latencies_are_kept_by_stage() -> None:
+    bench = Bench([messages_of(market(1000))]).run()
+    stages = bench.worker.stages
+    counts = {one.count for one in (stages.transport, stages.features, stages.predict, stages.total)}
+    assert counts == {bench.worker.predictions} != {0}
+    assert set(bench.worker.stats()["latency_ms"]) == {"transport", "features", "predict", "total"}
+
+
+def tick_json(**changed: object) -> bytes:
+    return msgspec.json.encode({**msgspec.to_builtins(SOUND), **changed})
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason", "detail"),
+    [
+        (None, "not_json", "truncated"),
+        (b"", "not_json", "truncated"),
+        (b"{", "not_json", "truncated"),
+        (b"tick", "not_json", "malformed"),
+        (b"\xff\xfe", "not_json", "malformed"),
+        (tick_json().replace(b"100.0", b"NaN"), "not_json", "malformed"),
+        (tick_json().replace(b"BTC", b"B\xff"), "not_json", "utf-8"),
+        (b'{"a":' + b"[" * 100_000, "not_json", "recursion"),
+        (b"[]", "wrong_shape", "Expected `object`"),
+        (b'{"type":"trade"}', "wrong_shape", "Invalid value 'trade' - at `$.type`"),
+        (b'{"type":"tick"}', "wrong_shape", "missing required field `product_id`"),
+        (tick_json(price="100"), "wrong_shape", "$.price"),
+        (tick_json(price=None), "wrong_shape", "$.price"),
+        (tick_json().replace(b"100.0", b"1e999"), "wrong_shape", "$.price"),
+        (tick_json(event_time_ns=10**30), "wrong_shape", "$.event_time_ns"),
+        (tick_json(event_time_ns=2**63), "wrong_shape", "$.event_time_ns"),
+        (tick_json(event_time_ns=-1), "wrong_shape", "$.event_time_ns"),
+        (tick_json(sequence_num=-1), "wrong_shape", "$.sequence_num"),
+        (tick_json(ingest_time_ns=2**64), "wrong_shape", "$.ingest_time_ns"),
+        (tick_json(product_id=""), "wrong_shape", "$.product_id"),
+        (tick_json(product_id="X" * 101), "wrong_shape", "$.product_id"),
+        (tick_json(price=0.0), "not_positive", "price: expected a positive number, got 0.0"),
+        (tick_json(price=-1), "not_positive", "price: expected a positive number, got -1.0"),
+        (tick_json(bid=-2.5), "not_positive", "bid: expected a positive number, got -2.5"),
+        (tick_json(ask=0), "not_positive", "ask: "),
+        (tick_json(bid_quantity=-1e-9), "not_positive", "bid_quantity: "),
+        (tick_json(ask_quantity=-1), "not_positive", "ask_quantity: "),
+        (tick_json(bid=101.5), "crossed_quote", "bid: expected at most the ask 101.0, got 101.5"),
+    ],
+)
+def test_what_is_no_tick_is_kept_with_reason_and_source_and_the_rest_goes_on(
+    raw: bytes | None, reason: str, detail: str
+) -> None:
+    before, after = messages_of([SOUND, msgspec.structs.replace(SOUND, event_time_ns=2 * 10**9)])
+    bad = FakeMessage(raw, 41)
+    bench = Bench([[before, bad, FakeMessage(after.raw, 42)]]).run()
+    (letter,) = map(decode_dead, bench.sink.values(TOPICS.dead))
+    assert (letter.reason, letter.source) == (reason, "ticks.raw[0]@41")
+    assert detail in letter.detail
+    assert letter == DeadLetter.of(letter.reason, letter.detail, letter.source, raw or b"")
+    assert bench.worker.counts.dead == {reason: 1}
+    assert bench.worker.features == 2
+    assert bench.consumer.committed == {0: 43}
+
+
+def test_zero_quantities_and_a_locked_quote_are_sound() -> None:
+    sound = [
+        msgspec.structs.replace(SOUND, bid_quantity=0.0, ask_quantity=0.0),
+        msgspec.structs.replace(SOUND, bid=101.0, event_time_ns=2 * 10**9),
+    ]
+    assert Bench([messages_of(sound)]).run().worker.features == 2
+
+
+def test_of_a_message_too_large_for_kafka_the_beginning_is_kept() -> None:
+    bench = Bench([[FakeMessage(b"\x01" * 900_000, 7)]]).run()
+    (raw,) = bench.sink.values(TOPICS.dead)
+    assert len(raw) < 1_000_000
+    assert "(the first 150000 of 900000 characters are kept)" in decode_dead(raw).detail
+
+
+def test_late_and_repeated_ticks_are_kept_with_reason_and_source() -> None:
+    later = msgspec.structs.replace(SOUND, event_time_ns=2 * 10**9)
+    bench = Bench([messages_of([later, SOUND, later])]).run()
+    late = [decode_late(value) for value in bench.sink.values(TOPICS.late)]
+    assert late == [
+        LateTick("time_jumped_back", "ticks.raw[0]@1", SOUND),
+        LateTick("repeated", "ticks.raw[0]@2", later),
+    ]
+    assert bench.worker.counts.late == {"time_jumped_back": 1, "repeated": 1}
+    assert bench.worker.features == 1
+
+
+def test_gaps_are_counted_and_start_windows_anew() -> None:
+    ticks = market(1000)
+    gap = Gap("BTC-USD", ticks[800].event_time_ns, 0, "sequence", 3)
+    bench = Bench([messages_of([*ticks[:800], gap, *ticks[800:]])]).run()
+    assert bench.worker.counts.gaps == {"sequence": 1}
+    after = [row for row in bench.sink.features() if row.sequence_num >= 800]
+    assert not any(row.warm for row in after if row.product_id == "BTC-USD")
+    assert all(row.warm for row in after if row.product_id == "ETH-USD")
+
+
+def test_every_record_is_accounted_for() -> None:
+    values: list[Any] = [*market(50), b"{", Gap("BTC-USD", 1, 1, "reconnect", 0), SOUND, SOUND]
+    stats = Bench([messages_of(values)]).run().worker.stats()
+    assert stats["consumed"] == len(values)
+    assert stats["features"] + stats["late"] + stats["dead"] + stats["gaps"] == len(values)
+
+
+class Failures:
+    """Ways in which an inference server does not answer, each the client's own error."""
+
+    ALL = (
+        lambda: UnavailableError("away"),
+        lambda: DeadlineError("no answer within 1 s"),
+        lambda: OverloadedError("queue is full", 0.1),
+        lambda: VolcastError("INTERNAL"),
+    )
+
+
+@pytest.mark.parametrize("failure", Failures.ALL)
+def test_rows_wait_in_order_for_a_server_that_is_away_and_features_go_on(failure: Any, clock: Clock) -> None:
+    ticks = market(1500)
+    reference = Bench([messages_of(ticks)]).run()
+    batches = cut(messages_of(ticks), [100])
+    bench = Bench()
+    for number, batch in enumerate(batches):
+        bench.stream.failure = failure if 6 <= number < 12 else None
+        bench.feed(batch)
+        clock.now_s += MIN_RETRY_S / 2
+    assert bench.worker.features == 1500
+    clock.now_s += MAX_RETRY_S
+    bench.worker.step(0.1)
+    assert bench.forecaster.backlog_rows == 0
+    assert outcome(bench)[TOPICS.predictions] == outcome(reference)[TOPICS.predictions]
+    assert bench.stream.rows_answered == bench.worker.predictions  # none asked for again once answered
+
+
+def test_while_the_server_is_away_it_is_not_asked_for_every_tick(clock: Clock) -> None:
+    bench = Bench()
+    ticks = market(1500)
+    bench.feed(messages_of(ticks[:1000]))
+    asked = len(bench.stream.frames)
+    bench.stream.failure = lambda: UnavailableError("away")
+    for message in messages_of(ticks)[1000:1100]:
+        bench.feed([message])
+    assert len(bench.stream.frames) == asked + 1
+    clock.now_s += MIN_RETRY_S
+    bench.feed(messages_of(ticks)[1100:1101])
+    assert len(bench.stream.frames) == asked + 2
+    for _ in range(40):  # the wait doubles, up to its limit
+        clock.now_s += MAX_RETRY_S
+        bench.worker.step(0.1)
+    assert len(bench.stream.frames) == asked + 42
+
+
+def test_a_backlog_of_single_rows_takes_few_frames(clock: Clock) -> None:
+    bench = Bench()
+    messages = messages_of(market(3500))
+    bench.feed(messages[:1000])
+    bench.stream.failure = lambda: UnavailableError("away")
+    for message in messages[1000:]:
+        bench.feed([message])
+    asked = len(bench.stream.frames)
+    bench.stream.failure = None
+    clock.now_s += MAX_RETRY_S
+    bench.worker.step(0.1)
+    frames = bench.stream.frames[asked:]
+    assert sum(frames) == 2500
+    assert len(frames) == 1 + 2500 // JOINED_ROWS
+    assert bench.worker.stages.predict.count == bench.worker.predictions
+    for values in bench.sink.sent[TOPICS.predictions].values():
+        order = [Prediction.FromString(value).sequence_num for value in values]
+        assert order == sorted(set(order))
+
+
+def test_over_the_limit_the_oldest_are_marked_missing_with_the_reason(clock: Clock) -> None:
+    bench = Bench(limit_rows=700)
+    bench.stream.failure = lambda: UnavailableError("away")
+    for batch in cut(messages_of(market(2000)), [250]):
+        bench.feed(batch)
+    warm = [row for row in bench.sink.features() if row.warm]
+    missing = bench.sink.predictions()
+    assert bench.forecaster.backlog_rows <= 700
+    assert len(missing) + bench.forecaster.backlog_rows == len(warm)
+    assert {one.missing_reason for one in missing} == {MissingReason.MISSING_REASON_SERVER_UNAVAILABLE}
+    assert bench.forecaster.missing == {"server_unavailable": len(missing)}
+    assert bench.worker.stats()["missing"] == len(missing)
+    assert not any(one.HasField("probability") for one in missing)
+    bench.stream.failure = None
+    clock.now_s += MAX_RETRY_S
+    bench.worker.step(0.1)
+    answered = Counter((one.product_id, one.sequence_num) for one in bench.sink.predictions())
+    assert answered == Counter((row.product_id, row.sequence_num) for row in warm)
+    given_up, kept = {one.sequence_num for one in missing}, bench.sink.predictions()
+    assert max(given_up) < min(one.sequence_num for one in kept if not one.missing_reason)
+
+
+def test_refused_rows_are_marked_missing_and_the_next_are_asked_for() -> None:
+    bench = Bench()
+    messages = messages_of(market(1500))
+    bench.feed(messages[:1000])
+    answered = bench.worker.predictions
+    bench.stream.failure = lambda: RequestError.of("packed.values", "too many rows")
+    bench.feed(messages[1000:1200])
+    bench.stream.failure = None
+    bench.feed(messages[1200:])
+    reasons = Counter(one.missing_reason for one in bench.sink.predictions())
+    assert reasons == {
+        MissingReason.MISSING_REASON_UNSPECIFIED: answered + 300,
+        MissingReason.MISSING_REASON_REFUSED: 200,
+    }
+    assert bench.forecaster.missing == {"refused": 200}
+
+
+@pytest.mark.parametrize("rows", [0, 1, 199])
+def test_an_answer_of_another_length_is_no_answer(rows: int) -> None:
+    bench = Bench()
+    messages = messages_of(market(1200))
+    bench.feed(messages[:1000])
+    bench.stream.answer_rows = rows
+    bench.feed(messages[1000:])
+    assert bench.forecaster.missing == {"refused": 200}
+
+
+def test_nothing_is_committed_before_it_is_delivered() -> None:
+    bench = Bench()
+    bench.feed(messages_of(market(100)))
+    bench.sink.refusal = UnavailableError("kafka: a message was not delivered")
+    bench.feed([FakeMessage(encode(SOUND), 100)])
+    committed = dict(bench.consumer.committed)
+    with pytest.raises(UnavailableError, match="not delivered"):
+        bench.worker.commit()
+    assert bench.consumer.committed == committed
+    bench.sink.refusal = None
+    bench.worker.commit()
+    assert bench.consumer.committed == {0: 101}
+    assert bench.sink.unflushed == 0
+
+
+def test_nothing_is_committed_beyond_rows_that_wait(clock: Clock) -> None:
+    bench = Bench()
+    messages = messages_of(market(2000))
+    bench.feed(messages[:1000])
+    bench.stream.failure = lambda: UnavailableError("away")
+    for batch in cut(messages[1000:], [100]):
+        bench.feed(batch)
+        bench.worker.commit()
+        assert bench.consumer.committed == {0: 1000}
+    bench.stream.failure = None
+    clock.now_s += MAX_RETRY_S
+    bench.worker.step(0.1)
+    bench.worker.commit()
+    assert bench.consumer.committed == {0: 2000}
+
+
+def test_each_partition_is_held_back_on_its_own(clock: Clock) -> None:
+    ticks = market(2000)
+    by_product: dict[str, list[Tick]] = {"BTC-USD": [], "ETH-USD": []}
+    for tick in ticks:
+        by_product[tick.product_id].append(tick)
+    left = [FakeMessage(encode(tick), 10 + n, 0) for n, tick in enumerate(by_product["BTC-USD"])]
+    right = [FakeMessage(encode(tick), 20 + n, 3) for n, tick in enumerate(by_product["ETH-USD"])]
+    bench = Bench()
+    bench.feed(left[:500] + right[:500])
+    bench.stream.failure = lambda: UnavailableError("away")
+    bench.feed(right[500:600])
+    bench.feed(left[500:550])
+    bench.feed(right[600:])
+    bench.worker.commit()
+    assert bench.consumer.committed == {0: 510, 3: 520}
+
+
+def test_a_commit_with_nothing_new_is_not_sent() -> None:
+    bench = Bench([messages_of(market(10))]).run()
+    commits = bench.consumer.commits
+    bench.worker.commit()
+    assert bench.consumer.commits == commits
+
+
+@pytest.mark.parametrize("code", [KafkaError.REBALANCE_IN_PROGRESS, KafkaError.ILLEGAL_GENERATION])
+def test_a_commit_during_a_rebalance_is_left_to_whoever_has_the_partitions_next(
+    code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench()
+
+    def refuse(**_: object) -> None:
+        raise KafkaException(KafkaError(code))
+
+    monkeypatch.setattr(bench.consumer, "commit", refuse)
+    bench.feed(messages_of(market(10)))
+    bench.worker.commit()
+    monkeypatch.undo()
+    bench.worker.commit()
+    assert bench.consumer.committed == {0: 10}
+
+
+def test_a_commit_that_kafka_refuses_ends_the_worker_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+
+    def refuse(**_: object) -> None:
+        raise KafkaException(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED))
+
+    monkeypatch.setattr(bench.consumer, "commit", refuse)
+    with pytest.raises(UnavailableError, match=r"^kafka: offsets cannot be committed: "):
+        bench.feed(messages_of(market(10)))
+
+
+def test_windows_restarted_from_the_topic_go_on_as_if_never_stopped() -> None:
+    crossed = msgspec.structs.replace(SOUND, bid=500.0)
+    records: list[Record] = list(market(1500))
+    records.insert(900, msgspec.structs.replace(crossed, event_time_ns=records[900].event_time_ns))
+    negative = msgspec.structs.replace(SOUND, price=-1.0, bid=-1.0, event_time_ns=records[950].event_time_ns)
+    records.insert(950, negative)
+    messages = messages_of(records)
+    whole = outcome(Bench([messages]).run())
+    first, second = Bench([messages[:1000]]).run(), Bench()
+    second.worker.restart_windows(records[:1000])
+    for batch in cut(messages[1000:], [50]):
+        second.feed(batch)
+    for topic in (TOPICS.features, TOPICS.dead):
+        for key, values in whole[topic].items():
+            assert first.sink.sent[topic][key] + second.sink.sent[topic][key] == values
+
+
+def test_restarted_windows_forget_rows_that_wait_since_their_offsets_are_read_again() -> None:
+    bench = Bench()
+    bench.stream.failure = lambda: UnavailableError("away")
+    bench.feed(messages_of(market(1500)))
+    assert bench.forecaster.backlog_rows > 0
+    bench.worker.restart_windows([])
+    assert bench.forecaster.backlog_rows == 0
+    assert bench.forecaster.available
+
+
+class ListWriter:
+    """A FeatureWriter that keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.products: list[str] = []
+        self.sequences: list[int] = []
+        self.values: list[Any] = []
+        self.looks = 0
+
+    def write(self, product_ids: list[str], ticks: TickColumns, values: Any, warm: Any) -> None:
+        assert len(product_ids) == len(ticks.event_time_ns) == len(values) == len(warm)
+        self.products += product_ids
+        self.sequences += ticks.sequence_num.tolist()
+        self.values.append(values)
+
+    def roll_if_due(self) -> None:
+        self.looks += 1
+
+
+def test_every_feature_row_is_kept_before_its_offset_is_committed() -> None:
+    writer = ListWriter()
+    ticks = market(600)
+    Bench(cut(messages_of([*ticks[:300], ticks[0], *ticks[300:]]), [7]), writer=writer).run()
+    assert writer.products == [tick.product_id for tick in ticks]
+    assert writer.sequences == [tick.sequence_num for tick in ticks]
+    assert np.concatenate(writer.values).tobytes() == compute_features(ticks).rows.values.tobytes()
+
+
+def test_a_quiet_feed_still_gives_the_parquet_file_its_end() -> None:
+    writer = ListWriter()
+    bench = Bench([messages_of(market(10))], writer=writer).run()
+    looks = writer.looks
+    bench.worker.commit()
+    assert writer.looks > looks
+
+
+def test_a_prediction_that_is_missing_still_says_which_row_it_was(clock: Clock) -> None:
+    bench = Bench(limit_rows=0)
+    bench.stream.failure = lambda: UnavailableError("away")
+    ticks = market(1000)
+    bench.feed(messages_of(ticks))
+    expected = {(row.product_id, row.event_time_ns, row.sequence_num) for row in bench.sink.features() if row.warm}
+    got = [(one.product_id, one.event_time_ns, one.sequence_num) for one in bench.sink.predictions()]
+    assert sorted(got) == sorted(expected)
+    assert all(isinstance(one, Prediction) and one.latency_ns > 0 for one in bench.sink.predictions())

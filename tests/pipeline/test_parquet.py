@@ -1,0 +1,223 @@
+"""Feature files: the same bits back, and never half a file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from common.errors import InputError
+from common.schema import CORE_1
+from pipeline.features.table import FeatureRows
+from pipeline.parquet import ARROW_SCHEMA, FeatureParquetWriter, read_features
+
+FIRST_NS = 1_775_428_513_123_456_789
+
+
+def some_rows(count: int, start: int = 0) -> FeatureRows:
+    rng = np.random.default_rng(start)
+    values = rng.normal(size=(count, len(CORE_1)))
+    values[: count // 2, 5] = np.nan
+    at = np.arange(start, start + count, dtype=np.int64)
+    products = ["BTC-USD" if one % 3 else "ETH-USD" for one in range(count)]
+    return FeatureRows(products, FIRST_NS + at, FIRST_NS + at + 9, at, at % 2 == 0, values)
+
+
+def write(writer: FeatureParquetWriter, rows: FeatureRows) -> None:
+    writer.write(rows.product_ids, rows, rows.values, rows.warm)
+
+
+def break_after(writer: FeatureParquetWriter, rows: FeatureRows) -> None:
+    with contextlib.suppress(ZeroDivisionError), writer:
+        write(writer, rows)
+        raise ZeroDivisionError
+
+
+def assert_equal(got: FeatureRows, want: FeatureRows) -> None:
+    assert got.product_ids == want.product_ids
+    for name in ("event_time_ns", "ingest_time_ns", "sequence_num", "warm", "values"):
+        assert getattr(got, name).dtype == getattr(want, name).dtype
+        assert getattr(got, name).tobytes() == getattr(want, name).tobytes()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_rows_come_back_bit_for_bit(tmp_path: Path) -> None:
+    parts = [some_rows(1), some_rows(70_000, 10), some_rows(0), some_rows(5, 90_000)]
+    with FeatureParquetWriter(tmp_path / "features.parquet") as writer:
+        for part in parts:
+            write(writer, part)
+    assert writer.rows == 70_006
+    assert_equal(read_features(tmp_path / "features.parquet"), FeatureRows.joined(parts))
+
+
+def test_a_row_group_may_end_inside_a_batch(tmp_path: Path) -> None:
+    rows = some_rows(140_000)
+    with FeatureParquetWriter(tmp_path / "features.parquet") as writer:
+        write(writer, rows)
+    assert pq.ParquetFile(tmp_path / "features.parquet").metadata.num_row_groups == 3
+    assert_equal(read_features(tmp_path / "features.parquet"), rows)
+
+
+def test_any_parquet_reader_sees_plain_columns(tmp_path: Path) -> None:
+    with FeatureParquetWriter(tmp_path / "features.parquet") as writer:
+        write(writer, some_rows(4))
+    table = pq.read_table(tmp_path / "features.parquet")
+    times = ["event_time_ns", "ingest_time_ns", "sequence_num"]
+    assert table.column_names == ["product_id", *times, "warm", *CORE_1.names]
+    assert table["product_id"].to_pylist() == ["ETH-USD", "BTC-USD", "BTC-USD", "ETH-USD"]
+    assert {str(table.schema.field(name).type) for name in CORE_1.names} == {"double"}
+    assert table.schema.metadata[b"volcast.schema.hash"] == CORE_1.hash.encode()
+    assert table.schema.metadata[b"volcast.schema.name"] == b"core/1"
+
+
+def test_a_file_without_rows_can_be_read(tmp_path: Path) -> None:
+    FeatureParquetWriter(tmp_path / "features.parquet").close()
+    assert len(read_features(tmp_path / "features.parquet")) == 0
+
+
+def test_a_file_has_its_name_only_once_it_is_complete(tmp_path: Path) -> None:
+    target = tmp_path / "features.parquet"
+    with FeatureParquetWriter(target) as writer:
+        write(writer, some_rows(70_000))
+        assert not target.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["features.parquet"]
+
+
+def test_an_error_leaves_the_file_of_before_as_it_was(tmp_path: Path) -> None:
+    target = tmp_path / "features.parquet"
+    with FeatureParquetWriter(target) as writer:
+        write(writer, some_rows(3))
+    break_after(FeatureParquetWriter(target), some_rows(9))
+    assert_equal(read_features(target), some_rows(3))
+    assert [path.name for path in tmp_path.iterdir()] == ["features.parquet"]
+
+
+def test_an_error_leaves_a_directory_the_rows_it_was_given(tmp_path: Path) -> None:
+    break_after(FeatureParquetWriter(tmp_path), some_rows(9))
+    assert_equal(read_features(tmp_path), some_rows(9))
+
+
+def test_a_directory_rolls_by_rows(tmp_path: Path) -> None:
+    with FeatureParquetWriter(tmp_path / "new" / "dir", roll_rows=10) as writer:
+        for start in range(0, 24, 4):
+            write(writer, some_rows(4, start))
+    files = sorted((tmp_path / "new" / "dir").iterdir())
+    assert [len(read_features(file)) for file in files] == [12, 12]
+    assert [file.name for file in files] == ["features_20260405T223513Z-2.parquet", "features_20260405T223513Z.parquet"]
+
+
+def test_a_directory_rolls_by_time_though_nothing_comes(tmp_path: Path) -> None:
+    clock = Clock()
+    writer = FeatureParquetWriter(tmp_path, roll_s=60, clock=clock)
+    write(writer, some_rows(4))
+    clock.now = 59.0
+    writer.roll_if_due()
+    assert not list(tmp_path.glob("*.parquet"))
+    clock.now = 60.0
+    writer.roll_if_due()
+    assert [len(read_features(file)) for file in tmp_path.glob("*.parquet")] == [4]
+    clock.now = 1000.0
+    writer.roll_if_due()
+    writer.close()
+    assert len(list(tmp_path.iterdir())) == 1  # no row, no file
+
+
+def test_writers_of_one_directory_never_replace_each_others_files(tmp_path: Path) -> None:
+    first, second = FeatureParquetWriter(tmp_path), FeatureParquetWriter(tmp_path)
+    write(first, some_rows(1))
+    write(second, some_rows(2))
+    first.close()
+    second.close()
+    assert sorted(len(read_features(file)) for file in tmp_path.glob("*.parquet")) == [1, 2]
+
+
+def test_a_kill_leaves_earlier_files_and_the_next_writer_clears_up(tmp_path: Path) -> None:
+    script = (
+        "import sys, time, pathlib\n"
+        "from tests.pipeline.test_parquet import FeatureParquetWriter, some_rows, write\n"
+        "writer = FeatureParquetWriter(pathlib.Path(sys.argv[1]), roll_rows=100)\n"
+        "write(writer, some_rows(100)); write(writer, some_rows(70_000, 100)); write(writer, some_rows(7))\n"
+        "print('written', flush=True); time.sleep(60)\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, cwd=root)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"written\n"
+    living = FeatureParquetWriter(tmp_path)
+    hidden = [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert len(hidden) == 1  # a writer that lives keeps its file
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert sorted(len(read_features(file)) for file in tmp_path.glob("*.parquet")) == [100, 70_000]
+    FeatureParquetWriter(tmp_path).close()
+    assert not hidden[0].exists()
+    living.close()
+
+
+def test_reading_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
+    def refusal(path: Path) -> str:
+        with pytest.raises(InputError) as raised:
+            read_features(path)
+        assert "\n" not in str(raised.value)
+        return str(raised.value)
+
+    assert "No such file" in refusal(tmp_path / "missing.parquet")
+    assert "holds no .parquet file" in refusal(tmp_path)
+    good = tmp_path / "good.parquet"
+    with FeatureParquetWriter(good) as writer:
+        write(writer, some_rows(1000))
+    bad = tmp_path / "bad.parquet"
+    bad.write_bytes(b"not a parquet file")
+    assert "not a complete Parquet file" in refusal(bad)
+    bad.write_bytes(good.read_bytes()[:-100])
+    assert "not a complete Parquet file" in refusal(bad)
+    table = pq.read_table(good)
+    pq.write_table(
+        table.replace_schema_metadata({b"volcast.schema.hash": b"abc", b"volcast.schema.name": b"other/2"}), bad
+    )
+    assert f"expected schema core/1 ({CORE_1.hash}), got other/2 (abc)" in refusal(bad)
+    pq.write_table(table.replace_schema_metadata({}), bad)
+    assert "got none (no hash)" in refusal(bad)
+    pq.write_table(table.drop_columns(["volatility"]), bad)
+    assert "no column volatility" in refusal(bad)
+    wrong = table.set_column(1, "event_time_ns", pa.array(["x"] * 1000))
+    pq.write_table(wrong.replace_schema_metadata(ARROW_SCHEMA.metadata), bad)
+    assert "event_time_ns: expected int64, got string" in refusal(bad)
+
+
+def test_a_flipped_bit_never_gives_other_rows(tmp_path: Path) -> None:
+    path, want = tmp_path / "features.parquet", some_rows(1000)
+    with FeatureParquetWriter(path) as writer:
+        write(writer, want)
+    whole = path.read_bytes()
+    data_bytes = len(whole) - int.from_bytes(whole[-8:-4], "little") - 8  # what is left is the footer
+    noticed = 0
+    for at in range(4, data_bytes, data_bytes // 100):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
+        try:
+            assert_equal(read_features(path), want)  # what hit a byte without meaning
+        except InputError:
+            noticed += 1
+    assert noticed > 90
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        FeatureParquetWriter(tmp_path / "file" / "features.parquet")

@@ -1,0 +1,92 @@
+"""The server and the gateway as processes of their own, as a user starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from common.status import STATUS_FD
+
+READY_S = 30.0
+
+
+class Process:
+    """A running `volcast` command that has said it is ready."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], reports: IO[bytes], log: IO[bytes]) -> None:
+        self.popen = popen
+        self.ready = _first_report(reports, log)
+        self._reports = reports
+        self._log = log
+
+    @property
+    def address(self) -> str:
+        return f"{self.ready['host']}:{self.ready['port']}"
+
+    def events(self) -> list[dict[str, Any]]:
+        self._log.seek(0)
+        return [json.loads(line) for line in self._log.read().splitlines()]
+
+    def abandon(self) -> int:
+        """Does what a supervisor does that is killed: nobody reads the reports any more."""
+        self._reports.close()
+        return self.popen.wait(15)
+
+    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 15.0) -> int:
+        self.popen.send_signal(number)
+        return self.popen.wait(timeout_s)
+
+
+@contextmanager
+def running(command: str, *options: str, cwd: Path | None = None, **environ: str) -> Iterator[Process]:
+    """Starts `volcast COMMAND` and waits until it is ready; ends it at the end, if it still runs."""
+    read_end, write_end = os.pipe()
+    env = {**os.environ, STATUS_FD: str(write_end), "VOLCAST_LOG__FORMAT": "json", **environ}
+    with tempfile.TemporaryFile() as log, os.fdopen(read_end, "rb", buffering=0) as reports:
+        popen = subprocess.Popen(
+            [sys.executable, "-m", "cli.main", command, *options], env=env, pass_fds=[write_end], stderr=log, cwd=cwd
+        )
+        os.close(write_end)
+        try:
+            yield Process(popen, reports, log)
+        finally:
+            if popen.poll() is None:
+                popen.kill()
+                popen.wait()
+
+
+def _first_report(reports: IO[bytes], log: IO[bytes]) -> dict[str, Any]:
+    readable, _, _ = select.select([reports], [], [], READY_S)
+    line = reports.readline() if readable else b""
+    if not line:
+        log.seek(0)
+        raise AssertionError(f"not ready: {log.read().decode()}")
+    report: dict[str, Any] = json.loads(line)
+    assert report["event"] == "ready"
+    return report
+
+
+def serve(models: Path, **environ: str) -> Any:
+    options = ("--port", "0", "--metrics-port", "0", "--models-dir", str(models))
+    return running("serve", *options, **environ)
+
+
+def run_to_end(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """A `volcast` command that ends by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "cli.main", *arguments],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )

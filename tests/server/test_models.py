@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from common.bundle import MANIFEST_FILE, MODEL_FILE, Manifest
+from common.errors import BundleError, InputError, ModelNotFoundError
+from server.core.models import Repository, load_bundle, version_order
+from server.core.requests import Selection
+from tests.server.bundles import EXAMPLE, Logistic, rows, write_bundle
+
+SHIPPED = Path(__file__).resolve().parents[2] / "models"
+
+
+def loaded(models: Path) -> Repository:
+    repository = Repository("volatility")
+    repository.load(models)
+    return repository
+
+
+def test_every_bundle_below_the_folder_is_held(tmp_path: Path) -> None:
+    for name, version in (("volatility", "1"), ("volatility", "2"), ("jumps", "1")):
+        write_bundle(tmp_path, name, version)
+    (tmp_path / "README.md").write_text("not a model")
+    (tmp_path / ".hidden" / "1").mkdir(parents=True)
+    (tmp_path / "volatility" / ".partial").mkdir()
+    held = loaded(tmp_path).held
+    assert sorted(held.models) == [("jumps", "1"), ("volatility", "1"), ("volatility", "2")]
+    assert held.failures == ()
+
+
+def test_a_held_model_predicts_as_its_bundle_promises(tmp_path: Path) -> None:
+    write_bundle(tmp_path, seed=5, threshold=0.25)
+    model = loaded(tmp_path).resolve(Selection())
+    assert (model.name, model.version, model.threshold) == ("volatility", "1", 0.25)
+    assert_allclose(model.predictor.predict(rows(4)), Logistic(5).predict(rows(4)), rtol=0, atol=1e-12)
+
+
+def test_stable_is_the_highest_number_and_not_the_last_in_the_alphabet(tmp_path: Path) -> None:
+    for version in ("9", "10", "2", "experiment"):
+        write_bundle(tmp_path, version=version)
+    repository = loaded(tmp_path)
+    assert repository.resolve(Selection()).version == "10"
+    assert repository.resolve(Selection(label="stable")).version == "10"
+    assert repository.held.labels(repository.resolve(Selection(version="10"))) == ["stable"]
+    assert repository.held.labels(repository.resolve(Selection(version="9"))) == []
+
+
+def test_versions_sort_by_value_with_names_below() -> None:
+    assert sorted(["10", "b", "9", "a"], key=version_order) == ["a", "b", "9", "10"]
+
+
+@pytest.mark.parametrize(
+    ("selection", "field", "text"),
+    [
+        (Selection(name="moon"), "model.name", "no model 'moon'; held: volatility"),
+        (Selection(version="7"), "model.version", "model 'volatility' has no version '7'; held: 9, 10"),
+        (Selection(label="canary"), "model.label", "model 'volatility' has no label 'canary'; assigned: stable"),
+    ],
+)
+def test_what_is_not_held_is_named(tmp_path: Path, selection: Selection, field: str, text: str) -> None:
+    for version in ("9", "10"):
+        write_bundle(tmp_path, version=version)
+    with pytest.raises(ModelNotFoundError) as raised:
+        loaded(tmp_path).resolve(selection)
+    (violation,) = raised.value.violations
+    assert (violation.field, violation.description) == (field, text)
+
+
+def _without(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def _flip_a_byte(folder: Path) -> None:
+    path = folder / MODEL_FILE
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _cut_manifest(folder: Path) -> None:
+    path = folder / MANIFEST_FILE
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def _move(folder: Path) -> None:
+    shutil.copytree(folder, folder.parent / "3")
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (_without(MODEL_FILE), "model.onnx cannot be read: No such file"),
+        (_without(MANIFEST_FILE), "manifest.json cannot be read: No such file"),
+        (_flip_a_byte, "model.onnx is damaged: SHA-256"),
+        (_cut_manifest, "manifest.json: Input data was truncated"),
+        (_move, "the manifest says volatility/2, the folder volatility/3"),
+    ],
+)
+def test_a_damaged_bundle_is_reported_and_the_others_serve(
+    tmp_path: Path, damage: Callable[[Path], None], reason: str
+) -> None:
+    write_bundle(tmp_path)
+    damage(write_bundle(tmp_path, version="2"))
+    repository = loaded(tmp_path)
+    assert repository.resolve(Selection()).version == "1"
+    (failure,) = repository.held.failures
+    assert reason in failure.reason
+    assert repository.load_failures == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda one: msgspec.structs.replace(one, format=99), "format: expected 1, got 99"),
+        (
+            lambda one: msgspec.structs.replace(one, schema=msgspec.structs.replace(one.schema, hash="beef")),
+            "schema.hash: expected",
+        ),
+        (
+            lambda one: msgspec.structs.replace(one, self_test=msgspec.structs.replace(one.self_test, features=(1.0,))),
+            "self_test.features: expected 11 values, got 1",
+        ),
+        (
+            lambda one: msgspec.structs.replace(
+                one, self_test=msgspec.structs.replace(one.self_test, probability=0.123)
+            ),
+            "self-test: expected probability 0.123, got 0.",
+        ),
+    ],
+)
+def test_a_manifest_that_does_not_fit_its_model_is_refused(
+    tmp_path: Path, change: Callable[[Manifest], Manifest], reason: str
+) -> None:
+    folder = write_bundle(tmp_path, change=change)
+    with pytest.raises(BundleError, match=reason):
+        load_bundle(folder, "volatility", "1")
+
+
+def test_a_graph_of_another_width_is_refused_with_the_bundles_path(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, graph=Logistic(1).graph(width=12))
+    with pytest.raises(BundleError, match="volatility/1: input features: expected"):
+        load_bundle(folder, "volatility", "1")
+
+
+def test_a_version_damaged_later_stays_as_it_was_loaded(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path)
+    repository = loaded(tmp_path)
+    before = repository.resolve(Selection())
+    _flip_a_byte(folder)
+    repository.load(tmp_path)
+    assert repository.resolve(Selection()) is before
+    assert "is damaged" in repository.held.failures[0].reason
+
+
+def test_a_load_does_not_disturb_whoever_works_on_what_was_held(tmp_path: Path) -> None:
+    write_bundle(tmp_path)
+    repository = loaded(tmp_path)
+    held = repository.held
+    write_bundle(tmp_path, version="2", seed=2)
+    repository.load(tmp_path)
+    assert list(held.models) == [("volatility", "1")]
+    assert repository.resolve(Selection()).version == "2"
+
+
+def test_a_models_folder_that_is_missing_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"models folder .*: No such file or directory"):
+        loaded(tmp_path / "none")
+
+
+def test_the_shipped_bundle_passes_its_own_self_test() -> None:
+    repository = loaded(SHIPPED)
+    assert repository.held.failures == ()
+    probability = repository.resolve(Selection()).predictor.predict(np.array([EXAMPLE]))
+    assert 0 <= probability[0] <= 1

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import grpc
+import pytest
+from google.protobuf import descriptor_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+SERVICES = {
+    "volcast.v1.InferenceService",
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+}
+
+
+@pytest.fixture(params=["v1", "v1alpha"])
+def reflect(request: pytest.FixtureRequest, channel: grpc.Channel) -> grpc.StreamStreamMultiCallable:
+    return channel.stream_stream(f"/grpc.reflection.{request.param}.ServerReflection/ServerReflectionInfo")
+
+
+def ask(reflect: grpc.StreamStreamMultiCallable, **question: str) -> reflection_pb2.ServerReflectionResponse:
+    request = reflection_pb2.ServerReflectionRequest(**question)
+    (answer,) = reflect(iter([request.SerializeToString()]), timeout=20)
+    return reflection_pb2.ServerReflectionResponse.FromString(answer)
+
+
+def test_every_service_is_listed(reflect: grpc.StreamStreamMultiCallable) -> None:
+    answer = ask(reflect, list_services="")
+    assert {one.name for one in answer.list_services_response.service} == SERVICES
+
+
+@pytest.mark.parametrize("service", sorted(SERVICES))
+def test_every_listed_service_is_described(reflect: grpc.StreamStreamMultiCallable, service: str) -> None:
+    answer = ask(reflect, file_containing_symbol=service)
+    files = [
+        descriptor_pb2.FileDescriptorProto.FromString(raw)
+        for raw in answer.file_descriptor_response.file_descriptor_proto
+    ]
+    assert service in {f"{file.package}.{one.name}" for file in files for one in file.service}
+
+
+def test_an_unknown_symbol_is_answered_by_an_error(reflect: grpc.StreamStreamMultiCallable) -> None:
+    answer = ask(reflect, file_containing_symbol="moon.Phase")
+    assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+
+
+def test_bytes_that_are_no_question_are_invalid(reflect: grpc.StreamStreamMultiCallable) -> None:
+    with pytest.raises(grpc.RpcError) as raised:
+        list(reflect(iter([b"\xff"]), timeout=20))
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from cli.main import run_command
+from common.bundle import read_bundle
+from tests.training.synthetic import market, write_recording
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+def train(*arguments: object) -> int:
+    return run_command(["train", *map(str, arguments)])
+
+
+def one_line(capfd: pytest.CaptureFixture[str]) -> str:
+    """What went to standard error; a traceback or a second line is a failure."""
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def long_recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recording(tmp_path_factory.mktemp("long") / "BTC-USD_long.ndjson", *market(7200, seed=5))
+
+
+def test_writes_a_bundle_and_says_what_it_did(
+    long_recording: Path, out: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train(long_recording, "--out", out) == 0
+    text = capfd.readouterr().out
+    words = ("not_warm", "har_logit", "PR-AUC", "Walk-forward", "chance", "one row takes")
+    assert [word for word in words if word not in " ".join(text.split())] == []
+    assert f"wrote {out / 'volatility' / '1'}" in text
+    assert read_bundle(out / "volatility" / "1")[0].data == (long_recording.name,)
+
+
+def test_json_is_one_object_and_the_next_version_is_taken(
+    long_recording: Path, out: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (out / "volatility" / "1").mkdir(parents=True)
+    assert train("--data", long_recording, "--out", out, "--json") == 0
+    printed = json.loads(capfd.readouterr().out)
+    assert printed["bundle"] == str(out / "volatility" / "2")
+    assert printed["metrics"].keys() == {"logistic", "zscore", "ewma", "har_logit"}
+    assert printed["rows"]["ticks"] == 7200
+
+
+def test_an_existing_version_is_named(out: Path, recording: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (out / "volatility" / "3").mkdir(parents=True)
+    assert train(recording, "--out", out, "--version", 3) == 2
+    assert "exists: choose another --version, or replace it with --force" in one_line(capfd)
+
+
+def test_an_unknown_model_type_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    assert train("--model-type", "oracle") == 2
+    assert "'oracle' is not" in one_line(capfd)
+
+
+def test_without_data_it_says_where_it_looked(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VOLCAST_DATA_DIR", str(tmp_path))
+    assert train("--out", out) == 1
+    line = one_line(capfd)
+    assert "no data found" in line
+    assert "VOLCAST_DATA_DIR" in line
+    assert "../shared/data" in line
+
+
+def test_files_and_data_together_are_refused(recording: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert train(recording, "--data", recording) == 2
+    assert "not both" in one_line(capfd)
+
+
+def test_a_file_that_is_not_there_is_named(out: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert train(tmp_path / "absent.ndjson", "--out", out) == 1
+    assert "absent.ndjson: no such file" in one_line(capfd)
+
+
+def test_a_corrupt_file_is_named_with_its_first_fault(
+    out: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    damaged = tmp_path / "damaged.ndjson.gz"
+    damaged.write_bytes(gzip.compress(b"x" * 1000)[:-12])
+    assert train(damaged, "--out", out) == 1
+    line = one_line(capfd)
+    assert "no tick in" in line
+    assert "damaged.ndjson.gz:1" in line
+    assert not out.exists()
+
+
+def test_damaged_lines_are_counted_and_the_rest_is_used(
+    long_recording: Path, out: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    damaged = tmp_path / "damaged.ndjson"
+    lines = long_recording.read_text().splitlines()
+    lines[100] = lines[100][:50]
+    damaged.write_text("\n".join(lines))
+    assert train(damaged, "--out", out, "--json") == 0
+    rows = json.loads(capfd.readouterr().out)["rows"]
+    assert rows["dead_not_json"] == 1
+    assert rows["ticks"] == 7199
+
+
+def test_too_little_data_says_how_much_is_needed(out: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    short = write_recording(tmp_path / "short.ndjson", *market(300, seed=0))
+    assert train(short, "--out", out) == 1
+    assert "too little data: 180 usable rows, at least 900 are needed" in one_line(capfd)
+    assert not out.exists()
+
+
+def test_a_market_that_stands_still_is_single_class(
+    out: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    time_ns, mid = market(1500, seed=0)
+    still = write_recording(tmp_path / "still.ndjson", time_ns, 0 * mid + 90_000)
+    assert train(still, "--out", out) == 1
+    assert "single-class labels" in one_line(capfd)
+
+
+def test_a_name_that_would_leave_the_folder_is_refused(recording: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert train(recording, "--name", "../elsewhere") == 2
+    assert "--name: expected letters, digits" in one_line(capfd)
+
+
+def test_help_shows_an_example(capfd: pytest.CaptureFixture[str]) -> None:
+    assert train("--help") == 0
+    assert "volcast train --data data/archive" in capfd.readouterr().out

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.training.synthetic import market, write_recording
+from training import experiment, metrics
+from training.dataset import Dataset, read_dataset
+from training.experiment import Experiment, Settings
+
+SECONDS = 3600
+
+
+@pytest.fixture(scope="session")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An hour of one tick a second."""
+    return write_recording(tmp_path_factory.mktemp("recordings") / "BTC-USD_made_up.ndjson", *market(SECONDS, seed=3))
+
+
+@pytest.fixture(scope="session")
+def dataset(recording: Path) -> Dataset:
+    return read_dataset([recording], horizon_s=60, sample_period_s=1)
+
+
+@pytest.fixture(scope="session")
+def settings() -> Settings:
+    return Settings(folds=4)
+
+
+@pytest.fixture(scope="session")
+def trained(dataset: Dataset, settings: Settings) -> Experiment:
+    return experiment.run(dataset.rows, settings)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def few_resamples() -> Iterator[None]:
+    """Intervals are as wide with fewer draws, only rougher; the test of the shipped bundle draws them all."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(metrics, "RESAMPLES", 20)
+    yield
+    patch.undo()

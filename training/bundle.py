@@ -1,0 +1,175 @@
+"""From an experiment to a bundle on disk: export, gate, manifest, and a write that is whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from common.bundle import (
+    MANIFEST_FILE,
+    MANIFEST_FORMAT,
+    MODEL_FILE,
+    Manifest,
+    ManifestFeature,
+    ManifestLabel,
+    ManifestSchema,
+    ManifestSpan,
+    SelfTest,
+)
+from common.errors import InputError, UsageError
+from common.schema import CORE_1
+from training import export, metrics
+from training.dataset import Dataset
+from training.experiment import Experiment, Part
+from training.rows import Rows
+from training.ticks import NS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    manifest: Manifest
+    model: bytes
+
+
+def build_bundle(name: str, version: str, dataset: Dataset, experiment: Experiment) -> Bundle:
+    """Exports, compares with the trained form on every row, and says all there is to say.
+
+    Nothing in it depends on the hour or the machine: the same data, code and seed give the same bytes.
+    Raises TrainingError where the exported form differs.
+    """
+    model = export.to_onnx(experiment.model.fitted)
+    exported = export.onnx_probabilities(model, dataset.rows.features)
+    error = export.check_parity(exported, experiment.model.fitted.probabilities(dataset.rows))
+    settings, final = experiment.settings, experiment.final
+    manifest = Manifest(
+        format=MANIFEST_FORMAT,
+        name=name,
+        version=version,
+        kind=settings.model_type,
+        created=_day(int(dataset.rows.time_ns[-1])),
+        schema=ManifestSchema(
+            CORE_1.name, CORE_1.hash, tuple(ManifestFeature(one.name, one.unit) for one in CORE_1.features)
+        ),
+        label=ManifestLabel(settings.horizon_s, settings.quantile, final.threshold),
+        decision_threshold=experiment.model.decision_threshold,
+        training=_span(final.train, final.train_y),
+        evaluation=_span(final.test, final.test_y),
+        metrics={name: _digits(one.metrics) for name, one in experiment.candidates.items()},
+        data=dataset.files,
+        data_sha256=dataset.sha256,
+        model_sha256=hashlib.sha256(model).hexdigest(),
+        opset=export.OPSET,
+        parity_max_abs_error=float(f"{error:.2g}"),
+        self_test=_self_test(dataset.rows, exported),
+        parameters=_parameters(experiment),
+        rows=_row_counts(dataset, final),
+        walk_forward={
+            name: _digits(metrics.mean_of_folds(one.fold_metrics)) for name, one in experiment.candidates.items()
+        },
+    )
+    return Bundle(manifest, model)
+
+
+def _day(time_ns: int) -> str:
+    # Of the last row, not of today: a bundle made again is the same bundle.
+    return datetime.fromtimestamp(time_ns // NS_PER_S, UTC).date().isoformat()
+
+
+def _span(rows: Rows, y: NDArray[np.int8]) -> ManifestSpan:
+    return ManifestSpan(int(rows.time_ns[0]), int(rows.time_ns[-1]), len(rows), int(y.sum()))
+
+
+def _digits(values: dict[str, float]) -> dict[str, float]:
+    return {name: float(f"{value:.6g}") for name, value in values.items()}
+
+
+def _self_test(rows: Rows, exported: NDArray[np.float64]) -> SelfTest:
+    """The likeliest spike: a graph that ignores its input or lost its weights does not give that answer."""
+    row = int(np.argmax(exported))
+    return SelfTest(tuple(rows.features[row].tolist()), float(f"{exported[row]:.12g}"))
+
+
+def _parameters(experiment: Experiment) -> dict[str, float]:
+    settings = experiment.settings
+    return {
+        "l2_strength": experiment.model.strength,
+        "sample_period_s": settings.sample_period_s,
+        "final_share": settings.final_share,
+        "folds": settings.folds,
+        "threshold_rows": settings.threshold_rows,
+        "embargo_s": settings.window_s + settings.horizon_s,
+        "bootstrap_block_s": metrics.BLOCK_NS / NS_PER_S,
+        "bootstrap_resamples": metrics.RESAMPLES,
+        "seed": settings.seed,
+    }
+
+
+def _row_counts(dataset: Dataset, final: Part) -> dict[str, int]:
+    split = final.split
+    return dataset.counts | {
+        "purged": split.purged,
+        "embargoed": split.embargoed,
+        "training": len(split.train),
+        "evaluation": len(split.test),
+    }
+
+
+def bundle_folder(out: Path, name: str, version: int | None, force: bool) -> Path:
+    """Where a bundle goes: the version asked for, or the next free one. Raises UsageError where it is taken."""
+    if version is None:
+        taken = [int(one.name) for one in (out / name).glob("*") if one.name.isdecimal()]
+        version = max(taken, default=0) + 1
+    folder = out / name / str(version)
+    if folder.exists() and not force:
+        raise UsageError(f"bundle {folder} exists: choose another --version, or replace it with --force")
+    return folder
+
+
+def write_bundle(folder: Path, bundle: Bundle) -> None:
+    """Writes beside the folder and renames, so that a server never sees half a bundle.
+
+    Raises InputError where the disk refuses; what was there before is then still there.
+    """
+    making = folder.with_name(f".{folder.name}.new-{os.getpid()}")
+    replaced = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    try:
+        making.mkdir(parents=True)
+        _write(making / MODEL_FILE, bundle.model)
+        _write(making / MANIFEST_FILE, msgspec.json.format(msgspec.json.encode(bundle.manifest), indent=2) + b"\n")
+        if folder.exists():
+            folder.rename(replaced)
+        making.rename(folder)
+    except OSError as error:
+        if replaced.exists() and not folder.exists():
+            replaced.rename(folder)
+        raise InputError(f"bundle {folder}: cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def one_row_latency_us(model: bytes, row: NDArray[np.float64], calls: int = 2000) -> float:
+    """Median time of one call with one row (1, features), in ONNX Runtime on one thread."""
+    session = export.session(model)
+    taken = []
+    for _ in range(calls):
+        start = time.perf_counter_ns()
+        session.run(["probability"], {"features": row})
+        taken.append(time.perf_counter_ns() - start)
+    return float(np.median(taken)) / 1000

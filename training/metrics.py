@@ -1,0 +1,109 @@
+"""How good probabilities of a rare event are, and how sure of that one may be.
+
+PR-AUC is average precision (scikit-learn's step sum, no interpolation). Lift is PR-AUC over the base
+rate, which is what random ranks score. Brier skill is 1 − Brier / Brier of a constant forecast
+(Murphy 1973, "A new vector partition of the probability score", Journal of Applied Meteorology 12),
+against two constants: climatology, the rate of spikes in the training rows that τ was taken from,
+known beforehand; and the scored rows' own rate, known to nobody and so the harder one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    f1_score,
+    log_loss,
+    precision_recall_curve,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
+
+BLOCK_NS = 300_000_000_000  # five minutes: longer than window + horizon, and volatility clusters
+RESAMPLES = 500
+
+
+def evaluate(
+    y: NDArray[np.int8], probability: NDArray[np.float64], threshold: float, climatology: float
+) -> dict[str, float]:
+    """Metrics over (rows,). A row is an alert where its probability >= threshold.
+
+    What only both classes together define (ranks, recall, skill against the rows' own rate) is left
+    out where y holds one class.
+    """
+    brier = brier_score_loss(y, probability, pos_label=1)
+    alert = probability >= threshold
+    values = {
+        "base_rate": np.mean(y),
+        "mean_probability": np.mean(probability),
+        "brier": brier,
+        "brier_skill": 1 - brier / np.mean(np.square(y - climatology)),
+        "log_loss": log_loss(y, probability, labels=[0, 1]),
+        "alert_rate": np.mean(alert),
+    }
+    if 0 < np.mean(y) < 1:
+        values |= _of_both_classes(y, probability, alert)
+    return {name: float(value) for name, value in values.items()}
+
+
+def _of_both_classes(
+    y: NDArray[np.int8], probability: NDArray[np.float64], alert: NDArray[np.bool_]
+) -> dict[str, float]:
+    pr_auc = average_precision_score(y, probability)
+    return {
+        "pr_auc": pr_auc,
+        "pr_auc_lift": pr_auc / np.mean(y),
+        "roc_auc": roc_auc_score(y, probability),
+        "brier_skill_own_rate": 1 - brier_score_loss(y, probability) / np.var(y),
+        "precision": precision_score(y, alert, zero_division=0.0),
+        "recall": recall_score(y, alert),
+        "f1": f1_score(y, alert, zero_division=0.0),
+    }
+
+
+def mean_of_folds(folds: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Each metric's mean over the folds that define it, and how many folds there are and hold a spike."""
+    names = dict.fromkeys(name for fold in folds for name in fold)
+    means = {name: float(np.mean([fold[name] for fold in folds if name in fold])) for name in names}
+    return means | {"folds": len(folds), "folds_with_spikes": sum("pr_auc" in fold for fold in folds)}
+
+
+def best_f1_threshold(y: NDArray[np.int8], probability: NDArray[np.float64]) -> float:
+    """The threshold with the highest F1 on (rows,), down to a millionth; meant for validation rows only."""
+    precision, recall, thresholds = precision_recall_curve(y, probability)
+    total = precision + recall
+    f1 = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
+    return float(np.floor(thresholds[np.argmax(f1[:-1])] * 1e6) / 1e6)
+
+
+def bootstrap_pr_auc(
+    y: NDArray[np.int8], probabilities: NDArray[np.float64], time_ns: NDArray[np.int64], seed: int
+) -> NDArray[np.float64]:
+    """PR-AUC of resampled rows: probabilities (models, rows) -> (resamples, models).
+
+    Whole blocks of time are drawn with replacement (Carlstein 1986, "The use of subseries values for
+    estimating the variance of a general statistic from a stationary sequence", Annals of Statistics
+    14), since neighbouring rows are far from independent. All models see the same draws, so their
+    differences are paired. Draws without a positive are drawn again.
+    """
+    _, block = np.unique(time_ns // BLOCK_NS, return_inverse=True)
+    blocks = int(block.max()) + 1
+    random = np.random.default_rng(seed)
+    samples: list[list[float]] = []
+    while len(samples) < RESAMPLES:
+        times_drawn = np.bincount(random.integers(blocks, size=blocks), minlength=blocks)
+        weight = times_drawn[block].astype(np.float64)
+        if weight @ y > 0:
+            samples.append([float(average_precision_score(y, one, sample_weight=weight)) for one in probabilities])
+    return np.array(samples)
+
+
+def interval(samples: NDArray[np.float64]) -> tuple[float, float]:
+    """The middle 95 % of (resamples,)."""
+    low, high = np.quantile(samples, [0.025, 0.975])
+    return float(low), float(high)
