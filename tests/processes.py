@@ -103,8 +103,8 @@ _numbers = itertools.count(1)
 
 
 def fresh_topics() -> Topics:
-    """Names that no other test has."""
-    number = next(_numbers)
+    """Names that no other test has, nor another run on the same broker."""
+    number = f"{os.getpid()}-{time.time_ns()}-{next(_numbers)}"
     return Topics(**{name: f"{name}-{number}" for name in Topics.__struct_fields__})
 
 

@@ -77,9 +77,11 @@ class Sink:
             {
                 **client_settings(config),
                 "linger.ms": config.linger_ms,
-                "enable.idempotence": False,
+                # Ticks keep their order whatever is retried. One request in flight alone does not see to that: the
+                # first batch for a new topic, refused until its leader stands, was overtaken by the second in 4
+                # of 40 runs on Apache Kafka 4.4 (0 of 60 with idempotence).
+                "enable.idempotence": True,
                 "acks": "all",
-                # One request under way at a time, so that a retry cannot overtake: ticks keep their order.
                 # Bulk is faster for it (408 against 161 thousand messages/s on the embedded broker: larger
                 # batches); a message waits for the acknowledgement before it, 0.2 ms there.
                 "max.in.flight.requests.per.connection": 1,
