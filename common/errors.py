@@ -10,7 +10,8 @@ VolcastError
 │   └── DeadlineError    it did not answer in time
 ├── RequestError         a caller's request is wrong (the fields at fault)
 │   ├── SchemaMismatchError  the rows were packed for another feature schema
-│   └── ModelNotFoundError   no such model, version or label
+│   └── NotFoundError        what the request names is not here
+│       └── ModelNotFoundError  no such model, version or label
 └── OverloadedError      too much work is waiting
 
 A command prints the message as its one line and exits with `exit_code`. The gRPC and REST edges map
@@ -89,7 +90,11 @@ class SchemaMismatchError(RequestError):
         self.expected = expected
 
 
-class ModelNotFoundError(RequestError):
+class NotFoundError(RequestError):
+    pass
+
+
+class ModelNotFoundError(NotFoundError):
     pass
 
 

@@ -14,6 +14,7 @@ from common.errors import (
     DeadlineError,
     FieldViolation,
     ModelNotFoundError,
+    NotFoundError,
     OverloadedError,
     RequestError,
     SchemaMismatchError,
@@ -28,7 +29,7 @@ _DOMAIN = "volcast"
 # The first kind that fits decides, so a subclass stands before its base.
 CODES: tuple[tuple[type[VolcastError], int], ...] = (
     (SchemaMismatchError, code_pb2.FAILED_PRECONDITION),
-    (ModelNotFoundError, code_pb2.NOT_FOUND),
+    (NotFoundError, code_pb2.NOT_FOUND),
     (RequestError, code_pb2.INVALID_ARGUMENT),
     (OverloadedError, code_pb2.RESOURCE_EXHAUSTED),
     (DeadlineError, code_pb2.DEADLINE_EXCEEDED),
