@@ -107,6 +107,7 @@ class ServerConfig(Section, frozen=True):
     host: Text = "127.0.0.1"
     port: Port = 50051
     models_dir: Text = "models"
+    watch_s: Seconds = 2.0  # how often the models folder is looked at for changes; 0: only when asked to
     default_model: Text = "volatility"
     max_rows: Positive = 65_536  # of one request
     max_message_bytes: Positive = 16 * 1024 * 1024

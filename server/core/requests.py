@@ -50,6 +50,7 @@ class PredictInput(msgspec.Struct, frozen=True):
 
     rows: PackedInput | NamedInput | None
     selection: Selection = DEFAULT_SELECTION
+    routing_key: str = ""  # decides between stable and canary where `selection` names neither version nor label
 
 
 class Result(msgspec.Struct, frozen=True):
