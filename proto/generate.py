@@ -18,7 +18,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent / "docs"
-PROTOS = sorted(str(path.relative_to(HERE)) for path in HERE.glob("volcast/v1/*.proto"))
+PROTOS = sorted(str(path.relative_to(HERE)) for path in HERE.glob("volcast/**/*.proto"))
+OURS = [path for path in PROTOS if path.startswith("volcast/v1/")]  # the page is about these
 SERVICES = {path for path in PROTOS if "\nservice " in (HERE / path).read_text()}
 
 
@@ -39,7 +40,7 @@ def generate(out: Path, page_dir: Path) -> None:
         print("proto: protoc-gen-doc is not on PATH; docs/contract.md is left as it stands")
         return
     page = [f"--plugin=protoc-gen-doc={plugin}", f"--doc_out={page_dir}"]
-    protoc(*page, f"--doc_opt={DOCS / 'contract.tmpl'},contract.md", *PROTOS)
+    protoc(*page, f"--doc_opt={DOCS / 'contract.tmpl'},contract.md", *OURS)
 
 
 def lint() -> bool:

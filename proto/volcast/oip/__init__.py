@@ -1,0 +1,1 @@
+"""The Open Inference Protocol, beside our own contract."""
