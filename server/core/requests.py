@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from server.core.models import Model
+    from server.core.tensors import TensorInput
 
 Matrix = NDArray[np.float64]  # (rows, features of the schema), finite
 Vector = NDArray[np.float64]  # (rows,)
@@ -48,7 +49,7 @@ DEFAULT_SELECTION = Selection()
 class PredictInput(msgspec.Struct, frozen=True):
     """One request. `rows` is None where the caller sent no rows."""
 
-    rows: PackedInput | NamedInput | None
+    rows: PackedInput | NamedInput | TensorInput | None
     selection: Selection = DEFAULT_SELECTION
     routing_key: str = ""  # decides between stable and canary where `selection` names neither version nor label
 

@@ -8,13 +8,16 @@ which have room for 8 KiB.
 from __future__ import annotations
 
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from common.errors import FieldViolation, RequestError, SchemaMismatchError
 from common.schema import FeatureSchema
 from server.core.requests import Matrix, NamedInput, PackedInput, Vector
+
+if TYPE_CHECKING:
+    from server.core.tensors import TensorInput
 
 # The numbers of volcast.v1.DataType.
 DTYPES: dict[int, np.dtype[np.floating[Any]]] = {1: np.dtype("<f4"), 2: np.dtype("<f8")}
@@ -24,15 +27,17 @@ _MAX_QUOTED = 40
 _FEW = 64
 
 
-def to_matrix(rows: PackedInput | NamedInput | None, schema: FeatureSchema, max_rows: int) -> Matrix:
+def to_matrix(rows: PackedInput | NamedInput | TensorInput | None, schema: FeatureSchema, max_rows: int) -> Matrix:
     """The matrix (rows, features of `schema`) of one request.
 
     Raises SchemaMismatchError for rows packed for another schema, RequestError for every other fault.
     """
-    if type(rows) is PackedInput:
+    if isinstance(rows, PackedInput):
         return packed_matrix(rows, schema, max_rows)
-    if type(rows) is NamedInput:
+    if isinstance(rows, NamedInput):
         return named_matrix(rows, schema, max_rows)
+    if rows is not None:
+        return rows.to_matrix(schema, max_rows)
     raise RequestError.of("rows", "expected `named` or `packed` rows, got none")
 
 

@@ -1,0 +1,88 @@
+"""Rows that come as named tensors: the matrix `features`, or one tensor a feature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import RequestError
+from common.schema import FeatureSchema
+from server.core.requests import Matrix
+from server.core.rows import FLOAT64, all_finite
+
+FEATURES = "features"
+_MAX_QUOTED = 40
+
+
+class Tensor(msgspec.Struct, frozen=True, gc=False):
+    """A tensor of as many values as its shape of one or two dimensions says, float32 or float64, row-major."""
+
+    name: str
+    shape: tuple[int, ...]
+    values: NDArray[np.floating[Any]]
+
+
+class TensorInput(msgspec.Struct, frozen=True):
+    """The tensors of one request. Neither names nor shapes are checked against a schema."""
+
+    tensors: list[Tensor]
+
+    def to_matrix(self, schema: FeatureSchema, max_rows: int) -> Matrix:
+        """The matrix (rows, features of `schema`); raises RequestError."""
+        tensors = self.tensors
+        if len(tensors) == 1 and tensors[0].name == FEATURES:
+            return _whole(tensors[0], schema, max_rows)
+        _require_each_feature_once(tensors, schema)
+        return _by_feature(tensors, schema, max_rows)
+
+
+def _whole(tensor: Tensor, schema: FeatureSchema, max_rows: int) -> Matrix:
+    shape, width = tensor.shape, len(schema)
+    if len(shape) != 2 or shape[1] != width or not 0 < shape[0] <= max_rows:
+        expected = f"[rows, {width}], 1 to {max_rows} rows"
+        raise RequestError.of("inputs[0].shape", f"{FEATURES}: expected {expected}, got {list(shape)}")
+    # float32 widens exactly; float64 stays as it lies in the message.
+    flat = np.asarray(tensor.values, FLOAT64)
+    if not all_finite(flat):
+        row, column = divmod(int(np.argmin(np.isfinite(flat))), width)
+        value = flat[row * width + column]
+        what = f"row {row}, feature {schema.names[column]}: expected a finite number, got {value}"
+        raise RequestError.of("inputs[0]", what)
+    return flat.reshape(shape)
+
+
+def _require_each_feature_once(tensors: list[Tensor], schema: FeatureSchema) -> None:
+    known, seen = frozenset(schema.names), set[str]()
+    for index, tensor in enumerate(tensors):
+        field, name = f"inputs[{index}].name", tensor.name
+        if name in seen:
+            raise RequestError.of(field, f"{name[:_MAX_QUOTED]!a} is given twice")
+        if name not in known:
+            takes = f"{FEATURES!a} alone, or each feature of schema {schema.name}"
+            raise RequestError.of(field, f"no input {name[:_MAX_QUOTED]!a} here; the model takes {takes}")
+        seen.add(name)
+    if len(seen) < len(known):
+        missing = ", ".join(name for name in schema.names if name not in seen) if seen else FEATURES
+        raise RequestError.of("inputs", f"missing: {missing}")
+
+
+def _by_feature(tensors: list[Tensor], schema: FeatureSchema, max_rows: int) -> Matrix:
+    rows = tensors[0].shape[0]
+    matrix = np.empty((rows if 0 < rows <= max_rows else 0, len(schema)), FLOAT64)
+    columns = {name: column for column, name in enumerate(schema.names)}
+    for index, tensor in enumerate(tensors):
+        shape = tensor.shape
+        if not 0 < shape[0] <= max_rows or shape[0] != rows or shape[1:] not in ((), (1,)):
+            of = f"{rows} rows as inputs[0] has" if index and 0 < rows <= max_rows else f"1 to {max_rows} rows"
+            expected = f"[rows] or [rows, 1], {of}"
+            raise RequestError.of(f"inputs[{index}].shape", f"{tensor.name}: expected {expected}, got {list(shape)}")
+        values = np.asarray(tensor.values, FLOAT64)
+        if not all_finite(values):
+            row = int(np.argmin(np.isfinite(values)))
+            what = f"row {row}, feature {tensor.name}: expected a finite number, got {values[row]}"
+            raise RequestError.of(f"inputs[{index}]", what)
+        matrix[:, columns[tensor.name]] = values
+    return matrix
