@@ -12,6 +12,8 @@ VolcastError
 │   ├── SchemaMismatchError  the rows were packed for another feature schema
 │   └── NotFoundError        what the request names is not here
 │       └── ModelNotFoundError  no such model, version or label
+├── UnsupportedError     the request is right, but this server does not do that
+├── UnauthenticatedError no bearer token, or none that is known here
 └── OverloadedError      too much work is waiting
 
 A command prints the message as its one line and exits with `exit_code`. The gRPC and REST edges map
@@ -95,6 +97,14 @@ class NotFoundError(RequestError):
 
 
 class ModelNotFoundError(NotFoundError):
+    pass
+
+
+class UnsupportedError(VolcastError):
+    pass
+
+
+class UnauthenticatedError(VolcastError):
     pass
 
 

@@ -19,6 +19,7 @@ from common.errors import (
     RequestError,
     SchemaMismatchError,
     UnavailableError,
+    UnsupportedError,
     VolcastError,
 )
 
@@ -31,9 +32,11 @@ CODES: tuple[tuple[type[VolcastError], int], ...] = (
     (SchemaMismatchError, code_pb2.FAILED_PRECONDITION),
     (NotFoundError, code_pb2.NOT_FOUND),
     (RequestError, code_pb2.INVALID_ARGUMENT),
+    (UnauthenticatedError, code_pb2.UNAUTHENTICATED),
     (OverloadedError, code_pb2.RESOURCE_EXHAUSTED),
     (DeadlineError, code_pb2.DEADLINE_EXCEEDED),
     (UnavailableError, code_pb2.UNAVAILABLE),
+    (UnsupportedError, code_pb2.UNIMPLEMENTED),
 )
 
 
@@ -81,11 +84,15 @@ def from_status(status: status_pb2.Status, server: str) -> VolcastError:
         return ModelNotFoundError(violations or [FieldViolation("model", message)])
     if status.code == code_pb2.RESOURCE_EXHAUSTED:
         return OverloadedError(message, retry_after_s)
+    if status.code == code_pb2.UNAUTHENTICATED:
+        return UnauthenticatedError(message)
     line = f"inference server at {server}: {code_pb2.Code.Name(status.code)}: {' '.join(message.split())}"
     if status.code == code_pb2.DEADLINE_EXCEEDED:
         return DeadlineError(line)
     if status.code in (code_pb2.UNAVAILABLE, code_pb2.CANCELLED):
         return UnavailableError(line)
+    if status.code == code_pb2.UNIMPLEMENTED:
+        return UnsupportedError(line)
     return VolcastError(line)
 
 
