@@ -94,6 +94,10 @@ class IngestConfig(Section, frozen=True):
 
 class WorkerConfig(Section, frozen=True):
     server: str = ""  # the inference server it asks; empty: the one at server.host and server.port
+    server_token_file: str = ""  # this and the next three: as in gateway
+    server_ca: str = ""
+    server_cert: str = ""
+    server_key: str = ""
     group_id: Text = "volcast-worker"
     parquet_dir: str = "data/features"  # empty: no Parquet
     max_batch_ticks: Positive = 1000
@@ -111,6 +115,28 @@ class ServerConfig(Section, frozen=True):
     default_model: Text = "volatility"
     max_rows: Positive = 65_536  # of one request
     max_message_bytes: Positive = 16 * 1024 * 1024
+    front: Literal["auto", "native", "grpcio"] = "auto"  # auto: native, but for what only grpcio can (TLS)
+    max_batch: Positive = 1024  # rows of one run of a model; a larger request is a run of its own
+    max_queue: Positive = 512  # calls that wait for the model; the next is refused at once
+    max_queue_delay_us: Annotated[int, msgspec.Meta(ge=0)] = 0  # how long a batch waits for more calls
+    # While calls are arriving the native front looks for the next one so long before it sleeps: a wake-up
+    # costs more than that. 0: sleeps at once.
+    spin_us: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 50
+    # The limits below bound what one caller can take from the others; server/security/limits.py applies them.
+    max_concurrent_streams: Positive = 1024  # of one connection: many times what keeps a core busy
+    max_metadata_bytes: Positive = 16 * 1024  # of one call's headers: tokens and traces take 2 KiB
+    min_ping_interval_s: PositiveSeconds = 10.0  # a caller that pings more often, a few times over, is dropped
+    keepalive_s: PositiveSeconds = 60.0  # a connection silent for so long is asked whether it lives
+    keepalive_timeout_s: PositiveSeconds = 20.0  # and dropped where it does not answer
+    handshake_timeout_s: PositiveSeconds = 10.0  # from accept to the end of TLS and HTTP/2 settings
+    max_connections: Positive = 16_384  # of the process; each takes some memory and a descriptor
+    tls_cert: str = ""  # PEM chain, the server's own first; empty: plaintext
+    tls_key: str = ""  # its PEM key
+    tls_client_ca: str = ""  # PEM; set: a caller must show a certificate that one of these signed (mTLS)
+    tokens_file: str = ""  # lines of `sha256hex name`, as `volcast token` prints them; empty: none is asked for
+    health_needs_token: bool = False  # of grpc.health.v1; probes of orchestrators bring none
+    allow_plaintext: bool = False  # beyond loopback
+    reflection: bool = True
     drain_s: Seconds = 5.0
     metrics_host: Text = "127.0.0.1"
     metrics_port: Port = 9101
@@ -121,6 +147,14 @@ class GatewayConfig(Section, frozen=True):
     port: Port = 8000
     server: str = ""  # as worker.server
     timeout_s: PositiveSeconds = 2.0
+    tls_cert: str = ""  # of its own HTTPS; empty: plain HTTP
+    tls_key: str = ""
+    tokens_file: str = ""  # as server.tokens_file, and empty: that one
+    allow_plaintext: bool = False  # beyond loopback
+    server_token_file: str = ""  # holds the token the gateway shows to the server
+    server_ca: str = ""  # PEM of who signed the server's certificate; empty: plaintext to the server
+    server_cert: str = ""  # PEM the gateway shows to a server that asks for certificates
+    server_key: str = ""
 
 
 class Config(Section, frozen=True):
@@ -141,6 +175,8 @@ class Config(Section, frozen=True):
         self._fill("kafka", "bootstrap_servers", broker)
         self._fill("worker", "server", server)
         self._fill("gateway", "server", server)
+        # Who closes one door means both.
+        self._fill("gateway", "tokens_file", self.server.tokens_file)
 
     def _fill(self, name: str, key: str, address: str) -> None:
         section = getattr(self, name)

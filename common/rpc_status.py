@@ -18,6 +18,7 @@ from common.errors import (
     OverloadedError,
     RequestError,
     SchemaMismatchError,
+    UnauthenticatedError,
     UnavailableError,
     UnsupportedError,
     VolcastError,

@@ -117,6 +117,12 @@ def test_who_asks_follows_the_server_and_the_broker_to_another_address(host: str
     assert (config.server.host, config.broker.host) == (host, host)
 
 
+def test_who_asks_for_tokens_at_the_server_asks_for_them_at_the_gateway() -> None:
+    environ = {"VOLCAST_SERVER__TOKENS_FILE": "tokens"}
+    assert load_config(environ=environ).gateway.tokens_file == "tokens"
+    assert load_config(environ=environ | {"VOLCAST_GATEWAY__TOKENS_FILE": "other"}).gateway.tokens_file == "other"
+
+
 def test_addresses_that_are_set_stay_as_they_are() -> None:
     path = written("server: {port: 1}\nworker: {server: a:1}\ngateway: {server: b:2}\nkafka: {bootstrap_servers: c:3}")
     assert addresses(load_config(path, NO_ENVIRONMENT)) == ("a:1", "b:2", "c:3")

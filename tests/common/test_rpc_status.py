@@ -11,6 +11,7 @@ from common.errors import (
     OverloadedError,
     RequestError,
     SchemaMismatchError,
+    UnauthenticatedError,
     UnavailableError,
     VolcastError,
 )
@@ -26,6 +27,7 @@ VIOLATIONS = [FieldViolation("packed.values", "too short"), FieldViolation("pack
         (ModelNotFoundError(VIOLATIONS[:1]), code_pb2.NOT_FOUND),
         (SchemaMismatchError("beef", "cafe"), code_pb2.FAILED_PRECONDITION),
         (OverloadedError("too much work is waiting", 0.25), code_pb2.RESOURCE_EXHAUSTED),
+        (UnauthenticatedError("no token"), code_pb2.UNAUTHENTICATED),
         (DeadlineError("late"), code_pb2.DEADLINE_EXCEEDED),
         (UnavailableError("draining"), code_pb2.UNAVAILABLE),
     ],
