@@ -8,6 +8,8 @@ The manifest is what training promises and the server checks. The ONNX graph tak
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +21,8 @@ from common.schema import Feature, FeatureSchema
 MANIFEST_FORMAT = 1
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
+MAX_MANIFEST_BYTES = 1024 * 1024
+MAX_MODEL_BYTES = 512 * 1024 * 1024  # it is held in memory while it is checked
 
 Unit = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
@@ -95,12 +99,18 @@ def read_bundle(folder: Path) -> tuple[Manifest, bytes]:
 
     Raises BundleError, saying which file and why.
     """
-    manifest = _read_manifest(folder / MANIFEST_FILE)
-    path = folder / MODEL_FILE
-    try:
-        model = path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"bundle {folder}: {MODEL_FILE} cannot be read: {error.strerror}") from None
+    manifest, model = bundle_files(folder)
+    return parse_bundle(folder, manifest, model), model
+
+
+def bundle_files(folder: Path) -> tuple[bytes, bytes]:
+    """What manifest.json and model.onnx hold, unchecked; raises BundleError where they cannot be read."""
+    return read_inside(folder, MANIFEST_FILE, MAX_MANIFEST_BYTES), read_inside(folder, MODEL_FILE, MAX_MODEL_BYTES)
+
+
+def parse_bundle(folder: Path, manifest_bytes: bytes, model: bytes) -> Manifest:
+    """The manifest, checked against the model's bytes; raises BundleError. `folder` is only named."""
+    manifest = _parse_manifest(folder, manifest_bytes)
     digest = hashlib.sha256(model).hexdigest()
     if digest != manifest.model_sha256:
         raise BundleError(
@@ -108,16 +118,37 @@ def read_bundle(folder: Path) -> tuple[Manifest, bytes]:
             f"{manifest.model_sha256[:12]}…"
         )
     manifest.feature_schema()
-    return manifest, model
+    return manifest
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_inside(folder: Path, name: str, limit: int) -> bytes:
+    """The bytes of a plain file of at most `limit` bytes in `folder`; raises BundleError.
+
+    A link is followed where it stays in the folder: mounted volumes are made of such links. Nothing is
+    waited for: a pipe in the place of a file would hold up whoever opens it.
+    """
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except OSError as error:
-        raise BundleError(f"bundle {path.parent}: {path.name} cannot be read: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BundleError(f"bundle {path.parent}: {path.name}: {error}") from None
+        path = (folder / name).resolve(strict=True)
+        if not path.is_relative_to(folder.resolve(strict=True)):
+            raise BundleError(f"bundle {folder}: {name} is a link that leads outside its folder")
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise BundleError(f"bundle {folder}: {name} is no plain file")
+            data = stream.read(limit + 1)
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)  # a loop of links is a RuntimeError before 3.13
+        raise BundleError(f"bundle {folder}: {name} cannot be read: {reason}") from None
+    if len(data) > limit:
+        raise BundleError(f"bundle {folder}: {name}: expected at most {limit} bytes")
+    return data
+
+
+def _parse_manifest(folder: Path, data: bytes) -> Manifest:
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"bundle {folder}: {MANIFEST_FILE}: {error}") from None
     if manifest.format != MANIFEST_FORMAT:
-        raise BundleError(f"bundle {path.parent}: format: expected {MANIFEST_FORMAT}, got {manifest.format}")
+        raise BundleError(f"bundle {folder}: format: expected {MANIFEST_FORMAT}, got {manifest.format}")
     return manifest

@@ -1,102 +1,103 @@
 """The models a server holds: loaded from bundles, checked, warmed up, swapped in one assignment.
 
-Layout on disk: `<models>/<name>/<version>/{model.onnx, manifest.json}`. The label "stable" points at the
-highest numeric version of each name. Readers take `Repository.held` once and work on that: it never
-changes, a load makes a new one. A bundle that cannot be loaded never replaces one that could.
+Readers take `Repository.held` once and work on that: it never changes, a load makes a new one. A bundle
+that cannot be loaded never replaces one that could, and whoever holds a Model may finish with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
-
-from common.bundle import Manifest, read_bundle
-from common.errors import BundleError, InputError, ModelNotFoundError
-from common.schema import FeatureSchema
-from server.core.predictor import Predictor
+from common.errors import BundleError, ModelNotFoundError
+from server.core.bundles import Found, find_bundles, load_bundle, read_labels
+from server.core.held import CANARY, SHADOW, STABLE, Canary, Failure, Held, Model, version_order
+from server.core.labels import Assigned, CanaryLabel, Labels, assign, highest
 from server.core.requests import Selection
 
-STABLE = "stable"
-SELF_TEST_TOLERANCE = 1e-6
-# One row, a burst, a full message: each shape of batch makes ONNX Runtime plan its memory once.
-WARM_UP_ROWS = (1, 2, 32, 256)
+__all__ = [
+    "CANARY",
+    "SHADOW",
+    "STABLE",
+    "Canary",
+    "Changes",
+    "Failure",
+    "Held",
+    "Model",
+    "Repository",
+    "load_bundle",
+    "version_order",
+]
 
-
-@dataclass(frozen=True, eq=False)
-class Model:
-    """One version, ready to predict."""
-
-    name: str
-    version: str
-    schema: FeatureSchema
-    threshold: float  # decision threshold, in [0, 1]
-    predictor: Predictor
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A bundle that could not be loaded, and why."""
-
-    name: str
-    version: str
-    reason: str
-
-
-def _nothing() -> Mapping[tuple[str, str], Model]:
-    return MappingProxyType({})
+ByVersion = dict[str, Model]
 
 
 @dataclass(frozen=True)
-class Held:
-    """What is served at one moment."""
+class Changes:
+    """What one load did."""
 
-    models: Mapping[tuple[str, str], Model] = field(default_factory=_nothing)  # by name and version
-    labelled: Mapping[tuple[str, str], Model] = field(default_factory=_nothing)  # by name and label
-    failures: tuple[Failure, ...] = ()
+    held: Held
+    loaded: tuple[Model, ...]  # new, or made of other bytes than before
+    retired: tuple[Model, ...]  # no longer held under their name and version
+    refused: tuple[Failure, ...]  # failures that were not there before
+    relabelled: tuple[str, ...]  # names whose labels or shares are others now
 
-    def labels(self, model: Model) -> list[str]:
-        return sorted(label for (_, label), one in self.labelled.items() if one is model)
+    @property
+    def swapped(self) -> bool:
+        return bool(self.loaded or self.retired or self.relabelled)
 
 
 class Repository:
-    def __init__(self, default_model: str) -> None:
+    """wall_s: the time of day, for `last_good_load_s`; the core reads no clock of its own."""
+
+    def __init__(self, default_model: str, wall_s: Callable[[], float] = lambda: 0.0) -> None:
         self.default_model = default_model
         self.held = Held()
-        self.load_failures = 0  # since the start
+        self.load_failures = 0  # since the start, each reason counted once for as long as it stands
+        self.swaps = 0  # since the start
+        self.last_good_load_s = 0.0  # when a load last refused nothing; 0: never
+        self._wall_s = wall_s
+        self._loading = threading.Lock()
 
     def load(self, folder: Path) -> Held:
-        """Loads every bundle below `folder` and puts what could be loaded in place of what was held.
+        """As `reload`."""
+        return self.reload(folder).held
+
+    def reload(self, folder: Path) -> Changes:
+        """Loads what changed below `folder` and swaps it in; one at a time, on the calling thread.
 
         A version that was held before and cannot be loaded now stays as it was; the failure is told in
-        `failures`. Raises InputError where the folder itself cannot be read.
+        `Held.failures`. Raises InputError where the folder itself cannot be read; then nothing changes.
         """
-        models: dict[tuple[str, str], Model] = {}
-        failures: list[Failure] = []
-        for name, version, bundle in find_bundles(folder):
-            try:
-                models[name, version] = load_bundle(bundle, name, version)
-            except BundleError as error:
-                failures.append(Failure(name, version, str(error)))
-                self.load_failures += 1
-                previous = self.held.models.get((name, version))
-                if previous is not None:
-                    models[name, version] = previous
-        self.held = Held(MappingProxyType(models), MappingProxyType(_stable(models.values())), tuple(failures))
-        return self.held
+        with self._loading:
+            before = self.held
+            held = _Load(before, self.default_model, find_bundles(folder)).run()
+            changes = _compare(before, held)
+            self.held = held
+            self.swaps += changes.swapped
+            self.load_failures += len(changes.refused)
+            if not held.failures:
+                self.last_good_load_s = self._wall_s()
+            return changes
 
-    def resolve(self, selection: Selection) -> Model:
-        """Raises ModelNotFoundError, naming the field that led nowhere."""
+    def resolve(self, selection: Selection, routing_key: str = "") -> Model:
+        """The model that is to answer. routing_key: decides between stable and canary where nothing is selected.
+
+        Raises ModelNotFoundError, naming the field that led nowhere.
+        """
         held = self.held
         name = selection.name or self.default_model
-        model = (
-            held.models.get((name, selection.version))
-            if selection.version
-            else held.labelled.get((name, selection.label or STABLE))
-        )
+        if selection.version:
+            model = held.models.get((name, selection.version))
+        elif routing_key and held.canaries and not selection.label:
+            canary = held.canaries.get(name)
+            chosen = CANARY if canary is not None and canary.split.picks(routing_key) else STABLE
+            model = held.labelled.get((name, chosen))
+        else:
+            model = held.labelled.get((name, selection.label or STABLE))
         if model is None:
             raise self._not_found(held, name, selection)
         return model
@@ -110,61 +111,123 @@ class Repository:
             known = ", ".join(sorted(versions, key=version_order))
             what = f"model {name!a} has no version {selection.version[:64]!a}; held: {known}"
             return ModelNotFoundError.of("model.version", what)
-        known = ", ".join(sorted(label for held_name, label in held.labelled if held_name == name))
-        what = f"model {name!a} has no label {selection.label[:64]!a}; assigned: {known}"
+        known = ", ".join(sorted(label for held_name, label in held.labelled if held_name == name)) or "none"
+        what = f"model {name!a} has no label {(selection.label or STABLE)[:64]!a}; assigned: {known}"
         return ModelNotFoundError.of("model.label", what)
 
 
-def find_bundles(folder: Path) -> list[tuple[str, str, Path]]:
-    """(name, version, path) of each folder that stands where a bundle belongs, in order."""
-    try:
-        names = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-        return [
-            (name.name, version.name, version)
-            for name in names
-            for version in sorted(name.iterdir(), key=lambda path: version_order(path.name))
-            if version.is_dir() and not version.name.startswith(".")
-        ]
-    except OSError as error:
-        raise InputError(f"models folder {folder}: {error.strerror}") from None
+class _Load:
+    """One load: what is held next, from what is held and what lies in the folder."""
 
+    def __init__(self, before: Held, default_model: str, found: Found) -> None:
+        self._before = before
+        self._default_model = default_model
+        self._found = found
+        self._failures = list(found.failures)
+        self._unread = {failure.name for failure in found.failures if not failure.version}
+        self._models: dict[tuple[str, str], Model] = {}
+        self._labelled: dict[tuple[str, str], Model] = {}
+        self._canaries: dict[str, Canary] = {}
+        self._shadows: dict[str, tuple[Model, ...]] = {}
 
-def version_order(version: str) -> tuple[int, str]:
-    """Numbers by value, above every other name."""
-    return (int(version) if version.isdecimal() else -1, version)
-
-
-def load_bundle(folder: Path, name: str, version: str) -> Model:
-    """Reads, checks and warms up one bundle; raises BundleError naming the bundle and what is wrong with it."""
-    manifest, graph = read_bundle(folder)
-    if (manifest.name, manifest.version) != (name, version):
-        raise BundleError(
-            f"bundle {folder}: the manifest says {manifest.name}/{manifest.version}, the folder {name}/{version}"
+    def run(self) -> Held:
+        on_disk: dict[str, ByVersion] = {}
+        for (name, version), bundle in self._found.bundles.items():
+            previous = self._before.models.get((name, version))
+            try:
+                model: Model | None = load_bundle(bundle, name, version, previous)
+            except BundleError as error:
+                self._failures.append(Failure(name, version, str(error)))
+                model = previous
+            if model is not None:
+                on_disk.setdefault(name, {})[version] = model
+        for failure in self._found.failures:
+            # What could be read before and cannot be now is kept as a bundle is that cannot be loaded.
+            for (name, version), model in self._before.models.items():
+                if name == failure.name and failure.version in ("", version):
+                    on_disk.setdefault(name, {})[version] = model
+        for name in sorted({*on_disk, *(name for name, _ in self._before.models)}):
+            self._hold(name, on_disk.get(name, {}))
+        return Held(
+            MappingProxyType(self._models),
+            MappingProxyType(self._labelled),
+            tuple(self._failures),
+            MappingProxyType(self._canaries),
+            MappingProxyType(self._shadows),
         )
-    schema = manifest.feature_schema()
-    try:
-        predictor = Predictor(graph, len(schema))
-        _self_test(predictor, manifest, len(schema))
-        for rows in WARM_UP_ROWS:
-            predictor.predict(np.tile(np.array(manifest.self_test.features, np.float64), (rows, 1)))
-    except BundleError as error:
-        raise BundleError(f"bundle {folder}: {error}") from None
-    return Model(name, version, schema, manifest.decision_threshold, predictor)
+
+    def _hold(self, name: str, on_disk: ByVersion) -> None:
+        """Decides which versions of a name stay, and puts its labels on them."""
+        held = {version: model for (one, version), model in self._before.models.items() if one == name}
+        gone = {version: model for version, model in held.items() if version not in on_disk}
+        if name in self._unread:
+            assigned, kept = _assigned(self._before, name), {}
+        elif on_disk:
+            assigned = self._assign(name, on_disk, gone)
+            kept = {version: model for version, model in gone.items() if model in assigned.models()}
+        elif name == self._default_model:
+            # The only ones of the model that is answered by default: a folder by mistake away ends no service.
+            assigned, kept = _assigned(self._before, name), gone
+        else:
+            return
+        for version in kept:
+            self._failures.append(Failure(name, version, "its folder is gone; the version is kept, as it is in use"))
+        for version, model in {**on_disk, **kept}.items():
+            self._models[name, version] = model
+        for label, model in assigned.labelled.items():
+            self._labelled[name, label] = model
+        if assigned.canary is not None:
+            self._canaries[name] = assigned.canary
+        if assigned.shadows:
+            self._shadows[name] = assigned.shadows
+
+    def _assign(self, name: str, on_disk: ByVersion, gone: ByVersion) -> Assigned:
+        path = self._found.labels.get(name)
+        if path is None:
+            return highest(name, on_disk)
+        labels = None
+        models = {**gone, **on_disk}
+        try:
+            labels = read_labels(path)
+            return assign(labels, name, models)
+        except BundleError as error:
+            self._failures.append(Failure(name, "", str(error)))
+        stayed = _labels(self._before, name)
+        if stayed is not None:
+            return assign(stayed, name, models)
+        # At the start there are none to stay by: the stable one alone, or nothing that nobody chose.
+        if labels is not None and labels.stable in models:
+            return assign(Labels(labels.stable), name, models)
+        return Assigned({})
 
 
-def _self_test(predictor: Predictor, manifest: Manifest, width: int) -> None:
-    test = manifest.self_test
-    if len(test.features) != width:
-        raise BundleError(f"self_test.features: expected {width} values, got {len(test.features)}")
-    try:
-        probabilities = predictor.predict(np.array([test.features], np.float64))
-    except Exception as error:  # whatever a broken graph makes ONNX Runtime raise
-        raise BundleError(f"self-test: the model cannot be run: {' '.join(str(error).split())[:300]}") from None
-    if probabilities.shape != (1,) or not abs(probabilities[0] - test.probability) <= SELF_TEST_TOLERANCE:
-        got = ", ".join(f"{one:.9g}" for one in probabilities[:3])
-        raise BundleError(f"self-test: expected probability {test.probability:.9g}, got {got or 'none'}")
+def _assigned(held: Held, name: str) -> Assigned:
+    labelled = {label: model for (one, label), model in held.labelled.items() if one == name}
+    return Assigned(labelled, held.canaries.get(name), held.shadows.get(name, ()))
 
 
-def _stable(models: Iterable[Model]) -> dict[tuple[str, str], Model]:
-    ordered = sorted(models, key=lambda model: version_order(model.version))
-    return {(model.name, STABLE): model for model in ordered}
+def _labels(held: Held, name: str) -> Labels | None:
+    """The labels of a name as a file would say them: by version, since a version may be loaded anew."""
+    assigned = _assigned(held, name)
+    if STABLE not in assigned.labelled:
+        return None
+    canary = assigned.canary
+    return Labels(
+        assigned.labelled[STABLE].version,
+        None if canary is None else CanaryLabel(canary.model.version, canary.split.share),
+        tuple(one.version for one in assigned.shadows),
+    )
+
+
+def _compare(before: Held, after: Held) -> Changes:
+    return Changes(
+        after,
+        loaded=tuple(one for key, one in after.models.items() if before.models.get(key) is not one),
+        retired=tuple(one for key, one in before.models.items() if key not in after.models),
+        refused=tuple(one for one in after.failures if one not in before.failures),
+        relabelled=tuple(name for name in _names(before, after) if _labels(before, name) != _labels(after, name)),
+    )
+
+
+def _names(*held: Held) -> list[str]:
+    return sorted({name for one in held for name, _ in one.models})

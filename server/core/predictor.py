@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnxruntime
 
@@ -11,6 +13,7 @@ from server.core.requests import Matrix, Vector
 INPUT = "features"
 OUTPUT = "probability"
 _FLOATS = {"tensor(double)", "tensor(float)"}
+_NEWEST_OPSET = re.compile(r"official support for domain (\S+) is till opset (\d+)")
 
 
 class Predictor:
@@ -27,7 +30,7 @@ class Predictor:
         try:
             self._session = onnxruntime.InferenceSession(model, _options(), providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors have no common base of their own
-            raise BundleError(f"ONNX Runtime cannot load it: {_one_line(error)}") from None
+            raise BundleError(_refusal(_one_line(error))) from None
         _check_graph(self._session, width)
 
     def predict(self, matrix: Matrix) -> Vector:
@@ -45,6 +48,8 @@ def _options() -> onnxruntime.SessionOptions:
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # Not guessed from the bytes: its own format would pass by what is checked of an ONNX file.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     options.log_severity_level = 4  # errors come as exceptions; its own lines on stderr are no JSON
     return options
 
@@ -72,5 +77,12 @@ def _fixed(dimension: object) -> bool:
     return isinstance(dimension, int)
 
 
+def _refusal(reason: str) -> str:
+    newest = _NEWEST_OPSET.search(reason)
+    if newest:
+        return f"opset: ONNX Runtime {onnxruntime.__version__} takes {newest[1]} up to {newest[2]}, model.onnx is newer"
+    return f"ONNX Runtime cannot load it: {reason[:300]}"
+
+
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    return " ".join(str(error).split())
