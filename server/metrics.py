@@ -11,18 +11,23 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
 
+from google.rpc import code_pb2
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from server.core.dataplane import Run
 from server.core.models import Repository
+from server.core.shadow import Shadows
+from server.model_metrics import model_metrics
 from server.state import ServerState
 
 # Seconds. One row takes tens of microseconds; the upper end is what a client would have given up on.
 BUCKETS_S = (
     0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5,
 )  # fmt: skip
-METHODS = ("Predict", "StreamPredict", "Health")
+METHODS = ("Predict", "StreamPredict", "Health")  # shown from the start, others once they were called
+CODE_NAMES: dict[int, str] = {number: name for name, number in code_pb2.Code.items()}
 
 
 class Histogram:
@@ -46,8 +51,9 @@ class Histogram:
 class ServerMetrics(Collector):
     """A frame of a stream counts as one request of StreamPredict."""
 
-    def __init__(self, repository: Repository, state: ServerState) -> None:
+    def __init__(self, repository: Repository, state: ServerState, shadows: Shadows | None = None) -> None:
         self._repository = repository
+        self._shadows = shadows
         self._state = state
         self._requests: dict[tuple[str, str], int] = {}
         self._rows: dict[tuple[str, str], int] = {}
@@ -57,12 +63,23 @@ class ServerMetrics(Collector):
     def request(self, method: str, code: str, duration_ns: int) -> None:
         key = (method, code)
         self._requests[key] = self._requests.get(key, 0) + 1
-        self._durations[method].observe_ns(duration_ns)
+        histogram = self._durations.get(method)
+        if histogram is None:
+            histogram = self._durations[method] = Histogram()
+        histogram.observe_ns(duration_ns)
 
-    def scored(self, name: str, version: str, rows: int, compute_ns: int) -> None:
-        key = (name, version)
-        self._rows[key] = self._rows.get(key, 0) + rows
-        self._compute.observe_ns(compute_ns)
+    def ran(self, run: Run) -> None:
+        """One run of a model, told by the batcher."""
+        key = (run.model.name, run.model.version)
+        self._rows[key] = self._rows.get(key, 0) + len(run.matrix)
+        self._compute.observe_ns(run.compute_ns)
+
+    def forget_trial(self) -> None:
+        """The server's own call before it was ready is nobody's request."""
+        self._requests.clear()
+        self._rows.clear()
+        self._durations = {method: Histogram() for method in METHODS}
+        self._compute = Histogram()
 
     def totals(self) -> dict[str, int]:
         """Requests, those that failed, and rows, since the start."""
@@ -84,7 +101,7 @@ class ServerMetrics(Collector):
             "From the arrival of a request at its handler to its answer.",
             labels=["method"],
         )
-        for method, histogram in self._durations.items():
+        for method, histogram in self._durations.copy().items():
             durations.add_metric([method], histogram.buckets(), histogram.sum_s)
         yield durations
         compute = HistogramMetricFamily("volcast_server_compute_seconds", "Time a model ran for one call.")
@@ -92,19 +109,7 @@ class ServerMetrics(Collector):
         yield compute
         ready = "Whether Predict is answered: warmed up and not draining."
         yield GaugeMetricFamily("volcast_server_ready", ready, value=float(self._state.ready))
-        yield from self._models()
-
-    def _models(self) -> Iterator[Metric]:
-        held = self._repository.held
-        models = GaugeMetricFamily("volcast_server_models", "1 for each version held.", labels=["model", "version"])
-        for name, version in held.models:
-            models.add_metric([name, version], 1.0)
-        yield models
-        yield CounterMetricFamily(
-            "volcast_server_model_load_failures",
-            "Bundles that could not be loaded.",
-            value=float(self._repository.load_failures),
-        )
+        yield from model_metrics(self._repository, self._shadows)
 
 
 def _counter(

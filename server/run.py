@@ -15,35 +15,52 @@ from typing import Any
 from common.config import ServerConfig
 from common.errors import BundleError
 from common.status import StatusPipe
+from server import service, trial
+from server.batching import BatchLoop
 from server.core.dataplane import DataPlane
 from server.core.models import Repository
 from server.core.requests import Selection
-from server.grpc.transport import GrpcServer
+from server.grpc import inference
+from server.grpc.methods import Methods
+from server.grpc.transport import GrpcioFront
+from server.http2.connection import Limits
 from server.metrics import ServerMetrics
+from server.native.front import NativeFront
 from server.state import ServerState
+from volcast.v1 import DataType, PackedRows, PredictRequest
 
 STATS_EVERY_S = 1.0
+
+
+Front = NativeFront | GrpcioFront
 
 
 async def run_server(config: ServerConfig, stop: threading.Event, status: StatusPipe, log: Any) -> None:
     """Returns after an orderly end. Raises VolcastError where the port is taken or no model can be used."""
     stopping = asyncio.Event()
     _end_on_signals(asyncio.get_running_loop(), stop, stopping)
-    state = ServerState(build=version("volcast"), front="grpcio")
+    state = ServerState(build=version("volcast"), front=chosen_front(config, log))
     repository = Repository(config.default_model)
     metrics = ServerMetrics(repository, state)
     plane = DataPlane(repository, config.max_rows, perf_counter_ns)
-    server = GrpcServer(plane, state, metrics, log, config.max_message_bytes)
-    port = await server.start(config.host, config.port)
+    batches = BatchLoop(plane, config.max_batch, config.max_queue, config.max_queue_delay_us, metrics.ran)
+    table, health = service.methods(repository, state, with_reflection=True)
+    front = _make_front(config, table, plane, batches, state, metrics, log)
+    port = await front.start(config.host, config.port)
     if not _is_loopback(config.host):
         log.warning("plaintext", host=config.host, port=port, hint="calls are not encrypted; keep the network private")
     try:
         # On a thread, so that health is answered (not serving) while models load.
         await asyncio.to_thread(load_models, repository, Path(config.models_dir), log)
+        state.accepting = True
+        await trial.call(config.host, port, f"/{inference.SERVICE}/Predict", _trial_request(repository))
+        metrics.forget_trial()
         metrics_port = await asyncio.to_thread(_serve_metrics, metrics, config)
-        server.set_serving()
-        log.info("ready", host=config.host, port=port, metrics_port=metrics_port, uptime_s=round(state.uptime_s, 3))
-        status.report("ready", host=config.host, port=port, metrics_port=metrics_port)
+        state.ready = True
+        health.set_serving(True)
+        about = {"host": config.host, "port": port, "metrics_port": metrics_port, "front": state.front}
+        log.info("ready", **about, uptime_s=round(state.uptime_s, 3))
+        status.report("ready", **about)
         asked = asyncio.ensure_future(stopping.wait())
         while not (stop.is_set() or asked.done()):
             await asyncio.wait([asked], timeout=STATS_EVERY_S)
@@ -51,9 +68,49 @@ async def run_server(config: ServerConfig, stop: threading.Event, status: Status
         asked.cancel()
         log.info("draining", drain_s=config.drain_s)
     finally:
-        await server.drain(config.drain_s)
+        state.draining, state.ready = True, False
+        health.close()
+        await front.drain(config.drain_s)
+        state.accepting = False
     status.report("summary", **metrics.totals())
     log.info("stopped", **metrics.totals())
+
+
+def chosen_front(config: ServerConfig, log: Any) -> str:
+    """The front that can serve what was asked, and is the faster one where both can."""
+    return "native" if config.front == "auto" else config.front
+
+
+def _make_front(
+    config: ServerConfig,
+    table: Methods,
+    plane: DataPlane,
+    batches: BatchLoop,
+    state: ServerState,
+    metrics: ServerMetrics,
+    log: Any,
+) -> Front:
+    if state.front == "native":
+        limits = Limits(max_message=config.max_message_bytes)
+        return NativeFront(table, plane, batches, state, metrics, log, limits, config.spin_us)
+    options = [
+        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.max_send_message_length", -1),
+        # Off, or a second server on the same port would silently take half of the calls.
+        ("grpc.so_reuseport", 0),
+    ]
+    return GrpcioFront(table, plane, batches, state, metrics, log, options)
+
+
+def _trial_request(repository: Repository) -> bytes:
+    model = repository.resolve(Selection())
+    rows = PackedRows(
+        schema_hash=model.schema.hash,
+        data_type=DataType.DATA_TYPE_FLOAT64,
+        row_count=1,
+        values=bytes(8 * len(model.schema)),
+    )
+    return PredictRequest(packed=rows).SerializeToString()
 
 
 def load_models(repository: Repository, folder: Path, log: Any) -> None:

@@ -10,8 +10,11 @@ from common.errors import UnavailableError
 
 @dataclass
 class ServerState:
+    """accepting: calls are answered. ready: health says so, which ends before the last call is answered."""
+
     build: str
     front: str
+    accepting: bool = False
     ready: bool = False
     draining: bool = False
     started_s: float = field(default_factory=monotonic)  # on the monotonic clock
@@ -20,6 +23,6 @@ class ServerState:
     def uptime_s(self) -> float:
         return monotonic() - self.started_s
 
-    def require_ready(self) -> None:
-        if not self.ready:
+    def require_accepting(self) -> None:
+        if not self.accepting:
             raise UnavailableError("the server is draining" if self.draining else "the server is starting")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -34,10 +35,13 @@ from server.run import run_server
     metavar="DIR",
     help="Folder of bundles, NAME/VERSION below it.",
 )
+@click.option("--front", type=click.Choice(["auto", "native", "grpcio"]), default=None, help="What carries the calls.")
+@click.option("--max-batch", type=click.IntRange(1), default=None, help="Rows of one run of a model, at most.")
+@click.option(
+    "--max-queue-delay-us", type=click.IntRange(0), default=None, help="How long a batch waits for more calls (0)."
+)
 @click.option("--metrics-port", type=click.IntRange(0, 65535), default=None, help="Port of /metrics for Prometheus.")
-def serve(
-    config_file: Path | None, host: str | None, port: int | None, models_dir: Path | None, metrics_port: int | None
-) -> None:
+def serve(config_file: Path | None, models_dir: Path | None, **options: Any) -> None:
     """The inference server: Predict, StreamPredict and Health over gRPC, with health checks and reflection.
 
     Holds every bundle below the models folder; "stable" is the highest version. SIGTERM drains and
@@ -46,7 +50,7 @@ def serve(
     stop = stop_on_signals()
     config = load_config(config_file)
     configure_logs(config.log, "server")
-    options = {"host": host, "port": port, "models_dir": models_dir and str(models_dir), "metrics_port": metrics_port}
+    options["models_dir"] = models_dir and str(models_dir)
     server = msgspec.structs.replace(config.server, **{key: one for key, one in options.items() if one is not None})
     require_free_port(server.host, server.port, "--port or server.port")
     require_free_port(server.metrics_host, server.metrics_port, "--metrics-port or server.metrics_port")

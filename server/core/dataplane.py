@@ -1,20 +1,22 @@
-"""One request through: which model, which rows, what it says. Every door calls this and nothing else.
+"""Requests through: which model, which rows, what it says. Every door calls this and nothing else.
 
-`prepare` and `compute` are apart so that whatever sits between them (a queue, a batcher) sees checked
-jobs only: a bad request fails alone, before it could spoil a batch.
+`prepare` and `compute` are apart so that what sits between them (server.core.batcher) sees checked jobs
+only: a bad request fails alone, before it could spoil a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
 
-from common.errors import RequestError
+from common.errors import RequestError, VolcastError
 from server.core.models import Model, Repository
-from server.core.requests import Matrix, PredictInput, Result
+from server.core.requests import Matrix, PredictInput, Result, Vector
 from server.core.rows import all_finite, to_matrix
+
+Outcome = Result | VolcastError
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -25,26 +27,73 @@ class Job(msgspec.Struct, frozen=True):
     arrived_ns: int  # on the data plane's clock
 
 
+class Run(msgspec.Struct, frozen=True):
+    """One run of a model: what an observer (metrics, shadows) is told after the answers."""
+
+    model: Model
+    matrix: Matrix
+    probabilities: Vector
+    compute_ns: int
+
+
+class Computed(msgspec.Struct, frozen=True):
+    outcomes: list[Outcome]  # one a job, in order
+    runs: list[Run]
+
+
 class DataPlane:
     """now_ns: a monotonic clock; the core reads no clock of its own."""
 
     def __init__(self, repository: Repository, max_rows: int, now_ns: Callable[[], int]) -> None:
         self.repository = repository
         self.now_ns = now_ns
-        self._max_rows = max_rows
+        self.max_rows = max_rows
 
     def prepare(self, request: PredictInput, arrived_ns: int) -> Job:
         """Raises RequestError, SchemaMismatchError or ModelNotFoundError."""
         model = self.repository.resolve(request.selection)
-        return Job(model, to_matrix(request.rows, model.schema, self._max_rows), arrived_ns)
+        return Job(model, to_matrix(request.rows, model.schema, self.max_rows), arrived_ns)
 
-    def compute(self, job: Job) -> Result:
-        """Raises RequestError where the model has no probability for a row, finite as its values are."""
+    def compute(self, jobs: Sequence[Job]) -> Computed:
+        """The outcome of each job; jobs of one model are one run of it.
+
+        A RequestError where the model has no probability for a row, finite as its values are.
+        """
+        if len(jobs) == 1 or all(job.model is jobs[0].model for job in jobs):
+            outcomes, run = self._run(jobs)
+            return Computed(outcomes, [run])
+        by_model: dict[int, list[int]] = {}
+        for index, job in enumerate(jobs):
+            by_model.setdefault(id(job.model), []).append(index)
+        by_index: dict[int, Outcome] = {}
+        runs = []
+        for indices in by_model.values():
+            outcomes, run = self._run([jobs[index] for index in indices])
+            by_index.update(zip(indices, outcomes, strict=True))
+            runs.append(run)
+        return Computed([by_index[index] for index in range(len(jobs))], runs)
+
+    def _run(self, jobs: Sequence[Job]) -> tuple[list[Outcome], Run]:
+        """Jobs of one model."""
+        model = jobs[0].model
+        matrix = jobs[0].matrix if len(jobs) == 1 else np.concatenate([job.matrix for job in jobs])
         started_ns = self.now_ns()
-        probabilities = job.model.predictor.predict(job.matrix)
-        ended_ns = self.now_ns()
-        if not all_finite(probabilities):
-            row = int(np.argmin(np.isfinite(probabilities)))
-            what = f"row {row}: outside the range of model {job.model.name}/{job.model.version}: it has no probability"
-            raise RequestError.of("rows", what)
-        return Result(job.model, probabilities, started_ns - job.arrived_ns, ended_ns - started_ns)
+        probabilities = model.predictor.predict(matrix)
+        compute_ns = self.now_ns() - started_ns
+        outcomes: list[Outcome] = []
+        finite, begin = all_finite(probabilities), 0
+        for job in jobs:
+            end = begin + len(job.matrix)
+            own = probabilities[begin:end]
+            if finite or all_finite(own):
+                outcomes.append(Result(model, own, started_ns - job.arrived_ns, compute_ns))
+            else:
+                outcomes.append(_out_of_range(model, own))
+            begin = end
+        return outcomes, Run(model, matrix, probabilities, compute_ns)
+
+
+def _out_of_range(model: Model, probabilities: Vector) -> RequestError:
+    row = int(np.argmin(np.isfinite(probabilities)))
+    what = f"row {row}: outside the range of model {model.name}/{model.version}: it has no probability"
+    return RequestError.of("rows", what)

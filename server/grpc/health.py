@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any
 
-import grpc
-from google.protobuf.message import DecodeError
-from google.rpc import code_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2 import DESCRIPTOR, HealthCheckRequest, HealthCheckResponse
 
-from server.grpc.inference import abort
+from common.errors import NotFoundError
+from server.grpc.inference import parse
+from server.grpc.methods import Methods, Stream, StreamContext, Unary
 
 SERVICE: str = DESCRIPTOR.services_by_name["Health"].full_name
 
@@ -28,15 +26,12 @@ class HealthDoor:
         self._changed = asyncio.Event()
         self._closed = False
 
-    def handlers(self) -> grpc.GenericRpcHandler:
-        return grpc.method_handlers_generic_handler(
-            SERVICE,
-            {
-                "Check": grpc.unary_unary_rpc_method_handler(self.check),
-                "List": grpc.unary_unary_rpc_method_handler(self.list),
-                "Watch": grpc.unary_stream_rpc_method_handler(self.watch),
-            },
-        )
+    def methods(self) -> Methods:
+        return {
+            f"/{SERVICE}/Check": Unary("Check", self.check),
+            f"/{SERVICE}/List": Unary("List", self.list),
+            f"/{SERVICE}/Watch": Stream("Watch", self.watch, one_request=True),
+        }
 
     def set_serving(self, serving: bool) -> None:
         self._serving = serving
@@ -48,21 +43,20 @@ class HealthDoor:
         self._closed = True
         self.set_serving(False)
 
-    async def check(self, raw: bytes, context: Any) -> bytes:
-        service = await _service(raw, context)
+    def check(self, raw: bytes) -> bytes:
+        service = parse(HealthCheckRequest, raw).service
         if service not in self._services:
-            message = f"unknown service {service[:64]!a}"
-            await abort(context, status_pb2.Status(code=code_pb2.NOT_FOUND, message=message))
+            raise NotFoundError.of("service", f"unknown service {service[:64]!a}")
         return self._answer(service).SerializeToString()
 
-    async def list(self, raw: bytes, context: Any) -> bytes:
+    def list(self, raw: bytes) -> bytes:
         statuses = {service: self._answer(service) for service in self._services}
         answer: bytes = health_pb2.HealthListResponse(statuses=statuses).SerializeToString()  # type: ignore[attr-defined]
         return answer
 
-    async def watch(self, raw: bytes, context: Any) -> None:
+    async def watch(self, context: StreamContext) -> None:
         """The status now and at each change. A service that is unknown is told as such and watched on."""
-        service = await _service(raw, context)
+        service = parse(HealthCheckRequest, await context.read() or b"").service
         told = None
         while True:
             changed, closed = self._changed, self._closed
@@ -80,12 +74,3 @@ class HealthDoor:
         if self._serving:
             return HealthCheckResponse(status=HealthCheckResponse.SERVING)
         return HealthCheckResponse(status=HealthCheckResponse.NOT_SERVING)
-
-
-async def _service(raw: bytes, context: Any) -> str:
-    try:
-        name: str = HealthCheckRequest.FromString(raw).service
-    except DecodeError:
-        message = f"the bytes are no {HealthCheckRequest.DESCRIPTOR.full_name}"
-        await abort(context, status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message=message))
-    return name

@@ -9,39 +9,32 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
-import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
-from google.protobuf.message import DecodeError
-from google.rpc import code_pb2, status_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import SERVICE_NAME as V1ALPHA
 from grpc_reflection.v1alpha.reflection import aio
 
-from server.grpc.inference import abort
+from server.grpc.inference import parse
+from server.grpc.methods import Methods, Stream, StreamContext
 
 V1 = V1ALPHA.replace(".v1alpha.", ".v1.")
 
 
-def handlers(services: Iterable[str]) -> list[grpc.GenericRpcHandler]:
+def methods(services: Iterable[str]) -> Methods:
     """For services whose descriptors are loaded; reflection lists itself, too."""
     _describe_v1()
     servicer: Any = aio.ReflectionServicer([*services, V1, V1ALPHA])
 
-    async def reflect(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        async for response in servicer.ServerReflectionInfo(_parsed(requests, context), context):
-            yield response.SerializeToString()
+    async def reflect(context: StreamContext) -> None:
+        async for response in servicer.ServerReflectionInfo(_requests(context), None):
+            await context.write(response.SerializeToString())
 
-    method: dict[str, Any] = {"ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(reflect)}
-    return [grpc.method_handlers_generic_handler(name, method) for name in (V1, V1ALPHA)]
+    return {f"/{name}/ServerReflectionInfo": Stream("ServerReflectionInfo", reflect) for name in (V1, V1ALPHA)}
 
 
-async def _parsed(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
-    async for raw in requests:
-        try:
-            yield reflection_pb2.ServerReflectionRequest.FromString(raw)
-        except DecodeError:
-            message = "the bytes are no ServerReflectionRequest"
-            await abort(context, status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message=message))
+async def _requests(context: StreamContext) -> AsyncIterator[Any]:
+    while (raw := await context.read()) is not None:
+        yield parse(reflection_pb2.ServerReflectionRequest, raw)
 
 
 def _describe_v1() -> None:

@@ -1,66 +1,242 @@
-"""The socket: a grpc.aio server with the doors behind it, and its orderly end."""
+"""The grpcio front: the methods on a grpc.aio server."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, NoReturn
 
 import grpc
+from grpc.aio import EOF, AbortError
 
-from common.errors import UnavailableError
-from server.core.dataplane import DataPlane
-from server.grpc import health, inference, reflection
+from common.errors import UnavailableError, VolcastError
+from common.rpc_status import DETAILS_KEY, to_status
+from server.batching import BatchLoop
+from server.core.batcher import FaultError
+from server.core.dataplane import DataPlane, Job, Outcome
+from server.core.requests import PredictInput, Result
+from server.grpc.methods import Method, Methods, Scoring, ScoringStream, Stream, Unary
 from server.metrics import ServerMetrics
 from server.state import ServerState
 
 DRAIN_TICK_S = 0.02
+# A stream that has sent nothing for so long has no frame on its way, and can be ended by a drain.
+IDLE_NS = 50_000_000
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+Context = Any  # grpc.aio.ServicerContext; its stubs do not know that read() may give EOF
 
 
-class GrpcServer:
-    """Must be built on the running loop. Serves from `start`; says it does from `set_serving`."""
+class FutureWork:
+    """Work of the batcher for one call that a coroutine waits for."""
+
+    __slots__ = ("_future", "cancelled", "deadline_ns", "job")
+
+    def __init__(self, job: Job, deadline_ns: int | None, future: asyncio.Future[Result]) -> None:
+        self.job: Job | VolcastError = job
+        self.deadline_ns = deadline_ns
+        self.cancelled = False
+        self._future = future
+
+    def finish(self, outcome: Outcome) -> None:
+        if self._future.done():
+            return
+        if isinstance(outcome, Result):
+            self._future.set_result(outcome)
+        else:
+            self._future.set_exception(outcome)
+
+
+class GrpcioFront:
+    """Must be built on the running loop."""
 
     def __init__(
-        self, plane: DataPlane, state: ServerState, metrics: ServerMetrics, log: Any, max_message_bytes: int
+        self,
+        methods: Methods,
+        plane: DataPlane,
+        batches: BatchLoop,
+        state: ServerState,
+        metrics: ServerMetrics,
+        log: Any,
+        options: Sequence[tuple[str, int]],
+        credentials: grpc.ServerCredentials | None = None,
     ) -> None:
-        self._health = health.HealthDoor([inference.SERVICE])
-        self._inference = inference.InferenceDoor(plane, state, metrics, log)
+        self._plane = plane
+        self._now_ns = plane.now_ns
+        self._batches = batches
         self._state = state
-        self._server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", max_message_bytes),
-                ("grpc.max_send_message_length", -1),
-                # Off, or a second server on the same port would silently take half of the calls.
-                ("grpc.so_reuseport", 0),
-            ]
-        )
-        self._server.add_generic_rpc_handlers(
-            (
-                self._inference.handlers(),
-                self._health.handlers(),
-                *reflection.handlers([inference.SERVICE, health.SERVICE]),
-            )
-        )
+        self._metrics = metrics
+        self._log = log
+        self._credentials = credentials
+        self._loop = asyncio.get_running_loop()
+        self._streams: dict[Context, int] = {}  # when each was last heard of, on the plane's clock
+        self._server = grpc.aio.server(options=list(options))
+        for path, method in methods.items():
+            service, name = path.lstrip("/").split("/")
+            handler = grpc.method_handlers_generic_handler(service, {name: self._handler(method)})
+            self._server.add_generic_rpc_handlers((handler,))
 
     async def start(self, host: str, port: int) -> int:
         """Listens; returns the port, which is chosen freely where 0 was asked for."""
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = self._server.add_insecure_port(address)
+            if self._credentials is None:
+                bound = self._server.add_insecure_port(address)
+            else:
+                bound = self._server.add_secure_port(address, self._credentials)
         except RuntimeError:
             raise UnavailableError(f"cannot listen on {address}; choose another with --host and --port") from None
         await self._server.start()
         return bound
 
-    def set_serving(self) -> None:
-        self._state.ready = True
-        self._health.set_serving(True)
-
     async def drain(self, drain_s: float) -> None:
-        """Health turns, new calls are refused, those in hand get `drain_s` seconds, then the socket closes."""
-        self._state.draining, self._state.ready = True, False
-        self._health.close()
+        """No call begins any more; those in hand get `drain_s` seconds, then the socket closes."""
         stopped = asyncio.ensure_future(self._server.stop(drain_s))
         while not stopped.done():
-            await self._inference.end_idle_streams()
+            await self._end_idle_streams()
             await asyncio.wait([stopped], timeout=DRAIN_TICK_S)
         await stopped
+
+    def _handler(self, method: Method) -> Any:
+        if isinstance(method, Unary):
+            return grpc.unary_unary_rpc_method_handler(self._unary(method))
+        if isinstance(method, Scoring):
+            return grpc.unary_unary_rpc_method_handler(self._scoring(method))
+        if isinstance(method, ScoringStream):
+            return grpc.stream_stream_rpc_method_handler(self._scoring_stream(method))
+        if method.one_request:
+            return grpc.unary_stream_rpc_method_handler(self._one_request(method))
+        return grpc.stream_stream_rpc_method_handler(self._dialogue(method))
+
+    def _unary(self, method: Unary) -> Any:
+        async def handle(raw: bytes, context: Context) -> bytes:
+            arrived_ns = self._now_ns()
+            try:
+                answer = method.answer(raw)
+            except Exception as error:
+                await self._fail(context, method.name, error, arrived_ns)
+            self._metrics.request(method.name, "OK", self._now_ns() - arrived_ns)
+            return answer
+
+        return handle
+
+    def _scoring(self, method: Scoring) -> Any:
+        async def handle(raw: bytes, context: Context) -> bytes:
+            arrived_ns = self._now_ns()
+            try:
+                if self._batches.batcher.full:
+                    raise self._batches.overloaded
+                request, encode = method.decode(raw)
+                remaining_s = context.time_remaining()
+                deadline_ns = None if remaining_s is None else arrived_ns + int(remaining_s * 1e9)
+                answer = encode(await self._score(request, arrived_ns, deadline_ns))
+            except Exception as error:
+                await self._fail(context, method.name, error, arrived_ns)
+            self._metrics.request(method.name, "OK", self._now_ns() - arrived_ns)
+            return answer
+
+        return handle
+
+    async def _score(self, request: PredictInput, arrived_ns: int, deadline_ns: int | None) -> Result:
+        self._state.require_accepting()
+        work = FutureWork(self._plane.prepare(request, arrived_ns), deadline_ns, self._loop.create_future())
+        self._batches.put(work)
+        try:
+            return await work._future
+        except asyncio.CancelledError:
+            work.cancelled = True
+            raise
+
+    def _scoring_stream(self, method: ScoringStream) -> Any:
+        async def handle(requests: AsyncIterator[bytes], context: Context) -> None:
+            try:
+                self._state.require_accepting()
+            except UnavailableError as error:
+                await self._fail(context, method.name, error, self._now_ns())
+            self._streams[context] = self._now_ns()
+            try:
+                # Reader and writer rather than a generator: both measured alike, and a drain that aborts the
+                # context ends this read.
+                while (raw := await context.read()) is not EOF:
+                    arrived_ns = self._streams[context] = self._now_ns()
+                    await context.write(await self._frame(method, raw, arrived_ns))
+            finally:
+                del self._streams[context]
+
+        return handle
+
+    async def _frame(self, method: ScoringStream, raw: bytes, arrived_ns: int) -> bytes:
+        frame = method.decode(raw)
+        try:
+            if isinstance(frame.input, VolcastError):
+                raise frame.input
+            answer, code = frame.encode(await self._score(frame.input, arrived_ns, None)), "OK"
+        except Exception as error:
+            answer, code = frame.fail(error), _CODES[self._status_of(error).code].name
+        self._metrics.request(method.name, code, self._now_ns() - arrived_ns)
+        return answer
+
+    def _one_request(self, method: Stream) -> Any:
+        async def handle(raw: bytes, context: Context) -> None:
+            await self._converse(method, _OneRequest(raw, context), context)
+
+        return handle
+
+    def _dialogue(self, method: Stream) -> Any:
+        async def handle(requests: AsyncIterator[bytes], context: Context) -> None:
+            await self._converse(method, _Dialogue(context), context)
+
+        return handle
+
+    async def _converse(self, method: Stream, dialogue: Any, context: Context) -> None:
+        arrived_ns = self._now_ns()
+        try:
+            await method.run(dialogue)
+        except VolcastError as error:
+            await self._fail(context, method.name, error, arrived_ns)
+
+    async def _end_idle_streams(self) -> None:
+        """Ends the streams with no frame on its way; their callers open another, on another replica."""
+        status = to_status(UnavailableError("the server is draining"))
+        now_ns = self._now_ns()
+        for context in [one for one, heard_ns in self._streams.items() if now_ns - heard_ns > IDLE_NS]:
+            try:
+                await _abort(context, status)
+            except AbortError:
+                continue
+
+    async def _fail(self, context: Context, name: str, error: Exception, arrived_ns: int) -> NoReturn:
+        status = self._status_of(error)
+        self._metrics.request(name, _CODES[status.code].name, self._now_ns() - arrived_ns)
+        await _abort(context, status)
+
+    def _status_of(self, error: Exception) -> Any:
+        if isinstance(error, FaultError) or not isinstance(error, VolcastError):
+            self._log.error("request_failed", exc_info=error.__cause__ if isinstance(error, FaultError) else error)
+        return to_status(error)
+
+
+class _OneRequest:
+    def __init__(self, raw: bytes, context: Context) -> None:
+        self._raw: bytes | None = raw
+        self.write = context.write
+
+    async def read(self) -> bytes | None:
+        raw, self._raw = self._raw, None
+        return raw
+
+
+class _Dialogue:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.write = context.write
+
+    async def read(self) -> bytes | None:
+        raw = await self._context.read()
+        return None if raw is EOF else raw
+
+
+async def _abort(context: Context, status: Any) -> NoReturn:
+    """Ends the call with a rich status, by grpc.aio's AbortError."""
+    await context.abort(_CODES[status.code], status.message, ((DETAILS_KEY, status.SerializeToString()),))
+    raise AssertionError("unreachable: abort raises")

@@ -25,10 +25,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session", params=["grpcio"])
+@pytest.fixture(scope="session", params=["native", "grpcio"])
 def server(request: pytest.FixtureRequest, models: Path) -> Iterator[Process]:
     """A server process behind each front there is; the conformance suite runs over all of them."""
     limits = {
+        "VOLCAST_SERVER__FRONT": request.param,
         "VOLCAST_SERVER__MAX_ROWS": str(MAX_ROWS),
         "VOLCAST_SERVER__MAX_MESSAGE_BYTES": str(MAX_MESSAGE_BYTES),
     }

@@ -16,6 +16,7 @@ from numpy.testing import assert_allclose
 from common.schema import CORE_1
 from tests.server.bundles import Logistic, named, rows
 from tests.server.conftest import MAX_MESSAGE_BYTES, MAX_ROWS
+from tests.server.processes import Process
 from volcast.v1 import (
     HealthRequest,
     HealthResponse,
@@ -285,10 +286,10 @@ def test_a_stream_without_frames_ends_well(channel: grpc.Channel) -> None:
 # Health and reflection
 
 
-def test_health_says_what_is_held_and_what_could_not_be_loaded(channel: grpc.Channel) -> None:
+def test_health_says_what_is_held_and_what_could_not_be_loaded(server: Process, channel: grpc.Channel) -> None:
     answer = HealthResponse.FromString(call(channel, SERVICE + "Health", HealthRequest().SerializeToString()))
     assert answer.ready
-    assert (answer.default_model, answer.front) == ("volatility", "grpcio")
+    assert (answer.default_model, answer.front) == ("volatility", server.ready["front"])
     assert answer.build
     assert answer.uptime_s > 0
     assert [(one.name, one.version, one.ready) for one in answer.models] == [

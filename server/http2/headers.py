@@ -1,0 +1,170 @@
+"""Header blocks: what a call asks for, and the blocks that we answer with.
+
+The `hpack` library reads the blocks. A client repeats the same block for call after call, so a connection
+remembers what a block said for as long as its dynamic table stays as it was. What we write uses the static
+table and literals only: it needs no state, and most of it is made once.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+from hpack import Decoder, HPACKError
+from hpack.exceptions import OversizedHeaderListError
+
+from server.http2.frames import ErrorCode, ProtocolError
+
+NO_TIMEOUT = -1
+_REMEMBERED = 64  # blocks a connection remembers
+_UNITS_NS = {b"H": 3_600_000_000_000, b"M": 60_000_000_000, b"S": 1_000_000_000, b"m": 1_000_000, b"u": 1000, b"n": 1}
+_TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
+_GRPC = re.compile(rb"application/grpc(?:[+;].*)?", re.DOTALL)
+_INDEXED = 0x80
+_STATUS_200 = b"\x88"  # index 8 of the static table
+_CONTENT_TYPE = b"\x0f\x10\x10application/grpc"  # literal, name of index 31
+_STATUS_415 = b"\x08\x03415"
+ENCODINGS = b"identity,deflate,gzip"
+
+
+class Head(msgspec.Struct, frozen=True, gc=False):
+    """What the header block of one call says."""
+
+    path: bytes
+    method: Any  # what the table of methods holds for the path; None: no such method
+    timeout_ns: int = NO_TIMEOUT
+    encoding: bytes = b"identity"
+    authorization: bytes = b""
+    unsupported: bool = False  # no gRPC request: answered with HTTP status 415
+    size: int = 0  # as SETTINGS_MAX_HEADER_LIST_SIZE counts: each name and value and 32
+
+
+class HeadReader:
+    """Reads the header blocks of one connection."""
+
+    def __init__(self, methods: Mapping[bytes, Any], max_bytes: int) -> None:
+        """max_bytes: of one list of headers; a list more than four times as large ends the connection."""
+        self._methods = methods
+        self._decoder = Decoder(max_header_list_size=4 * max_bytes)
+        self._known: dict[bytes, Head] = {}
+
+    def read(self, block: bytes) -> Head:
+        """Raises ProtocolError where the block is no HPACK, MalformedError where it is no request of HTTP/2."""
+        head = self._known.get(block)
+        if head is not None:
+            return head
+        table = self._decoder.header_table
+        # The newest entry itself, not its id(), which another entry may have once it is gone.
+        newest, length, room = next(iter(table.dynamic_entries), None), len(table.dynamic_entries), table.maxsize
+        fields = self._fields(block)
+        now = next(iter(table.dynamic_entries), None)
+        same = now is newest and len(table.dynamic_entries) == length and table.maxsize == room
+        if not same:
+            self._known.clear()  # the same bytes may mean something else now
+        head = self._parse(fields)
+        if same and len(self._known) < _REMEMBERED:
+            self._known[block] = head
+        return head
+
+    def forget(self) -> None:
+        self._known.clear()
+
+    def skip(self, block: bytes) -> None:
+        """Trailers of a request mean nothing to us, but they may change the table."""
+        self._fields(block)
+        self._known.clear()
+
+    def _fields(self, block: bytes) -> list[tuple[bytes, bytes]]:
+        try:
+            fields: list[tuple[bytes, bytes]] = list(self._decoder.decode(block, raw=True))
+        except OversizedHeaderListError:
+            raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "the headers are too large") from None
+        except HPACKError:
+            raise ProtocolError(ErrorCode.COMPRESSION_ERROR, "the header block is no HPACK") from None
+        return fields
+
+    def _parse(self, fields: list[tuple[bytes, bytes]]) -> Head:
+        seen: dict[bytes, bytes] = {}
+        size = 0
+        regular = False
+        for name, value in fields:
+            size += len(name) + len(value) + 32
+            if name.startswith(b":"):
+                if regular or name in seen or name not in (b":method", b":scheme", b":path", b":authority"):
+                    raise MalformedError
+                if name == b":path" and not value:
+                    raise MalformedError
+            else:
+                regular = True
+                if name != name.lower() or name in _FORBIDDEN or (name == b"te" and value != b"trailers"):
+                    raise MalformedError
+            seen[name] = value
+        if not {b":method", b":scheme", b":path"} <= seen.keys():
+            raise MalformedError
+        grpc = seen[b":method"] == b"POST" and _GRPC.fullmatch(seen.get(b"content-type", b"")) is not None
+        path = seen[b":path"]
+        return Head(
+            path,
+            self._methods.get(path),
+            _timeout_ns(seen.get(b"grpc-timeout")),
+            seen.get(b"grpc-encoding", b"identity"),
+            seen.get(b"authorization", b""),
+            not grpc,
+            size,
+        )
+
+
+_FORBIDDEN = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
+
+
+class MalformedError(Exception):
+    """A request that HTTP/2 does not allow (RFC 9113, section 8.1.1): an error of its stream alone."""
+
+
+def _timeout_ns(value: bytes | None) -> int:
+    """grpc-timeout: up to eight digits and a unit (gRPC over HTTP/2); another form is ignored, as grpc-core does."""
+    if value is None:
+        return NO_TIMEOUT
+    match = _TIMEOUT.fullmatch(value)
+    return int(match[1]) * _UNITS_NS[match[2]] if match else NO_TIMEOUT
+
+
+def literal(name: bytes, value: bytes) -> bytes:
+    """A header without indexing and without Huffman coding (RFC 7541, section 6.2.2)."""
+    return b"\x00" + _string(name) + _string(value)
+
+
+def _string(text: bytes) -> bytes:
+    length = len(text)
+    if length < 127:
+        return bytes((length,)) + text
+    length -= 127
+    prefix = bytearray((127,))
+    while length >= 128:
+        prefix.append(length % 128 + 128)
+        length //= 128
+    prefix.append(length)
+    return bytes(prefix) + text
+
+
+RESPONSE = _STATUS_200 + _CONTENT_TYPE
+OK_TRAILERS = literal(b"grpc-status", b"0")
+NOT_GRPC = _STATUS_415
+
+
+def failure(code: int, message: str, details: bytes, *, started: bool) -> bytes:
+    """The block that ends a call which failed. started: the response's first block has been sent."""
+    block = OK_TRAILERS if code == 0 else literal(b"grpc-status", b"%d" % code)
+    if message:
+        # Percent-encoded as gRPC over HTTP/2 says: space to tilde as they are, but for the per cent sign.
+        safe = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+        block += literal(b"grpc-message", quote(message, safe=safe).encode())
+    if details:
+        block += literal(b"grpc-status-details-bin", b64encode(details).rstrip(b"="))
+    if code == 12:  # UNIMPLEMENTED may be for the encoding of a message: say which are understood
+        block += literal(b"grpc-accept-encoding", ENCODINGS)
+    return block if started else RESPONSE + block

@@ -1,0 +1,127 @@
+"""One call's stream: what has come of its messages, and what waits to go out."""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from typing import Any
+
+from server.http2.frames import MESSAGE
+from server.http2.headers import NO_TIMEOUT, Head
+
+PREFIX = MESSAGE.size
+_WINDOW_BITS = {b"gzip": 31, b"deflate": 15}
+
+
+# Numbers of google.rpc.Code, without its package.
+INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNIMPLEMENTED = 3, 8, 12
+
+
+class MessageError(Exception):
+    """A message that cannot be taken; `code` is the status its call ends with."""
+
+    def __init__(self, text: str, code: int = INVALID_ARGUMENT) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Stream:
+    """server.http2.connection fills and empties it; the fields are its own but for `app`."""
+
+    __slots__ = (
+        "app", "arrived_ns", "buffer", "closed", "ended", "head", "id", "max_message", "out", "receive_window",
+        "send_window", "started", "trailers", "unary", "unread",
+    )  # fmt: skip
+
+    def __init__(
+        self, stream_id: int, head: Head, send_window: int, receive_window: int, max_message: int, arrived_ns: int
+    ) -> None:
+        self.id = stream_id
+        self.head = head
+        self.unary = True
+        self.send_window = send_window  # bytes that we may send
+        self.receive_window = receive_window  # bytes that the peer may send
+        self.max_message = max_message
+        self.arrived_ns = arrived_ns
+        self.buffer = b""  # messages that nobody has taken
+        self.unread: list[bytes] = []  # the same, newer
+        self.ended = False  # the peer sends no more
+        self.closed = False  # nobody sends any more
+        self.started = False  # response headers are out
+        self.out: deque[bytes] = deque()  # frames' payloads that the peer's window holds up
+        self.trailers = b""  # the block that ends the call, where it waits behind `out`
+        self.app: Any = None  # whatever the caller of the connection keeps for a call
+
+    @property
+    def deadline_ns(self) -> int | None:
+        timeout_ns = self.head.timeout_ns
+        return None if timeout_ns == NO_TIMEOUT else self.arrived_ns + timeout_ns
+
+    @property
+    def buffered(self) -> int:
+        return len(self.buffer) + sum(map(len, self.unread))
+
+    @property
+    def waiting_out(self) -> int:
+        return sum(map(len, self.out))
+
+    def take(self, limit: int) -> list[bytes]:
+        """Up to `limit` whole messages, in order. Raises MessageError where the next is none."""
+        self._gather()
+        buffer, end, at = self.buffer, len(self.buffer), 0
+        messages: list[bytes] = []
+        while len(messages) < limit and end - at >= PREFIX:
+            compressed, length = MESSAGE.unpack_from(buffer, at)
+            self._require_size(length)
+            until = at + PREFIX + length
+            if until > end:
+                break
+            message = buffer[at + PREFIX : until]
+            messages.append(message if compressed == 0 else self._inflated(compressed, message))
+            at = until
+        if at:
+            self.buffer = buffer[at:]
+        return messages
+
+    def put_back(self, messages: list[bytes]) -> None:
+        """Messages that were taken too early, whole as they came but for their compression."""
+        head = b"".join([part for one in messages for part in (MESSAGE.pack(0, len(one)), one)])
+        self.buffer = head + self.buffer
+
+    @property
+    def missing(self) -> int:
+        """Bytes still to come until the message that has begun is whole; 0 where none has. Raises MessageError."""
+        self._gather()
+        have = len(self.buffer)
+        if have < PREFIX:
+            return 0
+        length: int = MESSAGE.unpack_from(self.buffer)[1]
+        self._require_size(length)
+        return max(0, PREFIX + length - have)
+
+    def _gather(self) -> None:
+        if self.unread:
+            self.buffer = b"".join((self.buffer, *self.unread))
+            self.unread.clear()
+
+    def _require_size(self, length: int) -> None:
+        if length > self.max_message:
+            text = f"a message of {length} bytes; at most {self.max_message} are taken"
+            raise MessageError(text, RESOURCE_EXHAUSTED)
+
+    def _inflated(self, compressed: int, message: bytes) -> bytes:
+        bits = _WINDOW_BITS.get(self.head.encoding)
+        if compressed != 1 or bits is None:
+            name = self.head.encoding.decode("ascii", "backslashreplace")[:40]
+            raise MessageError(f"a message compressed by {name!a}; identity, deflate and gzip are taken", UNIMPLEMENTED)
+        inflate = zlib.decompressobj(bits)
+        try:
+            whole = inflate.decompress(message, self.max_message + 1)
+        except zlib.error:
+            raise MessageError("a message that cannot be decompressed") from None
+        if len(whole) > self.max_message:
+            text = f"a message of more than {self.max_message} bytes when decompressed; no more are taken"
+            raise MessageError(text, RESOURCE_EXHAUSTED)
+        if not inflate.eof:
+            raise MessageError("a message that cannot be decompressed")
+        return whole

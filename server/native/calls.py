@@ -1,0 +1,173 @@
+"""Calls of the native front, from their first frame to their last."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from common.errors import DeadlineError, VolcastError
+from server.core.batcher import INLINE_ROWS
+from server.core.dataplane import Job, Outcome
+from server.core.requests import Result
+from server.grpc.methods import Frame, ScoringStream
+from server.http2.stream import Stream
+
+if TYPE_CHECKING:
+    from server.native.front import Link
+
+FRAMES_AT_ONCE = 256  # of one stream, before another has its turn
+MAX_UNSENT = 256 * 1024  # bytes of answers that a stream's reader may leave waiting before it is read no more
+
+
+class UnaryCall:
+    """Work of the batcher: one call of Predict or ModelInfer."""
+
+    __slots__ = ("cancelled", "deadline_ns", "encode", "job", "link", "name", "stream")
+
+    def __init__(
+        self, link: Link, stream: Stream, name: str, job: Job, encode: Callable[[Result], bytes], deadline: int | None
+    ) -> None:
+        self.link = link
+        self.stream = stream
+        self.name = name
+        self.job: Job | VolcastError = job
+        self.encode = encode
+        self.deadline_ns = deadline
+        self.cancelled = False
+
+    def finish(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Result):
+            self.link.respond(self.stream, self.name, self.encode(outcome))
+        else:
+            self.link.fail(self.stream, self.name, outcome)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class FrameWork:
+    """Work of the batcher: one frame of a scoring stream."""
+
+    __slots__ = ("arrived_ns", "call", "deadline_ns", "frame", "job")
+
+    def __init__(self, call: FrameStream, frame: Frame, job: Job | VolcastError, arrived_ns: int) -> None:
+        self.call = call
+        self.frame = frame
+        self.job = job
+        self.arrived_ns = arrived_ns
+        self.deadline_ns: int | None = None  # the stream's own deadline ends the stream
+
+    @property
+    def cancelled(self) -> bool:
+        return self.call.ended
+
+    def finish(self, outcome: Outcome) -> None:
+        self.call.answered(self, outcome)
+
+
+class FrameStream:
+    """One StreamPredict. Frames are taken as fast as they are answered and read: what else the caller sends
+    fills its window, and there it stops."""
+
+    def __init__(self, link: Link, stream: Stream, method: ScoringStream) -> None:
+        self.link = link
+        self.stream = stream
+        self._method = method
+        self._waiting = 0  # frames in the batcher
+        self._large = False  # a frame that is computed on another thread: the next ones wait for it
+        self._answers: list[bytes] = []
+        self.heard_ns = stream.arrived_ns
+        self.ended = False
+        self._timer: asyncio.TimerHandle | None = None
+        if (deadline_ns := stream.deadline_ns) is not None:
+            delay_s = max(0, deadline_ns - link.front.now_ns()) * 1e-9
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._expire)
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting and not self.stream.buffered and not self.stream.out
+
+    def pull(self) -> bool:
+        """Puts the next frames into the batcher; says whether there may be more at once."""
+        front, stream = self.link.front, self.stream
+        if self.ended or self._large or self._waiting or stream.waiting_out > MAX_UNSENT or self.link.paused:
+            return False
+        messages = self.link.connection.take(stream, FRAMES_AT_ONCE)
+        now_ns = self.heard_ns = front.now_ns()
+        for index, raw in enumerate(messages):
+            frame = self._method.decode(raw)
+            work = FrameWork(self, frame, front.job_of(frame, now_ns), now_ns)
+            self._waiting += 1
+            front.batches.batcher.put(work)
+            if type(work.job) is Job and len(work.job.matrix) > INLINE_ROWS:
+                self._large = True
+                self.link.connection.put_back(stream, messages[index + 1 :])
+                break
+        if not messages and stream.ended and not stream.closed:
+            self.link.end(stream)
+            self.close()
+        return len(messages) == FRAMES_AT_ONCE
+
+    def answered(self, work: FrameWork, outcome: Outcome) -> None:
+        self._waiting -= 1
+        self._answers.append(self.link.front.frame_answer(self._method.name, work, outcome))
+        if not self._waiting:
+            self._large = False
+            self.link.send(self.stream, self._answers)
+            self._answers = []
+            self.link.front.activate(self)
+
+    def fail(self, error: VolcastError) -> None:
+        self.link.fail(self.stream, self._method.name, error)
+        self.close()
+
+    def cancel(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.ended = True
+        self.link.front.deactivate(self)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _expire(self) -> None:
+        self.fail(DeadlineError("the deadline of the stream has passed"))
+        self.link.flush()
+
+
+class Dialogue:
+    """A stream that needs no model, as a task of its own; also the context its handler reads and writes."""
+
+    def __init__(self, link: Link, stream: Stream) -> None:
+        self.link = link
+        self.stream = stream
+        self._more = asyncio.Event()
+        self._room = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+    async def read(self) -> bytes | None:
+        while True:
+            self._more.clear()
+            messages = self.link.connection.take(self.stream, 1)
+            self.link.flush()
+            if messages:
+                return messages[0]
+            if self.stream.ended or self.stream.closed:
+                return None
+            await self._more.wait()
+
+    async def write(self, message: bytes) -> None:
+        self.link.send(self.stream, [message])
+        self.link.flush()
+        while self.stream.waiting_out > MAX_UNSENT or self.link.paused:
+            self._room.clear()
+            await self._room.wait()
+
+    def woken(self) -> None:
+        self._more.set()
+        self._room.set()
+
+    def cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel()

@@ -1,0 +1,354 @@
+"""Sockets of the native front: what comes is answered at once, or waits for the next batch."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from common.errors import DeadlineError, UnavailableError, VolcastError
+from common.rpc_status import to_status
+from server.batching import BatchLoop
+from server.core.batcher import FaultError
+from server.core.dataplane import DataPlane, Job, Outcome
+from server.core.requests import Result
+from server.grpc.methods import Frame, Method, Methods, Scoring, ScoringStream, Unary
+from server.grpc.methods import Stream as StreamMethod
+from server.http2.connection import Connection, Event, Limits
+from server.http2.frames import ErrorCode, ProtocolError
+from server.http2.headers import failure
+from server.http2.stream import RESOURCE_EXHAUSTED, Stream
+from server.metrics import CODE_NAMES, ServerMetrics
+from server.native.calls import Dialogue, FrameStream, FrameWork, UnaryCall
+from server.state import ServerState
+
+SWEEP_S = 1.0
+# A preface, a frame or a unary call that has begun and does not come to its end (slow loris).
+MAX_PARTIAL_S = 20
+DRAIN_TICK_S = 0.02
+# A stream that has sent nothing for so long has no frame on its way, and can be ended by a drain.
+IDLE_NS = 50_000_000
+WRITE_HIGH = 1024 * 1024  # bytes the kernel has not taken before a connection is read no more
+
+
+class NativeFront:
+    """Must be built on the running loop."""
+
+    def __init__(
+        self,
+        methods: Methods,
+        plane: DataPlane,
+        batches: BatchLoop,
+        state: ServerState,
+        metrics: ServerMetrics,
+        log: Any,
+        limits: Limits,
+        spin_us: int,
+    ) -> None:
+        self.methods: Mapping[bytes, Method] = {path.encode(): method for path, method in methods.items()}
+        self.limits = limits
+        self.plane = plane
+        self.now_ns = plane.now_ns
+        self.batches = batches
+        self.state = state
+        self.metrics = metrics
+        self.log = log
+        self.links: set[Link] = set()
+        self.dirty: dict[Link, None] = {}
+        self._active: dict[FrameStream, None] = {}
+        self._loop = asyncio.get_running_loop()
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._spin_ns = spin_us * 1000
+        self._spin_until_ns = 0
+        self._spinning = False
+        batches.feed = self._feed
+        batches.after = self._flush_dirty
+        overloaded = to_status(batches.overloaded)
+        self._refusal = failure(RESOURCE_EXHAUSTED, overloaded.message, overloaded.SerializeToString(), started=False)
+
+    async def start(self, host: str, port: int, *, reuse_port: bool = False) -> int:
+        """Listens; returns the port, which is chosen freely where 0 was asked for."""
+        try:
+            self._server = await self._loop.create_server(
+                lambda: Link(self), host, port, reuse_port=reuse_port, backlog=1024
+            )
+        except OSError:
+            raise UnavailableError(f"cannot listen on {host}:{port}; choose another with --host and --port") from None
+        self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+        bound: int = self._server.sockets[0].getsockname()[1]
+        return bound
+
+    async def drain(self, drain_s: float) -> None:
+        """No connection and no call begins any more; those in hand get `drain_s` seconds."""
+        if self._server is not None:
+            self._server.close()
+        for link in list(self.links):
+            link.connection.go_away()
+            link.flush()
+        until = self._loop.time() + drain_s
+        while self.links and self._loop.time() < until:
+            self._end_idle()
+            await asyncio.sleep(DRAIN_TICK_S)
+        for link in list(self.links):
+            link.abort()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
+    def job_of(self, frame: Frame, now_ns: int) -> Job | VolcastError:
+        if isinstance(frame.input, VolcastError):
+            return frame.input
+        try:
+            return self.plane.prepare(frame.input, now_ns)
+        except VolcastError as error:
+            return error
+        except Exception as error:
+            return FaultError(error)
+
+    def frame_answer(self, name: str, work: FrameWork, outcome: Outcome) -> bytes:
+        duration_ns = self.now_ns() - work.arrived_ns
+        if isinstance(outcome, Result):
+            self.metrics.request(name, "OK", duration_ns)
+            return work.frame.encode(outcome)
+        self.metrics.request(name, CODE_NAMES[self.status_of(outcome).code], duration_ns)
+        return work.frame.fail(outcome)
+
+    def status_of(self, error: Exception) -> Any:
+        if isinstance(error, FaultError):
+            self.log.error("request_failed", exc_info=error.__cause__)
+        return to_status(error)
+
+    def activate(self, call: FrameStream) -> None:
+        """A stream that may have frames to take."""
+        self._active[call] = None
+        self.batches.wake()
+
+    def deactivate(self, call: FrameStream) -> None:
+        self._active.pop(call, None)
+
+    def take(self, link: Link) -> None:
+        """The events of one connection."""
+        connection = link.connection
+        events, connection.events = connection.events, []
+        for kind, stream, message in events:
+            if kind == Event.REQUEST:
+                self._request(link, stream, message)
+            elif kind == Event.OPENED:
+                self._opened(link, stream)
+            elif stream.app is None:
+                continue
+            elif kind == Event.RESET:
+                stream.app.cancel()
+            elif isinstance(stream.app, FrameStream):
+                self.activate(stream.app)
+            elif isinstance(stream.app, Dialogue):
+                stream.app.woken()
+
+    def _request(self, link: Link, stream: Stream, message: bytes) -> None:
+        if stream.closed:
+            return
+        method = stream.head.method
+        if isinstance(method, Unary):
+            try:
+                answer = method.answer(message)
+            except VolcastError as error:
+                link.fail(stream, method.name, error)
+            except Exception as error:
+                link.fail(stream, method.name, FaultError(error))
+            else:
+                link.respond(stream, method.name, answer)
+            return
+        if self.batches.batcher.full:
+            link.connection.fail_fast(stream, self._refusal)
+            self.metrics.request(method.name, "RESOURCE_EXHAUSTED", 0)
+            return
+        try:
+            self.state.require_accepting()
+            request, encode = method.decode(message)
+            job = self.plane.prepare(request, stream.arrived_ns)
+        except VolcastError as error:
+            link.fail(stream, method.name, error)
+        except Exception as error:
+            link.fail(stream, method.name, FaultError(error))
+        else:
+            stream.app = UnaryCall(link, stream, method.name, job, encode, stream.deadline_ns)
+            self.batches.put(stream.app)
+
+    def _opened(self, link: Link, stream: Stream) -> None:
+        method = stream.head.method
+        if isinstance(method, ScoringStream):
+            try:
+                self.state.require_accepting()
+            except UnavailableError as error:
+                link.fail(stream, method.name, error)
+            else:
+                stream.app = FrameStream(link, stream, method)
+                self.activate(stream.app)
+        else:
+            dialogue = stream.app = Dialogue(link, stream)
+            dialogue.task = self._loop.create_task(self._converse(dialogue, method))
+
+    async def _converse(self, dialogue: Dialogue, method: StreamMethod) -> None:
+        link, stream = dialogue.link, dialogue.stream
+        try:
+            deadline_ns = stream.deadline_ns
+            timeout_s = None if deadline_ns is None else max(0, deadline_ns - self.now_ns()) * 1e-9
+            async with asyncio.timeout(timeout_s):
+                await method.run(dialogue)
+            link.connection.finish(stream)
+        except TimeoutError:
+            link.fail(stream, method.name, DeadlineError("the deadline of the stream has passed"))
+        except VolcastError as error:
+            link.fail(stream, method.name, error)
+        except Exception as error:
+            link.fail(stream, method.name, FaultError(error))
+        link.flush()
+
+    def _feed(self) -> bool:
+        more = False
+        for call in list(self._active):
+            if call.pull():
+                more = True
+            else:
+                self._active.pop(call, None)
+        return more
+
+    def _flush_dirty(self) -> None:
+        dirty, self.dirty = self.dirty, {}
+        for link in dirty:
+            link.flush()
+
+    # A bounded spin: while calls are arriving, the loop looks at its sockets without going to sleep.
+
+    def arrived(self) -> None:
+        if self._spin_ns:
+            self._spin_until_ns = self.now_ns() + self._spin_ns
+            if not self._spinning:
+                self._spinning = True
+                self._loop.call_soon(self._spin)
+
+    def _spin(self) -> None:
+        if self.now_ns() < self._spin_until_ns:
+            self._loop.call_soon(self._spin)
+        else:
+            self._spinning = False
+
+    def _end_idle(self) -> None:
+        """Ends the streams with no frame on its way; their callers open another, on another replica."""
+        now_ns = self.now_ns()
+        for link in list(self.links):
+            for stream in list(link.connection.streams.values()):
+                call = stream.app
+                if isinstance(call, FrameStream) and call.idle and now_ns - call.heard_ns > IDLE_NS:
+                    call.fail(UnavailableError("the server is draining"))
+            link.flush()
+            if link.connection.closing and not link.connection.streams:
+                link.close()
+
+    def _sweep(self) -> None:
+        now_ns = self.now_ns()
+        for link in list(self.links):
+            link.sweep(now_ns)
+        self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+
+
+class Link(asyncio.Protocol):
+    """One connection's socket."""
+
+    def __init__(self, front: NativeFront) -> None:
+        self.front = front
+        self.connection = Connection(front.methods, front.limits, _is_unary)
+        self.paused = False  # the kernel takes no more: nothing is read until it does
+        self._transport: Any = None
+        self._partial_since_ns: int | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH)
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._partial_since_ns = self.front.now_ns()
+        self.front.links.add(self)
+        if self.front.state.draining:
+            self.connection.go_away()
+        self.flush()
+
+    def data_received(self, data: bytes) -> None:
+        front, connection = self.front, self.connection
+        now_ns = front.now_ns()
+        try:
+            connection.receive(data, now_ns)
+        except ProtocolError as fault:
+            front.take(self)
+            self._break(fault)
+            return
+        if connection.events:
+            front.take(self)
+            front.arrived()
+        self._partial_since_ns = now_ns if connection.mid_frame else None
+        self.flush()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.front.links.discard(self)
+        for stream in list(self.connection.streams.values()):
+            if stream.app is not None:
+                stream.closed = True
+                stream.app.cancel()
+
+    def pause_writing(self) -> None:
+        self.paused = True
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        self._transport.resume_reading()
+        for stream in self.connection.streams.values():
+            if isinstance(stream.app, FrameStream):
+                self.front.activate(stream.app)
+            elif isinstance(stream.app, Dialogue):
+                stream.app.woken()
+
+    def respond(self, stream: Stream, name: str, message: bytes) -> None:
+        self.connection.respond(stream, message)
+        self.front.metrics.request(name, "OK", self.front.now_ns() - stream.arrived_ns)
+        self.front.dirty[self] = None
+
+    def send(self, stream: Stream, messages: list[bytes]) -> None:
+        self.connection.send(stream, messages)
+        self.front.dirty[self] = None
+
+    def fail(self, stream: Stream, name: str, error: Exception) -> None:
+        status = self.front.status_of(error)
+        self.connection.finish(stream, status.code, status.message, status.SerializeToString())
+        self.front.metrics.request(name, CODE_NAMES[status.code], self.front.now_ns() - stream.arrived_ns)
+        self.front.dirty[self] = None
+
+    def end(self, stream: Stream) -> None:
+        self.connection.finish(stream)
+        self.front.dirty[self] = None
+
+    def flush(self) -> None:
+        if self._transport is not None and (data := self.connection.output()):
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def sweep(self, now_ns: int) -> None:
+        self.connection.forgive()
+        if self._partial_since_ns is not None and now_ns - self._partial_since_ns > MAX_PARTIAL_S * 1_000_000_000:
+            self._break(ProtocolError(ErrorCode.SETTINGS_TIMEOUT, "nothing whole came in time"))
+
+    def _break(self, fault: ProtocolError) -> None:
+        self.connection.go_away(fault.code, fault.reason)
+        self.flush()
+        self._transport.close()
+
+
+def _is_unary(method: Method | None) -> bool:
+    return isinstance(method, Unary | Scoring)
