@@ -142,7 +142,7 @@ def test_a_section_whose_keys_are_all_commented_out_is_empty() -> None:
     assert load_config(written("server:\n  # port: 1\n"), NO_ENVIRONMENT) == Config()
 
 
-SERVER_KEYS = "host, port, models_dir, default_model, max_rows, max_message_bytes, drain_s, metrics_host, metrics_port"
+SERVER_KEYS = ", ".join(ServerConfig.__struct_fields__)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,107 @@
+"""A certificate and its key as files, checked before anyone is shown them."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from common.errors import InputError
+from server.security.files import signature
+
+_PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+_SEQUENCE, _UTC_TIME, _GENERALIZED_TIME, _VERSION = 0x30, 0x17, 0x18, 0xA0
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What a server shows and how it checks callers. expires_s: the first of the chain to end, seconds since 1970."""
+
+    cert: bytes
+    key: bytes
+    client_ca: bytes | None
+    expires_s: float
+
+
+def read_pair(cert: Path, key: Path, client_ca: Path | None, now_s: float) -> Pair:
+    """Raises InputError, saying which file and why: unreadable, not PEM, a key of another certificate, expired."""
+    paths = [cert, key] if client_ca is None else [cert, key, client_ca]
+    before = signature(paths)
+    pair = _checked(cert, key, client_ca)
+    if signature(paths) != before:
+        raise InputError(f"TLS certificate {cert}: changed while it was read")
+    if pair.expires_s <= now_s:
+        raise InputError(f"TLS certificate {cert}: expired on {datetime.fromtimestamp(pair.expires_s, UTC):%Y-%m-%d}")
+    return pair
+
+
+def _checked(cert: Path, key: Path, client_ca: Path | None) -> Pair:
+    chain, secret = _read("certificate", cert), _read("key", key)
+    expires_s = min(_expiries(cert, chain))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # A password callback, or OpenSSL would ask for one on the terminal.
+        context.load_cert_chain(cert, key, password=lambda: b"")
+    except (OSError, ssl.SSLError):
+        raise InputError(f"TLS key {key}: not an unencrypted PEM key of the certificate {cert}") from None
+    roots = None
+    if client_ca is not None:
+        roots = _read("client CA", client_ca)
+        list(_expiries(client_ca, roots))
+    return Pair(chain, secret, roots, expires_s)
+
+
+def _read(what: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"TLS {what} {path}: cannot be read: {error.strerror}") from None
+
+
+def _expiries(path: Path, pem: bytes) -> Iterator[float]:
+    blocks = _PEM.findall(pem.decode("ascii", "replace"))
+    if not blocks:
+        raise InputError(f"TLS certificate {path}: no PEM certificate in it")
+    for block in blocks:
+        try:
+            yield not_after_s(ssl.PEM_cert_to_DER_cert(block))
+        except (ValueError, IndexError):
+            raise InputError(f"TLS certificate {path}: damaged") from None
+
+
+def not_after_s(der: bytes) -> float:
+    """When an X.509 certificate ends, seconds since 1970.
+
+    The one field that the standard library does not give of a certificate that nobody has verified.
+    RFC 5280 section 4.1: validity is the fifth field of TBSCertificate, or the fourth where the version
+    is left out. Raises ValueError or IndexError for what is no certificate.
+    """
+    tbs = _next(_next(der, _SEQUENCE)[0], _SEQUENCE)[0]
+    rest = _next(tbs, _VERSION)[1] if tbs[0] == _VERSION else tbs
+    for _ in ("serialNumber", "signature", "issuer"):
+        rest = _next(rest)[1]
+    validity = _next(rest, _SEQUENCE)[0]
+    after = _next(validity)[1]
+    text = _next(after)[0].decode("ascii")
+    if after[0] == _UTC_TIME:
+        # RFC 5280 section 4.1.2.5.1: two digits from 50 on are of the last century.
+        text = ("19" if text[:2] >= "50" else "20") + text
+    elif after[0] != _GENERALIZED_TIME:
+        raise ValueError("no time")
+    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC).timestamp()
+
+
+def _next(data: bytes, tag: int | None = None) -> tuple[bytes, bytes]:
+    """The content of the first DER element, and what follows it."""
+    if tag is not None and data[0] != tag:
+        raise ValueError("another field")
+    size, start = data[1], 2
+    if size & 0x80:
+        start += size & 0x7F
+        size = int.from_bytes(data[2:start], "big")
+    if start + size > len(data):
+        raise ValueError("cut short")
+    return data[start : start + size], data[start + size :]
