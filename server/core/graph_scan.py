@@ -106,6 +106,8 @@ def _fields(data: bytes, at: int, end: int, *, runs: bool = False) -> Iterator[_
             continue
         tag, at = _varint(data, at, end)
         number, kind = tag >> 3, tag & 7
+        if number == 0:
+            raise _damaged()
         if kind == _VARINT:
             value, at = _varint(data, at, end)
             yield number, value
@@ -116,7 +118,7 @@ def _fields(data: bytes, at: int, end: int, *, runs: bool = False) -> Iterator[_
             length = 8 if kind == _FIXED64 else 4
         else:
             raise _damaged()  # groups: ONNX has none
-        if number == 0 or length > end - at:
+        if length > end - at:
             raise _damaged()
         yield number, (at, at + length)
         at += length

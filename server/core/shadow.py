@@ -34,10 +34,10 @@ class Agreement:
 
     def add(self, answered: Vector, answered_threshold: float, shadow: Vector, shadow_threshold: float) -> None:
         """answered, shadow: probabilities (rows,) of the same rows."""
-        finite = np.isfinite(shadow)
-        if not finite.all():
-            self.failed_rows += int((~finite).sum())
-            answered, shadow = answered[finite], shadow[finite]
+        given = np.isfinite(answered)  # the others were answered with an error
+        finite = given & np.isfinite(shadow)
+        self.failed_rows += int(given.sum() - finite.sum())
+        answered, shadow = answered[finite], shadow[finite]
         if not shadow.size:
             return
         differences = np.abs(answered - shadow)

@@ -24,7 +24,7 @@ from common.bundle import (
     ManifestSpan,
     SelfTest,
 )
-from common.schema import CORE_1, CORE_1_EXAMPLE
+from common.schema import CORE_1, CORE_1_EXAMPLE, Feature, FeatureSchema
 
 WIDTH = len(CORE_1)
 EXAMPLE = tuple(CORE_1_EXAMPLE[name] for name in CORE_1.names)
@@ -114,6 +114,14 @@ def write_bundle(
     (folder / MODEL_FILE).write_bytes(data)
     (folder / MANIFEST_FILE).write_bytes(msgspec.json.encode(change(manifest)))
     return folder
+
+
+def other_schema(manifest: Manifest) -> Manifest:
+    """As many features as before, the last of them another one."""
+    features = (*CORE_1.features[:-1], Feature("other", "1", ""))
+    schema = FeatureSchema("other/1", features)
+    told = tuple(ManifestFeature(one.name, one.unit) for one in features)
+    return msgspec.structs.replace(manifest, schema=ManifestSchema(schema.name, schema.hash, told))
 
 
 def rows(count: int, seed: int = 0) -> NDArray[np.float64]:
