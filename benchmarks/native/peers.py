@@ -59,14 +59,17 @@ def stream_client(
     count: int,
     warmup: int | None = None,
     in_flight: int = 32,
+    coalesce: bool = False,
 ) -> dict[str, Any]:
     """One StreamPredict stream of `count` messages, every answer checked; in_flight 0 is unbounded.
 
-    Gives messages_per_s, rows_per_s, p50_us, p99_us, mean_us, most_in_flight, client_cpu_s.
+    coalesce sends in bunches of half the window, for about half the client's CPU. Gives messages_per_s, rows_per_s,
+    p50_us, p99_us, mean_us, most_in_flight, client_cpu_s.
     """
     rows = request.packed.row_count or len(request.named.rows)
-    options = {"count": count, "warmup": count // 10 if warmup is None else warmup, "rows": rows}
-    return _generate("stream_client", address, request, [mode], {**options, "in-flight": in_flight}, STREAM_LIMIT_S)
+    options: dict[str, object] = {"count": count, "warmup": count // 10 if warmup is None else warmup, "rows": rows}
+    options |= {"in-flight": in_flight, "coalesce": int(coalesce)}
+    return _generate("stream_client", address, request, [mode], options, STREAM_LIMIT_S)
 
 
 def open_loop(
@@ -83,12 +86,14 @@ def open_loop(
     max_outstanding: int = 20_000,
     timeout_ms: int = 0,
     headers: Sequence[str] = (),
+    tick_us: int = 0,
     spin: bool = False,
 ) -> dict[str, Any]:
     """Predict at `rate` calls/s whatever the server does; latencies from the instant each call was due.
 
-    timeout_ms is each call's deadline (0: none). headers are "name: value" lines added to each call. spin
-    takes a whole core for the exactest timing. Gives offered, not_sent (the limit on outstanding calls was
+    timeout_ms is each call's deadline (0: none). headers are "name: value" lines added to each call.
+    tick_us above 0 wakes the generator this often only: a fraction of its CPU, and latencies up to that much
+    too long; for overload. spin takes a whole core for the exactest timing. Gives offered, not_sent (the limit on outstanding calls was
     reached), ok, resource_exhausted, others by status, goodput_per_s, ok_us, refused_us, and send_lag_us:
     how late the generator itself was.
     """
@@ -102,6 +107,7 @@ def open_loop(
         "drain-s": drain_s,
         "max-outstanding": max_outstanding,
         "timeout-ms": timeout_ms,
+        "tick-us": tick_us,
         "spin": int(spin),
     }
     extra = [part for header in headers for part in ("--header", header)]

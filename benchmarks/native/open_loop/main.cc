@@ -153,7 +153,8 @@ class Generator {
   // Until a socket has something or the next call is due.
   void Wait(uint64_t until_ns) {
     const uint64_t now_ns = NowNs();
-    const bool at_once = options_.spin || until_ns <= now_ns || (!waiting_.empty() && CanStartAny());
+    SleepOutTick();
+    const bool at_once = options_.spin || options_.tick_us > 0 || until_ns <= now_ns || (!waiting_.empty() && CanStartAny());
     const uint64_t left_ns = at_once ? 0 : until_ns - now_ns;
     const timespec timeout{static_cast<time_t>(left_ns / kSecond), static_cast<long>(left_ns % kSecond)};
     epoll_event events[64];
@@ -165,6 +166,14 @@ class Generator {
     }
     in_flight_ = 0;
     for (const auto& one : connections_) in_flight_ += one->outstanding();
+  }
+
+  // With a tick, calls and answers are handled in bunches: less exact, and several times cheaper.
+  void SleepOutTick() {
+    if (options_.tick_us == 0) return;
+    tick_ns_ = std::max(tick_ns_ + options_.tick_us * 1000, NowNs());
+    const timespec at{static_cast<time_t>(tick_ns_ / kSecond), static_cast<long>(tick_ns_ % kSecond)};
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, nullptr);
   }
 
   bool CanStartAny() const {
@@ -182,6 +191,7 @@ class Generator {
   std::vector<bool> writable_;
   std::deque<uint64_t> waiting_;  // due, and not allowed on the wire yet
   size_t in_flight_ = 0, most_outstanding_ = 0, turn_ = 0;
+  uint64_t tick_ns_ = 0;
 };
 
 }  // namespace

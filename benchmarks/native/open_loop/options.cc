@@ -31,6 +31,7 @@ void Set(Options& options, const std::string& name, const std::string& value) {
   else if (name == "--arrivals") options.arrivals = value;
   else if (name == "--seed") options.seed = std::stoull(value);
   else if (name == "--timeout-ms") options.timeout_ms = static_cast<unsigned>(std::stoul(value));
+  else if (name == "--tick-us") options.tick_us = std::stoull(value);
   else if (name == "--path") options.path = value;
   else if (name == "--header") options.headers.push_back(ParseHeader(value));
   else if (name == "--spin") options.spin = value == "1";

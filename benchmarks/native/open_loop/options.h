@@ -17,6 +17,7 @@ struct Options {
   uint64_t seed = 1;
   size_t connections = 1, max_outstanding = 20'000;
   unsigned timeout_ms = 0;  // 0: calls have no deadline
+  uint64_t tick_us = 0;     // above 0: wakes this often only, so a latency may be this much too long
   bool spin = false;        // never sleep: a core for the exactest timing
 };
 

@@ -26,6 +26,8 @@ mod google {
     }
 }
 
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
 struct Echo;
 
 fn answer(request: PredictRequest) -> PredictResponse {
@@ -83,6 +85,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let connections = TcpListenerStream::new(listener).map(|accepted| {
         accepted.and_then(|socket| socket.set_nodelay(true).map(|()| socket))
     });
-    Server::builder().add_service(InferenceServiceServer::new(Echo)).serve_with_incoming(connections).await?;
+    // h2 ends a connection that has more framing than a share of this window in small messages waiting
+    // ("too_many_data_frames"); at its default a stream of one-row messages without a bound gets there.
+    Server::builder()
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .add_service(InferenceServiceServer::new(Echo))
+        .serve_with_incoming(connections)
+        .await?;
     Ok(())
 }
