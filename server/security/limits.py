@@ -26,6 +26,8 @@ def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.keepalive_time_ms", _ms(config.keepalive_s)),
         ("grpc.keepalive_timeout_ms", _ms(config.keepalive_timeout_s)),
+        # What really ends the connection in gRPC 1.85: with the line above alone it was pinged and kept.
+        ("grpc.http2.ping_timeout_ms", _ms(config.keepalive_timeout_s)),
         ("grpc.server_handshake_timeout_ms", _ms(config.handshake_timeout_s)),
         ("grpc.max_allowed_incoming_connections", config.max_connections),
         # Off, or a second server on the same port would silently take half of the calls.
