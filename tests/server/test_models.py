@@ -180,3 +180,146 @@ def test_the_shipped_bundle_passes_its_own_self_test() -> None:
     assert repository.held.failures == ()
     probability = repository.resolve(Selection()).predictor.predict(np.array([EXAMPLE]))
     assert 0 <= probability[0] <= 1
+
+
+def test_what_did_not_change_is_kept_and_not_loaded_again(tmp_path: Path) -> None:
+    write_bundle(tmp_path)
+    repository = loaded(tmp_path)
+    first = repository.resolve(Selection())
+    write_bundle(tmp_path, version="2", seed=2)
+    changes = repository.reload(tmp_path)
+    assert repository.resolve(Selection(version="1")) is first
+    assert [one.version for one in changes.loaded] == ["2"]
+    assert not repository.reload(tmp_path).loaded
+
+
+def test_a_version_of_other_bytes_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    shutil.rmtree(write_bundle(tmp_path, seed=1))
+    write_bundle(tmp_path, seed=1)
+    repository = loaded(tmp_path)
+    before = repository.resolve(Selection())
+    shutil.rmtree(tmp_path / "volatility" / "1")
+    write_bundle(tmp_path, seed=2)
+    changes = repository.reload(tmp_path)
+    assert changes.loaded == (repository.resolve(Selection()),)
+    assert_allclose(repository.resolve(Selection()).predictor.predict(rows(3)), Logistic(2).predict(rows(3)))
+    assert_allclose(before.predictor.predict(rows(3)), Logistic(1).predict(rows(3)))
+
+
+def test_a_manifest_alone_makes_a_version_another(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, threshold=0.5)
+    repository = loaded(tmp_path)
+    shutil.rmtree(folder)
+    write_bundle(tmp_path, threshold=0.75)
+    repository.load(tmp_path)
+    assert repository.resolve(Selection()).threshold == 0.75
+
+
+def test_a_version_whose_folder_is_gone_is_retired(tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        write_bundle(tmp_path, version=version)
+    write_bundle(tmp_path, "jumps")
+    repository = loaded(tmp_path)
+    shutil.rmtree(tmp_path / "volatility" / "2")
+    shutil.rmtree(tmp_path / "jumps")
+    changes = repository.reload(tmp_path)
+    assert sorted((one.name, one.version) for one in changes.retired) == [("jumps", "1"), ("volatility", "2")]
+    assert list(repository.held.models) == [("volatility", "1")]
+    assert repository.resolve(Selection()).version == "1"
+    assert repository.held.failures == ()
+
+
+@pytest.mark.parametrize("gone", ["volatility/1", "volatility"])
+def test_the_only_version_of_the_default_model_outlives_its_folder(tmp_path: Path, gone: str) -> None:
+    write_bundle(tmp_path)
+    repository = loaded(tmp_path)
+    before = repository.resolve(Selection())
+    shutil.rmtree(tmp_path / gone)
+    changes = repository.reload(tmp_path)
+    assert repository.resolve(Selection()) is before
+    assert not changes.swapped
+    (failure,) = repository.held.failures
+    assert (failure.version, failure.reason) == ("1", "its folder is gone; the version is kept, as it is in use")
+    write_bundle(tmp_path, version="2")
+    repository.load(tmp_path)
+    assert list(repository.held.models) == [("volatility", "2")]
+    assert repository.held.failures == ()
+
+
+def test_a_version_that_a_label_names_outlives_its_folder(tmp_path: Path) -> None:
+    for version in ("1", "2", "3"):
+        write_bundle(tmp_path, version=version)
+    labels = tmp_path / "volatility" / "labels.json"
+    labels.write_text('{"stable": "1", "canary": {"version": "2", "share": 0.5}}')
+    repository = loaded(tmp_path)
+    for version in ("2", "3"):
+        shutil.rmtree(tmp_path / "volatility" / version)
+    repository.load(tmp_path)
+    assert sorted(version for _, version in repository.held.models) == ["1", "2"]
+    assert repository.resolve(Selection(label="canary")).version == "2"
+    assert [one.version for one in repository.held.failures] == ["2"]
+    labels.write_text('{"stable": "1"}')
+    repository.load(tmp_path)
+    assert sorted(version for _, version in repository.held.models) == ["1"]
+    assert repository.held.failures == ()
+
+
+def test_a_models_folder_that_is_away_changes_nothing(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    write_bundle(models)
+    repository = loaded(models)
+    before = repository.held
+    models.rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError):
+        repository.reload(models)
+    assert repository.held is before
+
+
+def test_a_name_that_cannot_be_listed_any_more_keeps_its_versions_and_labels(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    write_bundle(models)
+    for version in ("1", "2"):
+        write_bundle(models, "jumps", version)
+    (models / "jumps" / "labels.json").write_text('{"stable": "1"}')
+    repository = loaded(models)
+    (models / "jumps").rename(tmp_path / "jumps")
+    (models / "jumps").symlink_to(tmp_path / "jumps")
+    changes = repository.reload(models)
+    assert not changes.swapped
+    assert repository.resolve(Selection(name="jumps")).version == "1"
+    assert [(one.name, one.version) for one in changes.refused] == [("jumps", "")]
+
+
+def test_a_bundle_half_written_is_refused_and_taken_when_it_is_whole(tmp_path: Path) -> None:
+    write_bundle(tmp_path)
+    repository = loaded(tmp_path)
+    folder = write_bundle(tmp_path, version="2")
+    whole = {name: (folder / name).read_bytes() for name in (MODEL_FILE, MANIFEST_FILE)}
+    (folder / MANIFEST_FILE).unlink()
+    (folder / MODEL_FILE).write_bytes(whole[MODEL_FILE][:100])
+    repository.load(tmp_path)
+    assert "manifest.json cannot be read" in repository.held.failures[0].reason
+    (folder / MANIFEST_FILE).write_bytes(whole[MANIFEST_FILE])
+    repository.load(tmp_path)
+    assert "is damaged" in repository.held.failures[0].reason
+    assert repository.resolve(Selection()).version == "1"
+    (folder / MODEL_FILE).write_bytes(whole[MODEL_FILE])
+    repository.load(tmp_path)
+    assert repository.held.failures == ()
+    assert repository.resolve(Selection()).version == "2"
+    assert repository.load_failures == 2
+
+
+def test_the_last_good_load_is_one_that_refused_nothing(tmp_path: Path) -> None:
+    clock = iter([10.0, 20.0])
+    repository = Repository("volatility", lambda: next(clock))
+    folder = write_bundle(tmp_path)
+    repository.load(tmp_path)
+    assert repository.last_good_load_s == 10.0
+    _flip_a_byte(folder)
+    repository.load(tmp_path)
+    assert repository.last_good_load_s == 10.0
+    shutil.rmtree(folder)
+    write_bundle(tmp_path)
+    repository.load(tmp_path)
+    assert repository.last_good_load_s == 20.0

@@ -1,0 +1,71 @@
+"""Predictions while models are swapped: none fails, and each answer is of one version, whole."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from server.core.models import Repository
+from server.core.requests import Selection
+from tests.server.bundles import Logistic, rows, write_bundle
+
+SWAPS = 100
+CALLERS = 3
+
+
+def test_a_hundred_swaps_fail_no_prediction_and_mix_no_versions(tmp_path: Path) -> None:
+    """Every swap puts other weights under the same version, and moves the label too."""
+    staged = [write_bundle(tmp_path / f"staged-{seed}", version="1", seed=seed) for seed in range(5)]
+    models = tmp_path / "models"
+    target = models / "volatility" / "1"
+    shutil.copytree(staged[0], target)
+    repository = Repository("volatility")
+    repository.load(models)
+    matrix = rows(16)
+    known = [Logistic(seed).predict(matrix) for seed in range(5)]
+    stop = threading.Event()
+    seen: list[set[int]] = [set() for _ in range(CALLERS)]
+    faults: list[str] = []
+
+    def call(number: int) -> None:
+        while not stop.is_set():
+            try:
+                answer = repository.resolve(Selection()).predictor.predict(matrix)
+            except Exception as error:
+                faults.append(repr(error))
+                return
+            whose = [seed for seed in range(5) if np.allclose(answer, known[seed], rtol=0, atol=1e-12)]
+            if len(whose) != 1:
+                faults.append(f"an answer of {len(whose)} versions")
+                return
+            seen[number].add(whose[0])
+
+    callers = [threading.Thread(target=call, args=(number,)) for number in range(CALLERS)]
+    for caller in callers:
+        caller.start()
+    for swap in range(1, SWAPS + 1):
+        for name in ("model.onnx", "manifest.json"):
+            shutil.copy(staged[swap % 5] / name, target / name)
+        changes = repository.reload(models)
+        assert [one.version for one in changes.loaded] == ["1"]
+    stop.set()
+    for caller in callers:
+        caller.join()
+    assert faults == []
+    assert set.union(*seen) == set(range(5))
+    assert repository.swaps == SWAPS + 1
+
+
+def test_loads_from_many_threads_happen_one_after_the_other(tmp_path: Path) -> None:
+    write_bundle(tmp_path)
+    repository = Repository("volatility")
+    loaders = [threading.Thread(target=repository.load, args=(tmp_path,)) for _ in range(8)]
+    for loader in loaders:
+        loader.start()
+    for loader in loaders:
+        loader.join()
+    # A load that ran beside another would have found nothing held, and loaded the bundle once more.
+    assert repository.swaps == 1
