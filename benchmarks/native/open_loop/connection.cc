@@ -87,8 +87,9 @@ int Connect(const std::string& address) {
 Connection::Connection(const Options& options, Report& report)
     : options_(options), report_(report), fd_(Connect(options.address)), in_(kReadBytes) {
   if (nghttp2_hd_inflate_new(&inflater_) != 0) throw std::bad_alloc();
-  size_t slots = 1;
-  while (slots < 4 * options.max_outstanding) slots *= 2;
+  // A ring by stream id. One that finds its slot still taken waits, so there are several for each call's share.
+  size_t slots = 4096;
+  while (slots < 4 * options.max_outstanding / options.connections) slots *= 2;
   calls_.resize(slots);
 
   // The first call puts its headers into the server's table (RFC 7541 6.2.1), all later ones are indices (6.1).
