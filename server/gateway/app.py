@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from common.errors import VolcastError
 from common.schema import CORE_1, CORE_1_EXAMPLE
+from server.gateway import oip
 from server.gateway.backend import Backend
 from server.gateway.bodies import (
     ErrorBody,
@@ -87,6 +88,7 @@ def create_app(server: str, timeout_s: float, log: Any) -> FastAPI:
     app.add_exception_handler(TooLargeError, _on_too_large)
     _add_predict(app)
     _add_operations(app, metrics)
+    app.include_router(oip.router())
     return app
 
 

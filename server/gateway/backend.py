@@ -8,6 +8,7 @@ import grpc
 
 from common.errors import VolcastError
 from common.rpc_status import DETAILS_KEY, from_status, parse_details
+from volcast.oip.v2.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from volcast.v1 import HealthRequest, HealthResponse, PredictRequest, PredictResponse
 from volcast.v1.inference_pb2_grpc import InferenceServiceStub
 
@@ -26,6 +27,7 @@ class Backend:
         self._timeout_s = timeout_s
         self._channel = grpc.aio.insecure_channel(server, options=OPTIONS)
         self._stub: Any = InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._protocol: Any = GRPCInferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     async def predict(self, request: PredictRequest) -> PredictResponse:
         response: PredictResponse = await self._call(self._stub.Predict, request)
@@ -34,6 +36,10 @@ class Backend:
     async def health(self) -> HealthResponse:
         response: HealthResponse = await self._call(self._stub.Health, HealthRequest())
         return response
+
+    async def inference_protocol(self, method: str, request: Any) -> Any:
+        """A method of the Open Inference Protocol, with the messages of volcast.oip.v2."""
+        return await self._call(getattr(self._protocol, method), request)
 
     async def close(self) -> None:
         await self._channel.close()

@@ -1,0 +1,174 @@
+"""The REST form: JSON, with each tensor's values in it or, by Triton's binary extension, as bytes behind it.
+
+Pure translation to and from the messages of the gRPC form, where tensors are always raw: what is wrong
+with a tensor is told by the server alone, in the same words for every door.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from math import prod
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+
+from common.errors import RequestError
+from volcast.oip.v2 import InferParameter, ModelInferRequest, ModelInferResponse
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+_THRESHOLD = "threshold"
+_BINARY_SIZE = "binary_data_size"
+_BINARY = "binary_data"
+_BINARY_ALL = "binary_data_output"
+_DTYPES: dict[str, np.dtype[np.floating[Any]]] = {"FP32": np.dtype("<f4"), "FP64": np.dtype("<f8")}
+
+_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_Parameter = bool | _Int64 | float | str
+_Parameters = dict[str, _Parameter]
+
+
+class _Input(msgspec.Struct):
+    name: str
+    shape: list[_Int64]
+    datatype: str
+    parameters: _Parameters | None = None
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Output(msgspec.Struct):
+    name: str
+    parameters: _Parameters | None = None
+
+
+class _Request(msgspec.Struct):
+    inputs: list[_Input]
+    id: str = ""
+    parameters: _Parameters | None = None
+    outputs: list[_Output] | None = None
+
+
+_decoder = msgspec.json.Decoder(_Request)
+_flat = msgspec.json.Decoder(list[float])
+_nested = msgspec.json.Decoder(list[list[float]])
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """How the outputs are to be sent: as bytes, by name and where nothing is said."""
+
+    binary: Mapping[str, bool]
+    otherwise: bool
+
+
+def read_request(body: bytes, header_length: str | None, name: str, version: str) -> tuple[ModelInferRequest, Asked]:
+    """header_length: the header's value, where the body is JSON and bytes. Raises RequestError."""
+    size = _json_size(header_length, len(body))
+    try:
+        json = _decoder.decode(memoryview(body)[:size])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RequestError.of("body", f"no inference request: {error}") from None
+    request = ModelInferRequest(model_name=name, model_version=version, id=json.id)
+    _set_parameters(request.parameters, json.parameters)
+    position = size
+    for index, one in enumerate(json.inputs):
+        tensor = request.inputs.add(name=one.name, datatype=one.datatype, shape=one.shape)
+        _set_parameters(tensor.parameters, one.parameters)
+        values, position = _values(index, one, body, position)
+        request.raw_input_contents.append(values)
+    if position != len(body):
+        raise RequestError.of("body", f"{len(body) - position} bytes follow that are no input's")
+    for output in json.outputs or ():
+        _set_parameters(request.outputs.add(name=output.name).parameters, output.parameters)
+    return request, _asked(json)
+
+
+def _json_size(header_length: str | None, total: int) -> int:
+    if header_length is None:
+        return total
+    number = header_length.isascii() and header_length.isdecimal() and len(header_length) < 19
+    size = int(header_length) if number else -1
+    if not 0 <= size <= total:
+        what = f"expected the length of the JSON, at most the body's {total} bytes, got {header_length[:20]!a}"
+        raise RequestError.of(HEADER_LENGTH, what)
+    return size
+
+
+def _values(index: int, one: _Input, body: bytes, position: int) -> tuple[bytes, int]:
+    """The tensor's bytes, and where the next one's begin."""
+    size = (one.parameters or {}).get(_BINARY_SIZE)
+    if size is None:
+        if one.data is msgspec.UNSET:
+            # Of a region of shared memory, too: the server says that there is none.
+            return b"", position
+        return _packed(index, one, bytes(one.data)), position
+    if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(body) - position:
+        expected = f"at most the {len(body) - position} bytes that are left of the body"
+        raise RequestError.of(f"inputs[{index}].parameters[{_BINARY_SIZE}]", f"expected {expected}, got {size!a}")
+    if one.data is not msgspec.UNSET:
+        raise RequestError.of(f"inputs[{index}].data", f"expected none beside {_BINARY_SIZE}")
+    return body[position : position + size], position + size
+
+
+def _packed(index: int, one: _Input, data: bytes) -> bytes:
+    """`data` as the bytes of its tensor: a flat list, or rows of one in the tensor's shape."""
+    dtype = _DTYPES.get(one.datatype)
+    if dtype is None:
+        return b""  # refused by the server, whatever it holds
+    try:
+        array = np.array(_flat.decode(data))
+    except msgspec.DecodeError:
+        try:
+            array = np.array(_nested.decode(data))
+        except (msgspec.DecodeError, ValueError):
+            raise RequestError.of(f"inputs[{index}].data", "expected numbers, or equally long lists of them") from None
+        if list(array.shape) != one.shape:
+            what = f"its lists have the shape {list(array.shape)}, `shape` says {one.shape[:4]}"
+            raise RequestError.of(f"inputs[{index}].data", what) from None
+    if len(one.shape) <= 2 and min(one.shape, default=-1) >= 0 and array.size != prod(one.shape):
+        raise RequestError.of(f"inputs[{index}].data", f"expected {prod(one.shape)} values, got {array.size}")
+    with np.errstate(over="ignore"):  # a number beyond float32 is infinite, and refused as such
+        return array.astype(dtype).tobytes()
+
+
+def _set_parameters(fields: Any, parameters: _Parameters | None) -> None:
+    for key, value in (parameters or {}).items():
+        if key in (_BINARY_SIZE, _BINARY, _BINARY_ALL):
+            continue
+        match value:
+            case bool():
+                parameter = InferParameter(bool_param=value)
+            case int():
+                parameter = InferParameter(int64_param=value)
+            case float():
+                parameter = InferParameter(double_param=value)
+            case str():
+                parameter = InferParameter(string_param=value)
+        fields[key].CopyFrom(parameter)
+
+
+def _asked(json: _Request) -> Asked:
+    given = {one.name: (one.parameters or {}).get(_BINARY) for one in json.outputs or ()}
+    otherwise = (json.parameters or {}).get(_BINARY_ALL) is True
+    return Asked({name: value is True for name, value in given.items() if value is not None}, otherwise)
+
+
+def write_response(response: ModelInferResponse, asked: Asked) -> tuple[bytes, int | None]:
+    """The body, and the length of its JSON where bytes follow it."""
+    outputs, behind = [], []
+    for output, values in zip(response.outputs, response.raw_output_contents, strict=True):
+        fields: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": list(output.shape)}
+        if asked.binary.get(output.name, asked.otherwise):
+            fields["parameters"] = {_BINARY_SIZE: len(values)}
+            behind.append(values)
+        else:
+            fields["data"] = struct.unpack(f"<{len(values) // 8}d", values)  # outputs are FP64
+        outputs.append(fields)
+    answer: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version}
+    if response.id:
+        answer["id"] = response.id
+    if _THRESHOLD in response.parameters:
+        answer["parameters"] = {_THRESHOLD: float(response.parameters[_THRESHOLD].string_param)}
+    answer["outputs"] = outputs
+    json = msgspec.json.encode(answer)
+    return (b"".join([json, *behind]), len(json)) if behind else (json, None)

@@ -1,0 +1,130 @@
+"""What the protocol asks besides predictions: health, metadata, the model repository."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from common.errors import ModelNotFoundError, RequestError, UnsupportedError
+from server.core.held import version_order
+from server.core.models import Repository
+from server.core.requests import Selection
+from server.core.tensors import FEATURES
+from server.grpc.inference import parse
+from server.grpc.methods import Method, Methods, Scoring, ScoringStream, Unary
+from server.oip.infer import PROBABILITY, InferFrame, decode
+from server.state import ServerState
+from volcast.oip.v2 import (
+    ModelMetadataRequest,
+    ModelMetadataResponse,
+    ModelReadyRequest,
+    ModelReadyResponse,
+    RepositoryIndexRequest,
+    RepositoryIndexResponse,
+    RepositoryModelLoadRequest,
+    RepositoryModelLoadResponse,
+    RepositoryModelUnloadRequest,
+    ServerLiveRequest,
+    ServerLiveResponse,
+    ServerMetadataRequest,
+    ServerMetadataResponse,
+    ServerReadyRequest,
+    ServerReadyResponse,
+)
+
+SERVICE = "inference.GRPCInferenceService"
+NAME = "volcast"
+PLATFORM = "onnx_onnxv1"  # the protocol's name of ONNX
+# Of Triton's extensions. The binary form of tensors is REST's alone, and the gateway has it.
+EXTENSIONS = ("binary_tensor_data", "model_repository")
+
+TensorMetadata = ModelMetadataResponse.TensorMetadata
+ModelIndex = RepositoryIndexResponse.ModelIndex
+
+
+class OpenInference:
+    """reload: asks for the models folder to be read again; None where the server does not do that."""
+
+    def __init__(self, repository: Repository, state: ServerState, reload: Callable[[], object] | None = None) -> None:
+        self._repository = repository
+        self._state = state
+        self._reload = reload
+
+    def methods(self) -> Methods:
+        unary = {
+            "ServerLive": self.live,
+            "ServerReady": self.ready,
+            "ModelReady": self.model_ready,
+            "ServerMetadata": self.server_metadata,
+            "ModelMetadata": self.model_metadata,
+            "RepositoryIndex": self.repository_index,
+            "RepositoryModelLoad": self.model_load,
+            "RepositoryModelUnload": self.model_unload,
+        }
+        methods: dict[str, Method] = {f"/{SERVICE}/{name}": Unary(name, answer) for name, answer in unary.items()}
+        methods[f"/{SERVICE}/ModelInfer"] = Scoring("ModelInfer", decode)
+        methods[f"/{SERVICE}/ModelStreamInfer"] = ScoringStream("ModelStreamInfer", InferFrame)
+        return methods
+
+    def live(self, raw: bytes) -> bytes:
+        parse(ServerLiveRequest, raw)
+        return ServerLiveResponse(live=True).SerializeToString()
+
+    def ready(self, raw: bytes) -> bytes:
+        parse(ServerReadyRequest, raw)
+        return ServerReadyResponse(ready=self._state.ready).SerializeToString()
+
+    def model_ready(self, raw: bytes) -> bytes:
+        request = parse(ModelReadyRequest, raw)
+        try:
+            self._repository.resolve(Selection(request.name, request.version))
+        except ModelNotFoundError:
+            return ModelReadyResponse(ready=False).SerializeToString()
+        return ModelReadyResponse(ready=self._state.ready).SerializeToString()
+
+    def server_metadata(self, raw: bytes) -> bytes:
+        parse(ServerMetadataRequest, raw)
+        return ServerMetadataResponse(name=NAME, version=self._state.build, extensions=EXTENSIONS).SerializeToString()
+
+    def model_metadata(self, raw: bytes) -> bytes:
+        request = parse(ModelMetadataRequest, raw)
+        model = self._repository.resolve(Selection(request.name, request.version))
+        versions = [version for name, version in self._repository.held.models if name == model.name]
+        return ModelMetadataResponse(
+            name=model.name,
+            versions=sorted(versions, key=version_order),
+            platform=PLATFORM,
+            inputs=[TensorMetadata(name=FEATURES, datatype="FP64", shape=[-1, len(model.schema)])],
+            outputs=[TensorMetadata(name=PROBABILITY, datatype="FP64", shape=[-1])],
+        ).SerializeToString()
+
+    def repository_index(self, raw: bytes) -> bytes:
+        request = parse(RepositoryIndexRequest, raw)
+        held = self._repository.held
+        state = "READY" if self._state.ready else "UNAVAILABLE"
+        entries = {
+            (name, version): ModelIndex(name=name, version=version, state=state) for name, version in held.models
+        }
+        for failure in held.failures:
+            if not failure.version:
+                continue  # of the labels of a name: no entry is about them
+            entry = entries.setdefault(
+                (failure.name, failure.version),
+                ModelIndex(name=failure.name, version=failure.version, state="UNAVAILABLE"),
+            )
+            entry.reason = failure.reason
+        ordered = [entries[key] for key in sorted(entries, key=lambda key: (key[0], version_order(key[1])))]
+        models = [entry for entry in ordered if entry.state == "READY" or not request.ready]
+        return RepositoryIndexResponse(models=models).SerializeToString()
+
+    def model_load(self, raw: bytes) -> bytes:
+        request = parse(RepositoryModelLoadRequest, raw)
+        if request.parameters:
+            raise RequestError.of("parameters", "expected none: a model comes from its bundle alone")
+        if self._reload is None:
+            raise UnsupportedError("this server does not load models on request")
+        self._reload()
+        return RepositoryModelLoadResponse().SerializeToString()
+
+    def model_unload(self, raw: bytes) -> bytes:
+        parse(RepositoryModelUnloadRequest, raw)
+        raise UnsupportedError("models are not unloaded on request: remove the bundle from the models folder")
