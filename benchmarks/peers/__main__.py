@@ -1,0 +1,3 @@
+from benchmarks.peers.command import peers
+
+peers(prog_name="python -m benchmarks.peers")
