@@ -93,9 +93,9 @@ def open_loop(
 
     timeout_ms is each call's deadline (0: none). headers are "name: value" lines added to each call.
     tick_us above 0 wakes the generator this often only: a fraction of its CPU, and latencies up to that much
-    too long; for overload. spin takes a whole core for the exactest timing. Gives offered, not_sent (the limit on outstanding calls was
-    reached), ok, resource_exhausted, others by status, goodput_per_s, ok_us, refused_us, and send_lag_us:
-    how late the generator itself was.
+    too long; for overload. spin takes a whole core for the exactest timing. Gives offered, not_sent (the
+    limit on outstanding calls was reached), ok, resource_exhausted, others by status, goodput_per_s, ok_us,
+    refused_us, and send_lag_us: how late the generator itself was.
     """
     options: dict[str, object] = {
         "rate": rate,
