@@ -1,0 +1,62 @@
+"""Other people's clients, unchanged, in environments of their own that .ci/oip_clients makes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.descriptor import Descriptor
+
+from tests.server.bundles import Logistic, rows
+from volcast.oip.v2.open_inference_pb2 import DESCRIPTOR
+
+PROGRAMS = Path(__file__).parent / "clients"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "volcast" / "oip"
+COUNT = 3
+
+
+def messages(descriptors: Any) -> dict[str, dict[int, tuple[str, int, str]]]:
+    """Name, type and message of each field, by message and number."""
+    found = {}
+    one: Descriptor
+    for one in descriptors:
+        found[one.full_name] = {
+            field.number: (field.name, field.type, field.message_type.full_name if field.message_type else "")
+            for field in one.fields
+        }
+        found |= messages(one.nested_types)
+    return found
+
+
+@pytest.mark.oip_clients
+@pytest.mark.parametrize("client", ["tritonclient", "kserve"])
+def test_a_session_of_the_client_goes_as_it_would_with_its_own_server(
+    client: str, oip_server: str, oip_gateway: str, tmp_path: Path
+) -> None:
+    python = CACHE / client / "bin" / "python"
+    if not python.exists():
+        pytest.skip(f"no environment for {client}; .ci/oip_clients makes one")
+    told = tmp_path / "session.json"
+    told.write_text(
+        json.dumps(
+            {
+                "grpc": oip_server,
+                "http": oip_gateway,
+                "model": "volatility",
+                "stable": "10",
+                "other": "9",
+                "rows": rows(COUNT).tolist(),
+                "expected": {str(seed): Logistic(seed).predict(rows(COUNT)).tolist() for seed in (9, 10)},
+                "messages": messages(DESCRIPTOR.message_types_by_name.values()),
+            }
+        )
+    )
+    program = PROGRAMS / f"{client.removesuffix('client')}_session.py"
+    done = subprocess.run([python, program, told], capture_output=True, text=True, timeout=90, check=False)
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) >= 20
