@@ -36,9 +36,13 @@ _NAME, _EXTERNAL_DATA, _DATA_LOCATION = 8, 13, 14  # of TensorProto
 _DOMAIN, _VERSION = 1, 2  # of OperatorSetIdProto
 _FUNCTION_DOMAIN = 10
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-# A run of numbers in an attribute, stepped over at once: trees hold hundreds of thousands of them.
-_NUMBERS = re.compile(
-    rb"(?:[\x15\x1d\x25\x2d\x35\x3d]....|[\x10\x18\x20\x28\x30\x38\x40][\x80-\xff]{0,9}[\x00-\x7f])++", re.DOTALL
+# A run of numbers and short strings in an attribute, stepped over at once: trees hold hundreds of thousands
+# of them. A thousand at a time, as a match holds the interpreter's lock.
+_SHORT = b"|".join(b"\\x%02x.{%d}" % (length, length) for length in range(16))
+_PLAIN = re.compile(
+    rb"(?:[\x15\x1d\x25\x2d\x35\x3d].{4}|[\x10\x18\x20\x28\x30\x38\x40][\x80-\xff]{0,9}[\x00-\x7f]"
+    rb"|\x4a(?:" + _SHORT + rb")){1,1000}+",
+    re.DOTALL,
 )
 _Field = tuple[int, int | tuple[int, int]]  # number; a value, or where its bytes begin and end
 
@@ -99,9 +103,9 @@ def _note_opset(data: bytes, begin: int, end: int, scan: Scan) -> None:
 
 
 def _fields(data: bytes, at: int, end: int, *, runs: bool = False) -> Iterator[_Field]:
-    """Each field between `at` and `end`. runs: numbers are stepped over where they come in runs."""
+    """Each field between `at` and `end`. runs: those of an attribute that hold no message are stepped over."""
     while at < end:
-        if runs and (run := _NUMBERS.match(data, at, end)):
+        if runs and (run := _PLAIN.match(data, at, end)):
             at = run.end()
             continue
         tag, at = _varint(data, at, end)

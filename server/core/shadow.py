@@ -18,7 +18,7 @@ from server.core.models import Repository
 from server.core.requests import Matrix, Vector
 
 MAX_WAITING_ROWS = 65_536  # 6 MB of the features of core/1
-ROWS_A_CALL = 1024  # of one run of a shadow: short enough to stop or rest in between
+ROWS_A_CALL = 256  # of one run of a shadow: putting them together holds the interpreter's lock
 
 
 @dataclass
@@ -138,4 +138,5 @@ class Shadows:
         agreement.add(work.probabilities, work.model.threshold, probabilities, shadow.threshold)
 
     def _agreement(self, shadow: Model) -> Agreement:
-        return self.agreements.setdefault((shadow.name, shadow.version), Agreement())
+        key = (shadow.name, shadow.version)
+        return self.agreements.get(key) or self.agreements.setdefault(key, Agreement())

@@ -189,7 +189,16 @@ def test_numbers_of_attributes_that_look_like_fields_are_stepped_over() -> None:
 
 
 def test_a_tensor_behind_long_runs_of_numbers_is_found() -> None:
-    node = helper.make_node("Some", [], [], a=[0.25] * 1000, b=list(range(-500, 500)), c="x", t=external())
+    node = helper.make_node(
+        "Some",
+        [],
+        [],
+        a=[0.25] * 1000,
+        b=list(range(-500, 500)),
+        c="x",
+        d=["LEAF", "BRANCH_LT", "x" * 40] * 900,
+        t=external(),
+    )
     with pytest.raises(BundleError, match="in another file"):
         scan_graph(with_node(node).SerializeToString())
 

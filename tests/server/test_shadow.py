@@ -146,12 +146,12 @@ def test_rows_that_wait_for_the_scorer_still_count_as_waiting(repository: Reposi
 def test_small_answers_are_scored_together_and_large_ones_in_parts(repository: Repository) -> None:
     shadows = Shadows(repository)
     stable, third = repository.resolve(Selection()), repository.resolve(Selection(version="3"))
-    for model, count in ((stable, 1000), (stable, 24), (stable, 1), (third, 2), (stable, 2500)):
+    for model, count in ((stable, 200), (stable, 56), (stable, 1), (third, 2), (stable, 600)):
         answer(shadows, model, rows(count))
     steps = []
     while scored := shadows.score_some():
         steps.append(scored)
-    assert steps == [1024, 1, 2, 1024, 1024, 452]
+    assert steps == [256, 1, 2, 256, 256, 88]
 
 
 def test_a_shadow_that_cannot_score_is_counted_and_nothing_else(repository: Repository) -> None:
