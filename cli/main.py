@@ -35,6 +35,7 @@ COMMANDS = {
     "train": Lazy("training.commands.train:train", "training", "Train, export and write a model bundle."),
     "serve": Lazy("server.commands.serve:serve", "serving", "The inference server."),
     "gateway": Lazy("server.commands.gateway:gateway", "serving", "The REST gateway."),
+    "token": Lazy("server.commands.token:token", "", "A new bearer token."),
     "predict": Lazy("clients.commands.predict:predict", "", "One prediction from the command line."),
     "watch": Lazy("pipeline.commands.watch:watch", "pipeline", "The live stream of predictions."),
     "bench": Lazy("benchmarks.command:bench", "serving,pipeline", "A benchmark by name."),

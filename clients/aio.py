@@ -20,7 +20,8 @@ from google.protobuf.message import Message
 
 from clients.errors import translate
 from clients.requests import METHODS, fill_packed, named_request, packed_request
-from clients.sync import CHANNEL_OPTIONS
+from clients.sync import CHANNEL_OPTIONS, PLAINTEXT
+from common.access import Access, Metadata
 from common.errors import DeadlineError, UnavailableError, VolcastError
 from common.rpc_status import from_status
 from volcast.v1 import (
@@ -44,10 +45,15 @@ Response = TypeVar("Response", PredictResponse, HealthResponse)
 class AsyncClient:
     """A connection to one inference server. Make it where the event loop runs; see clients.sync.Client."""
 
-    def __init__(self, target: str = "127.0.0.1:50051", *, timeout_s: float = 2.0) -> None:
+    def __init__(self, target: str = "127.0.0.1:50051", *, timeout_s: float = 2.0, access: Access = PLAINTEXT) -> None:
         self.target = target
         self._timeout_s = timeout_s
-        self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._metadata = access.metadata
+        credentials = access.credentials()
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.aio.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
         self._predict = self._channel.unary_unary(
             METHODS + "Predict", PredictRequest.SerializeToString, PredictResponse.FromString
         )
@@ -83,7 +89,7 @@ class AsyncClient:
 
     def stream(self) -> AsyncPredictStream:
         """A stream of predictions over this connection, opened by its first frame."""
-        return AsyncPredictStream(self._channel, self.target, self._timeout_s)
+        return AsyncPredictStream(self._channel, self.target, self._timeout_s, self._metadata)
 
     async def close(self) -> None:
         await self._channel.close()
@@ -96,7 +102,7 @@ class AsyncClient:
 
     async def _call(self, method: Callable[..., Awaitable[Response]], request: Message) -> Response:
         try:
-            return await method(request, timeout=self._timeout_s)
+            return await method(request, timeout=self._timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
             raise translate(error, self.target) from None
 
@@ -112,12 +118,15 @@ class AsyncPredictStream:
             ...
     """
 
-    def __init__(self, channel: grpc.aio.Channel, target: str, timeout_s: float) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, target: str, timeout_s: float, metadata: Metadata | None = None
+    ) -> None:
         self._open = channel.stream_stream(
             METHODS + "StreamPredict", StreamPredictRequest.SerializeToString, StreamPredictResponse.FromString
         )
         self._target = target
         self._timeout_s = timeout_s
+        self._metadata = metadata
         self._call: Any = None
         self._next_id = 0
 
@@ -188,7 +197,7 @@ class AsyncPredictStream:
 
     async def _write(self, frame: StreamPredictRequest) -> None:
         if self._call is None:
-            self._call = self._open()
+            self._call = self._open(metadata=self._metadata)
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._call.write(frame)

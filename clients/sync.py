@@ -25,6 +25,7 @@ from google.protobuf.message import Message
 
 from clients.errors import translate
 from clients.requests import METHODS, fill_packed, named_request, packed_request
+from common.access import Access, Metadata
 from common.errors import DeadlineError, UnavailableError, VolcastError
 from common.rpc_status import from_status
 from volcast.v1 import (
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 Response = TypeVar("Response", PredictResponse, HealthResponse)
 Outgoing = SimpleQueue[StreamPredictRequest | None]
 END_WAIT_S = 1.0
+PLAINTEXT = Access()
 
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
@@ -60,13 +62,20 @@ CHANNEL_OPTIONS = (
 class Client:
     """A connection to one inference server, made on the first call and remade when it breaks.
 
-    target: host:port, or any gRPC name. timeout_s: of each call.
+    target: host:port, or any gRPC name. timeout_s: of each call. access: a token, TLS, a certificate of its own:
+
+        Client(target, access=make_access(token=..., ca="ca.pem"))
     """
 
-    def __init__(self, target: str = "127.0.0.1:50051", *, timeout_s: float = 2.0) -> None:
+    def __init__(self, target: str = "127.0.0.1:50051", *, timeout_s: float = 2.0, access: Access = PLAINTEXT) -> None:
         self.target = target
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._metadata = access.metadata
+        credentials = access.credentials()
+        if credentials is None:
+            self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
         self._predict = self._channel.unary_unary(
             METHODS + "Predict", PredictRequest.SerializeToString, PredictResponse.FromString
         )
@@ -102,7 +111,7 @@ class Client:
 
     def stream(self) -> PredictStream:
         """A stream of predictions over this connection, opened by its first frame."""
-        return PredictStream(self._channel, self.target, self._timeout_s)
+        return PredictStream(self._channel, self.target, self._timeout_s, self._metadata)
 
     def close(self) -> None:
         self._channel.close()
@@ -115,7 +124,7 @@ class Client:
 
     def _call(self, method: Callable[..., Response], request: Message) -> Response:
         try:
-            return method(request, timeout=self._timeout_s)
+            return method(request, timeout=self._timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
             raise translate(error, self.target) from None
 
@@ -136,12 +145,13 @@ class PredictStream:
 
     TICK_S = 0.1
 
-    def __init__(self, channel: grpc.Channel, target: str, timeout_s: float) -> None:
+    def __init__(self, channel: grpc.Channel, target: str, timeout_s: float, metadata: Metadata | None = None) -> None:
         self._open = channel.stream_stream(
             METHODS + "StreamPredict", StreamPredictRequest.SerializeToString, StreamPredictResponse.FromString
         )
         self._target = target
         self._timeout_s = timeout_s
+        self._metadata = metadata
         self._call: Any = None
         self._outgoing: Outgoing = SimpleQueue()
         self._end_call: Callable[[], object] = bool
@@ -214,7 +224,7 @@ class PredictStream:
     def _put(self, frame: StreamPredictRequest) -> None:
         if self._call is None:
             self._outgoing = SimpleQueue()
-            self._call = self._open(iter(self._outgoing.get, None))
+            self._call = self._open(iter(self._outgoing.get, None), metadata=self._metadata)
             ended = threading.Event()
             if not self._call.add_callback(ended.set):
                 ended.set()

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from clients.sync import Client
+from common.access import make_access, read_token
 from common.cli import config_option, examples, json_option
 from common.config import load_config
 from common.errors import UsageError
@@ -21,6 +22,7 @@ from volcast.v1 import ModelSelector, PredictResponse
     epilog=examples(
         "volcast predict --example",
         "volcast predict --example --json",
+        "volcast predict --example --server inference.example:50051 --tls-ca ca.pem --token-file token",
         'volcast predict --features \'{"price": 65000.01, "midprice": 65000.005, ...}\'',
     ),
 )
@@ -30,9 +32,25 @@ from volcast.v1 import ModelSelector, PredictResponse
 @click.option("--example", is_flag=True, help="Send an example row.")
 @click.option("--model", default="", metavar="NAME", help="Model (default: the server's).")
 @click.option("--version", default="", metavar="VERSION", help="Its version (default: the one labelled stable).")
+@click.option("--token-file", default="", metavar="FILE", help="Holds the bearer token to show.")
+@click.option("--tls", is_flag=True, help="Speak TLS, and trust the usual authorities.")
+@click.option("--tls-ca", default="", metavar="FILE", help="Speak TLS, and trust whom this PEM file holds.")
+@click.option("--tls-cert", default="", metavar="FILE", help="PEM certificate to show, where the server asks for one.")
+@click.option("--tls-key", default="", metavar="FILE", help="Its PEM key.")
 @json_option
 def predict(
-    config_file: Any, server: str | None, features: str | None, example: bool, model: str, version: str, as_json: bool
+    config_file: Any,
+    server: str | None,
+    features: str | None,
+    example: bool,
+    model: str,
+    version: str,
+    token_file: str,
+    tls: bool,
+    tls_ca: str,
+    tls_cert: str,
+    tls_key: str,
+    as_json: bool,
 ) -> None:
     """Asks the inference server about one row of features.
 
@@ -44,7 +62,15 @@ def predict(
     row = CORE_1_EXAMPLE if features is None else parse_features(features)
     target = server or config.gateway.server
     selector = ModelSelector(name=model, version=version or None) if model or version else None
-    with Client(target) as client:
+    gateway = config.gateway
+    access = make_access(
+        read_token(token_file or gateway.server_token_file),
+        tls,
+        tls_ca or gateway.server_ca,
+        tls_cert or gateway.server_cert,
+        tls_key or gateway.server_key,
+    )
+    with Client(target, access=access) as client:
         response = client.predict_named([row], model=selector)
     click.echo(json.dumps(_fields(response)) if as_json else _line(response))
 

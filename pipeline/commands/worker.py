@@ -14,6 +14,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from clients.sync import Client
+from common.access import make_access, read_token
 from common.cli import Duration, config_option, examples, json_option
 from common.config import Config, load_config
 from common.errors import ConfigError, UnavailableError
@@ -104,13 +105,17 @@ def worker(
 
 
 def _forecaster(cleanup: ExitStack, config: Config, server: str) -> Forecaster:
-    client = cleanup.enter_context(Client(server, timeout_s=config.worker.predict_timeout_s))
+    worker = config.worker
+    access = make_access(
+        read_token(worker.server_token_file), ca=worker.server_ca, cert=worker.server_cert, key=worker.server_key
+    )
+    client = cleanup.enter_context(Client(server, timeout_s=worker.predict_timeout_s, access=access))
     stream = cleanup.enter_context(client.stream())
     return Forecaster(
         stream,
         CORE_1.hash,
-        limit_rows=config.worker.max_backlog_rows,
-        timeout_s=config.worker.predict_timeout_s,
+        limit_rows=worker.max_backlog_rows,
+        timeout_s=worker.predict_timeout_s,
     )
 
 

@@ -1,0 +1,72 @@
+"""What a caller shows to an inference server, and whom it trusts: shared by clients, gateway and worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+
+from common.errors import InputError, UsageError
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Nothing set: plaintext without a token. What is secret never shows in its repr."""
+
+    tls: bool = False
+    ca: bytes | None = None  # PEM; None: the authorities that gRPC ships
+    cert: bytes | None = None
+    key: bytes | None = field(default=None, repr=False)
+    metadata: Metadata | None = field(default=None, repr=False)  # of each call
+
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """None: plaintext."""
+        return grpc.ssl_channel_credentials(self.ca, self.key, self.cert) if self.tls else None
+
+
+def make_access(
+    token: str = "",
+    tls: bool = False,
+    ca: str | Path | None = None,
+    cert: str | Path | None = None,
+    key: str | Path | None = None,
+) -> Access:
+    """Reads the PEM files; any of them means TLS. Raises UsageError, and InputError for what cannot be read."""
+    if bool(cert) != bool(key):
+        raise UsageError("a client certificate and its key go together")
+    if not token.isascii() or any(one.isspace() or not one.isprintable() for one in token):
+        raise UsageError("a token is one word of printable ASCII")
+    return Access(
+        tls=tls or bool(ca) or bool(cert),
+        ca=_pem(ca),
+        cert=_pem(cert),
+        key=_pem(key),
+        metadata=(("authorization", f"Bearer {token}"),) if token else None,
+    )
+
+
+def read_token(file: str | Path) -> str:
+    """The token that is all a file holds; "" where none is named. Raises InputError."""
+    if not file:
+        return ""
+    try:
+        token = Path(file).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"token file {file}: cannot be read: {getattr(error, 'strerror', None) or 'not text'}"
+        ) from None
+    if not token:
+        raise InputError(f"token file {file}: empty")
+    return token
+
+
+def _pem(file: str | Path | None) -> bytes | None:
+    if not file:
+        return None
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise InputError(f"PEM file {file}: cannot be read: {error.strerror}") from None
