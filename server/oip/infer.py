@@ -89,12 +89,13 @@ def reply(request: ModelInferRequest) -> Reply:
 
 def infer_input(request: ModelInferRequest) -> PredictInput:
     """Raises RequestError, naming the field."""
-    inputs, raws = request.inputs, request.raw_input_contents
+    # Slices are lists: the containers themselves are walked at 1 us a step.
+    inputs, raws = request.inputs[: MAX_INPUTS + 1], request.raw_input_contents[: MAX_INPUTS + 1]
     if len(inputs) > MAX_INPUTS:
-        raise RequestError.of("inputs", f"expected at most {MAX_INPUTS}, got {len(inputs)}")
+        raise RequestError.of("inputs", f"expected at most {MAX_INPUTS}, got {len(request.inputs)}")
     if raws and len(raws) != len(inputs):
         _refuse_shared_memory(inputs, "inputs")
-        what = f"expected one for each of {len(inputs)} inputs, or none, got {len(raws)}"
+        what = f"expected one for each of {len(inputs)} inputs, or none, got {len(request.raw_input_contents)}"
         raise RequestError.of("raw_input_contents", what)
     if request.outputs:
         _check_outputs(request.outputs)
@@ -104,15 +105,14 @@ def infer_input(request: ModelInferRequest) -> PredictInput:
 
 
 def _tensor(index: int, one: Any, raw: bytes | None) -> Tensor:
-    dtype, dimensions = _DTYPES.get(one.datatype), one.shape
+    dtype = _DTYPES.get(one.datatype)
     if dtype is None:
         raise RequestError.of(f"inputs[{index}].datatype", f"expected FP64 or FP32, got {one.datatype[:_MAX_QUOTED]!a}")
-    # Counted before they are multiplied: the product of a million dimensions is a number of megabytes.
-    if not 1 <= len(dimensions) <= 2 or min(dimensions) < 0:
-        shown = list(dimensions[:4])
-        what = f"expected 1 or 2 dimensions, none below 0, got {len(dimensions)}: {shown}"
+    # Cut before it is looked at: the product of a million dimensions is a number of megabytes.
+    shape = tuple(one.shape[:4])
+    if not 1 <= len(shape) <= 2 or min(shape) < 0:
+        what = f"expected 1 or 2 dimensions, none below 0, got {len(one.shape)}: {list(shape)}"
         raise RequestError.of(f"inputs[{index}].shape", what)
-    shape = tuple(dimensions)
     count = shape[0] * shape[1] if len(shape) == 2 else shape[0]
     values = _typed(index, one, dtype, shape, count) if raw is None else _raw(index, one, raw, dtype, shape, count)
     return Tensor(one.name, shape, values)
@@ -140,7 +140,11 @@ def _typed(index: int, one: Any, dtype: np.dtype[Any], shape: tuple[int, ...], c
         _refuse_shared_memory([one], f"inputs[{index}]")
         what = f"expected {count} values (shape {list(shape)}), got {len(values)}"
         raise RequestError.of(f"inputs[{index}].contents.{field}", what)
-    return np.array(values[:], dtype)  # a list of it: three times faster than the container
+    # Nothing but the packed field is left, and its elements lie in the message as they do in an array: 3 us
+    # for 256 rows, 100 us by way of Python's floats. A copy, since the field's head leaves them unaligned.
+    one.contents.DiscardUnknownFields()
+    packed = one.contents.SerializeToString()
+    return np.array(np.frombuffer(packed, dtype, offset=len(packed) - count * dtype.itemsize))
 
 
 def _check_outputs(outputs: Any) -> None:

@@ -101,6 +101,15 @@ def test_one_tensor_a_feature_in_any_order_is_the_same_row(plane: DataPlane, col
     assert answer.raw_output_contents == infer(plane, raw_request(rows(5))).raw_output_contents
 
 
+def test_fields_of_a_later_protocol_beside_typed_values_change_nothing(plane: DataPlane) -> None:
+    sound = typed_request(rows(2))
+    unknown = b"\xfa\x3f\x03abc"  # field 1023, three bytes
+    contents = sound.inputs[0].contents.SerializeToString()
+    sound.inputs[0].contents.MergeFromString(unknown)
+    assert sound.inputs[0].contents.SerializeToString() in (contents + unknown, unknown + contents)
+    assert infer(plane, sound) == infer(plane, typed_request(rows(2)))
+
+
 def test_raw_bytes_are_scored_where_they_lie(plane: DataPlane) -> None:
     asked, _ = decode(raw_request(rows(4)).SerializeToString())
     matrix = plane.prepare(asked, 0).matrix
