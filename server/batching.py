@@ -29,7 +29,8 @@ class BatchLoop:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.batcher = Batcher(plane, max_batch_rows, max_queue, self._offload, observe)
-        self._max_batch_rows = max_batch_rows
+        self.max_batch_rows = max_batch_rows
+        self.max_queue = max_queue
         self._max_delay_s = max_delay_us * 1e-6
         self._timer: asyncio.Handle | None = None
         self.feed: Callable[[], bool] = lambda: False
@@ -40,14 +41,18 @@ class BatchLoop:
         self.batcher.put(work)
         self.wake()
 
-    def wake(self) -> None:
-        """A run is due: at the end of this turn of the loop, or once the delay is over or the batch is full."""
+    def wake(self, rows: int = 0) -> None:
+        """A run is due: at the end of this turn of the loop, or once the delay is over or the batch is full.
+
+        rows: how many wait elsewhere, for `feed` to put.
+        """
+        rows += self.batcher.rows
         if self._timer is None:
-            if self._max_delay_s and self.batcher.rows < self._max_batch_rows:
+            if self._max_delay_s and rows < self.max_batch_rows:
                 self._timer = self._loop.call_later(self._max_delay_s, self._turn)
             else:
                 self._timer = self._loop.call_soon(self._turn)
-        elif self._max_delay_s and self.batcher.rows >= self._max_batch_rows:
+        elif self._max_delay_s and rows >= self.max_batch_rows:
             self._timer.cancel()
             self._timer = self._loop.call_soon(self._turn)
 

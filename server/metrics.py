@@ -35,9 +35,9 @@ class Histogram:
         self._counts = [0] * (len(BUCKETS_S) + 1)
         self._sum_ns = 0
 
-    def observe_ns(self, value_ns: int) -> None:
-        self._counts[bisect_left(BUCKETS_S, value_ns * 1e-9)] += 1
-        self._sum_ns += value_ns
+    def observe_ns(self, value_ns: int, count: int = 1) -> None:
+        self._counts[bisect_left(BUCKETS_S, value_ns * 1e-9)] += count
+        self._sum_ns += value_ns * count
 
     def buckets(self) -> list[tuple[str, float]]:
         bounds = [*(str(bound) for bound in BUCKETS_S), "+Inf"]
@@ -67,6 +67,13 @@ class ServerMetrics(Collector):
         if histogram is None:
             histogram = self._durations[method] = Histogram()
         histogram.observe_ns(duration_ns)
+
+    def requests(self, groups: Iterable[tuple[str, int, int]], now_ns: int) -> None:
+        """Many that went well: (method, when they arrived, how many)."""
+        for method, arrived_ns, count in groups:
+            key = (method, "OK")
+            self._requests[key] = self._requests.get(key, 0) + count
+            self._durations[method].observe_ns(now_ns - arrived_ns, count)
 
     def ran(self, run: Run) -> None:
         """One run of a model, told by the batcher."""

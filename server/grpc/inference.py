@@ -24,14 +24,18 @@ def methods(repository: Repository, state: ServerState) -> Methods:
         return health_response(repository.held, repository.default_model, state).SerializeToString()
 
     return {
-        f"/{SERVICE}/Predict": Scoring("Predict", _decode_predict),
-        f"/{SERVICE}/StreamPredict": ScoringStream("StreamPredict", PredictFrame),
+        f"/{SERVICE}/Predict": Scoring("Predict", _decode_predict, packed=True),
+        f"/{SERVICE}/StreamPredict": ScoringStream("StreamPredict", PredictFrame, packed=True),
         f"/{SERVICE}/Health": Unary("Health", health),
     }
 
 
+def read_predict(raw: bytes) -> PredictInput:
+    return predict_input(parse(PredictRequest, raw))
+
+
 def _decode_predict(raw: bytes) -> tuple[PredictInput, Callable[[Result], bytes]]:
-    return predict_input(parse(PredictRequest, raw)), _encode_predict
+    return read_predict(raw), _encode_predict
 
 
 def _encode_predict(result: Result) -> bytes:

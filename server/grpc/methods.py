@@ -28,6 +28,7 @@ class Scoring(msgspec.Struct, frozen=True):
 
     name: str
     decode: Callable[[bytes], tuple[PredictInput, Callable[[Result], bytes]]]
+    packed: bool = False  # takes PredictRequest and gives PredictResponse: server.grpc.forms knows their bytes
 
 
 class Frame(Protocol):
@@ -45,6 +46,7 @@ class ScoringStream(msgspec.Struct, frozen=True):
 
     name: str
     decode: Callable[[bytes], Frame]
+    packed: bool = False  # the same inside of StreamPredictRequest and StreamPredictResponse
 
 
 class StreamContext(Protocol):

@@ -7,18 +7,38 @@ one DATA frame, as all small ones do, takes the short way through `receive`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
 from server.http2 import frames
 from server.http2.frames import ErrorCode, ProtocolError
-from server.http2.headers import NOT_GRPC, OK_TRAILERS, RESPONSE, HeadReader, MalformedError, failure
-from server.http2.stream import INVALID_ARGUMENT, PREFIX, RESOURCE_EXHAUSTED, UNIMPLEMENTED, MessageError, Stream
+from server.http2.headers import (
+    NOT_GRPC,
+    OK_TRAILERS,
+    RESPONSE,
+    STREAMING,
+    Gate,
+    Head,
+    HeadReader,
+    MalformedError,
+    failure,
+)
+from server.http2.stream import (
+    INVALID_ARGUMENT,
+    PREFIX,
+    RESOURCE_EXHAUSTED,
+    UNAUTHENTICATED,
+    UNIMPLEMENTED,
+    MessageError,
+    Stream,
+)
 
+# The most that a peer may send in one frame: a message of 256 rows is one, where a client takes this up.
+RECEIVED_FRAME_SIZE = 256 * 1024
 _RESPONSE_WORD = len(RESPONSE) << 8 | frames.HEADERS
-_TRAILERS = frames.HEADER.pack(len(OK_TRAILERS) << 8 | frames.HEADERS, 0x5, 0)[:5]
+_TRAILERS_WORD = len(OK_TRAILERS) << 8 | frames.HEADERS
 _PREFACE = frames.PREFACE
 _unpack = frames.HEADER.unpack_from
 _pack = frames.HEADER.pack
@@ -49,14 +69,16 @@ class Limits:
 
 
 class Connection:
-    def __init__(self, methods: Mapping[bytes, Any], limits: Limits, is_unary: Callable[[Any], bool]) -> None:
-        """methods: what to put in Head.method for a path. is_unary: whether such a method is."""
+    def __init__(self, methods: Mapping[bytes, Any], gate: Gate, limits: Limits) -> None:
+        """methods: what to put in Head.method for a path."""
         self.events: list[tuple[Event, Stream, bytes]] = []
         self.streams: dict[int, Stream] = {}
+        self.calls: list[tuple[int, Head, bytes]] = []  # calls that came the short way, whole
+        self._begun: dict[int, Head] = {}  # on the short way: the headers are here
+        self._asked: dict[int, Head] = {}  # on the short way: the message is here, the answer is not
         self.closing = False  # GOAWAY is out and no call may begin
         self._limits = limits
-        self._is_unary = is_unary
-        self._heads = HeadReader(methods, limits.max_header_bytes)
+        self._heads = HeadReader(methods, gate, limits.max_header_bytes)
         self._rest = b""
         self._started = False
         self._settled = False  # the peer's first frame was SETTINGS, as it must be
@@ -70,9 +92,11 @@ class Connection:
         self._buffered = 0
         self._blocked: dict[int, Stream] = {}  # streams whose output waits for a window
         self._drain_pinged = False
+        self._now_ns = 0  # when what is being read arrived
         values = {
             frames.MAX_CONCURRENT_STREAMS: limits.max_streams,
             frames.INITIAL_WINDOW_SIZE: limits.stream_window,
+            frames.MAX_FRAME_SIZE: RECEIVED_FRAME_SIZE,
             frames.MAX_HEADER_LIST_SIZE: limits.max_header_bytes,
         }
         self._window = max(16 * limits.stream_window, 4 * 1024 * 1024)
@@ -97,6 +121,7 @@ class Connection:
 
     def receive(self, data: bytes, now_ns: int) -> None:
         """Takes bytes of the socket; leaves events. Raises ProtocolError once the peer broke the protocol."""
+        self._now_ns = now_ns
         if self._rest:
             data = self._rest + data
         at, end = 0, len(data)
@@ -109,65 +134,97 @@ class Connection:
             if not data.startswith(_PREFACE):
                 raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "no preface of HTTP/2")
             self._started, at = True, len(_PREFACE)
-        streams, events = self.streams, self.events
+        known, begun, asked = self._heads.known, self._begun, self._asked
         while end - at >= 9:
             head, flags, stream_id = _unpack(data, at)
             length, kind = head >> 8, head & 0xFF
-            if length > frames.FRAME_SIZE:
+            if length > RECEIVED_FRAME_SIZE:
                 raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
             begin = at + 9
             until = begin + length
             if until > end:
                 break
             at = until
-            if kind == 0 and flags == 1 and self._block is None:  # DATA that ends its stream, without padding
-                stream = streams.get(stream_id)
-                if (
-                    stream is not None
-                    and stream.unary
-                    and not stream.unread
-                    and not stream.buffer
-                    and length >= PREFIX
-                    and not stream.ended
-                    and _unpack_message(data, begin) == (0, length - PREFIX)
-                ):
-                    self._untold += length
-                    stream.ended = True
-                    events.append((Event.REQUEST, stream, data[begin + PREFIX : until]))
+            # A unary call as clients send it: HEADERS with a body to come, DATA that is one message and the end.
+            if kind == 1 and flags == 4:
+                call = known.get(data[begin:until])
+                if call is not None and call.short and self._may_open(stream_id):
+                    self._last_id = stream_id
+                    begun[stream_id] = call
                     continue
-            elif kind == 1 and flags == 4 and self._block is None:  # HEADERS, whole, with a body to come
-                self._open(stream_id, data[begin:until], False, now_ns)
+            elif (
+                kind == 0
+                and flags == 1
+                and stream_id in begun
+                and length >= PREFIX
+                and _unpack_message(data, begin) == (0, length - PREFIX)
+                and self._block is None
+            ):
+                self._untold += length
+                call = asked[stream_id] = begun.pop(stream_id)
+                self.calls.append((stream_id, call, data[begin + PREFIX : until]))
                 continue
-            self._slow(kind, flags, stream_id & frames.MAX_WINDOW, data[begin:until], now_ns)
+            self._slow(kind, flags, stream_id & frames.MAX_WINDOW, data[begin:until])
         self._rest = data[at:] if at else data
         if self._untold >= self._window // 2:
             self._out.append(frames.window_update(0, self._untold))
             self._untold = 0
 
+    def _may_open(self, stream_id: int) -> bool:
+        return (
+            self._last_id < stream_id <= frames.MAX_WINDOW
+            and stream_id & 1 == 1
+            and self._block is None
+            and not self.closing
+            and self.open_calls < self._limits.max_streams
+        )
+
+    @property
+    def open_calls(self) -> int:
+        return len(self.streams) + len(self._begun) + len(self._asked)
+
     # What the application calls.
+
+    def is_waiting(self, stream_id: int) -> bool:
+        """Whether a call that came the short way still wants its answer."""
+        return stream_id in self._asked or stream_id in self.streams
+
+    def respond_short(self, stream_id: int, message: bytes) -> None:
+        """Answers a call that came the short way, with success."""
+        length = len(message) + PREFIX
+        if length > self._send_window or length > self._initial_send or length > frames.FRAME_SIZE:
+            stream = self.stream(stream_id)
+            if stream is not None:
+                self.respond(stream, message)
+        elif self._asked.pop(stream_id, None) is not None:
+            self._send_window -= length
+            self._out.append(
+                b"%b%b%b%b%b%b%b"
+                % (
+                    _pack(_RESPONSE_WORD, 4, stream_id), RESPONSE, _pack(length << 8, 0, stream_id),
+                    _pack_message(0, length - PREFIX), message, _pack(_TRAILERS_WORD, 5, stream_id), OK_TRAILERS,
+                )
+            )  # fmt: skip
+        elif (stream := self.streams.get(stream_id)) is not None:
+            self.respond(stream, message)
+
+    def stream(self, stream_id: int) -> Stream | None:
+        """A call as a stream, for whatever is not on the short way; None where there is none."""
+        head = self._begun.pop(stream_id, None)
+        ended = head is None
+        if head is None:
+            head = self._asked.pop(stream_id, None)
+        if head is not None:
+            limits = self._limits
+            stream = Stream(stream_id, head, self._initial_send, limits.stream_window, limits.max_message, self._now_ns)
+            stream.ended = ended
+            self.streams[stream_id] = stream
+        return self.streams.get(stream_id)
 
     def respond(self, stream: Stream, message: bytes) -> None:
         """Answers a unary call, with success."""
-        length = len(message) + PREFIX
-        if length > self._send_window or length > stream.send_window or length > frames.FRAME_SIZE:
-            self.send(stream, (message,))
-            self.finish(stream)
-            return
-        if stream.closed:
-            return
-        self._send_window -= length
-        stream_id = stream.id
-        self._out.append(
-            b"%b%b%b%b%b%b%b%b"
-            % (
-                _pack(_RESPONSE_WORD, 4, stream_id), RESPONSE, _pack(length << 8, 0, stream_id),
-                _pack_message(0, length - PREFIX), message, _TRAILERS, stream_id.to_bytes(4, "big"), OK_TRAILERS,
-            )
-        )  # fmt: skip
-        stream.closed = True
-        del self.streams[stream_id]
-        if not stream.ended:
-            self._out.append(frames.rst_stream(stream_id, ErrorCode.NO_ERROR))
+        self.send(stream, (message,))
+        self.finish(stream)
 
     def send(self, stream: Stream, messages: tuple[bytes, ...] | list[bytes]) -> None:
         """Sends messages of a streaming call, as far as the peer has room; the rest waits in the stream."""
@@ -242,7 +299,7 @@ class Connection:
 
     # Frames that are not on the short way.
 
-    def _slow(self, kind: int, flags: int, stream_id: int, payload: bytes, now_ns: int) -> None:
+    def _slow(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         if self._block is not None and (kind != frames.CONTINUATION or stream_id != self._block[0]):
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a header block was left open")
         if not self._settled:
@@ -252,9 +309,9 @@ class Connection:
         if kind == frames.DATA:
             self._on_data(flags, stream_id, payload)
         elif kind == frames.HEADERS:
-            self._on_headers(flags, stream_id, payload, now_ns)
+            self._on_headers(flags, stream_id, payload)
         elif kind == frames.CONTINUATION:
-            self._on_continuation(flags, payload, now_ns)
+            self._on_continuation(flags, payload)
         elif kind == frames.WINDOW_UPDATE:
             self._on_window_update(stream_id, payload)
         elif kind == frames.SETTINGS:
@@ -273,7 +330,7 @@ class Connection:
         else:
             self._glitch()  # kinds that we do not know are ignored, but not without end
 
-    def _on_headers(self, flags: int, stream_id: int, payload: bytes, now_ns: int) -> None:
+    def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
         payload = _unpadded(flags, payload)
         if flags & frames.HAS_PRIORITY:
             if len(payload) < 5:
@@ -282,11 +339,11 @@ class Connection:
                 raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a stream that depends on itself")
             payload = payload[5:]
         if flags & frames.END_HEADERS:
-            self._open(stream_id, payload, bool(flags & frames.END_STREAM), now_ns)
+            self._open(stream_id, payload, bool(flags & frames.END_STREAM))
         else:
             self._block = (stream_id, flags, bytearray(payload))
 
-    def _on_continuation(self, flags: int, payload: bytes, now_ns: int) -> None:
+    def _on_continuation(self, flags: int, payload: bytes) -> None:
         if self._block is None:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of no header block")
         stream_id, first_flags, block = self._block
@@ -297,9 +354,9 @@ class Connection:
             raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "the headers are too large")
         if flags & frames.END_HEADERS:
             self._block = None
-            self._open(stream_id, bytes(block), bool(first_flags & frames.END_STREAM), now_ns)
+            self._open(stream_id, bytes(block), bool(first_flags & frames.END_STREAM))
 
-    def _open(self, stream_id: int, block: bytes, ended: bool, now_ns: int) -> None:
+    def _open(self, stream_id: int, block: bytes, ended: bool) -> None:
         if not self._settled:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "the first frame is no SETTINGS")
         if stream_id <= self._last_id:
@@ -313,11 +370,11 @@ class Connection:
         except MalformedError:
             self._reset(stream_id, ErrorCode.PROTOCOL_ERROR)
             return
-        if self.closing or len(self.streams) >= self._limits.max_streams:
+        if self.closing or self.open_calls >= self._limits.max_streams:
             self._reset(stream_id, ErrorCode.REFUSED_STREAM)  # the client may try it elsewhere, safely
             return
         limits = self._limits
-        stream = Stream(stream_id, head, self._initial_send, limits.stream_window, limits.max_message, now_ns)
+        stream = Stream(stream_id, head, self._initial_send, limits.stream_window, limits.max_message, self._now_ns)
         stream.ended = ended
         self.streams[stream_id] = stream
         if head.unsupported:
@@ -328,7 +385,9 @@ class Connection:
         elif head.method is None:
             path = head.path[:100].decode("ascii", "backslashreplace")
             self.finish(stream, UNIMPLEMENTED, f"no method {path}")
-        elif not self._is_unary(head.method):
+        elif head.refusal:
+            self.finish(stream, UNAUTHENTICATED, head.refusal)
+        elif head.kind == STREAMING:
             stream.unary = False
             self.events.append((Event.OPENED, stream, b""))
         elif ended:
@@ -336,7 +395,7 @@ class Connection:
 
     def _on_trailers(self, stream_id: int, block: bytes, ended: bool) -> None:
         self._heads.skip(block)
-        stream = self.streams.get(stream_id)
+        stream = self.stream(stream_id)
         if stream is None or stream.ended:
             self._closed_already(stream_id)
         elif not ended:
@@ -349,7 +408,7 @@ class Connection:
         if not stream_id or stream_id > self._last_id:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"DATA on stream {stream_id}, which is idle")
         self._untold += len(payload)
-        stream = self.streams.get(stream_id)
+        stream = self.stream(stream_id)
         if stream is None or stream.ended:
             self._closed_already(stream_id)
             return
@@ -406,7 +465,7 @@ class Connection:
             return
         if stream_id > self._last_id:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"WINDOW_UPDATE on stream {stream_id}, which is idle")
-        open_stream = self.streams.get(stream_id)
+        open_stream = self.stream(stream_id)
         if open_stream is None:
             return
         open_stream.send_window += increment
@@ -435,6 +494,8 @@ class Connection:
         if key == frames.INITIAL_WINDOW_SIZE:
             if value > frames.MAX_WINDOW:
                 raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, f"an initial window of {value}")
+            for stream_id in [*self._begun, *self._asked]:
+                self.stream(stream_id)  # each has a window of its own from now on
             for stream in self.streams.values():
                 stream.send_window += value - self._initial_send
                 if stream.send_window > frames.MAX_WINDOW:
@@ -454,7 +515,7 @@ class Connection:
         if not stream_id or stream_id > self._last_id:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"RST_STREAM on stream {stream_id}, which is idle")
         self._glitch()
-        stream = self.streams.get(stream_id)
+        stream = self.stream(stream_id)
         if stream is not None:
             self._drop(stream)
 
@@ -485,14 +546,14 @@ class Connection:
     def _closed_already(self, stream_id: int) -> None:
         self._glitch()
         self._out.append(frames.rst_stream(stream_id, ErrorCode.STREAM_CLOSED))
-        stream = self.streams.get(stream_id)
+        stream = self.stream(stream_id)
         if stream is not None:
             self._drop(stream)
 
     def _reset(self, stream_id: int, code: ErrorCode) -> None:
         self._glitch()
         self._out.append(frames.rst_stream(stream_id, code))
-        stream = self.streams.get(stream_id)
+        stream = self.stream(stream_id)
         if stream is not None:
             self._drop(stream)
 

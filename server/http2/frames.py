@@ -19,7 +19,7 @@ HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX
 )
 
 DEFAULT_WINDOW = 65_535
-FRAME_SIZE = 16_384  # the most that either side may send unless told otherwise; we tell nobody otherwise
+FRAME_SIZE = 16_384  # the most that either side may send unless told otherwise
 MAX_WINDOW = 2**31 - 1
 
 # Length and type share one word, so that a header of 9 bytes is three numbers.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -31,6 +31,19 @@ _STATUS_415 = b"\x08\x03415"
 ENCODINGS = b"identity,deflate,gzip"
 
 
+Kind = int
+STREAMING, UNARY, SHORT = range(3)  # SHORT: a unary method whose calls may take the short way
+
+
+class Gate(Protocol):
+    """What the application says of a call by its headers alone."""
+
+    def kind(self, method: Any) -> Kind: ...
+
+    def refusal(self, path: bytes, authorization: bytes) -> str:
+        """Why the caller may not call this; empty where it may."""
+
+
 class Head(msgspec.Struct, frozen=True, gc=False):
     """What the header block of one call says."""
 
@@ -38,23 +51,27 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     method: Any  # what the table of methods holds for the path; None: no such method
     timeout_ns: int = NO_TIMEOUT
     encoding: bytes = b"identity"
-    authorization: bytes = b""
+    kind: Kind = 0  # of the method
     unsupported: bool = False  # no gRPC request: answered with HTTP status 415
+    refusal: str = ""  # why the caller may not call the method
     size: int = 0  # as SETTINGS_MAX_HEADER_LIST_SIZE counts: each name and value and 32
+    short: bool = False  # may take the connection's short way: nothing speaks against the call
 
 
 class HeadReader:
     """Reads the header blocks of one connection."""
 
-    def __init__(self, methods: Mapping[bytes, Any], max_bytes: int) -> None:
+    def __init__(self, methods: Mapping[bytes, Any], gate: Gate, max_bytes: int) -> None:
         """max_bytes: of one list of headers; a list more than four times as large ends the connection."""
         self._methods = methods
+        self._gate = gate
+        self._max_bytes = max_bytes
         self._decoder = Decoder(max_header_list_size=4 * max_bytes)
-        self._known: dict[bytes, Head] = {}
+        self.known: dict[bytes, Head] = {}
 
     def read(self, block: bytes) -> Head:
         """Raises ProtocolError where the block is no HPACK, MalformedError where it is no request of HTTP/2."""
-        head = self._known.get(block)
+        head = self.known.get(block)
         if head is not None:
             return head
         table = self._decoder.header_table
@@ -64,19 +81,19 @@ class HeadReader:
         now = next(iter(table.dynamic_entries), None)
         same = now is newest and len(table.dynamic_entries) == length and table.maxsize == room
         if not same:
-            self._known.clear()  # the same bytes may mean something else now
+            self.known.clear()  # the same bytes may mean something else now
         head = self._parse(fields)
-        if same and len(self._known) < _REMEMBERED:
-            self._known[block] = head
+        if same and len(self.known) < _REMEMBERED:
+            self.known[block] = head
         return head
 
     def forget(self) -> None:
-        self._known.clear()
+        self.known.clear()
 
     def skip(self, block: bytes) -> None:
         """Trailers of a request mean nothing to us, but they may change the table."""
         self._fields(block)
-        self._known.clear()
+        self.known.clear()
 
     def _fields(self, block: bytes) -> list[tuple[bytes, bytes]]:
         try:
@@ -105,16 +122,21 @@ class HeadReader:
             seen[name] = value
         if not {b":method", b":scheme", b":path"} <= seen.keys():
             raise MalformedError
+        path, authorization = seen[b":path"], seen.get(b"authorization", b"")
         grpc = seen[b":method"] == b"POST" and _GRPC.fullmatch(seen.get(b"content-type", b"")) is not None
-        path = seen[b":path"]
+        method = self._methods.get(path)
+        kind = UNARY if method is None else self._gate.kind(method)
+        refusal = self._gate.refusal(path, authorization)
         return Head(
             path,
-            self._methods.get(path),
+            method,
             _timeout_ns(seen.get(b"grpc-timeout")),
             seen.get(b"grpc-encoding", b"identity"),
-            seen.get(b"authorization", b""),
+            kind,
             not grpc,
+            refusal,
             size,
+            kind == SHORT and grpc and not refusal and size <= self._max_bytes,
         )
 
 

@@ -14,7 +14,7 @@ _WINDOW_BITS = {b"gzip": 31, b"deflate": 15}
 
 
 # Numbers of google.rpc.Code, without its package.
-INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNIMPLEMENTED = 3, 8, 12
+INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNIMPLEMENTED, UNAUTHENTICATED = 3, 8, 12, 16
 
 
 class MessageError(Exception):

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from common.errors import DeadlineError, VolcastError
 from server.core.batcher import INLINE_ROWS
 from server.core.dataplane import Job, Outcome
-from server.core.requests import Result
+from server.core.requests import PredictInput, Result
+from server.grpc.forms import frame_parts
+from server.grpc.inference import read_predict
 from server.grpc.methods import Frame, ScoringStream
 from server.http2.stream import Stream
 
@@ -95,23 +97,52 @@ class FrameStream:
             return False
         messages = self.link.connection.take(stream, FRAMES_AT_ONCE)
         now_ns = self.heard_ns = front.now_ns()
-        for index, raw in enumerate(messages):
-            frame = self._method.decode(raw)
-            work = FrameWork(self, frame, front.job_of(frame, now_ns), now_ns)
-            self._waiting += 1
-            front.batches.batcher.put(work)
-            if type(work.job) is Job and len(work.job.matrix) > INLINE_ROWS:
-                self._large = True
-                self.link.connection.put_back(stream, messages[index + 1 :])
-                break
+        self._take(messages, now_ns)
         if not messages and stream.ended and not stream.closed:
             self.link.end(stream)
             self.close()
         return len(messages) == FRAMES_AT_ONCE
 
-    def answered(self, work: FrameWork, outcome: Outcome) -> None:
+    def _take(self, messages: list[bytes], now_ns: int) -> None:
+        """Recognized frames as one burst, as long as they follow on each other; any other alone."""
+        front = self.link.front
+        entries = []
+        for raw in messages:
+            entry = front.frame_entry(self, raw, now_ns) if self._method.packed else None
+            if entry is None:
+                break
+            entries.append(entry)
+        rest = messages[len(entries) :]
+        if entries:
+            self._waiting = len(entries)
+            front.put_entries(entries)
+        while rest and not entries and not self._large:
+            self.put_ordinary(rest.pop(0), now_ns)
+        if rest:
+            self.link.connection.put_back(self.stream, rest)
+
+    def put_ordinary(self, raw: bytes, now_ns: int) -> None:
+        front = self.link.front
+        frame = self._method.decode(raw)
+        work = FrameWork(self, frame, front.job_of(frame, now_ns), now_ns)
+        if type(work.job) is Job:
+            self._large = len(work.job.matrix) > INLINE_ROWS
+            if self._method.packed and isinstance(frame.input, PredictInput) and (at := frame_parts(raw)[1]):
+                front.forms.learn(raw[at:], frame.input, read_predict)
+        self._waiting += 1
+        front.batches.put(work)
+
+    def put_again(self, raw: bytes, now_ns: int) -> None:
+        """A frame of a burst that must go the ordinary way."""
         self._waiting -= 1
-        self._answers.append(self.link.front.frame_answer(self._method.name, work, outcome))
+        self.put_ordinary(raw, now_ns)
+
+    def answered(self, work: FrameWork, outcome: Outcome) -> None:
+        self.answered_by(self.link.front.frame_answer(self._method.name, work, outcome))
+
+    def answered_by(self, answer: bytes) -> None:
+        self._waiting -= 1
+        self._answers.append(answer)
         if not self._waiting:
             self._large = False
             self.link.send(self.stream, self._answers)

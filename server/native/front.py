@@ -13,13 +13,16 @@ from server.batching import BatchLoop
 from server.core.batcher import FaultError
 from server.core.dataplane import DataPlane, Job, Outcome
 from server.core.requests import Result
+from server.grpc.forms import Forms, frame_parts
+from server.grpc.inference import read_predict
 from server.grpc.methods import Frame, Method, Methods, Scoring, ScoringStream, Unary
 from server.grpc.methods import Stream as StreamMethod
 from server.http2.connection import Connection, Event, Limits
 from server.http2.frames import ErrorCode, ProtocolError
-from server.http2.headers import failure
+from server.http2.headers import SHORT, STREAMING, UNARY, failure
 from server.http2.stream import RESOURCE_EXHAUSTED, Stream
 from server.metrics import CODE_NAMES, ServerMetrics
+from server.native.bursts import Entry, Lane
 from server.native.calls import Dialogue, FrameStream, FrameWork, UnaryCall
 from server.state import ServerState
 
@@ -63,10 +66,21 @@ class NativeFront:
         self._spin_ns = spin_us * 1000
         self._spin_until_ns = 0
         self._spinning = False
+        self.forms = Forms()
+        self._lane = Lane(self, batches.max_batch_rows)
+        self._max_queue = batches.max_queue
         batches.feed = self._feed
         batches.after = self._flush_dirty
         overloaded = to_status(batches.overloaded)
         self._refusal = failure(RESOURCE_EXHAUSTED, overloaded.message, overloaded.SerializeToString(), started=False)
+
+    def kind(self, method: Method) -> int:
+        if isinstance(method, Scoring):
+            return SHORT
+        return UNARY if isinstance(method, Unary) else STREAMING
+
+    def refusal(self, path: bytes, authorization: bytes) -> str:
+        return ""
 
     async def start(self, host: str, port: int, *, reuse_port: bool = False) -> int:
         """Listens; returns the port, which is chosen freely where 0 was asked for."""
@@ -127,6 +141,53 @@ class NativeFront:
     def deactivate(self, call: FrameStream) -> None:
         self._active.pop(call, None)
 
+    @property
+    def full(self) -> bool:
+        return len(self._lane) + self.batches.batcher.waiting >= self._max_queue
+
+    def take_calls(self, link: Link, now_ns: int) -> None:
+        """Calls that came the short way."""
+        connection = link.connection
+        calls, connection.calls = connection.calls, []
+        lane, by_length = self._lane, self.forms.by_length
+        room = self._max_queue - len(lane) - self.batches.batcher.waiting
+        accepting = self.state.accepting
+        for stream_id, head, raw in calls:
+            form = by_length.get(len(raw)) if head.method.packed else None
+            if form is not None and accepting and room > 0 and raw.startswith(form.prefix):
+                room -= 1
+                lane.put(Entry(form, raw, 0, now_ns, link, stream_id, head, None, 0))
+            else:
+                stream = connection.stream(stream_id)
+                if stream is not None:
+                    self._request(link, stream, raw)
+        if lane:
+            self.batches.wake(len(lane))
+
+    def ordinary(self, entry: Entry) -> None:
+        """A recognized request that must be looked at like any other after all."""
+        if entry.frames is not None:
+            entry.frames.put_again(entry.raw, entry.arrived_ns)
+        elif (stream := entry.link.connection.stream(entry.stream_id)) is not None:
+            self._request(entry.link, stream, entry.raw, waited=True)
+
+    def late(self, link: Link, stream_id: int, error: VolcastError) -> None:
+        stream = link.connection.stream(stream_id)
+        if stream is not None:
+            link.fail(stream, stream.head.method.name, error)
+
+    def frame_entry(self, call: FrameStream, raw: bytes, now_ns: int) -> Entry | None:
+        """A frame as an entry of the lane; None where it is not recognized."""
+        id_end, at = frame_parts(raw)
+        form = self.forms.by_length.get(len(raw) - at) if at else None
+        if form is None or not raw.startswith(form.prefix, at):
+            return None
+        return Entry(form, raw, at, now_ns, call.link, 0, None, call, id_end)
+
+    def put_entries(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            self._lane.put(entry)
+
     def take(self, link: Link) -> None:
         """The events of one connection."""
         connection = link.connection
@@ -145,7 +206,7 @@ class NativeFront:
             elif isinstance(stream.app, Dialogue):
                 stream.app.woken()
 
-    def _request(self, link: Link, stream: Stream, message: bytes) -> None:
+    def _request(self, link: Link, stream: Stream, message: bytes, *, waited: bool = False) -> None:
         if stream.closed:
             return
         method = stream.head.method
@@ -159,14 +220,17 @@ class NativeFront:
             else:
                 link.respond(stream, method.name, answer)
             return
-        if self.batches.batcher.full:
+        if self.full and not waited:
             link.connection.fail_fast(stream, self._refusal)
             self.metrics.request(method.name, "RESOURCE_EXHAUSTED", 0)
+            self.dirty[link] = None
             return
         try:
             self.state.require_accepting()
             request, encode = method.decode(message)
             job = self.plane.prepare(request, stream.arrived_ns)
+            if method.packed:
+                self.forms.learn(message, request, read_predict)
         except VolcastError as error:
             link.fail(stream, method.name, error)
         except Exception as error:
@@ -212,7 +276,7 @@ class NativeFront:
                 more = True
             else:
                 self._active.pop(call, None)
-        return more
+        return self._lane.feed() or more
 
     def _flush_dirty(self) -> None:
         dirty, self.dirty = self.dirty, {}
@@ -258,7 +322,7 @@ class Link(asyncio.Protocol):
 
     def __init__(self, front: NativeFront) -> None:
         self.front = front
-        self.connection = Connection(front.methods, front.limits, _is_unary)
+        self.connection = Connection(front.methods, front, front.limits)
         self.paused = False  # the kernel takes no more: nothing is read until it does
         self._transport: Any = None
         self._partial_since_ns: int | None = None
@@ -284,6 +348,9 @@ class Link(asyncio.Protocol):
             front.take(self)
             self._break(fault)
             return
+        if connection.calls:
+            front.take_calls(self, now_ns)
+            front.arrived()
         if connection.events:
             front.take(self)
             front.arrived()
@@ -348,7 +415,3 @@ class Link(asyncio.Protocol):
         self.connection.go_away(fault.code, fault.reason)
         self.flush()
         self._transport.close()
-
-
-def _is_unary(method: Method | None) -> bool:
-    return isinstance(method, Unary | Scoring)

@@ -1,0 +1,177 @@
+"""The lane of recognized requests: what came in one turn of the loop, scored as one matrix.
+
+A call here is a tuple and a slice of bytes, nothing is parsed, and the answers are cut from one array
+(server.grpc.forms). Whatever does not fit, or turns out wrong, goes the ordinary way and fails or
+succeeds there, alone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from common.errors import VolcastError
+from server.core.batcher import DEADLINE_PASSED
+from server.core.dataplane import Job, Outcome
+from server.core.models import Model
+from server.core.requests import Result
+from server.core.rows import DTYPES, all_finite
+from server.grpc.forms import Form, answer_prefix, answer_suffix, varint
+from server.http2.headers import NO_TIMEOUT, Head
+
+if TYPE_CHECKING:
+    from server.native.calls import FrameStream
+    from server.native.front import Link, NativeFront
+
+FLOAT64 = np.dtype(np.float64)
+_PREFIXES = 64
+
+
+class Entry(NamedTuple):
+    """One recognized request. at: where the PredictRequest begins in raw; 0 for a unary call."""
+
+    form: Form
+    raw: bytes
+    at: int
+    arrived_ns: int
+    link: Link
+    stream_id: int
+    head: Head | None  # of a unary call
+    frames: FrameStream | None  # of a frame
+    id_end: int  # where the frame's id ends in raw
+
+
+class Lane:
+    def __init__(self, front: NativeFront, max_batch_rows: int) -> None:
+        self._front = front
+        self._max_batch_rows = max_batch_rows
+        self._entries: deque[Entry] = deque()
+        self._prefixes: dict[Model, bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def put(self, entry: Entry) -> None:
+        self._entries.append(entry)
+
+    def feed(self) -> bool:
+        """Puts up to a batch of what waits into the batcher; says whether more waits."""
+        entries, now_ns = self._entries, self._front.now_ns()
+        group: list[Entry] = []
+        form: Form | None = None
+        rows = 0
+        while entries and rows < self._max_batch_rows:
+            entry = entries.popleft()
+            head = entry.head
+            if head is not None:
+                if not entry.link.connection.is_waiting(entry.stream_id):
+                    continue  # the caller has gone
+                if head.timeout_ns != NO_TIMEOUT and entry.arrived_ns + head.timeout_ns <= now_ns:
+                    self._front.late(entry.link, entry.stream_id, DEADLINE_PASSED)
+                    continue
+            if entry.form is not form:
+                if form is not None and not _alike(form, entry.form):
+                    self._put_group(group)
+                    group = []
+                form = entry.form
+            group.append(entry)
+            rows += form.rows
+        if group:
+            self._put_group(group)
+        return bool(entries)
+
+    def _put_group(self, group: list[Entry]) -> None:
+        form = group[0].form
+        job = self._job(form, group)
+        if job is None:
+            for entry in group:
+                self._front.ordinary(entry)
+        else:
+            self._front.batches.batcher.put(Burst(self, job, group))
+
+    def _job(self, form: Form, group: list[Entry]) -> Job | None:
+        """One job of all rows; None where one of them is not as it must be."""
+        try:
+            model = self._front.plane.repository.resolve(form.selection)
+        except VolcastError:
+            return None
+        if model.schema.hash != form.schema_hash:
+            return None
+        values = b"".join([entry.raw[entry.at + len(entry.form.prefix) :] for entry in group])
+        flat = np.asarray(np.frombuffer(values, DTYPES[form.data_type]), FLOAT64)
+        if not all_finite(flat):
+            return None
+        return Job(model, flat.reshape(-1, len(model.schema)), group[0].arrived_ns)
+
+    def answer(self, group: list[Entry], result: Result) -> None:
+        """Each caller's part of the result of all."""
+        front, now_ns = self._front, self._front.now_ns()
+        prefix = self._prefix(result)
+        values = result.probabilities.astype("<f8", copy=False).tobytes()
+        waited_ns = result.queue_ns + group[0].arrived_ns  # until the run began, on the clock
+        arrived_ns, begin, suffix = -1, 0, b""
+        for entry in group:
+            if entry.arrived_ns != arrived_ns:
+                arrived_ns = entry.arrived_ns
+                suffix = answer_suffix(waited_ns - arrived_ns, result.compute_ns)
+            size = 8 * entry.form.rows
+            length = b"\x22\x08" if size == 8 else b"\x22" + varint(size)
+            answer = prefix + length + values[begin : begin + size] + suffix
+            begin += size
+            if entry.frames is None:
+                entry.link.connection.respond_short(entry.stream_id, answer)
+                front.dirty[entry.link] = None
+            else:
+                entry.frames.answered_by(entry.raw[: entry.id_end] + b"\x12" + varint(len(answer)) + answer)
+        front.metrics.requests(_counted(group), now_ns)
+
+    def _prefix(self, result: Result) -> bytes:
+        prefix = self._prefixes.get(result.model)
+        if prefix is None:
+            if len(self._prefixes) >= _PREFIXES:
+                self._prefixes.clear()
+            prefix = self._prefixes[result.model] = answer_prefix(result)
+        return prefix
+
+    def give_up(self, group: list[Entry]) -> None:
+        for entry in group:
+            self._front.ordinary(entry)
+        self._front.batches.wake()
+
+
+class Burst:
+    """Work of the batcher: the requests of one group."""
+
+    __slots__ = ("_group", "_lane", "cancelled", "deadline_ns", "job")
+
+    def __init__(self, lane: Lane, job: Job, group: list[Entry]) -> None:
+        self._lane = lane
+        self._group = group
+        self.job: Job | VolcastError = job
+        self.deadline_ns: int | None = None  # each caller's own has been looked at
+        self.cancelled = False
+
+    def finish(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Result):
+            self._lane.answer(self._group, outcome)
+        else:
+            self._lane.give_up(self._group)
+
+
+def _alike(one: Form, other: Form) -> bool:
+    """Whether rows of both may stand in one matrix."""
+    return (one.selection, one.schema_hash, one.data_type) == (other.selection, other.schema_hash, other.data_type)
+
+
+def _counted(group: list[Entry]) -> list[tuple[str, int, int]]:
+    """(method, when they arrived, how many) of a group; what arrived together stands together."""
+    counted: list[Any] = []
+    for entry in group:
+        name = "Predict" if entry.frames is None else "StreamPredict"
+        if counted and counted[-1][0] is name and counted[-1][1] == entry.arrived_ns:
+            counted[-1][2] += 1
+        else:
+            counted.append([name, entry.arrived_ns, 1])
+    return counted
