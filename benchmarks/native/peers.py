@@ -95,7 +95,8 @@ def open_loop(
     tick_us above 0 wakes the generator this often only: a fraction of its CPU, and latencies up to that much
     too long; for overload. spin takes a whole core for the exactest timing. Gives offered, not_sent (the
     limit on outstanding calls was reached), ok, resource_exhausted, others by status, goodput_per_s, ok_us,
-    refused_us, and send_lag_us: how late the generator itself was.
+    refused_us, lag_us: how late the generator itself was, and start_us: how late a call could start, the
+    server's limits on streams and bytes included.
     """
     options: dict[str, object] = {
         "rate": rate,

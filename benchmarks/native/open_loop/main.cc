@@ -4,8 +4,9 @@
 // FILE holds one message as on the wire: a 0 byte, its length in 4 bytes, the message.
 //
 // Latency runs from the instant a call was *due*, not from when it could be written, so a server that stalls
-// is charged for every call that waited for it (no coordinated omission), and so is this generator:
-// send_lag_us says how much of a latency is its own.
+// is charged for every call that waited for it (no coordinated omission). lag_us says how late the generator
+// itself was. start_us is when a call's bytes could be given to a connection: what exceeds lag_us is the time
+// the server's limits on streams and bytes held it back.
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -110,7 +111,7 @@ class Generator {
 
   void Offer(uint64_t now_ns) {
     for (; schedule_.due_ns() <= now_ns && schedule_.due_ns() < ended_ns_; schedule_.Advance()) {
-      report_.Offered(schedule_.due_ns());
+      report_.Offered(schedule_.due_ns(), now_ns);
       if (Outstanding() >= options_.max_outstanding) {
         report_.NotSent(schedule_.due_ns());
       } else {
@@ -124,7 +125,7 @@ class Generator {
     for (size_t started = 0; !waiting_.empty() && started < kStartsATurn; ++started) {
       Connection* connection = NextFree();
       if (connection == nullptr) return;
-      report_.Sent(waiting_.front(), now_ns);
+      report_.Started(waiting_.front(), now_ns);
       connection->Start(waiting_.front());
       waiting_.pop_front();
       ++in_flight_;

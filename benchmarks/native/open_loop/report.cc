@@ -3,14 +3,18 @@
 #include <cstdio>
 #include <string>
 
-void Report::Offered(uint64_t due_ns) { offered_ += Counts(due_ns); }
+void Report::Offered(uint64_t due_ns, uint64_t now_ns) {
+  if (!Counts(due_ns)) return;
+  ++offered_;
+  lag_.Add(now_ns - due_ns);
+}
 
 void Report::NotSent(uint64_t due_ns) { not_sent_ += Counts(due_ns); }
 
 void Report::Lost(uint64_t due_ns) { lost_ += Counts(due_ns); }
 
-void Report::Sent(uint64_t due_ns, uint64_t now_ns) {
-  if (Counts(due_ns)) send_lag_.Add(now_ns - due_ns);
+void Report::Started(uint64_t due_ns, uint64_t now_ns) {
+  if (Counts(due_ns)) start_.Add(now_ns - due_ns);
 }
 
 void Report::Answered(uint64_t due_ns, uint64_t now_ns, int status, bool well_formed) {
@@ -44,9 +48,9 @@ void Report::Print(const Options& options, size_t unanswered, size_t most_outsta
       most_outstanding, good_in_time_ / options.seconds);
   std::printf(
       "\"ok_us\": {\"p50\": %.1f, \"p90\": %.1f, \"p99\": %.1f, \"p99.9\": %.1f, \"mean\": %.1f, \"max\": %.1f}, "
-      "\"refused_us\": {\"p50\": %.1f, \"p99\": %.1f}, \"send_lag_us\": {\"p50\": %.1f, \"p99\": %.1f, "
-      "\"max\": %.1f}, \"generator_cpu_s\": %.3f}\n",
+      "\"refused_us\": {\"p50\": %.1f, \"p99\": %.1f}, \"lag_us\": {\"p50\": %.1f, \"p99\": %.1f, "
+      "\"max\": %.1f}, \"start_us\": {\"p50\": %.1f, \"p99\": %.1f, \"max\": %.1f}, \"generator_cpu_s\": %.3f}\n",
       ok_.QuantileUs(0.5), ok_.QuantileUs(0.9), ok_.QuantileUs(0.99), ok_.QuantileUs(0.999), ok_.mean_us(),
-      ok_.max_us(), refused_.QuantileUs(0.5), refused_.QuantileUs(0.99), send_lag_.QuantileUs(0.5),
-      send_lag_.QuantileUs(0.99), send_lag_.max_us(), cpu_s);
+      ok_.max_us(), refused_.QuantileUs(0.5), refused_.QuantileUs(0.99), lag_.QuantileUs(0.5),
+      lag_.QuantileUs(0.99), lag_.max_us(), start_.QuantileUs(0.5), start_.QuantileUs(0.99), start_.max_us(), cpu_s);
 }

@@ -15,9 +15,9 @@ class Report {
   // Calls due from `began_ns` until `ended_ns` count, whenever they are answered.
   Report(uint64_t began_ns, uint64_t ended_ns) : began_ns_(began_ns), ended_ns_(ended_ns) {}
 
-  void Offered(uint64_t due_ns);
+  void Offered(uint64_t due_ns, uint64_t now_ns);
   void NotSent(uint64_t due_ns);  // the limit on outstanding calls was reached
-  void Sent(uint64_t due_ns, uint64_t now_ns);
+  void Started(uint64_t due_ns, uint64_t now_ns);
   void Answered(uint64_t due_ns, uint64_t now_ns, int status, bool well_formed);
   void Lost(uint64_t due_ns);  // its connection ended first
 
@@ -29,5 +29,5 @@ class Report {
   const uint64_t began_ns_, ended_ns_;
   uint64_t offered_ = 0, not_sent_ = 0, malformed_ = 0, no_status_ = 0, lost_ = 0, good_in_time_ = 0;
   std::array<uint64_t, 17> by_status_{};
-  Histogram ok_, refused_, send_lag_;
+  Histogram ok_, refused_, lag_, start_;
 };
