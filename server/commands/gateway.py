@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import msgspec
 import uvicorn
 import uvloop
 
+from common.access import make_access, read_token
 from common.cli import config_option, examples
 from common.config import GatewayConfig, load_config
 from common.errors import UnavailableError
@@ -20,6 +22,9 @@ from common.lifecycle import require_free_port, stop_on_signals
 from common.log import configure_logs, get_logger
 from common.status import StatusPipe
 from server.gateway.app import create_app
+from server.security.listener import require_safe_listener
+from server.security.tls import Certificates
+from server.security.tokens import Tokens
 
 DRAIN_S = 5
 
@@ -36,7 +41,10 @@ DRAIN_S = 5
 @click.option("--host", default=None, metavar="ADDRESS", help="Address to listen on (default: gateway.host).")
 @click.option("--port", type=click.IntRange(0, 65535), default=None, help="HTTP port; 0 takes a free one.")
 @click.option("--server", default=None, metavar="HOST:PORT", help="The inference server (default: gateway.server).")
-def gateway(config_file: Path | None, host: str | None, port: int | None, server: str | None) -> None:
+@click.option("--allow-plaintext", is_flag=True, default=None, help="Without TLS beyond loopback: a private network.")
+def gateway(
+    config_file: Path | None, host: str | None, port: int | None, server: str | None, allow_plaintext: bool | None
+) -> None:
     """The REST gateway: /predict, /health, /version, /metrics and /docs, in front of an inference server.
 
     May be started before the server; /health turns 200 when the server is ready.
@@ -44,9 +52,39 @@ def gateway(config_file: Path | None, host: str | None, port: int | None, server
     stop = stop_on_signals()
     config = load_config(config_file)
     configure_logs(config.log, "gateway")
-    options = {"host": host, "port": port, "server": server}
+    options = {"host": host, "port": port, "server": server, "allow_plaintext": allow_plaintext}
     settings = msgspec.structs.replace(config.gateway, **{key: one for key, one in options.items() if one is not None})
-    uvloop.run(_serve(settings, _listen(settings.host, settings.port), stop, StatusPipe(stop), get_logger()))
+    require_safe_listener("gateway", settings.host, bool(settings.tls_cert), settings.allow_plaintext)
+    log = get_logger()
+    doors = _Doors(settings, log)
+    uvloop.run(_serve(settings, doors, _listen(settings.host, settings.port), stop, StatusPipe(stop), log))
+
+
+class _Doors:
+    """Files the gateway goes by, looked at again while it runs."""
+
+    def __init__(self, settings: GatewayConfig, log: Any) -> None:
+        self.certificates = Certificates.of(settings, log)
+        self.tokens = Tokens(Path(settings.tokens_file), log) if settings.tokens_file else None
+        self.access = make_access(
+            read_token(settings.server_token_file),
+            ca=settings.server_ca,
+            cert=settings.server_cert,
+            key=settings.server_key,
+        )
+        self._files = (settings.tls_cert, settings.tls_key)
+        self._log = log
+
+    def refresh(self, context: ssl.SSLContext | None) -> None:
+        """context: the one that connections are accepted with."""
+        if self.tokens is not None:
+            self.tokens.refresh()
+        if self.certificates is not None and context is not None and self.certificates.refresh():
+            try:
+                context.load_cert_chain(*self._files)
+            except (OSError, ssl.SSLError):
+                # Changed once more since it was checked: the next look finds it.
+                self._log.warning("certificate_changed_again", file=self._files[0])
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -61,13 +99,19 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 async def _serve(
-    settings: GatewayConfig, listener: socket.socket, stop: threading.Event, status: StatusPipe, log: Any
+    settings: GatewayConfig,
+    doors: _Doors,
+    listener: socket.socket,
+    stop: threading.Event,
+    status: StatusPipe,
+    log: Any,
 ) -> None:
-    app = create_app(settings.server, settings.timeout_s, log)
+    app = create_app(settings.server, settings.timeout_s, log, doors.access, doors.tokens)
     server = uvicorn.Server(
         uvicorn.Config(
             app, http="httptools", access_log=False, log_config=None, server_header=False,
             timeout_graceful_shutdown=DRAIN_S,
+            ssl_certfile=settings.tls_cert or None, ssl_keyfile=settings.tls_key or None,
         )
     )  # fmt: skip
     port = listener.getsockname()[1]
@@ -79,6 +123,7 @@ async def _serve(
     while not serving.done():
         await asyncio.wait([serving], timeout=1.0)
         status.report("stats")
+        doors.refresh(server.config.ssl)
         if stop.is_set():
             server.should_exit = True
     await serving

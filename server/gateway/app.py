@@ -15,10 +15,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
+from common.access import Access
 from common.errors import VolcastError
 from common.schema import CORE_1, CORE_1_EXAMPLE
 from server.gateway import oip
-from server.gateway.backend import Backend
+from server.gateway.backend import PLAINTEXT, Backend
 from server.gateway.bodies import (
     ErrorBody,
     PredictAnswer,
@@ -28,6 +29,7 @@ from server.gateway.bodies import (
     predict_request,
     violations_of,
 )
+from server.gateway.doorkeeper import Doorkeeper, admitted
 from server.gateway.edge import (
     MAX_BODY_BYTES,
     Edge,
@@ -37,6 +39,7 @@ from server.gateway.edge import (
     limited_body,
     response_for,
 )
+from server.security.tokens import Gate, Tokens
 
 BUILD = version("volcast")
 DESCRIPTION = f"""How likely is a volatility spike in the next 60 seconds?
@@ -47,6 +50,7 @@ The gateway asks an inference server over gRPC; for many rows or low latency cal
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The body is no JSON."},
+    401: {"model": ErrorBody, "description": "A bearer token is needed; only where tokens are set up."},
     404: {"model": ErrorBody, "description": "No such model or version."},
     413: {"model": ErrorBody, "description": f"The body is larger than {MAX_BODY_BYTES} bytes."},
     422: {"model": ErrorBody, "description": "A field is missing, unknown or wrong; each is named."},
@@ -62,13 +66,18 @@ _BODY = {
 }
 
 
-def create_app(server: str, timeout_s: float, log: Any) -> FastAPI:
-    """server: the inference server's address. timeout_s: of each call to it."""
+def create_app(
+    server: str, timeout_s: float, log: Any, access: Access = PLAINTEXT, tokens: Tokens | None = None
+) -> FastAPI:
+    """server: the inference server's address. timeout_s: of each call to it. access: what the gateway shows it.
+
+    tokens: of whom the gateway answers; None: everyone.
+    """
     metrics = GatewayMetrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.backend = Backend(server, timeout_s)
+        app.state.backend = Backend(server, timeout_s, log, access)
         yield
         await app.state.backend.close()
 
@@ -82,6 +91,7 @@ def create_app(server: str, timeout_s: float, log: Any) -> FastAPI:
         # Else Swagger UI asks a validator on the Internet about the page's own address.
         swagger_ui_parameters={"validatorUrl": None, "tryItOutEnabled": True, "displayRequestDuration": True},
     )
+    app.add_middleware(Doorkeeper, gate=Gate(tokens, open_prefixes=()))
     app.add_middleware(Edge, metrics=metrics, log=log)
     app.add_exception_handler(VolcastError, _on_volcast_error)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -153,6 +163,8 @@ def _add_operations(app: FastAPI, metrics: GatewayMetrics) -> None:
             answer = await request.app.state.backend.health()
         except VolcastError as error:
             return JSONResponse({"ready": False, "error": str(error)}, 503)
+        if not admitted(request):
+            return JSONResponse({"ready": answer.ready}, 200 if answer.ready else 503)
         fields = MessageToDict(answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
         return JSONResponse(fields, 200 if answer.ready else 503)
 

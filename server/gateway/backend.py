@@ -6,12 +6,14 @@ from typing import Any
 
 import grpc
 
-from common.errors import VolcastError
+from common.access import Access
+from common.errors import DeadlineError, UnauthenticatedError, UnavailableError, UnsupportedError, VolcastError
 from common.rpc_status import DETAILS_KEY, from_status, parse_details
 from volcast.oip.v2.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from volcast.v1 import HealthRequest, HealthResponse, PredictRequest, PredictResponse
 from volcast.v1.inference_pb2_grpc import InferenceServiceStub
 
+PLAINTEXT = Access()
 OPTIONS = (
     # The gateway may start first: look for the server often rather than at gRPC's growing intervals.
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -22,10 +24,17 @@ OPTIONS = (
 class Backend:
     """Must be made on the running loop. Calls raise the errors of common.errors."""
 
-    def __init__(self, server: str, timeout_s: float) -> None:
+    def __init__(self, server: str, timeout_s: float, log: Any, access: Access = PLAINTEXT) -> None:
         self.server = server
+        self._log = log
+        self._away = ""
+        self._metadata = access.metadata
+        credentials = access.credentials()
         self._timeout_s = timeout_s
-        self._channel = grpc.aio.insecure_channel(server, options=OPTIONS)
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(server, options=OPTIONS)
+        else:
+            self._channel = grpc.aio.secure_channel(server, credentials, options=OPTIONS)
         self._stub: Any = InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._protocol: Any = GRPCInferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
@@ -46,9 +55,28 @@ class Backend:
 
     async def _call(self, method: Any, request: Any) -> Any:
         try:
-            return await method(request, timeout=self._timeout_s)
+            answer = await method(request, timeout=self._timeout_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
-            raise self._translated(error) from None
+            raise self._for_callers(self._translated(error)) from None
+        self._away = ""
+        return answer
+
+    def _for_callers(self, error: VolcastError) -> VolcastError:
+        """The error without our addresses and gRPC's words, which are for the log; told there once an outage."""
+        if isinstance(error, UnauthenticatedError):
+            told: VolcastError = UnavailableError("the inference server does not take this gateway's token")
+        elif isinstance(error, DeadlineError):
+            told = DeadlineError("the inference server did not answer in time")
+        elif isinstance(error, UnavailableError):
+            told = UnavailableError("the inference server is away, starting or draining")
+        elif isinstance(error, UnsupportedError):
+            told = UnsupportedError("the inference server does not do that")
+        else:
+            return error
+        if str(told) != self._away:
+            self._away = str(told)
+            self._log.warning("server_failed", server=self.server, reason=str(error))
+        return told
 
     def _translated(self, error: grpc.aio.AioRpcError) -> VolcastError:
         trailers: Any = error.trailing_metadata() or ()

@@ -15,6 +15,7 @@ from common.errors import (
     ModelNotFoundError,
     OverloadedError,
     RequestError,
+    UnauthenticatedError,
     UnavailableError,
     VolcastError,
 )
@@ -27,6 +28,7 @@ BUCKETS_S = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5,
 HTTP_CODES: tuple[tuple[type[VolcastError], int], ...] = (
     (ModelNotFoundError, 404),
     (RequestError, 422),
+    (UnauthenticatedError, 401),
     (OverloadedError, 429),
     (DeadlineError, 504),
     (UnavailableError, 503),
@@ -100,6 +102,8 @@ def response_for(error: VolcastError) -> JSONResponse:
     headers = {}
     if isinstance(error, OverloadedError):
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    elif code == 401:
+        headers["WWW-Authenticate"] = "Bearer"  # RFC 9110 section 11.6.1: a 401 names the scheme
     elif code == 503:
         headers["Retry-After"] = "1"
     return error_response(code, "internal error" if code == 500 else line, violations, headers)

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from common.config import ServerConfig
+from common.config import GatewayConfig, ServerConfig
 from common.errors import ConfigError, InputError
 from server.security.certificates import Pair, read_pair
 from server.security.files import signature
@@ -40,19 +40,19 @@ class Certificates:
         self.failures = 0
 
     @classmethod
-    def of(cls, config: ServerConfig, log: Any) -> Certificates | None:
-        """None where the configuration names none."""
+    def of(cls, config: ServerConfig | GatewayConfig, log: Any) -> Certificates | None:
+        """None where the configuration names none. Raises ConfigError, InputError."""
+        section = "server" if isinstance(config, ServerConfig) else "gateway"
+        client_ca = config.tls_client_ca if isinstance(config, ServerConfig) else ""
+        both = f"{section}.tls_cert and {section}.tls_key"
         if not config.tls_cert and not config.tls_key:
-            if config.tls_client_ca:
-                raise ConfigError(
-                    "server.tls_client_ca", config.tls_client_ca, "server.tls_cert and server.tls_key too"
-                )
+            if client_ca:
+                raise ConfigError(f"{section}.tls_client_ca", client_ca, f"{both} too")
             return None
         for key in ("tls_cert", "tls_key"):
             if not getattr(config, key):
-                raise ConfigError(f"server.{key}", "", "a PEM file: server.tls_cert and server.tls_key go together")
-        client_ca = Path(config.tls_client_ca) if config.tls_client_ca else None
-        return cls(Path(config.tls_cert), Path(config.tls_key), client_ca, log)
+                raise ConfigError(f"{section}.{key}", "", f"a PEM file: {both} go together")
+        return cls(Path(config.tls_cert), Path(config.tls_key), Path(client_ca) if client_ca else None, log)
 
     def days_left(self) -> float:
         """Until the first certificate of the chain ends; negative afterwards."""
