@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from server.core.models import Repository
 from server.grpc import inference, reflection
 from server.grpc.health import SERVICE as HEALTH_SERVICE
 from server.grpc.health import HealthDoor
 from server.grpc.methods import Methods
+from server.oip.service import SERVICE as OPEN_INFERENCE
+from server.oip.service import OpenInference
 from server.state import ServerState
 
 
-def methods(repository: Repository, state: ServerState, *, with_reflection: bool) -> tuple[Methods, HealthDoor]:
-    """The table, and the door that says whether it is served."""
-    health = HealthDoor([inference.SERVICE])
-    table = {**inference.methods(repository, state), **health.methods()}
+def methods(
+    repository: Repository,
+    state: ServerState,
+    *,
+    with_reflection: bool,
+    reload: Callable[[], object] | None = None,
+) -> tuple[Methods, HealthDoor]:
+    """The table, and the door that says whether it is served.
+
+    reload: asks for the models folder to be read again; None: on no one's request.
+    """
+    health = HealthDoor([inference.SERVICE, OPEN_INFERENCE])
+    protocol = OpenInference(repository, state, reload)
+    table = {**inference.methods(repository, state), **protocol.methods(), **health.methods()}
     if with_reflection:
-        table |= reflection.methods([inference.SERVICE, HEALTH_SERVICE])
+        table |= reflection.methods([inference.SERVICE, OPEN_INFERENCE, HEALTH_SERVICE])
     return table, health

@@ -17,13 +17,12 @@ from starlette.exceptions import HTTPException
 
 from common.errors import OverloadedError, RequestError, UnavailableError, UnsupportedError, VolcastError
 from server.gateway.edge import HTTP_CODES
-from server.oip import rest
+from server.oip import NOT_UNLOADED, rest
 from volcast.oip.v2 import (
     ModelMetadataRequest,
     ModelReadyRequest,
     RepositoryIndexRequest,
     RepositoryModelLoadRequest,
-    RepositoryModelUnloadRequest,
     ServerMetadataRequest,
     ServerReadyRequest,
 )
@@ -145,9 +144,8 @@ async def _load(request: Request, name: str) -> JSONResponse:
     return JSONResponse({})
 
 
-async def _unload(request: Request, name: str) -> JSONResponse:
-    await _ask(request, "RepositoryModelUnload", RepositoryModelUnloadRequest(model_name=name))
-    return JSONResponse({})
+async def _unload(name: str) -> JSONResponse:
+    raise UnsupportedError(NOT_UNLOADED)
 
 
 async def _ask(request: Request, method: str, message: Any) -> Any:

@@ -11,6 +11,7 @@ from server.core.requests import Selection
 from server.core.tensors import FEATURES
 from server.grpc.inference import parse
 from server.grpc.methods import Method, Methods, Scoring, ScoringStream, Unary
+from server.oip import NOT_UNLOADED
 from server.oip.infer import PROBABILITY, InferFrame, decode
 from server.state import ServerState
 from volcast.oip.v2 import (
@@ -127,4 +128,4 @@ class OpenInference:
 
     def model_unload(self, raw: bytes) -> bytes:
         parse(RepositoryModelUnloadRequest, raw)
-        raise UnsupportedError("models are not unloaded on request: remove the bundle from the models folder")
+        raise UnsupportedError(NOT_UNLOADED)

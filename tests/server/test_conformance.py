@@ -305,7 +305,7 @@ def test_health_says_what_is_held_and_what_could_not_be_loaded(server: Process, 
     assert "model.onnx is damaged" in damaged.load_error
 
 
-@pytest.mark.parametrize("service", ["", "volcast.v1.InferenceService"])
+@pytest.mark.parametrize("service", ["", "volcast.v1.InferenceService", "inference.GRPCInferenceService"])
 def test_the_standard_health_check_says_serving(channel: grpc.Channel, service: str) -> None:
     request = health_pb2.HealthCheckRequest(service=service).SerializeToString()
     answer = health_pb2.HealthCheckResponse.FromString(call(channel, "/grpc.health.v1.Health/Check", request))
@@ -333,7 +333,7 @@ def test_watch_tells_the_status_at_once(channel: grpc.Channel, service: str, sta
 
 def test_list_tells_the_status_of_every_service(channel: grpc.Channel) -> None:
     answer = health_pb2.HealthListResponse.FromString(call(channel, "/grpc.health.v1.Health/List", b""))  # type: ignore[attr-defined]
-    assert set(answer.statuses) == {"", "volcast.v1.InferenceService"}
+    assert set(answer.statuses) == {"", "volcast.v1.InferenceService", "inference.GRPCInferenceService"}
 
 
 @pytest.mark.parametrize("method", ["Check", "Watch"])

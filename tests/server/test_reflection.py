@@ -7,6 +7,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 SERVICES = {
     "volcast.v1.InferenceService",
+    "inference.GRPCInferenceService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",

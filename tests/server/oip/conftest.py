@@ -7,14 +7,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from common.errors import UnavailableError
+from common.errors import VolcastError
 from server.core.dataplane import DataPlane
 from server.core.models import Repository
+from server.core.requests import PredictInput, Result
 from server.oip.service import OpenInference
 from server.state import ServerState
 from tests.server.conftest import MAX_ROWS
-from tests.server.oip.door import served
-from tests.server.processes import running
+from tests.server.processes import Process, running
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +22,14 @@ def plane(models: Path) -> DataPlane:
     repository = Repository("volatility")
     repository.load(models)
     return DataPlane(repository, MAX_ROWS, lambda: 0)
+
+
+def score(plane: DataPlane, request: PredictInput | VolcastError) -> Result:
+    """What a front does with a request that a door has decoded."""
+    if isinstance(request, VolcastError):
+        raise request
+    job = plane.prepare(request, 0)
+    return Result(job.model, job.model.predictor.predict(job.matrix), 0, 0)
 
 
 @pytest.fixture
@@ -34,22 +42,10 @@ def service(plane: DataPlane, state: ServerState) -> OpenInference:
     return OpenInference(plane.repository, state)
 
 
-def reload() -> None:
-    raise UnavailableError("the models folder is being read")
-
-
 @pytest.fixture(scope="session")
-def oip_server(plane: DataPlane) -> Iterator[str]:
-    """host:port of the protocol's methods. Its reload is always busy."""
-    state = ServerState(build="1.2.3", front="test", ready=True)
-    with served(OpenInference(plane.repository, state, reload).methods(), plane) as address:
-        yield address
-
-
-@pytest.fixture(scope="session")
-def oip_gateway(oip_server: str) -> Iterator[str]:
-    """host:port of a gateway in front of it."""
-    with running("gateway", "--port", "0", "--server", oip_server) as process:
+def oip_gateway(server: Process) -> Iterator[str]:
+    """host:port of a gateway in front of the server, behind each front."""
+    with running("gateway", "--port", "0", "--server", server.address) as process:
         yield process.address
 
 

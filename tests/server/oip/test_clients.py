@@ -12,6 +12,7 @@ import pytest
 from google.protobuf.descriptor import Descriptor
 
 from tests.server.bundles import Logistic, rows
+from tests.server.processes import Process
 from volcast.oip.v2.open_inference_pb2 import DESCRIPTOR
 
 PROGRAMS = Path(__file__).parent / "clients"
@@ -35,7 +36,7 @@ def messages(descriptors: Any) -> dict[str, dict[int, tuple[str, int, str]]]:
 @pytest.mark.oip_clients
 @pytest.mark.parametrize("client", ["tritonclient", "kserve"])
 def test_a_session_of_the_client_goes_as_it_would_with_its_own_server(
-    client: str, oip_server: str, oip_gateway: str, tmp_path: Path
+    client: str, server: Process, oip_gateway: str, tmp_path: Path
 ) -> None:
     python = CACHE / client / "bin" / "python"
     if not python.exists():
@@ -44,7 +45,7 @@ def test_a_session_of_the_client_goes_as_it_would_with_its_own_server(
     told.write_text(
         json.dumps(
             {
-                "grpc": oip_server,
+                "grpc": server.address,
                 "http": oip_gateway,
                 "model": "volatility",
                 "stable": "10",

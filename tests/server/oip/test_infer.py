@@ -18,7 +18,7 @@ from server.core.requests import Selection
 from server.oip.infer import InferFrame, decode
 from tests.server.bundles import Logistic, rows
 from tests.server.conftest import MAX_ROWS
-from tests.server.oip.door import score
+from tests.server.oip.conftest import score
 from volcast.oip.v2 import InferParameter, ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 
 Tensor = ModelInferRequest.InferInputTensor

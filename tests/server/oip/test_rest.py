@@ -1,4 +1,4 @@
-"""The protocol's REST form: a gateway process in front of the protocol's methods."""
+"""The protocol's REST form: a gateway process in front of a server process."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ def test_a_model_is_ready_or_not_there(rest: httpx.Client, path: str, code: int,
 
 def test_metadata_of_the_server(rest: httpx.Client) -> None:
     extensions = ["binary_tensor_data", "model_repository"]
-    assert rest.get("/v2").json() == {"name": "volcast", "version": "1.2.3", "extensions": extensions}
+    build = rest.get("/version").json()["server"]
+    assert rest.get("/v2").json() == {"name": "volcast", "version": build, "extensions": extensions}
 
 
 @pytest.mark.parametrize("path", ["/v2/models/volatility", "/v2/models/volatility/versions/9"])
@@ -116,9 +117,8 @@ def test_an_index_request_that_is_none_is_refused(rest: httpx.Client, body: byte
 
 def test_the_servers_word_on_loading_and_unloading_is_passed_on(rest: httpx.Client) -> None:
     load, unload = (f"/v2/repository/models/volatility/{verb}" for verb in ("load", "unload"))
-    assert "the models folder is being read" in refused(rest, b"", 503, load)
     assert refused(rest, {"parameters": {"config": "{}"}}, 400, load).startswith("parameters: expected none")
-    assert "models are not unloaded on request" in refused(rest, b"", 501, unload)
+    assert refused(rest, b"", 501, unload).startswith("models are not unloaded on request")
 
 
 # Infer
