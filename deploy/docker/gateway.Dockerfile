@@ -34,11 +34,14 @@ RUN groupadd --gid 10001 volcast \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin volcast
 COPY --from=build /opt/volcast /opt/volcast
 COPY deploy/docker/healthcheck.py /opt/volcast/healthcheck.py
+# Plaintext is allowed because a container's network is its own: whoever publishes the port decides who
+# reaches it (deploy/compose.yaml: loopback only). On a shared network give gateway.tls_cert and tls_key.
 ENV PATH=/opt/volcast/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     VOLCAST_LOG__FORMAT=json \
     VOLCAST_GATEWAY__HOST=0.0.0.0 \
+    VOLCAST_GATEWAY__ALLOW_PLAINTEXT=true \
     VOLCAST_GATEWAY__SERVER=server:50051
 WORKDIR /app
 USER 10001:10001

@@ -35,11 +35,14 @@ RUN groupadd --gid 10001 volcast \
 COPY --from=build /opt/volcast /opt/volcast
 COPY deploy/docker/healthcheck.py /opt/volcast/healthcheck.py
 COPY models /models
+# Plaintext is allowed because a container's network is its own: whoever publishes the port decides who
+# reaches it (deploy/compose.yaml: loopback only). On a shared network give server.tls_cert and tls_key.
 ENV PATH=/opt/volcast/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     VOLCAST_LOG__FORMAT=json \
     VOLCAST_SERVER__HOST=0.0.0.0 \
+    VOLCAST_SERVER__ALLOW_PLAINTEXT=true \
     VOLCAST_SERVER__METRICS_HOST=0.0.0.0 \
     VOLCAST_SERVER__MODELS_DIR=/models
 WORKDIR /app

@@ -7,8 +7,16 @@ from typing import Any
 import grpc
 
 from common.access import Access
-from common.errors import DeadlineError, UnauthenticatedError, UnavailableError, UnsupportedError, VolcastError
-from common.rpc_status import DETAILS_KEY, from_status, parse_details
+from common.errors import (
+    DeadlineError,
+    OverloadedError,
+    RequestError,
+    UnauthenticatedError,
+    UnavailableError,
+    UnsupportedError,
+    VolcastError,
+)
+from common.rpc_status import DETAILS_KEY, INTERNAL_TEXT, from_status, parse_details
 from volcast.oip.v2.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from volcast.v1 import HealthRequest, HealthResponse, PredictRequest, PredictResponse
 from volcast.v1.inference_pb2_grpc import InferenceServiceStub
@@ -71,8 +79,10 @@ class Backend:
             told = UnavailableError("the inference server is away, starting or draining")
         elif isinstance(error, UnsupportedError):
             told = UnsupportedError("the inference server does not do that")
-        else:
+        elif isinstance(error, RequestError | OverloadedError):
             return error
+        else:
+            told = VolcastError(INTERNAL_TEXT)
         if str(told) != self._away:
             self._away = str(told)
             self._log.warning("server_failed", server=self.server, reason=str(error))

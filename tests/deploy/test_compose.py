@@ -103,6 +103,8 @@ def test_parts_reach_each_other_by_service_name() -> None:
 def test_containers_listen_beyond_their_own_loopback() -> None:
     assert container_config("server").server.host == container_config("server").server.metrics_host == "0.0.0.0"
     assert container_config("gateway").gateway.host == "0.0.0.0"
+    assert container_config("server").server.allow_plaintext
+    assert container_config("gateway").gateway.allow_plaintext
     assert container_config("worker").worker.metrics_host == "0.0.0.0"
     assert container_config("ingestor").ingest.metrics_host == "0.0.0.0"
 

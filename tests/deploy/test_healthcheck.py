@@ -139,3 +139,11 @@ def test_a_configuration_that_does_not_fit_is_said(ask: Ask) -> None:
 
 def test_an_unknown_part_is_a_usage_error(ask: Ask) -> None:
     assert ask("nobody")[0] == 2
+
+
+def test_a_server_behind_tls_or_tokens_is_asked_at_its_metrics(ask: Ask) -> None:
+    for closed in ({"VOLCAST_SERVER__TLS_CERT": "server.crt"}, {"VOLCAST_SERVER__HEALTH_NEEDS_TOKEN": "true"}):
+        with answering(200, "volcast_server_ready 1.0\n") as port:
+            assert ask("server", VOLCAST_SERVER__METRICS_PORT=port, **closed)[0] == 0
+        with answering(200, "volcast_server_ready 0.0\n") as port:
+            assert ask("server", VOLCAST_SERVER__METRICS_PORT=port, **closed)[0] == 1
