@@ -18,6 +18,7 @@ from server.core.rows import DTYPES
 
 MAX_ROWS = 1024
 _REMEMBERED = 32
+_OTHER = bytes(byte ^ 0xFF for byte in range(256))
 _DOUBLE = struct.Struct("<d")
 
 
@@ -37,6 +38,11 @@ class Forms:
     def __init__(self) -> None:
         self.by_length: dict[int, Form] = {}
 
+    def of(self, raw: bytes, at: int = 0) -> Form | None:
+        """The form of the request that begins at `at`; None where it is not recognized."""
+        form = self.by_length.get(len(raw) - at)
+        return form if form is not None and raw.startswith(form.prefix, at) else None
+
     def learn(self, raw: bytes, request: PredictInput, reads_as: Callable[[bytes], PredictInput]) -> None:
         """Remembers a request that was parsed from `raw` by `reads_as` and found right."""
         rows = request.rows
@@ -46,7 +52,7 @@ class Forms:
             return
         prefix = raw[: len(raw) - len(rows.values)]
         # That the message ends as its values do may be chance: other bytes in their place must be other values.
-        others = bytes(byte ^ 0xFF for byte in rows.values)
+        others = rows.values.translate(_OTHER)
         if reads_as(prefix + others) != PredictInput(msgspec.structs.replace(rows, values=others), request.selection):
             return
         if len(self.by_length) >= _REMEMBERED:

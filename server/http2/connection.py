@@ -134,7 +134,7 @@ class Connection:
             if not data.startswith(_PREFACE):
                 raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "no preface of HTTP/2")
             self._started, at = True, len(_PREFACE)
-        known, begun, asked = self._heads.known, self._begun, self._asked
+        known, begun, asked, streams = self._heads.known, self._begun, self._asked, self.streams
         while end - at >= 9:
             head, flags, stream_id = _unpack(data, at)
             length, kind = head >> 8, head & 0xFF
@@ -163,6 +163,23 @@ class Connection:
                 self._untold += length
                 call = asked[stream_id] = begun.pop(stream_id)
                 self.calls.append((stream_id, call, data[begin + PREFIX : until]))
+                continue
+            elif (
+                kind == 0
+                and flags == 0
+                and (stream := streams.get(stream_id)) is not None
+                and not (stream.unary or stream.ended)
+                and 0 < length <= stream.receive_window
+                and self._buffered < self._limits.max_buffered
+                and self._block is None
+            ):
+                self._untold += length
+                self._buffered += length
+                stream.receive_window -= length
+                stream.unread.append(data[begin:until])
+                if not stream.told:
+                    stream.told = True
+                    self.events.append((Event.DATA, stream, b""))
                 continue
             self._slow(kind, flags, stream_id & frames.MAX_WINDOW, data[begin:until])
         self._rest = data[at:] if at else data
@@ -257,6 +274,7 @@ class Connection:
     def take(self, stream: Stream, limit: int) -> list[bytes]:
         """Up to `limit` messages of a streaming call. One that cannot be taken ends the call; [] then."""
         before = stream.buffered
+        stream.told = False
         try:
             messages = stream.take(limit)
         except MessageError as error:

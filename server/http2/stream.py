@@ -30,7 +30,7 @@ class Stream:
 
     __slots__ = (
         "app", "arrived_ns", "buffer", "closed", "ended", "head", "id", "max_message", "out", "receive_window",
-        "send_window", "started", "trailers", "unary", "unread",
+        "send_window", "started", "told", "trailers", "unary", "unread",
     )  # fmt: skip
 
     def __init__(
@@ -47,6 +47,7 @@ class Stream:
         self.unread: list[bytes] = []  # the same, newer
         self.ended = False  # the peer sends no more
         self.closed = False  # nobody sends any more
+        self.told = False  # an event says that there is more to take
         self.started = False  # response headers are out
         self.out: deque[bytes] = deque()  # frames' payloads that the peer's window holds up
         self.trailers = b""  # the block that ends the call, where it waits behind `out`

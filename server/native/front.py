@@ -149,12 +149,12 @@ class NativeFront:
         """Calls that came the short way."""
         connection = link.connection
         calls, connection.calls = connection.calls, []
-        lane, by_length = self._lane, self.forms.by_length
+        lane, forms = self._lane, self.forms
         room = self._max_queue - len(lane) - self.batches.batcher.waiting
         accepting = self.state.accepting
         for stream_id, head, raw in calls:
-            form = by_length.get(len(raw)) if head.method.packed else None
-            if form is not None and accepting and room > 0 and raw.startswith(form.prefix):
+            form = forms.of(raw) if head.method.packed else None
+            if form is not None and accepting and room > 0:
                 room -= 1
                 lane.put(Entry(form, raw, 0, now_ns, link, stream_id, head, None, 0))
             else:
@@ -179,8 +179,8 @@ class NativeFront:
     def frame_entry(self, call: FrameStream, raw: bytes, now_ns: int) -> Entry | None:
         """A frame as an entry of the lane; None where it is not recognized."""
         id_end, at = frame_parts(raw)
-        form = self.forms.by_length.get(len(raw) - at) if at else None
-        if form is None or not raw.startswith(form.prefix, at):
+        form = self.forms.of(raw, at) if at else None
+        if form is None:
             return None
         return Entry(form, raw, at, now_ns, call.link, 0, None, call, id_end)
 
@@ -224,6 +224,11 @@ class NativeFront:
             link.connection.fail_fast(stream, self._refusal)
             self.metrics.request(method.name, "RESOURCE_EXHAUSTED", 0)
             self.dirty[link] = None
+            return
+        form = self.forms.of(message) if method.packed and not waited and self.state.accepting else None
+        if form is not None:
+            self._lane.put(Entry(form, message, 0, stream.arrived_ns, link, stream.id, stream.head, None, 0))
+            self.batches.wake(len(self._lane))
             return
         try:
             self.state.require_accepting()
