@@ -44,6 +44,10 @@ class Reloader:
         self._asked.put(None)
         self._thread.join(timeout_s)
 
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
     def request(self) -> Future[Changes]:
         """Asks for a load; never blocks. The future has what it did, or the InputError it raised.
 

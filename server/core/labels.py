@@ -57,7 +57,7 @@ def decode_labels(data: bytes) -> Labels:
     """Raises BundleError, saying what is wrong with the file."""
     try:
         labels = msgspec.json.decode(data, type=Labels)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{LABELS_FILE}: {error}") from None
     versions = [version for _, version in labels.named()]
     for version in versions:

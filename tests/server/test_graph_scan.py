@@ -129,6 +129,13 @@ def test_a_tensor_kept_inside_passes_wherever_it_is(place: Callable[[TensorProto
     scan_graph(place(numpy_helper.from_array(np.ones(3), "weights")).SerializeToString())
 
 
+def test_a_tensor_that_names_a_file_is_refused_though_its_place_is_left_out() -> None:
+    tensor = external()
+    tensor.ClearField("data_location")
+    with pytest.raises(BundleError, match="in another file"):
+        scan_graph(in_initializer(tensor).SerializeToString())
+
+
 def test_every_message_of_onnx_that_can_hold_a_tensor_is_entered() -> None:
     """The places above are all there are: reached from a model, by onnx's own descriptors."""
     reached = set()
@@ -237,7 +244,18 @@ def test_functions_that_the_file_defines_itself_are_no_library() -> None:
     assert scan_graph(model.SerializeToString()).own_domains == {"own"}
 
 
-@pytest.mark.parametrize("data", [b"not a model", b"\x3a\xff\x01", b"\x3b", b"\x80" * 20, b"\x00\x00", b"\x38\x01"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"not a model",
+        b"\x3a\xff\x01",
+        b"\x3b",
+        b"\x80" * 20,
+        b"\x00\x00",
+        b"\x38\x01",
+        b"\x08" + b"\x80" * 10 + b"\x01",
+    ],
+)
 def test_what_is_no_onnx_is_refused(data: bytes) -> None:
     with pytest.raises(BundleError, match=r"model\.onnx is no ONNX file"):
         scan_graph(data)

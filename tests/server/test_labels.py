@@ -72,6 +72,7 @@ def test_a_key_does_not_matter_where_the_model_has_no_canary(models: Path) -> No
     repository = loaded(models)
     assert repository.resolve(Selection(name="jumps"), "client").version == "7"
     assert repository.resolve(Selection(), "client").version == "3"
+    assert repository.resolve(Selection(), "").version == "2"
     with pytest.raises(ModelNotFoundError, match="no model 'moon'"):
         repository.resolve(Selection(name="moon"), "client")
 

@@ -160,6 +160,25 @@ def test_a_version_damaged_later_stays_as_it_was_loaded(tmp_path: Path) -> None:
     assert "is damaged" in repository.held.failures[0].reason
 
 
+@pytest.mark.parametrize("damage", [_flip_a_byte, lambda folder: _lead_out(folder)])
+def test_a_version_damaged_later_stays_though_others_are_held(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    models = tmp_path / "models"
+    write_bundle(models)
+    folder = write_bundle(models, version="2")
+    repository = loaded(models)
+    before = repository.resolve(Selection())
+    damage(folder)
+    assert not repository.reload(models).swapped
+    assert repository.resolve(Selection()) is before
+    assert [one.version for one in repository.held.failures] == ["2"]
+
+
+def _lead_out(folder: Path) -> None:
+    outside = folder.parents[2] / "outside"
+    shutil.move(folder, outside)
+    folder.symlink_to(outside)
+
+
 def test_a_load_does_not_disturb_whoever_works_on_what_was_held(tmp_path: Path) -> None:
     write_bundle(tmp_path)
     repository = loaded(tmp_path)

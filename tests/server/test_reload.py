@@ -47,7 +47,7 @@ def reloading(models: Path, watch_s: float = 0.0) -> Iterator[tuple[Reloader, Re
         yield reloader, repository, log
     finally:
         reloader.stop()
-        assert "reload" not in {thread.name for thread in threading.enumerate()}
+        assert not reloader.alive
 
 
 def stable(repository: Repository) -> str:
@@ -102,6 +102,16 @@ def test_without_watching_only_asking_loads(tmp_path: Path) -> None:
         assert [one.version for one in changes.loaded] == ["2"]
         assert stable(repository) == "2"
     assert [one["cause"] for one in log.named("models_read")] == ["start", "request"]
+
+
+def test_without_watching_a_change_is_not_even_looked_for(tmp_path: Path) -> None:
+    """Another one that watches is the clock: it has looked, and more than once."""
+    write_bundle(tmp_path)
+    with reloading(tmp_path) as (_, repository, _), reloading(tmp_path, FAST_S) as (_, other, _):
+        for version in ("2", "3", "4"):
+            write_bundle(tmp_path, version=version)
+            await_true(lambda now=version: stable(other) == now)
+        assert stable(repository) == "1"
 
 
 def test_a_signal_asks_for_a_load(tmp_path: Path) -> None:
@@ -207,6 +217,24 @@ def test_a_fault_of_ours_fails_the_request_and_the_next_one_is_served(
         monkeypatch.setattr(repository, "reload", whole)
         assert not reloader.request().result(30).swapped
     assert len(log.named("reload_failed")) == 1
+
+
+def test_a_fault_of_ours_while_watching_is_logged_and_the_next_change_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bundle(tmp_path)
+    with reloading(tmp_path, FAST_S) as (_, repository, log):
+        whole = repository.reload
+
+        def fails(folder: Path) -> Any:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(repository, "reload", fails)
+        write_bundle(tmp_path, version="2")
+        await_true(lambda: len(log.named("reload_failed")) > 0)
+        monkeypatch.setattr(repository, "reload", whole)
+        write_bundle(tmp_path, version="3")
+        await_true(lambda: stable(repository) == "3")
 
 
 def test_whoever_asks_as_the_server_stops_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,7 @@ def test_differences_and_decisions_are_those_of_the_two_formulas(repository: Rep
 def test_a_decision_is_at_least_the_threshold() -> None:
     agreement = Agreement()
     agreement.add(np.array([0.5, 0.4]), 0.5, np.array([0.25, 0.2]), 0.25)
+    assert agreement.agreed_rows == 2
     agreement.add(np.array([0.5, 0.4]), 0.5, np.array([0.2, 0.25]), 0.25)
     assert (agreement.rows, agreement.agreed_rows) == (4, 2)
     assert agreement.difference_max == pytest.approx(0.3)

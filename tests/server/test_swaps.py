@@ -7,9 +7,12 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from server.core.bundles import Found, find_bundles
 from server.core.models import Repository
 from server.core.requests import Selection
+from tests.processes import await_true
 from tests.server.bundles import Logistic, rows, write_bundle
 
 SWAPS = 100
@@ -59,13 +62,33 @@ def test_a_hundred_swaps_fail_no_prediction_and_mix_no_versions(tmp_path: Path) 
     assert repository.swaps == SWAPS + 1
 
 
-def test_loads_from_many_threads_happen_one_after_the_other(tmp_path: Path) -> None:
+def test_two_loads_never_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_bundle(tmp_path)
     repository = Repository("volatility")
-    loaders = [threading.Thread(target=repository.load, args=(tmp_path,)) for _ in range(8)]
-    for loader in loaders:
-        loader.start()
+    second_asks, overlap = threading.Event(), threading.Event()
+    inside = 0
+
+    def looking(folder: Path) -> Found:
+        nonlocal inside
+        inside += 1
+        if inside > 1:
+            overlap.set()
+        second_asks.wait(30)
+        overlap.wait(0.1)  # what a second load would need to get here, were it let in
+        inside -= 1
+        return find_bundles(folder)
+
+    monkeypatch.setattr("server.core.models.find_bundles", looking)
+
+    def second() -> None:
+        second_asks.set()
+        repository.load(tmp_path)
+
+    loaders = [threading.Thread(target=repository.load, args=(tmp_path,)), threading.Thread(target=second)]
+    loaders[0].start()
+    await_true(lambda: inside == 1)
+    loaders[1].start()
     for loader in loaders:
         loader.join()
-    # A load that ran beside another would have found nothing held, and loaded the bundle once more.
+    assert not overlap.is_set()
     assert repository.swaps == 1
