@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,17 @@ class Tokens:
                 found = name
         return found
 
+    @contextmanager
+    def lent(self) -> Iterator[str]:
+        """The header of a token for the process itself, for its trial call at start; known only meanwhile."""
+        drawn = secrets.token_urlsafe(32)
+        own = (hashlib.sha256(drawn.encode()).digest(), "self")
+        self._entries = (*self._entries, own)
+        try:
+            yield f"Bearer {drawn}"
+        finally:
+            self._entries = tuple(one for one in self._entries if one != own)
+
     def refresh(self, force: bool = False) -> bool:
         """Reads the file again where it has changed; costs one stat. Returns whether other tokens count now."""
         now = signature([self._path])
@@ -91,6 +104,14 @@ class Gate:
             self.refused += 1
             raise UnauthenticatedError(REFUSED)
         return name
+
+    def refusal(self, path: bytes, header: bytes) -> str:
+        """What server.http2 asks: why the caller may not call this; empty where it may."""
+        try:
+            self.admit(path.decode("latin-1"), header.decode("latin-1"))
+        except UnauthenticatedError as error:
+            return str(error)
+        return ""
 
 
 def authorization(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:

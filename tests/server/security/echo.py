@@ -8,6 +8,9 @@ from typing import Any
 
 import grpc
 
+from server.security.guard import Guarded
+from server.security.tokens import Gate
+
 UNARY, STREAM = "/test.Echo/Unary", "/test.Echo/Stream"
 HEALTH = "/grpc.health.v1.Health/Check"
 
@@ -21,24 +24,21 @@ async def _stream(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator
         yield request
 
 
-def handlers() -> list[grpc.GenericRpcHandler]:
+def handlers() -> dict[str, Any]:
     unary: Any = grpc.unary_unary_rpc_method_handler(_unary)
     stream: Any = grpc.stream_stream_rpc_method_handler(_stream)
-    return [
-        grpc.method_handlers_generic_handler("test.Echo", {"Unary": unary, "Stream": stream}),
-        grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": unary}),
-    ]
+    return {UNARY: unary, STREAM: stream, HEALTH: unary}
 
 
 @asynccontextmanager
 async def echo(
     credentials: grpc.ServerCredentials | None = None,
     options: Sequence[tuple[str, int]] = (),
-    served: Sequence[grpc.GenericRpcHandler] | None = None,
+    gate: Gate | None = None,
 ) -> AsyncIterator[str]:
     """The address of a running server."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *options])
-    server.add_generic_rpc_handlers(tuple(handlers() if served is None else served))
+    server.add_generic_rpc_handlers((Guarded(gate or Gate(None), handlers()),))
     if credentials is None:
         port = server.add_insecure_port("127.0.0.1:0")
     else:

@@ -10,10 +10,9 @@ import grpc
 import pytest
 
 from common.errors import InputError, UnauthenticatedError
-from server.security.guard import Guarded
 from server.security.tokens import MAX_HEADER_CHARS, MAX_TOKENS, REFUSED, Gate, Tokens, authorization
 from tests.server.security.conftest import Log
-from tests.server.security.echo import HEALTH, STREAM, UNARY, call, echo, handlers
+from tests.server.security.echo import HEALTH, STREAM, UNARY, call, echo
 
 
 def line(token: str, name: str) -> str:
@@ -169,12 +168,28 @@ def test_the_gate_is_open_to_probes_and_to_all_where_no_tokens_are_set(tokens: T
         Gate(tokens, open_prefixes=()).admit(HEALTH, None)
 
 
+def test_the_native_front_is_told_why_or_nothing(tokens: Tokens) -> None:
+    gate = Gate(tokens)
+    assert gate.refusal(UNARY.encode(), b"Bearer first") == ""
+    assert gate.refusal(HEALTH.encode(), b"") == ""
+    assert [gate.refusal(UNARY.encode(), one) for one in (b"", b"Bearer \xff", b"Bearer x")] == [REFUSED] * 3
+    assert Gate(None).refusal(UNARY.encode(), b"") == ""
+
+
+def test_a_token_lent_to_the_process_itself_is_known_only_meanwhile(tokens: Tokens) -> None:
+    with tokens.lent() as header:
+        assert tokens.verify(header) == "self"
+        assert tokens.verify("Bearer first") == "worker"
+    assert tokens.verify(header) is None
+    assert len(tokens) == 3
+
+
 def bearing(token: str) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {token}"),)
 
 
 async def test_a_grpc_caller_with_a_token_is_answered(tokens: Tokens) -> None:
-    async with echo(served=[Guarded(Gate(tokens), handlers())]) as address:
+    async with echo(gate=Gate(tokens)) as address:
         assert await call(address, metadata=bearing("second")) == b"row"
         assert await call(address, path=HEALTH) == b"row"
         async with grpc.aio.insecure_channel(address) as channel:
@@ -191,7 +206,7 @@ async def test_a_grpc_caller_without_one_learns_nothing_not_even_which_methods_t
     tokens: Tokens, path: str, metadata: tuple[tuple[str, str], ...]
 ) -> None:
     gate = Gate(tokens)
-    async with echo(served=[Guarded(gate, handlers())]) as address:
+    async with echo(gate=gate) as address:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(address, path=path, metadata=metadata)
         assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAUTHENTICATED, REFUSED)
