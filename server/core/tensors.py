@@ -44,14 +44,13 @@ def _whole(tensor: Tensor, schema: FeatureSchema, max_rows: int) -> Matrix:
     if len(shape) != 2 or shape[1] != width or not 0 < shape[0] <= max_rows:
         expected = f"[rows, {width}], 1 to {max_rows} rows"
         raise RequestError.of("inputs[0].shape", f"{FEATURES}: expected {expected}, got {list(shape)}")
-    # float32 widens exactly; float64 stays as it lies in the message.
-    flat = np.asarray(tensor.values, FLOAT64)
-    if not all_finite(flat):
-        row, column = divmod(int(np.argmin(np.isfinite(flat))), width)
-        value = flat[row * width + column]
+    if not all_finite(tensor.values):
+        row, column = divmod(int(np.argmin(np.isfinite(tensor.values))), width)
+        value = tensor.values[row * width + column]
         what = f"row {row}, feature {schema.names[column]}: expected a finite number, got {value}"
         raise RequestError.of("inputs[0]", what)
-    return flat.reshape(shape)
+    # float32 widens exactly (checked first, since NumPy warns of a signalling NaN); float64 stays as it lies.
+    return np.asarray(tensor.values, FLOAT64).reshape(shape)
 
 
 def _require_each_feature_once(tensors: list[Tensor], schema: FeatureSchema) -> None:
@@ -79,10 +78,9 @@ def _by_feature(tensors: list[Tensor], schema: FeatureSchema, max_rows: int) -> 
             of = f"{rows} rows as inputs[0] has" if index and 0 < rows <= max_rows else f"1 to {max_rows} rows"
             expected = f"[rows] or [rows, 1], {of}"
             raise RequestError.of(f"inputs[{index}].shape", f"{tensor.name}: expected {expected}, got {list(shape)}")
-        values = np.asarray(tensor.values, FLOAT64)
-        if not all_finite(values):
-            row = int(np.argmin(np.isfinite(values)))
-            what = f"row {row}, feature {tensor.name}: expected a finite number, got {values[row]}"
+        if not all_finite(tensor.values):
+            row = int(np.argmin(np.isfinite(tensor.values)))
+            what = f"row {row}, feature {tensor.name}: expected a finite number, got {tensor.values[row]}"
             raise RequestError.of(f"inputs[{index}]", what)
-        matrix[:, columns[tensor.name]] = values
+        matrix[:, columns[tensor.name]] = tensor.values
     return matrix

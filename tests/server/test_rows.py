@@ -183,3 +183,9 @@ def test_what_is_quoted_of_a_request_is_cut_short_and_plain() -> None:
     (field,) = (one for one in faults(NamedInput([{**named(rows(1)[0]), "é" * 10_000: 1.0}])))
     assert len(field) < 220
     assert field.isascii()
+
+
+def test_a_signalling_nan_is_refused_without_a_warning() -> None:
+    values = np.full(WIDTH, 0x7FA00000, "<u4").tobytes()
+    with pytest.raises(RequestError, match="expected a finite number, got nan"):
+        to_matrix(packed(rows(1), data_type=DATA_TYPE_FLOAT32, values=values), CORE_1, MAX_ROWS)

@@ -253,6 +253,15 @@ def test_a_value_that_is_not_finite_is_named(plane: DataPlane, make: Any, value:
     assert (field, text) == ("inputs[0]", f"row 1, feature spread_rel: expected a finite number, got {value}")
 
 
+@pytest.mark.parametrize("request_of", [lambda one: one, lambda one: by_feature(rows(1), column=True)])
+def test_a_signalling_nan_is_refused_without_a_warning(plane: DataPlane, request_of: Any) -> None:
+    request = request_of(raw_request(np.ones((1, 11)), "FP32"))
+    width = 11 if len(request.inputs) == 1 else 1
+    request.inputs[0].datatype = "FP32"
+    request.raw_input_contents[0] = np.full(width, 0x7FA00000, "<u4").tobytes()
+    assert fault(plane, request)[1].endswith("expected a finite number, got nan")
+
+
 def test_a_value_of_a_single_feature_that_is_not_finite_is_named(plane: DataPlane) -> None:
     matrix = rows(3)
     matrix[2, 0] = math.nan
