@@ -13,6 +13,7 @@ from common.errors import (
     SchemaMismatchError,
     UnauthenticatedError,
     UnavailableError,
+    UnsupportedError,
     VolcastError,
 )
 from common.rpc_status import from_status, parse_details, to_status
@@ -30,6 +31,7 @@ VIOLATIONS = [FieldViolation("packed.values", "too short"), FieldViolation("pack
         (UnauthenticatedError("no token"), code_pb2.UNAUTHENTICATED),
         (DeadlineError("late"), code_pb2.DEADLINE_EXCEEDED),
         (UnavailableError("draining"), code_pb2.UNAVAILABLE),
+        (UnsupportedError("not here"), code_pb2.UNIMPLEMENTED),
     ],
 )
 def test_every_error_arrives_as_it_was_sent(error: VolcastError, code: int) -> None:
