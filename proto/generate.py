@@ -64,7 +64,8 @@ def differing(out: Path, page_dir: Path) -> list[str]:
     made = [(path, HERE / path.relative_to(out)) for path in out.rglob("*_pb2*.py*")]
     made += [(path, DOCS / path.name) for path in page_dir.glob("contract.md")]
     expected = {kept for _, kept in made}
-    stray = [str(path) for path in HERE.rglob("*_pb2*.py*") if path not in expected]
+    found = [path for pattern in ("*_pb2*.py", "*_pb2*.pyi") for path in HERE.rglob(pattern)]  # no bytecode
+    stray = [str(path) for path in found if path not in expected]
     return stray + [str(kept) for path, kept in made if not kept.exists() or not filecmp.cmp(path, kept, shallow=False)]
 
 
