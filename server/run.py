@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import signal
 import threading
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter_ns
+from time import perf_counter_ns, time
 from typing import Any
 
 from common.config import ServerConfig
@@ -17,89 +17,152 @@ from common.errors import BundleError
 from common.status import StatusPipe
 from server import service, trial
 from server.batching import BatchLoop
-from server.core.dataplane import DataPlane
+from server.core.dataplane import DataPlane, Run
 from server.core.models import Repository
 from server.core.requests import Selection
+from server.core.shadow import Shadows
+from server.fronts import Front, Parts, chosen_front, make_front
 from server.grpc import inference
-from server.grpc.methods import Methods
-from server.grpc.transport import GrpcioFront
-from server.http2.connection import Limits
 from server.metrics import ServerMetrics
 from server.native.front import NativeFront
+from server.reload import Reloader
+from server.security.listener import is_loopback, require_safe_listener
+from server.security.tls import Certificates
+from server.security.tokens import Gate, Tokens
+from server.shadowing import ShadowThread
 from server.state import ServerState
 from volcast.v1 import DataType, PackedRows, PredictRequest
 
 STATS_EVERY_S = 1.0
 
 
-Front = NativeFront | GrpcioFront
+async def run_server(
+    config: ServerConfig, stop: threading.Event, status: StatusPipe, log: Any, *, reuse_port: bool = False
+) -> None:
+    """Returns after an orderly end. Raises VolcastError where the port is taken or no model can be used.
 
-
-async def run_server(config: ServerConfig, stop: threading.Event, status: StatusPipe, log: Any) -> None:
-    """Returns after an orderly end. Raises VolcastError where the port is taken or no model can be used."""
+    reuse_port: other processes serve the same port (server.workers).
+    """
+    server = Server(config, status, log, reuse_port=reuse_port)
     stopping = asyncio.Event()
-    _end_on_signals(asyncio.get_running_loop(), stop, stopping)
-    state = ServerState(build=version("volcast"), front=chosen_front(config, log))
-    repository = Repository(config.default_model)
-    metrics = ServerMetrics(repository, state)
-    plane = DataPlane(repository, config.max_rows, perf_counter_ns)
-    batches = BatchLoop(plane, config.max_batch, config.max_queue, config.max_queue_delay_us, metrics.ran)
-    table, health = service.methods(repository, state, with_reflection=True)
-    front = _make_front(config, table, plane, batches, state, metrics, log)
-    port = await front.start(config.host, config.port)
-    if not _is_loopback(config.host):
-        log.warning("plaintext", host=config.host, port=port, hint="calls are not encrypted; keep the network private")
+    _on_signals(asyncio.get_running_loop(), stop, stopping, server.reload)
     try:
-        # On a thread, so that health is answered (not serving) while models load.
-        await asyncio.to_thread(load_models, repository, Path(config.models_dir), log)
-        state.accepting = True
-        await trial.call(config.host, port, f"/{inference.SERVICE}/Predict", _trial_request(repository))
-        metrics.forget_trial()
-        metrics_port = await asyncio.to_thread(_serve_metrics, metrics, config)
-        state.ready = True
-        health.set_serving(True)
-        about = {"host": config.host, "port": port, "metrics_port": metrics_port, "front": state.front}
-        log.info("ready", **about, uptime_s=round(state.uptime_s, 3))
-        status.report("ready", **about)
+        await server.start()
         asked = asyncio.ensure_future(stopping.wait())
         while not (stop.is_set() or asked.done()):
             await asyncio.wait([asked], timeout=STATS_EVERY_S)
-            status.report("stats", **metrics.totals())
+            server.tick()
         asked.cancel()
         log.info("draining", drain_s=config.drain_s)
     finally:
-        state.draining, state.ready = True, False
-        health.close()
-        await front.drain(config.drain_s)
-        state.accepting = False
-    status.report("summary", **metrics.totals())
-    log.info("stopped", **metrics.totals())
+        await server.drain()
+    status.report("summary", **server.metrics.totals())
+    log.info("stopped", **server.metrics.totals())
 
 
-def chosen_front(config: ServerConfig, log: Any) -> str:
-    """The front that can serve what was asked, and is the faster one where both can."""
-    return "native" if config.front == "auto" else config.front
+class Server:
+    """All parts of one server process. Must be built on the running loop. Raises VolcastError."""
 
+    def __init__(self, config: ServerConfig, status: StatusPipe, log: Any, *, reuse_port: bool) -> None:
+        self._config = config
+        self._status = status
+        self._log = log
+        self._certificates = Certificates.of(config, log)
+        require_safe_listener("server", config.host, self._certificates is not None, config.allow_plaintext)
+        self._tokens = Tokens(Path(config.tokens_file), log) if config.tokens_file else None
+        self._state = ServerState(build=version("volcast"), front=chosen_front(config, log))
+        self._repository = Repository(config.default_model, time)
+        self._reloader = Reloader(self._repository, Path(config.models_dir), config.watch_s, log)
+        self._shadows = Shadows(self._repository)
+        self._shadow_thread = ShadowThread(self._shadows, log)
+        self.metrics = ServerMetrics(self._repository, self._state, self._shadows)
+        plane = DataPlane(self._repository, config.max_rows, perf_counter_ns)
+        delay_us = config.max_queue_delay_us
+        batches = BatchLoop(plane, config.max_batch, config.max_queue, delay_us, self._ran)
+        table, self._health = service.methods(
+            self._repository, self._state, with_reflection=config.reflection, reload=self._reloader.request
+        )
+        gate = Gate(self._tokens, () if config.health_needs_token else Gate.OPEN)
+        parts = Parts(table, plane, batches, self._state, self.metrics, gate, log)
+        self._front: Front = make_front(config, parts, self._certificates, reuse_port=reuse_port)
 
-def _make_front(
-    config: ServerConfig,
-    table: Methods,
-    plane: DataPlane,
-    batches: BatchLoop,
-    state: ServerState,
-    metrics: ServerMetrics,
-    log: Any,
-) -> Front:
-    if state.front == "native":
-        limits = Limits(max_message=config.max_message_bytes)
-        return NativeFront(table, plane, batches, state, metrics, log, limits, config.spin_us)
-    options = [
-        ("grpc.max_receive_message_length", config.max_message_bytes),
-        ("grpc.max_send_message_length", -1),
-        # Off, or a second server on the same port would silently take half of the calls.
-        ("grpc.so_reuseport", 0),
-    ]
-    return GrpcioFront(table, plane, batches, state, metrics, log, options)
+    async def start(self) -> None:
+        """Ready when it returns: listening, models loaded and warmed up, one call answered over the socket."""
+        config, state = self._config, self._state
+        port = await self._front.start(config.host, config.port)
+        if self._certificates is None and not is_loopback(config.host):
+            self._log.warning("plaintext", host=config.host, port=port, hint="keep the network private")
+        # On a thread, so that health is answered (not serving) while models load.
+        await asyncio.to_thread(self._load)
+        state.accepting = True
+        await self._try_out(port)
+        metrics_port = await asyncio.to_thread(_serve_metrics, self.metrics, config)
+        self._reloader.start()
+        self._shadow_thread.start()
+        state.ready = True
+        self._health.set_serving(True)
+        about = {"host": config.host, "port": port, "metrics_port": metrics_port, "front": state.front}
+        self._log.info("ready", **about, uptime_s=round(state.uptime_s, 3))
+        self._status.report("ready", **about)
+
+    def tick(self) -> None:
+        """Once a second."""
+        self._status.report("stats", **self.metrics.totals())
+        if self._tokens is not None and self._tokens.refresh():
+            self._forget_callers()
+
+    def reload(self) -> None:
+        """Models, tokens and certificates, whatever their files look like."""
+        self._reloader.request()
+        if self._tokens is not None and self._tokens.refresh(force=True):
+            self._forget_callers()
+        if self._certificates is not None:
+            self._certificates.refresh(force=True)
+
+    async def drain(self) -> None:
+        """Health turns, no call begins, those in hand finish within `drain_s`; then the models, then all else."""
+        self._state.draining, self._state.ready = True, False
+        self._health.close()
+        await self._front.drain(self._config.drain_s)
+        self._state.accepting = False
+        if self._reloader.alive:
+            await asyncio.to_thread(self._reloader.stop)
+            await asyncio.to_thread(self._shadow_thread.stop)
+
+    def _load(self) -> None:
+        """Raises BundleError where the default model has no usable version."""
+        held = self._reloader.load().held
+        name, folder = self._config.default_model, self._config.models_dir
+        if not any(one == name for one, _ in held.models):
+            why = "; ".join(one.reason for one in held.failures) or "no bundle of that name"
+            raise BundleError(f"no usable model {name!r} in {folder}: {why}")
+        self._repository.resolve(Selection())
+
+    async def _try_out(self, port: int) -> None:
+        """Raises UnavailableError where the front does not answer over its socket."""
+        host = self._config.host
+        if self._certificates is not None:
+            await trial.handshake(host, port)
+            return
+        message = _trial_request(self._repository)
+        path = f"/{inference.SERVICE}/Predict"
+        if self._tokens is None:
+            await trial.call(host, port, path, message)
+        else:
+            with self._tokens.lent() as authorization:
+                await trial.call(host, port, path, message, authorization)
+            self._forget_callers()
+        self.metrics.forget_trial()
+
+    def _forget_callers(self) -> None:
+        """What connections remember of tokens that were right."""
+        if isinstance(self._front, NativeFront):
+            self._front.forget_heads()
+
+    def _ran(self, run: Run) -> None:
+        self.metrics.ran(run)
+        if self._shadows.wanted:
+            self._shadows.offer(run.model, run.matrix, run.probabilities)
 
 
 def _trial_request(repository: Repository) -> bytes:
@@ -113,19 +176,6 @@ def _trial_request(repository: Repository) -> bytes:
     return PredictRequest(packed=rows).SerializeToString()
 
 
-def load_models(repository: Repository, folder: Path, log: Any) -> None:
-    """Loads what can be loaded; raises BundleError where the default model has no usable version."""
-    held = repository.load(folder)
-    if not any(name == repository.default_model for name, _ in held.models):
-        why = "; ".join(one.reason for one in held.failures) or "no bundle of that name"
-        raise BundleError(f"no usable model {repository.default_model!r} in {folder}: {why}")
-    for failure in held.failures:
-        log.error("model_refused", model=failure.name, version=failure.version, reason=failure.reason)
-    for model in held.models.values():
-        log.info("model_loaded", model=model.name, version=model.version, labels=held.labels(model))
-    repository.resolve(Selection())
-
-
 def _serve_metrics(metrics: ServerMetrics, config: ServerConfig) -> int:
     from prometheus_client import start_http_server
 
@@ -133,19 +183,15 @@ def _serve_metrics(metrics: ServerMetrics, config: ServerConfig) -> int:
     return server.server_port
 
 
-def _end_on_signals(loop: asyncio.AbstractEventLoop, stop: threading.Event, stopping: asyncio.Event) -> None:
-    def on_signal(number: int) -> None:
+def _on_signals(
+    loop: asyncio.AbstractEventLoop, stop: threading.Event, stopping: asyncio.Event, reload: Callable[[], None]
+) -> None:
+    def end(number: int) -> None:
         if stopping.is_set():
             os._exit(128 + number)  # asked twice: no drain, no clean-up
         stop.set()
         stopping.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal, number)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        loop.add_signal_handler(number, end, number)
+    loop.add_signal_handler(signal.SIGHUP, reload)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 
-from server.core.models import Repository
+from server.core.models import Changes, Repository
 from server.grpc import inference, reflection
 from server.grpc.health import SERVICE as HEALTH_SERVICE
 from server.grpc.health import HealthDoor
@@ -19,7 +20,7 @@ def methods(
     state: ServerState,
     *,
     with_reflection: bool,
-    reload: Callable[[], object] | None = None,
+    reload: Callable[[], Future[Changes]] | None = None,
 ) -> tuple[Methods, HealthDoor]:
     """The table, and the door that says whether it is served.
 

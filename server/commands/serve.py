@@ -40,12 +40,21 @@ from server.run import run_server
 @click.option(
     "--max-queue-delay-us", type=click.IntRange(0), default=None, help="How long a batch waits for more calls (0)."
 )
+@click.option("--tls-cert", metavar="FILE", default=None, help="PEM certificate chain; with --tls-key. Needs grpcio.")
+@click.option("--tls-key", metavar="FILE", default=None, help="PEM key of that certificate.")
+@click.option(
+    "--tls-client-ca", metavar="FILE", default=None, help="PEM; callers must show a certificate of it (mTLS)."
+)
+@click.option("--tokens-file", metavar="FILE", default=None, help="Tokens that callers must show; see: volcast token.")
+@click.option("--allow-plaintext", is_flag=True, default=None, help="Plaintext beyond loopback, on a private network.")
+@click.option("--drain-s", type=click.FloatRange(0), default=None, help="Seconds that calls in hand get at the end.")
 @click.option("--metrics-port", type=click.IntRange(0, 65535), default=None, help="Port of /metrics for Prometheus.")
 def serve(config_file: Path | None, models_dir: Path | None, **options: Any) -> None:
     """The inference server: Predict, StreamPredict and Health over gRPC, with health checks and reflection.
 
-    Holds every bundle below the models folder; "stable" is the highest version. SIGTERM drains and
-    stops; a second one stops at once.
+    Holds every bundle below the models folder and takes up what changes there; labels.json beside the
+    versions says which is stable, canary or shadow (docs/models.md). SIGHUP reads models, tokens and
+    certificates again. SIGTERM drains and stops; a second one stops at once.
     """
     stop = stop_on_signals()
     config = load_config(config_file)

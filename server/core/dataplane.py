@@ -51,7 +51,7 @@ class DataPlane:
 
     def prepare(self, request: PredictInput, arrived_ns: int) -> Job:
         """Raises RequestError, SchemaMismatchError or ModelNotFoundError."""
-        model = self.repository.resolve(request.selection)
+        model = self.repository.resolve(request.selection, request.routing_key)
         return Job(model, to_matrix(request.rows, model.schema, self.max_rows), arrived_ns)
 
     def compute(self, jobs: Sequence[Job]) -> Computed:

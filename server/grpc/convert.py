@@ -21,11 +21,13 @@ def predict_input(request: PredictRequest) -> PredictInput:
             len(rows.event_times_ns),
             len(rows.product_ids),
         )
-        return PredictInput(packed, selection)
+        return PredictInput(packed, selection, request.routing_key)
     if encoding == "named":
         # Plain dicts: looking a missing key up in a protobuf map would insert it.
-        return PredictInput(NamedInput([dict(row.features) for row in request.named.rows]), selection)
-    return PredictInput(None, selection)
+        return PredictInput(
+            NamedInput([dict(row.features) for row in request.named.rows]), selection, request.routing_key
+        )
+    return PredictInput(None, selection, request.routing_key)
 
 
 def _selection(model: ModelSelector) -> Selection:

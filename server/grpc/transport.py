@@ -17,6 +17,8 @@ from server.core.dataplane import DataPlane, Job, Outcome
 from server.core.requests import PredictInput, Result
 from server.grpc.methods import Method, Methods, Scoring, ScoringStream, Stream, Unary
 from server.metrics import ServerMetrics
+from server.security.guard import Guarded
+from server.security.tokens import Gate
 from server.state import ServerState
 
 DRAIN_TICK_S = 0.02
@@ -57,6 +59,7 @@ class GrpcioFront:
         batches: BatchLoop,
         state: ServerState,
         metrics: ServerMetrics,
+        gate: Gate,
         log: Any,
         options: Sequence[tuple[str, int]],
         credentials: grpc.ServerCredentials | None = None,
@@ -71,10 +74,8 @@ class GrpcioFront:
         self._loop = asyncio.get_running_loop()
         self._streams: dict[Context, int] = {}  # when each was last heard of, on the plane's clock
         self._server = grpc.aio.server(options=list(options))
-        for path, method in methods.items():
-            service, name = path.lstrip("/").split("/")
-            handler = grpc.method_handlers_generic_handler(service, {name: self._handler(method)})
-            self._server.add_generic_rpc_handlers((handler,))
+        handlers = {path: self._handler(method) for path, method in methods.items()}
+        self._server.add_generic_rpc_handlers((Guarded(gate, handlers),))
 
     async def start(self, host: str, port: int) -> int:
         """Listens; returns the port, which is chosen freely where 0 was asked for."""

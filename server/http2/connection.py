@@ -202,6 +202,10 @@ class Connection:
 
     # What the application calls.
 
+    def forget_heads(self) -> None:
+        """After a change of what the gate says; calls that have begun go on."""
+        self._heads.forget()
+
     def is_waiting(self, stream_id: int) -> bool:
         """Whether a call that came the short way still wants its answer."""
         return stream_id in self._asked or stream_id in self.streams

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from common.errors import DeadlineError, UnavailableError, VolcastError
@@ -24,15 +25,29 @@ from server.http2.stream import RESOURCE_EXHAUSTED, Stream
 from server.metrics import CODE_NAMES, ServerMetrics
 from server.native.bursts import Entry, Lane
 from server.native.calls import Dialogue, FrameStream, FrameWork, UnaryCall
+from server.security.tokens import Gate
 from server.state import ServerState
 
 SWEEP_S = 1.0
-# A preface, a frame or a unary call that has begun and does not come to its end (slow loris).
-MAX_PARTIAL_S = 20
 DRAIN_TICK_S = 0.02
 # A stream that has sent nothing for so long has no frame on its way, and can be ended by a drain.
 IDLE_NS = 50_000_000
 WRITE_HIGH = 1024 * 1024  # bytes the kernel has not taken before a connection is read no more
+
+
+@dataclass(frozen=True)
+class SocketLimits:
+    """partial_s: how long a preface or a frame that has begun may take to its end (slow loris).
+
+    spin_us: how long the loop looks for the next call before it sleeps, while calls are arriving.
+    """
+
+    spin_us: int = 50
+    max_connections: int = 16_384
+    partial_s: float = 10.0
+    keepalive_s: float = 60.0
+    keepalive_timeout_s: float = 20.0
+    reuse_port: bool = False
 
 
 class NativeFront:
@@ -45,9 +60,10 @@ class NativeFront:
         batches: BatchLoop,
         state: ServerState,
         metrics: ServerMetrics,
+        gate: Gate,
         log: Any,
         limits: Limits,
-        spin_us: int,
+        sockets: SocketLimits,
     ) -> None:
         self.methods: Mapping[bytes, Method] = {path.encode(): method for path, method in methods.items()}
         self.limits = limits
@@ -63,7 +79,9 @@ class NativeFront:
         self._loop = asyncio.get_running_loop()
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
-        self._spin_ns = spin_us * 1000
+        self.sockets = sockets
+        self._gate = gate
+        self._spin_ns = sockets.spin_us * 1000
         self._spin_until_ns = 0
         self._spinning = False
         self.forms = Forms()
@@ -80,13 +98,18 @@ class NativeFront:
         return UNARY if isinstance(method, Unary) else STREAMING
 
     def refusal(self, path: bytes, authorization: bytes) -> str:
-        return ""
+        return self._gate.refusal(path, authorization)
 
-    async def start(self, host: str, port: int, *, reuse_port: bool = False) -> int:
+    def forget_heads(self) -> None:
+        """After a change of who may call what."""
+        for link in self.links:
+            link.connection.forget_heads()
+
+    async def start(self, host: str, port: int) -> int:
         """Listens; returns the port, which is chosen freely where 0 was asked for."""
         try:
             self._server = await self._loop.create_server(
-                lambda: Link(self), host, port, reuse_port=reuse_port, backlog=1024
+                lambda: Link(self), host, port, reuse_port=self.sockets.reuse_port, backlog=1024
             )
         except OSError:
             raise UnavailableError(f"cannot listen on {host}:{port}; choose another with --host and --port") from None
@@ -337,7 +360,10 @@ class Link(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=WRITE_HIGH)
         sock = self._transport.get_extra_info("socket")
         if sock is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            _keep_alive(sock, self.front.sockets)
+        if len(self.front.links) >= self.front.sockets.max_connections:
+            self._transport.abort()
+            return
         self._partial_since_ns = self.front.now_ns()
         self.front.links.add(self)
         if self.front.state.draining:
@@ -413,10 +439,17 @@ class Link(asyncio.Protocol):
 
     def sweep(self, now_ns: int) -> None:
         self.connection.forgive()
-        if self._partial_since_ns is not None and now_ns - self._partial_since_ns > MAX_PARTIAL_S * 1_000_000_000:
+        if self._partial_since_ns is not None and now_ns - self._partial_since_ns > self.front.sockets.partial_s * 1e9:
             self._break(ProtocolError(ErrorCode.SETTINGS_TIMEOUT, "nothing whole came in time"))
 
     def _break(self, fault: ProtocolError) -> None:
         self.connection.go_away(fault.code, fault.reason)
         self.flush()
         self._transport.close()
+
+
+def _keep_alive(sock: socket.socket, limits: SocketLimits) -> None:
+    """TCP's own probes find a peer that has gone without a word."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(limits.keepalive_s)))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(limits.keepalive_timeout_s * 1000)))

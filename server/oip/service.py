@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import Future
 
 from common.errors import ModelNotFoundError, RequestError, UnsupportedError
 from server.core.held import version_order
-from server.core.models import Repository
+from server.core.models import Changes, Repository
 from server.core.requests import Selection
 from server.core.tensors import FEATURES
 from server.grpc.inference import parse
-from server.grpc.methods import Method, Methods, Scoring, ScoringStream, Unary
+from server.grpc.methods import Method, Methods, Scoring, ScoringStream, Stream, StreamContext, Unary
 from server.oip import NOT_UNLOADED
 from server.oip.infer import PROBABILITY, InferFrame, decode
 from server.state import ServerState
@@ -45,7 +47,9 @@ ModelIndex = RepositoryIndexResponse.ModelIndex
 class OpenInference:
     """reload: asks for the models folder to be read again; None where the server does not do that."""
 
-    def __init__(self, repository: Repository, state: ServerState, reload: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self, repository: Repository, state: ServerState, reload: Callable[[], Future[Changes]] | None = None
+    ) -> None:
         self._repository = repository
         self._state = state
         self._reload = reload
@@ -58,10 +62,11 @@ class OpenInference:
             "ServerMetadata": self.server_metadata,
             "ModelMetadata": self.model_metadata,
             "RepositoryIndex": self.repository_index,
-            "RepositoryModelLoad": self.model_load,
             "RepositoryModelUnload": self.model_unload,
         }
         methods: dict[str, Method] = {f"/{SERVICE}/{name}": Unary(name, answer) for name, answer in unary.items()}
+        # One request and one answer are the same on the wire whether the answers are called a stream or not.
+        methods[f"/{SERVICE}/RepositoryModelLoad"] = Stream("RepositoryModelLoad", self.model_load, one_request=True)
         methods[f"/{SERVICE}/ModelInfer"] = Scoring("ModelInfer", decode)
         methods[f"/{SERVICE}/ModelStreamInfer"] = ScoringStream("ModelStreamInfer", InferFrame)
         return methods
@@ -117,14 +122,21 @@ class OpenInference:
         models = [entry for entry in ordered if entry.state == "READY" or not request.ready]
         return RepositoryIndexResponse(models=models).SerializeToString()
 
-    def model_load(self, raw: bytes) -> bytes:
-        request = parse(RepositoryModelLoadRequest, raw)
+    async def model_load(self, context: StreamContext) -> None:
+        """Answers once the models folder has been read again. Raises InputError's kin where the model is refused."""
+        request = parse(RepositoryModelLoadRequest, await context.read() or b"")
         if request.parameters:
             raise RequestError.of("parameters", "expected none: a model comes from its bundle alone")
         if self._reload is None:
             raise UnsupportedError("this server does not load models on request")
-        self._reload()
-        return RepositoryModelLoadResponse().SerializeToString()
+        changes = await asyncio.wrap_future(self._reload())
+        name = request.model_name
+        refused = [one.reason for one in changes.held.failures if one.name == name]
+        if refused:
+            raise RequestError.of("model_name", f"model {name[:64]!a} is refused: {'; '.join(refused)}")
+        if not any(held == name for held, _ in changes.held.models):
+            raise ModelNotFoundError.of("model_name", f"no bundle of model {name[:64]!a}")
+        await context.write(RepositoryModelLoadResponse().SerializeToString())
 
     def model_unload(self, raw: bytes) -> bytes:
         parse(RepositoryModelUnloadRequest, raw)

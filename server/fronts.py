@@ -1,0 +1,69 @@
+"""Which front carries the calls, and how it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from common.config import ServerConfig
+from common.errors import ConfigError
+from server.batching import BatchLoop
+from server.core.dataplane import DataPlane
+from server.grpc.methods import Methods
+from server.grpc.transport import GrpcioFront
+from server.http2.connection import Limits
+from server.metrics import ServerMetrics
+from server.native.front import NativeFront, SocketLimits
+from server.security.limits import channel_options
+from server.security.tls import Certificates
+from server.security.tokens import Gate
+from server.state import ServerState
+
+Front = NativeFront | GrpcioFront
+
+
+def chosen_front(config: ServerConfig, log: Any) -> str:
+    """The faster front where it can serve what was asked. Raises ConfigError where the one asked for cannot."""
+    needs_grpcio = bool(config.tls_cert)
+    if config.front == "native" and needs_grpcio:
+        raise ConfigError("server.front", "native", "grpcio or auto: TLS (server.tls_cert) is grpcio's")
+    if config.front == "auto":
+        front, why = ("grpcio", "TLS") if needs_grpcio else ("native", "the fastest")
+        log.info("front", front=front, why=why)
+        return front
+    return config.front
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What both fronts need."""
+
+    table: Methods
+    plane: DataPlane
+    batches: BatchLoop
+    state: ServerState
+    metrics: ServerMetrics
+    gate: Gate
+    log: Any
+
+
+def make_front(config: ServerConfig, parts: Parts, certificates: Certificates | None, *, reuse_port: bool) -> Front:
+    """reuse_port: other processes listen on the same port."""
+    common = (parts.table, parts.plane, parts.batches, parts.state, parts.metrics, parts.gate, parts.log)
+    if parts.state.front == "native":
+        limits = Limits(
+            max_message=config.max_message_bytes,
+            max_streams=config.max_concurrent_streams,
+            max_header_bytes=config.max_metadata_bytes,
+        )
+        sockets = SocketLimits(
+            spin_us=config.spin_us,
+            max_connections=config.max_connections,
+            partial_s=config.handshake_timeout_s,
+            keepalive_s=config.keepalive_s,
+            keepalive_timeout_s=config.keepalive_timeout_s,
+            reuse_port=reuse_port,
+        )
+        return NativeFront(*common, limits, sockets)
+    options = [(key, int(reuse_port) if key == "grpc.so_reuseport" else one) for key, one in channel_options(config)]
+    return GrpcioFront(*common, options, certificates.credentials() if certificates else None)
