@@ -22,7 +22,8 @@ import onnxruntime
 from rich.console import Console
 
 from benchmarks.peers.environments import python_of
-from benchmarks.peers.specs import HERE, PEERS, Rows, Spec
+from benchmarks.peers.messages import Rows
+from benchmarks.peers.specs import HERE, PEERS, Spec
 from benchmarks.processes import free_port
 from common.schema import CORE_1, CORE_1_EXAMPLE
 

@@ -7,9 +7,9 @@ import asyncio
 import logging
 
 import uvloop
-from grpc import aio
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
 from kserve.protocol.rest import server as rest
+from loopback import bind_grpc
 from scoring import HOST, Scorer, port
 
 
@@ -26,17 +26,9 @@ class Volatility(Model):
         return InferResponse(payload.id, self.name, [output])
 
 
-def bind_to_loopback() -> None:
-    """KServe listens on every interface and has no setting for it."""
-    create, configure = aio.server, rest.uvicorn.Config
-
-    def create_on_loopback(*args, **kwargs):
-        server = create(*args, **kwargs)
-        add = server.add_insecure_port
-        server.add_insecure_port = lambda address: add(address.replace("[::]", HOST))
-        return server
-
-    aio.server = create_on_loopback
+def bind_http() -> None:
+    """KServe listens on every interface and logs every call, and has no setting for either."""
+    configure = rest.uvicorn.Config
     rest.uvicorn.Config = lambda *args, **kwargs: configure(*args, **{**kwargs, "host": HOST, "access_log": False})
 
 
@@ -44,7 +36,8 @@ if __name__ == "__main__":
     uvloop.install()
     # KServe asks for a loop before it runs one.
     asyncio.set_event_loop(asyncio.new_event_loop())
-    bind_to_loopback()
+    bind_grpc()
+    bind_http()
     server = ModelServer(http_port=port("PEER_SPARE_PORT"), grpc_port=port(), workers=1, enable_latency_logging=False)
     # A line a call otherwise.
     logging.getLogger("kserve").setLevel(logging.WARNING)

@@ -27,8 +27,8 @@ async def serve() -> None:
     settings = Settings(
         debug=False,
         host=HOST,
-        grpc_port=port(),
-        http_port=port("PEER_SPARE_PORT"),
+        http_port=port(),
+        grpc_port=port("PEER_SPARE_PORT"),
         parallel_workers=0,
         metrics_endpoint=None,
         gzip_enabled=False,

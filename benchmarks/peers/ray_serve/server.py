@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Ray Serve: one replica that answers our contract over gRPC, behind the proxy or on its own port."""
+"""Ray Serve: one replica that answers over HTTP or gRPC, on a port of its own or behind the proxy."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ class Volatility:
             model_name="volatility", model_version="1", threshold=0.5, probabilities=self._score(rows)
         )
 
+    async def __call__(self, request):
+        body = await request.json()
+        return {"probabilities": self._score(np.array(body["rows"])).tolist()}
+
 
 if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
@@ -41,6 +45,8 @@ if __name__ == "__main__":
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
+        # Serve binds its gRPC ports to every interface in each of its processes.
+        runtime_env={"worker_process_setup_hook": "loopback.bind_grpc"},
         _temp_dir=tempfile.gettempdir(),
         object_store_memory=80 * 2**20,
     )
