@@ -8,7 +8,7 @@ with their labels resolved beforehand, and 5.2 us without.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 
 from google.rpc import code_pb2
@@ -74,6 +74,12 @@ class ServerMetrics(Collector):
             key = (method, "OK")
             self._requests[key] = self._requests.get(key, 0) + count
             self._durations[method].observe_ns(now_ns - arrived_ns, count)
+
+    def refused(self, counts: Mapping[str, int]) -> None:
+        """Calls that found the queue full, by method. They took no time worth a histogram."""
+        for method, count in counts.items():
+            key = (method, "RESOURCE_EXHAUSTED")
+            self._requests[key] = self._requests.get(key, 0) + count
 
     def ran(self, run: Run) -> None:
         """One run of a model, told by the batcher."""

@@ -175,15 +175,24 @@ class NativeFront:
         lane, forms = self._lane, self.forms
         room = self._max_queue - len(lane) - self.batches.batcher.waiting
         accepting = self.state.accepting
+        refused: list[int] = []
+        names: dict[str, int] = {}
         for stream_id, head, raw in calls:
+            if room <= 0:
+                refused.append(stream_id)
+                name = head.method.name
+                names[name] = names.get(name, 0) + 1
+                continue
             form = forms.of(raw) if head.method.packed else None
-            if form is not None and accepting and room > 0:
+            if form is not None and accepting:
                 room -= 1
                 lane.put(Entry(form, raw, 0, now_ns, link, stream_id, head, None, 0))
-            else:
-                stream = connection.stream(stream_id)
-                if stream is not None:
-                    self._request(link, stream, raw)
+            elif (stream := connection.stream(stream_id)) is not None:
+                room -= 1
+                self._request(link, stream, raw)
+        if refused:
+            connection.fail_short(refused, self._refusal)
+            self.metrics.refused(names)
         if lane:
             self.batches.wake(len(lane))
 
