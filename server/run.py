@@ -34,6 +34,8 @@ from server.state import ServerState
 from volcast.v1 import DataType, PackedRows, PredictRequest
 
 STATS_EVERY_S = 1.0
+LOOPBACK = "127.0.0.1"
+Address = tuple[str, int]
 
 
 async def run_server(
@@ -67,6 +69,7 @@ class Server:
         self._config = config
         self._status = status
         self._log = log
+        self._reuse_port = reuse_port
         self._certificates = Certificates.of(config, log)
         require_safe_listener("server", config.host, self._certificates is not None, config.allow_plaintext)
         self._tokens = Tokens(Path(config.tokens_file), log) if config.tokens_file else None
@@ -89,21 +92,36 @@ class Server:
     async def start(self) -> None:
         """Ready when it returns: listening, models loaded and warmed up, one call answered over the socket."""
         config, state = self._config, self._state
-        port = await self._front.start(config.host, config.port)
+        port, own = await (self._join() if self._reuse_port else self._listen())
         if self._certificates is None and not is_loopback(config.host):
             self._log.warning("plaintext", host=config.host, port=port, hint="keep the network private")
-        # On a thread, so that health is answered (not serving) while models load.
-        await asyncio.to_thread(self._load)
-        state.accepting = True
-        await self._try_out(port)
+        await self._try_out(*own)
         metrics_port = await asyncio.to_thread(_serve_metrics, self.metrics, config)
         self._reloader.start()
         self._shadow_thread.start()
         state.ready = True
         self._health.set_serving(True)
         about = {"host": config.host, "port": port, "metrics_port": metrics_port, "front": state.front}
+        if self._reuse_port:
+            about["own_port"] = own[1]
         self._log.info("ready", **about, uptime_s=round(state.uptime_s, 3))
         self._status.report("ready", **about)
+
+    async def _listen(self) -> tuple[int, Address]:
+        """The port, and where a call is sure to reach this process."""
+        config = self._config
+        (port,) = await self._front.start((config.host, config.port))
+        # On a thread, so that health is answered (not serving) while models load.
+        await asyncio.to_thread(self._load)
+        self._state.accepting = True
+        return port, (config.host, port)
+
+    async def _join(self) -> tuple[int, Address]:
+        """Listens beside others once it can answer: what they could answer must not be refused here."""
+        await asyncio.to_thread(self._load)
+        self._state.accepting = True
+        port, own = await self._front.start((self._config.host, self._config.port), (LOOPBACK, 0))
+        return port, (LOOPBACK, own)
 
     def tick(self) -> None:
         """Once a second."""
@@ -138,9 +156,8 @@ class Server:
             raise BundleError(f"no usable model {name!r} in {folder}: {why}")
         self._repository.resolve(Selection())
 
-    async def _try_out(self, port: int) -> None:
+    async def _try_out(self, host: str, port: int) -> None:
         """Raises UnavailableError where the front does not answer over its socket."""
-        host = self._config.host
         if self._certificates is not None:
             await trial.handshake(host, port)
             return

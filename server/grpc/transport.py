@@ -77,18 +77,20 @@ class GrpcioFront:
         handlers = {path: self._handler(method) for path, method in methods.items()}
         self._server.add_generic_rpc_handlers((Guarded(gate, handlers),))
 
-    async def start(self, host: str, port: int) -> int:
-        """Listens; returns the port, which is chosen freely where 0 was asked for."""
+    async def start(self, *addresses: tuple[str, int]) -> list[int]:
+        """Listens at each; returns their ports, which are chosen freely where 0 was asked for."""
+        ports = [self._bind(host, port) for host, port in addresses]
+        await self._server.start()
+        return ports
+
+    def _bind(self, host: str, port: int) -> int:
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             if self._credentials is None:
-                bound = self._server.add_insecure_port(address)
-            else:
-                bound = self._server.add_secure_port(address, self._credentials)
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, self._credentials)
         except RuntimeError:
             raise UnavailableError(f"cannot listen on {address}; choose another with --host and --port") from None
-        await self._server.start()
-        return bound
 
     async def drain(self, drain_s: float) -> None:
         """No call begins any more; those in hand get `drain_s` seconds, then the socket closes."""

@@ -77,7 +77,7 @@ class NativeFront:
         self.dirty: dict[Link, None] = {}
         self._active: dict[FrameStream, None] = {}
         self._loop = asyncio.get_running_loop()
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self.sockets = sockets
         self._gate = gate
@@ -105,22 +105,25 @@ class NativeFront:
         for link in self.links:
             link.connection.forget_heads()
 
-    async def start(self, host: str, port: int) -> int:
-        """Listens; returns the port, which is chosen freely where 0 was asked for."""
-        try:
-            self._server = await self._loop.create_server(
-                lambda: Link(self), host, port, reuse_port=self.sockets.reuse_port, backlog=1024
-            )
-        except OSError:
-            raise UnavailableError(f"cannot listen on {host}:{port}; choose another with --host and --port") from None
+    async def start(self, *addresses: tuple[str, int]) -> list[int]:
+        """Listens at each; returns their ports, which are chosen freely where 0 was asked for."""
+        for host, port in addresses:
+            try:
+                server = await self._loop.create_server(
+                    lambda: Link(self), host, port, reuse_port=self.sockets.reuse_port, backlog=1024
+                )
+            except OSError:
+                raise UnavailableError(
+                    f"cannot listen on {host}:{port}; choose another with --host and --port"
+                ) from None
+            self._servers.append(server)
         self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
-        bound: int = self._server.sockets[0].getsockname()[1]
-        return bound
+        return [server.sockets[0].getsockname()[1] for server in self._servers]
 
     async def drain(self, drain_s: float) -> None:
         """No connection and no call begins any more; those in hand get `drain_s` seconds."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for link in list(self.links):
             link.connection.go_away()
             link.flush()
