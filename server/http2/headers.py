@@ -20,7 +20,7 @@ from hpack.exceptions import OversizedHeaderListError
 from server.http2.frames import ErrorCode, ProtocolError
 
 NO_TIMEOUT = -1
-_REMEMBERED = 64  # blocks a connection remembers
+_REMEMBERED, _REMEMBERED_BYTES = 64, 4096  # blocks a connection remembers, and the largest
 _UNITS_NS = {b"H": 3_600_000_000_000, b"M": 60_000_000_000, b"S": 1_000_000_000, b"m": 1_000_000, b"u": 1000, b"n": 1}
 _TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
 _GRPC = re.compile(rb"application/grpc(?:[+;].*)?", re.DOTALL)
@@ -28,6 +28,7 @@ _INDEXED = 0x80
 _STATUS_200 = b"\x88"  # index 8 of the static table
 _CONTENT_TYPE = b"\x0f\x10\x10application/grpc"  # literal, name of index 31
 _STATUS_415 = b"\x08\x03415"
+_PLAIN_TEXT = b"\x0f\x10\x0atext/plain"
 ENCODINGS = b"identity,deflate,gzip"
 
 
@@ -54,6 +55,7 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     kind: Kind = 0  # of the method
     unsupported: bool = False  # no gRPC request: answered with HTTP status 415
     refusal: str = ""  # why the caller may not call the method
+    content_length: int | None = None
     size: int = 0  # as SETTINGS_MAX_HEADER_LIST_SIZE counts: each name and value and 32
     short: bool = False  # may take the connection's short way: nothing speaks against the call
 
@@ -83,17 +85,17 @@ class HeadReader:
         if not same:
             self.known.clear()  # the same bytes may mean something else now
         head = self._parse(fields)
-        if same and len(self.known) < _REMEMBERED:
+        if same and len(self.known) < _REMEMBERED and len(block) <= _REMEMBERED_BYTES:
             self.known[block] = head
         return head
 
     def forget(self) -> None:
         self.known.clear()
 
-    def skip(self, block: bytes) -> None:
-        """Trailers of a request mean nothing to us, but they may change the table."""
-        self._fields(block)
+    def skip(self, block: bytes) -> bool:
+        """Trailers of a request mean nothing to us, but they may change the table. True: with pseudo-headers."""
         self.known.clear()
+        return any(name.startswith(b":") for name, _ in self._fields(block))
 
     def _fields(self, block: bytes) -> list[tuple[bytes, bytes]]:
         try:
@@ -105,28 +107,16 @@ class HeadReader:
         return fields
 
     def _parse(self, fields: list[tuple[bytes, bytes]]) -> Head:
-        seen: dict[bytes, bytes] = {}
-        size = 0
-        regular = False
-        for name, value in fields:
-            size += len(name) + len(value) + 32
-            if name.startswith(b":"):
-                if regular or name in seen or name not in (b":method", b":scheme", b":path", b":authority"):
-                    raise MalformedError
-                if name == b":path" and not value:
-                    raise MalformedError
-            else:
-                regular = True
-                if name != name.lower() or name in _FORBIDDEN or (name == b"te" and value != b"trailers"):
-                    raise MalformedError
-            seen[name] = value
-        if not {b":method", b":scheme", b":path"} <= seen.keys():
-            raise MalformedError
+        seen = _checked(fields)
+        size = sum(len(name) + len(value) + 32 for name, value in fields)
         path, authorization = seen[b":path"], seen.get(b"authorization", b"")
         grpc = seen[b":method"] == b"POST" and _GRPC.fullmatch(seen.get(b"content-type", b"")) is not None
         method = self._methods.get(path)
         kind = UNARY if method is None else self._gate.kind(method)
         refusal = self._gate.refusal(path, authorization)
+        length = seen.get(b"content-length")
+        if length is not None and not _DIGITS.fullmatch(length):
+            raise MalformedError
         return Head(
             path,
             method,
@@ -135,11 +125,36 @@ class HeadReader:
             kind,
             not grpc,
             refusal,
+            None if length is None else int(length),
             size,
-            kind == SHORT and grpc and not refusal and size <= self._max_bytes,
+            kind == SHORT and grpc and not refusal and size <= self._max_bytes and length is None,
         )
 
 
+def _checked(fields: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """The headers by name, the last of each. Raises MalformedError (RFC 9113, sections 8.2 and 8.3)."""
+    seen: dict[bytes, bytes] = {}
+    regular = False
+    for name, value in fields:
+        if name.startswith(b":"):
+            if regular or name in seen or name not in _PSEUDO or not (value or name == b":authority"):
+                raise MalformedError
+        else:
+            regular = True
+            if name != name.lower() or name in _FORBIDDEN or (name == b"te" and value != b"trailers"):
+                raise MalformedError
+            if name in _SINGLE and seen.get(name, value) != value:
+                raise MalformedError
+        seen[name] = value
+    if not {b":method", b":scheme", b":path"} <= seen.keys():
+        raise MalformedError
+    return seen
+
+
+_DIGITS = re.compile(rb"\d{1,18}")
+_PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority"})
+# Two of them that differ could be read in two ways, by us and by whoever stands before us.
+_SINGLE = frozenset({b"authorization", b"content-length", b"content-type", b"grpc-encoding", b"grpc-timeout"})
 _FORBIDDEN = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
 
 
@@ -175,7 +190,8 @@ def _string(text: bytes) -> bytes:
 
 RESPONSE = _STATUS_200 + _CONTENT_TYPE
 OK_TRAILERS = literal(b"grpc-status", b"0")
-NOT_GRPC = _STATUS_415
+NOT_GRPC = _STATUS_415 + _PLAIN_TEXT
+NOT_GRPC_TEXT = b"this port speaks gRPC: POST with content-type application/grpc\n"
 
 
 def failure(code: int, message: str, details: bytes, *, started: bool) -> bytes:

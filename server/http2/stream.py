@@ -10,8 +10,9 @@ from server.http2.frames import MESSAGE
 from server.http2.headers import NO_TIMEOUT, Head
 
 PREFIX = MESSAGE.size
+# What a frame that waits costs beside its bytes: many small ones are to count as what they are.
+FRAME_WEIGHT = 64
 _WINDOW_BITS = {b"gzip": 31, b"deflate": 15}
-
 
 # Numbers of google.rpc.Code, without its package.
 INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNIMPLEMENTED, UNAUTHENTICATED = 3, 8, 12, 16
@@ -29,8 +30,8 @@ class Stream:
     """server.http2.connection fills and empties it; the fields are its own but for `app`."""
 
     __slots__ = (
-        "app", "arrived_ns", "buffer", "closed", "ended", "head", "id", "max_message", "out", "receive_window",
-        "send_window", "started", "told", "trailers", "unary", "unread",
+        "app", "arrived_ns", "blocked", "buffer", "closed", "ended", "head", "id", "max_message", "out", "plain",
+        "receive_window", "received", "send_window", "size", "started", "told", "trailers", "unary", "unread", "unsent",
     )  # fmt: skip
 
     def __init__(
@@ -45,12 +46,18 @@ class Stream:
         self.arrived_ns = arrived_ns
         self.buffer = b""  # messages that nobody has taken
         self.unread: list[bytes] = []  # the same, newer
+        self.size = 0  # bytes of both
+        self.received = 0  # bytes of all frames' bodies, where they are compared with the content-length
+        self.plain = False  # streaming, open on the peer's side, of no announced length: frames take the short way
         self.ended = False  # the peer sends no more
         self.closed = False  # nobody sends any more
         self.told = False  # an event says that there is more to take
         self.started = False  # response headers are out
-        self.out: deque[bytes] = deque()  # frames' payloads that the peer's window holds up
-        self.trailers = b""  # the block that ends the call, where it waits behind `out`
+        self.out: deque[bytes | memoryview] = deque()  # frames' payloads that the peer's windows hold up
+        self.unsent = 0  # bytes of them
+        self.blocked = False  # the application wants to hear once they are sent
+        # The block that ends the call, where it waits behind `out`; an empty one: `out` itself ends the call.
+        self.trailers: bytes | None = None
         self.app: Any = None  # whatever the caller of the connection keeps for a call
 
     @property
@@ -59,51 +66,81 @@ class Stream:
         return None if timeout_ns == NO_TIMEOUT else self.arrived_ns + timeout_ns
 
     @property
-    def buffered(self) -> int:
-        return len(self.buffer) + sum(map(len, self.unread))
+    def weight(self) -> int:
+        """What the untaken messages cost, in bytes."""
+        return self.size + FRAME_WEIGHT * len(self.unread)
 
-    @property
-    def waiting_out(self) -> int:
-        return sum(map(len, self.out))
+    def append(self, body: bytes) -> None:
+        self.unread.append(body)
+        self.size += len(body)
 
     def take(self, limit: int) -> list[bytes]:
-        """Up to `limit` whole messages, in order. Raises MessageError where the next is none."""
+        """Up to `limit` whole messages, in order, and little more at once than one may hold.
+
+        Raises MessageError where the next is none.
+        """
+        if self.size < PREFIX or self.missing:
+            return []
         self._gather()
-        buffer, end, at = self.buffer, len(self.buffer), 0
+        at = taken = 0
         messages: list[bytes] = []
-        while len(messages) < limit and end - at >= PREFIX:
-            compressed, length = MESSAGE.unpack_from(buffer, at)
-            self._require_size(length)
-            until = at + PREFIX + length
-            if until > end:
+        while len(messages) < limit and taken <= self.max_message and self.size - at >= PREFIX:
+            try:
+                message, until = self._message(at)
+            except MessageError:
+                if messages:
+                    break  # those before it are answered first
+                raise
+            if message is None:
                 break
-            message = buffer[at + PREFIX : until]
-            messages.append(message if compressed == 0 else self._inflated(compressed, message))
+            messages.append(message)
+            taken += len(message)
             at = until
         if at:
-            self.buffer = buffer[at:]
+            self._set_buffer(self.buffer[at:])
         return messages
+
+    def _message(self, at: int) -> tuple[bytes | None, int]:
+        """The message at an offset, and where it ends; None where it is not whole."""
+        compressed, length = MESSAGE.unpack_from(self.buffer, at)
+        self._require_size(length)
+        until = at + PREFIX + length
+        if until > self.size:
+            return None, at
+        message = self.buffer[at + PREFIX : until]
+        return (message if compressed == 0 else self._inflated(compressed, message)), until
 
     def put_back(self, messages: list[bytes]) -> None:
         """Messages that were taken too early, whole as they came but for their compression."""
+        self._gather()
         head = b"".join([part for one in messages for part in (MESSAGE.pack(0, len(one)), one)])
-        self.buffer = head + self.buffer
+        self._set_buffer(head + self.buffer)
 
     @property
     def missing(self) -> int:
         """Bytes still to come until the message that has begun is whole; 0 where none has. Raises MessageError."""
-        self._gather()
-        have = len(self.buffer)
-        if have < PREFIX:
+        if self.size < PREFIX:
             return 0
+        if len(self.buffer) < PREFIX:
+            self._gather()
         length: int = MESSAGE.unpack_from(self.buffer)[1]
         self._require_size(length)
-        return max(0, PREFIX + length - have)
+        return max(0, PREFIX + length - self.size)
+
+    def clear(self) -> None:
+        self._set_buffer(b"")
+        self.unread.clear()
+        self.out.clear()
+        self.unsent = 0
 
     def _gather(self) -> None:
         if self.unread:
             self.buffer = b"".join((self.buffer, *self.unread))
             self.unread.clear()
+
+    def _set_buffer(self, buffer: bytes) -> None:
+        self.buffer = buffer
+        self.size = len(buffer)
 
     def _require_size(self, length: int) -> None:
         if length > self.max_message:

@@ -88,14 +88,18 @@ class FrameStream:
 
     @property
     def idle(self) -> bool:
-        return not self._waiting and not self.stream.buffered and not self.stream.out
+        return not self._waiting and not self.stream.size and not self.stream.out
 
     def pull(self) -> bool:
         """Puts the next frames into the batcher; says whether there may be more at once."""
         front, stream = self.link.front, self.stream
-        if self.ended or self._large or self._waiting or stream.waiting_out > MAX_UNSENT or self.link.paused:
+        if self.ended or self._large or self._waiting or stream.unsent > MAX_UNSENT or self.link.paused:
             return False
         messages = self.link.connection.take(stream, FRAMES_AT_ONCE)
+        front.dirty[self.link] = None  # the room that this gave the caller
+        if stream.closed:
+            self.close()
+            return False
         now_ns = self.heard_ns = front.now_ns()
         self._take(messages, now_ns)
         if not messages and stream.ended and not stream.closed:
@@ -191,7 +195,7 @@ class Dialogue:
     async def write(self, message: bytes) -> None:
         self.link.send(self.stream, [message])
         self.link.flush()
-        while self.stream.waiting_out > MAX_UNSENT or self.link.paused:
+        while self.stream.unsent > MAX_UNSENT or self.link.paused:
             self._room.clear()
             await self._room.wait()
 

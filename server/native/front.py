@@ -347,7 +347,7 @@ class NativeFront:
                 if isinstance(call, FrameStream) and call.idle and now_ns - call.heard_ns > IDLE_NS:
                     call.fail(UnavailableError("the server is draining"))
             link.flush()
-            if link.connection.closing and not link.connection.streams:
+            if link.connection.closing and not link.connection.open_calls:
                 link.close()
 
     def _sweep(self) -> None:
@@ -365,7 +365,6 @@ class Link(asyncio.Protocol):
         self.connection = Connection(front.methods, front, front.limits)
         self.paused = False  # the kernel takes no more: nothing is read until it does
         self._transport: Any = None
-        self._partial_since_ns: int | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -376,7 +375,7 @@ class Link(asyncio.Protocol):
         if len(self.front.links) >= self.front.sockets.max_connections:
             self._transport.abort()
             return
-        self._partial_since_ns = self.front.now_ns()
+        self.connection.partial_since_ns = self.front.now_ns()
         self.front.links.add(self)
         if self.front.state.draining:
             self.connection.go_away()
@@ -397,7 +396,6 @@ class Link(asyncio.Protocol):
         if connection.events:
             front.take(self)
             front.arrived()
-        self._partial_since_ns = now_ns if connection.mid_frame else None
         self.flush()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -451,7 +449,8 @@ class Link(asyncio.Protocol):
 
     def sweep(self, now_ns: int) -> None:
         self.connection.forgive()
-        if self._partial_since_ns is not None and now_ns - self._partial_since_ns > self.front.sockets.partial_s * 1e9:
+        since_ns = self.connection.partial_since_ns
+        if since_ns is not None and now_ns - since_ns > self.front.sockets.partial_s * 1e9:
             self._break(ProtocolError(ErrorCode.SETTINGS_TIMEOUT, "nothing whole came in time"))
 
     def _break(self, fault: ProtocolError) -> None:
