@@ -130,7 +130,7 @@ class OpenInference:
         if self._reload is None:
             raise UnsupportedError("this server does not load models on request")
         changes = await asyncio.wrap_future(self._reload())
-        name = request.model_name
+        name = request.model_name or self._repository.default_model
         refused = [one.reason for one in changes.held.failures if one.name == name]
         if refused:
             raise RequestError.of("model_name", f"model {name[:64]!a} is refused: {'; '.join(refused)}")

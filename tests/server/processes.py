@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,13 +22,17 @@ READY_S = 30.0
 
 
 class Process:
-    """A running `volcast` command that has said it is ready."""
+    """A running `volcast` command."""
 
     def __init__(self, popen: subprocess.Popen[bytes], reports: IO[bytes], log: IO[bytes]) -> None:
         self.popen = popen
-        self.ready = _first_report(reports, log)
         self._reports = reports
         self._log = log
+
+    @cached_property
+    def ready(self) -> dict[str, Any]:
+        """What it said when it was ready; waits for that."""
+        return _first_report(self._reports, self._log)
 
     @property
     def address(self) -> str:
@@ -35,6 +41,16 @@ class Process:
     def events(self) -> list[dict[str, Any]]:
         self._log.seek(0)
         return [json.loads(line) for line in self._log.read().splitlines()]
+
+    def metrics(self) -> dict[str, float]:
+        """What Prometheus would read now, by name and labels."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ready['metrics_port']}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+
+    def resident_bytes(self) -> int:
+        pages = int(Path(f"/proc/{self.popen.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
 
     def abandon(self) -> int:
         """Does what a supervisor does that is killed: nobody reads the reports any more."""
@@ -49,6 +65,14 @@ class Process:
 @contextmanager
 def running(command: str, *options: str, cwd: Path | None = None, **environ: str) -> Iterator[Process]:
     """Starts `volcast COMMAND` and waits until it is ready; ends it at the end, if it still runs."""
+    with starting(command, *options, cwd=cwd, **environ) as process:
+        assert process.ready
+        yield process
+
+
+@contextmanager
+def starting(command: str, *options: str, cwd: Path | None = None, **environ: str) -> Iterator[Process]:
+    """As `running`, without waiting."""
     read_end, write_end = os.pipe()
     env = {**os.environ, STATUS_FD: str(write_end), "VOLCAST_LOG__FORMAT": "json", **environ}
     with tempfile.TemporaryFile() as log, os.fdopen(read_end, "rb", buffering=0) as reports:

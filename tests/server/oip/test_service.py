@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future
+
 import pytest
 
 from common.errors import ModelNotFoundError, RequestError, UnsupportedError
 from server.core.dataplane import DataPlane
+from server.core.models import Changes
 from server.oip.service import OpenInference
 from server.state import ServerState
 from volcast.oip.v2 import (
@@ -21,6 +25,33 @@ from volcast.oip.v2 import (
     ServerReadyResponse,
 )
 from volcast.oip.v2.open_inference_pb2 import DESCRIPTOR
+
+
+class Context:
+    """A dialogue of one request."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw: bytes | None = raw
+        self.written: list[bytes] = []
+
+    async def read(self) -> bytes | None:
+        raw, self._raw = self._raw, None
+        return raw
+
+    async def write(self, message: bytes) -> None:
+        self.written.append(message)
+
+
+def reloading(plane: DataPlane, asked: list[None]) -> Callable[[], Future[Changes]]:
+    """A reload that finds what is held already."""
+
+    def reload() -> Future[Changes]:
+        asked.append(None)
+        done: Future[Changes] = Future()
+        done.set_result(Changes(plane.repository.held, (), (), (), ()))
+        return done
+
+    return reload
 
 
 def index(service: OpenInference, **fields: bool) -> list[tuple[str, str, str]]:
@@ -98,25 +129,42 @@ def test_the_index_lists_every_version_with_what_became_of_it(service: OpenInfer
     assert "model.onnx is damaged" in answer.models[3].reason
 
 
-def test_a_load_asks_for_a_reload(plane: DataPlane, state: ServerState) -> None:
+async def test_a_load_asks_for_a_reload_and_is_answered_after_it(plane: DataPlane, state: ServerState) -> None:
     asked: list[None] = []
-    service = OpenInference(plane.repository, state, lambda: asked.append(None))
-    assert service.model_load(RepositoryModelLoadRequest(model_name="volatility").SerializeToString()) == b""
-    assert asked == [None]
+    context = Context(RepositoryModelLoadRequest(model_name="jumps").SerializeToString())
+    await OpenInference(plane.repository, state, reloading(plane, asked)).model_load(context)
+    assert (asked, context.written) == ([None], [b""])
 
 
-def test_a_load_that_brings_a_configuration_of_its_own_is_refused(plane: DataPlane, state: ServerState) -> None:
+async def test_a_load_without_a_name_is_about_the_default_model(plane: DataPlane, state: ServerState) -> None:
+    with pytest.raises(RequestError, match="model 'volatility' is refused: .*model.onnx is damaged"):
+        await OpenInference(plane.repository, state, reloading(plane, [])).model_load(Context(b""))
+
+
+async def test_a_load_of_what_is_not_there_is_not_found(plane: DataPlane, state: ServerState) -> None:
+    context = Context(RepositoryModelLoadRequest(model_name="moon").SerializeToString())
+    with pytest.raises(ModelNotFoundError, match="no bundle of model 'moon'"):
+        await OpenInference(plane.repository, state, reloading(plane, [])).model_load(context)
+
+
+async def test_a_load_that_brings_a_configuration_of_its_own_is_refused(plane: DataPlane, state: ServerState) -> None:
     asked: list[None] = []
     request = RepositoryModelLoadRequest(model_name="volatility")
     request.parameters["config"].string_param = "{}"
+    service = OpenInference(plane.repository, state, reloading(plane, asked))
     with pytest.raises(RequestError, match="parameters: expected none"):
-        OpenInference(plane.repository, state, lambda: asked.append(None)).model_load(request.SerializeToString())
+        await service.model_load(Context(request.SerializeToString()))
     assert asked == []
 
 
-def test_a_server_that_does_not_reload_says_so(service: OpenInference) -> None:
+async def test_a_server_that_does_not_reload_says_so(service: OpenInference) -> None:
     with pytest.raises(UnsupportedError, match="does not load models on request"):
-        service.model_load(b"")
+        await service.model_load(Context(b""))
+
+
+async def test_bytes_that_are_no_load_request_are_refused(service: OpenInference) -> None:
+    with pytest.raises(RequestError, match=r"request: the bytes are no inference\."):
+        await service.model_load(Context(b"\xff"))
 
 
 def test_nothing_is_unloaded_on_request(service: OpenInference) -> None:
@@ -126,9 +174,8 @@ def test_nothing_is_unloaded_on_request(service: OpenInference) -> None:
 
 @pytest.mark.parametrize(
     "method",
-    ["live", "ready", "model_ready", "server_metadata", "model_metadata", "repository_index", "model_load",
-     "model_unload"],
-)  # fmt: skip
+    ["live", "ready", "model_ready", "server_metadata", "model_metadata", "repository_index", "model_unload"],
+)
 def test_bytes_that_are_no_request_are_refused(service: OpenInference, method: str) -> None:
     with pytest.raises(RequestError, match=r"request: the bytes are no inference\."):
         getattr(service, method)(b"\xff")
