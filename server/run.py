@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import threading
@@ -99,6 +100,9 @@ class Server:
         metrics_port = await asyncio.to_thread(_serve_metrics, self.metrics, config)
         self._reloader.start()
         self._shadow_thread.start()
+        # What start-up made stays for good: the collector need not look at it again, nor look so often.
+        gc.freeze()
+        gc.set_threshold(50_000, 50, 50)
         state.ready = True
         self._health.set_serving(True)
         about = {"host": config.host, "port": port, "metrics_port": metrics_port, "front": state.front}

@@ -42,7 +42,7 @@ class SocketLimits:
     spin_us: how long the loop looks for the next call before it sleeps, while calls are arriving.
     """
 
-    spin_us: int = 50
+    spin_us: int = 250
     max_connections: int = 16_384
     partial_s: float = 10.0
     keepalive_s: float = 60.0
@@ -83,6 +83,7 @@ class NativeFront:
         self._gate = gate
         self._spin_ns = sockets.spin_us * 1000
         self._spin_until_ns = 0
+        self._arrived_ns = 0
         self._spinning = False
         self.forms = Forms()
         self._lane = Lane(self, batches.max_batch_rows)
@@ -325,9 +326,11 @@ class NativeFront:
 
     # A bounded spin: while calls are arriving, the loop looks at its sockets without going to sleep.
 
-    def arrived(self) -> None:
-        if self._spin_ns:
-            self._spin_until_ns = self.now_ns() + self._spin_ns
+    def arrived(self, now_ns: int) -> None:
+        """Spins only where the next call may be expected within it: the last two came as close together."""
+        gap_ns, self._arrived_ns = now_ns - self._arrived_ns, now_ns
+        if gap_ns < self._spin_ns:
+            self._spin_until_ns = now_ns + self._spin_ns
             if not self._spinning:
                 self._spinning = True
                 self._loop.call_soon(self._spin)
@@ -392,10 +395,10 @@ class Link(asyncio.Protocol):
             return
         if connection.calls:
             front.take_calls(self, now_ns)
-            front.arrived()
+            front.arrived(now_ns)
         if connection.events:
             front.take(self)
-            front.arrived()
+            front.arrived(now_ns)
         self.flush()
 
     def connection_lost(self, error: Exception | None) -> None:
