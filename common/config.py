@@ -116,6 +116,7 @@ class ServerConfig(Section, frozen=True):
     max_rows: Positive = 65_536  # of one request
     max_message_bytes: Positive = 16 * 1024 * 1024
     front: Literal["auto", "native", "grpcio"] = "auto"  # auto: native, but for what only grpcio can (TLS)
+    workers: Positive = 1  # processes that share the port, a supervisor above them where they are more than one
     max_batch: Positive = 1024  # rows of one run of a model; a larger request is a run of its own
     max_queue: Positive = 512  # calls that wait for the model; the next is refused at once
     max_queue_delay_us: Annotated[int, msgspec.Meta(ge=0)] = 0  # how long a batch waits for more calls

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
-import uvloop
 
 from common.cli import config_option, examples
 from common.config import load_config
 from common.lifecycle import require_free_port, stop_on_signals
 from common.log import configure_logs, get_logger
 from common.status import StatusPipe
-from server.run import run_server
 
 
 @click.command(
@@ -36,6 +35,9 @@ from server.run import run_server
     help="Folder of bundles, NAME/VERSION below it.",
 )
 @click.option("--front", type=click.Choice(["auto", "native", "grpcio"]), default=None, help="What carries the calls.")
+@click.option(
+    "--workers", type=click.IntRange(1), default=None, help="Processes that share the port, for as many cores (1)."
+)
 @click.option("--max-batch", type=click.IntRange(1), default=None, help="Rows of one run of a model, at most.")
 @click.option(
     "--max-queue-delay-us", type=click.IntRange(0), default=None, help="How long a batch waits for more calls (0)."
@@ -61,6 +63,17 @@ def serve(config_file: Path | None, models_dir: Path | None, **options: Any) -> 
     configure_logs(config.log, "server")
     options["models_dir"] = models_dir and str(models_dir)
     server = msgspec.structs.replace(config.server, **{key: one for key, one in options.items() if one is not None})
-    require_free_port(server.host, server.port, "--port or server.port")
     require_free_port(server.metrics_host, server.metrics_port, "--metrics-port or server.metrics_port")
-    uvloop.run(run_server(server, stop, StatusPipe(stop), get_logger()))
+    status, log = StatusPipe(stop), get_logger()
+    # Imported only here: a supervisor has no part of what its workers serve with.
+    if server.workers > 1:
+        from server.workers.supervisor import supervise
+
+        asyncio.run(supervise(server, config.log, stop, status, log))
+    else:
+        import uvloop
+
+        from server.run import run_server
+
+        require_free_port(server.host, server.port, "--port or server.port")
+        uvloop.run(run_server(server, stop, status, log))

@@ -1,0 +1,185 @@
+"""`volcast serve --workers N`: processes that share a port, and one that keeps them alive.
+
+It takes no calls, and imports no gRPC, ONNX Runtime or uvloop: nothing a caller sends can end it. The
+workers end with it: their status pipes break.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from common.config import LogConfig, ServerConfig
+from common.errors import UnavailableError, VolcastError
+from common.status import StatusPipe
+from server.workers.job import Job
+from server.workers.metrics import LOOPBACK, WorkerMetrics, serve_metrics
+from server.workers.port import SharedPort
+from server.workers.process import TOTALS, Worker
+
+STATS_EVERY_S = 1.0
+# Beyond drain_s: a load that is under way is waited for.
+DRAIN_GRACE_S = 10.0
+# What ends a worker so soon will very likely end its successor too.
+QUICK_S = 10.0
+MAX_QUICK_DEATHS = 5
+FIRST_PAUSE_S = 0.1
+
+
+async def supervise(
+    config: ServerConfig, log_config: LogConfig, stop: threading.Event, status: StatusPipe, log: Any
+) -> None:
+    """Returns after an orderly end. Raises VolcastError where the port is taken or workers do not live."""
+    with SharedPort(config.host, config.port, "--port or server.port") as shared:
+        await Supervisor(config, log_config, shared, stop, status, log).run()
+
+
+def pause_s(quick_deaths: int) -> float:
+    """How long the port is left to the others, by the quick deaths in a row before."""
+    return 0.0 if quick_deaths < 2 else FIRST_PAUSE_S * 2.0 ** (quick_deaths - 2)
+
+
+class Supervisor:
+    """Must be built on the running loop."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        log_config: LogConfig,
+        shared: SharedPort,
+        stop: threading.Event,
+        status: StatusPipe,
+        log: Any,
+    ) -> None:
+        self._config = config
+        self._shared = shared
+        self._stop = stop
+        self._status = status
+        self._log = log
+        server = msgspec.structs.replace(config, port=shared.port, metrics_host=LOOPBACK, metrics_port=0)
+        self._jobs = [Job(number, server, log_config) for number in range(config.workers)]
+        self._workers: dict[int, Worker] = {}  # the last of each number
+        self._past = dict.fromkeys(TOTALS, 0)  # of those that have ended
+        self._metrics = WorkerMetrics()
+        self._all_ready = asyncio.Event()
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        self._on_signals()
+        metrics_port = serve_metrics(self._metrics, self._config.metrics_host, self._config.metrics_port)
+        keepers = [asyncio.ensure_future(self._keep(job)) for job in self._jobs]
+        others = [asyncio.ensure_future(self._asked()), asyncio.ensure_future(self._report(metrics_port))]
+        try:
+            done, _ = await asyncio.wait([*keepers, *others], return_when=asyncio.FIRST_COMPLETED)
+            for one in done:
+                one.result()
+            self._log.info("draining", drain_s=self._config.drain_s)
+        finally:
+            self._stopping.set()
+            for one in others:
+                one.cancel()
+            # Once no worker listens any more, the next server may have the port while calls here still finish.
+            self._shared.close()
+            await self._drain(keepers)
+        self._status.report("summary", **self._totals())
+        self._log.info("stopped", **self._totals())
+
+    async def _asked(self) -> None:
+        await self._stopping.wait()
+
+    async def _report(self, metrics_port: int) -> None:
+        """Returns where nobody reads the reports any more."""
+        await self._all_ready.wait()
+        about = {"host": self._config.host, "port": self._shared.port, "metrics_port": metrics_port}
+        front = self._workers[0].ready or {}
+        about |= {"front": front.get("front"), "workers": len(self._jobs)}
+        self._log.info("all_ready", **about)
+        self._status.report("ready", **about)
+        while not self._stop.is_set():
+            await asyncio.sleep(STATS_EVERY_S)
+            self._status.report("stats", **self._totals())
+
+    async def _keep(self, job: Job) -> None:
+        """One worker after the other. Raises VolcastError where that is no use."""
+        quick_deaths = 0
+        while not self._stopping.is_set():
+            worker = await self._live(job)
+            if self._stopping.is_set():
+                return
+            quick_deaths = quick_deaths + 1 if worker.lived_s < QUICK_S else 0
+            self._require_hope(worker, quick_deaths)
+            self._metrics.restarts += 1
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause_s(quick_deaths))
+
+    async def _live(self, job: Job) -> Worker:
+        """A worker from its start to its end."""
+        worker = self._workers[job.worker] = await Worker.start(job)
+        self._metrics.add(worker)
+        if self._stopping.is_set():
+            worker.send(signal.SIGTERM)
+        async for event in worker.reports():
+            if event == "ready" and sum(1 for one in self._workers.values() if one.ready) == len(self._jobs):
+                self._all_ready.set()
+        for key, count in worker.totals.items():
+            self._past[key] += count
+        return worker
+
+    def _require_hope(self, worker: Worker, quick_deaths: int) -> None:
+        words = worker.last_words()
+        lived_s = round(worker.lived_s, 1)
+        self._log.error("worker_died", worker=worker.number, pid=worker.pid, lived_s=lived_s, reason=words)
+        if worker.reason and not self._all_ready.is_set():
+            raise _error(worker)
+        if quick_deaths >= MAX_QUICK_DEATHS:
+            raise UnavailableError(
+                f"worker {worker.number} died {quick_deaths} times in a row within {QUICK_S:g} s of its start, "
+                f"the last time: {words}"
+            )
+
+    async def _drain(self, keepers: list[asyncio.Task[None]]) -> None:
+        self._send(signal.SIGTERM)
+        _, late = await asyncio.wait(keepers, timeout=self._config.drain_s + DRAIN_GRACE_S)
+        if late:
+            self._log.error("workers_killed", workers=[one.number for one in self._workers.values() if not one.ended])
+            self._send(signal.SIGKILL)
+        await asyncio.gather(*keepers, return_exceptions=True)
+
+    def _send(self, number: int) -> None:
+        for worker in self._workers.values():
+            worker.send(number)
+
+    def _totals(self) -> dict[str, int]:
+        living = [worker.totals for worker in self._workers.values() if not worker.ended]
+        return {key: past + sum(one[key] for one in living) for key, past in self._past.items()}
+
+    def _on_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._end, number)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        if self._stop.is_set():
+            self._stopping.set()
+
+    def _end(self, number: int) -> None:
+        if self._stopping.is_set():
+            self._send(signal.SIGKILL)
+            os._exit(128 + number)  # asked twice: no drain, no clean-up
+        self._stop.set()
+        self._stopping.set()
+
+    def _reload(self) -> None:
+        for worker in self._workers.values():
+            worker.reload()
+
+
+def _error(worker: Worker) -> VolcastError:
+    error = UnavailableError(worker.reason)
+    error.exit_code = worker.exit_code
+    return error

@@ -1,0 +1,35 @@
+"""One worker: `python -m server.workers.worker`, started by the supervisor alone, its job on standard input."""
+
+from __future__ import annotations
+
+import sys
+
+import msgspec
+import structlog
+import uvloop
+
+from common.errors import VolcastError
+from common.lifecycle import stop_on_signals
+from common.log import configure_logs, get_logger
+from common.status import StatusPipe
+from server.run import run_server
+from server.workers.job import Job
+
+
+def main() -> int:
+    stop = stop_on_signals()
+    status = StatusPipe(stop)
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    configure_logs(job.log, "server")
+    structlog.contextvars.bind_contextvars(worker=job.worker)
+    try:
+        uvloop.run(run_server(job.server, stop, status, get_logger(), reuse_port=True))
+    except VolcastError as error:
+        # The supervisor's to print: once, not by every worker.
+        status.report("failed", reason=str(error), exit_code=error.exit_code)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
