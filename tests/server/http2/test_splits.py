@@ -1,0 +1,91 @@
+"""However TCP cuts what a client sends, the same comes of it."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.http2 import frames
+from server.http2.connection import Connection, Event, Limits
+from server.http2.frames import ProtocolError
+from tests.server.http2.peer import METHODS, EveryCall, block, message
+
+Frames = list[tuple[Any, ...]]
+
+bodies = st.sampled_from([b"row", b"", bytes(300), b"another row"])
+flag_sets = st.sampled_from([0, 1, 4, 5, 8, 9, 12, 13, 0x25, 0xFF])
+ids = st.integers(0, 12)
+payloads = st.one_of(
+    st.builds(message, bodies, st.integers(0, 2)),
+    st.builds(lambda body: message(gzip.compress(body, mtime=0), 1), bodies),
+    st.builds(block, st.sampled_from([*METHODS, b"/nothing"]), st.just((b"grpc-encoding", b"gzip"))),
+    st.just(block()),
+    st.binary(max_size=12),
+)
+any_frame = st.builds(frames.frame, st.integers(0, 10), flag_sets, ids, payloads)
+calls = st.lists(st.tuples(st.sampled_from(list(METHODS)), bodies), max_size=6)
+
+
+def conversation(asked: list[tuple[bytes, bytes]]) -> list[bytes]:
+    sent = [frames.PREFACE + frames.settings({})]
+    for number, (path, body) in enumerate(asked):
+        stream = 2 * number + 1
+        sent.append(frames.frame(frames.HEADERS, 4, stream, block(path)))
+        sent.append(frames.frame(frames.DATA, frames.END_STREAM, stream, message(body)))
+    return sent
+
+
+def outcome(chunks: list[bytes]) -> Any:
+    """What an application saw of a connection that answers each call at once, and what the peer got."""
+    connection, sent, fault = Connection(METHODS, EveryCall(), Limits(max_message=200)), b"", None
+    got: dict[int, list[bytes]] = {}
+    for chunk in chunks:
+        try:
+            connection.receive(chunk, 0)
+        except ProtocolError as error:
+            fault = (error.code, error.reason)
+            break
+        finally:
+            for stream_id, _, body in connection.calls:
+                got.setdefault(stream_id, []).append(body)
+            for kind, stream, body in connection.events:
+                if kind == Event.REQUEST:
+                    got.setdefault(stream.id, []).append(body)
+            connection.calls, connection.events = [], []
+            sent += connection.output()
+    for stream in list(connection.streams.values()):
+        if not stream.unary:
+            got.setdefault(stream.id, []).extend(connection.take(stream, 100))
+    sent += connection.output()
+    return got, sent, fault, connection.open_calls, connection._buffered
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    marks = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
+    return [data[begin:end] for begin, end in itertools.pairwise(marks)]
+
+
+@given(calls, st.lists(st.integers(0, 10_000), max_size=30))
+def test_calls_cut_anywhere_are_the_same_calls(asked: list[tuple[bytes, bytes]], places: list[int]) -> None:
+    data = b"".join(conversation(asked))
+    assert outcome(cut(data, places)) == outcome([data])
+
+
+@given(calls, st.lists(any_frame, max_size=8), st.integers(0, 20), st.lists(st.integers(0, 10_000), max_size=20))
+def test_any_frames_cut_anywhere_do_the_same(
+    asked: list[tuple[bytes, bytes]], strange: list[bytes], at: int, places: list[int]
+) -> None:
+    sent = conversation(asked)
+    at = 1 + at % len(sent)
+    data = b"".join([*sent[:at], *strange, *sent[at:]])
+    assert outcome(cut(data, places)) == outcome([data])
+
+
+@given(calls)
+def test_byte_by_byte_is_the_same_too(asked: list[tuple[bytes, bytes]]) -> None:
+    data = b"".join(conversation(asked))
+    assert outcome([data[at : at + 1] for at in range(len(data))]) == outcome([data])
