@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from common.errors import RequestError
 from server.core.requests import PackedInput, PredictInput, Result, Selection
 from server.core.rows import DTYPES
 
@@ -53,7 +54,11 @@ class Forms:
         prefix = raw[: len(raw) - len(rows.values)]
         # That the message ends as its values do may be chance: other bytes in their place must be other values.
         others = rows.values.translate(_OTHER)
-        if reads_as(prefix + others) != PredictInput(msgspec.structs.replace(rows, values=others), request.selection):
+        try:
+            found = reads_as(prefix + others)
+        except RequestError:
+            return
+        if found != PredictInput(msgspec.structs.replace(rows, values=others), request.selection):
             return
         if len(self.by_length) >= _REMEMBERED:
             self.by_length.clear()
@@ -101,7 +106,7 @@ def frame_parts(raw: bytes) -> tuple[int, int]:
         while at < size and raw[at] & 0x80:
             at += 1
         at += 1
-    if at >= size or at > 11 or raw[at] != 0x12:
+    if at >= size or at > 10 or raw[at] != 0x12:  # ids of ten bytes are not all 64-bit numbers
         return 0, 0
     id_end, at, length, shift = at, at + 1, 0, 0
     while at < size and shift < 35:

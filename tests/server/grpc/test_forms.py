@@ -1,0 +1,150 @@
+"""A request that is recognized says what parsing it says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import RequestError
+from common.schema import CORE_1
+from server.core.requests import PackedInput, PredictInput
+from server.grpc.forms import Forms, frame_parts, varint
+from server.grpc.inference import read_predict
+from volcast.v1 import ModelSelector, PackedRows, PredictRequest, StreamPredictRequest
+
+WIDTH = len(CORE_1)
+
+
+def field(number: int, body: bytes) -> bytes:
+    """A length-delimited field of protobuf."""
+    return varint(number << 3 | 2) + varint(len(body)) + body
+
+
+values = st.one_of(
+    st.lists(st.floats(width=64), min_size=1, max_size=3).map(lambda row: np.array(row, "<f8").tobytes()),
+    st.sampled_from([b"", b"\x78\x00" * 8, b"\x0a\x00" * 4, b"\x22\x08\x22\x06\x22\x04\x22\x02", b"A" * 8]),
+)
+schemas = st.sampled_from([CORE_1.hash, "", "other"])
+packed_pieces = st.one_of(
+    schemas.map(lambda text: field(1, text.encode())),
+    st.integers(0, 3).map(lambda number: b"\x10" + varint(number)),
+    st.sampled_from([0, 1, 2, 3, 2000]).map(lambda number: b"\x18" + varint(number)),
+    values.map(lambda body: field(4, body)),
+    st.lists(st.integers(0, 300), max_size=2).map(lambda times: field(5, b"".join(map(varint, times)))),
+    st.just(field(6, b"BTC-USD")),
+    st.sampled_from([b"\x78\x00", field(15, b"A" * 8), b""]),
+)
+packed = st.lists(packed_pieces, max_size=8).map(b"".join)
+pieces = st.one_of(
+    packed.map(lambda body: field(3, body)),
+    packed.map(lambda body: field(3, body)),
+    st.sampled_from([b"\x0a\x00", field(1, field(1, b"volatility")), field(1, field(3, b"canary"))]),
+    st.sampled_from([field(2, b""), field(2, field(1, b""))]),
+    st.sampled_from([field(4, b""), field(4, b"key"), field(4, b"A" * 8)]),
+    st.sampled_from([b"\x78\x00" * 8, field(15, b"A" * 8), field(15, b""), b"\x7b\x7c", b"\x79" + bytes(8)]),
+)
+requests = st.lists(pieces, min_size=1, max_size=4).map(b"".join)
+
+
+def parsed(raw: bytes) -> PredictInput | None:
+    try:
+        return read_predict(raw)
+    except RequestError:
+        return None
+
+
+def recognized(forms: Forms, raw: bytes) -> PredictInput | None:
+    form = forms.of(raw)
+    if form is None:
+        return None
+    rows = PackedInput(form.schema_hash, form.data_type, form.rows, raw[len(form.prefix) :])
+    return PredictInput(rows, form.selection)
+
+
+def plain(rows: int = 1, **changes: object) -> bytes:
+    matrix = np.arange(rows * WIDTH, dtype="<f8")
+    fields = {"schema_hash": CORE_1.hash, "data_type": 2, "row_count": rows, "values": matrix.tobytes()}
+    return PredictRequest(packed=PackedRows(**{**fields, **changes})).SerializeToString()
+
+
+def learned(forms: Forms, raw: bytes) -> None:
+    request = parsed(raw)
+    if request is not None:
+        forms.learn(raw, request, read_predict)
+
+
+@given(st.lists(requests, min_size=1, max_size=6), st.data())
+def test_whatever_is_recognized_is_what_parsing_gives(messages: list[bytes], data: st.DataObject) -> None:
+    forms = Forms()
+    for raw in messages:
+        learned(forms, raw)
+    for raw in messages:
+        changed = bytearray(raw)
+        for at in data.draw(st.lists(st.integers(0, max(0, len(raw) - 1)), max_size=4)):
+            if changed:
+                changed[at] = data.draw(st.integers(0, 255))
+        for one in (raw, bytes(changed)):
+            found = recognized(forms, one)
+            assert found is None or found == parsed(one)
+
+
+@given(st.integers(1, 20), st.sampled_from([None, ModelSelector(name="volatility"), ModelSelector(label="canary")]))
+def test_other_values_of_a_known_form_are_recognized(rows: int, model: ModelSelector | None) -> None:
+    forms = Forms()
+    request = PredictRequest.FromString(plain(rows))
+    if model is not None:
+        request.model.CopyFrom(model)
+    learned(forms, request.SerializeToString())
+    request.packed.values = np.random.default_rng(rows).random(rows * WIDTH).tobytes()
+    raw = request.SerializeToString()
+    assert recognized(forms, raw) == parsed(raw) is not None
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        plain() + field(4, b"key"),
+        plain(event_times_ns=[1]),
+        plain(product_ids=["BTC-USD"]),
+        plain(rows=1025),
+        plain() + b"\x78\x01",
+        plain()[:-1],
+    ],
+)
+def test_what_is_more_than_rows_of_one_schema_is_not_remembered(raw: bytes) -> None:
+    forms = Forms()
+    learned(forms, raw)
+    assert not forms.by_length
+
+
+def test_a_message_that_ends_like_its_values_by_chance_is_taken_as_it_is() -> None:
+    forms, tail = Forms(), b"\x78\x00" * (4 * WIDTH)  # unknown fields, which other bytes in their place would break
+    learned(forms, plain(values=tail) + tail)
+    assert not forms.by_length
+
+
+@given(st.integers(0, 2**63 - 1), requests)
+def test_a_frame_is_its_id_and_a_request(frame_id: int, raw: bytes) -> None:
+    head = b"" if not frame_id else b"\x08" + varint(frame_id)
+    id_end, at = frame_parts(head + field(2, raw))
+    assert (head + field(2, raw))[:id_end] == head
+    assert (head + field(2, raw))[at:] == raw
+
+
+@given(st.binary(max_size=30))
+def test_bytes_taken_for_a_frame_are_one(raw: bytes) -> None:
+    id_end, at = frame_parts(raw)
+    if at:
+        assert raw[id_end] == 0x12
+        frame = StreamPredictRequest()
+        frame.MergeFromString(raw[:id_end] + b"\x12\x00")  # the id alone
+        assert frame.HasField("request")
+
+
+def test_known_forms_are_few() -> None:
+    forms = Forms()
+    for rows in range(1, 100):
+        learned(forms, plain(rows))
+    assert len(forms.by_length) <= 32
