@@ -18,6 +18,7 @@ LOOPBACK = "127.0.0.1"
 # A worker that takes longer hangs; the scrape itself must stay below Prometheus' 10 s.
 SCRAPE_TIMEOUT_S = 1.0
 SUPERVISOR = "supervisor"
+STATES = ("ready", "starting", "silent")
 
 
 class _Source:
@@ -27,15 +28,18 @@ class _Source:
         self.worker = worker
         self.families: list[Metric] = []
 
-    def refresh(self) -> None:
+    def refresh(self) -> str:
+        """Asks it; returns its state."""
         ready = self.worker.ready
-        if ready is None:  # it listens to nobody yet, so that nothing of it counts
-            return
+        if ready is None:
+            return "starting"
         try:
             families = text_string_to_metric_families(_scrape(ready["metrics_port"]))
-            self.families = of_worker(families, str(self.worker.number))
         except (OSError, HTTPException):
             self.families = [*cumulative(self.families), _not_ready()]
+            return "silent"
+        self.families = of_worker(families, str(self.worker.number))
+        return "ready"
 
 
 class WorkerMetrics(Collector):
@@ -53,26 +57,27 @@ class WorkerMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         with self._lock:
-            states = {"ready": 0, "starting": 0}
+            restarted = self.restarts  # before a look at the workers: its successor is seen, or neither
+            states = dict.fromkeys(STATES, 0)
             living: list[Metric] = []
             for source in self._sources.copy():
                 if source.worker.ended:
                     self._kept.add(source.families)
                     self._sources.remove(source)
                     continue
-                source.refresh()
-                states["starting" if source.worker.ready is None else "ready"] += 1
+                states[source.refresh()] += 1
                 living += source.families
             families = self._kept.with_living(
                 [*(living or [_not_ready()]), *of_worker(self._process.collect(), SUPERVISOR)]
             )
         yield from families
-        workers = GaugeMetricFamily("volcast_server_workers", "Processes that share the port.", labels=["state"])
+        text = "Processes that share the port; silent: does not tell its metrics."
+        workers = GaugeMetricFamily("volcast_server_workers", text, labels=["state"])
         for state, count in states.items():
             workers.add_metric([state], float(count))
         yield workers
         restarts = "Workers that were started again after one had died."
-        yield CounterMetricFamily("volcast_server_worker_restarts", restarts, value=float(self.restarts))
+        yield CounterMetricFamily("volcast_server_worker_restarts", restarts, value=float(restarted))
 
 
 def serve_metrics(metrics: WorkerMetrics, host: str, port: int) -> int:

@@ -122,6 +122,7 @@ class Supervisor:
         """A worker from its start to its end."""
         worker = self._workers[job.worker] = await Worker.start(job)
         self._metrics.add(worker)
+        self._log.info("worker_started", worker=worker.number, pid=worker.pid)
         if self._stopping.is_set():
             worker.send(signal.SIGTERM)
         async for event in worker.reports():

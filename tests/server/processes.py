@@ -39,8 +39,12 @@ class Process:
         return f"{self.ready['host']}:{self.ready['port']}"
 
     def events(self) -> list[dict[str, Any]]:
-        self._log.seek(0)
-        return [json.loads(line) for line in self._log.read().splitlines()]
+        return [json.loads(line) for line in self.lines() if line.startswith("{")]
+
+    def lines(self) -> list[str]:
+        """Whole lines of its log. By pread: seek would move the offset at which the process writes, too."""
+        log = os.pread(self._log.fileno(), os.fstat(self._log.fileno()).st_size, 0)
+        return log[: log.rfind(b"\n") + 1].decode().splitlines()
 
     def metrics(self) -> dict[str, float]:
         """What Prometheus would read now, by name and labels."""
