@@ -13,9 +13,14 @@ from rich.console import Console
 def machine() -> str:
     """Processor, cores, load and Python, in one line."""
     return (
-        f"{_processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
+        f"{_processor()}, {os.cpu_count()} cores, load {load():.1f}, "
         f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
     )
+
+
+def load() -> float:
+    """Of the last minute: runnable processes, ours included."""
+    return os.getloadavg()[0]
 
 
 def header(console: Console, command: str, how: str) -> None:

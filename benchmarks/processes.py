@@ -10,8 +10,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
 
 from common.status import STATUS_FD
+
+_MB = 1e6
 
 
 def free_port() -> int:
@@ -20,12 +25,37 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@dataclass(frozen=True)
+class Process:
+    """A server's process, as the kernel accounts for it."""
+
+    address: str
+    pid: int
+    ready_s: float  # from its start until it said that it is ready
+
+    def cpu_s(self) -> float:
+        """Seconds of CPU that all its threads took so far."""
+        return cpu_s(self.pid)
+
+    def resident_mb(self) -> float:
+        """Its resident memory, shared pages included."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / _MB
+
+
+def cpu_s(pid: int) -> float:
+    # utime and stime, the 14th and 15th field of stat; the 2nd, the name, may hold spaces (proc(5)).
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
-def serving(*options: str) -> Iterator[str]:
-    """`volcast serve` with the shipped models; gives host:port once it is ready."""
+def server(*options: str) -> Iterator[Process]:
+    """`volcast serve` with the shipped models, once it is ready."""
     read_end, write_end = os.pipe()
     port = free_port()
     command = [sys.executable, "-m", "cli.main", "serve", "--port", str(port), "--metrics-port", "0", *options]
+    began = perf_counter()
     process = subprocess.Popen(
         command, env={**os.environ, STATUS_FD: str(write_end)}, pass_fds=[write_end], stderr=subprocess.DEVNULL
     )
@@ -33,9 +63,17 @@ def serving(*options: str) -> Iterator[str]:
     try:
         with os.fdopen(read_end) as reports:
             first = reports.readline()
+            ready_s = perf_counter() - began
             if not first or json.loads(first)["event"] != "ready":
                 raise RuntimeError("the inference server did not start; see: volcast serve")
-            yield f"127.0.0.1:{port}"
+            yield Process(f"127.0.0.1:{port}", process.pid, ready_s)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(10)
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[str]:
+    """The same; gives host:port."""
+    with server(*options) as running:
+        yield running.address
