@@ -30,6 +30,9 @@ def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.http2.ping_timeout_ms", _ms(config.keepalive_timeout_s)),
         ("grpc.server_handshake_timeout_ms", _ms(config.handshake_timeout_s)),
         ("grpc.max_allowed_incoming_connections", config.max_connections),
+        # Beyond these gRPC answers CANCELLED before our queue has seen the call, which says when to come back.
+        ("grpc.server.max_pending_requests", 100_000),
+        ("grpc.server.max_pending_requests_hard_limit", 200_000),
         # Off, or a second server on the same port would silently take half of the calls.
         ("grpc.so_reuseport", 0),
     ]
