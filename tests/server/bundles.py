@@ -29,6 +29,7 @@ from common.schema import CORE_1, CORE_1_EXAMPLE, Feature, FeatureSchema
 WIDTH = len(CORE_1)
 EXAMPLE = tuple(CORE_1_EXAMPLE[name] for name in CORE_1.names)
 COLUMNS = np.array([2, 3, 4, 5, 6, 7, 9, 10])  # scale-free ones: no absolute price
+OTHER_SCHEMA = FeatureSchema("other/1", (*CORE_1.features[:-1], Feature("other", "1", "")))
 SPAN = ManifestSpan(0, 1, 100, 10)
 
 
@@ -118,10 +119,8 @@ def write_bundle(
 
 def other_schema(manifest: Manifest) -> Manifest:
     """As many features as before, the last of them another one."""
-    features = (*CORE_1.features[:-1], Feature("other", "1", ""))
-    schema = FeatureSchema("other/1", features)
-    told = tuple(ManifestFeature(one.name, one.unit) for one in features)
-    return msgspec.structs.replace(manifest, schema=ManifestSchema(schema.name, schema.hash, told))
+    told = tuple(ManifestFeature(one.name, one.unit) for one in OTHER_SCHEMA.features)
+    return msgspec.structs.replace(manifest, schema=ManifestSchema(OTHER_SCHEMA.name, OTHER_SCHEMA.hash, told))
 
 
 def rows(count: int, seed: int = 0) -> NDArray[np.float64]:

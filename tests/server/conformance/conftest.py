@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import grpc
 import pytest
@@ -22,8 +21,8 @@ def patient(front: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pr
     that matters. volatility/1 and /2 (stable), jumps/1, and other/1, which takes another schema."""
     models = tmp_path_factory.mktemp("patient")
     write_bundle(models, version="1", seed=1)
-    write_bundle(models, version="2", seed=2)
-    write_bundle(models, "jumps", "1", seed=3)
+    write_bundle(models, version="2", seed=3)
+    write_bundle(models, "jumps", "1", seed=2)
     write_bundle(models, "other", "1", seed=4, change=other_schema)
     limits = {
         "FRONT": front,

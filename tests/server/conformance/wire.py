@@ -1,0 +1,69 @@
+"""A client that does with its connection what it likes: no flow control of its own, no cancelling, no reading."""
+
+from __future__ import annotations
+
+import struct
+
+from hpack import Decoder
+
+from tests.server.security.raw import DATA, END_STREAM, HEADERS, RST_STREAM, SETTINGS, Frame, Raw
+
+WINDOW_UPDATE = 8
+CANCEL = 8
+
+
+class Wire(Raw):
+    def __init__(self, address: str, timeout_s: float = 20.0) -> None:
+        super().__init__(address, timeout_s)
+        self._decoder = Decoder()
+        self.greet()
+        # Limits count from here on: a server may be harder on who exceeds them without knowing.
+        while self.read()[0] != SETTINGS:
+            pass
+
+    def message(self, stream: int, raw: bytes, *, end: bool = True) -> None:
+        """One message in one frame of at most 16 KiB."""
+        self.send(DATA, struct.pack(">BI", 0, len(raw)) + raw, END_STREAM if end else 0, stream)
+
+    def request(self, stream: int, path: str, raw: bytes, extra: tuple[tuple[str, str], ...] = ()) -> None:
+        self.open_call(stream, path, extra)
+        self.message(stream, raw)
+
+    def reset(self, stream: int) -> None:
+        self.send(RST_STREAM, struct.pack(">I", CANCEL), 0, stream)
+
+    def read(self) -> Frame:
+        """The next frame; fails the test where the server has closed."""
+        for kind, flags, stream, payload in self.frames():
+            if kind == SETTINGS and not flags:
+                self.send(SETTINGS, flags=1)
+            return kind, flags, stream, payload
+        raise AssertionError("the server closed the connection")
+
+    def answer(self, stream: int) -> tuple[dict[str, str], list[bytes]]:
+        """Headers and trailers of a call, and its messages; `reset` is the code of a call that was reset."""
+        fields: dict[str, str] = {}
+        body = b""
+        while True:
+            kind, flags, of, payload = self.read()
+            if kind == HEADERS:
+                decoded = self._decoder.decode(payload)
+                if of == stream:
+                    fields |= dict(decoded)
+            if of != stream:
+                continue
+            if kind == DATA:
+                body += payload
+            elif kind == RST_STREAM:
+                return {**fields, "reset": str(int.from_bytes(payload, "big"))}, messages_of(body)
+            if flags & END_STREAM and kind in (HEADERS, DATA):
+                return fields, messages_of(body)
+
+
+def messages_of(body: bytes) -> list[bytes]:
+    messages, at = [], 0
+    while at < len(body):
+        (size,) = struct.unpack_from(">xI", body, at)
+        messages.append(body[at + 5 : at + 5 + size])
+        at += 5 + size
+    return messages
