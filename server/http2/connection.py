@@ -17,7 +17,7 @@ from server.http2.frames import ErrorCode, ProtocolError
 from server.http2.headers import OK_TRAILERS, RESPONSE, Gate, Head
 from server.http2.receiving import Receiving
 from server.http2.sending import RESPONSE_WORD, TRAILERS_WORD, Event, Limits
-from server.http2.stream import FRAME_WEIGHT, PREFIX
+from server.http2.stream import FRAME_WEIGHT, PREFIX, Stream
 
 __all__ = ["Connection", "Event", "Limits"]
 
@@ -153,6 +153,15 @@ class Connection(Receiving, Control):
             self._settled = True
         handler = _HANDLERS[kind] if kind < len(_HANDLERS) else Connection._on_unknown
         handler(self, flags, stream_id, payload)
+
+    def abandon(self) -> list[Stream]:
+        """The socket has gone: nothing wants an answer any more. Gives the calls that were open."""
+        streams = list(self.streams.values())
+        for stream in streams:
+            self._forget(stream)
+        self._begun.clear()
+        self._asked.clear()
+        return streams
 
     # What the application calls for calls that came the short way.
 

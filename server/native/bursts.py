@@ -101,10 +101,10 @@ class Lane:
         if model.schema.hash != form.schema_hash:
             return None
         values = b"".join([entry.raw[entry.at + len(entry.form.prefix) :] for entry in group])
-        flat = np.asarray(np.frombuffer(values, DTYPES[form.data_type]), FLOAT64)
-        if not all_finite(flat):
+        flat = np.frombuffer(values, DTYPES[form.data_type])
+        if not all_finite(flat):  # before they are widened: NumPy warns of a signalling NaN
             return None
-        return Job(model, flat.reshape(-1, len(model.schema)), group[0].arrived_ns)
+        return Job(model, np.asarray(flat, FLOAT64).reshape(-1, len(model.schema)), group[0].arrived_ns)
 
     def answer(self, group: list[Entry], result: Result) -> None:
         """Each caller's part of the result of all."""

@@ -316,7 +316,12 @@ class NativeFront:
     def _feed(self) -> bool:
         more = False
         for call in list(self._active):
-            if call.pull():
+            try:
+                again = call.pull()
+            except Exception as error:  # a fault of ours in one stream is no other's
+                call.fail(FaultError(error))
+                again = False
+            if again:
                 more = True
             else:
                 self._active.pop(call, None)
@@ -414,9 +419,8 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.front.links.discard(self)
-        for stream in list(self.connection.streams.values()):
+        for stream in self.connection.abandon():
             if stream.app is not None:
-                stream.closed = True
                 stream.app.cancel()
 
     def pause_writing(self) -> None:

@@ -1,0 +1,231 @@
+"""What becomes of calls, streams and links when something goes wrong beside the protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+
+import numpy as np
+import pytest
+
+from common.schema import CORE_1
+from server.http2 import frames
+from server.native.calls import Dialogue, FrameStream
+from server.native.front import NativeFront
+from tests.server.bundles import Logistic, rows
+from tests.server.http2.peer import Frame, message
+from tests.server.native.conftest import Client, Clock
+from volcast.v1 import PackedRows, PredictRequest, PredictResponse, StreamPredictRequest, StreamPredictResponse
+
+WATCH = b"/grpc.health.v1.Health/Watch"
+
+
+def request(count: int = 1, seed: int = 0, dtype: str = "<f8") -> PredictRequest:
+    values = rows(count, seed).astype(dtype).tobytes()
+    data_type = 2 if dtype == "<f8" else 1
+    packed = PackedRows(schema_hash=CORE_1.hash, data_type=data_type, row_count=count, values=values)
+    return PredictRequest(packed=packed)
+
+
+def frame(number: int, of: PredictRequest) -> bytes:
+    return message(StreamPredictRequest(frame_id=number, request=of).SerializeToString())
+
+
+def status(got: list[Frame], stream: int) -> bytes:
+    """grpc-status as it stands in the last block, whose strings are literal."""
+    last = [one for one in got if one.stream == stream and one.kind == frames.HEADERS][-1].payload
+    at = last.index(b"grpc-status") + len(b"grpc-status")
+    return last[at + 1 : at + 1 + last[at]]
+
+
+def answers(got: list[Frame], stream: int) -> list[bytes]:
+    body = b"".join(one.payload for one in got if one.stream == stream and one.kind == frames.DATA)
+    found, at = [], 0
+    while at + 5 <= len(body):
+        size = int.from_bytes(body[at + 1 : at + 5], "big")
+        found.append(body[at + 5 : at + 5 + size])
+        at += 5 + size
+    return found
+
+
+def a_stream(client: Client, stream: int = 1, *extra: tuple[bytes, bytes]) -> FrameStream:
+    client.head(stream, b"StreamPredict", *extra)
+    call = client.link.connection.streams[stream].app
+    assert isinstance(call, FrameStream)
+    return call
+
+
+async def test_the_lane_and_the_ordinary_way_give_the_same_probabilities(client: Client) -> None:
+    wanted = request(3)
+    for stream in (1, 3, 5):  # parsed and learned; recognized as a stream; recognized on the short way
+        client.call(stream, wanted.SerializeToString())
+        (raw,) = answers(await client.ended(stream), stream)
+        answer = PredictResponse.FromString(raw)
+        np.testing.assert_allclose(answer.probabilities, Logistic(1).predict(rows(3)))
+        assert (answer.model_name, answer.model_version, answer.threshold) == ("volatility", "1", 0.5)
+
+
+async def test_a_row_at_fault_in_a_burst_fails_alone(client: Client) -> None:
+    client.call(1, request().SerializeToString())
+    await client.ended(1)
+    bad = request()
+    bad.packed.values = np.array([*[1.0] * (len(CORE_1) - 1), np.nan]).tobytes()
+    for stream, one in ((3, request(seed=1)), (5, bad), (7, request(seed=2))):
+        client.call(stream, one.SerializeToString())
+    got = await client.until(lambda got: sum(one.flags & 1 for one in got if one.kind == frames.HEADERS) == 3)
+    assert [status(got, stream) for stream in (3, 5, 7)] == [b"0", b"3", b"0"]
+
+
+async def test_a_signalling_nan_in_a_recognized_request_is_refused_without_a_warning(client: Client) -> None:
+    client.call(1, request(dtype="<f4").SerializeToString())
+    await client.ended(1)
+    bad = request(dtype="<f4")
+    bad.packed.values = (0x7F800001).to_bytes(4, "little") * len(CORE_1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        client.call(3, bad.SerializeToString())
+        assert status(await client.ended(3), 3) == b"3"
+
+
+async def test_a_frame_larger_than_the_window_gets_room_while_nothing_is_answered(client: Client) -> None:
+    a_stream(client)
+    client.send(frames.window_update(1, 2**24))
+    whole, sent, window = frame(7, request(20_000)), 0, 256 * 1024
+    while sent < len(whole):
+        size = min(window, 16_384, len(whole) - sent)
+        client.data(1, whole[sent : sent + size])
+        sent, window = sent + size, window - size
+        if not window and sent < len(whole):
+            got = await client.until(lambda got: any(one.kind == frames.WINDOW_UPDATE and one.stream for one in got))
+            window += sum(frames.word(one.payload) for one in got if one.kind == frames.WINDOW_UPDATE and one.stream)
+    got = await client.until(lambda got: len(answers(got, 1)) == 1 and len(answers(got, 1)[0]) > 100_000)
+    answer = StreamPredictResponse.FromString(answers(got, 1)[0])
+    assert (answer.frame_id, len(answer.response.probabilities)) == (7, 20_000)
+
+
+async def test_frames_before_one_that_cannot_be_read_are_answered(client: Client) -> None:
+    call = a_stream(client)
+    client.data(1, frame(1, request()) + frame(2, request()) + message(b"", 1))
+    got = await client.ended(1)
+    assert [StreamPredictResponse.FromString(one).frame_id for one in answers(got, 1)] == [1, 2]
+    assert status(got, 1) == b"12"
+    assert call.ended
+
+
+async def test_a_stream_that_broke_leaves_no_timer_behind(client: Client) -> None:
+    call = a_stream(client, 1, (b"grpc-timeout", b"1H"))
+    client.data(1, message(b"", 1))
+    await client.ended(1)
+    assert call.ended
+    assert call._timer is not None
+    assert call._timer.cancelled()
+
+
+async def test_the_deadline_of_a_stream_ends_it(client: Client) -> None:
+    a_stream(client, 1, (b"grpc-timeout", b"1n"))
+    assert status(await client.ended(1), 1) == b"4"
+
+
+async def test_a_fault_of_ours_in_one_stream_is_no_others(
+    client: Client, front: NativeFront, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = a_stream(client, 1)
+    a_stream(client, 3)
+
+    def fails() -> bool:
+        raise ZeroDivisionError
+
+    pull = FrameStream.pull
+    monkeypatch.setattr(FrameStream, "pull", lambda self: fails() if self is broken else pull(self))
+    client.data(1, frame(1, request()))
+    client.data(3, frame(1, request()))
+    got = await client.until(lambda got: bool(answers(got, 3)))
+    assert status(got, 1) == b"13"
+    assert b"ZeroDivisionError" not in b"".join(one.payload for one in got)
+
+
+async def test_a_lost_link_leaves_nothing_behind(client: Client, front: NativeFront) -> None:
+    client.call(1, request().SerializeToString())
+    await client.ended(1)
+    call = a_stream(client, 3, (b"grpc-timeout", b"1H"))
+    client.head(5, b"", path=WATCH)
+    client.data(5, message(b""), frames.END_STREAM)
+    dialogue = client.link.connection.streams[5].app
+    assert isinstance(dialogue, Dialogue)
+    assert dialogue.task is not None
+    await client.until(lambda got: bool(answers(got, 5)))
+    client.call(7, request().SerializeToString())
+    client.data(3, frame(1, request()))
+    client.link.connection_lost(None)
+    await asyncio.gather(dialogue.task, return_exceptions=True)
+    assert dialogue.task.cancelled()
+    assert call.ended
+    assert client.link.connection.open_calls == 0
+    assert not front.links
+    assert not front._active
+    await asyncio.sleep(0)
+    assert not len(front._lane)
+
+
+async def test_a_reader_that_stops_is_read_no_more_until_it_goes_on(client: Client) -> None:
+    call = a_stream(client)
+    client.send(frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
+    client.link.connection.streams[1].send_window = 0
+    await client.until(lambda got: any(one.kind == frames.SETTINGS for one in got))
+    stream = call.stream
+    for number in range(2000):
+        if stream.receive_window < 200_000:
+            break
+        client.data(1, frame(number, request(100)))
+        await asyncio.sleep(0)
+    held = stream.unsent + stream.size
+    assert held < 1024 * 1024
+    client.send(frames.window_update(1, 2**30))
+    await client.until(lambda got: bool(answers(got, 1)) and not stream.size and not stream.unsent)
+
+
+async def test_a_dialogue_whose_link_is_paused_waits(client: Client) -> None:
+    client.link.pause_writing()
+    client.head(1, b"", path=WATCH)
+    client.data(1, message(b""), frames.END_STREAM)
+    dialogue = client.link.connection.streams[1].app
+    assert isinstance(dialogue, Dialogue)
+    assert not client.transport.reading
+    await client.until(lambda got: bool(answers(got, 1)))
+    client.link.resume_writing()
+    assert client.transport.reading
+    client.send(frames.rst_stream(1, frames.ErrorCode.CANCEL))
+    assert dialogue.task is not None
+    await asyncio.gather(dialogue.task, return_exceptions=True)
+    assert dialogue.task.done()
+
+
+async def test_a_drain_does_not_cut_a_call_of_the_short_way(client: Client, front: NativeFront) -> None:
+    client.call(1, request().SerializeToString())
+    await client.ended(1)
+    client.link.connection.go_away()
+    client.call(3, request().SerializeToString())
+    client.send(frames.frame(frames.PING, frames.ACK, 0, b"draining"))
+    front._end_idle()
+    assert not client.transport.closed
+    assert status(await client.ended(3), 3) == b"0"
+    front._end_idle()
+    assert client.transport.closed
+
+
+async def test_what_has_begun_must_end_in_time(client: Client, clock: Clock) -> None:
+    client.send(b"\0\0")
+    clock.ahead_ns = 9 * 10**9
+    client.send(b"\0")
+    client.link.sweep(clock())
+    assert not client.transport.closed
+    clock.ahead_ns = 11 * 10**9
+    client.link.sweep(clock())
+    assert client.transport.closed
+    assert client.read()[-1].kind == frames.GOAWAY
+
+
+async def test_an_idle_link_is_left_alone(client: Client, clock: Clock) -> None:
+    clock.ahead_ns = 10**12
+    client.link.sweep(clock())
+    assert not client.transport.closed
