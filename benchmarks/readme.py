@@ -1,4 +1,4 @@
-"""The table of figures in README, generated from a saved run of `volcast bench all --save`."""
+"""The table of figures in README, generated from saved runs: `volcast bench all --save`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from benchmarks.targets import Row, figure, verdict
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results" / "latest.json"
@@ -18,9 +20,19 @@ _BLOCK = re.compile(r"(<!-- bench -->\n).*?(<!-- /bench -->)", re.DOTALL)
 def save(figures: dict[str, Any], machine: str, date: str) -> None:
     """Keeps a run's figures and writes README's table from them."""
     RESULTS.parent.mkdir(exist_ok=True)
-    run = {"date": date, "machine": machine, "command": "volcast bench all --save", **figures}
+    kept = msgspec.json.decode(RESULTS.read_bytes()) if RESULTS.exists() else {}
+    run = merged(kept, figures, machine, date)
     RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(run)) + b"\n")
     README.write_text(with_table(README.read_text(), run))
+
+
+def merged(kept: dict[str, Any], figures: dict[str, Any], machine: str, date: str) -> dict[str, Any]:
+    """A run of some sections of serving replaces those; each says when and where it was measured."""
+    sections = {name: one for name, one in kept.get("serving", {}).items() if "rows" in one}
+    serving = sections | figures.get("serving", {})
+    about = {"date": date, "machine": machine, "command": "volcast bench all --save"}
+    whole = about if figures.keys() - {"serving"} else {}
+    return kept | whole | figures | {"serving": serving}
 
 
 def with_table(readme: str, run: dict[str, Any]) -> str:
@@ -29,6 +41,36 @@ def with_table(readme: str, run: dict[str, Any]) -> str:
 
 
 def _lines(run: dict[str, Any]) -> Iterator[str]:
+    sections = run["serving"]
+    if not all("rows" in one for one in sections.values()):
+        yield from _without_targets(run)
+        return
+    yield "| what | Volcast | beside it, measured in turns | ratio | target | reached |"
+    yield "|---|---|---|---|---|---|"
+    for one in sections.values():
+        yield from (_serving_line(row) for row in one["rows"])
+    yield from (f"{line} | |" for line in _stream_lines(run["worker"], run["features"]))
+    yield ""
+    yield from dict.fromkeys(f"{one['machine']}; {one['date']}; `{one['command']}`." for one in sections.values())
+    yield f"Features and worker: {run['machine']}; {run['date']}; `{run['command']}`."
+    for why in ("left_out", "error"):
+        yield from (f"{name.capitalize()}: {one[why]}." for name, one in sections.items() if why in one)
+    yield (
+        "Where Volcast serves, a ratio is its figure over the other's, and a target that it misses says **no**. "
+        "Of features and worker a ratio above 1 is in our favour. The echoes run no model and check no row."
+    )
+
+
+def _serving_line(saved: dict[str, Any]) -> str:
+    row = msgspec.convert(saved, Row)
+    beside = row.beside if row.theirs is None else f"{row.beside}: {figure(row.theirs)}"
+    ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+    reached = "**no**" if row.reached is False else verdict(row)
+    return f"| {row.what} | {figure(row.ours)} {row.unit} | {beside} | {ratio} | {row.target or ''} | {reached} |"
+
+
+def _without_targets(run: dict[str, Any]) -> Iterator[str]:
+    """The table of a run that was saved when serving had no targets."""
     yield "| what | Volcast | beside it, in the same run | ratio |"
     yield "|---|---|---|---|"
     for name, row in run["serving"].items():

@@ -33,31 +33,31 @@ SPAN = ManifestSpan(0, 1, ROWS, ROWS // 2)
 Matrix = NDArray[np.float64]
 
 
-def tree_bundle(models: Path) -> str:
+def tree_bundle(models: Path, trees: int = TREES, rows: int = ROWS) -> str:
     """Writes `<models>/volatility/1` and says what it holds; raises NotBuiltError without the training extra."""
     try:
         from sklearn.ensemble import GradientBoostingClassifier
     except ModuleNotFoundError as absent:
         raise NotBuiltError(f"{absent.name} is not installed (the training extra)") from None
-    rows, labels = _synthetic()
-    fitted = GradientBoostingClassifier(n_estimators=TREES, max_depth=DEPTH, random_state=SEED).fit(rows, labels)
+    matrix, labels = _synthetic(rows)
+    fitted = GradientBoostingClassifier(n_estimators=trees, max_depth=DEPTH, random_state=SEED).fit(matrix, labels)
     model = _graph(fitted)
     folder = models / "volatility" / "1"
     folder.mkdir(parents=True)
-    error = _parity(model, fitted, rows)
+    error = _parity(model, fitted, matrix)
     (folder / MODEL_FILE).write_bytes(model)
     (folder / MANIFEST_FILE).write_bytes(msgspec.json.encode(_manifest(model, error, _score(model, EXAMPLE)[0])))
     nodes = sum(tree.tree_.node_count for tree in fitted.estimators_[:, 0])
-    return f"{TREES} trees of depth {DEPTH}, {nodes:,} nodes, fitted to {ROWS:,} synthetic rows"
+    return f"{trees} trees of depth {DEPTH}, {nodes:,} nodes, fitted to {rows:,} synthetic rows"
 
 
-def _synthetic() -> tuple[Matrix, NDArray[np.int64]]:
+def _synthetic(count: int) -> tuple[Matrix, NDArray[np.int64]]:
     """Rows around the example, and labels too noisy for any tree to end early; float32, as the graph compares."""
     random = np.random.default_rng(SEED)
-    rows = EXAMPLE * random.lognormal(0, 0.5, (ROWS, len(CORE_1)))
+    rows = EXAMPLE * random.lognormal(0, 0.5, (count, len(CORE_1)))
     rows = rows.astype(np.float32).astype(np.float64)
     signal = np.log(rows / EXAMPLE) @ random.normal(0, 1, len(CORE_1))
-    return rows, (signal + random.normal(0, 1, ROWS) > 0).astype(np.int64)
+    return rows, (signal + random.normal(0, 1, count) > 0).astype(np.int64)
 
 
 def _graph(fitted: Any) -> bytes:

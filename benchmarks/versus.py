@@ -62,5 +62,5 @@ def _beside(run: Run, name: str, ours: str) -> Row:
         }
         rates = run.in_turns(spec.title, measures)
         theirs.check()
-    what = f"Predict, 1 row, 32 in flight, beside {spec.title} {spec.version}"
-    return medians(what, "calls/s", rates["ours"], spec.title, rates["theirs"], target=TARGET[name])
+    what, beside = f"Predict, 1 row, {IN_FLIGHT} in flight, same model", f"{spec.title}, {spec.version}"
+    return medians(what, "calls/s", rates["ours"], beside, rates["theirs"], target=TARGET[name])

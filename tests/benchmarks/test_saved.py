@@ -1,0 +1,58 @@
+"""README's table shows what was kept, misses included, and a partial run replaces only its part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from benchmarks.readme import RESULTS, merged, with_table
+from benchmarks.targets import at_least, medians
+
+KEPT = msgspec.json.decode(RESULTS.read_bytes())
+EMPTY = "before\n<!-- bench -->\n<!-- /bench -->\nafter"
+
+
+def section(what: str, ours: float, **more: Any) -> dict[str, Any]:
+    row = medians(what, "calls/s", [ours], "echo", [100], target=at_least(1.1))
+    kept = msgspec.to_builtins(row) | {"ratio": row.ratio, "reached": row.reached}
+    return {"date": "today", "machine": "M", "command": "C", "rows": [kept], **more}
+
+
+def saved(**sections: dict[str, Any]) -> dict[str, Any]:
+    return merged({**KEPT, "serving": {}}, {"serving": sections}, "here", "now")
+
+
+def test_missed_and_reached_targets_are_both_shown() -> None:
+    table = with_table(EMPTY, saved(one=section("fast", 120), two=section("slow", 90)))
+    assert "| fast | 120 calls/s | echo: 100 | 1.20 | ≥ 1.1 × | yes |" in table
+    assert "| slow | 90 calls/s | echo: 100 | 0.90 | ≥ 1.1 × | **no** |" in table
+    assert "M; today; `C`." in table
+    assert table.startswith("before\n")
+    assert table.endswith("\nafter")
+
+
+def test_what_was_left_out_or_failed_is_said() -> None:
+    table = with_table(
+        EMPTY, saved(one=section("fast", 120, left_out="left out: x"), two=section("b", 1, error="failed: y"))
+    )
+    assert "One: left out: x." in table
+    assert "Two: failed: y." in table
+
+
+def test_a_run_of_one_section_leaves_the_others_and_when_they_were_measured() -> None:
+    before = saved(one=section("fast", 120), two=section("slow", 90))
+    after = merged(before, {"serving": {"two": section("slow", 130, date="tomorrow")}}, "there", "then")
+    assert after["serving"]["one"] == before["serving"]["one"]
+    assert after["serving"]["two"]["date"] == "tomorrow"
+    assert (after["date"], after["machine"], after["features"]) == (KEPT["date"], KEPT["machine"], KEPT["features"])
+
+
+def test_a_run_of_all_says_its_own_date() -> None:
+    after = merged(KEPT, {"serving": {}, "features": KEPT["features"]}, "there", "then")
+    assert (after["date"], after["machine"]) == ("then", "there")
+
+
+def test_a_table_from_before_there_were_targets_is_replaced_as_a_whole() -> None:
+    old = {**KEPT, "serving": {"Predict": {"server": 1, "echo": 2, "ratio": 0.5}}}
+    assert list(merged(old, {"serving": {"one": section("fast", 120)}}, "", "")["serving"]) == ["one"]
