@@ -9,7 +9,7 @@ from tests.server.bundles import other_schema, write_bundle
 from tests.server.conformance.calls import channel_to
 from tests.server.processes import Process, serve
 
-PATIENCE_S = 0.4  # how long a call waits for others to share its batch
+PATIENCE_S = 0.25  # how long a call waits for others to share its batch
 MAX_QUEUE = 16
 MAX_STREAMS = 64
 MAX_METADATA_BYTES = 4096

@@ -136,7 +136,7 @@ def test_a_call_that_is_cancelled_while_it_waits_is_not_computed(patient: Proces
 
 def test_cancelled_calls_leave_their_places_to_others(waiting: grpc.Channel) -> None:
     """More than the connection, and than the queue, have room for."""
-    for _ in range(3 * MAX_STREAMS // MAX_QUEUE):
+    for _ in range(MAX_STREAMS // MAX_QUEUE + 1):
         gone = [begin(waiting, packed(rows(1, seed))) for seed in range(MAX_QUEUE)]
         call(waiting, "/grpc.health.v1.Health/Check", b"")
         for one in gone:

@@ -16,6 +16,9 @@ class Wire(Raw):
     def __init__(self, address: str, timeout_s: float = 20.0) -> None:
         super().__init__(address, timeout_s)
         self._decoder = Decoder()
+        self._fields: dict[int, dict[str, str]] = {}
+        self._bodies: dict[int, bytes] = {}
+        self._ended: set[int] = set()
         self.greet()
         # Limits count from here on: a server may be harder on who exceeds them without knowing.
         while self.read()[0] != SETTINGS:
@@ -42,22 +45,19 @@ class Wire(Raw):
 
     def answer(self, stream: int) -> tuple[dict[str, str], list[bytes]]:
         """Headers and trailers of a call, and its messages; `reset` is the code of a call that was reset."""
-        fields: dict[str, str] = {}
-        body = b""
-        while True:
+        while stream not in self._ended:
             kind, flags, of, payload = self.read()
+            fields = self._fields.setdefault(of, {})
             if kind == HEADERS:
-                decoded = self._decoder.decode(payload)
-                if of == stream:
-                    fields |= dict(decoded)
-            if of != stream:
-                continue
-            if kind == DATA:
-                body += payload
+                fields |= dict(self._decoder.decode(payload))
+            elif kind == DATA:
+                self._bodies[of] = self._bodies.get(of, b"") + payload
             elif kind == RST_STREAM:
-                return {**fields, "reset": str(int.from_bytes(payload, "big"))}, messages_of(body)
+                fields.setdefault("reset", str(int.from_bytes(payload, "big")))
+                self._ended.add(of)
             if flags & END_STREAM and kind in (HEADERS, DATA):
-                return fields, messages_of(body)
+                self._ended.add(of)
+        return self._fields[stream], messages_of(self._bodies.get(stream, b""))
 
 
 def messages_of(body: bytes) -> list[bytes]:
