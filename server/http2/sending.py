@@ -161,6 +161,7 @@ class Sending:
         try:
             missing = stream.missing
         except MessageError as error:
+            self._buffered += stream.weight - before
             self._break(stream, error.code, str(error))
             return
         self._buffered += stream.weight - before

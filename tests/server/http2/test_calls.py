@@ -451,3 +451,12 @@ def test_a_call_that_fails_before_its_caller_has_ended_closes_the_callers_side()
     head, reset = peer.read()
     assert peer.fields(head)[b"grpc-message"] == b"no: 100 %25 %0A wrong"
     assert (reset.kind, frames.word(reset.payload)) == (frames.RST_STREAM, ErrorCode.NO_ERROR)
+
+
+def test_the_weight_of_a_message_beyond_the_limit_goes_with_its_call() -> None:
+    peer = Peer(Limits(max_message=100))
+    peer.head(1)
+    for part in (b"\0\0", b"\0\xff", b"\xff"):
+        peer.data(1, part)
+    assert peer.status(1) == 8
+    assert peer.connection._buffered == 0
