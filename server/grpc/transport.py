@@ -24,6 +24,10 @@ from server.state import ServerState
 DRAIN_TICK_S = 0.02
 # A stream that has sent nothing for so long has no frame on its way, and can be ended by a drain.
 IDLE_NS = 50_000_000
+# gRPC core cancels a call that comes between its goodbye and the client's reading of it (CANCELLED, which
+# clients do not try again). Those who watch health are given so long to leave before the goodbye: with it
+# 20 rolling restarts fail no call, without it several (benchmarks/rolling.py).
+LEAVE_S = 0.25
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 Context = Any  # grpc.aio.ServicerContext; its stubs do not know that read() may give EOF
@@ -93,7 +97,10 @@ class GrpcioFront:
             raise UnavailableError(f"cannot listen on {address}; choose another with --host and --port") from None
 
     async def drain(self, drain_s: float) -> None:
-        """No call begins any more; those in hand get `drain_s` seconds, then the socket closes."""
+        """Watchers of health leave, then no call begins any more; those in hand get the rest of `drain_s` seconds."""
+        leave_s = min(LEAVE_S, drain_s) if self._state.accepting else 0.0
+        await asyncio.sleep(leave_s)
+        drain_s -= leave_s
         stopped = asyncio.ensure_future(self._server.stop(drain_s))
         while not stopped.done():
             await self._end_idle_streams()
