@@ -212,6 +212,12 @@ def test_a_signal_drains_all_and_ends_well(process: Process, number: int) -> Non
     assert "worker" not in stopped[2]
 
 
+def test_a_terminals_interrupt_reaches_the_supervisor_alone(process: Process) -> None:
+    """From the terminal and from the supervisor it would be a second signal, which ends at once."""
+    sessions = {os.getsid(pid) for pid in pids(process)}
+    assert os.getsid(process.popen.pid) not in sessions
+
+
 def test_a_signal_while_workers_still_start_ends_well_too(models: Path) -> None:
     with two(models) as process:
         os.kill(pids(process)[0], signal.SIGKILL)
