@@ -80,7 +80,9 @@ def run(console: Console, options: Options | None = None) -> dict[str, Any]:
     measured_with = versions()
     stamp = {"date": began, "machine": machine(), "command": options.command(), "versions": measured_with}
     figures = {name: _section(console, name, one, options) for name, one in options.sections().items()}
-    rounds = "2 short rounds: a smoke, no figures" if options.quick else "5 rounds in turns, medians"
+    rounds = (
+        "2 short rounds, a fifth of the calls: a smoke, no figures" if options.quick else "5 rounds in turns, medians"
+    )
     header(console, options.command(), f"{rounds}; one process of ours, packed float64 rows, loopback, load at the end")
     console.print(", ".join(f"{name} {version}" for name, version in measured_with.items()), highlight=False)
     for name in figures:

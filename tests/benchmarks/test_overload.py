@@ -24,7 +24,8 @@ def figures(rate: float, seconds: float, goodput: Callable[[float], float]) -> d
         "goodput_per_s": good,
         "resource_exhausted": offered // 2,
         "others": {},
-        "ok_us": {"p99": rate},
+        "ok_us": {"p50": rate / 2, "p99": rate},
+        "start_us": {"p99": 30.0},
         "refused_us": {"p50": 70.0},
         "lag_us": {"p99": 40.0},
         "generator_cpu_s": seconds / 2,
@@ -72,6 +73,7 @@ def test_overload_is_five_times_the_peak_and_compared_with_80_percent_of_it(rate
     assert (memory.ours, memory.theirs, memory.reached) == (120, 110, False)
     assert f"due {5 * peak:,.0f}/s, sent {4.5 * peak:,.0f}/s, refused {2.5 * peak:,.0f}/s" in goodput.note
     assert "on 0.50 cores" in goodput.note
+    assert tail.note.endswith("30 us (p99)")
 
 
 def test_half_of_capacity_that_is_not_answered_is_no_measurement() -> None:
