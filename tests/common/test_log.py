@@ -20,7 +20,7 @@ def test_an_event_and_its_line_end_are_one_write_so_that_lines_of_several_proces
     # Each write to a datagram socket is a datagram of its own.
     reading, writing = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with reading, writing:
-        subprocess.run([sys.executable, "-c", PROGRAM], stderr=writing, check=True, timeout=60)
+        subprocess.run([sys.executable, "-c", PROGRAM], stderr=writing.fileno(), check=True, timeout=60)
         reading.settimeout(10)
         for event in ("first", "second"):
             line = reading.recv(65_536)
