@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import grpc
@@ -27,6 +28,7 @@ IDLE_NS = 50_000_000
 # gRPC core cancels a call that comes between its goodbye and the client's reading of it (CANCELLED, which
 # clients do not try again). Those who watch health are given so long to leave before the goodbye: with it
 # 20 rolling restarts fail no call, without it several (benchmarks/rolling.py).
+REBIND_S = 0.01  # until the kernel has let go of a port
 LEAVE_S = 0.25
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -77,15 +79,42 @@ class GrpcioFront:
         self._credentials = credentials
         self._loop = asyncio.get_running_loop()
         self._streams: dict[Context, int] = {}  # when each was last heard of, on the plane's clock
-        self._server = grpc.aio.server(options=list(options))
-        handlers = {path: self._handler(method) for path, method in methods.items()}
-        self._server.add_generic_rpc_handlers((Guarded(gate, handlers),))
+        self._options = list(options)
+        self._handlers = Guarded(gate, {path: self._handler(method) for path, method in methods.items()})
+        self._server = self._new_server()
+        self._ending = False
+        self._keeper: asyncio.Task[None] | None = None
+
+    def _new_server(self) -> grpc.aio.Server:
+        server = grpc.aio.server(options=self._options)
+        server.add_generic_rpc_handlers((self._handlers,))
+        return server
 
     async def start(self, *addresses: tuple[str, int]) -> list[int]:
         """Listens at each; returns their ports, which are chosen freely where 0 was asked for."""
         ports = [self._bind(host, port) for host, port in addresses]
         await self._server.start()
+        bound = [(host, port) for (host, _), port in zip(addresses, ports, strict=True)]
+        self._keeper = self._loop.create_task(self._keep_listening(bound))
         return ports
+
+    async def _keep_listening(self, addresses: list[tuple[str, int]]) -> None:
+        """One call whose path is no UTF-8 ends a grpc.aio server for good (grpcio 1.85): another takes its place."""
+        while True:
+            with suppress(UnicodeDecodeError):  # what ended it
+                await self._server.wait_for_termination()
+            if self._ending:
+                return
+            self._log.error("listener_lost", hint="a caller's path was no UTF-8; listening anew")
+            self._server = self._new_server()
+            for host, port in addresses:
+                while not self._ending:
+                    try:
+                        self._bind(host, port)
+                        break
+                    except UnavailableError:
+                        await asyncio.sleep(REBIND_S)
+            await self._server.start()
 
     def _bind(self, host: str, port: int) -> int:
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -98,6 +127,7 @@ class GrpcioFront:
 
     async def drain(self, drain_s: float) -> None:
         """Watchers of health leave, then no call begins any more; those in hand get the rest of `drain_s` seconds."""
+        self._ending = True
         leave_s = min(LEAVE_S, drain_s) if self._state.accepting else 0.0
         await asyncio.sleep(leave_s)
         drain_s -= leave_s
