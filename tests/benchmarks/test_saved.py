@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
+from benchmarks import readme
 from benchmarks.readme import RESULTS, merged, with_table
 from benchmarks.targets import at_least, medians
 
@@ -56,3 +59,17 @@ def test_a_run_of_all_says_its_own_date() -> None:
 def test_a_table_from_before_there_were_targets_is_replaced_as_a_whole() -> None:
     old = {**KEPT, "serving": {"Predict": {"server": 1, "echo": 2, "ratio": 0.5}}}
     assert list(merged(old, {"serving": {"one": section("fast", 120)}}, "", "")["serving"]) == ["one"]
+
+
+def test_saving_writes_figures_from_which_the_table_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readme, "README", tmp_path / "README.md")
+    monkeypatch.setattr(readme, "RESULTS", tmp_path / "results" / "latest.json")
+    readme.README.write_text(EMPTY)
+    whole = {key: KEPT[key] for key in ("features", "worker")} | {"serving": {"one": section("fast", 120)}}
+    readme.save(whole, "here", "now")
+    readme.save({"serving": {"two": section("slow", 90)}}, "there", "then")
+    run = msgspec.json.decode(readme.RESULTS.read_bytes())
+    assert list(run["serving"]) == ["one", "two"]
+    assert (run["date"], run["machine"]) == ("now", "here")
+    assert readme.README.read_text() == with_table(EMPTY, run)
+    assert "| slow |" in readme.README.read_text()
