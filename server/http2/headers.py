@@ -145,6 +145,8 @@ def _checked(fields: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
                 raise MalformedError
             if name in _SINGLE and seen.get(name, value) != value:
                 raise MalformedError
+            if name == b"authorization" and name in seen:
+                value = b""  # two speak for nobody, as on the grpcio front
         seen[name] = value
     if not {b":method", b":scheme", b":path"} <= seen.keys():
         raise MalformedError
@@ -154,7 +156,7 @@ def _checked(fields: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 _DIGITS = re.compile(rb"\d{1,18}")
 _PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority"})
 # Two of them that differ could be read in two ways, by us and by whoever stands before us.
-_SINGLE = frozenset({b"authorization", b"content-length", b"content-type", b"grpc-encoding", b"grpc-timeout"})
+_SINGLE = frozenset({b"content-length", b"content-type", b"grpc-encoding", b"grpc-timeout"})
 _FORBIDDEN = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
 
 

@@ -89,11 +89,11 @@ class Receiving(Sending):
         elif head.size > limits.max_header_bytes:
             text = f"metadata of {head.size} bytes; at most {limits.max_header_bytes} are taken"
             self.finish(stream, RESOURCE_EXHAUSTED, text)
+        elif head.refusal:  # before all else: which methods there are is nothing to tell a stranger
+            self.finish(stream, UNAUTHENTICATED, head.refusal)
         elif head.method is None:
             path = head.path[:100].decode("ascii", "backslashreplace")
             self.finish(stream, UNIMPLEMENTED, f"no method {path}")
-        elif head.refusal:
-            self.finish(stream, UNAUTHENTICATED, head.refusal)
         elif head.kind == STREAMING:
             stream.unary = False
             stream.plain = head.content_length is None and not ended

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import signal
 import socket
-import urllib.request
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,21 +13,44 @@ import grpc
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
+from benchmarks import rolling
+from benchmarks.processes import free_port
 from common.schema import CORE_1
+from tests.processes import await_true
 from tests.server.bundles import rows, write_bundle
-from tests.server.processes import Process, run_to_end, serve
+from tests.server.conformance.calls import SERVICE, call, channel_to, code_of, packed
+from tests.server.conformance.wire import Wire
+from tests.server.processes import Process, run_to_end, serve, starting
+from tests.server.security.raw import DATA, GOAWAY
 from volcast.v1 import PackedRows, PredictRequest, StreamPredictRequest, StreamPredictResponse
+
+CHECK = "/grpc.health.v1.Health/Check"
+WATCH = "/grpc.health.v1.Health/Watch"
+PREDICT = SERVICE + "Predict"
+STREAM_PREDICT = SERVICE + "StreamPredict"
+RESTARTS = 4  # of twenty: python -m benchmarks.rolling
 
 
 @pytest.fixture
-def process(models: Path) -> Iterator[Process]:
-    with serve(models) as process:
+def process(models: Path, front: str) -> Iterator[Process]:
+    with serve(models, VOLCAST_SERVER__FRONT=front) as process:
+        yield process
+
+
+@pytest.fixture
+def patient(models: Path, front: str) -> Iterator[Process]:
+    """A call that waits for a batch is in hand for a second."""
+    with serve(models, VOLCAST_SERVER__FRONT=front, VOLCAST_SERVER__MAX_QUEUE_DELAY_US="1000000") as process:
         yield process
 
 
 def frame() -> bytes:
     packed = PackedRows(schema_hash=CORE_1.hash, data_type=2, row_count=1, values=rows(1).tobytes())
     return StreamPredictRequest(frame_id=1, request=PredictRequest(packed=packed)).SerializeToString()
+
+
+def one_row() -> bytes:
+    return packed(rows(1)).SerializeToString()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -58,9 +81,9 @@ def test_watchers_learn_of_a_drain_and_idle_streams_are_sent_elsewhere(process: 
     assert process.popen.wait(10) == 0
 
 
-def test_a_drain_answers_the_frames_on_their_way_first(models: Path) -> None:
+def test_a_drain_answers_the_frames_on_their_way_first(process: Process) -> None:
     count = 300
-    with serve(models) as process, grpc.insecure_channel(process.address) as channel:
+    with grpc.insecure_channel(process.address) as channel:
 
         def frames() -> Iterator[bytes]:
             for index in range(count):
@@ -73,8 +96,95 @@ def test_a_drain_answers_the_frames_on_their_way_first(models: Path) -> None:
         assert process.popen.wait(10) == 0
 
 
-def test_a_second_signal_ends_the_server_at_once(models: Path) -> None:
-    with serve(models, VOLCAST_SERVER__DRAIN_S="60") as process, grpc.insecure_channel(process.address) as channel:
+def test_calls_in_hand_are_answered_after_health_has_turned_and_new_ones_are_refused(patient: Process) -> None:
+    ended: list[str] = []
+    with channel_to(patient.address) as channel, channel_to(patient.address) as late:
+        call(late, CHECK, b"")  # connected before the end begins
+        watch = channel.unary_stream(WATCH)(b"")
+        assert HealthCheckResponse.FromString(next(watch)).status == HealthCheckResponse.SERVING
+        in_hand = [channel.unary_unary(PREDICT).future(one_row(), timeout=20) for _ in range(5)]
+        for one in in_hand:
+            one.add_done_callback(lambda _: ended.append("call"))
+        call(channel, CHECK, b"")  # behind them on the wire: they have arrived
+        patient.popen.send_signal(signal.SIGTERM)
+        assert HealthCheckResponse.FromString(next(watch)).status == HealthCheckResponse.NOT_SERVING
+        ended.append("health")
+        assert list(watch) == []
+        assert all(one.result() for one in in_hand)
+
+        def refused() -> bool:
+            with channel_to(patient.address) as new:
+                codes = [code_of(one.unary_unary(PREDICT).future(one_row(), timeout=20)) for one in (new, late)]
+            return codes == [grpc.StatusCode.UNAVAILABLE] * 2
+
+        await_true(refused)
+    assert ended == ["health"] + ["call"] * 5
+    assert patient.popen.wait(10) == 0
+
+
+def test_every_connection_is_told_goodbye(process: Process) -> None:
+    with Wire(process.address) as busy, Wire(process.address) as idle:
+        busy.open_call(1, STREAM_PREDICT)
+        busy.message(1, frame(), end=False)
+        while busy.read()[:3] != (DATA, 0, 1):
+            pass
+        process.popen.send_signal(signal.SIGTERM)
+        for wire in (busy, idle):
+            codes = [payload[4:8] for kind, _, _, payload in iter(wire.next, None) if kind == GOAWAY]
+            assert codes
+            assert set(codes) == {bytes(4)}  # NO_ERROR
+    assert process.popen.wait(10) == 0
+
+
+def test_what_is_not_done_within_the_drain_is_let_go(models: Path, front: str) -> None:
+    slow = {"VOLCAST_SERVER__MAX_QUEUE_DELAY_US": "4000000", "VOLCAST_SERVER__DRAIN_S": "0.5"}
+    with (
+        serve(models, VOLCAST_SERVER__FRONT=front, **slow) as process,
+        channel_to(process.address) as channel,
+    ):
+        one = channel.unary_unary(PREDICT).future(one_row(), timeout=25)
+        call(channel, CHECK, b"")
+        began = time.monotonic()
+        process.popen.send_signal(signal.SIGTERM)
+        assert code_of(one) in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+        assert process.popen.wait(15) == 0
+        assert 0.4 < time.monotonic() - began < 3.5  # the batch would have begun after 4 s
+        assert process.events()[-1]["event"] == "stopped"
+
+
+def test_while_models_load_health_says_so_and_predictions_are_unavailable(front: str, tmp_path: Path) -> None:
+    for version in range(1, 151):
+        write_bundle(tmp_path, version=str(version))
+    port = free_port()
+    options = ("--port", str(port), "--metrics-port", "0", "--models-dir", str(tmp_path), "--front", front)
+    with (
+        starting("serve", *options) as process,
+        channel_to(f"127.0.0.1:{port}", initial_reconnect_backoff_ms=20, max_reconnect_backoff_ms=20) as channel,
+    ):
+        watch = channel.unary_stream(WATCH)(b"", wait_for_ready=True, timeout=30)
+        assert HealthCheckResponse.FromString(next(watch)).status == HealthCheckResponse.NOT_SERVING
+        with pytest.raises(grpc.RpcError) as raised:
+            call(channel, PREDICT, one_row())
+        assert (raised.value.code(), raised.value.details()) == (
+            grpc.StatusCode.UNAVAILABLE,
+            "the server is starting",
+        )
+        stream = channel.stream_stream(STREAM_PREDICT)(iter([frame()]), timeout=20)
+        assert code_of(stream) is grpc.StatusCode.UNAVAILABLE
+        assert HealthCheckResponse.FromString(next(watch)).status == HealthCheckResponse.SERVING
+        assert process.ready["front"] == front
+        assert call(channel, PREDICT, one_row())
+
+
+def test_rolling_restarts_behind_a_client_that_retries_fail_no_call(front: str) -> None:
+    outcome = rolling.restarts(RESTARTS, front)
+    assert outcome.failures == []
+    assert outcome.calls >= RESTARTS * rolling.CALLS_OF_A_REPLICA
+
+
+def test_a_second_signal_ends_the_server_at_once(models: Path, front: str) -> None:
+    long = {"VOLCAST_SERVER__FRONT": front, "VOLCAST_SERVER__DRAIN_S": "60"}
+    with serve(models, **long) as process, grpc.insecure_channel(process.address) as channel:
         # A stream that keeps sending is not idle, so that the drain would take its 60 s.
         stop = False
 
@@ -100,16 +210,15 @@ def test_metrics_count_what_was_asked(process: Process) -> None:
     with grpc.insecure_channel(process.address) as channel:
         stream = channel.stream_stream("/volcast.v1.InferenceService/StreamPredict")
         assert len(list(stream(iter([frame(), b"\xff"]), timeout=20))) == 2
-    with urllib.request.urlopen(f"http://127.0.0.1:{process.ready['metrics_port']}/metrics", timeout=10) as answer:
-        samples = dict(line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if line[0] != "#")
-    assert samples['volcast_server_requests_total{code="OK",method="StreamPredict"}'] == "1.0"
-    assert samples['volcast_server_requests_total{code="INVALID_ARGUMENT",method="StreamPredict"}'] == "1.0"
-    assert samples['volcast_server_rows_total{model="volatility",version="10"}'] == "1.0"
-    assert samples['volcast_server_request_duration_seconds_count{method="StreamPredict"}'] == "2.0"
-    assert samples["volcast_server_compute_seconds_count"] == "1.0"
-    assert samples["volcast_server_ready"] == "1.0"
-    assert samples['volcast_server_models{model="jumps",version="1"}'] == "1.0"
-    assert samples["volcast_server_model_load_failures_total"] == "1.0"
+    samples = process.metrics()
+    assert samples['volcast_server_requests_total{code="OK",method="StreamPredict"}'] == 1.0
+    assert samples['volcast_server_requests_total{code="INVALID_ARGUMENT",method="StreamPredict"}'] == 1.0
+    assert samples['volcast_server_rows_total{model="volatility",version="10"}'] == 1.0
+    assert samples['volcast_server_request_duration_seconds_count{method="StreamPredict"}'] == 2.0
+    assert samples["volcast_server_compute_seconds_count"] == 1.0
+    assert samples["volcast_server_ready"] == 1.0
+    assert samples['volcast_server_models{model="jumps",version="1"}'] == 1.0
+    assert samples["volcast_server_model_load_failures_total"] == 1.0
 
 
 @pytest.mark.parametrize(("option", "key"), [("--port", "server.port"), ("--metrics-port", "server.metrics_port")])
@@ -130,8 +239,9 @@ def test_a_server_without_a_usable_model_says_why_and_does_not_start(tmp_path: P
     ports = ("--port", "0", "--metrics-port", "0")
     done = run_to_end("serve", "--models-dir", str(tmp_path), *ports)
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(f"volcast: no usable model 'volatility' in {tmp_path}: bundle {folder}: model.onnx cannot")
+    assert done.stderr.splitlines()[-1].startswith(
+        f"volcast: no usable model 'volatility' in {tmp_path}: bundle {folder}: model.onnx cannot"
+    )
 
 
 def test_a_bundle_that_is_refused_beside_usable_ones_is_logged(process: Process) -> None:
@@ -146,7 +256,7 @@ def test_a_models_folder_that_is_missing_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1] == f"volcast: models folder {tmp_path}/none: No such file or directory"
 
 
-def test_plaintext_beyond_loopback_is_warned_of(models: Path) -> None:
-    with serve(models, VOLCAST_SERVER__HOST="0.0.0.0") as process:
+def test_plaintext_beyond_loopback_is_warned_of_though_it_is_allowed(models: Path) -> None:
+    with serve(models, VOLCAST_SERVER__HOST="0.0.0.0", VOLCAST_SERVER__ALLOW_PLAINTEXT="true") as process:
         warnings = [event for event in process.events() if event["level"] == "warning"]
     assert [warning["event"] for warning in warnings] == ["plaintext"]

@@ -6,7 +6,7 @@ import struct
 
 from hpack import Decoder
 
-from tests.server.security.raw import DATA, END_STREAM, HEADERS, RST_STREAM, SETTINGS, Frame, Raw
+from tests.server.security.raw import ACK, DATA, END_STREAM, HEADERS, PING, RST_STREAM, SETTINGS, Frame, Raw
 
 WINDOW_UPDATE = 8
 CANCEL = 8
@@ -37,11 +37,19 @@ class Wire(Raw):
 
     def read(self) -> Frame:
         """The next frame; fails the test where the server has closed."""
+        one = self.next()
+        assert one is not None, "the server closed the connection"
+        return one
+
+    def next(self) -> Frame | None:
+        """The next frame, with what the protocol wants said to it; None where the server has closed."""
         for kind, flags, stream, payload in self.frames():
-            if kind == SETTINGS and not flags:
-                self.send(SETTINGS, flags=1)
+            if kind == SETTINGS and not flags & ACK:
+                self.send(SETTINGS, flags=ACK)
+            elif kind == PING and not flags & ACK:
+                self.send(PING, payload, ACK)
             return kind, flags, stream, payload
-        raise AssertionError("the server closed the connection")
+        return None
 
     def answer(self, stream: int) -> tuple[dict[str, str], list[bytes]]:
         """Headers and trailers of a call, and its messages; `reset` is the code of a call that was reset."""

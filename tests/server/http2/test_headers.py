@@ -99,6 +99,17 @@ def test_what_was_refused_is_asked_again_after_forgetting() -> None:
     assert one.read(block).refusal == ""
 
 
+@pytest.mark.parametrize("other", [b"good", b"better"])
+def test_two_authorizations_speak_for_nobody(other: bytes) -> None:
+    class Listening(EveryCall):
+        def refusal(self, path: bytes, authorization: bytes) -> str:
+            return authorization.decode()
+
+    one = HeadReader(METHODS, Listening(), 4096)
+    assert one.read(block_of((b"authorization", b"good"))).refusal == "good"
+    assert one.read(block_of((b"authorization", b"good"), (b"authorization", other))).refusal == ""
+
+
 def test_large_blocks_and_too_many_are_not_remembered() -> None:
     one = reader(8192)
     for number in range(200):

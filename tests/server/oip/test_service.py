@@ -137,7 +137,7 @@ async def test_a_load_asks_for_a_reload_and_is_answered_after_it(plane: DataPlan
 
 
 async def test_a_load_without_a_name_is_about_the_default_model(plane: DataPlane, state: ServerState) -> None:
-    with pytest.raises(RequestError, match="model 'volatility' is refused: .*model.onnx is damaged"):
+    with pytest.raises(RequestError, match=r"model 'volatility' is refused: .*model\.onnx is damaged"):
         await OpenInference(plane.repository, state, reloading(plane, [])).model_load(Context(b""))
 
 
