@@ -22,7 +22,11 @@ from common.status import STATUS_FD
 from volcast.v1 import PredictResponse
 
 HANDSHAKE_S = 3.0
-_FAULTS = ("Traceback", "request_failed", "Fatal error", "Task exception")
+_OPTIONS = [
+    ("grpc.use_local_subchannel_pool", 1),
+    *((f"grpc.{name}_reconnect_backoff_ms", 100) for name in ("initial", "min", "max")),
+]
+_FAULTS = ("request_failed", "Fatal error", "Exception in callback")
 
 
 class Target(Process):
@@ -37,6 +41,11 @@ class Target(Process):
         self.log.seek(0)
         lines = self.log.read().decode(errors="replace").splitlines()
         return [line for line in lines if any(word in line for word in _FAULTS)]
+
+    def lost_listeners(self) -> int:
+        """How often the grpcio front had to listen anew (server.grpc.transport)."""
+        self.log.seek(0)
+        return self.log.read().count(b"listener_lost")
 
     @property
     def alive(self) -> bool:
@@ -79,10 +88,15 @@ def serving(front: str) -> Iterator[Target]:
 
 
 class Witness:
-    """Calls all the while, one call at a time; every answer must be the first one's."""
+    """Calls all the while, one call at a time; every answer must be the first one's.
 
-    def __init__(self, address: str, pause_s: float = 0.01) -> None:
+    retries: how often a call may be tried again that found the server unavailable.
+    """
+
+    def __init__(self, address: str, retries: int = 0, pause_s: float = 0.01) -> None:
         self.calls = 0
+        self.retried = 0
+        self._retries = retries
         self.wrong: list[str] = []
         self._address = address
         self._pause_s = pause_s
@@ -99,15 +113,21 @@ class Witness:
 
     def _run(self) -> None:
         raw = packed(3).SerializeToString()
-        with grpc.insecure_channel(self._address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        with grpc.insecure_channel(self._address, _OPTIONS) as channel:
             call: Any = channel.unary_unary(PREDICT)
             wanted: list[float] = []
+            tries = 0
             while not self._stop.wait(self._pause_s):
                 try:
                     answer = PredictResponse.FromString(call(raw, timeout=10))
                 except grpc.RpcError as error:
+                    if error.code() == grpc.StatusCode.UNAVAILABLE and tries < self._retries:
+                        tries += 1
+                        self.retried += 1
+                        continue
                     self.wrong.append(f"{error.code().name}: {error.details()}")
                     continue
+                tries = 0
                 wanted = wanted or list(answer.probabilities)
                 if list(answer.probabilities) != wanted or len(wanted) != 3:
                     self.wrong.append("another answer")

@@ -6,6 +6,7 @@ import socket
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
+from time import monotonic, sleep
 from typing import Self
 
 from hpack import Decoder, HPACKError
@@ -22,12 +23,16 @@ ROUND = 32
 class Wire:
     def __init__(self, address: str, timeout_s: float = 10.0, greeting: bytes = GREETING) -> None:
         host, _, port = address.rpartition(":")
-        self.socket = socket.create_connection((host, int(port)), timeout_s)
+        self.socket = _connected((host, int(port)), timeout_s)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._decoder = Decoder()
         self._rest = b""
         self._next_id = 1
-        self.socket.sendall(greeting)
+        try:
+            self.socket.sendall(greeting)
+        except OSError:
+            self.socket.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -102,10 +107,22 @@ class Wire:
             self.socket.sendall(frames.frame(kind, frames.ACK, 0, payload))
 
 
+def _connected(address: tuple[str, int], timeout_s: float) -> socket.socket:
+    """The grpcio front may be listening anew at this moment (server.grpc.transport)."""
+    until = monotonic() + 2
+    while True:
+        try:
+            return socket.create_connection(address, timeout_s)
+        except ConnectionRefusedError:
+            if monotonic() > until:
+                raise
+            sleep(0.01)
+
+
 def replay(address: str, sent: bytes) -> set[int]:
     """A connection that sends this, ends its side and reads to the end; the statuses that came, none is needed."""
     found: set[int] = set()
-    with suppress(ConnectionError), Wire(address, 5.0, frames.PREFACE + frames.settings({}) + sent) as wire:
+    with suppress(OSError), Wire(address, 5.0, frames.PREFACE + frames.settings({}) + sent) as wire:
         wire.socket.shutdown(socket.SHUT_WR)
         while (frame := wire.read()) is not None:
             if frame[0] == frames.HEADERS:
