@@ -28,8 +28,8 @@ IDLE_NS = 50_000_000
 # gRPC core cancels a call that comes between its goodbye and the client's reading of it (CANCELLED, which
 # clients do not try again). Those who watch health are given so long to leave before the goodbye: with it
 # 20 rolling restarts fail no call, without it several (benchmarks/rolling.py).
-REBIND_S = 0.01  # until the kernel has let go of a port
 LEAVE_S = 0.25
+REBIND_S = 0.01  # until the kernel has let go of a port
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 Context = Any  # grpc.aio.ServicerContext; its stubs do not know that read() may give EOF
@@ -232,7 +232,7 @@ class GrpcioFront:
         arrived_ns = self._now_ns()
         try:
             await method.run(dialogue)
-        except VolcastError as error:
+        except Exception as error:  # grpc.aio would tell the caller its text
             await self._fail(context, method.name, error, arrived_ns)
 
     async def _end_idle_streams(self) -> None:

@@ -1,0 +1,138 @@
+"""Faults of ours, on both fronts: INTERNAL without a word, the cause in the log, and what stands beside unharmed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from common.config import ServerConfig
+from server import service
+from server.batching import BatchLoop
+from server.core.batcher import INLINE_ROWS
+from server.core.dataplane import DataPlane
+from server.core.models import Repository
+from server.core.requests import Selection
+from server.fronts import Parts, make_front
+from server.grpc.methods import Stream, StreamContext, Unary
+from server.metrics import ServerMetrics
+from server.security.tokens import Gate
+from server.state import ServerState
+from tests.server.bundles import rows
+from tests.server.conformance.calls import SERVICE, frame, of_model, packed
+from volcast.v1 import PredictResponse, StreamPredictResponse
+
+PREDICT = SERVICE + "Predict"
+
+
+class Log:
+    def __init__(self) -> None:
+        self.causes: list[str] = []
+
+    def error(self, event: str, *, exc_info: object = None, **_: object) -> None:
+        self.causes.append(f"{event}: {exc_info}")
+
+    exception = error
+
+
+class Spy:
+    """Stands in for a predictor: notes the thread it ran on, and breaks where it is told to."""
+
+    def __init__(self, *, broken: bool = False) -> None:
+        self.threads: list[threading.Thread] = []
+        self._broken = broken
+
+    def predict(self, matrix: Any) -> Any:
+        self.threads.append(threading.current_thread())
+        if self._broken:
+            raise ZeroDivisionError("secret")
+        return np.full(len(matrix), 0.5)
+
+
+def broken(raw: bytes) -> bytes:
+    raise ZeroDivisionError("secret")
+
+
+async def broken_dialogue(context: StreamContext) -> None:
+    raise ZeroDivisionError("secret")
+
+
+@asynccontextmanager
+async def fronted(front: str, models: Path, spy: Spy, log: Log) -> AsyncIterator[grpc.aio.Channel]:
+    """The spy is volatility's predictor; jumps has its own."""
+    repository = Repository("volatility")
+    repository.load(models)
+    object.__setattr__(repository.resolve(Selection()), "predictor", spy)
+    state = ServerState("test", front, accepting=True, ready=True)
+    plane = DataPlane(repository, 10_000, perf_counter_ns)
+    table, _ = service.methods(repository, state, with_reflection=False)
+    table = {**table, "/test.Broken/Unary": Unary("Unary", broken), "/test.Broken/Stream": Stream("S", broken_dialogue)}
+    parts = Parts(
+        table, plane, BatchLoop(plane, 1024, 512, 0), state, ServerMetrics(repository, state), Gate(None), log
+    )
+    made = make_front(ServerConfig(), parts, None, reuse_port=False)
+    (port,) = await made.start(("127.0.0.1", 0))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel
+    await made.drain(1.0)
+
+
+async def told(call: Any) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call
+    return raised.value.code(), raised.value.details() or ""
+
+
+async def test_a_fault_in_the_model_is_internal_logged_and_tells_nothing(front: str, models: Path) -> None:
+    log = Log()
+    async with fronted(front, models, Spy(broken=True), log) as channel:
+        predict = channel.unary_unary(PREDICT)
+        raw = packed(rows(1)).SerializeToString()
+        assert await told(predict(raw, timeout=20)) == (grpc.StatusCode.INTERNAL, "internal error")
+        other = of_model(packed(rows(1)), "jumps").SerializeToString()
+        assert PredictResponse.FromString(await predict(other, timeout=20)).model_name == "jumps"
+    assert log.causes == ["request_failed: secret"]
+
+
+async def test_a_fault_in_a_method_is_internal_logged_and_tells_nothing(front: str, models: Path) -> None:
+    log = Log()
+    async with fronted(front, models, Spy(), log) as channel:
+        unary = channel.unary_unary("/test.Broken/Unary")(b"", timeout=20)
+        assert await told(unary) == (grpc.StatusCode.INTERNAL, "internal error")
+        stream = channel.unary_stream("/test.Broken/Stream")(b"", timeout=20)
+        assert (await stream.code(), await stream.details()) == (grpc.StatusCode.INTERNAL, "internal error")
+    assert log.causes == ["request_failed: secret"] * 2
+
+
+async def test_a_fault_in_a_stream_is_an_error_of_its_frame(front: str, models: Path) -> None:
+    log = Log()
+    async with fronted(front, models, Spy(broken=True), log) as channel:
+        asked = [frame(5, packed(rows(1))), frame(6, of_model(packed(rows(1)), "jumps")), frame(7, packed(rows(1)))]
+        stream = channel.stream_stream(SERVICE + "StreamPredict")(
+            iter([one.SerializeToString() for one in asked]), timeout=20
+        )
+        answers = [StreamPredictResponse.FromString(raw) async for raw in stream]
+    assert [(one.frame_id, one.error.code, one.error.message) for one in answers] == [
+        (5, 13, "internal error"),
+        (6, 0, ""),
+        (7, 13, "internal error"),
+    ]
+    assert set(log.causes) == {"request_failed: secret"}
+
+
+async def test_few_rows_are_scored_on_the_loop_and_many_beside_it(front: str, models: Path) -> None:
+    spy = Spy()
+    async with fronted(front, models, spy, Log()) as channel:
+        predict = channel.unary_unary(PREDICT)
+        for count in (1, INLINE_ROWS, INLINE_ROWS + 1):
+            answer = await predict(packed(rows(count)).SerializeToString(), timeout=20)
+            assert len(PredictResponse.FromString(answer).probabilities) == count
+    here = threading.current_thread()
+    assert [one is here for one in spy.threads] == [True, True, False]
