@@ -39,6 +39,7 @@ class UnaryCall:
         self.cancelled = False
 
     def finish(self, outcome: Outcome) -> None:
+        self.stream.app = None  # its rows are not to wait with an answer that the caller leaves unread
         if isinstance(outcome, Result):
             self.link.respond(self.stream, self.name, self.encode(outcome))
         else:

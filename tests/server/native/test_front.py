@@ -229,3 +229,16 @@ async def test_an_idle_link_is_left_alone(client: Client, clock: Clock) -> None:
     clock.ahead_ns = 10**12
     client.link.sweep(clock())
     assert not client.transport.closed
+
+
+async def test_an_answer_that_waits_for_its_reader_does_not_keep_the_rows_of_its_request(client: Client) -> None:
+    client.send(frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
+    client.call(1, request(1000).SerializeToString())
+    stream = client.link.connection.streams.get(1) or client.link.connection.stream(1)
+    assert stream is not None
+    async with asyncio.timeout(10):
+        while not stream.unsent:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert stream.app is None
+    client.send(frames.window_update(1, 100_000))
+    assert status(await client.ended(1), 1) == b"0"
