@@ -151,6 +151,7 @@ class Abuse:
             findings.add(f"{front}: server", 0, f"FAILED: {faults[:3]}" if faults or not target.alive else alive)
         told = f"FAILED: {Counter(witness.wrong).most_common(3)}" if witness.wrong or not witness.calls else "all right"
         told += f", {witness.retried} tried again" if witness.retried else ""
+        told += f", {witness.refused} refused while the queue was full" if witness.refused else ""
         findings.add(f"{front}: well-formed calls beside", witness.calls, told)
 
 

@@ -26,6 +26,7 @@ _OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),
     *((f"grpc.{name}_reconnect_backoff_ms", 100) for name in ("initial", "min", "max")),
 ]
+_LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 _FAULTS = ("request_failed", "Fatal error", "Exception in callback")
 
 
@@ -96,6 +97,7 @@ class Witness:
     def __init__(self, address: str, retries: int = 0, pause_s: float = 0.01) -> None:
         self.calls = 0
         self.retried = 0
+        self.refused = 0
         self._retries = retries
         self.wrong: list[str] = []
         self._address = address
@@ -121,7 +123,10 @@ class Witness:
                 try:
                     answer = PredictResponse.FromString(call(raw, timeout=10))
                 except grpc.RpcError as error:
-                    if error.code() == grpc.StatusCode.UNAVAILABLE and tries < self._retries:
+                    if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:  # an attack fills the queue: told at once
+                        self.refused += 1
+                        continue
+                    if error.code() in _LOST and tries < self._retries:
                         tries += 1
                         self.retried += 1
                         continue
