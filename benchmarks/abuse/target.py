@@ -28,6 +28,7 @@ _OPTIONS = [
 ]
 _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 _FAULTS = ("request_failed", "Fatal error", "Exception in callback")
+_NATIVE_FAULTS = (*_FAULTS, "Traceback", "Task exception")  # grpc.aio logs its own of callers' faults
 
 
 class Target(Process):
@@ -41,7 +42,8 @@ class Target(Process):
         """Lines of its log that speak of a fault of ours."""
         self.log.seek(0)
         lines = self.log.read().decode(errors="replace").splitlines()
-        return [line for line in lines if any(word in line for word in _FAULTS)]
+        words = _NATIVE_FAULTS if self.front == "native" else _FAULTS
+        return [line for line in lines if any(word in line for word in words)]
 
     def lost_listeners(self) -> int:
         """How often the grpcio front had to listen anew (server.grpc.transport)."""

@@ -40,7 +40,10 @@ from common.status import StatusPipe
 )
 @click.option("--max-batch", type=click.IntRange(1), default=None, help="Rows of one run of a model, at most.")
 @click.option(
-    "--max-queue-delay-us", type=click.IntRange(0), default=None, help="How long a batch waits for more calls (0)."
+    "--max-queue-delay-us",
+    type=click.IntRange(0, 4_000_000),
+    default=None,
+    help="How long a batch waits for more calls (0).",
 )
 @click.option("--tls-cert", metavar="FILE", default=None, help="PEM certificate chain; with --tls-key. Needs grpcio.")
 @click.option("--tls-key", metavar="FILE", default=None, help="PEM key of that certificate.")

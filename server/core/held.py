@@ -33,7 +33,13 @@ class Failure:
 
     name: str
     version: str
-    reason: str
+    reason: str  # for operators: names files by their paths
+    folder: str = ""  # the models folder, as it stands in the reason
+
+    @property
+    def told(self) -> str:
+        """The reason for callers, whom the paths of a server do not concern."""
+        return self.reason.replace(f"{self.folder}/", "") if self.folder else self.reason
 
 
 @dataclass(frozen=True, eq=False)

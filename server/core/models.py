@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -75,6 +75,7 @@ class Repository:
         with self._loading:
             before = self.held
             held = _Load(before, self.default_model, find_bundles(folder)).run()
+            held = replace(held, failures=tuple(replace(one, folder=str(folder)) for one in held.failures))
             changes = _compare(before, held)
             self.held = held
             self.swaps += changes.swapped

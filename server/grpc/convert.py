@@ -52,7 +52,7 @@ def health_response(held: Held, default_model: str, state: ServerState) -> Healt
         entry = entries.setdefault(
             (failure.name, failure.version), ModelStatus(name=failure.name, version=failure.version)
         )
-        entry.load_error = failure.reason
+        entry.load_error = failure.told
     return HealthResponse(
         ready=state.ready,
         models=[entries[key] for key in sorted(entries, key=lambda key: (key[0], version_order(key[1])))],

@@ -26,8 +26,8 @@ DRAIN_TICK_S = 0.02
 # A stream that has sent nothing for so long has no frame on its way, and can be ended by a drain.
 IDLE_NS = 50_000_000
 # gRPC core cancels a call that comes between its goodbye and the client's reading of it (CANCELLED, which
-# clients do not try again). Those who watch health are given so long to leave before the goodbye: with it
-# 20 rolling restarts fail no call, without it several (benchmarks/rolling.py).
+# clients do not try again). Those who watch health are given so long to leave before the goodbye
+# (benchmarks/rolling.py).
 LEAVE_S = 0.25
 REBIND_S = 0.01  # until the kernel has let go of a port
 

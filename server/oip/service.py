@@ -117,7 +117,7 @@ class OpenInference:
                 (failure.name, failure.version),
                 ModelIndex(name=failure.name, version=failure.version, state="UNAVAILABLE"),
             )
-            entry.reason = failure.reason
+            entry.reason = failure.told
         ordered = [entries[key] for key in sorted(entries, key=lambda key: (key[0], version_order(key[1])))]
         models = [entry for entry in ordered if entry.state == "READY" or not request.ready]
         return RepositoryIndexResponse(models=models).SerializeToString()
@@ -131,7 +131,7 @@ class OpenInference:
             raise UnsupportedError("this server does not load models on request")
         changes = await asyncio.wrap_future(self._reload())
         name = request.model_name or self._repository.default_model
-        refused = [one.reason for one in changes.held.failures if one.name == name]
+        refused = [one.told for one in changes.held.failures if one.name == name]
         if refused:
             raise RequestError.of("model_name", f"model {name[:64]!a} is refused: {'; '.join(refused)}")
         if not any(held == name for held, _ in changes.held.models):
