@@ -52,8 +52,12 @@ class Wire:
                 data.append(frames.frame(frames.DATA, end, self._next_id, body[at : at + 16_384]))
             waiting[self._next_id] = (path, [])
             self._next_id += 2
-        self.socket.sendall(b"".join(data))
         statuses: Counter[int] = Counter()
+        try:
+            self.socket.sendall(b"".join(data))
+        except OSError:  # the server hung up first
+            statuses[NO_STATUS] += len(waiting)
+            return statuses
         while waiting:
             frame = self.read()
             if frame is None:
