@@ -83,13 +83,14 @@ class Connection(Receiving, Control):
             elif (
                 kind == 0
                 and flags == 1
-                and stream_id in begun
+                and (call := begun.get(stream_id)) is not None
+                and call.content_length in (None, length)
                 and PREFIX <= length <= self._short_size
                 and _unpack_message(data, begin) == (0, length - PREFIX)
                 and self._block is None
             ):
                 self._untold += length
-                call = asked[stream_id] = begun.pop(stream_id)
+                asked[stream_id] = begun.pop(stream_id)
                 self.calls.append((stream_id, call, data[begin + PREFIX : until]))
                 continue
             elif (

@@ -127,7 +127,7 @@ class HeadReader:
             refusal,
             None if length is None else int(length),
             size,
-            kind == SHORT and grpc and not refusal and size <= self._max_bytes and length is None,
+            kind == SHORT and grpc and not refusal and size <= self._max_bytes,
         )
 
 

@@ -32,6 +32,8 @@ SWEEP_S = 1.0
 DRAIN_TICK_S = 0.02
 # Four calls of one row: more than that within the time of a spin are not one caller waiting for each answer.
 FEW_BYTES = 1024
+# Calls this many spins apart are near enough to spin for: asleep, the same caller takes twice as long a turn.
+NEAR = 4
 # A stream that has sent nothing for so long has no frame on its way, and can be ended by a drain.
 IDLE_NS = 50_000_000
 WRITE_HIGH = 1024 * 1024  # bytes the kernel has not taken before a connection is read no more
@@ -335,7 +337,7 @@ class NativeFront:
     # A bounded spin: while calls are arriving, the loop looks at its sockets without going to sleep.
 
     def arrived(self, size: int, now_ns: int) -> None:
-        """Bytes have come. Spins where calls come one by one: the last two within its time, and few in it.
+        """Bytes have come. Spins where calls come one by one: the last two near each other, and few at a time.
 
         Where many are under way, sleeping costs nothing: what gathers meanwhile makes the next batch. Spun on,
         32 calls in flight were answered in small batches, half as many a second.
@@ -345,7 +347,7 @@ class NativeFront:
         if now_ns - self._window_began_ns > spin_ns:
             self._window_before, self._window, self._window_began_ns = self._window, 0, now_ns
         self._window += size
-        if gap_ns < spin_ns and self._window <= FEW_BYTES and self._window_before <= FEW_BYTES:
+        if gap_ns < NEAR * spin_ns and self._window <= FEW_BYTES and self._window_before <= FEW_BYTES:
             self._spin_until_ns = now_ns + spin_ns
             if not self._spinning:
                 self._spinning = True
@@ -415,6 +417,7 @@ class Link(asyncio.Protocol):
             front.take_calls(self, now_ns)
         if connection.events:
             front.take(self)
+        front.arrived(len(data), now_ns)
         self.flush()
 
     def connection_lost(self, error: Exception | None) -> None:
