@@ -85,7 +85,7 @@ class NativeFront:
         self._sweeper: asyncio.TimerHandle | None = None
         self.sockets = sockets
         self._gate = gate
-        self._spin_ns = sockets.spin_us * 1000
+        self.spin(sockets.spin_us * 1000)
         self._spin_until_ns = 0
         self._arrived_ns = 0
         self._window_began_ns = self._window = self._window_before = 0
@@ -335,6 +335,14 @@ class NativeFront:
             link.flush()
 
     # A bounded spin: while calls are arriving, the loop looks at its sockets without going to sleep.
+
+    def spin(self, spin_ns: int) -> None:
+        """For how long from now on; 0: not at all."""
+        self._spin_ns = spin_ns
+
+    @property
+    def spinning(self) -> bool:
+        return self._spinning
 
     def arrived(self, size: int, now_ns: int) -> None:
         """Bytes have come. Spins where calls come one by one: the last two near each other, and few at a time.

@@ -155,6 +155,19 @@ def test_a_body_of_another_length_than_announced_is_malformed(path: bytes, annou
     assert resets == ([] if is_right else [ErrorCode.PROTOCOL_ERROR])
 
 
+@pytest.mark.parametrize(("announced", "is_right"), [(b"8", True), (b"9", False)])
+def test_a_remembered_head_takes_the_short_way_and_holds_its_body_to_the_length(
+    announced: bytes, is_right: bool
+) -> None:
+    peer = Peer()
+    for stream in (1, 3):
+        peer.head(stream, b"/score", (b"content-length", announced))
+        peer.data(stream, message(b"row"), frames.END_STREAM)
+    resets = [one.stream for one in peer.read() if one.kind == frames.RST_STREAM]
+    assert resets == ([] if is_right else [1, 3])
+    assert 3 in [stream for stream, _, _ in peer.connection.calls] or not is_right
+
+
 def test_trailers_end_a_request() -> None:
     peer = Peer()
     peer.head(1)

@@ -13,8 +13,8 @@ from server.http2 import frames
 from server.native.calls import Dialogue, FrameStream
 from server.native.front import NativeFront
 from tests.server.bundles import Logistic, rows
-from tests.server.http2.peer import Frame, message
-from tests.server.native.conftest import Client, Clock
+from tests.server.http2.peer import Frame, block, message
+from tests.server.native.conftest import SERVICE, Client, Clock
 from volcast.v1 import PackedRows, PredictRequest, PredictResponse, StreamPredictRequest, StreamPredictResponse
 
 WATCH = b"/grpc.health.v1.Health/Watch"
@@ -242,3 +242,38 @@ async def test_an_answer_that_waits_for_its_reader_does_not_keep_the_rows_of_its
     assert stream.app is None
     client.send(frames.window_update(1, 100_000))
     assert status(await client.ended(1), 1) == b"0"
+
+
+async def test_the_loop_spins_while_calls_come_one_by_one(front: NativeFront, client: Client, clock: Clock) -> None:
+    front.spin(100_000_000)  # far longer than the test takes between two calls
+    for stream in (1, 3, 5):
+        client.call(stream, request().SerializeToString())
+        await client.ended(stream)
+    assert front.spinning
+    clock.ahead_ns = 10**9
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not front.spinning
+
+
+def whole(stream: int) -> tuple[bytes, bytes]:
+    """A call as one read of the socket brings it."""
+    body = message(request().SerializeToString())
+    head = frames.frame(frames.HEADERS, frames.END_HEADERS, stream, block(SERVICE + b"Predict"))
+    return head, frames.frame(frames.DATA, frames.END_STREAM, stream, body)
+
+
+async def test_the_loop_does_not_spin_for_calls_far_apart_or_for_many_at_once(
+    front: NativeFront, client: Client, clock: Clock
+) -> None:
+    front.spin(1_000_000)
+    for stream in (1, 3, 5):
+        clock.ahead_ns += 10**9
+        client.send(*whole(stream))
+        assert not front.spinning
+    front.spin(10**9)
+    for stream in range(7, 47, 2):
+        client.send(*whole(stream))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not front.spinning
