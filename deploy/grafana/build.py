@@ -166,7 +166,7 @@ SERVING = [
           quantiles("volcast_gateway_request_duration_seconds", "{{route}} ", "route"), "s"),
     graph("Models served", "How many servers hold each model ready; bundles that were refused.",
           [("sum by (model, version) (volcast_server_models)", "{{model}} {{version}}"),
-           (increase("volcast_server_model_load_failures_total"), "bundles refused")], "short"),
+           ("sum by (model, version) (volcast_server_model_failing)", "refused: {{model}} {{version}}")], "short"),
 ]  # fmt: skip
 
 

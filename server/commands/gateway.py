@@ -54,6 +54,8 @@ def gateway(
     configure_logs(config.log, "gateway")
     options = {"host": host, "port": port, "server": server, "allow_plaintext": allow_plaintext}
     settings = msgspec.structs.replace(config.gateway, **{key: one for key, one in options.items() if one is not None})
+    # Tells a host that is none from a port that is taken, and both from one that is refused.
+    require_free_port(settings.host, settings.port, "--port or gateway.port")
     require_safe_listener("gateway", settings.host, bool(settings.tls_cert), settings.allow_plaintext)
     log = get_logger()
     doors = _Doors(settings, log)
@@ -88,7 +90,6 @@ class _Doors:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    require_free_port(host, port, "--port or gateway.port")  # tells a host that is none from a port that is taken
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
