@@ -70,6 +70,47 @@ CORE_1 = FeatureSchema(
     ),
 )
 
+# Warm after 300 s. The first columns are core/1's, so a row of full/1 holds one of core/1.
+FULL_1 = FeatureSchema(
+    "full/1",
+    (
+        *CORE_1.features,
+        Feature("volatility_5s", "log", "realized volatility over 5 s"),
+        Feature("volatility_15s", "log", "realized volatility over 15 s"),
+        Feature("volatility_30s", "log", "realized volatility over 30 s"),
+        Feature("volatility_120s", "log", "realized volatility over 120 s"),
+        Feature("volatility_300s", "log", "realized volatility over 300 s"),
+        Feature(
+            "ewma_volatility",
+            "log",
+            "square root of the sum of squared tick-to-tick log-mid returns, each weighted by 0.94 for each whole "
+            "second of its age, over 300 s",
+        ),
+        Feature(
+            "bipower_volatility",
+            "log",
+            "square root of pi / 2 times the sum of products of absolute neighbouring tick-to-tick log-mid returns "
+            "over 60 s",
+        ),
+        Feature("max_abs_return", "log", "largest absolute tick-to-tick log-mid return over 60 s"),
+        Feature(
+            "order_flow_imbalance",
+            "1",
+            "order flow at the top of the book over 60 s, bids' less asks', over the sum of its absolute values",
+        ),
+        Feature("quote_intensity_5s", "1/s", "ticker updates per second over 5 s"),
+        Feature("intensity_ratio", "1", "ticker updates per second over 5 s to those over 60 s"),
+        Feature("mean_spread_rel", "1", "mean of spread_rel over the updates of 60 s"),
+        Feature("mean_imbalance", "1", "mean of order_book_imbalance over the updates of 60 s"),
+        Feature("mid_age_s", "s", "since the mid last moved"),
+        Feature("time_of_day_sin", "1", "sine of the time of day in UTC, a day being a turn"),
+        Feature("time_of_day_cos", "1", "cosine of the time of day in UTC, a day being a turn"),
+    ),
+)
+
+# What the feature engine computes, and so what a model may be served on.
+SCHEMAS = {schema.name: schema for schema in (CORE_1, FULL_1)}
+
 # A row as a calm market gives it, for documentation and a first call. Its parts agree: bid 65000.00,
 # ask 65000.01.
 CORE_1_EXAMPLE = {
