@@ -60,6 +60,50 @@ class SelfTest(msgspec.Struct, frozen=True):
     probability: Unit
 
 
+class LinearForm(msgspec.Struct, frozen=True):
+    """A baseline that anyone can score: P = sigmoid(Σ weight · log(|column| + offset) + bias)."""
+
+    columns: tuple[str, ...]  # of the rows it was trained on, which may hold more than the model's schema
+    offsets: tuple[float, ...]
+    weights: tuple[float, ...]
+    bias: float
+    decision_threshold: Unit = 0.5  # chosen as the model's is, on validation rows
+
+
+class Calibration(msgspec.Struct, frozen=True):
+    """What the model's own logit was put through: slope · logit + intercept. It is part of the graph already."""
+
+    slope: float
+    intercept: float
+
+
+class Bins(msgspec.Struct, frozen=True):
+    """How training rows spread: fractions of those below the first edge, between edges, and at or above the last."""
+
+    edges: tuple[float, ...]  # ascending, inner ones only
+    fractions: tuple[float, ...]  # one more than edges; they add up to 1
+
+
+class DriftReference(msgspec.Struct, frozen=True):
+    """The training part as a yardstick for what comes in later (PSI)."""
+
+    rows: int
+    features: dict[str, Bins]
+    probability: Bins
+    positive_rate: Unit  # of probabilities at or above the decision threshold
+    missing: dict[str, float]  # feature -> rate of values that are no finite number
+
+
+class AblationRow(msgspec.Struct, frozen=True):
+    """What a group of features is worth: scores on development folds with all groups but this one."""
+
+    group: str  # "none": nothing left out
+    columns: tuple[str, ...]
+    log_loss: float
+    pr_auc: float
+    kept: bool
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     format: int
     name: str
@@ -81,6 +125,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     parameters: dict[str, float] = {}  # chosen in training: regularization, seed, folds
     rows: dict[str, int] = {}  # read, dropped by reason, kept
     walk_forward: dict[str, dict[str, float]] = {}  # model or baseline -> metric -> mean over the folds
+    inputs: tuple[str, ...] = ()  # features that the model looks at
+    baselines: dict[str, LinearForm] = {}
+    calibration: Calibration | None = None
+    reference: DriftReference | None = None
+    ablation: tuple[AblationRow, ...] = ()
 
     def feature_schema(self) -> FeatureSchema:
         """The schema as the server uses it; raises BundleError where hash and features disagree."""
