@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.training.conftest import SECONDS
+from common.errors import InputError
+from common.schema import CORE_1
 from tests.training.synthetic import market, series
-from training.dataset import Dataset
-from training.rows import build_rows
+from training.rows import Rows, build_rows
 from training.ticks import NS_PER_S, TickSeries
 
 
@@ -16,14 +16,20 @@ def build(ticks: TickSeries, product: list[int] | None = None, period_s: int = 1
     starts = {segment: ticks.time_ns[ticks.segment == segment][0] for segment in np.unique(ticks.segment)}
     first = np.array([starts[segment] for segment in ticks.segment])
     warm = ticks.time_ns - 60 * NS_PER_S >= first
-    return build_rows(ticks, codes, np.zeros((count, 11)), warm, horizon_s=60, sample_period_s=period_s)
+    return build_rows(CORE_1, ticks, codes, np.zeros((count, 11)), warm, horizon_s=60, sample_period_s=period_s)
 
 
 def test_each_tick_is_a_row_or_dropped_for_one_reason() -> None:
     time_ns, mid = market(600, seed=0, ticks_per_s=2)
     ticks = series((time_ns[:500], mid[:500]), (time_ns[500:] + 9 * NS_PER_S, mid[500:]))
     rows, dropped = build(ticks)
-    assert dropped == {"not_warm": 240, "label_crosses_gap": 120, "label_past_end": 120, "thinned": 360}
+    assert dropped == {
+        "not_warm": 240,
+        "not_finite": 0,
+        "label_crosses_gap": 120,
+        "label_past_end": 120,
+        "thinned": 360,
+    }
     assert len(rows) + sum(dropped.values()) == len(ticks)
 
 
@@ -57,9 +63,27 @@ def test_without_thinning_every_usable_tick_is_a_row() -> None:
     assert len(rows) == 300 * 4 - dropped["not_warm"] - dropped["label_past_end"]
 
 
-def test_a_recording_comes_through_the_live_decoder_and_engine(dataset: Dataset) -> None:
-    assert dataset.products == ("BTC-USD",)
-    assert dataset.counts["ticks"] == SECONDS
-    assert len(dataset.rows) == SECONDS - 120
-    volatility = dataset.rows.features[:, 6]
-    assert volatility == pytest.approx(dataset.rows.har[:, 2], rel=1e-9)
+def test_a_row_with_a_feature_that_is_no_number_is_dropped_and_counted() -> None:
+    ticks = series(market(300, seed=0))
+    features = np.zeros((300, 11))
+    features[100, 3], features[110, 5] = np.nan, np.inf
+    zeros = np.zeros(300, np.int64)
+    rows, dropped = build_rows(CORE_1, ticks, zeros, features, np.ones(300, np.bool_), horizon_s=60, sample_period_s=1)
+    assert dropped["not_finite"] == 2
+    assert not np.isin(ticks.time_ns[[100, 110]], rows.time_ns).any()
+
+
+def test_features_are_found_by_name_and_a_name_that_is_none_is_refused() -> None:
+    features = np.arange(22.0).reshape(2, 11)
+    zeros = np.zeros(2, np.int64)
+    rows = Rows(CORE_1, np.array([1, 2]), zeros, features, np.zeros(2))
+    assert rows.column("midprice").tolist() == [1.0, 12.0]
+    assert rows.columns(["volatility", "price"]).tolist() == [[6.0, 0.0], [17.0, 11.0]]
+    with pytest.raises(InputError, match="schema core/1: no feature 'volatility_300s'"):
+        rows.column("volatility_300s")
+
+
+@pytest.mark.parametrize(("width", "times"), [(10, [1, 2]), (11, [2, 1]), (11, [1, 2, 3])])
+def test_rows_of_another_width_or_out_of_order_cannot_be_made(width: int, times: list[int]) -> None:
+    with pytest.raises(ValueError, match="expected|order"):
+        Rows(CORE_1, np.array(times), np.zeros(2, np.int64), np.zeros((2, width)), np.zeros(2))

@@ -1,0 +1,93 @@
+"""What the readers of tables share: opening Parquet, times, and the order of rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from common.errors import InputError
+
+# A few rows out of order are a recorder's hiccup, and are dropped as the live path drops them. More are a
+# file that was never sorted, of which little would be left.
+MOST_OUT_OF_ORDER = 0.01
+
+
+def parquet_schema(path: Path) -> Any:
+    """Raises InputError for a file that cannot be read or is no complete Parquet file."""
+    try:
+        return pq.read_schema(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or _line(error)}") from None
+    except pa.ArrowException as error:
+        raise InputError(f"{path}: not a complete Parquet file: {_line(error)}") from None
+
+
+def parquet_columns(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    """Columns by name, as Arrow arrays in one piece. Raises InputError, naming the column that is missing."""
+    schema = parquet_schema(path)
+    for name in names:
+        if name not in schema.names:
+            raise InputError(f"{path}: no column {name}; it has {', '.join(schema.names)}")
+    try:
+        table = pq.read_table(path, columns=list(names), page_checksum_verification=True).combine_chunks()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or _line(error)}") from None
+    except pa.ArrowException as error:
+        raise InputError(f"{path}: damaged: {_line(error)}") from None
+    return {name: table[name] for name in names}
+
+
+def times_ns(path: Path, name: str, column: Any) -> NDArray[np.int64]:
+    """Event times, int64 nanoseconds UTC, (n,).
+
+    A time with a zone is the instant it names; one without is UTC. Raises InputError for another type, for
+    nulls, and for times that nanoseconds since 1970 cannot hold.
+    """
+    if not pa.types.is_timestamp(column.type):
+        raise InputError(f"{path}: {name}: expected timestamps, got {column.type}")
+    if column.null_count:
+        raise InputError(f"{path}: {name}: {column.null_count} of {len(column)} times are missing")
+    try:
+        exact = column.cast(pa.timestamp("ns", tz=column.type.tz)).cast(pa.int64())
+    except pa.ArrowException as error:
+        raise InputError(f"{path}: {name}: {_line(error)}") from None
+    values: NDArray[np.int64] = exact.to_numpy()
+    return values
+
+
+def numbers(path: Path, name: str, column: Any) -> NDArray[np.float64]:
+    """Doubles with NaN for what is missing, (n,). Raises InputError for what are no numbers, or none at all."""
+    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
+        raise InputError(f"{path}: {name}: expected numbers, got {column.type}")
+    values: NDArray[np.float64] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    if len(values) and not np.isfinite(values).any():
+        raise InputError(f"{path}: {name}: expected numbers, got {len(values)} times NaN or nothing")
+    return values
+
+
+def in_order(where: str, name: str, time_ns: NDArray[np.int64], ties: bool = False) -> NDArray[np.bool_]:
+    """Marks the rows later than all before them, with `ties` also those as late, (n,).
+
+    Raises InputError where more than one in a hundred are not.
+    """
+    good = np.ones(len(time_ns), np.bool_)
+    before = np.maximum.accumulate(time_ns)[:-1]
+    good[1:] = time_ns[1:] >= before if ties else time_ns[1:] > before
+    bad = len(time_ns) - int(np.count_nonzero(good))
+    if bad > MOST_OUT_OF_ORDER * len(time_ns):
+        first = int(np.flatnonzero(~good)[0])
+        expected = "rows in time order" if ties else "rows in time order, each time once"
+        raise InputError(
+            f"{where}: {name}: {bad} of {len(time_ns)} times are not later than all before them, the first in row "
+            f"{first + 1}; expected {expected}"
+        )
+    return good
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
