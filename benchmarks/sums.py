@@ -6,6 +6,7 @@ They keep float64 in the words of the exact sum.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from common.schema import CORE_1
 from pipeline.features import kernels
 from pipeline.features.engine import FeatureEngine
 
@@ -71,7 +73,8 @@ def _rival(add: Any, subtract: Any, total: Any) -> Callable[[], type[FeatureEngi
         update = FunctionType(kernels.update.__code__, scope, "update")
         kernel = njit(kernels.SIGNATURE, nogil=True, error_model="numpy")(update)
 
-        return type("RivalEngine", (FeatureEngine,), {"_kernel": staticmethod(lambda: kernel)})
+        rival = dataclasses.replace(kernels.KERNEL, compiled=lambda: kernel)
+        return type("RivalEngine", (FeatureEngine,), {"_kernels": {CORE_1.name: rival}})
 
     return build
 

@@ -102,7 +102,7 @@ FULL_1 = FeatureSchema(
         Feature("intensity_ratio", "1", "ticker updates per second over 5 s to those over 60 s"),
         Feature("mean_spread_rel", "1", "mean of spread_rel over the updates of 60 s"),
         Feature("mean_imbalance", "1", "mean of order_book_imbalance over the updates of 60 s"),
-        Feature("mid_age_s", "s", "since the mid last moved"),
+        Feature("mid_age_s", "s", "since the mid last moved, at most 300"),
         Feature("time_of_day_sin", "1", "sine of the time of day in UTC, a day being a turn"),
         Feature("time_of_day_cos", "1", "cosine of the time of day in UTC, a day being a turn"),
     ),

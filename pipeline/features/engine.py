@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.schema import CORE_1, FeatureSchema
-from pipeline.features import kernels
+from common.schema import CORE_1, FULL_1, SCHEMAS, FeatureSchema
+from pipeline.features import full, kernels
 from pipeline.features.columns import TickColumns
-from pipeline.features.sums import WORDS
 
 FIRST_PRODUCTS = 8
 FIRST_RING_TICKS = 256  # a quiet market's minute: 60 s at 4 ticks/s
@@ -32,64 +33,78 @@ class FeatureBatch:
 
     status: NDArray[np.uint8]  # (n,) Status
     warm: NDArray[np.bool_]  # (n,) all features are warm
-    values: NDArray[np.float64]  # (n, 11) in the schema's order and units; NaN where not warm
+    values: NDArray[np.float64]  # (n, features) in the schema's order and units; NaN where not warm
 
 
 class FeatureEngine:
     """Rolling windows (t - w, t] over each product's ticks, as of the tick at t.
 
     A gap starts a product's history anew. A feature over the window w is warm once t - w is at or after
-    the first tick of the unbroken history, else NaN; price, mid, spreads and imbalance always are. A tick
-    older than the product's last one (JUMPED_BACK) or the same in all its values (REPEATED) is not used.
+    the first tick of the unbroken history, else NaN; those of the tick alone (price, mid, spreads, imbalance,
+    time of day) always are. A tick older than the product's last one (JUMPED_BACK) or the same in all its
+    values (REPEATED) is not used.
 
-    The answer depends on the ticks alone: not on how they are cut into batches, and, once the window is
-    full, not on what came before the last tick at or before t - 60 s. So an engine that starts there
-    gives the same bits as one that never stopped.
+    The answer depends on the ticks alone: not on how they are cut into batches, and, once the longest
+    window w is full, not on what came before the last tick at or before t - w. So an engine that starts
+    there gives the same bits as one that never stopped.
 
-    Memory a product: 24 bytes for each tick of its busiest minute, rounded up to a power of two.
+    schema: CORE_1 (longest window 60 s) or FULL_1 (300 s), whose first columns are core/1's; ValueError
+    for another.
+
+    Memory a product: for each tick of its busiest longest window, rounded up to a power of two, 24 bytes
+    (core/1) or 56 (full/1), and 5 kB for full/1.
     """
 
-    schema: FeatureSchema = CORE_1
-    _kernel = staticmethod(kernels.compiled)  # benchmarks put others here
+    _kernels: Mapping[str, kernels.Kernel] = {CORE_1.name: kernels.KERNEL, FULL_1.name: full.KERNEL}
 
-    def __init__(self) -> None:
-        self._cursors = np.zeros((0, kernels.CURSORS), np.int64)
-        self._last = np.zeros((0, kernels.LAST_VALUES), np.float64)
-        self._sums = np.zeros((0, WORDS), np.uint64)
+    def __init__(self, schema: FeatureSchema = CORE_1) -> None:
+        if SCHEMAS.get(schema.name) != schema:
+            raise ValueError(f"schema {schema.name} ({schema.hash}): expected {' or '.join(SCHEMAS)}")
+        self.schema = schema
+        self._kernel = self._kernels[schema.name]
+        self._products: list[NDArray[Any]] = [np.zeros((0, *shape), dtype) for shape, dtype in self._kernel.of_product]
         # The rings of all products, one after another.
-        self._times = np.zeros(0, np.int64)
-        self._mids = np.zeros(0, np.float64)
-        self._squares = np.zeros(0, np.float64)
+        self._rings: list[NDArray[Any]] = [np.zeros(0, dtype) for dtype in self._kernel.of_tick]
         self._ring_end = 0
+
+    @property
+    def longest_ns(self) -> int:
+        """The longest window: how much history a row needs to be warm."""
+        return self._kernel.longest_ns
 
     @property
     def memory_bytes(self) -> int:
         """What the state takes."""
-        state = (self._cursors, self._last, self._sums, self._times, self._mids, self._squares)
-        return sum(array.nbytes for array in state)
+        return sum(array.nbytes for array in (*self._products, *self._rings))
 
     def compile(self) -> None:
-        """Compiles what update() runs (about two seconds, once a process). Call before saying ready."""
-        self._kernel()
+        """Compiles what update() runs (core/1 about two seconds, full/1 about five, once a process).
+
+        Call before saying ready.
+        """
+        self._kernel.compiled()
 
     def update(self, ticks: TickColumns) -> FeatureBatch:
         """Takes records in order and gives a row for each. Raises ValueError for a negative product code."""
         rows = len(ticks)
         status = np.empty(rows, np.uint8)
         warm = np.empty(rows, np.bool_)
-        values = np.empty((rows, kernels.FEATURES), np.float64)
-        kernel = self._kernel()
+        values = np.empty((rows, self._kernel.features), np.float64)
+        kernel = self._kernel.compiled()
         done = 0
         while True:
             done = kernel(
                 done, ticks.product, ticks.kind, ticks.event_time_ns, ticks.sequence_num,
                 ticks.price, ticks.bid, ticks.ask, ticks.bid_quantity, ticks.ask_quantity,
-                self._cursors, self._last, self._sums, self._times, self._mids, self._squares,
-                status, warm, values,
+                *self._products, *self._rings, status, warm, values,
             )  # fmt: skip
             if done == rows:
                 return FeatureBatch(status, warm, values)
             self._make_room(int(ticks.product[done]))
+
+    @property
+    def _cursors(self) -> NDArray[np.int64]:
+        return self._products[0]
 
     def _make_room(self, product: int) -> None:
         if product < 0:
@@ -102,25 +117,28 @@ class FeatureEngine:
     def _grow_products(self, least: int) -> None:
         known = len(self._cursors)
         more = max(least, 2 * known, FIRST_PRODUCTS) - known
-        self._cursors = np.concatenate([self._cursors, np.zeros((more, kernels.CURSORS), np.int64)])
-        self._last = np.concatenate([self._last, np.zeros((more, kernels.LAST_VALUES))])
-        self._sums = np.concatenate([self._sums, np.zeros((more, WORDS), np.uint64)])
+        self._products = [
+            np.concatenate([of_all, np.zeros((more, *of_all.shape[1:]), of_all.dtype)]) for of_all in self._products
+        ]
         for product in range(known, known + more):
             self._place_ring(product, FIRST_RING_TICKS)
 
     def _grow_ring(self, product: int) -> None:
-        """Doubles a ring: a copy at the end of the pool, in which tick i keeps its number."""
+        """Doubles a ring. Both halves are copies of the old one, so whatever stood at i & mask still does."""
+        old = self._place(product)
+        kept = [ring[old].copy() for ring in self._rings]
+        self._place_ring(product, 2 * len(kept[0]))
+        new = self._place(product)
+        for ring, values in zip(self._rings, kept, strict=True):
+            ring[new] = np.tile(values, 2)
+
+    def _place(self, product: int) -> slice:
         cursor = self._cursors[product]
-        old_offset, old_mask = cursor[kernels.OFFSET], cursor[kernels.MASK]
-        kept = np.arange(cursor[kernels.OLDEST], cursor[kernels.COUNT])
-        source = old_offset + (kept & old_mask)
-        ticks = self._times[source], self._mids[source], self._squares[source]
-        self._place_ring(product, 2 * (int(old_mask) + 1))
-        target = cursor[kernels.OFFSET] + (kept & cursor[kernels.MASK])
-        self._times[target], self._mids[target], self._squares[target] = ticks
+        offset, mask = int(cursor[kernels.OFFSET]), int(cursor[kernels.MASK])
+        return slice(offset, offset + mask + 1)
 
     def _place_ring(self, product: int, capacity: int) -> None:
-        if self._ring_end + capacity > len(self._times):
+        if self._ring_end + capacity > len(self._rings[0]):
             self._compact(capacity)
         self._cursors[product, kernels.OFFSET] = self._ring_end
         self._cursors[product, kernels.MASK] = capacity - 1
@@ -128,18 +146,13 @@ class FeatureEngine:
 
     def _compact(self, more: int) -> None:
         """Moves the rings in use to a pool twice as large as they and `more` need."""
-        offsets = self._cursors[:, kernels.OFFSET]
-        capacities = np.where(self._cursors[:, kernels.MASK] > 0, self._cursors[:, kernels.MASK] + 1, 0)
-        ends = np.cumsum(capacities)
-        pool = 2 * (int(ends[-1]) + more)
-        times, mids, squares = np.zeros(pool, np.int64), np.zeros(pool), np.zeros(pool)
-        for product, (old, end, capacity) in enumerate(zip(offsets, ends, capacities, strict=True)):
-            source, target = slice(old, old + capacity), slice(end - capacity, end)
-            times[target], mids[target], squares[target] = (
-                self._times[source],
-                self._mids[source],
-                self._squares[source],
-            )
-            self._cursors[product, kernels.OFFSET] = end - capacity
-        self._times, self._mids, self._squares = times, mids, squares
-        self._ring_end = int(ends[-1])
+        used = [self._place(product) for product in np.flatnonzero(self._cursors[:, kernels.MASK]).tolist()]
+        capacities = [place.stop - place.start for place in used]
+        end = sum(capacities)
+        pools = [np.zeros(2 * (end + more), ring.dtype) for ring in self._rings]
+        for pool, ring in zip(pools, self._rings, strict=True):
+            moved = [ring[place] for place in used]
+            pool[:end] = np.concatenate(moved) if moved else 0
+        self._cursors[self._cursors[:, kernels.MASK] > 0, kernels.OFFSET] = np.cumsum([0, *capacities])[:-1]
+        self._rings = pools
+        self._ring_end = end

@@ -14,8 +14,10 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numba import njit, types
 
 from pipeline.features import sums
@@ -47,6 +49,24 @@ def log_return(mid, before):
     ratio = (high - low) / low
     size = math.log1p(ratio) if ratio < math.inf else math.log(high) - math.log(low)
     return size if mid >= before else -size
+
+
+@njit
+def judge(last, last_ns, last_sequence, time_ns, sequence_num, price, bid, ask, bid_quantity, ask_quantity):
+    """What becomes of a tick after the last one used of an unbroken history."""
+    if time_ns < last_ns:
+        return JUMPED_BACK
+    if (
+        time_ns == last_ns
+        and sequence_num == last_sequence
+        and price == last[0]
+        and bid == last[1]
+        and ask == last[2]
+        and bid_quantity == last[3]
+        and ask_quantity == last[4]
+    ):
+        return REPEATED
+    return OK
 
 
 @njit
@@ -102,26 +122,18 @@ def update(
         if p < 0 or p >= len(cursors):
             return i
         state, previous = cursors[p], last[p]
-        status[i] = OK
         warm[i] = False
         count = state[COUNT]
         if kind[i] != 0:
             status[i] = GAP
             state[COUNT] = 0
         elif count > 0:
-            last_ns = times[state[OFFSET] + ((count - 1) & state[MASK])]
-            if event_time_ns[i] < last_ns:
-                status[i] = JUMPED_BACK
-            elif (
-                event_time_ns[i] == last_ns
-                and sequence_num[i] == state[SEQUENCE]
-                and price[i] == previous[0]
-                and bid[i] == previous[1]
-                and ask[i] == previous[2]
-                and bid_quantity[i] == previous[3]
-                and ask_quantity[i] == previous[4]
-            ):
-                status[i] = REPEATED
+            status[i] = judge(
+                previous, times[state[OFFSET] + ((count - 1) & state[MASK])], state[SEQUENCE], event_time_ns[i],
+                sequence_num[i], price[i], bid[i], ask[i], bid_quantity[i], ask_quantity[i],
+            )  # fmt: skip
+        else:
+            status[i] = OK
         if status[i] != OK:
             values[i, :] = math.nan
             continue
@@ -159,11 +171,12 @@ def _read_only(item: Any) -> Any:
 
 
 _INTS, _FLOATS = _read_only(types.int64), _read_only(types.float64)
+# The arguments of any kernel are `first` and the columns of the ticks, its state, and the answer.
+TICKS = (types.int64, _read_only(types.int32), _read_only(types.uint8), _INTS, _INTS, *[_FLOATS] * 5)
+OUTPUTS = (types.uint8[::1], types.boolean[::1], types.float64[:, ::1])
 SIGNATURE = types.int64(
-    types.int64, _read_only(types.int32), _read_only(types.uint8), _INTS, _INTS, *[_FLOATS] * 5,
-    types.int64[:, ::1], types.float64[:, ::1], types.uint64[:, ::1],
-    types.int64[::1], types.float64[::1], types.float64[::1],
-    types.uint8[::1], types.boolean[::1], types.float64[:, ::1],
+    *TICKS, types.int64[:, ::1], types.float64[:, ::1], types.uint64[:, ::1],
+    types.int64[::1], types.float64[::1], types.float64[::1], *OUTPUTS,
 )  # fmt: skip
 
 
@@ -176,3 +189,26 @@ def compiled() -> Callable[..., int]:
     """
     kernel: Callable[..., int] = njit(SIGNATURE, nogil=True, error_model="numpy")(update)
     return kernel
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A loop over ticks and the state it takes: what FeatureEngine needs to know of it.
+
+    Its cursors begin with COUNT…MASK as here. Arrays of state are handed over in the order given.
+    """
+
+    compiled: Callable[[], Callable[..., int]]
+    longest_ns: int
+    features: int
+    of_product: tuple[tuple[tuple[int, ...], type], ...]  # shape and type for each product; the cursors first
+    of_tick: tuple[type, ...]  # types of the rings
+
+
+KERNEL = Kernel(
+    compiled,
+    LONGEST_NS,
+    FEATURES,
+    of_product=(((CURSORS,), np.int64), ((LAST_VALUES,), np.float64), ((sums.WORDS,), np.uint64)),
+    of_tick=(np.int64, np.float64, np.float64),
+)

@@ -10,9 +10,9 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from common.schema import CORE_1, FeatureSchema
 from pipeline.features.columns import ProductCodes, TickColumns
 from pipeline.features.engine import FeatureBatch, FeatureEngine, Status
-from pipeline.features.kernels import FEATURES
 from pipeline.records import DeadLetter, Gap, LateReason, LateTick, Record, Tick
 
 CHUNK_RECORDS = 65_536
@@ -29,14 +29,26 @@ class FeatureRows:
     ingest_time_ns: NDArray[np.int64]  # (n,)
     sequence_num: NDArray[np.int64]  # (n,)
     warm: NDArray[np.bool_]  # (n,)
-    values: NDArray[np.float64]  # (n, 11) in the schema's order; NaN where not warm
+    values: NDArray[np.float64]  # (n, features) in the schema's order; NaN where not warm
+    schema: FeatureSchema = CORE_1
+
+    def __post_init__(self) -> None:
+        if self.values.shape != (len(self.product_ids), len(self.schema)):
+            expected = (len(self.product_ids), len(self.schema))
+            raise ValueError(
+                f"rows of {self.schema.name}: expected values of shape {expected}, got {self.values.shape}"
+            )
 
     def __len__(self) -> int:
         return len(self.product_ids)
 
     @classmethod
-    def joined(cls, parts: Iterable[FeatureRows]) -> FeatureRows:
-        chunks = [_NO_ROWS, *parts]
+    def joined(cls, parts: Iterable[FeatureRows], schema: FeatureSchema = CORE_1) -> FeatureRows:
+        """All rows one after another. Raises ValueError where some are of another schema."""
+        chunks = [cls.none(schema), *parts]
+        for chunk in chunks:
+            if chunk.schema != schema:
+                raise ValueError(f"rows of {chunk.schema.name} among rows of {schema.name}")
         return cls(
             [product_id for chunk in chunks for product_id in chunk.product_ids],
             np.concatenate([chunk.event_time_ns for chunk in chunks]),
@@ -44,11 +56,13 @@ class FeatureRows:
             np.concatenate([chunk.sequence_num for chunk in chunks]),
             np.concatenate([chunk.warm for chunk in chunks]),
             np.concatenate([chunk.values for chunk in chunks]),
+            schema,
         )
 
-
-_NO_INTS = np.zeros(0, np.int64)
-_NO_ROWS = FeatureRows([], _NO_INTS, _NO_INTS, _NO_INTS, np.zeros(0, np.bool_), np.zeros((0, FEATURES)))
+    @classmethod
+    def none(cls, schema: FeatureSchema = CORE_1) -> FeatureRows:
+        no_ints = np.zeros(0, np.int64)
+        return cls([], no_ints, no_ints, no_ints, np.zeros(0, np.bool_), np.zeros((0, len(schema))), schema)
 
 
 @dataclass(slots=True)
@@ -76,19 +90,24 @@ class FeatureTable:
     refused: list[LateTick | DeadLetter]
 
 
-def compute_features(records: Iterable[Tick | Gap | LateTick | DeadLetter]) -> FeatureTable:
+def compute_features(
+    records: Iterable[Tick | Gap | LateTick | DeadLetter], schema: FeatureSchema = CORE_1
+) -> FeatureTable:
     """All feature rows of the records at once; `feature_chunks` for what does not fit into memory."""
     counts = FeatureCounts()
-    chunks = list(feature_chunks(records, counts))
+    chunks = list(feature_chunks(records, counts, schema=schema))
     refused = [one for chunk in chunks for one in chunk.refused]
-    return FeatureTable(FeatureRows.joined(chunk.rows for chunk in chunks), counts, refused)
+    return FeatureTable(FeatureRows.joined((chunk.rows for chunk in chunks), schema), counts, refused)
 
 
 def feature_chunks(
-    records: Iterable[Tick | Gap | LateTick | DeadLetter], counts: FeatureCounts, chunk_records: int = CHUNK_RECORDS
+    records: Iterable[Tick | Gap | LateTick | DeadLetter],
+    counts: FeatureCounts,
+    chunk_records: int = CHUNK_RECORDS,
+    schema: FeatureSchema = CORE_1,
 ) -> Iterator[FeatureChunk]:
     """Feature rows, a chunk of records at a time; `counts` is brought up to date with each."""
-    engine, codes = FeatureEngine(), ProductCodes()
+    engine, codes = FeatureEngine(schema), ProductCodes()
     remaining = iter(records)
     done = 0
     while chunk := list(islice(remaining, chunk_records)):
@@ -97,13 +116,15 @@ def feature_chunks(
         ticks = TickColumns.from_records(accepted, codes)
         batch = engine.update(ticks)
         refused += _late_ticks(accepted, batch, done)
-        rows = feature_rows(codes, ticks, batch)
+        rows = feature_rows(codes, ticks, batch, schema)
         _count(counts, accepted, refused, rows)
         done += len(accepted)
         yield FeatureChunk(rows, refused)
 
 
-def feature_rows(codes: ProductCodes, ticks: TickColumns, batch: FeatureBatch) -> FeatureRows:
+def feature_rows(
+    codes: ProductCodes, ticks: TickColumns, batch: FeatureBatch, schema: FeatureSchema = CORE_1
+) -> FeatureRows:
     """The rows of the ticks that were used."""
     used = batch.status == Status.OK
     names = codes.names
@@ -114,6 +135,7 @@ def feature_rows(codes: ProductCodes, ticks: TickColumns, batch: FeatureBatch) -
         ticks.sequence_num[used],
         batch.warm[used],
         batch.values[used],
+        schema,
     )
 
 
