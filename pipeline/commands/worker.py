@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -23,6 +25,7 @@ from common.log import configure_logs, get_logger
 from common.schema import CORE_1
 from common.status import StatusPipe
 from pipeline.parquet import FeatureParquetWriter
+from pipeline.stream.drift import LiveDrift, manifest_in
 from pipeline.stream.forecast import Forecaster
 from pipeline.stream.kafka import Sink, connect, ensure_topics, make_consumer
 from pipeline.stream.metrics import labelled, serve_metrics
@@ -69,6 +72,7 @@ def worker(
             cleanup.callback(writer.close)
         consumer = make_consumer(config.kafka, config.worker.group_id)
         cleanup.callback(consumer.close)
+        drift = LiveDrift(partial(manifest_in, Path(config.server.models_dir)), CORE_1)
         member = Worker(
             consumer,
             Sink(config.kafka),
@@ -76,11 +80,15 @@ def worker(
             config.kafka.topics,
             writer,
             max_batch_ticks=config.worker.max_batch_ticks,
+            drift=drift,
         )
         settings = config.worker
         port = cleanup.enter_context(
             serve_metrics(
-                settings.metrics_host, settings.metrics_port, lambda: metrics(member, consumer), "worker.metrics_port"
+                settings.metrics_host,
+                settings.metrics_port,
+                lambda: chain(metrics(member, consumer), drift.collect()),
+                "worker.metrics_port",
             )
         )
         # The group's first assignment takes the broker a while; the kernels compile meanwhile.

@@ -33,6 +33,7 @@ from pipeline.records import (
     encode,
 )
 from pipeline.stream import codec
+from pipeline.stream.drift import LiveDrift
 from pipeline.stream.forecast import Forecast, Forecaster, Rows
 from pipeline.stream.kafka import Sink, consume_batch
 from pipeline.stream.latency import Stages
@@ -74,12 +75,14 @@ class Worker:
         writer: FeatureWriter | None,
         *,
         max_batch_ticks: int,
+        drift: LiveDrift | None = None,
     ) -> None:
         self._consumer = consumer
         self._sink = sink
         self._topics = topics
         self._writer = writer
         self._max_batch_ticks = max_batch_ticks
+        self._drift = drift
         self._engine = FeatureEngine()
         self._codes = ProductCodes()
         self._next_offsets: dict[int, int] = {}
@@ -235,6 +238,8 @@ class Worker:
                 send(topic, key, message)
         self.features += len(columns)
         self.not_warm += len(columns) - int(batch.warm.sum())
+        if self._drift is not None:
+            self._drift.see_features(columns.product, columns.event_time_ns, batch.values)
 
     def _publish_forecasts(self, forecasts: list[Forecast]) -> None:
         for forecast in forecasts:
@@ -265,6 +270,11 @@ class Worker:
                 send(topic, key, message)
         self.predictions += len(rows)
         self._time_stages(forecast)
+        if self._drift is not None:
+            model = response.model_name, response.model_version
+            self._drift.see_predictions(
+                rows.product, rows.event_time_ns, rows.values, probabilities, model, response.threshold
+            )
 
     def _time_stages(self, forecast: Forecast) -> None:
         rows, stages = forecast.rows, self.stages
