@@ -28,11 +28,12 @@ SLOW_HALF_LIFE_S = 300
 DAY_NS = 86_400 * NS_PER_S
 
 
-def _kernel(signature: str) -> Callable[[F], F]:
-    return cast(Callable[[F], F], numba.njit(signature, cache=True, nogil=True))
+def _kernel(function: F) -> F:
+    """Compiled at its first call, for contiguous int64 and float64, in a few tenths of a second."""
+    return cast(F, numba.njit(nogil=True)(function))
 
 
-@_kernel("int64[::1](int64[::1], int64[::1], int64)")
+@_kernel
 def window_starts(time_ns: Ints, segment_start: Ints, window_ns: int) -> Ints:
     """The first tick of (t - window, t] for each tick, (n,); segment_start (n,) is its segment's first."""
     first = np.empty(len(time_ns), np.int64)
@@ -45,7 +46,7 @@ def window_starts(time_ns: Ints, segment_start: Ints, window_ns: int) -> Ints:
     return first
 
 
-@_kernel("float64[::1](float64[::1], int64[::1])")
+@_kernel
 def sums(values: Floats, first: Ints) -> Floats:
     """Σ values over first[i] … i, (n,)."""
     running = np.empty(len(values) + 1)
@@ -58,7 +59,7 @@ def sums(values: Floats, first: Ints) -> Floats:
     return out
 
 
-@_kernel("float64[::1](float64[::1], int64[::1])")
+@_kernel
 def maxima(values: Floats, first: Ints) -> Floats:
     """The largest of values over first[i] … i, (n,); first never falls."""
     queue = np.empty(len(values), np.int64)  # ticks whose values fall from head to tail
@@ -75,7 +76,7 @@ def maxima(values: Floats, first: Ints) -> Floats:
     return out
 
 
-@_kernel("float64[::1](int64[::1], float64[::1], int64[::1], int64[::1], float64)")
+@_kernel
 def faded_sums(time_ns: Ints, values: Floats, segment_start: Ints, first: Ints, decay_per_s: float) -> Floats:
     """Σ decay^(age in s) · values over first[i] … i, (n,).
 
@@ -169,7 +170,8 @@ class Scales:
         count = np.arange(1, len(first) + 1) - first
         centred = values - centre
         mean = sums(centred, first) / count
-        return np.sqrt(np.maximum(sums(np.square(centred), first) / count - np.square(mean), 0.0))
+        variance: Floats = sums(np.square(centred), first) / count - np.square(mean)
+        return np.sqrt(np.maximum(variance, 0.0))
 
 
 def time_of_day(time_ns: Ints) -> tuple[Floats, Floats]:

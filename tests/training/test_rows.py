@@ -85,5 +85,5 @@ def test_features_are_found_by_name_and_a_name_that_is_none_is_refused() -> None
 
 @pytest.mark.parametrize(("width", "times"), [(10, [1, 2]), (11, [2, 1]), (11, [1, 2, 3])])
 def test_rows_of_another_width_or_out_of_order_cannot_be_made(width: int, times: list[int]) -> None:
-    with pytest.raises(ValueError, match="expected|order"):
+    with pytest.raises(ValueError, match=r"expected|order"):
         Rows(CORE_1, np.array(times), np.zeros(2, np.int64), np.zeros((2, width)), np.zeros(2))
