@@ -159,6 +159,24 @@ class GatewayConfig(Section, frozen=True):
     server_key: str = ""
 
 
+class TrackingConfig(Section, frozen=True):
+    """Training runs and where MLflow keeps them. The variable MLFLOW_TRACKING_URI wins over `uri`."""
+
+    uri: Text = "sqlite:///data/mlflow.db"  # a file, or http(s)://HOST:PORT of an MLflow server
+    artifacts_dir: Text = "data/mlartifacts"  # of the file; a server has its own
+    runs_dir: Text = "data/runs"  # each run lands here first, whole
+    experiment: Text = "volcast"
+    timeout_s: PositiveSeconds = 10.0  # of one request to a server
+
+
+class GateConfig(Section, frozen=True):
+    """What a model must keep to be promoted; docs/promotion.md has the rules."""
+
+    max_latency_us: Annotated[float, msgspec.Meta(gt=0)] = 10.0  # one row in ONNX Runtime, median
+    champion_margin: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.02  # PR-AUC below the champion's that may be lost
+    seed: int = 0  # of the bootstrap
+
+
 class Config(Section, frozen=True):
     """All sections. Addresses left empty are filled in when it is built, so no reader sees an empty one."""
 
@@ -170,6 +188,8 @@ class Config(Section, frozen=True):
     worker: WorkerConfig = WorkerConfig()
     server: ServerConfig = ServerConfig()
     gateway: GatewayConfig = GatewayConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    gate: GateConfig = GateConfig()
 
     def __post_init__(self) -> None:
         broker = reachable(self.broker.host, self.broker.port)

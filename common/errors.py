@@ -6,6 +6,7 @@ VolcastError
 ├── InputError           a file or record cannot be read (where, why)
 │   └── BundleError      a model bundle is missing, damaged or does not fit
 ├── TrainingError        what was trained must not be used: a leak, or an export that differs
+│   └── GateError        a model did not pass the gate (each reason)
 ├── UnavailableError     something this process needs is away, or a port is taken
 │   └── DeadlineError    it did not answer in time
 ├── RequestError         a caller's request is wrong (the fields at fault)
@@ -56,6 +57,14 @@ class BundleError(InputError):
 
 class TrainingError(VolcastError):
     pass
+
+
+class GateError(TrainingError):
+    exit_code = 3
+
+    def __init__(self, model: str, reasons: Sequence[str]) -> None:
+        super().__init__(f"{model} is refused: {'; '.join(reasons)}")
+        self.reasons = tuple(reasons)
 
 
 class UnavailableError(VolcastError):

@@ -10,6 +10,7 @@ import common.errors
 from common.errors import (
     ConfigError,
     FieldViolation,
+    GateError,
     ModelNotFoundError,
     RequestError,
     SchemaMismatchError,
@@ -28,8 +29,8 @@ def test_the_tree_drawn_in_the_module_is_the_tree() -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(tree(VolcastError), key=lambda one: one.__name__))
-def test_wrong_usage_exits_2_and_everything_else_1(kind: type[VolcastError]) -> None:
-    assert kind.exit_code == (2 if kind in (UsageError, ConfigError) else 1)
+def test_wrong_usage_exits_2_a_refused_model_3_and_everything_else_1(kind: type[VolcastError]) -> None:
+    assert kind.exit_code == {UsageError: 2, ConfigError: 2, GateError: 3}.get(kind, 1)
 
 
 def test_a_request_error_names_every_field() -> None:
