@@ -39,3 +39,9 @@ def coinbase_ticker_2025() -> list[Path]:
 def coinbase_ticker_2026() -> list[Path]:
     """The 20 minutes of 2026-04-05, 5,970 ticks, wrapped form."""
     return coinbase_ticker_files("BTC-USD_20260405*.ndjson.gz")
+
+
+def btc_quotes_2021() -> list[Path]:
+    """357,424 quotes polled every 5 s over 21 days of spring 2021."""
+    root = data_dir()
+    return sorted(root.glob("btc_quotes_5s_2021.parquet")) if root else []

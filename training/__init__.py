@@ -5,5 +5,5 @@ experiment. The edges read archives (dataset), compose the graph (export) and wr
 commands).
 """
 
-# Names of training.models.MODELS, for who offers them and must not import scikit-learn to do so.
-MODEL_TYPES = ("logistic",)
+# Names of training.models.KINDS, for who offers them and must not import scikit-learn to do so.
+MODEL_TYPES = ("zscore", "ewma", "har", "logistic", "xgboost")

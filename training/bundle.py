@@ -18,6 +18,8 @@ from common.bundle import (
     MANIFEST_FILE,
     MANIFEST_FORMAT,
     MODEL_FILE,
+    DriftReference,
+    LinearForm,
     Manifest,
     ManifestFeature,
     ManifestLabel,
@@ -26,10 +28,12 @@ from common.bundle import (
     SelfTest,
 )
 from common.errors import InputError, UsageError
-from common.schema import CORE_1
+from common.schema import FeatureSchema
+from pipeline.drift import reference_of
 from training import export, metrics
-from training.dataset import Dataset
-from training.experiment import Experiment, Part
+from training.data import Dataset
+from training.experiment import Experiment, Part, on_schema
+from training.models import BASELINES, graphs
 from training.rows import Rows
 from training.ticks import NS_PER_S
 
@@ -46,37 +50,64 @@ def build_bundle(name: str, version: str, dataset: Dataset, experiment: Experime
     Nothing in it depends on the hour or the machine: the same data, code and seed give the same bytes.
     Raises TrainingError where the exported form differs.
     """
-    model = export.to_onnx(experiment.model.fitted)
-    exported = export.onnx_probabilities(model, dataset.rows.features)
-    error = export.check_parity(exported, experiment.model.fitted.probabilities(dataset.rows))
-    settings, final = experiment.settings, experiment.final
+    fitted, part = experiment.model.fitted, experiment.part
+    rows = on_schema(dataset.rows, experiment.schema)
+    model = fitted.to_onnx()
+    exported = export.onnx_probabilities(model, rows.features)
+    error = export.check_parity(exported, fitted.probabilities(rows.features))
+    settings, decision = experiment.settings, float(f"{experiment.model.decision_threshold:.6g}")
     manifest = Manifest(
         format=MANIFEST_FORMAT,
         name=name,
         version=version,
-        kind=settings.model_type,
-        created=_day(int(dataset.rows.time_ns[-1])),
-        schema=ManifestSchema(
-            CORE_1.name, CORE_1.hash, tuple(ManifestFeature(one.name, one.unit) for one in CORE_1.features)
-        ),
-        label=ManifestLabel(settings.horizon_s, settings.quantile, final.threshold),
-        decision_threshold=experiment.model.decision_threshold,
-        training=_span(final.train, final.train_y),
-        evaluation=_span(final.test, final.test_y),
-        metrics={name: _digits(one.metrics) for name, one in experiment.candidates.items()},
+        kind=experiment.kind,
+        created=_day(int(rows.time_ns[-1])),
+        schema=_schema(experiment.schema),
+        label=ManifestLabel(settings.horizon_s, settings.quantile, part.threshold),
+        decision_threshold=decision,
+        training=_span(part.train, part.train_y),
+        evaluation=_span(part.test, part.test_y),
+        metrics={kind: _digits(one.metrics) for kind, one in experiment.candidates.items()},
         data=dataset.files,
         data_sha256=dataset.sha256,
         model_sha256=hashlib.sha256(model).hexdigest(),
-        opset=export.OPSET,
+        opset=graphs.OPSET,
         parity_max_abs_error=float(f"{error:.2g}"),
-        self_test=_self_test(dataset.rows, exported),
+        self_test=_self_test(rows, exported),
         parameters=_parameters(experiment),
-        rows=_row_counts(dataset, final),
+        rows=_row_counts(dataset, part),
         walk_forward={
-            name: _digits(metrics.mean_of_folds(one.fold_metrics)) for name, one in experiment.candidates.items()
+            kind: _digits(metrics.mean_of_folds(one.fold_metrics)) for kind, one in experiment.candidates.items()
         },
+        inputs=fitted.columns,
+        baselines=_baselines(experiment),
+        calibration=fitted.calibration,
+        reference=_reference(rows, part, exported, decision),
+        ablation=experiment.ablation,
     )
     return Bundle(manifest, model)
+
+
+def _schema(schema: FeatureSchema) -> ManifestSchema:
+    return ManifestSchema(
+        schema.name, schema.hash, tuple(ManifestFeature(one.name, one.unit) for one in schema.features)
+    )
+
+
+def _baselines(experiment: Experiment) -> dict[str, LinearForm]:
+    found = {}
+    for kind in BASELINES:
+        candidate = experiment.candidates[kind]
+        form = candidate.fitted.linear_form()
+        if form is not None:
+            decision = float(f"{candidate.decision_threshold:.6g}")
+            found[kind] = msgspec.structs.replace(form, decision_threshold=decision)
+    return found
+
+
+def _reference(rows: Rows, part: Part, exported: NDArray[np.float64], decision: float) -> DriftReference:
+    train = part.split.train
+    return reference_of(rows.schema.names, rows.features[train], exported[train], decision)
 
 
 def _day(time_ns: int) -> str:
@@ -100,11 +131,16 @@ def _self_test(rows: Rows, exported: NDArray[np.float64]) -> SelfTest:
 
 def _parameters(experiment: Experiment) -> dict[str, float]:
     settings = experiment.settings
+    chosen = {
+        name: float(value) for name, value in experiment.model.fitted.params.items() if not isinstance(value, str)
+    }
     return {
-        "l2_strength": experiment.model.strength,
+        **chosen,
         "sample_period_s": settings.sample_period_s,
         "final_share": settings.final_share,
         "folds": settings.folds,
+        "validation_folds": settings.validation_folds,
+        "trials": len(experiment.model.trials),
         "threshold_rows": settings.threshold_rows,
         "embargo_s": settings.window_s + settings.horizon_s,
         "bootstrap_block_s": metrics.BLOCK_NS / NS_PER_S,

@@ -1,57 +1,74 @@
-"""One training run, from rows to a model with its honest numbers. No file, no clock.
+"""One training run, from rows to models with their honest numbers. No file, no clock.
 
-The last fifth of the rows is set apart first and looked at once, at the end. Everything that is
-chosen (penalty, decision threshold) is chosen on walk-forward folds of what comes before.
+The last fifth of the rows is set apart first and looked at once, at the end. Before it lie walk-forward
+folds. Within each training part, of a fold or of the final part, everything is chosen anew on validation
+folds inside it (search.py): parameters, features, calibration, decision threshold. So no fold's score
+knows of a choice that its own rows took part in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import log_loss
 
+from common.bundle import AblationRow
 from common.errors import InputError
-from training import leakage, metrics, models
+from common.schema import FeatureSchema
+from training import leakage, metrics, search
 from training.labels import labels, spike_threshold
-from training.models import Fitted, Kind
+from training.models import BASELINES, KINDS, Fitted
+from training.pool import InProcess, Pool
 from training.rows import Rows
+from training.scored import FINAL, Scored
+from training.search import MINIMUM_ROWS, Budget, Trial
 from training.splits import Split, SplitRules, final_split, walk_forward
 from training.ticks import NS_PER_S
 
 Progress = Callable[[str], None]
-MINIMUM_ROWS = 100  # of a training part; τ at a 0.90 quantile then rests on ten positives
+AUTO = "auto"
+PATIENCE = {"xgboost": 0, "har": 1, "logistic": 2}  # what takes longest begins first
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    model_type: str = "logistic"
+    model_type: str = "logistic"  # or AUTO: of all kinds the one with the best mean PR-AUC on the folds
+    schema: FeatureSchema | None = None  # that the model is to be served on; None: the rows' own
     horizon_s: int = 60
-    window_s: int = 60  # the longest of the schema
+    window_s: int = 300  # the longest of the rows' schema
     sample_period_s: int = 1
     quantile: float = 0.90
     final_share: float = 0.20
-    folds: int = 8
-    # τ is the quantile over the training part's last hour of seconds: the level of volatility drifts, and
-    # against all of the recordings' days a quiet morning holds no spike at all. 0: the whole training part.
-    threshold_rows: int = 3600
-    seed: int = 0  # of the bootstrap, the only thing drawn
+    folds: int = 5
+    validation_folds: int = 3  # inside each training part
+    # 0: τ is the quantile over the whole training part; else over its last rows (docs/decisions/0004).
+    threshold_rows: int = 0
+    ablate: bool = True
+    budget: Budget = field(default_factory=Budget)
+    seed: int = 0
 
-    def split_rules(self) -> SplitRules:
+    def split_rules(self, folds: int | None = None) -> SplitRules:
         return SplitRules(
             horizon_ns=self.horizon_s * NS_PER_S,
             window_ns=self.window_s * NS_PER_S,
             final_share=self.final_share,
-            folds=self.folds,
+            folds=folds or self.folds,
         )
+
+    def kinds(self) -> tuple[str, ...]:
+        """The baselines, and what is to be compared with them."""
+        if self.model_type == AUTO:
+            return tuple(KINDS)
+        return tuple(dict.fromkeys((*BASELINES, self.model_type)))
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """A training part and its test part, labelled with the training part's own τ."""
 
+    name: str
     split: Split
     threshold: float
     climatology: float  # rate of spikes in the training rows that τ was taken from
@@ -63,11 +80,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model or baseline: what the folds chose, what the final part says of it."""
+    """A kind of model: what validation chose on all that comes before the final part, and its scores."""
 
     fitted: Fitted
-    strength: float
     decision_threshold: float
+    trials: tuple[Trial, ...]
+    ablation: tuple[AblationRow, ...]
     fold_metrics: tuple[dict[str, float], ...]
     metrics: dict[str, float]
 
@@ -75,43 +93,188 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class Experiment:
     settings: Settings
-    final: Part
-    folds: tuple[Part, ...]
-    candidates: dict[str, Candidate]  # the model first, then the baselines
+    schema: FeatureSchema  # of the model
+    kind: str  # the model's
+    part: Part  # the final one
+    folds: tuple[Scored, ...]
+    final: Scored
+    candidates: dict[str, Candidate]  # the model first
 
     @property
     def model(self) -> Candidate:
-        return self.candidates[self.settings.model_type]
+        return self.candidates[self.kind]
+
+    @property
+    def fitted(self) -> dict[str, Fitted]:
+        return {name: one.fitted for name, one in self.candidates.items()}
+
+    @property
+    def ablation(self) -> tuple[AblationRow, ...]:
+        return self.model.ablation
 
 
-def run(rows: Rows, settings: Settings, progress: Progress = lambda step: None) -> Experiment:
+@dataclass(frozen=True, slots=True)
+class _Job:
+    part: str
+    kind: str
+    train: slice | NDArray[np.int64]
+    test: slice | NDArray[np.int64]
+    threshold: float
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    chosen: search.Chosen
+    probabilities: NDArray[np.float64]  # of the test rows
+
+
+def run(rows: Rows, settings: Settings, progress: Progress = lambda step: None, pool: Pool | None = None) -> Experiment:
     """Raises InputError where the data cannot carry the run, TrainingError where a score betrays a leak."""
-    rules = settings.split_rules()
+    schema = settings.schema or rows.schema
+    _require_columns(rows.schema, schema, settings)
     _require_rows(rows, settings)
-    final = _part("the final part", rows, final_split(rows.time_ns, rules), settings)
+    final = _part(FINAL, rows, final_split(rows.time_ns, settings.split_rules()), settings)
     if final.test_y.min() == final.test_y.max():
         raise _single_class("the final part tests", final.test_y, final.threshold)
-    folds = _folds(rows, final, settings)
-    kinds = {settings.model_type: models.MODELS[settings.model_type], **models.BASELINES}
-    candidates = {}
-    for name, kind in kinds.items():
-        progress(f"{name}: {len(folds)} folds × {len(kind.strengths)} penalties")
-        candidates[name] = _train(name, kind, folds, final)
+    parts = (*_folds(rows, final, settings), final)
+    kinds = settings.kinds()
+    jobs = [_job(part, kind, settings) for part in parts for kind in kinds]
+    # Later parts train on more rows: longest first, so that no worker is left alone with one at the end.
+    order = sorted(range(len(jobs)), key=lambda at: (PATIENCE.get(jobs[at].kind, 9), -at))
+
+    def done(finished: int, every: int) -> None:
+        progress(
+            f"{finished} of {every} models chosen, fitted and calibrated ({len(parts)} parts × {len(kinds)} kinds)"
+        )
+
+    done(0, len(jobs))
+    results = (pool or InProcess()).run(_train, rows, [jobs[at] for at in order], done)
+    outcomes = {(jobs[at].part, jobs[at].kind): result for at, result in zip(order, results, strict=True)}
+    scored = tuple(_scored(part, kinds, outcomes) for part in parts)
+    candidates = {kind: _candidate(kind, parts, scored, outcomes) for kind in kinds}
+    chosen = settings.model_type if settings.model_type != AUTO else _best(candidates, schema)
+    model = candidates[chosen]
+    model = replace(model, fitted=model.fitted.on(schema))
+    candidates = {chosen: model} | {kind: one for kind, one in candidates.items() if kind != chosen}
+    _check_scores(candidates, final)
     progress("intervals by block bootstrap")
-    _add_intervals(candidates, final, settings)
-    return Experiment(settings, final, folds, candidates)
+    _add_intervals(candidates, scored[-1], chosen, settings)
+    return Experiment(settings, schema, chosen, final, scored[:-1], scored[-1], candidates)
+
+
+def on_schema(rows: Rows, schema: FeatureSchema) -> Rows:
+    """The rows with the features of `schema` only; raises InputError where they lack one."""
+    if schema.hash == rows.schema.hash:
+        return rows
+    return replace(rows, schema=schema, features=rows.columns(schema.names))
+
+
+def _job(part: Part, kind: str, settings: Settings) -> _Job:
+    return _Job(part.name, kind, _run_of(part.split.train), _run_of(part.split.test), part.threshold, settings)
+
+
+def _run_of(index: NDArray[np.int64]) -> slice | NDArray[np.int64]:
+    """Split parts are runs of rows; as slices they cost nothing to send and to take."""
+    start, stop = int(index[0]), int(index[-1]) + 1
+    return slice(start, stop) if stop - start == len(index) else index
+
+
+def _train(rows: Rows, job: _Job) -> _Outcome:
+    """One kind on one part: all that needs the rows, so that only models and probabilities travel back."""
+    settings = job.settings
+    train = _cut(rows, job.train)
+    y = labels(train.future_volatility, job.threshold)
+    if job.kind not in BASELINES and settings.schema is not None:
+        train = on_schema(train, settings.schema)
+    chosen = search.train(
+        KINDS[job.kind],
+        train,
+        y,
+        settings.split_rules(settings.validation_folds),
+        settings.budget,
+        settings.seed,
+        ablate=settings.ablate and job.kind not in BASELINES,
+    )
+    test = on_schema(_cut(rows, job.test), chosen.fitted.schema)
+    return _Outcome(chosen, chosen.fitted.probabilities(test.features))
+
+
+def _cut(rows: Rows, index: slice | NDArray[np.int64]) -> Rows:
+    return Rows(
+        schema=rows.schema,
+        time_ns=rows.time_ns[index],
+        product=rows.product[index],
+        features=rows.features[index],
+        future_volatility=rows.future_volatility[index],
+    )
+
+
+def _scored(part: Part, kinds: tuple[str, ...], outcomes: dict[tuple[str, str], _Outcome]) -> Scored:
+    return Scored(
+        part=part.name,
+        time_ns=part.test.time_ns,
+        product=part.test.product,
+        y=part.test_y,
+        future_volatility=part.test.future_volatility,
+        threshold=part.threshold,
+        climatology=part.climatology,
+        probabilities={kind: outcomes[part.name, kind].probabilities for kind in kinds},
+        decision_thresholds={kind: outcomes[part.name, kind].chosen.decision_threshold for kind in kinds},
+    )
+
+
+def _candidate(
+    kind: str, parts: tuple[Part, ...], scored: tuple[Scored, ...], outcomes: dict[tuple[str, str], _Outcome]
+) -> Candidate:
+    values = [
+        metrics.evaluate(one.y, one.probabilities[kind], one.decision_thresholds[kind], one.climatology)
+        for one in scored
+    ]
+    chosen = outcomes[parts[-1].name, kind].chosen
+    return Candidate(
+        fitted=chosen.fitted,
+        decision_threshold=chosen.decision_threshold,
+        trials=chosen.trials,
+        ablation=chosen.ablation,
+        fold_metrics=tuple(values[:-1]),
+        metrics=values[-1],
+    )
+
+
+def _best(candidates: dict[str, Candidate], schema: FeatureSchema) -> str:
+    """The kind with the highest mean PR-AUC on the folds, of those that the schema can serve; the simpler of equals."""
+    servable = [kind for kind, one in candidates.items() if set(one.fitted.columns) <= set(schema.names)]
+    return max(servable, key=lambda kind: metrics.mean_of_folds(candidates[kind].fold_metrics).get("pr_auc", 0.0))
+
+
+def _check_scores(candidates: dict[str, Candidate], final: Part) -> None:
+    # Where most rows are spikes, a high PR-AUC is no wonder.
+    if final.test_y.mean() < 0.5:
+        for name, one in candidates.items():
+            leakage.check_score(name, one.metrics["pr_auc"])
 
 
 def _folds(rows: Rows, final: Part, settings: Settings) -> tuple[Part, ...]:
     """Walk-forward folds over all that comes before the final part and its embargo."""
-    development = rows.take(np.arange(final.split.train[-1] + 1))
+    development = _cut(rows, slice(0, int(final.split.train[-1]) + 1))
     splits = walk_forward(development.time_ns, settings.split_rules())
     folds = tuple(_part(f"fold {number}", development, split, settings) for number, split in enumerate(splits, 1))
-    # A quiet fold may hold no spike; the decision threshold needs some somewhere.
+    # A quiet fold may hold no spike; the mean PR-AUC needs some somewhere.
     y = np.concatenate([fold.test_y for fold in folds])
     if y.min() == y.max():
         raise _single_class("the folds test", y, max(fold.threshold for fold in folds))
     return folds
+
+
+def _require_columns(has: FeatureSchema, wanted: FeatureSchema, settings: Settings) -> None:
+    missing = [name for name in wanted.names if name not in has.names]
+    if missing:
+        raise InputError(f"schema {wanted.name}: the data has none of its features {', '.join(missing)}")
+    for kind in settings.kinds():
+        KINDS[kind].columns(has)
+    if settings.model_type != AUTO:
+        KINDS[settings.model_type].columns(wanted)
 
 
 def _require_rows(rows: Rows, settings: Settings) -> None:
@@ -121,19 +284,25 @@ def _require_rows(rows: Rows, settings: Settings) -> None:
             f"too little data: {len(rows)} usable rows, at least {needed} are needed (a row needs "
             f"{settings.window_s} s of unbroken ticks before it and {settings.horizon_s} s after it)"
         )
+    if not np.isfinite(rows.features).all():
+        column = int(np.flatnonzero(~np.isfinite(rows.features).all(axis=0))[0])
+        raise InputError(f"feature {rows.schema.names[column]} holds values that are no finite number")
 
 
 def _part(name: str, rows: Rows, split: Split, settings: Settings) -> Part:
     leakage.check_split(rows.time_ns, split, settings.split_rules())
+    said = f"the {name} part" if name == FINAL else name
+    if len(split.train) < MINIMUM_ROWS or len(split.test) == 0:
+        raise InputError(
+            f"too little data: {said} has {len(split.train)} rows to train on and {len(split.test)} to test on"
+        )
     train, test = rows.take(split.train), rows.take(split.test)
-    if len(train) < MINIMUM_ROWS or len(test) == 0:
-        raise InputError(f"too little data: {name} has {len(train)} rows to train on and {len(test)} to test on")
     recent = slice(-settings.threshold_rows, None)
     threshold = spike_threshold(train.future_volatility[recent], settings.quantile)
     train_y, test_y = labels(train.future_volatility, threshold), labels(test.future_volatility, threshold)
     if train_y.min() == train_y.max():
-        raise _single_class(f"{name} trains", train_y, threshold)
-    return Part(split, threshold, float(np.mean(train_y[recent])), train, train_y, test, test_y)
+        raise _single_class(f"{said} trains", train_y, threshold)
+    return Part(name, split, threshold, float(np.mean(train_y[recent])), train, train_y, test, test_y)
 
 
 def _single_class(where: str, y: NDArray[np.int8], threshold: float) -> InputError:
@@ -143,40 +312,15 @@ def _single_class(where: str, y: NDArray[np.int8], threshold: float) -> InputErr
     )
 
 
-def _train(name: str, kind: Kind, folds: tuple[Part, ...], final: Part) -> Candidate:
-    strength, validation = _choose_strength(kind, folds)
-    decision = metrics.best_f1_threshold(np.concatenate([fold.test_y for fold in folds]), np.concatenate(validation))
-    fold_metrics = tuple(
-        metrics.evaluate(fold.test_y, probability, decision, fold.climatology)
-        for fold, probability in zip(folds, validation, strict=True)
-    )
-    fitted = models.fit(kind, strength, final.train, final.train_y)
-    scores = metrics.evaluate(final.test_y, fitted.probabilities(final.test), decision, final.climatology)
-    leakage.check_score(name, scores["pr_auc"])
-    return Candidate(fitted, strength, decision, fold_metrics, scores)
-
-
-def _choose_strength(kind: Kind, folds: tuple[Part, ...]) -> tuple[float, list[NDArray[np.float64]]]:
-    """The penalty with the lowest log loss over all folds' test rows, and its probabilities there."""
-    y = np.concatenate([fold.test_y for fold in folds])
-    tried = {}
-    for strength in kind.strengths:
-        tried[strength] = [
-            models.fit(kind, strength, fold.train, fold.train_y).probabilities(fold.test) for fold in folds
-        ]
-    best = min(tried, key=lambda strength: float(log_loss(y, np.concatenate(tried[strength]))))
-    return best, tried[best]
-
-
-def _add_intervals(candidates: dict[str, Candidate], final: Part, settings: Settings) -> None:
-    probabilities = np.stack([candidate.fitted.probabilities(final.test) for candidate in candidates.values()])
-    samples = metrics.bootstrap_pr_auc(final.test_y, probabilities, final.test.time_ns, settings.seed)
+def _add_intervals(candidates: dict[str, Candidate], final: Scored, chosen: str, settings: Settings) -> None:
     names = list(candidates)
+    probabilities = np.stack([final.probabilities[name] for name in names])
+    samples = metrics.bootstrap_pr_auc(final.y, probabilities, final.time_ns, settings.seed)
     for column, name in enumerate(names):
-        scores = candidates[name].metrics
-        scores["pr_auc_low"], scores["pr_auc_high"] = metrics.interval(samples[:, column])
-    scores = candidates[settings.model_type].metrics
+        values = candidates[name].metrics
+        values["pr_auc_low"], values["pr_auc_high"] = metrics.interval(samples[:, column])
+    values = candidates[chosen].metrics
     for column, name in enumerate(names[1:], start=1):
-        scores[f"pr_auc_minus_{name}"] = scores["pr_auc"] - candidates[name].metrics["pr_auc"]
+        values[f"pr_auc_minus_{name}"] = values["pr_auc"] - candidates[name].metrics["pr_auc"]
         low, high = metrics.interval(samples[:, 0] - samples[:, column])
-        scores[f"pr_auc_minus_{name}_low"], scores[f"pr_auc_minus_{name}_high"] = low, high
+        values[f"pr_auc_minus_{name}_low"], values[f"pr_auc_minus_{name}_high"] = low, high

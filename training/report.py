@@ -35,6 +35,8 @@ def print_report(console: Console, manifest: Manifest, latency_us: float) -> Non
     console.print(_rows_table(manifest))
     console.print(_metrics_table(manifest))
     console.print(_folds_table(manifest))
+    if manifest.ablation:
+        console.print(_ablation_table(manifest))
     for line in [*verdict(manifest), *weaknesses(manifest)]:
         console.print(line)
     console.print(
@@ -50,8 +52,14 @@ def as_json(manifest: Manifest, folder: str, latency_us: float) -> dict[str, Any
         "rows": manifest.rows,
         "label_threshold": manifest.label.threshold,
         "decision_threshold": manifest.decision_threshold,
+        "kind": manifest.kind,
+        "schema": manifest.schema.name,
+        "inputs": manifest.inputs,
+        "calibration": manifest.calibration,
+        "parameters": manifest.parameters,
         "metrics": manifest.metrics,
         "walk_forward": manifest.walk_forward,
+        "ablation": manifest.ablation,
         "parity_max_abs_error": manifest.parity_max_abs_error,
         "onnx_one_row_us": round(latency_us, 2),
     }
@@ -120,6 +128,14 @@ def _folds_table(manifest: Manifest) -> Table:
     table = _table(title, "PR-AUC", *COLUMNS.values())
     for name, values in manifest.walk_forward.items():
         table.add_row(name, f"{values['pr_auc']:.3f}", *(f"{values[column]:.3f}" for column in COLUMNS))
+    return table
+
+
+def _ablation_table(manifest: Manifest) -> Table:
+    table = _table("Ablation: validation folds without each group of features", "log loss", "PR-AUC", "kept")
+    for row in manifest.ablation:
+        name = "all features" if row.group == "none" else f"without {row.group} ({len(row.columns)})"
+        table.add_row(name, f"{row.log_loss:.4f}", f"{row.pr_auc:.4f}", "yes" if row.kept else "dropped")
     return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,67 +15,126 @@ from common.cli import config_option, examples, json_option
 from common.config import load_config
 from common.errors import InputError, UsageError
 from common.log import configure_logs
+from common.schema import CORE_1, FULL_1, SCHEMAS
 from pipeline.archive import expand_paths
-from pipeline.datasets import DATA_DIR, coinbase_ticker_2025
+from pipeline.datasets import DATA_DIR, btc_quotes_2021, coinbase_ticker_2025
 from training import MODEL_TYPES
 
 if TYPE_CHECKING:
     from training.bundle import Bundle
+    from training.data import Dataset
     from training.experiment import Progress, Settings
+    from training.search import Budget
+
+DATASETS = ("ticks", "quotes")
+TICKS_THRESHOLD_ROWS = 3600
 
 
 @click.command(
     "train",
     epilog=examples(
         "volcast train",
-        "volcast train data/archive/BTC-USD_*.ndjson.gz --version 2",
+        "volcast train data/archive/BTC-USD_*.ndjson.gz --model-type xgboost --schema full/1 --name volatility-full",
+        "volcast train --dataset quotes --name quotes --cluster tcp://10.0.0.5:8786",
         "volcast train --data data/archive --out /tmp/models --json",
     ),
 )
 @click.argument("files", nargs=-1, metavar="[FILE]...")
 @click.option("--data", metavar="FILE|DIR|GLOB[,...]", help="The same as FILEs.")
 @click.option(
-    "--model-type", type=click.Choice(MODEL_TYPES), default="logistic", show_default=True, help="What to train."
+    "--dataset", type=click.Choice(DATASETS), default="ticks", show_default=True, help="What to take without FILEs."
+)
+@click.option(
+    "--model-type",
+    type=click.Choice((*MODEL_TYPES, "auto")),
+    default="auto",
+    show_default=True,
+    help="What to ship; auto: the best on the walk-forward folds.",
+)
+@click.option(
+    "--schema",
+    "schema_name",
+    type=click.Choice(tuple(SCHEMAS)),
+    default=None,
+    help="Features the model is served on, of tick data (default: core/1).",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=None, help="Folder of bundles (config: models)."
 )
-@click.option("--name", default="volatility", show_default=True, help="Name of the model.")
+@click.option("--name", default=None, help="Name of the model (default: volatility; volatility-full for full/1).")
 @click.option("--version", type=click.IntRange(min=1), default=None, help="Version to write (default: the next free).")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--folds", type=click.IntRange(min=2, max=50), default=5, show_default=True, help="Walk-forward folds.")
+@click.option("--trials", type=click.IntRange(min=1), default=10, show_default=True, help="Of each search.")
+@click.option(
+    "--search-s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=None,
+    help="Longest time of each search; the bundle then depends on the machine's speed.",
+)
+@click.option(
+    "--threshold-rows",
+    type=click.IntRange(min=0),
+    default=None,
+    help="Last training rows that the spike threshold is taken from; 0: all (default: 3600 for ticks, else 0).",
+)
+@click.option("--cluster", metavar="ADDRESS", default=None, help="A Dask scheduler to run on (default: a local one).")
+@click.option("--no-cluster", is_flag=True, help="Run in this process.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of searches and bootstrap.")
 @click.option("--force", is_flag=True, help="Replace the version where it exists.")
 @json_option
 @config_option
 def train(
     files: tuple[str, ...],
     data: str | None,
+    dataset: str,
     model_type: str,
+    schema_name: str | None,
     out: Path | None,
-    name: str,
+    name: str | None,
     version: int | None,
+    folds: int,
+    trials: int,
+    search_s: float | None,
+    threshold_rows: int | None,
+    cluster: str | None,
+    no_cluster: bool,
     seed: int,
     force: bool,
     as_json: bool,
     config_file: Path | None,
 ) -> int:
-    """Trains on recorded ticks, tests on their last fifth, exports to ONNX and writes a bundle.
+    """Trains on recorded data, tests on its last fifth, exports to ONNX and writes a bundle.
 
-    Without FILEs: the Coinbase recordings of December 2025 under VOLCAST_DATA_DIR or ../shared/data.
+    Every kind is compared with the baselines on purged walk-forward folds; parameters, features, calibration and
+    decision threshold are chosen inside each training part. Without FILEs: the data set of --dataset under
+    VOLCAST_DATA_DIR or ../shared/data; ticks are the Coinbase recordings of December 2025.
     """
     config = load_config(config_file)
     configure_logs(config.log, "train")
+    name = name or ("volatility-full" if schema_name == FULL_1.name else "volatility")
     if not name.replace("-", "").replace("_", "").isalnum():
         raise UsageError(f"--name: expected letters, digits, - and _, got {name!r}")
+    if cluster and no_cluster:
+        raise UsageError("--cluster and --no-cluster: choose one")
     # What follows takes seconds to import and needs the extra; options are checked and help is shown without it.
     from rich.console import Console
 
     from training import report
     from training.bundle import bundle_folder, write_bundle
-    from training.experiment import Settings
+    from training.search import Budget
 
     folder = bundle_folder(out or Path(config.server.models_dir), name, version, force)
-    paths = _paths(files, data)
-    bundle, latency_us = _make(paths, name, folder.name, Settings(model_type=model_type, seed=seed))
+    request = Request(
+        paths=_paths(files, data, dataset),
+        model_type=model_type,
+        schema_name=schema_name,
+        folds=folds,
+        threshold_rows=threshold_rows,
+        budget=Budget(trials=trials, seconds=search_s),
+        seed=seed,
+        cluster=None if no_cluster else cluster or "local",
+    )
+    bundle, latency_us = make(request, name, folder.name)
     write_bundle(folder, bundle)
     if as_json:
         click.echo(msgspec.json.encode(report.as_json(bundle.manifest, str(folder), latency_us)))
@@ -84,34 +144,76 @@ def train(
     return 0
 
 
-def _paths(files: tuple[str, ...], data: str | None) -> list[Path]:
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for on the command line."""
+
+    paths: list[Path]
+    model_type: str
+    schema_name: str | None
+    folds: int
+    threshold_rows: int | None
+    budget: Budget
+    seed: int
+    cluster: str | None  # None: in this process
+
+
+def _paths(files: tuple[str, ...], data: str | None, dataset: str) -> list[Path]:
     if files and data:
         raise UsageError("name recordings as FILEs or with --data, not both")
     named = [*files, data] if data else list(files)
     if named:
         return list(dict.fromkeys(path for one in named for path in expand_paths(one)))
-    found = coinbase_ticker_2025()
+    found = coinbase_ticker_2025() if dataset == "ticks" else btc_quotes_2021()
     if not found:
         raise InputError(
-            f"no data found: set {DATA_DIR} to the folder that holds coinbase_ticker/, put it at ../shared/data, "
+            f"no data found: set {DATA_DIR} to the folder that holds the recordings, put it at ../shared/data, "
             "or name recordings (volcast train FILE...)"
         )
     return found
 
 
-def _make(paths: list[Path], name: str, version: str, settings: Settings) -> tuple[Bundle, float]:
+def settings_of(request: Request, dataset: Dataset) -> Settings:
+    """What the data says where the request does not: the schema, the longest window, how τ is taken."""
+    from training.experiment import Settings
+
+    of_ticks = dataset.schema.name in SCHEMAS
+    schema = SCHEMAS[request.schema_name or CORE_1.name] if of_ticks else dataset.schema
+    if request.schema_name and not of_ticks:
+        raise UsageError(f"--schema {request.schema_name}: {dataset.kind} have the features of {dataset.schema.name}")
+    # Ticks are few hours on three days of unlike volatility (docs/decisions/0004).
+    threshold_rows = TICKS_THRESHOLD_ROWS if of_ticks else 0
+    return Settings(
+        model_type=request.model_type,
+        schema=schema,
+        horizon_s=dataset.horizon_s,
+        window_s=dataset.window_s,
+        sample_period_s=dataset.sample_period_s,
+        folds=request.folds,
+        threshold_rows=threshold_rows if request.threshold_rows is None else request.threshold_rows,
+        budget=request.budget,
+        seed=request.seed,
+    )
+
+
+def make(request: Request, name: str, version: str) -> tuple[Bundle, float]:
+    """The bundle, and its time for one row in µs."""
     from training import experiment
     from training.bundle import build_bundle, one_row_latency_us
-    from training.dataset import read_dataset
+    from training.data import load
+    from training.pool import open_pool
 
     with _progress() as step:
-        step(f"reading {len(paths)} files, computing features")
-        dataset = read_dataset(paths, settings.horizon_s, settings.sample_period_s)
-        result = experiment.run(dataset.rows, settings, step)
+        step(f"reading {len(request.paths)} files, computing features")
+        dataset = load(request.paths, progress=step)
+        settings = settings_of(request, dataset)
+        step("starting the workers" if request.cluster else "training")
+        with open_pool(request.cluster) as pool:
+            result = experiment.run(dataset.rows, settings, step, pool)
         step("exporting, comparing on every row")
         bundle = build_bundle(name, version, dataset, result)
         step("timing")
-        return bundle, one_row_latency_us(bundle.model, dataset.rows.features[:1])
+        return bundle, one_row_latency_us(bundle.model, experiment.on_schema(dataset.rows, result.schema).features[:1])
 
 
 @contextmanager

@@ -1,0 +1,115 @@
+"""Where the fits run: in this process, in a few local ones, or on a Dask cluster elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from common.errors import InputError, TrainingError, VolcastError
+
+Shared = TypeVar("Shared", contravariant=True)
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+LOCAL_WORKERS = 2
+CONNECT_S = 10
+
+
+class Pool(Protocol):
+    def run(
+        self,
+        function: Callable[[Any, Job], Result],
+        shared: Any,
+        jobs: Sequence[Job],
+        done: Callable[[int, int], None],
+    ) -> list[Result]:
+        """function(shared, job) for each job, in the jobs' order; done(finished, all) after each.
+
+        The first error of a job is raised as it is. `shared` is sent to each worker once.
+        """
+
+
+class InProcess:
+    def run(
+        self,
+        function: Callable[[Any, Job], Result],
+        shared: Any,
+        jobs: Sequence[Job],
+        done: Callable[[int, int], None],
+    ) -> list[Result]:
+        results = []
+        for job in jobs:
+            results.append(on_one_thread(function, shared, job))
+            done(len(results), len(jobs))
+        return results
+
+
+class OnDask:
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def run(
+        self,
+        function: Callable[[Any, Job], Result],
+        shared: Any,
+        jobs: Sequence[Job],
+        done: Callable[[int, int], None],
+    ) -> list[Result]:
+        from distributed import KilledWorker, as_completed
+
+        everywhere = self._client.scatter(shared, broadcast=True, hash=False)
+        futures = [self._client.submit(on_one_thread, function, everywhere, job, pure=False) for job in jobs]
+        try:
+            for finished, future in enumerate(as_completed(futures), 1):  # type: ignore[no-untyped-call]
+                future.result()
+                done(finished, len(jobs))
+            return [future.result() for future in futures]
+        except VolcastError:
+            raise
+        except (KilledWorker, OSError) as error:
+            raise TrainingError(f"the Dask cluster lost a fit: {error}") from None
+        finally:
+            self._client.cancel(futures)
+
+
+def on_one_thread(function: Callable[[Any, Job], Result], shared: Any, job: Job) -> Result:
+    """Sums in one order whatever the machine: the same bits in this process and on any worker."""
+    with threadpool_limits(1):
+        return function(shared, job)
+
+
+@contextmanager
+def open_pool(cluster: str | None) -> Iterator[Pool]:
+    """`cluster`: None for this process, "local" for processes of this machine, or a scheduler's address.
+
+    Raises InputError where no scheduler answers.
+    """
+    if cluster is None:
+        yield InProcess()
+        return
+    from distributed import Client, LocalCluster
+
+    if cluster == "local":
+        workers = min(LOCAL_WORKERS, os.cpu_count() or 1)
+        with (
+            LocalCluster(  # type: ignore[no-untyped-call]
+                n_workers=workers,
+                threads_per_worker=1,
+                dashboard_address=None,
+                host="127.0.0.1",
+                memory_limit=0,
+                silence_logs=50,
+            ) as made,
+            Client(made) as client,  # type: ignore[no-untyped-call]
+        ):
+            yield OnDask(client)
+        return
+    try:
+        client = Client(cluster, timeout=CONNECT_S)  # type: ignore[no-untyped-call]
+    except (OSError, TimeoutError, ValueError) as error:
+        raise InputError(f"--cluster {cluster}: no Dask scheduler answers: {error}") from None
+    with client:
+        yield OnDask(client)
