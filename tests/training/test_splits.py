@@ -2,9 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from common.errors import InputError
+from common.schema import CORE_1, FULL_1
+from training.leakage import check_split
+from training.schemas import MINUTES_1, QUOTES_1, window_s
 from training.splits import Split, SplitRules, final_split, walk_forward
 from training.ticks import NS_PER_S
 
@@ -74,3 +79,44 @@ def test_a_hole_before_the_test_part_purges_nothing() -> None:
 def test_one_row_cannot_be_split() -> None:
     with pytest.raises(InputError, match="too little data: 1 usable rows"):
         final_split(np.array([1]), RULES)
+
+
+@st.composite
+def recordings(draw: st.DrawFn) -> tuple[NDArray[np.int64], SplitRules]:
+    """Row times with ties, bursts and holes of up to a day, and rules of any of the schemas."""
+    steps = draw(
+        st.lists(
+            st.one_of(
+                st.sampled_from([0, 1, NS_PER_S]),
+                st.integers(0, 10 * NS_PER_S),
+                st.integers(0, 86_400 * NS_PER_S),
+            ),
+            min_size=2,
+            max_size=200,
+        )
+    )
+    schema = draw(st.sampled_from([CORE_1, FULL_1, QUOTES_1, MINUTES_1]))
+    rules = SplitRules(
+        horizon_ns=draw(st.sampled_from([1, 60, 300])) * NS_PER_S,
+        window_ns=window_s(schema) * NS_PER_S,
+        final_share=draw(st.floats(0.01, 0.9)),
+        folds=draw(st.integers(1, 8)),
+    )
+    return np.cumsum(np.array(steps, np.int64)), rules
+
+
+@given(recordings())
+@settings(max_examples=150, deadline=None)
+def test_whatever_the_times_no_training_label_touches_a_test_window_and_no_row_is_lost(
+    recording: tuple[NDArray[np.int64], SplitRules],
+) -> None:
+    time_ns, rules = recording
+    for split in [final_split(time_ns, rules), *walk_forward(time_ns, rules)]:
+        check_split(time_ns, split, rules)
+        if len(split.test) == 0:
+            continue
+        first = time_ns[split.test].min()
+        # Label windows (t, t + horizon] of training, feature windows (t - window, t] of the test part.
+        assert np.all(time_ns[split.train] + rules.horizon_ns < first - rules.window_ns)
+        assert len(split.train) + split.purged + split.embargoed == np.count_nonzero(time_ns < first)
+        assert not np.isin(time_ns[split.train], time_ns[split.test]).any()
