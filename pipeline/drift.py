@@ -79,7 +79,7 @@ class Thinning:
         """Which of (n,) rows to take; time does not fall within a product, but for a clock that was set back."""
         period = time_ns // self._period_ns
         keep = np.empty(len(period), np.bool_)
-        for code in np.unique(product).tolist():
+        for code in np.flatnonzero(np.bincount(product)).tolist():  # four times as fast as np.unique
             of = product == code
             mine = period[of]
             keep[of] = np.diff(mine, prepend=self._last.get(code, mine[0] - 1)) != 0
@@ -101,9 +101,13 @@ class RollingCounts:
 
     def add(self, time_ns: NDArray[np.int64], counters: NDArray[np.int64]) -> None:
         """Adds 1 to counters (n, k) of the rows at time_ns (n,); a counter below 0 stands for none."""
+        if len(time_ns) == 0:
+            return
         bucket = time_ns // self._bucket_ns
-        for number in np.unique(bucket).tolist():
-            hit = counters[bucket == number].ravel()
+        first, last = int(bucket.min()), int(bucket.max())
+        numbers = [first] if first == last else np.unique(bucket).tolist()
+        for number in numbers:
+            hit = (counters[bucket == number] if len(numbers) > 1 else counters).ravel()
             slot = self._slot(number)
             slot += np.bincount(hit[hit >= 0], minlength=len(slot))
 
@@ -173,11 +177,14 @@ class DriftCounts:
         """Counts rows: time_ns (n,), features (n, names), probability (n,). What is not finite has no bin."""
         if len(time_ns) == 0:
             return
+        values = np.column_stack([features, probability])
         counters = np.empty((len(time_ns), len(self._edges) + 1), np.int64)
         for column, edges in enumerate(self._edges):
-            values = probability if column == len(self.names) else features[:, column]
-            counters[:, column] = column * self._width + np.searchsorted(edges, values, side="right")
-            counters[~np.isfinite(values), column] = -1
+            counters[:, column] = np.searchsorted(edges, values[:, column], side="right")
+        counters[:, :-1] += self._width * np.arange(len(self._edges))
+        finite = np.isfinite(values)
+        if not finite.all():
+            counters[:, :-1][~finite] = -1
         counters[:, -1] = np.where(probability >= threshold, len(self._edges) * self._width, -1)
         self._rolling.add(time_ns, counters)
         self.newest_ns = int(time_ns.max())
@@ -205,8 +212,10 @@ class MissingCounts:
 
     def add(self, time_ns: NDArray[np.int64], features: NDArray[np.float64]) -> None:
         """Counts rows: time_ns (n,), features (n, k)."""
-        counters = np.where(np.isfinite(features), -1, np.arange(self._features))
-        self._rolling.add(time_ns, np.column_stack([counters, np.full(len(time_ns), self._features)]))
+        self._rolling.add(time_ns, np.full((len(time_ns), 1), self._features))
+        finite = np.isfinite(features)
+        if not finite.all():
+            self._rolling.add(time_ns, np.where(finite, -1, np.arange(self._features)))
 
     def rates(self, window_ns: int) -> tuple[int, NDArray[np.float64]]:
         """Rows, and the rate of each feature (k,); NaN while there is no row."""

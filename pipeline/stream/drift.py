@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -129,22 +129,19 @@ class LiveDrift:
             self._count_predictions(model, threshold, list(batches))
 
     def _count_features(self, batches: list[_Features]) -> None:
-        if not batches:
-            return
-        time_ns = np.concatenate([one.time_ns for one in batches])
-        kept = self._feature_thinning.first_of_each(np.concatenate([one.product for one in batches]), time_ns)
-        self._missing.add(time_ns[kept], np.concatenate([one.values for one in batches])[kept])
+        if batches:
+            rows, time_ns = _thinned(batches, self._feature_thinning)
+            self._missing.add(time_ns, np.concatenate([one.values for one in batches])[rows])
 
     def _count_predictions(self, model: ModelKey, threshold: float, batches: list[_Predictions]) -> None:
-        time_ns = np.concatenate([one.time_ns for one in batches])
-        kept = self._prediction_thinning.first_of_each(np.concatenate([one.product for one in batches]), time_ns)
+        rows, time_ns = _thinned(batches, self._prediction_thinning)
         counts = self._counts(model)
         if counts is None:
-            self.unreferenced += len(time_ns)
+            self.unreferenced += sum(len(one.time_ns) for one in batches)
             return
-        values = np.concatenate([one.values for one in batches])[kept]
-        probability = np.concatenate([one.probability for one in batches])[kept]
-        counts.add(time_ns[kept], values, probability, threshold)
+        values = np.concatenate([one.values for one in batches])[rows]
+        probability = np.concatenate([one.probability for one in batches])[rows]
+        counts.add(time_ns, values, probability, threshold)
 
     def _counts(self, key: ModelKey) -> DriftCounts | None:
         model = self._models.setdefault(key, _Model())
@@ -206,6 +203,13 @@ class LiveDrift:
                 if rows:
                     family.add_metric([window, name], rate)
         return family
+
+
+def _thinned(batches: Sequence[_Features], thinning: Thinning) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of the rows to count, over all batches on end, and their times."""
+    time_ns = np.concatenate([one.time_ns for one in batches])
+    rows = np.flatnonzero(thinning.first_of_each(np.concatenate([one.product for one in batches]), time_ns))
+    return rows, time_ns[rows]
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
