@@ -1,0 +1,344 @@
+"""`volcast evaluate`: a bundle, or predictions made by one, against what happened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from common.bundle import Manifest, read_bundle
+from common.cli import Duration, config_option, examples, json_option
+from common.config import load_config
+from common.errors import BundleError, InputError, UsageError
+from common.log import configure_logs
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from training.data import Dataset
+    from training.evaluation import ModelEval, Settings
+    from training.evaluation.result import PredictionsRef
+    from training.predictions import Predictions
+    from training.scored import Scored
+
+Progress = Callable[[str], None]
+JSON_FILE, HTML_FILE, PICTURES_FOLDER = "model_eval.json", "model_eval.html", "model_eval"
+
+
+@click.command(
+    "evaluate",
+    epilog=examples(
+        "volcast evaluate",
+        "volcast evaluate data/archive/BTC-USD_*.ndjson.gz --bundle models/volatility/1 --out reports",
+        "volcast evaluate RECORDING --predictions predictions.ndjson --json",
+    ),
+)
+@click.argument("files", nargs=-1, metavar="[FILE]...")
+@click.option(
+    "--bundle",
+    "bundle_folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    metavar="DIR",
+    help="models/NAME/VERSION (default: the newest version of the default model).",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("reports"), show_default=True,
+    help="Where model_eval.json, model_eval.html and the pictures go.",
+)  # fmt: skip
+@click.option(
+    "--predictions",
+    "predictions_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    metavar="FILE",
+    help="Evaluate these predictions (NDJSON or Parquet) beside what the bundle says of the same rows.",
+)
+@click.option("--model", "made_by", default=None, metavar="NAME/VERSION", help="Of the predictions: only this one's.")
+@click.option("--seen", is_flag=True, help="Also rows of the training span; the figures then flatter.")
+@click.option("--alarms-per-hour", type=click.FloatRange(min=0, min_open=True), default=6.0, show_default=True)
+@click.option("--block", type=Duration(), default="5m", show_default=True, help="Length of the bootstrap's blocks.")
+@click.option("--resamples", type=click.IntRange(min=40), default=1000, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap.")
+@json_option
+@config_option
+def evaluate(
+    files: tuple[str, ...],
+    bundle_folder: Path | None,
+    out: Path,
+    predictions_file: Path | None,
+    made_by: str | None,
+    seen: bool,
+    alarms_per_hour: float,
+    block: float,
+    resamples: int,
+    seed: int,
+    as_json: bool,
+    config_file: Path | None,
+) -> int:
+    """How good a model is, beside every baseline, with intervals: reports/model_eval.json and .html.
+
+    FILEs are recordings, feature files, quotes or minutes; without any, the Coinbase recordings of December
+    2025. Rows from the time that the model was trained on are left out.
+    """
+    config = load_config(config_file)
+    configure_logs(config.log, "evaluate")
+    if made_by and predictions_file is None:
+        raise UsageError("--model: says whose of the --predictions; name those too")
+    folder = bundle_folder or _newest(Path(config.server.models_dir), "volatility")
+    manifest, model = read_bundle(folder)
+    from training.evaluation import Settings
+
+    settings = Settings(
+        horizon_s=manifest.label.horizon_s,
+        block_s=block,
+        resamples=resamples,
+        alarms_per_hour=alarms_per_hour,
+        seed=seed,
+    )
+    with _progress() as step:
+        predictions = _predictions(predictions_file, made_by) if predictions_file else None
+        evaluation, scored = _evaluate(files, manifest, model, predictions, predictions_file, seen, settings, step)
+        step("drawing")
+        written = _write(out, evaluation, scored)
+    if as_json:
+        from training.evaluation.result import encode
+
+        click.echo(encode(evaluation))
+        return 0
+    from rich.console import Console
+
+    _print(Console(), evaluation)
+    click.echo(f"wrote {', '.join(str(path) for path in written)} and {PICTURES_FOLDER}/*.png")
+    return 0
+
+
+def _newest(models_dir: Path, name: str) -> Path:
+    versions = [one for one in (models_dir / name).glob("*") if one.name.isdecimal()]
+    if not versions:
+        raise BundleError(f"no bundle in {models_dir / name}: name one with --bundle, or make one with volcast train")
+    return max(versions, key=lambda one: int(one.name))
+
+
+def _predictions(path: Path, made_by: str | None) -> Predictions:
+    from training.predictions import read_predictions
+
+    found = read_predictions(path)
+    makers = sorted(set(found.model))
+    if made_by is not None:
+        if made_by not in makers:
+            raise InputError(f"predictions {path}: none is by {made_by}; they are by {', '.join(makers)}")
+        return found.of(made_by)
+    if len(makers) > 1:
+        raise UsageError(f"predictions {path}: they are by {', '.join(makers)}; choose with --model")
+    return found
+
+
+def _evaluate(
+    files: tuple[str, ...],
+    manifest: Manifest,
+    model: bytes,
+    predictions: Predictions | None,
+    predictions_file: Path | None,
+    seen: bool,
+    settings: Settings,
+    step: Progress,
+) -> tuple[ModelEval, Scored]:
+    import msgspec
+
+    from training import scoring
+    from training.evaluation import evaluate_scored
+    from training.evaluation.result import DataRef, ModelRef
+
+    dataset = _load(files, manifest, step)
+    chosen = scoring.unseen(dataset.rows, manifest)
+    rows, notes = dataset.rows if seen else chosen.rows, []
+    counts = dict(dataset.counts)
+    if chosen.set_aside and seen:
+        notes.append(f"{chosen.set_aside:,} rows are from the time that the model was trained on: the figures flatter")
+    elif chosen.set_aside:
+        counts |= {"set_aside_seen_in_training": chosen.set_aside, "evaluated": len(rows)}
+    if len(rows) == 0:
+        why = "none has a whole feature window before it and a whole horizon after it"
+        if len(dataset.rows):
+            why = "all of them from the time that the model was trained on (--seen takes them too)"
+        raise InputError(f"nothing to evaluate: {len(dataset.rows):,} rows, {why}")
+    step("the bundle's graph over the rows")
+    scored = scoring.score(manifest, model, rows)
+    primary, given = manifest.kind, None
+    if predictions is not None and predictions_file is not None:
+        scored, given = _join(scored, dataset, predictions, predictions_file, manifest)
+        primary = scoring.GIVEN
+    notes += _baseline_notes(manifest, dataset)
+    found = evaluate_scored([scored], primary, settings, products=dataset.products, progress=step)
+    evaluation = msgspec.structs.replace(
+        found,
+        source="bundle" if given is None else "predictions",
+        model=ModelRef(
+            manifest.name, manifest.version, manifest.kind, manifest.schema.name, manifest.schema.hash,
+            manifest.model_sha256,
+        ),
+        data=DataRef(dataset.files, dataset.sha256, counts, dataset.products),
+        predictions=given,
+        notes=(*notes, *(one for one in found.notes if manifest.baselines or "HAR logit" not in one)),
+    )  # fmt: skip
+    return evaluation, scored
+
+
+def _load(files: tuple[str, ...], manifest: Manifest, step: Progress) -> Dataset:
+    from pipeline.archive import expand_paths
+    from pipeline.datasets import DATA_DIR, coinbase_ticker_2025
+    from training import scoring
+    from training.data import load
+    from training.data.features import schema_of
+    from training.data.load import kind_of
+
+    paths = list(dict.fromkeys(path for one in files for path in expand_paths(one))) or coinbase_ticker_2025()
+    if not paths:
+        raise InputError(
+            f"no data found: set {DATA_DIR} to the folder that holds coinbase_ticker/, put it at ../shared/data, "
+            "or name recordings (volcast evaluate FILE...)"
+        )
+    step(f"reading {len(paths)} files, computing features")
+    kind = kind_of(paths[0])
+    schema = scoring.schema_for(manifest) if kind == "ticks" else None
+    if kind == "features":
+        schema = schema_of(paths[0])
+    dataset = load(
+        paths,
+        schema=schema,
+        horizon_s=round(manifest.label.horizon_s),
+        sample_period_s=round(manifest.parameters.get("sample_period_s", 1)),
+        progress=step,
+    )
+    _require_features(manifest, dataset)
+    return dataset
+
+
+def _require_features(manifest: Manifest, dataset: Dataset) -> None:
+    """Names alone are not enough: the units must agree too."""
+    wanted = {(one.name, one.unit) for one in manifest.schema.features}
+    missing = sorted(wanted - {(one.name, one.unit) for one in dataset.schema.features})
+    if missing:
+        raise InputError(
+            f"bundle {manifest.name}/{manifest.version} takes schema {manifest.schema.name} ({manifest.schema.hash}); "
+            f"the {dataset.kind} give {dataset.schema.name} ({dataset.schema.hash}), which lacks {missing[0][0]} "
+            f"({missing[0][1]})"
+        )
+
+
+def _baseline_notes(manifest: Manifest, dataset: Dataset) -> list[str]:
+    from training import scoring
+
+    if not manifest.baselines:
+        return ["The bundle's manifest holds no baselines (it is of an older training): they are left out"]
+    missing = scoring.missing_baselines(manifest, dataset.schema)
+    if missing:
+        return [f"Left out, since {dataset.schema.name} lacks a feature they need: {', '.join(missing)}"]
+    return []
+
+
+def _join(
+    scored: Scored, dataset: Dataset, predictions: Predictions, path: Path, manifest: Manifest
+) -> tuple[Scored, PredictionsRef]:
+    import numpy as np
+
+    from training import scoring
+    from training.evaluation.result import PredictionsRef
+    from training.truth import Keys, match
+
+    keys = Keys(
+        scoring.product_codes(predictions.product_id, dataset.products),
+        predictions.event_time_ns,
+        predictions.sequence_num,
+    )
+    found = match(Keys.without_sequence(scored.product, scored.time_ns), keys)
+    joined = scoring.given(scored, found, predictions.probability, manifest.decision_threshold)
+    ours, theirs = joined.probabilities[manifest.kind], joined.probabilities[scoring.GIVEN]
+    return joined, PredictionsRef(
+        file=path.name,
+        predictions=len(predictions),
+        without_probability=int(np.isnan(predictions.probability).sum()),
+        rows_matched=len(joined.y),
+        rows_unmatched=len(scored.y) - len(joined.y),
+        max_abs_difference=float(np.max(np.abs(ours - theirs))),
+    )
+
+
+def _write(out: Path, evaluation: ModelEval, scored: Scored) -> list[Path]:
+    """Each file is whole or as it was. Raises InputError where the disk refuses."""
+    from training.evaluation.page import page
+    from training.evaluation.plots import pictures
+    from training.evaluation.result import encode
+
+    drawn = pictures(evaluation, [scored])
+    files: Mapping[Path, bytes] = {
+        **{out / PICTURES_FOLDER / name: data for name, data in drawn.items()},
+        out / HTML_FILE: page(evaluation, drawn).encode(),
+        out / JSON_FILE: encode(evaluation),
+    }
+    for path, data in files.items():
+        making = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            making.write_bytes(data)
+            making.replace(path)
+        except OSError as error:
+            raise InputError(f"report {path}: cannot be written: {error.strerror or error}") from None
+        finally:
+            making.unlink(missing_ok=True)
+    return [out / JSON_FILE, out / HTML_FILE]
+
+
+def _print(console: Console, evaluation: ModelEval) -> None:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    from training.evaluation.figures import METRICS
+    from training.evaluation.words import findings, model_name, number, span_text
+
+    part = evaluation.headline
+    title = (
+        f"{span_text(part.start_ns, part.end_ns)}: {part.rows:,} rows, {part.positives / part.rows:.1%} spikes, "
+        f"{part.episodes} episodes in {part.observed_hours:.1f} h"
+    )
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for name in part.models:
+        table.add_column(model_name(name), justify="right")
+    for metric, (label, _) in METRICS.items():
+        figures = [one.metrics.get(metric) for one in part.models.values()]
+        if any(figures):
+            texts = [
+                "–" if one is None else number(one.value)
+                if one.low is None or one.high is None
+                else f"{number(one.value)} [{number(one.low)}, {number(one.high)}]"
+                for one in figures
+            ]  # fmt: skip
+            table.add_row(label, *texts)
+    console.print(table)
+    for line in [*findings(evaluation), *evaluation.notes]:
+        console.print(f"{line}.", highlight=False, markup=False)
+    given = evaluation.predictions
+    if given is not None:
+        console.print(
+            f"{given.file}: {given.rows_matched:,} rows have a prediction, {given.rows_unmatched:,} have none; they "
+            f"differ from the bundle's own by at most {given.max_abs_difference:.2g}."
+        )
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Shows the step at hand on a terminal's standard error; silent elsewhere."""
+    from rich import progress
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    columns = (progress.SpinnerColumn(), progress.TextColumn("{task.description}"), progress.TimeElapsedColumn())
+    with progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda step: bar.update(task, description=step)

@@ -1,0 +1,319 @@
+"""Pictures of an evaluation, as PNG bytes; nothing is shown or written."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure as Canvas
+from numpy.typing import NDArray
+
+from training.evaluation.episodes import NS_PER_S, Line
+from training.evaluation.result import Difference, Figure, ModelEval, Part
+from training.evaluation.words import model_name, span_text
+from training.scored import Scored
+
+PNG_DPI = 130
+# Okabe and Ito's palette, told apart by most colour-blind readers; the model in the darkest, the rest fainter.
+PRIMARY_COLOUR = "#0b5394"
+COLOURS = ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+GREY, SPIKE_COLOUR = "#767676", "#f4c7c3"
+PERCENTILE_STEPS = 20
+LINE_POINTS = 4000
+MOST_PANELS = 6
+
+STYLE: Any = {  # typed by matplotlib as literal keys
+    "font.size": 9.5,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+}
+
+
+def pictures(evaluation: ModelEval, scored: Sequence[Scored]) -> dict[str, bytes]:
+    """File name -> PNG, of the headline part; scored holds the rows of the same parts in the same order."""
+    import matplotlib
+
+    part, rows = evaluation.headline, scored[-1]
+    makers = {
+        "reliability": lambda: _reliability(part, evaluation.primary),
+        "precision_recall": lambda: _precision_recall(part, evaluation.primary),
+        "percentiles": lambda: _percentiles(part, rows, evaluation.primary),
+        "over_time": lambda: _over_time(part, rows, evaluation),
+        "by_day": lambda: _bars(part, evaluation, "day"),
+        "by_hour": lambda: _bars(part, evaluation, "hour"),
+        "by_regime": lambda: _bars(part, evaluation, "regime"),
+        "differences": lambda: _differences(evaluation),
+    }
+    with matplotlib.rc_context(STYLE):
+        drawn = {name: make() for name, make in makers.items()}  # type: ignore[no-untyped-call]
+    return {f"{name}.png": _png(canvas) for name, canvas in drawn.items() if canvas is not None}
+
+
+def _png(canvas: Canvas) -> bytes:
+    buffer = io.BytesIO()
+    # Without the library's name and version, which would change the bytes.
+    canvas.savefig(buffer, format="png", dpi=PNG_DPI, metadata={"Software": None}, facecolor="white")
+    return buffer.getvalue()
+
+
+def _canvas(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Canvas, Any]:
+    canvas = Canvas(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(canvas)
+    return canvas, canvas.subplots(rows, columns, squeeze=False, **options)
+
+
+def colours(names: Sequence[str], primary: str) -> dict[str, str]:
+    others = [name for name in names if name != primary]
+    return {primary: PRIMARY_COLOUR} | {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(others)}
+
+
+def _reliability(part: Part, primary: str) -> Canvas:
+    """Observed rate against what was said, the model large, each baseline beside it."""
+    names = list(part.models)
+    colour = colours(names, primary)
+    canvas, ((axes, small),) = _canvas(9.6, 4.6, 1, 2, gridspec_kw={"width_ratios": (1.25, 1)})
+    top = max(
+        max(one.mean_probability, one.observed.high or one.observed.value)
+        for model in part.models.values()
+        for one in model.reliability
+    )
+    top = min(1.0, 1.08 * top)
+    for axis, shown in ((axes, [primary]), (small, names)):
+        axis.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", zorder=1)
+        for name in shown[::-1]:
+            bins = part.models[name].reliability
+            said = [one.mean_probability for one in bins]
+            seen = [one.observed.value for one in bins]
+            axis.plot(said, seen, marker="o", markersize=4, color=colour[name], label=model_name(name), zorder=3)
+        axis.set(xlim=(0, top), ylim=(0, top), xlabel="mean probability said")
+        axis.set_aspect("equal")
+    bins = part.models[primary].reliability
+    for one in bins:
+        if one.observed.low is not None:
+            axes.vlines(
+                one.mean_probability, one.observed.low, one.observed.high, color=PRIMARY_COLOUR, linewidth=6, alpha=0.22
+            )
+    axes.axhline(part.positives / part.rows, color=GREY, linewidth=1, linestyle=":")
+    axes.text(top, part.positives / part.rows, "base rate ", ha="right", va="bottom", color=GREY, fontsize=8)
+    ece = part.models[primary].metrics["ece"].value
+    axes.set(ylabel="rate of spikes seen", title=f"{model_name(primary)}: ECE {ece:.4f}")
+    axes.text(
+        0.02, 0.98, "ten bins of equal numbers of rows;\nbars: 95 % by block bootstrap", transform=axes.transAxes,
+        va="top", fontsize=8, color=GREY,
+    )  # fmt: skip
+    small.set_title("beside the baselines")
+    small.legend(loc="upper left")
+    return canvas
+
+
+def _precision_recall(part: Part, primary: str) -> Canvas | None:
+    if part.positives in (0, part.rows):
+        return None
+    colour = colours(list(part.models), primary)
+    canvas, ((axes,),) = _canvas(7.2, 4.6)
+    rate = part.positives / part.rows
+    for name in [*reversed([one for one in part.models if one != primary]), primary]:
+        model = part.models[name]
+        area = model.metrics["pr_auc"]
+        spread = f" ({area.low:.3f}–{area.high:.3f})" if area.low is not None else ""
+        axes.plot(
+            [one.recall for one in model.curve],
+            [one.precision for one in model.curve],
+            color=colour[name],
+            linewidth=2.2 if name == primary else 1.3,
+            label=f"{model_name(name)}  {area.value:.3f}{spread}",
+        )
+    mine = part.models[primary].metrics
+    if "precision" in mine and "recall" in mine:
+        axes.plot(
+            mine["recall"].value, mine["precision"].value, "o", color=PRIMARY_COLOUR, markersize=8,
+            markerfacecolor="white", markeredgewidth=2, zorder=5, label="at the decision threshold",
+        )  # fmt: skip
+    axes.axhline(rate, color="black", linewidth=1, linestyle="--")
+    axes.text(1.0, rate, f"base rate {rate:.3f} ", ha="right", va="bottom", fontsize=8)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+    axes.set_title(f"Precision and recall, {span_text(part.start_ns, part.end_ns)}")
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], labels[::-1], title="PR-AUC (95 %)", loc="upper right", alignment="left")
+    return canvas
+
+
+def _percentiles(part: Part, rows: Scored, primary: str) -> Canvas:
+    """Left: what volatility did, and where τ stands in it. Right: spikes by percentile of the probability."""
+    canvas, ((left, right),) = _canvas(9.6, 4.2, 1, 2)
+    at = np.linspace(0, 100, 201)
+    volatility_bps = 1e4 * np.percentile(rows.future_volatility, at)
+    threshold_bps = 1e4 * part.label_threshold
+    left.plot(at, np.maximum(volatility_bps, 1e-3), color=PRIMARY_COLOUR, linewidth=2)
+    left.axhline(threshold_bps, color=COLOURS[0], linewidth=1.4)
+    rate = part.positives / part.rows
+    left.axvspan(100 * (1 - rate), 100, color=SPIKE_COLOUR, alpha=0.6, linewidth=0)
+    left.text(1, threshold_bps, f"τ = {threshold_bps:.3g} bps", color=COLOURS[0], va="bottom", fontsize=8.5)
+    left.set_yscale("log")
+    left.set(xlim=(0, 100), xlabel="percentile of these rows", ylabel="volatility over the horizon, bps")
+    left.set_title(f"What came: {rate:.1%} of rows at τ or above")
+    colour = colours(list(part.models), primary)
+    for name in [*reversed([one for one in part.models if one != primary]), primary]:
+        middle, seen = _spikes_by_percentile(rows.y, rows.probabilities[name])
+        right.plot(
+            middle, seen, color=colour[name], marker="o", markersize=3, label=model_name(name),
+            linewidth=2.2 if name == primary else 1.2,
+        )  # fmt: skip
+    right.axhline(rate, color="black", linewidth=1, linestyle="--")
+    right.text(0, rate, " base rate", va="bottom", fontsize=8)
+    right.set(xlim=(0, 100), ylim=(0, None), xlabel="percentile of the probability said", ylabel="rate of spikes")
+    right.set_title(f"Who was warned: spikes in each {100 // PERCENTILE_STEPS} % of rows")
+    handles, labels = right.get_legend_handles_labels()
+    right.legend(handles[::-1], labels[::-1], loc="upper left")
+    return canvas
+
+
+def _spikes_by_percentile(
+    y: NDArray[np.int8], probability: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], list[float]]:
+    order = np.argsort(probability, kind="stable")
+    parts = [one for one in np.array_split(y[order], PERCENTILE_STEPS) if len(one)]
+    middle = 100 * (np.arange(len(parts)) + 0.5) / len(parts)
+    return middle, [float(one.mean()) for one in parts]
+
+
+def _over_time(part: Part, rows: Scored, evaluation: ModelEval) -> Canvas:
+    """What was said as time went on, with what came; a panel for each stretch that was recorded."""
+    line = Line.of(rows.product, rows.time_ns, int(evaluation.settings.horizon_s * NS_PER_S))
+    stretches = _longest_stretches(line)
+    canvas, panels = _canvas(9.6, 0.9 + 1.55 * len(stretches), len(stretches), 1, sharey=True)
+    model = part.models[evaluation.primary]
+    probability = rows.probabilities[evaluation.primary]
+    for number, (axes, places) in enumerate(zip(panels[:, 0], stretches, strict=True)):
+        at = line.order[places]
+        times = np.array([datetime.fromtimestamp(one / NS_PER_S, UTC) for one in rows.time_ns[at].tolist()])
+        _shade(axes, times, rows.y[at] == 1)
+        axes.plot(times, probability[at], color=PRIMARY_COLOUR, linewidth=1)
+        axes.axhline(model.decision_threshold, color=COLOURS[0], linewidth=1, linestyle="--")
+        locator = AutoDateLocator(minticks=4, maxticks=9)  # type: ignore[no-untyped-call]
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+        axes.set(ylim=(0, 1), xlim=(times[0], times[-1]), ylabel="probability")
+        axes.grid(axis="x", visible=False)
+        if number == 0:
+            told = "" if len(stretches) == _stretch_count(line) else f", the {len(stretches)} longest stretches"
+            axes.set_title(
+                f"{model_name(evaluation.primary)} over time{told}; shaded: the minutes that follow are a spike"
+            )
+            axes.text(
+                times[-1], model.decision_threshold, "decision threshold ", color=COLOURS[0], fontsize=8, ha="right",
+                va="bottom",
+            )  # fmt: skip
+    return canvas
+
+
+def _stretch_count(line: Line) -> int:
+    return len(np.unique(line.stretch))
+
+
+def _longest_stretches(line: Line) -> list[NDArray[np.int64]]:
+    """Places of the longest stretches, in time order, thinned to what a picture can show."""
+    numbers, counts = np.unique(line.stretch, return_counts=True)
+    chosen = np.sort(numbers[np.argsort(-counts, kind="stable")[:MOST_PANELS]])
+    found = []
+    for number in chosen:
+        places = np.flatnonzero(line.stretch == number)
+        found.append(places[:: max(1, len(places) // LINE_POINTS)])
+    return found
+
+
+def _shade(axes: Any, times: NDArray[Any], spike: NDArray[np.bool_]) -> None:
+    axes.fill_between(times, 0, 1, where=spike, color=SPIKE_COLOUR, step="mid", linewidth=0)
+
+
+def _bars(part: Part, evaluation: ModelEval, by: str) -> Canvas | None:
+    """PR-AUC of model and reference with its base rate, group by group."""
+    grouping = next(one for one in part.groupings if one.by == by)
+    primary, reference = evaluation.primary, evaluation.reference
+    shown = [primary, *([reference] if reference not in (None, primary) else [])]
+    groups = [one for one in grouping.groups if any("pr_auc" in one.models[name] for name in shown if name)]
+    if not groups:
+        return None
+    colour = colours(list(part.models), primary)
+    canvas, ((axes,),) = _canvas(min(9.6, max(5.0, 2.6 + 0.75 * len(groups))), 3.7)
+    width = 0.8 / len(shown)
+    for place, name in enumerate(shown):
+        at = np.arange(len(groups)) + (place - (len(shown) - 1) / 2) * width
+        figures = [one.models[str(name)].get("pr_auc") for one in groups]
+        axes.bar(
+            at,
+            [one.value if one else 0 for one in figures],
+            width * 0.92,
+            color=colour[str(name)],
+            label=model_name(str(name)),
+            alpha=0.9 if name == primary else 0.55,
+        )
+        _whiskers(axes, at, figures)
+    rates = [one.positives / one.rows for one in groups]
+    axes.hlines(
+        rates,
+        np.arange(len(groups)) - 0.45,
+        np.arange(len(groups)) + 0.45,
+        color="black",
+        linewidth=1.6,
+        label="base rate",
+    )
+    crowded = len(groups) > 14
+    axes.set_xticks(
+        np.arange(len(groups)),
+        [one.name if crowded else f"{one.name}\n{one.rows:,} rows" for one in groups],
+        rotation=90 if crowded and len(groups[0].name) > 3 else 0,
+        fontsize=8,
+    )
+    axes.grid(axis="x", visible=False)
+    title = {"day": "By day (UTC)", "hour": "By hour of the day (UTC)", "regime": "By volatility of the minute before"}
+    axes.set(ylim=(0, 1), ylabel="PR-AUC", title=title[by])
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return canvas
+
+
+def _whiskers(axes: Any, at: NDArray[Any], figures: Sequence[Figure | None]) -> None:
+    for place, one in zip(at, figures, strict=True):
+        if one is not None and one.low is not None:
+            axes.vlines(place, one.low, one.high, color="#333333", linewidth=1.2)
+
+
+def _differences(evaluation: ModelEval) -> Canvas | None:
+    """The model's PR-AUC less each other's, with intervals: right of zero is better."""
+    means = evaluation.walk_forward
+    given: Mapping[str, Sequence[Difference]] = {f"{evaluation.headline.name}": evaluation.headline.differences} | (
+        {"folds' mean": means.differences} if means else {}
+    )
+    shown = [
+        (where, one)
+        for where, differences in given.items()
+        for one in differences
+        if one.model == evaluation.primary and one.metric == "pr_auc" and one.low is not None
+    ]
+    if not shown:
+        return None
+    canvas, ((axes,),) = _canvas(7.2, 1.1 + 0.42 * len(shown))
+    for place, (_, one) in enumerate(shown[::-1]):
+        colour = GREY if one.better is None else PRIMARY_COLOUR if one.better else COLOURS[0]
+        axes.hlines(place, one.low, one.high, color=colour, linewidth=2.4)
+        axes.plot(one.value, place, "o", color=colour, markersize=7)
+    axes.axvline(0, color="black", linewidth=1)
+    axes.set_yticks(range(len(shown)), [f"less {model_name(one.reference)} ({where})" for where, one in shown[::-1]])
+    axes.set_ylim(-0.6, len(shown) - 0.4)
+    axes.grid(axis="y", visible=False)
+    axes.set(xlabel="difference in PR-AUC, 95 % paired interval")
+    axes.set_title(f"{model_name(evaluation.primary)}: right of zero is ahead")
+    return canvas
