@@ -9,15 +9,18 @@ import numpy as np
 
 from common.errors import InputError, UsageError
 from common.schema import FULL_1, SCHEMAS, FeatureSchema
+from pipeline.archive import SUFFIXES as ARCHIVE_SUFFIXES
 from training.data import archives, features, minutes, quotes
 from training.data.dataset import Columns, Dataset, Progress, fingerprint
 from training.data.tables import parquet_schema
 from training.rows import Rows, build_rows, select_rows
-from training.schemas import MINUTES_1, QUOTES_1
+from training.schemas import MINUTES_1, QUOTES_1, window_s
+from training.ticks import NS_PER_S
 
 _QUIET: Progress = lambda step: None  # noqa: E731
 _PARQUET = ".parquet"
 _CSV = (".csv", ".csv.gz")
+_SUFFIXES = (_PARQUET, *_CSV, *ARCHIVE_SUFFIXES)
 
 
 def load(
@@ -33,8 +36,9 @@ def load(
     schema: of the rows; by default what the files hold, full/1 for recordings of ticks. sample_period_s: at
     most one row of a product in this time; 0 keeps all.
 
-    Raises InputError where a file cannot be read, is of another kind than the first, holds nothing usable, or
-    has a feature that is NaN throughout; UsageError where the schema is not one that the files can give.
+    Raises InputError where a file cannot be read, is of another kind than the first, holds nothing usable, is
+    too short for a single row, or has a feature that is NaN throughout; UsageError where the schema is not one
+    that the files can give.
     """
     paths = _files(sources)
     kind = kind_of(paths[0])
@@ -44,6 +48,8 @@ def load(
     columns = _read(kind, paths, schema, horizon_s, progress)
     progress(f"labelling {len(columns.ticks):,} rows")
     rows, dropped = _rows(columns, horizon_s, sample_period_s)
+    if len(rows) == 0:
+        raise _too_short(columns, horizon_s)
     return Dataset(
         rows=rows,
         products=columns.products,
@@ -81,9 +87,10 @@ def _files(sources: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for source in sources:
         if source.is_dir():
-            inside = sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith("."))
+            # Hidden files are unfinished ones (pipeline/parquet.py).
+            inside = sorted(one for one in source.iterdir() if one.name.endswith(_SUFFIXES) and one.name[0] != ".")
             if not inside:
-                raise InputError(f"{source}: the directory is empty")
+                raise InputError(f"{source}: the directory holds no data ({', '.join(_SUFFIXES)})")
             found += inside
         elif source.exists():
             found.append(source)
@@ -116,6 +123,16 @@ def _rows(columns: Columns, horizon_s: int, sample_period_s: int) -> tuple[Rows,
     if columns.volatility is not None:
         return select_rows(*parts, columns.volatility, sample_period_s)
     return build_rows(*parts, horizon_s, sample_period_s)
+
+
+def _too_short(columns: Columns, horizon_s: int) -> InputError:
+    ticks = columns.ticks
+    longest_s = max(int(ticks.time_ns[span.stop - 1] - ticks.time_ns[span.start]) for span in ticks.spans()) / NS_PER_S
+    window = window_s(columns.schema)
+    return InputError(
+        f"too little data: no row of {len(ticks)} can be used; one takes {window} s of unbroken data before it "
+        f"({columns.schema.name}) and {horizon_s} s after it, and the longest unbroken stretch lasts {longest_s:.0f} s"
+    )
 
 
 def _require_numbers(columns: Columns) -> None:

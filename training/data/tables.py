@@ -21,10 +21,8 @@ def parquet_schema(path: Path) -> Any:
     """Raises InputError for a file that cannot be read or is no complete Parquet file."""
     try:
         return pq.read_schema(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or _line(error)}") from None
-    except pa.ArrowException as error:
-        raise InputError(f"{path}: not a complete Parquet file: {_line(error)}") from None
+    except (OSError, pa.ArrowException) as error:
+        raise _refusal(path, "not a complete Parquet file", error) from None
 
 
 def parquet_columns(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
@@ -35,10 +33,8 @@ def parquet_columns(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
             raise InputError(f"{path}: no column {name}; it has {', '.join(schema.names)}")
     try:
         table = pq.read_table(path, columns=list(names), page_checksum_verification=True).combine_chunks()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or _line(error)}") from None
-    except pa.ArrowException as error:
-        raise InputError(f"{path}: damaged: {_line(error)}") from None
+    except (OSError, pa.ArrowException) as error:
+        raise _refusal(path, "damaged", error) from None
     return {name: table[name] for name in names}
 
 
@@ -87,6 +83,13 @@ def in_order(where: str, name: str, time_ns: NDArray[np.int64], ties: bool = Fal
             f"{first + 1}; expected {expected}"
         )
     return good
+
+
+def _refusal(path: Path, otherwise: str, error: Exception) -> InputError:
+    """Arrow tells damage by OSError as well, without the number that the system gives to its own."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return InputError(f"{path}: cannot be read: {error.strerror or _line(error)}")
+    return InputError(f"{path}: {otherwise}: {_line(error)}")
 
 
 def _line(error: Exception) -> str:
