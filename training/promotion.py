@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.bundle import Manifest, read_bundle
-from common.errors import BundleError, GateError, InputError, UsageError
-from training import export, gate
+from common.errors import GateError, InputError, UnavailableError, UsageError
+from training import gate
 from training.gate import Check, Limits
+from training.onnx_model import OnnxModel
 from training.rows import Rows
 from training.scored import Scored
 from training.store import CanaryLabel, History, Labels, ModelStore, Reign
@@ -26,8 +27,8 @@ from training.tracking.record import BUNDLE, TRAINED, Run, find_run, read_eviden
 from training.trained import TRAINED_FILE, TREES_FILE, read_trained, require_schema
 
 Role = Literal["candidate", "champion"]
-CHUNK_ROWS = 65_536
-TIMED_CALLS, TIMED_ROUNDS = 500, 7
+VERSION_NOTE = "volcast.version"  # the tag of a registry's version that says what it is called in the models folder
+TIMED_CALLS, TIMED_ROUNDS = 200, 20
 
 
 class Registry(Protocol):
@@ -128,29 +129,20 @@ def rows_of(rows: Rows, part: Scored) -> NDArray[np.int64]:
 
 
 def probabilities(model: bytes, features: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What ONNX Runtime says of (rows, features), (rows,); a chunk at a time. Raises BundleError."""
-    try:
-        session = export.session(model)
-        said = [
-            session.run(["probability"], {"features": np.ascontiguousarray(features[start : start + CHUNK_ROWS])})[0]
-            for start in range(0, len(features), CHUNK_ROWS)
-        ]
-    except Exception as error:  # whatever a broken graph makes ONNX Runtime raise
-        raise BundleError(f"the model cannot be run: {' '.join(str(error).split())[:300]}") from None
-    return np.concatenate([np.asarray(one, dtype=np.float64).reshape(-1) for one in said] or [np.empty(0)])
+    """What ONNX Runtime says of (rows, features), (rows,). Raises BundleError."""
+    return OnnxModel(model).probabilities(features)
 
 
 def one_row_latency_us(model: bytes, row: NDArray[np.float64]) -> float:
     """Median time of a call with one row (1, features), the best of a few rounds: what the model costs, not what
     the machine's other work does."""
-    session = export.session(model)
-    feed = {"features": np.ascontiguousarray(row)}
+    scored, row = OnnxModel(model), np.ascontiguousarray(row)
     rounds = []
     for _ in range(TIMED_ROUNDS):
         taken = []
         for _ in range(TIMED_CALLS):
             began = time.perf_counter_ns()
-            session.run(["probability"], feed)
+            scored.run_once(row)
             taken.append(time.perf_counter_ns() - began)
         rounds.append(float(np.median(taken)))
     return min(rounds) / 1000
@@ -189,7 +181,10 @@ def promote(
             store.write_history(_noted(store.history(), judged.run.id, version, previous, role, now_ms))
             store.write_labels(labels)
         if registry is not None and registered is not None:
-            _point(registry, store.name, role, version, registered)
+            try:
+                _point(registry, store.name, role, version, registered)
+            except UnavailableError as error:
+                raise UnavailableError(f"version {version} is the {role} now, and served; {error}") from None
     return Moved(store.name, version, role, labels, changed, previous)
 
 
@@ -223,16 +218,17 @@ def _noted(history: History, run: str, version: str, previous: str, role: Role, 
 
 
 def _point(registry: Registry, name: str, role: Role, version: str, registered: str) -> None:
-    registry.note(name, registered, {"volcast.version": version})
+    registry.note(name, registered, {VERSION_NOTE: version})
     registry.point(name, role, registered)
     if role == "champion":
         registry.point(name, "candidate", None)
 
 
-def rollback(store: ModelStore, registry: Registry | None, runs_dir: Path) -> Moved:
+def rollback(store: ModelStore) -> Moved:
     """Gives the stable label back to the champion before; one more goes one further back.
 
-    Raises UsageError where none was before, or its version is gone.
+    Raises UsageError where none was before, or its version is gone. No registry is asked: going back must not
+    wait for one (`reconcile` brings it up to date).
     """
     with store.locked():
         labels, history = store.labels(), store.history()
@@ -248,17 +244,28 @@ def rollback(store: ModelStore, registry: Registry | None, runs_dir: Path) -> Mo
         # Labels first: they are what counts. The entry goes once it is used.
         store.write_labels(after)
         store.write_history(History(history.champions[:number]))
-        if registry is not None:
-            registered = registered_version(store, previous, registry, runs_dir)
-            if registered is not None:
-                _point(registry, store.name, "champion", previous, registered)
     return Moved(store.name, previous, "champion", after, True, labels.stable)
 
 
-def registered_version(store: ModelStore, version: str, registry: Registry, runs_dir: Path) -> str | None:
-    """The registry's version of a bundle, by the run that made it; None where no run is known."""
-    folder = run_of_bundle(store.path(version), runs_dir)
-    return None if folder is None else registry.registered(store.name, folder.name)
+def reconcile(store: ModelStore, registry: Registry, runs_dir: Path) -> dict[str, str]:
+    """Points the registry's aliases at what labels.json says; alias -> the registry's version.
+
+    A bundle whose run is not kept here, or not in the registry, leaves its alias as it is.
+    """
+    labels = store.effective_labels()
+    if labels is None:
+        return {}
+    candidate = labels.canary.version if labels.canary else next(iter(labels.shadow), None)
+    moved: dict[str, str] = {}
+    wanted: tuple[tuple[Role, str | None], ...] = (("champion", labels.stable), ("candidate", candidate))
+    for role, version in wanted:
+        folder = None if version is None else run_of_bundle(store.path(version), runs_dir)
+        registered = None if folder is None else registry.registered(store.name, folder.name)
+        if version is not None and registered is not None:
+            registry.note(store.name, registered, {VERSION_NOTE: version})
+            registry.point(store.name, role, registered)
+            moved[role] = registered
+    return moved
 
 
 def run_of_bundle(bundle: Path, runs_dir: Path) -> Path | None:

@@ -40,7 +40,7 @@ from training.tracking.record import (
 )
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
-RUN_TAG, MODEL_TAG, VERSION_TAG = "volcast.run", "volcast.model_sha256", "volcast.version"
+RUN_TAG, MODEL_TAG = "volcast.run", "volcast.model_sha256"
 FINISHED = "finished"
 SQLITE = "sqlite:///"
 MAX_BATCH = 100  # of parameters and tags in one request; MLflow's limit
@@ -99,11 +99,6 @@ class MlflowServer:
         with self._asking(f"model {name} cannot be looked up"):
             known = self._client().search_registered_models(f"name = '{name}'")
             return {alias: str(version) for one in known for alias, version in one.aliases.items()}
-
-    def bundle_version(self, name: str, version: str) -> str:
-        """The version of the models folder that a version of the registry became; "" for none."""
-        with self._asking(f"model {name} cannot be looked up"):
-            return str(self._client().get_model_version(name, version).tags.get(VERSION_TAG, ""))
 
     def fetch(self, run: str, runs_dir: Path) -> Path:
         """Brings a run from there, by MLflow's id or ours; returns its folder."""

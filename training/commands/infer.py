@@ -1,0 +1,235 @@
+"""`volcast infer`: rows of a file through a bundle, offline, and how long that takes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from common.cli import config_option, examples, json_option
+from common.config import Config, load_config
+from common.errors import InputError, UsageError
+from common.log import configure_logs
+
+if TYPE_CHECKING:
+    from common.bundle import Manifest
+    from training.inference import Predict, Timed
+
+SIZES = (1, 8, 32, 256, 1024, 8192)
+
+
+class Sizes(click.ParamType[tuple[int, ...]]):
+    """`1,32,256`"""
+
+    name = "sizes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = [one.strip() for one in str(value).split(",")]
+        if not all(one.isdecimal() and 0 < int(one) <= 1_000_000 for one in parts):
+            self.fail(f"{value!r} is no list of batch sizes such as 1,32,256", param, ctx)
+        return tuple(int(one) for one in parts)
+
+
+@click.command(
+    "infer",
+    epilog=examples(
+        "volcast infer features.parquet --out predictions.parquet",
+        "volcast infer rows.ndjson --model-path models/volatility/1          # JSON lines on standard output",
+        "volcast infer --benchmark",
+        "volcast infer features.parquet --benchmark --batch-sizes 1,256 --json",
+    ),
+)
+@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--model-path",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A bundle (default: what servers answer with by default).",
+)
+@click.option(
+    "--out",
+    default="-",
+    show_default=True,
+    metavar="FILE",
+    help="*.parquet, *.csv, *.json or *.ndjson; -: JSON lines here.",
+)
+@click.option("--benchmark", is_flag=True, help="Time it by batch size, beside the trained form.")
+@click.option(
+    "--batch-sizes", type=Sizes(), default=SIZES, show_default=",".join(map(str, SIZES)), help="Of --benchmark."
+)
+@click.option(
+    "--trained",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the trained form (default: beside the bundle, else of the run that made it).",
+)
+@json_option
+@config_option
+def infer(
+    file: Path | None,
+    model_path: Path | None,
+    out: str,
+    benchmark: bool,
+    batch_sizes: tuple[int, ...],
+    trained: Path | None,
+    as_json: bool,
+    config_file: Path | None,
+) -> int:
+    """Scores every row of FILE (Parquet or JSON lines, as `volcast features` writes them).
+
+    With --benchmark: what one call costs, by rows in it, in ONNX Runtime on one thread and in the trained form.
+    Without a FILE it takes the row that the bundle brings for its self-test.
+    """
+    config = load_config(config_file)
+    configure_logs(config.log, "infer")
+    if file is None and not benchmark:
+        raise UsageError("name a FILE of rows, or --benchmark")
+    if as_json and out == "-" and not benchmark:
+        raise UsageError("--json tells what was done: name a file with --out")
+    from common.bundle import read_bundle
+
+    folder = model_path or _default_bundle(config)
+    manifest, model = read_bundle(folder)
+    predict = _predictor(model)
+    if benchmark:
+        return _benchmark(config, folder, manifest, predict, file, batch_sizes, trained, as_json)
+    assert file is not None
+    return _infer(manifest, predict, file, out, as_json)
+
+
+def _default_bundle(config: Config) -> Path:
+    from training.store import ModelStore
+
+    store = ModelStore(Path(config.server.models_dir), config.server.default_model)
+    labels = store.effective_labels()
+    if labels is None:
+        raise InputError(f"no version of {store.name} in {store.folder}: name a bundle with --model-path")
+    return store.path(labels.stable)
+
+
+def _predictor(model: bytes) -> Predict:
+    import numpy as np
+
+    from training.onnx_model import OnnxModel
+
+    scored = OnnxModel(model)
+
+    def predict(features: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return scored.probabilities(features)
+
+    return predict
+
+
+def _infer(manifest: Manifest, predict: Predict, file: Path, out: str, as_json: bool) -> int:
+    import numpy as np
+
+    from training.inference import AnswerWriter, read_chunks, score
+
+    rows = unscored = spikes = 0
+    with AnswerWriter(out, manifest.decision_threshold, sys.stdout.buffer) as writer, _progress() as step:
+        for chunk in read_chunks(file, manifest.feature_schema()):
+            said = score(chunk, predict)
+            writer.write(chunk, said)
+            rows += len(chunk)
+            unscored += int(np.count_nonzero(np.isnan(said)))
+            spikes += int(np.count_nonzero(said >= manifest.decision_threshold))
+            step(rows)
+        if rows == 0:
+            raise InputError(f"{file}: no row in it")
+    told = {"model": manifest.name, "version": manifest.version, "file": str(file), "out": out}
+    counts = {"rows": rows, "scored": rows - unscored, "not_finite": unscored, "spikes": spikes}
+    if as_json:
+        click.echo(msgspec.json.encode({**told, **counts}).decode())
+    else:
+        at = f"{spikes:,} at or above {manifest.decision_threshold:g}"
+        skipped = f"; {unscored:,} without an answer (a feature is not finite)" if unscored else ""
+        click.echo(
+            f"{out}: {rows - unscored:,} of {rows:,} rows scored by {manifest.name}/{manifest.version}, {at}{skipped}",
+            err=out == "-",
+        )
+    return 0
+
+
+def _benchmark(
+    config: Config,
+    folder: Path,
+    manifest: Manifest,
+    predict: Predict,
+    file: Path | None,
+    sizes: tuple[int, ...],
+    trained: Path | None,
+    as_json: bool,
+) -> int:
+    import numpy as np
+
+    from training.inference import benchmark, read_chunks
+    from training.trained import read_trained, require_schema
+
+    rows = np.array([manifest.self_test.features], dtype=np.float64)
+    if file is not None:
+        first = next(read_chunks(file, manifest.feature_schema()), None)
+        good = None if first is None else first.features[np.isfinite(first.features).all(axis=1)]
+        if good is None or len(good) == 0:
+            raise InputError(f"{file}: no row in it that can be scored")
+        rows = good
+    found = trained or _trained_folder(config, folder)
+    form = None if found is None else read_trained(found)
+    if form is not None:
+        require_schema(form, manifest.feature_schema())
+    timed = benchmark(predict, None if form is None else form.probabilities, rows, sizes)
+    difference = None if form is None else float(np.max(np.abs(predict(rows) - form.probabilities(rows))))
+    if as_json:
+        told = {
+            "model": manifest.name,
+            "version": manifest.version,
+            "kind": manifest.kind,
+            "rows": len(rows),
+            "max_abs_difference": difference,
+            "batches": [
+                {"rows": one.rows, "onnx_us": one.onnx_us, "trained_us": one.trained_us, "ratio": one.ratio}
+                for one in timed
+            ],
+        }
+        click.echo(msgspec.json.encode(told).decode())
+        return 0
+    _print_timed(manifest, timed, difference, len(rows))
+    return 0
+
+
+def _trained_folder(config: Config, bundle: Path) -> Path | None:
+    from training.promotion import run_of_bundle
+    from training.tracking.record import TRAINED
+    from training.trained import TRAINED_FILE
+
+    run = run_of_bundle(bundle, Path(config.tracking.runs_dir))
+    folders = [bundle, bundle.parent / TRAINED, *([] if run is None else [run / TRAINED])]
+    return next((one for one in folders if (one / TRAINED_FILE).is_file()), None)
+
+
+def _print_timed(manifest: Manifest, timed: list[Timed], difference: float | None, rows: int) -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"{manifest.name}/{manifest.version} ({manifest.kind}): median time of a call, one thread"
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    for column in ("rows", "ONNX Runtime, µs", "rows/s", "trained form, µs", "times ONNX"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for one in timed:
+        slower = "–" if one.ratio is None else f"{one.ratio:.2f}"
+        trained = "–" if one.trained_us is None else f"{one.trained_us:,.1f}"
+        table.add_row(f"{one.rows:,}", f"{one.onnx_us:,.1f}", f"{one.onnx_rows_per_s:,.0f}", trained, slower)
+    Console().print(table)
+    if difference is None:
+        click.echo("no trained form beside the bundle, and no run here made it: --trained FOLDER names one")
+    else:
+        click.echo(f"the two differ by {difference:.2g} at most, on {rows:,} row{'' if rows == 1 else 's'}")
+
+
+def _progress() -> Any:
+    from training.commands.progress import counting
+
+    return counting("rows")
