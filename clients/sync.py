@@ -164,9 +164,13 @@ class PredictStream:
         """Sends one frame; does not wait."""
         self._put(StreamPredictRequest(frame_id=frame_id, request=request))
 
-    def send_packed(self, frame_id: int, values: Buffer, row_count: int, schema_hash: str) -> None:
+    def send_packed(
+        self, frame_id: int, values: Buffer, row_count: int, schema_hash: str, model: ModelSelector | None = None
+    ) -> None:
         """Sends one frame of packed rows (see Client.predict_packed) without building it twice."""
         frame = StreamPredictRequest(frame_id=frame_id)
+        if model is not None:
+            frame.request.model.CopyFrom(model)
         fill_packed(frame.request.packed, values, row_count, schema_hash)
         self._put(frame)
 
@@ -198,13 +202,18 @@ class PredictStream:
         return answer
 
     def predict_packed(
-        self, values: Buffer, row_count: int, schema_hash: str, timeout_s: float | None = None
+        self,
+        values: Buffer,
+        row_count: int,
+        schema_hash: str,
+        timeout_s: float | None = None,
+        model: ModelSelector | None = None,
     ) -> PredictResponse:
         """One round trip: sends a frame of packed rows and waits for its answer. Nothing else may be in flight."""
         if self.in_flight:
             raise ValueError(f"{self.in_flight} frames are in flight; receive them first")
         self._next_id += 1
-        self.send_packed(self._next_id, values, row_count, schema_hash)
+        self.send_packed(self._next_id, values, row_count, schema_hash, model)
         answer = self.receive(timeout_s)
         if answer.HasField("error"):
             raise from_status(answer.error, self._target)

@@ -1,7 +1,7 @@
 """Feature rows as Parquet files.
 
-Columns: product_id, event_time_ns, ingest_time_ns, sequence_num, warm, then the features of core/1 as
-float64, NaN where not warm. The schema's name and hash are in the file's metadata.
+Columns: product_id, event_time_ns, ingest_time_ns, sequence_num, warm, then the features of the schema by
+name as float64, NaN where not warm. The schema's name and hash are in the file's metadata.
 
 A file is written under a temporary name and gets its own only when it is complete, so whatever is named
 *.parquet can be read, whenever the writer was killed.
@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from common.schema import CORE_1
+from common.schema import CORE_1, SCHEMAS, FeatureSchema
 from pipeline.features.columns import ProductCodes
 from pipeline.features.table import FeatureRows
 
@@ -36,15 +36,18 @@ _NAME_KEY, _HASH_KEY = b"volcast.schema.name", b"volcast.schema.hash"
 _TIMES = ("event_time_ns", "ingest_time_ns", "sequence_num")
 _ROW_GROUP_ROWS = 65_536
 
-ARROW_SCHEMA = pa.schema(
-    [
-        pa.field("product_id", pa.dictionary(pa.int32(), pa.string()), nullable=False),
-        *(pa.field(name, pa.int64(), nullable=False) for name in _TIMES),
-        pa.field("warm", pa.bool_(), nullable=False),
-        *(pa.field(name, pa.float64(), nullable=False) for name in CORE_1.names),
-    ],
-    metadata={_NAME_KEY: CORE_1.name.encode(), _HASH_KEY: CORE_1.hash.encode()},
-)
+
+def arrow_schema(schema: FeatureSchema) -> Any:
+    """The columns of a file of rows of `schema`, and its metadata."""
+    return pa.schema(
+        [
+            pa.field("product_id", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+            *(pa.field(name, pa.int64(), nullable=False) for name in _TIMES),
+            pa.field("warm", pa.bool_(), nullable=False),
+            *(pa.field(name, pa.float64(), nullable=False) for name in schema.names),
+        ],
+        metadata={_NAME_KEY: schema.name.encode(), _HASH_KEY: schema.hash.encode()},
+    )
 
 
 class TickTimes(Protocol):
@@ -59,7 +62,7 @@ class TickTimes(Protocol):
 
 
 class FeatureParquetWriter:
-    """Writes rows to one file, or to a directory of files.
+    """Writes rows of one schema to one file, or to a directory of files.
 
     target: `*.parquet` is a file, which replaces what was there when the writer is closed. Anything else
     is a directory, made where it is missing, in which a file is completed each `roll_rows` rows or
@@ -75,21 +78,24 @@ class FeatureParquetWriter:
         roll_rows: int = 1_000_000,
         roll_s: float = 300.0,
         clock: Callable[[], float] = time.monotonic,
+        schema: FeatureSchema = CORE_1,
     ) -> None:
         self.target = target
+        self.schema = schema
         self.rows = 0  # taken so far
         self._single = target.suffix == SUFFIX
         self._roll_rows = roll_rows
         self._roll_s = roll_s
         self._clock = clock
         self._file: _OpenFile | None = None
-        self._pending = _RowGroup()
+        self._arrow_schema = arrow_schema(schema)
+        self._pending = _RowGroup(len(schema))
         directory = target.parent if self._single else target
         with _refused(target):
             directory.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(directory)
             if self._single:
-                self._file = _OpenFile(directory, target)
+                self._file = _OpenFile(self._arrow_schema, directory, target)
 
     def write(
         self,
@@ -98,13 +104,14 @@ class FeatureParquetWriter:
         values: NDArray[np.float64],
         warm: NDArray[np.bool_],
     ) -> None:
-        """Takes n rows: values (n, 11), warm (n,)."""
+        """Takes n rows: values (n, features of the schema), warm (n,)."""
         rows = len(product_ids)
         done = 0
         with _refused(self.target):
             while done < rows:
                 if self._file is None:
-                    self._file = _OpenFile(self.target, None, int(ticks.event_time_ns[done]), self._clock())
+                    first_time_ns = int(ticks.event_time_ns[done])
+                    self._file = _OpenFile(self._arrow_schema, self.target, None, first_time_ns, self._clock())
                 taken = self._pending.take(product_ids, ticks, values, warm, done)
                 done += taken
                 self._file.rows += taken
@@ -143,7 +150,7 @@ class FeatureParquetWriter:
 
     def _write_pending(self) -> None:
         if len(self._pending) and self._file is not None:
-            self._file.parquet.write_batch(self._pending.batch())
+            self._file.parquet.write_batch(self._pending.batch(self._arrow_schema))
         self._pending.clear()
 
     def __enter__(self) -> Self:
@@ -162,12 +169,12 @@ class _RowGroup:
     Arrow batches of the few rows a live worker writes at a time would cost ten times as much each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         self._codes = ProductCodes()
         self._product = np.empty(_ROW_GROUP_ROWS, np.int32)
         self._times = np.empty((len(_TIMES), _ROW_GROUP_ROWS), np.int64)
         self._warm = np.empty(_ROW_GROUP_ROWS, np.bool_)
-        self._values = np.empty((_ROW_GROUP_ROWS, len(CORE_1)), np.float64)
+        self._values = np.empty((_ROW_GROUP_ROWS, width), np.float64)
         self._rows = 0
 
     def __len__(self) -> int:
@@ -196,7 +203,7 @@ class _RowGroup:
         self._rows += taken
         return taken
 
-    def batch(self) -> Any:
+    def batch(self, arrow_schema: Any) -> Any:
         rows = slice(0, self._rows)
         products = pa.DictionaryArray.from_arrays(
             pa.array(self._product[rows]), pa.array(self._codes.names, pa.string())
@@ -208,7 +215,7 @@ class _RowGroup:
             pa.array(self._warm[rows]),
             *map(pa.array, values),
         ]
-        return pa.record_batch(columns, schema=ARROW_SCHEMA)
+        return pa.record_batch(columns, schema=arrow_schema)
 
     def clear(self) -> None:
         self._rows = 0
@@ -218,7 +225,14 @@ class _RowGroup:
 class _OpenFile:
     """An unfinished file: hidden, and locked for as long as its writer lives."""
 
-    def __init__(self, directory: Path, final: Path | None, first_time_ns: int = 0, opened: float = 0.0) -> None:
+    def __init__(
+        self,
+        arrow_schema: Any,
+        directory: Path,
+        final: Path | None,
+        first_time_ns: int = 0,
+        opened: float = 0.0,
+    ) -> None:
         self.rows = 0
         self.opened = opened
         stamp = datetime.fromtimestamp(first_time_ns // 10**9, UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -228,7 +242,7 @@ class _OpenFile:
         self._path, self._stream = self._create()
         self.parquet: Any = pq.ParquetWriter(
             self._stream,
-            ARROW_SCHEMA,
+            arrow_schema,
             compression="zstd",
             use_dictionary=["product_id"],
             write_page_checksum=True,
@@ -279,48 +293,56 @@ def _remove_abandoned(directory: Path) -> None:
             path.unlink()
 
 
-def read_features(path: Path) -> FeatureRows:
+def read_features(path: Path, schema: FeatureSchema | None = None) -> FeatureRows:
     """The rows of a file, or of all complete files of a directory, in the order of their names.
 
-    Raises InputError for a file that cannot be read, is damaged, or holds rows of another schema.
+    schema: the one they must be of; without, any that the engine computes, the same in all files. Raises
+    InputError for a file that cannot be read, is damaged, or holds rows of another schema.
     """
     files = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
     if not files:
         raise InputError(f"features {path}: the directory holds no {SUFFIX} file")
-    return FeatureRows.joined(_read(file) for file in files)
+    parts: list[FeatureRows] = []
+    for file in files:
+        parts.append(_read(file, schema))
+        schema = parts[-1].schema
+    return FeatureRows.joined(parts)
 
 
-def _read(path: Path) -> FeatureRows:
+def _read(path: Path, expected: FeatureSchema | None) -> FeatureRows:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            _require_schema(path, file.schema_arrow)
+            schema = _schema_of(path, file.schema_arrow, expected)
             table = file.read().combine_chunks()
     except OSError as error:
         raise InputError(f"features {path}: cannot be read: {error.strerror or _line(error)}") from None
     except pa.ArrowException as error:
         raise InputError(f"features {path}: not a complete Parquet file: {_line(error)}") from None
     event_time_ns, ingest_time_ns, sequence_num = (table[name].to_numpy() for name in _TIMES)
-    values = np.empty((len(table), len(CORE_1)), np.float64)
-    for column, name in enumerate(CORE_1.names):
+    values = np.empty((len(table), len(schema)), np.float64)
+    for column, name in enumerate(schema.names):
         values[:, column] = table[name].to_numpy()
     product_ids = table["product_id"].cast(pa.string()).to_pylist()
-    return FeatureRows(product_ids, event_time_ns, ingest_time_ns, sequence_num, table["warm"].to_numpy(), values)
+    warm = table["warm"].to_numpy()
+    return FeatureRows(product_ids, event_time_ns, ingest_time_ns, sequence_num, warm, values, schema)
 
 
-def _require_schema(path: Path, schema: Any) -> None:
-    metadata = schema.metadata or {}
+def _schema_of(path: Path, found: Any, expected: FeatureSchema | None) -> FeatureSchema:
+    metadata = found.metadata or {}
     got = metadata.get(_HASH_KEY, b"").decode(errors="replace")
-    if got != CORE_1.hash:
+    allowed = [expected] if expected else list(SCHEMAS.values())
+    schema = next((one for one in allowed if one.hash == got), None)
+    if schema is None:
         name = metadata.get(_NAME_KEY, b"none").decode(errors="replace")
-        raise InputError(
-            f"features {path}: expected schema {CORE_1.name} ({CORE_1.hash}), got {name} ({got or 'no hash'})"
-        )
-    for field in ARROW_SCHEMA:
-        if field.name not in schema.names:
+        wanted = " or ".join(f"{one.name} ({one.hash})" for one in allowed)
+        raise InputError(f"features {path}: expected schema {wanted}, got {name} ({got or 'no hash'})")
+    for field in arrow_schema(schema):
+        if field.name not in found.names:
             raise InputError(f"features {path}: no column {field.name}")
-        if field.name != "product_id" and schema.field(field.name).type != field.type:
-            got = schema.field(field.name).type
+        if field.name != "product_id" and found.field(field.name).type != field.type:
+            got = found.field(field.name).type
             raise InputError(f"features {path}: {field.name}: expected {field.type}, got {got}")
+    return schema
 
 
 def _line(error: Exception) -> str:

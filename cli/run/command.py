@@ -20,6 +20,7 @@ from common.cli import Duration, Speed, config_option, examples, json_option
 from common.config import Config, load_config
 from common.errors import InputError, UnavailableError
 from common.lifecycle import stop_on_signals
+from common.schema import SCHEMAS
 
 READY_TIMEOUT_S = 60.0
 CATCH_UP_TIMEOUT_S = 20.0  # without progress
@@ -31,6 +32,7 @@ CATCH_UP_TIMEOUT_S = 20.0  # without progress
         "volcast run --duration 30s --json             # ends by itself; the last line is the summary",
         "volcast run --exchange replay:recording.ndjson.gz --speed max",
         "volcast run --exchange coinbase               # the live market",
+        "volcast run --schema full/1 --model volatility-full",
     )
 )
 @click.option("--duration", type=Duration(), default=None, help="End by itself after this long, such as 30s.")
@@ -44,6 +46,8 @@ CATCH_UP_TIMEOUT_S = 20.0  # without progress
 )
 @click.option("--speed", type=Speed(), default="1", show_default=True, help="1 is real time, N, or max.")
 @click.option("--seed", type=int, default=None, help="Of the simulated market (exchange.seed).")
+@click.option("--schema", type=click.Choice(list(SCHEMAS)), default=None, help="Of the features (worker.schema).")
+@click.option("--model", default=None, metavar="NAME", help="The model the worker asks for (worker.model).")
 @click.option(
     "--run-dir",
     type=click.Path(path_type=Path, file_okay=False),
@@ -58,6 +62,8 @@ def run(
     exchange_text: str,
     speed: float,
     seed: int | None,
+    schema: str | None,
+    model: str | None,
     run_dir: Path,
     as_json: bool,
     config_file: Path | None,
@@ -79,10 +85,15 @@ def run(
         features_dir=config.worker.parquet_dir if live_market else str(run_dir / "features"),
         archive_dir=config.ingest.archive_dir if live_market else "",
     )
+    said = {"VOLCAST_WORKER__SCHEMA": schema, "VOLCAST_WORKER__MODEL": model}
+    environ |= {name: value for name, value in said.items() if value is not None}
     options = None
     if not live_market:
         options = exchange.arguments(
-            speed=speed, seed=config.exchange.seed if seed is None else seed, duration_s=duration
+            speed=speed,
+            seed=config.exchange.seed if seed is None else seed,
+            duration_s=duration,
+            schema=schema or config.worker.schema,
         )
     # A simulated market at a finite speed ends by itself, after the same ticks each time.
     ends_itself = exchange.kind == "simulated" and speed != float("inf")

@@ -9,8 +9,9 @@ from common.config import Config, reachable
 from common.errors import UsageError
 from pipeline.archive import expand_paths
 
-# The first minute of a simulated market is sent at once, so that windows are warm from the start.
-FAST_FORWARD_S = 60.0
+# A simulated market's first minute, or five, is sent at once, so that windows are warm from the start: the
+# longest window of each schema, in seconds. (Asking the engine would import numba here, a second.)
+FAST_FORWARD_S = {"core/1": 60.0, "full/1": 300.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +41,16 @@ class Exchange:
         if self.kind == "replay":
             expand_paths(self.recording)
 
-    def arguments(self, *, speed: float, seed: int, duration_s: float | None) -> list[str]:
+    def arguments(self, *, speed: float, seed: int, duration_s: float | None, schema: str = "core/1") -> list[str]:
         """Options of `volcast exchange`; nothing for the real one."""
         rate = "max" if speed == float("inf") else f"{speed:g}"
         if self.kind == "replay":
             return ["exchange", "--replay", self.recording, "--speed", rate]
         arguments = ["exchange", "--simulate", "--seed", str(seed), "--speed", rate]
-        arguments += ["--fast-forward", f"{FAST_FORWARD_S:g}s"]
+        arguments += ["--fast-forward", f"{FAST_FORWARD_S[schema]:g}s"]
         if duration_s is not None and speed != float("inf"):
             # The market itself ends after so long, so that two runs of a seed see the same ticks.
-            arguments += ["--market-time", f"{FAST_FORWARD_S + duration_s * speed:g}s"]
+            arguments += ["--market-time", f"{FAST_FORWARD_S[schema] + duration_s * speed:g}s"]
         return arguments
 
 

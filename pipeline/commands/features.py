@@ -17,8 +17,9 @@ from common.config import load_config
 from common.errors import InputError, UsageError
 from common.lifecycle import stop_on_signals
 from common.log import configure_logs
-from common.schema import CORE_1
+from common.schema import CORE_1, SCHEMAS, FeatureSchema
 from pipeline.archive import expand_paths, latest_archive, read_archive
+from pipeline.features.engine import longest_ns
 from pipeline.features.table import FeatureCounts, feature_chunks
 from pipeline.parquet import SUFFIX, FeatureParquetWriter
 from pipeline.records import DeadLetter, LateTick, encode
@@ -34,6 +35,7 @@ INTERRUPTED = 130
         "volcast features                                     # the most recent recording",
         "volcast features --data-file recording.ndjson.gz --out features.parquet",
         "volcast features --data-file 'recordings/*.ndjson.gz' --json",
+        "volcast features --schema full/1 --data-file recording.ndjson.gz",
     ),
 )
 @click.option(
@@ -44,6 +46,14 @@ INTERRUPTED = 130
     help="A recording; may be given again (default: the most recent one in ingest.archive_dir).",
 )
 @click.option(
+    "--schema",
+    "schema_name",
+    type=click.Choice(list(SCHEMAS)),
+    default=CORE_1.name,
+    show_default=True,
+    help="Which features.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     default=DEFAULT_OUT,
@@ -52,8 +62,10 @@ INTERRUPTED = 130
 )
 @json_option
 @config_option
-def features(data_files: tuple[str, ...], out: Path, as_json: bool, config_file: Path | None) -> int | None:
-    """Features of core/1 for each tick of recordings, as a Parquet file.
+def features(
+    data_files: tuple[str, ...], schema_name: str, out: Path, as_json: bool, config_file: Path | None
+) -> int | None:
+    """Features for each tick of recordings, as a Parquet file.
 
     What is late or cannot be parsed is counted by reason and kept beside it, in OUT.late.ndjson and
     OUT.dead.ndjson.
@@ -66,7 +78,7 @@ def features(data_files: tuple[str, ...], out: Path, as_json: bool, config_file:
         files = [path for text in data_files for path in expand_paths(text)]
     else:
         files = [_latest(config.ingest.archive_dir)]
-    summary = _convert(files, out)
+    summary = _convert(files, out, SCHEMAS[schema_name])
     if summary is None:
         click.echo(f"volcast: interrupted; {out} was not written", err=True)
         return INTERRUPTED
@@ -99,15 +111,16 @@ def _latest(archive_dir: str) -> Path:
     return latest_archive(Path(archive_dir))
 
 
-def _convert(files: list[Path], out: Path) -> Summary | None:
+def _convert(files: list[Path], out: Path, schema: FeatureSchema) -> Summary | None:
     """Writes the features of the files' ticks; None where a signal came first, and nothing is left behind."""
     stop = stop_on_signals()
     began = time.monotonic()
     counts = FeatureCounts()
-    with FeatureParquetWriter(out) as writer, Kept(out, "late") as late, Kept(out, "dead") as dead:
+    rows = FeatureParquetWriter(out, schema=schema)
+    with rows as writer, Kept(out, "late") as late, Kept(out, "dead") as dead:
         with _progress() as progress:
             task = progress.add_task("ticks", ticks=0)
-            for chunk in feature_chunks(read_archive(files), counts, CHUNK_RECORDS):
+            for chunk in feature_chunks(read_archive(files), counts, CHUNK_RECORDS, schema):
                 if stop.is_set():
                     writer.abort()
                     return None
@@ -120,7 +133,7 @@ def _convert(files: list[Path], out: Path) -> Summary | None:
             writer.abort()
             kept = f"; what they hold instead is in {dead_file}" if dead_file else ""
             raise InputError(f"no tick in {', '.join(map(str, files))}{kept}")
-    return _summary(files, out, counts, late_file, dead_file, time.monotonic() - began)
+    return _summary(files, out, schema, counts, late_file, dead_file, time.monotonic() - began)
 
 
 class Kept:
@@ -171,13 +184,19 @@ def _progress() -> Progress:
 
 
 def _summary(
-    files: list[Path], out: Path, counts: FeatureCounts, late_file: Path | None, dead_file: Path | None, took_s: float
+    files: list[Path],
+    out: Path,
+    schema: FeatureSchema,
+    counts: FeatureCounts,
+    late_file: Path | None,
+    dead_file: Path | None,
+    took_s: float,
 ) -> Summary:
     return Summary(
         files=[str(path) for path in files],
         out=str(out),
-        schema=CORE_1.name,
-        schema_hash=CORE_1.hash,
+        schema=schema.name,
+        schema_hash=schema.hash,
         ticks=counts.ticks,
         features=counts.features,
         not_warm=counts.not_warm,
@@ -195,10 +214,11 @@ def _summary(
 
 def _describe(summary: Summary) -> str:
     plural = "" if len(summary.files) == 1 else "s"
+    history_s = longest_ns(SCHEMAS[summary.schema]) / 1e9
     lines = [
         f"{summary.out}: {summary.features:,} rows of {summary.schema} from {summary.ticks:,} ticks "
         f"in {len(summary.files)} file{plural}, {summary.duration_s:.2f} s",
-        f"  not warm  {summary.not_warm:,} (less than 60 s of unbroken history)",
+        f"  not warm  {summary.not_warm:,} (less than {history_s:g} s of unbroken history)",
         f"  gaps      {_reasons(summary.gaps, summary.gaps_by_reason)}",
         f"  late      {_reasons(summary.late, summary.late_by_reason, summary.late_file)}",
         f"  dead      {_reasons(summary.dead, summary.dead_by_reason, summary.dead_file)}",

@@ -22,7 +22,7 @@ from common.config import Config, load_config
 from common.errors import ConfigError, UnavailableError
 from common.lifecycle import stop_on_signals
 from common.log import configure_logs, get_logger
-from common.schema import CORE_1
+from common.schema import SCHEMAS
 from common.status import StatusPipe
 from pipeline.parquet import FeatureParquetWriter
 from pipeline.stream.drift import LiveDrift, manifest_in
@@ -40,39 +40,49 @@ LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.
     epilog=examples(
         "volcast worker",
         "volcast worker --server inference.internal:50051 --features-dir data/features",
+        "volcast worker --schema full/1 --model volatility-full",
     )
 )
 @click.option("--server", default=None, help="The inference server (worker.server).")
+@click.option("--schema", type=click.Choice(list(SCHEMAS)), default=None, help="Of the features (worker.schema).")
+@click.option("--model", default=None, metavar="NAME", help="The model asked for (worker.model).")
 @click.option("--features-dir", type=click.Path(path_type=Path, file_okay=False), help="Parquet (worker.parquet_dir).")
 @click.option("--duration", type=Duration(), default=None, help="Stop after this long.")
 @json_option
 @config_option
 def worker(
-    server: str | None, features_dir: Path | None, duration: float | None, as_json: bool, config_file: Path | None
+    server: str | None,
+    schema: str | None,
+    model: str | None,
+    features_dir: Path | None,
+    duration: float | None,
+    as_json: bool,
+    config_file: Path | None,
 ) -> None:
     """Ticks from ticks.raw to features (ticks.features and Parquet) to predictions, over StreamPredict.
 
     Start more of them to share the partitions of ticks.raw. When the inference server is away, features
     go on and rows wait, up to worker.max_backlog_rows.
     """
-    config = load_config(config_file)
+    config = _with(load_config(config_file), schema, model)
     if config.worker.max_batch_ticks > config.server.max_rows:
         # Every full batch would be refused.
         expected = f"at most server.max_rows, {config.server.max_rows}"
         raise ConfigError("worker.max_batch_ticks", config.worker.max_batch_ticks, expected)
     configure_logs(config.log, "worker")
+    features = SCHEMAS[config.worker.schema]
     stop = stop_on_signals()
     status = StatusPipe(stop)
     ensure_topics(connect(config.kafka), config.kafka)
     parquet_dir = features_dir or (Path(config.worker.parquet_dir) if config.worker.parquet_dir else None)
     with ExitStack() as cleanup:
         forecaster = _forecaster(cleanup, config, server or config.worker.server)
-        writer = None if parquet_dir is None else FeatureParquetWriter(parquet_dir)
+        writer = None if parquet_dir is None else FeatureParquetWriter(parquet_dir, schema=features)
         if writer is not None:
             cleanup.callback(writer.close)
         consumer = make_consumer(config.kafka, config.worker.group_id)
         cleanup.callback(consumer.close)
-        drift = LiveDrift(partial(manifest_in, Path(config.server.models_dir)), CORE_1)
+        drift = LiveDrift(partial(manifest_in, Path(config.server.models_dir)), features)
         member = Worker(
             consumer,
             Sink(config.kafka),
@@ -81,6 +91,7 @@ def worker(
             writer,
             max_batch_ticks=config.worker.max_batch_ticks,
             drift=drift,
+            schema=features,
         )
         settings = config.worker
         port = cleanup.enter_context(
@@ -112,6 +123,12 @@ def worker(
         click.echo(msgspec.json.encode(stats))
 
 
+def _with(config: Config, schema: str | None, model: str | None) -> Config:
+    """What was said on the command line wins."""
+    said = {name: value for name, value in (("schema", schema), ("model", model)) if value is not None}
+    return msgspec.structs.replace(config, worker=msgspec.structs.replace(config.worker, **said))
+
+
 def _forecaster(cleanup: ExitStack, config: Config, server: str) -> Forecaster:
     worker = config.worker
     access = make_access(
@@ -121,9 +138,10 @@ def _forecaster(cleanup: ExitStack, config: Config, server: str) -> Forecaster:
     stream = cleanup.enter_context(client.stream())
     return Forecaster(
         stream,
-        CORE_1.hash,
+        SCHEMAS[worker.schema].hash,
         limit_rows=worker.max_backlog_rows,
         timeout_s=worker.predict_timeout_s,
+        model=worker.model,
     )
 
 
@@ -135,7 +153,7 @@ def _subscribe(consumer: Consumer, member: Worker, config: Config, closing: thre
             committed = consumer.committed(partitions, timeout=config.kafka.timeout_s)
         except KafkaException as error:
             raise UnavailableError(f"kafka: the committed offsets cannot be read: {error.args[0].str()}") from None
-        member.restart_windows(history_before(config.kafka, committed))
+        member.restart_windows(history_before(config.kafka, committed, member.longest_ns))
         get_logger().info("assigned", partitions=[one.partition for one in partitions])
 
     def on_revoke(consumer: Consumer, partitions: list[TopicPartition]) -> None:

@@ -27,6 +27,14 @@ class Status(IntEnum):
     REPEATED = kernels.REPEATED
 
 
+_KERNELS = {CORE_1.name: kernels.KERNEL, FULL_1.name: full.KERNEL}
+
+
+def longest_ns(schema: FeatureSchema) -> int:
+    """The longest window of a schema of SCHEMAS: how much unbroken history a row needs to be warm."""
+    return _KERNELS[schema.name].longest_ns
+
+
 @dataclass(frozen=True, slots=True)
 class FeatureBatch:
     """One row a record, in order."""
@@ -55,7 +63,7 @@ class FeatureEngine:
     (core/1) or 56 (full/1), and 5 kB for full/1.
     """
 
-    _kernels: Mapping[str, kernels.Kernel] = {CORE_1.name: kernels.KERNEL, FULL_1.name: full.KERNEL}
+    _kernels: Mapping[str, kernels.Kernel] = _KERNELS
 
     def __init__(self, schema: FeatureSchema = CORE_1) -> None:
         if SCHEMAS.get(schema.name) != schema:
@@ -69,7 +77,7 @@ class FeatureEngine:
 
     @property
     def longest_ns(self) -> int:
-        """The longest window: how much history a row needs to be warm."""
+        """The longest window: how much unbroken history a row needs to be warm."""
         return self._kernel.longest_ns
 
     @property

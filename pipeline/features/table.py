@@ -43,12 +43,14 @@ class FeatureRows:
         return len(self.product_ids)
 
     @classmethod
-    def joined(cls, parts: Iterable[FeatureRows], schema: FeatureSchema = CORE_1) -> FeatureRows:
-        """All rows one after another. Raises ValueError where some are of another schema."""
-        chunks = [cls.none(schema), *parts]
+    def joined(cls, parts: Iterable[FeatureRows], schema: FeatureSchema | None = None) -> FeatureRows:
+        """All rows one after another, of `schema` or that of the first. Raises ValueError where some differ."""
+        chunks = list(parts)
+        schema = schema or (chunks[0].schema if chunks else CORE_1)
         for chunk in chunks:
             if chunk.schema != schema:
                 raise ValueError(f"rows of {chunk.schema.name} among rows of {schema.name}")
+        chunks.append(cls.none(schema))
         return cls(
             [product_id for chunk in chunks for product_id in chunk.product_ids],
             np.concatenate([chunk.event_time_ns for chunk in chunks]),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from clients.sync import PredictStream
 from common.errors import RequestError, VolcastError
 from common.log import get_logger
-from volcast.v1 import MissingReason, PredictResponse
+from volcast.v1 import MissingReason, ModelSelector, PredictResponse
 
 MIN_RETRY_S = 0.1
 MAX_RETRY_S = 5.0
@@ -68,11 +68,17 @@ class Forecast:
 
 
 class Forecaster:
-    """Sends rows over one StreamPredict stream, in order, and keeps what cannot be sent."""
+    """Sends rows over one StreamPredict stream, in order, and keeps what cannot be sent.
 
-    def __init__(self, stream: PredictStream, schema_hash: str, *, limit_rows: int, timeout_s: float) -> None:
+    model: the name asked for; empty: the server's default.
+    """
+
+    def __init__(
+        self, stream: PredictStream, schema_hash: str, *, limit_rows: int, timeout_s: float, model: str = ""
+    ) -> None:
         self._stream = stream
         self._schema_hash = schema_hash
+        self._model = ModelSelector(name=model) if model else None
         self._limit_rows = limit_rows
         self._timeout_s = timeout_s
         self._waiting: deque[Rows] = deque()
@@ -126,7 +132,9 @@ class Forecaster:
 
     def _ask(self, rows: Rows) -> Forecast | None:
         try:
-            response = self._stream.predict_packed(rows.values.data, len(rows), self._schema_hash, self._timeout_s)
+            response = self._stream.predict_packed(
+                rows.values.data, len(rows), self._schema_hash, self._timeout_s, self._model
+            )
         except RequestError as error:
             return self._refused(rows, str(error))
         except VolcastError as error:

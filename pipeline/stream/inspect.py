@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError
 
-from common.schema import CORE_1
+from common.schema import SCHEMAS
 from pipeline.records import NOT_DECODED, Gap, decode_dead, decode_late, decode_record
 from volcast.v1 import FeatureRow, MissingReason, Prediction
+
+_BY_HASH = {schema.hash: schema for schema in SCHEMAS.values()}
 
 
 @dataclass
@@ -48,10 +50,11 @@ class Inspection:
         except DecodeError:
             self.faults["ticks.features: not a FeatureRow"] += 1
             return
-        if row.schema_hash != CORE_1.hash:
-            self.faults[f"ticks.features: schema {row.schema_hash}, expected {CORE_1.hash}"] += 1
-        if len(row.values) != len(CORE_1):
-            self.faults[f"ticks.features: {len(row.values)} values, expected {len(CORE_1)}"] += 1
+        schema = _BY_HASH.get(row.schema_hash)
+        if schema is None:
+            self.faults[f"ticks.features: schema {row.schema_hash}, expected {' or '.join(_BY_HASH)}"] += 1
+        elif len(row.values) != len(schema):
+            self.faults[f"ticks.features: {len(row.values)} values, expected {len(schema)}"] += 1
         if row.warm and not all(map(math.isfinite, row.values)):
             self.faults["ticks.features: a warm row with a value that is not finite"] += 1
         newest = self._features_ns.get(row.product_id, 0)

@@ -1,4 +1,4 @@
-"""Windows after a restart: the state is the last minute of the topic, read again.
+"""Windows after a restart: the state is the last minute of the topic (five for full/1), read again.
 
 No state is stored. The records before the committed offset are read back until each product's unbroken
 history covers the longest window, so the engine goes on with the bits it would have had.
@@ -15,7 +15,6 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from common.config import KafkaConfig
 from common.errors import UnavailableError
 from common.log import get_logger
-from pipeline.features.kernels import LONGEST_NS
 from pipeline.records import NOT_DECODED, Gap, Record, decode_record
 from pipeline.stream.kafka import consume_batch, make_consumer
 
@@ -26,8 +25,10 @@ FIRST_STEP = 4096  # records read back at first; doubled until they reach far en
 SETTLING_TICKS = 16
 
 
-def history_before(config: KafkaConfig, partitions: Iterable[TopicPartition]) -> list[Record]:
+def history_before(config: KafkaConfig, partitions: Iterable[TopicPartition], longest_ns: int) -> list[Record]:
     """The records that build the windows as of the committed offset of each partition, in order.
+
+    longest_ns: how far back the engine looks (FeatureEngine.longest_ns).
 
     Raises UnavailableError where the broker does not answer.
     """
@@ -36,9 +37,9 @@ def history_before(config: KafkaConfig, partitions: Iterable[TopicPartition]) ->
     try:
         for partition in partitions:
             if partition.offset > 0:
-                records += _partition_history(reader, config, partition)
+                records += _partition_history(reader, config, partition, longest_ns)
     except KafkaException as error:
-        raise UnavailableError(f"kafka: the last minute of ticks cannot be read back: {error.args[0].str()}") from None
+        raise UnavailableError(f"kafka: the last ticks cannot be read back: {error.args[0].str()}") from None
     finally:
         reader.close()
     if records:
@@ -46,8 +47,8 @@ def history_before(config: KafkaConfig, partitions: Iterable[TopicPartition]) ->
     return records
 
 
-def covers(records: list[Record], at_start: bool) -> bool:
-    """Whether records reach back a whole window for every product in them.
+def covers(records: list[Record], longest_ns: int, at_start: bool) -> bool:
+    """Whether records reach back a whole window of `longest_ns` for every product in them.
 
     at_start: nothing stands before them on the topic.
     """
@@ -66,16 +67,18 @@ def covers(records: list[Record], at_start: bool) -> bool:
         seen[product] += 1
         if seen[product] <= SETTLING_TICKS:
             first[product] = last[product]
-    return all(last[product] - first[product] >= LONGEST_NS for product in last.keys() - begun_here)
+    return all(last[product] - first[product] >= longest_ns for product in last.keys() - begun_here)
 
 
-def _partition_history(reader: Consumer, config: KafkaConfig, partition: TopicPartition) -> list[Record]:
+def _partition_history(
+    reader: Consumer, config: KafkaConfig, partition: TopicPartition, longest_ns: int
+) -> list[Record]:
     low, _ = reader.get_watermark_offsets(partition, config.timeout_s, cached=False)
     step = FIRST_STEP
     while True:
         start = max(low, partition.offset - step)
         records = _read(reader, config, partition, start)
-        if covers(records, at_start=start == low):
+        if covers(records, longest_ns, at_start=start == low):
             return records
         step *= 2
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from common.config import Topics
 from common.errors import UnavailableError
 from common.log import get_logger
+from common.schema import CORE_1, FeatureSchema
 from pipeline.features.columns import GAP, ProductCodes, TickColumns
 from pipeline.features.engine import FeatureBatch, FeatureEngine, Status
 from pipeline.records import (
@@ -64,7 +65,10 @@ class FeatureWriter(Protocol):
 
 
 class Worker:
-    """One member of the consumer group. `step` is one batch; the caller's loop decides when to end."""
+    """One member of the consumer group. `step` is one batch; the caller's loop decides when to end.
+
+    The forecaster, the writer and the drift must be of the same schema.
+    """
 
     def __init__(
         self,
@@ -76,6 +80,7 @@ class Worker:
         *,
         max_batch_ticks: int,
         drift: LiveDrift | None = None,
+        schema: FeatureSchema = CORE_1,
     ) -> None:
         self._consumer = consumer
         self._sink = sink
@@ -83,7 +88,7 @@ class Worker:
         self._writer = writer
         self._max_batch_ticks = max_batch_ticks
         self._drift = drift
-        self._engine = FeatureEngine()
+        self._engine = FeatureEngine(schema)
         self._codes = ProductCodes()
         self._next_offsets: dict[int, int] = {}
         self._committed: dict[int, int] = {}
@@ -95,6 +100,11 @@ class Worker:
         self.features = 0
         self.not_warm = 0
         self.predictions = 0
+
+    @property
+    def longest_ns(self) -> int:
+        """How far before the committed offsets `restart_windows` needs records from."""
+        return self._engine.longest_ns
 
     def compile(self) -> None:
         self._engine.compile()
@@ -132,7 +142,7 @@ class Worker:
 
     def restart_windows(self, records: Sequence[Record]) -> None:
         """Starts over with windows built from the last records before the committed offsets (see restore.py)."""
-        self._engine = FeatureEngine()
+        self._engine = FeatureEngine(self._engine.schema)
         self._next_offsets.clear()
         self._committed.clear()
         self.forecaster.clear()

@@ -15,20 +15,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.errors import InputError
-from common.schema import CORE_1
+from common.schema import CORE_1, FULL_1, FeatureSchema
 from pipeline.features.table import FeatureRows
-from pipeline.parquet import ARROW_SCHEMA, FeatureParquetWriter, read_features
+from pipeline.parquet import FeatureParquetWriter, arrow_schema, read_features
 
 FIRST_NS = 1_775_428_513_123_456_789
 
 
-def some_rows(count: int, start: int = 0) -> FeatureRows:
+def some_rows(count: int, start: int = 0, schema: FeatureSchema = CORE_1) -> FeatureRows:
     rng = np.random.default_rng(start)
-    values = rng.normal(size=(count, len(CORE_1)))
+    values = rng.normal(size=(count, len(schema)))
     values[: count // 2, 5] = np.nan
     at = np.arange(start, start + count, dtype=np.int64)
     products = ["BTC-USD" if one % 3 else "ETH-USD" for one in range(count)]
-    return FeatureRows(products, FIRST_NS + at, FIRST_NS + at + 9, at, at % 2 == 0, values)
+    return FeatureRows(products, FIRST_NS + at, FIRST_NS + at + 9, at, at % 2 == 0, values, schema)
 
 
 def write(writer: FeatureParquetWriter, rows: FeatureRows) -> None:
@@ -42,7 +42,7 @@ def break_after(writer: FeatureParquetWriter, rows: FeatureRows) -> None:
 
 
 def assert_equal(got: FeatureRows, want: FeatureRows) -> None:
-    assert got.product_ids == want.product_ids
+    assert (got.product_ids, got.schema) == (want.product_ids, want.schema)
     for name in ("event_time_ns", "ingest_time_ns", "sequence_num", "warm", "values"):
         assert getattr(got, name).dtype == getattr(want, name).dtype
         assert getattr(got, name).tobytes() == getattr(want, name).tobytes()
@@ -56,9 +56,11 @@ class Clock:
         return self.now
 
 
-def test_rows_come_back_bit_for_bit(tmp_path: Path) -> None:
-    parts = [some_rows(1), some_rows(70_000, 10), some_rows(0), some_rows(5, 90_000)]
-    with FeatureParquetWriter(tmp_path / "features.parquet") as writer:
+@pytest.mark.parametrize("schema", [CORE_1, FULL_1], ids=lambda schema: schema.name)
+def test_rows_come_back_bit_for_bit(tmp_path: Path, schema: FeatureSchema) -> None:
+    counts = [(1, 0), (70_000, 10), (0, 0), (5, 90_000)]
+    parts = [some_rows(count, start, schema) for count, start in counts]
+    with FeatureParquetWriter(tmp_path / "features.parquet", schema=schema) as writer:
         for part in parts:
             write(writer, part)
     assert writer.rows == 70_006
@@ -73,16 +75,17 @@ def test_a_row_group_may_end_inside_a_batch(tmp_path: Path) -> None:
     assert_equal(read_features(tmp_path / "features.parquet"), rows)
 
 
-def test_any_parquet_reader_sees_plain_columns(tmp_path: Path) -> None:
-    with FeatureParquetWriter(tmp_path / "features.parquet") as writer:
-        write(writer, some_rows(4))
+@pytest.mark.parametrize("schema", [CORE_1, FULL_1], ids=lambda schema: schema.name)
+def test_any_parquet_reader_sees_plain_columns(tmp_path: Path, schema: FeatureSchema) -> None:
+    with FeatureParquetWriter(tmp_path / "features.parquet", schema=schema) as writer:
+        write(writer, some_rows(4, schema=schema))
     table = pq.read_table(tmp_path / "features.parquet")
     times = ["event_time_ns", "ingest_time_ns", "sequence_num"]
-    assert table.column_names == ["product_id", *times, "warm", *CORE_1.names]
+    assert table.column_names == ["product_id", *times, "warm", *schema.names]
     assert table["product_id"].to_pylist() == ["ETH-USD", "BTC-USD", "BTC-USD", "ETH-USD"]
-    assert {str(table.schema.field(name).type) for name in CORE_1.names} == {"double"}
-    assert table.schema.metadata[b"volcast.schema.hash"] == CORE_1.hash.encode()
-    assert table.schema.metadata[b"volcast.schema.name"] == b"core/1"
+    assert {str(table.schema.field(name).type) for name in schema.names} == {"double"}
+    assert table.schema.metadata[b"volcast.schema.hash"] == schema.hash.encode()
+    assert table.schema.metadata[b"volcast.schema.name"] == schema.name.encode()
 
 
 def test_a_file_without_rows_can_be_read(tmp_path: Path) -> None:
@@ -170,6 +173,17 @@ def test_a_kill_leaves_earlier_files_and_the_next_writer_clears_up(tmp_path: Pat
     living.close()
 
 
+def test_a_reader_may_ask_for_one_schema_and_never_gets_two(tmp_path: Path) -> None:
+    for number, schema in enumerate([CORE_1, FULL_1]):
+        with FeatureParquetWriter(tmp_path / f"{number}.parquet", schema=schema) as writer:
+            write(writer, some_rows(3, schema=schema))
+    assert read_features(tmp_path / "1.parquet", FULL_1).schema == FULL_1
+    with pytest.raises(InputError, match=rf"0.parquet: expected schema full/1 \({FULL_1.hash}\), got core/1"):
+        read_features(tmp_path / "0.parquet", FULL_1)
+    with pytest.raises(InputError, match=rf"1.parquet: expected schema core/1 \({CORE_1.hash}\), got full/1"):
+        read_features(tmp_path)
+
+
 def test_reading_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
     def refusal(path: Path) -> str:
         with pytest.raises(InputError) as raised:
@@ -191,13 +205,13 @@ def test_reading_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
     pq.write_table(
         table.replace_schema_metadata({b"volcast.schema.hash": b"abc", b"volcast.schema.name": b"other/2"}), bad
     )
-    assert f"expected schema core/1 ({CORE_1.hash}), got other/2 (abc)" in refusal(bad)
+    assert f"expected schema core/1 ({CORE_1.hash}) or full/1 ({FULL_1.hash}), got other/2 (abc)" in refusal(bad)
     pq.write_table(table.replace_schema_metadata({}), bad)
     assert "got none (no hash)" in refusal(bad)
     pq.write_table(table.drop_columns(["volatility"]), bad)
     assert "no column volatility" in refusal(bad)
     wrong = table.set_column(1, "event_time_ns", pa.array(["x"] * 1000))
-    pq.write_table(wrong.replace_schema_metadata(ARROW_SCHEMA.metadata), bad)
+    pq.write_table(wrong.replace_schema_metadata(arrow_schema(CORE_1).metadata), bad)
     assert "event_time_ns: expected int64, got string" in refusal(bad)
 
 

@@ -11,7 +11,7 @@ from confluent_kafka import TopicPartition
 
 from cli.main import run_command
 from common.config import KafkaConfig
-from common.schema import CORE_1
+from common.schema import CORE_1, FULL_1
 from pipeline.commands.check import _report
 from pipeline.records import encode
 from pipeline.stream.inspect import Inspection
@@ -99,7 +99,7 @@ def test_only_what_comes_from_now_on_counts_unless_asked(
         (
             "features",
             FeatureRow(product_id="X", schema_hash="000000000000", values=[1.0] * 11).SerializeToString(),
-            f"1 x ticks.features: schema 000000000000, expected {CORE_1.hash}",
+            f"1 x ticks.features: schema 000000000000, expected {CORE_1.hash} or {FULL_1.hash}",
         ),
         ("predictions", b"\xff", "1 x predictions: not a Prediction"),
         ("late", b"{}", "1 x ticks.late: not a late tick"),
@@ -145,7 +145,7 @@ def test_for_people_problems_are_named_whatever_they_hold(
     put(topics, topics.topics.features, row.SerializeToString())
     assert run_command(["check", "--from-start", "--duration", "400ms"]) == 1
     shown = " ".join(capfd.readouterr().out.split())
-    assert f"problem: 1 x ticks.features: schema [/red], expected {CORE_1.hash}" in shown
+    assert f"problem: 1 x ticks.features: schema [/red], expected {CORE_1.hash} or {FULL_1.hash}" in shown
     assert "not as it should be" in shown
 
 

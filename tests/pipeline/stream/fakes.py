@@ -12,14 +12,13 @@ import numpy as np
 
 from common.config import Topics
 from common.errors import VolcastError
-from common.schema import CORE_1
+from common.schema import CORE_1, FeatureSchema
 from pipeline.records import Record, encode
 from pipeline.stream.forecast import Forecaster
 from pipeline.stream.worker import FeatureWriter, Worker
-from volcast.v1 import FeatureRow, Prediction, PredictResponse
+from volcast.v1 import FeatureRow, ModelSelector, Prediction, PredictResponse
 
 TOPICS = Topics()
-WIDTH = len(CORE_1)
 
 
 @dataclass(frozen=True)
@@ -108,15 +107,20 @@ class FakeSink:
 class FakeStream:
     """An inference server whose answer is a plain function of the row, so that a mixed-up one shows."""
 
-    def __init__(self) -> None:
+    def __init__(self, schema: FeatureSchema = CORE_1, model: str = "") -> None:
+        self.schema = schema
+        self.model = model  # the only one it answers for; empty: the default
         self.failure: Callable[[], VolcastError] | None = None
         self.answer_rows: int | None = None  # how many probabilities to give, instead of one a row
         self.frames: list[int] = []  # rows of each frame, refused ones too
         self.rows_answered = 0
 
-    def predict_packed(self, values: Any, row_count: int, schema_hash: str, timeout_s: float) -> PredictResponse:
-        assert schema_hash == CORE_1.hash
-        rows = np.frombuffer(bytes(values), "<f8").reshape(row_count, WIDTH)
+    def predict_packed(
+        self, values: Any, row_count: int, schema_hash: str, timeout_s: float, model: ModelSelector | None = None
+    ) -> PredictResponse:
+        assert schema_hash == self.schema.hash
+        assert ("" if model is None else model.name) == self.model
+        rows = np.frombuffer(bytes(values), "<f8").reshape(row_count, len(self.schema))
         assert np.isfinite(rows).all()
         self.frames.append(row_count)
         if self.failure is not None:
@@ -127,7 +131,7 @@ class FakeStream:
 
 
 def answer(rows: Any) -> list[float]:
-    """What FakeStream says of rows (n, 11): a number in [0, 1) made of the bits of each."""
+    """What FakeStream says of rows (n, features): a number in [0, 1) made of the bits of each."""
     return [int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=6).digest()) / 2**48 for row in rows]
 
 
@@ -140,11 +144,19 @@ class Bench:
         *,
         limit_rows: int = 10**6,
         writer: FeatureWriter | None = None,
+        schema: FeatureSchema = CORE_1,
+        model: str = "",
     ) -> None:
         self.consumer = FakeConsumer(batches)
         self.sink = FakeSink()
-        self.stream = FakeStream()
-        self.forecaster = Forecaster(self.stream, CORE_1.hash, limit_rows=limit_rows, timeout_s=1.0)  # type: ignore[arg-type]
+        self.stream = FakeStream(schema, model)
+        self.forecaster = Forecaster(
+            self.stream,  # type: ignore[arg-type]
+            schema.hash,
+            limit_rows=limit_rows,
+            timeout_s=1.0,
+            model=model,
+        )
         self.worker = Worker(
             self.consumer,
             self.sink,
@@ -152,6 +164,7 @@ class Bench:
             TOPICS,
             writer,
             max_batch_ticks=1_000_000,  # type: ignore[arg-type]
+            schema=schema,
         )
 
     def feed(self, messages: Sequence[FakeMessage]) -> None:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from common.schema import CORE_1
+from common.schema import CORE_1, FULL_1
 from pipeline.records import DeadLetter, Gap, LateTick, Tick, encode
 from pipeline.stream.inspect import Inspection
 from volcast.v1 import FeatureRow, MissingReason, Prediction
@@ -25,12 +25,13 @@ def test_good_records_have_no_faults_and_are_counted_by_kind() -> None:
     look.raw(encode(Gap("BTC-USD", 30, 0, "sequence", 1)))
     look.features(row())
     look.features(row(event_time_ns=20, warm=False, values=[math.nan] * 11))
+    look.features(row(event_time_ns=30, schema_hash=FULL_1.hash, values=[1.0] * 27))
     look.predictions(Prediction(probability=0.0, threshold=0.5).SerializeToString())
     look.predictions(Prediction(missing_reason=MissingReason.MISSING_REASON_REFUSED).SerializeToString())
     look.late_tick(encode(LateTick("repeated", "x", TICK)))
     look.dead_letter(encode(DeadLetter("not_json", "x", "y", "z")))
     assert not look.faults
-    assert look.counts == {"raw": 2, "features": 2, "predictions": 2, "late": 1, "dead": 1}
+    assert look.counts == {"raw": 2, "features": 3, "predictions": 2, "late": 1, "dead": 1}
     assert (look.gaps, look.late, look.dead) == ({"sequence": 1}, {"repeated": 1}, {"not_json": 1})
     assert (look.not_warm, look.missing) == (1, {"MISSING_REASON_REFUSED": 1})
     assert look.newest_event_ns == {"BTC-USD": 10}
@@ -47,8 +48,12 @@ def test_garbage_is_a_fault_on_every_topic(role: str, garbage: bytes) -> None:
 @pytest.mark.parametrize(
     ("value", "fault"),
     [
-        (row(schema_hash="aaaaaaaaaaaa"), f"ticks.features: schema aaaaaaaaaaaa, expected {CORE_1.hash}"),
+        (
+            row(schema_hash="aaaaaaaaaaaa"),
+            f"ticks.features: schema aaaaaaaaaaaa, expected {CORE_1.hash} or {FULL_1.hash}",
+        ),
         (row(values=[1.0] * 10), "ticks.features: 10 values, expected 11"),
+        (row(schema_hash=FULL_1.hash), "ticks.features: 11 values, expected 27"),
         (row(values=[math.nan] * 11), "ticks.features: a warm row with a value that is not finite"),
     ],
 )

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import DeadlineError, OverloadedError, RequestError, UnavailableError, VolcastError
+from common.schema import CORE_1, FULL_1, FeatureSchema
 from pipeline.features.columns import TickColumns
 from pipeline.features.table import compute_features
 from pipeline.records import DeadLetter, Gap, LateTick, Record, Tick, decode_dead, decode_late, encode
@@ -86,16 +87,18 @@ def test_however_messages_are_cut_into_batches_what_comes_out_is_the_same(data: 
     assert outcome(Bench(cut(messages, sizes)).run()) == at_once
 
 
-def test_features_are_those_of_the_offline_path_bit_for_bit() -> None:
-    ticks = market(1500)
-    bench = Bench(cut(messages_of(ticks), [1, 7, 300])).run()
-    offline = compute_features(ticks).rows
+@pytest.mark.parametrize("schema", [CORE_1, FULL_1], ids=lambda schema: schema.name)
+def test_features_are_those_of_the_offline_path_bit_for_bit(schema: FeatureSchema) -> None:
+    ticks = market(4000, rate_per_s=2)
+    bench = Bench(cut(messages_of(ticks), [1, 7, 300]), schema=schema).run()
+    offline = compute_features(ticks, schema).rows
     rows = {(row.product_id, row.sequence_num): row for row in bench.sink.features()}
-    assert len(rows) == len(offline) == 1500
+    assert len(rows) == len(offline) == 4000
+    assert offline.warm.sum() > 1000
     for number, product in enumerate(offline.product_ids):
         row = rows[product, int(offline.sequence_num[number])]
         assert np.array(row.values).tobytes() == offline.values[number].tobytes()
-        assert row.warm == offline.warm[number]
+        assert (row.warm, row.schema_hash) == (offline.warm[number], schema.hash)
         assert (row.event_time_ns, row.ingest_time_ns) == (
             offline.event_time_ns[number],
             offline.ingest_time_ns[number],
@@ -116,6 +119,34 @@ def test_each_warm_row_has_the_prediction_of_its_own_values_and_no_other_row_has
         assert one.latency_ns > 0
     assert not warm
     assert bench.worker.stages.total.count == len(predictions)
+
+
+@pytest.mark.parametrize(("schema", "model"), [(CORE_1, ""), (CORE_1, "other"), (FULL_1, "volatility-full")])
+def test_rows_of_the_schema_are_asked_of_the_model(schema: FeatureSchema, model: str) -> None:
+    bench = Bench([messages_of(market(4000, rate_per_s=2))], schema=schema, model=model).run()
+    warm = {(row.product_id, row.sequence_num): row for row in bench.sink.features() if row.warm}
+    predictions = {(one.product_id, one.sequence_num): one.probability for one in bench.sink.predictions()}
+    assert predictions == {key: answer(np.array([row.values]))[0] for key, row in warm.items()} != {}
+
+
+@pytest.mark.parametrize("schema", [CORE_1, FULL_1], ids=lambda schema: schema.name)
+def test_windows_rebuilt_from_the_last_of_them_go_on_with_the_same_bits(schema: FeatureSchema) -> None:
+    ticks = market(6000, rate_per_s=2)
+    whole = {
+        (row.product_id, row.sequence_num): list(row.values)
+        for row in Bench([messages_of(ticks)], schema=schema).run().sink.features()
+    }
+    bench = Bench(schema=schema)
+    resumed = ticks[5000].event_time_ns
+    bench.worker.restart_windows(
+        [one for one in ticks[:5000] if one.event_time_ns >= resumed - bench.worker.longest_ns - 5 * 10**9]
+    )
+    bench.feed(messages_of(ticks[5000:]))
+    rows = bench.sink.features()
+    assert len(rows) == 1000
+    assert all(row.warm for row in rows)
+    for row in rows:
+        assert list(row.values) == whole[row.product_id, row.sequence_num]
 
 
 def test_latencies_are_kept_by_stage() -> None:
