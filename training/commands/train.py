@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from training import MODEL_TYPES
 if TYPE_CHECKING:
     from training.bundle import Bundle
     from training.data import Dataset
-    from training.experiment import Progress, Settings
+    from training.experiment import Experiment, Progress, Settings
     from training.search import Budget
 
 DATASETS = ("ticks", "quotes")
@@ -81,6 +82,7 @@ TICKS_THRESHOLD_ROWS = 3600
 @click.option("--no-cluster", is_flag=True, help="Run in this process.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of searches and bootstrap.")
 @click.option("--force", is_flag=True, help="Replace the version where it exists.")
+@click.option("--no-track", is_flag=True, help="Keep no run of it, and tell MLflow nothing (docs/promotion.md).")
 @json_option
 @config_option
 def train(
@@ -100,6 +102,7 @@ def train(
     no_cluster: bool,
     seed: int,
     force: bool,
+    no_track: bool,
     as_json: bool,
     config_file: Path | None,
 ) -> int:
@@ -122,6 +125,8 @@ def train(
     from training import report
     from training.bundle import bundle_folder, write_bundle
     from training.search import Budget
+    from training.store import ModelStore
+    from training.tracking.experiments import upload_waiting
 
     folder = bundle_folder(out or Path(config.server.models_dir), name, version, force)
     request = Request(
@@ -134,13 +139,23 @@ def train(
         seed=seed,
         cluster=None if no_cluster else cluster or "local",
     )
-    bundle, latency_us = make(request, name, folder.name)
-    write_bundle(folder, bundle)
+    started_s = time.time()
+    made = make(request, name, folder.name)
+    runs_dir = Path(config.tracking.runs_dir)
+    run = None if no_track else keep(made, runs_dir, started_s)
+    # What is stable now stays so: a model answers once it is promoted, not by being the newest.
+    ModelStore(folder.parents[1], name).pin()
+    write_bundle(folder, made.bundle)
     if as_json:
-        click.echo(msgspec.json.encode(report.as_json(bundle.manifest, str(folder), latency_us)))
+        told = report.as_json(made.bundle.manifest, str(folder), made.latency_us)
+        click.echo(msgspec.json.encode({**told, "run": run and run.name}))
     else:
-        report.print_report(Console(), bundle.manifest, latency_us)
+        report.print_report(Console(), made.bundle.manifest, made.latency_us)
         click.echo(f"wrote {folder}")
+    if run is not None:
+        uploaded = upload_waiting(config.tracking, runs_dir)
+        if not as_json:
+            click.echo(f"run {run.name}, {'in MLflow' if run.name in uploaded else f'kept in {run}'}")
     return 0
 
 
@@ -196,8 +211,18 @@ def settings_of(request: Request, dataset: Dataset) -> Settings:
     )
 
 
-def make(request: Request, name: str, version: str) -> tuple[Bundle, float]:
-    """The bundle, and its time for one row in µs."""
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A bundle, its time for one row in µs, and what it came from."""
+
+    bundle: Bundle
+    latency_us: float
+    dataset: Dataset
+    experiment: Experiment
+
+
+def make(request: Request, name: str, version: str) -> Made:
+    """Reads, trains, exports."""
     from training import experiment
     from training.bundle import build_bundle, one_row_latency_us
     from training.data import load
@@ -213,7 +238,18 @@ def make(request: Request, name: str, version: str) -> tuple[Bundle, float]:
         step("exporting, comparing on every row")
         bundle = build_bundle(name, version, dataset, result)
         step("timing")
-        return bundle, one_row_latency_us(bundle.model, experiment.on_schema(dataset.rows, result.schema).features[:1])
+        row = experiment.on_schema(dataset.rows, result.schema).features[:1]
+        return Made(bundle, one_row_latency_us(bundle.model, row), dataset, result)
+
+
+def keep(made: Made, runs_dir: Path, started_s: float, key: str = "") -> Path:
+    """The run's folder; its evaluation is made on the way."""
+    from training.tracking.experiments import log_experiment
+
+    with _progress() as step:
+        return log_experiment(
+            runs_dir, made.bundle, made.dataset, made.experiment, started_s=started_s, key=key, progress=step
+        )
 
 
 @contextmanager

@@ -17,7 +17,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def train(*arguments: object) -> int:
-    return run_command(["train", *map(str, arguments)])
+    return run_command(["train", "--no-track", *map(str, arguments)])
 
 
 def one_line(capfd: pytest.CaptureFixture[str]) -> str:

@@ -1,0 +1,94 @@
+"""A training's results as a run: its bundle, trained form, evidence, and the evaluation with its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from common.config import TrackingConfig
+from common.errors import UnavailableError
+from training.tracking.record import log_run
+from training.trained import trained_files
+
+if TYPE_CHECKING:
+    from training.bundle import Bundle
+    from training.data import Dataset
+    from training.experiment import Experiment
+
+EVALUATION_JSON, EVALUATION_HTML = "model_eval.json", "model_eval.html"
+
+
+def log_experiment(
+    runs_dir: Path,
+    bundle: Bundle,
+    dataset: Dataset,
+    experiment: Experiment,
+    *,
+    started_s: float,
+    key: str = "",
+    progress: Callable[[str], None] = lambda step: None,
+) -> Path:
+    """Writes the run; returns its folder. started_s: Unix time. Raises InputError where the disk refuses."""
+    parts = (*experiment.folds, experiment.final)
+    fold_metrics = {
+        f"fold/{kind}/{metric}": [one.get(metric, float("nan")) for one in candidate.fold_metrics]
+        for kind, candidate in experiment.candidates.items()
+        for metric in ("pr_auc", "brier", "log_loss")
+    }
+    return log_run(
+        runs_dir,
+        bundle.manifest,
+        bundle.model,
+        trained=trained_files(experiment.model.fitted),
+        rows=dataset.rows,
+        parts=parts,
+        products=dataset.products,
+        started_s=started_s,
+        parameters=_parameters(experiment),
+        fold_metrics=fold_metrics,
+        plots=_evaluation(dataset, experiment, progress),
+        key=key,
+    )
+
+
+def _parameters(experiment: Experiment) -> Mapping[str, object]:
+    """What the search chose of each kind, and how long it looked."""
+    chosen = {
+        f"{kind}.{name}": value
+        for kind, candidate in experiment.candidates.items()
+        for name, value in candidate.fitted.params.items()
+    }
+    settings = experiment.settings
+    return chosen | {"asked_for": settings.model_type, "search_trials": settings.budget.trials}
+
+
+def _evaluation(dataset: Dataset, experiment: Experiment, progress: Callable[[str], None]) -> dict[str, bytes]:
+    from training.evaluation import evaluate_scored
+    from training.evaluation.page import page
+    from training.evaluation.plots import pictures
+    from training.evaluation.result import encode
+
+    parts = (*experiment.folds, experiment.final)
+    found = evaluate_scored(parts, experiment.kind, products=dataset.products, progress=progress)
+    progress("drawing")
+    drawn = pictures(found, parts)
+    return {**drawn, EVALUATION_JSON: encode(found), EVALUATION_HTML: page(found, drawn).encode()}
+
+
+def upload_waiting(config: TrackingConfig, runs_dir: Path) -> list[str]:
+    """Brings the runs that wait to MLflow; returns their ids. Where it is away, one line on standard error says so,
+    and they go on waiting: a training that is done stays done."""
+    from training.tracking.mlflow_server import MlflowServer, waiting
+
+    server = MlflowServer(config)
+    done = []
+    try:
+        for folder in waiting(runs_dir, server.uri):
+            server.upload(folder)
+            done.append(folder.name)
+    except UnavailableError as error:
+        click.echo(f"volcast: {error}", err=True)
+    return done
