@@ -23,6 +23,7 @@ MODERATE_PSI = 0.1
 LARGE_PSI = 0.25
 
 BINS = 10
+NEAREST = 0.01  # of the range of the middle nine tenths: edges closer than that are one
 # An empty bin would make the index infinite. Half a row in ten thousand is what stands for nothing.
 LEAST_FRACTION = 5e-5
 
@@ -41,18 +42,31 @@ def psi(expected: NDArray[np.float64], actual: NDArray[np.float64]) -> NDArray[n
 
 
 def bins_of(values: NDArray[np.float64], bins: int = BINS) -> Bins:
-    """Bins at the quantiles of the finite ones of (rows,); fewer where values repeat, one where all are alike.
+    """Bins at the quantiles of the finite ones of (rows,), fewer where they lie too close to mean anything.
 
-    A constant has an edge at its value and one just above it, so that a later value on either side is seen.
+    A spread of one cent is a slightly other share of each price: without NEAREST its bins would be the bins of
+    the price. Values that repeat are a bin of their own, so that one on either side is seen.
     """
     finite = values[np.isfinite(values)]
     if len(finite) == 0:
         return Bins((), (1.0,))
-    edges = np.unique(np.quantile(finite, np.arange(1, bins) / bins, method="higher"))
-    if len(edges) == 1:
-        edges = np.array([edges[0], np.nextafter(edges[0], np.inf)])
+    quantiles = np.quantile(finite, np.arange(1, bins) / bins, method="higher")
+    low, high = np.quantile(finite, (0.05, 0.95))
+    edges = _apart(quantiles, NEAREST * float(high - low))
     counts = np.bincount(np.searchsorted(edges, finite, side="right"), minlength=len(edges) + 1)
     return Bins(tuple(edges.tolist()), tuple((counts / len(finite)).tolist()))
+
+
+def _apart(edges: NDArray[np.float64], least: float) -> NDArray[np.float64]:
+    """Ascending edges (k,), where those closer than `least` become two, half of it outside of them."""
+    found: list[float] = []
+    for run in np.split(edges, np.flatnonzero((np.diff(edges) >= least) & (np.diff(edges) > 0)) + 1):
+        first, last = float(run[0]), float(run[-1])
+        if len(run) == 1:
+            found.append(first)
+        else:
+            found += [first - least / 2, max(last + least / 2, float(np.nextafter(last, np.inf)))]
+    return np.array(found)
 
 
 def reference_of(
@@ -222,3 +236,12 @@ class MissingCounts:
         total = self._rolling.total(window_ns)
         rows = int(total[-1])
         return rows, total[:-1] / rows if rows else np.full(self._features, np.nan)
+
+
+def psi_between(reference: NDArray[np.float64], current: NDArray[np.float64]) -> float:
+    """PSI of the finite ones of (m,) in the bins of the finite ones of (n,); NaN where either has none."""
+    spread, finite = bins_of(reference), current[np.isfinite(current)]
+    if len(finite) == 0 or not np.isfinite(reference).any():
+        return float("nan")
+    counts = np.bincount(np.searchsorted(spread.edges, finite, side="right"), minlength=len(spread.fractions))
+    return float(psi(np.array(spread.fractions), counts / len(finite)))

@@ -23,6 +23,7 @@ from pipeline.drift import (
     Thinning,
     bins_of,
     psi,
+    psi_between,
     reference_of,
 )
 
@@ -78,12 +79,28 @@ def test_bins_hold_a_tenth_each_of_what_they_were_made_from() -> None:
         ([math.nan, math.inf], 0, (1.0,)),
         ([7.0, 7.0, 7.0], 2, (0.0, 1.0, 0.0)),
         ([0.0] * 99 + [1.0], 2, (0.0, 0.99, 0.01)),
+        ([0.0, 1.0] * 50, 4, (0.0, 0.5, 0.0, 0.5, 0.0)),
     ],
 )
 def test_bins_of_few_values_are_few(values: list[float], edges: int, fractions: tuple[float, ...]) -> None:
     spread = bins_of(np.array(values))
     assert len(spread.edges) == edges
     assert spread.fractions == pytest.approx(fractions)
+
+
+def test_values_apart_by_next_to_nothing_share_a_bin() -> None:
+    random = np.random.default_rng(4)
+    price = 90_000 + 500 * random.random(5000)
+    cents = np.where(random.random(5000) < 0.8, 1, random.integers(2, 50, 5000))
+    narrow = 0.01 * cents / price
+    assert psi_between(narrow, narrow * (90_000 / 91_000)) < MODERATE_PSI
+    assert psi_between(narrow, 3 * narrow) > LARGE_PSI
+
+
+def test_of_nothing_no_index_is_known() -> None:
+    some, none = np.ones(3), np.array([np.nan])
+    assert np.isnan(psi_between(some, none))
+    assert np.isnan(psi_between(none, some))
 
 
 def test_a_constant_that_moves_is_seen_on_either_side() -> None:

@@ -1,0 +1,1 @@
+"""How far one stretch of rows lies from another: figures of our own, and Evidently's report of them."""
