@@ -162,16 +162,30 @@ class ModelStore:
                 return version
         return None
 
+    def version_of(self, bundle: Path) -> str:
+        """The version that holds the bundle of that folder; "" where none does. Raises BundleError."""
+        manifest, _ = read_bundle(bundle)
+        return self.find(manifest) or ""
+
+    def withdraw(self, version: str) -> None:
+        """Takes a candidate off trial; its bundle stays."""
+        with self.locked():
+            labels, history = self.labels(), self.history()
+            if labels is not None:
+                self.write_labels(labels.without(version))
+            if history.candidate == version:
+                self.write_history(History(history.champions))
+
     def put(self, manifest: Manifest, model: bytes, extra: Mapping[str, bytes]) -> str:
         """Writes the bundle as a version of this name and returns the version; nothing where it is there already.
 
-        Takes the bundle's own version where that is free, else the next number. extra: files beside it that
+        Takes the bundle's own version where that is above all others, else the next number. extra: files beside it that
         no server reads. Raises InputError where the disk refuses: nothing is left then.
         """
         held = self.find(manifest)
         if held is not None:
             return held
-        version = manifest.version if manifest.version not in self.versions() else self._next()
+        version = max(manifest.version, self._next(), key=_order)
         told = msgspec.structs.replace(manifest, name=self.name, version=version)
         files = {**extra, MODEL_FILE: model, MANIFEST_FILE: manifest_json(told)}
         making = self.folder / f".{version}.new-{os.getpid()}"

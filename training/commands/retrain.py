@@ -1,0 +1,349 @@
+"""`volcast retrain`: new archive to features to model to gate to shadow to champion, a step a call."""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from common.cli import Duration, config_option, examples, json_option
+from common.config import Config, load_config
+from common.errors import InputError, UnavailableError, UsageError
+from common.log import configure_logs
+from common.schema import FULL_1, SCHEMAS
+from pipeline.archive import expand_paths
+from training import MODEL_TYPES
+
+if TYPE_CHECKING:
+    from training.commands.train import Request
+    from training.gate import Limits
+    from training.promotion import Judged, Moved
+    from training.retraining import State, Step
+    from training.store import ModelStore
+    from training.tracking.mlflow_server import MlflowServer
+
+GATE_FILE = "gate.json"
+REFUSED = 3
+METRICS_TIMEOUT_S = 5.0
+
+
+@click.command(
+    "retrain",
+    epilog=examples(
+        "volcast retrain                                   # what would be done; nothing that callers see changes",
+        "volcast retrain --apply                           # the next step of the loop",
+        "volcast retrain --apply --shadow-for 24h --server-metrics http://127.0.0.1:9101/metrics",
+        "17 * * * *  cd /srv/volcast && volcast retrain --apply --json >> retrain.log    # cron",
+    ),
+)
+@click.argument("files", nargs=-1, metavar="[FILE|DIR|GLOB]...")
+@click.option("--apply", is_flag=True, help="Put what passes the gate before callers (default: a dry run).")
+@click.option("--name", default=None, help="Name of the model (default: volatility; volatility-full for full/1).")
+@click.option(
+    "--model-type", type=click.Choice((*MODEL_TYPES, "auto")), default="auto", show_default=True, help="As train's."
+)
+@click.option("--schema", "schema_name", type=click.Choice(tuple(SCHEMAS)), default=None, help="As train's.")
+@click.option("--folds", type=click.IntRange(min=2, max=50), default=5, show_default=True, help="As train's.")
+@click.option("--trials", type=click.IntRange(min=1), default=10, show_default=True, help="As train's.")
+@click.option("--threshold-rows", type=click.IntRange(min=0), default=None, help="As train's.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="As train's.")
+@click.option("--cluster", metavar="ADDRESS", default=None, help="As train's.")
+@click.option("--no-cluster", is_flag=True, help="As train's.")
+@click.option(
+    "--shadow-for", type=Duration("h"), default="24h", show_default=True, help="How long a candidate is watched."
+)
+@click.option("--straight", is_flag=True, help="Without a shadow: what passes the gate is champion at once.")
+@click.option(
+    "--server-metrics", metavar="URL", default=None, help="/metrics of the server: what it counted of the shadow."
+)
+@click.option(
+    "--shadow-rows", type=click.IntRange(min=0), default=1000, show_default=True, help="Least rows it counted."
+)
+@click.option("--no-track", is_flag=True, help="Tell MLflow nothing.")
+@json_option
+@config_option
+def retrain(
+    files: tuple[str, ...],
+    apply: bool,
+    name: str | None,
+    model_type: str,
+    schema_name: str | None,
+    folds: int,
+    trials: int,
+    threshold_rows: int | None,
+    seed: int,
+    cluster: str | None,
+    no_cluster: bool,
+    shadow_for: float,
+    straight: bool,
+    server_metrics: str | None,
+    shadow_rows: int,
+    no_track: bool,
+    as_json: bool,
+    config_file: Path | None,
+) -> int:
+    """Does the next step of the loop, and only that; the same call again goes on from there.
+
+    \b
+    new data                       train, judge, and make a candidate that scores as a shadow
+    a shadow, not yet long enough  wait
+    a shadow for long enough       judge again against the champion of today, and promote
+    nothing new                    nothing
+
+    Without FILEs it takes ingest.archive_dir. A dry run trains and judges as well, so that --apply need not train
+    again; it changes neither the models folder nor MLflow.
+
+    Exit codes: 0 done, or nothing to do; 1 failed; 2 wrong usage; 3 refused by the gate; 4 another retraining is
+    under way.
+    """
+    config = load_config(config_file)
+    configure_logs(config.log, "retrain")
+    from training.gate import Limits
+    from training.retraining import only_one
+    from training.search import Budget
+    from training.store import ModelStore
+
+    if cluster and no_cluster:
+        raise UsageError("--cluster and --no-cluster: choose one")
+    name = name or ("volatility-full" if schema_name == FULL_1.name else "volatility")
+    from training.commands.train import Request
+
+    request = Request(
+        paths=_paths(files, config),
+        model_type=model_type,
+        schema_name=schema_name,
+        folds=folds,
+        threshold_rows=threshold_rows,
+        budget=Budget(trials=trials, seconds=None),
+        seed=seed,
+        cluster=None if no_cluster else cluster or "local",
+    )
+    limits = Limits(config.gate.max_latency_us, config.gate.champion_margin, config.gate.seed)
+    loop = _Loop(
+        config=config,
+        store=ModelStore(Path(config.server.models_dir), name),
+        request=request,
+        limits=limits,
+        apply=apply,
+        shadow_s=0.0 if straight else shadow_for,
+        server_metrics=server_metrics,
+        shadow_rows=shadow_rows,
+        track=not no_track,
+    )
+    with only_one(Path(config.tracking.runs_dir)):
+        told = loop.go()
+    return _tell(told, as_json)
+
+
+class Told(msgspec.Struct):
+    """What one call did."""
+
+    step: str
+    applied: bool
+    text: str
+    run: str = ""
+    version: str = ""
+    reasons: list[str] = []
+
+    @property
+    def exit_code(self) -> int:
+        return REFUSED if self.reasons else 0
+
+
+class Verdict(msgspec.Struct):
+    """The gate's word on a run, kept with it: the same run is not judged again against the same champion."""
+
+    passed: bool
+    champion: str
+    reasons: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    config: Config
+    store: ModelStore
+    request: Request
+    limits: Limits
+    apply: bool
+    shadow_s: float
+    server_metrics: str | None
+    shadow_rows: int
+    track: bool
+
+    @property
+    def runs_dir(self) -> Path:
+        return Path(self.config.tracking.runs_dir)
+
+    def go(self) -> Told:
+        from training.retraining import Step, next_step
+
+        state = self._state()
+        step = next_step(state, self.shadow_s)
+        match step:
+            case Step.WAIT:
+                left_h = (self.shadow_s - state.candidate_age_s) / 3600
+                text = f"version {state.candidate} is a shadow, for another {left_h:.1f} h"
+                return Told(step, False, text, version=state.candidate)
+            case Step.NOTHING:
+                return self._nothing(state)
+            case Step.PROMOTE:
+                return self._promote(state)
+            case _:
+                return self._candidate(state, step)
+
+    def _nothing(self, state: State) -> Told:
+        assert state.run is not None
+        came_to = f"version {state.version}" if state.version else "refused by the gate"
+        return Told("nothing", False, f"no new data since run {state.run.id} ({came_to})", state.run.id, state.version)
+
+    def _candidate(self, state: State, step: Step) -> Told:
+        from training import promotion
+
+        folder = self._train(state.key) if state.run is None else self.runs_dir / state.run.id
+        judged = promotion.judge(folder, self.store, self.limits)
+        self._write_verdict(judged)
+        if not judged.passed:
+            return _refused(step, judged)
+        role: promotion.Role = "candidate" if self.shadow_s > 0 and state.stable else "champion"
+        if not self.apply:
+            return Told(step, False, f"passes the gate; --apply makes it the {role}", judged.run.id)
+        moved = self._move(judged, role)
+        return Told(step, True, _moved_text(moved), judged.run.id, moved.version)
+
+    def _promote(self, state: State) -> Told:
+        from training import promotion
+
+        folder = promotion.run_of_bundle(self.store.path(state.candidate), self.runs_dir)
+        if folder is None:
+            raise InputError(f"version {state.candidate}: no run in {self.runs_dir} made it, so it cannot be judged")
+        judged = promotion.judge(folder, self.store, self.limits)
+        objections = self._objections(state.candidate)
+        if not judged.passed or objections:
+            told = _refused("promote", judged, objections)
+            told.version = state.candidate
+            if self.apply:
+                self.store.withdraw(state.candidate)
+                self._write_verdict(judged, objections)
+                told.applied = True
+                told.text += "; it is a shadow no more"
+            return told
+        if not self.apply:
+            text = f"version {state.candidate} passes the gate; --apply makes it the champion"
+            return Told("promote", False, text, judged.run.id, state.candidate)
+        moved = self._move(judged, "champion")
+        return Told("promote", True, _moved_text(moved), judged.run.id, moved.version)
+
+    def _move(self, judged: Judged, role: str) -> Moved:
+        from training import promotion
+
+        to: promotion.Role = "champion" if role == "champion" else "candidate"
+        now_ms = int(time.time() * 1000)
+        try:
+            return promotion.promote(judged, self.store, self._registry(), to, now_ms=now_ms)
+        except UnavailableError as error:
+            # A tracking server must not hold up what is served: its aliases follow with `volcast models sync`.
+            click.echo(f"volcast: {error}", err=True)
+            return promotion.promote(judged, self.store, None, to, now_ms=now_ms)
+
+    def _registry(self) -> MlflowServer | None:
+        from training.tracking.mlflow_server import MlflowServer
+
+        return MlflowServer(self.config.tracking) if self.track else None
+
+    def _objections(self, version: str) -> list[str]:
+        from training.retraining import shadow_objections, shadow_report
+
+        if self.server_metrics is None:
+            return []
+        try:
+            with urllib.request.urlopen(self.server_metrics, timeout=METRICS_TIMEOUT_S) as answer:
+                text = answer.read().decode()
+        except (OSError, ValueError, urllib.error.URLError) as error:
+            raise UnavailableError(f"--server-metrics {self.server_metrics}: {error}") from None
+        return shadow_objections(shadow_report(text, self.store.name, version), self.shadow_rows)
+
+    def _state(self) -> State:
+        from training.data.dataset import fingerprint
+        from training.retraining import State
+        from training.tracking.record import BUNDLE, code_version, read_run, run_key, runs
+
+        request = self.request
+        key = run_key(
+            name=self.store.name,
+            data=fingerprint(request.paths),
+            code=code_version(),
+            settings=(request.model_type, request.schema_name, request.folds, request.threshold_rows, request.seed),
+            trials=request.budget.trials,
+        )
+        folders = [folder for folder, run in runs(self.runs_dir) if run.key == key]
+        labels, history = self.store.effective_labels(), self.store.history()
+        stable = labels.stable if labels else ""
+        on_trial = history.candidate if labels and labels.of(history.candidate) in ("canary", "shadow") else ""
+        return State(
+            key=key,
+            run=read_run(folders[-1]) if folders else None,
+            refused=bool(folders) and self._was_refused(folders[-1], stable),
+            version=self.store.version_of(folders[-1] / BUNDLE) if folders else "",
+            candidate=on_trial,
+            candidate_age_s=time.time() - history.candidate_since_ms / 1000,
+            stable=stable,
+        )
+
+    def _train(self, key: str) -> Path:
+        from training.commands.train import keep, make
+
+        started_s = time.time()
+        # Its number is found where it is promoted; a dry run takes none.
+        made = make(self.request, self.store.name, "1")
+        return keep(made, self.runs_dir, started_s, key)
+
+    def _was_refused(self, folder: Path, stable: str) -> bool:
+        try:
+            verdict = msgspec.json.decode((folder / GATE_FILE).read_bytes(), type=Verdict)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return False
+        return not verdict.passed and verdict.champion == stable
+
+    def _write_verdict(self, judged: Judged, objections: list[str] | None = None) -> None:
+        from training.gate import refusals
+        from training.tracking.record import replace_file
+
+        labels = self.store.effective_labels()
+        reasons = [*refusals(judged.checks), *(objections or [])]
+        verdict = Verdict(not reasons, labels.stable if labels else "", reasons)
+        replace_file(judged.folder / GATE_FILE, msgspec.json.encode(verdict))
+
+
+def _paths(files: tuple[str, ...], config: Config) -> list[Path]:
+    named = list(files) or [config.ingest.archive_dir]
+    if not named[0]:
+        raise InputError("no FILE was given, and ingest.archive_dir is empty")
+    return list(dict.fromkeys(path for one in named for path in expand_paths(one)))
+
+
+def _refused(step: str, judged: Judged, objections: list[str] | None = None) -> Told:
+    from training.gate import refusals
+
+    reasons = [*refusals(judged.checks), *(f"shadow: {one}" for one in objections or [])]
+    return Told(step, False, "refused by the gate", judged.run.id, reasons=reasons)
+
+
+def _moved_text(moved: Moved) -> str:
+    before = f" (before: {moved.previous})" if moved.previous else ""
+    return f"version {moved.version} is the {moved.role}{before}"
+
+
+def _tell(told: Told, as_json: bool) -> int:
+    if as_json:
+        click.echo(msgspec.json.encode({**msgspec.to_builtins(told), "exit_code": told.exit_code}).decode())
+        return told.exit_code
+    click.echo(f"{told.step}: {f'run {told.run}: ' if told.run else ''}{told.text}")
+    for reason in told.reasons:
+        click.echo(f"  REFUSED {reason}")
+    return told.exit_code
