@@ -94,6 +94,23 @@ class TickColumns:
         )
 
 
+def sound(columns: TickColumns) -> NDArray[np.bool_]:
+    """Which records (n,) the engine may see. The feeds have checked theirs; anyone may write to the topic."""
+    good: NDArray[np.bool_] = columns.kind == GAP
+    good |= (
+        (columns.price > 0)
+        & (columns.price < np.inf)
+        & (columns.bid > 0)
+        & (columns.bid <= columns.ask)
+        & (columns.ask < np.inf)
+        & (columns.bid_quantity >= 0)
+        & (columns.bid_quantity < np.inf)
+        & (columns.ask_quantity >= 0)
+        & (columns.ask_quantity < np.inf)
+    )
+    return good
+
+
 def _as_tick(gap: Gap) -> Tick:
     return Tick(gap.product_id, gap.event_time_ns, gap.ingest_time_ns, 0, 0.0, 0.0, 0.0, 0.0, 0.0)
 

@@ -20,7 +20,7 @@ from common.config import Topics
 from common.errors import UnavailableError
 from common.log import get_logger
 from common.schema import CORE_1, FeatureSchema
-from pipeline.features.columns import GAP, ProductCodes, TickColumns
+from pipeline.features.columns import ProductCodes, TickColumns, sound
 from pipeline.features.engine import FeatureBatch, FeatureEngine, Status
 from pipeline.records import (
     NOT_DECODED,
@@ -148,7 +148,7 @@ class Worker:
         self.forecaster.clear()
         if records:
             columns = TickColumns.from_records(records, self._codes)
-            self._engine.update(columns.select(_sound(columns)))
+            self._engine.update(columns.select(sound(columns)))
 
     def _process(self, messages: list[Message]) -> None:
         read_ns = time.time_ns()
@@ -158,10 +158,10 @@ class Worker:
         if not records:
             return
         columns = TickColumns.from_records(records, self._codes)
-        sound = _sound(columns)
-        if not sound.all():
-            records, kept = self._bury_unsound(records, kept, sound)
-            columns = columns.select(sound)
+        usable = sound(columns)
+        if not usable.all():
+            records, kept = self._bury_unsound(records, kept, usable)
+            columns = columns.select(usable)
         batch = self._engine.update(columns)
         used = batch.status == Status.OK
         if not used.all():
@@ -321,23 +321,6 @@ class Worker:
 
 def _source(message: Message) -> str:
     return f"{message.topic()}[{message.partition()}]@{message.offset()}"
-
-
-def _sound(columns: TickColumns) -> NDArray[np.bool_]:
-    """Which records (n,) the engine may see. The feeds have checked theirs; anyone may write to the topic."""
-    sound: NDArray[np.bool_] = columns.kind == GAP
-    sound |= (
-        (columns.price > 0)
-        & (columns.price < np.inf)
-        & (columns.bid > 0)
-        & (columns.bid <= columns.ask)
-        & (columns.ask < np.inf)
-        & (columns.bid_quantity >= 0)
-        & (columns.bid_quantity < np.inf)
-        & (columns.ask_quantity >= 0)
-        & (columns.ask_quantity < np.inf)
-    )
-    return sound
 
 
 def _explain(record: Record) -> tuple[DeadReason, str]:
