@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from training.scored import Scored
 
 Progress = Callable[[str], None]
-JSON_FILE, HTML_FILE, PICTURES_FOLDER = "model_eval.json", "model_eval.html", "model_eval"
 
 
 @click.command(
@@ -61,7 +59,12 @@ JSON_FILE, HTML_FILE, PICTURES_FOLDER = "model_eval.json", "model_eval.html", "m
 @click.option("--model", "made_by", default=None, metavar="NAME/VERSION", help="Of the predictions: only this one's.")
 @click.option("--seen", is_flag=True, help="Also rows of the training span; the figures then flatter.")
 @click.option("--alarms-per-hour", type=click.FloatRange(min=0, min_open=True), default=6.0, show_default=True)
-@click.option("--block", type=Duration(), default="5m", show_default=True, help="Length of the bootstrap's blocks.")
+@click.option(
+    "--block",
+    type=Duration(),
+    default=None,
+    help="Length of the bootstrap's blocks (default: feature window and horizon together, at least 5m).",
+)
 @click.option("--resamples", type=click.IntRange(min=40), default=1000, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap.")
 @json_option
@@ -74,7 +77,7 @@ def evaluate(
     made_by: str | None,
     seen: bool,
     alarms_per_hour: float,
-    block: float,
+    block: float | None,
     resamples: int,
     seed: int,
     as_json: bool,
@@ -92,10 +95,11 @@ def evaluate(
     folder = bundle_folder or _newest(Path(config.server.models_dir), "volatility")
     manifest, model = read_bundle(folder)
     from training.evaluation import Settings
+    from training.reports import LEAST_BLOCK_S, block_s, write_report
 
     settings = Settings(
         horizon_s=manifest.label.horizon_s,
-        block_s=block,
+        block_s=block or block_s(manifest.parameters.get("embargo_s", LEAST_BLOCK_S)),
         resamples=resamples,
         alarms_per_hour=alarms_per_hour,
         seed=seed,
@@ -104,7 +108,7 @@ def evaluate(
         predictions = _predictions(predictions_file, made_by) if predictions_file else None
         evaluation, scored = _evaluate(files, manifest, model, predictions, predictions_file, seen, settings, step)
         step("drawing")
-        written = _write(out, evaluation, scored)
+        written = write_report(out, evaluation, [scored])
     if as_json:
         from training.evaluation.result import encode
 
@@ -113,7 +117,7 @@ def evaluate(
     from rich.console import Console
 
     _print(Console(), evaluation)
-    click.echo(f"wrote {', '.join(str(path) for path in written)} and {PICTURES_FOLDER}/*.png")
+    click.echo(f"wrote {written[0]}, {written[1]} and {len(written) - 2} pictures in {written[-1].parent}")
     return 0
 
 
@@ -267,31 +271,6 @@ def _join(
         rows_unmatched=len(scored.y) - len(joined.y),
         max_abs_difference=float(np.max(np.abs(ours - theirs))),
     )
-
-
-def _write(out: Path, evaluation: ModelEval, scored: Scored) -> list[Path]:
-    """Each file is whole or as it was. Raises InputError where the disk refuses."""
-    from training.evaluation.page import page
-    from training.evaluation.plots import pictures
-    from training.evaluation.result import encode
-
-    drawn = pictures(evaluation, [scored])
-    files: Mapping[Path, bytes] = {
-        **{out / PICTURES_FOLDER / name: data for name, data in drawn.items()},
-        out / HTML_FILE: page(evaluation, drawn).encode(),
-        out / JSON_FILE: encode(evaluation),
-    }
-    for path, data in files.items():
-        making = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            making.write_bytes(data)
-            making.replace(path)
-        except OSError as error:
-            raise InputError(f"report {path}: cannot be written: {error.strerror or error}") from None
-        finally:
-            making.unlink(missing_ok=True)
-    return [out / JSON_FILE, out / HTML_FILE]
 
 
 def _print(console: Console, evaluation: ModelEval) -> None:

@@ -8,11 +8,12 @@ volatility over (t, t + h] reaches τ, and an alert at t where the probability r
 - A *spike episode* is a run of rows with y = 1 in a stretch, rows at most h apart being one run. It
   begins at its first such row, t0. The minute (t0, t0 + h] is the first to reach τ, so the spike is
   there for all to see, in the volatility of the minute past, at t0 + h.
-- An *alarm* is a run of alerts, made in the same way: one notification that stays on while alerts come.
+- An *alarm* is what a person would be sent: the first alert raises one, which speaks for the h after it; the
+  first alert after that raises the next. So alerts that never cease are not one alarm but one each h.
 - An episode is *caught* where an alert falls on one of its rows. Its *lead time* is t0 + h less the first
   such alert's time: at most h, and below zero where the alert came after the spike could be seen. It is
   caught *in advance* where its lead time is above zero.
-- An alarm is *false* where none of its alerts falls on a row with y = 1.
+- An alarm is *false* where none of the alerts in its h falls on a row with y = 1.
 - *Observed time* is the sum of the distances between rows of a stretch; a stretch's last row counts the
   usual distance. Rates an hour are over it.
 """
@@ -24,6 +25,8 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from training.evaluation import kernels
 
 NS_PER_S = 1_000_000_000
 NS_PER_HOUR = 3600 * NS_PER_S
@@ -63,6 +66,12 @@ class Line:
         last = np.concatenate([apart, [True]]) if len(rows) else np.zeros(0, np.bool_)
         return Runs(rows[first], rows[last])
 
+    def alarms(self, alert: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Where an alarm is raised, given alerts (rows, in line order); (alarms,)."""
+        rows = np.flatnonzero(alert)
+        raises: NDArray[np.bool_] = kernels.raises()(self.time_ns[rows], self.stretch[rows], self.horizon_ns)
+        return rows[raises]
+
 
 @dataclass(frozen=True, slots=True)
 class Runs:
@@ -81,21 +90,23 @@ class Alarms:
 
     episodes: Runs
     lead_s: NDArray[np.float64]  # (episodes,) NaN where not caught
-    alarms: Runs
+    raised: NDArray[np.int64]  # place in the line of each alarm's first alert, (alarms,)
     false: NDArray[np.bool_]  # (alarms,)
 
 
 def alarms(line: Line, y: NDArray[np.int8], alert: NDArray[np.bool_]) -> Alarms:
     """y and alert are (rows,) in the rows' own order."""
     spike, warned = y[line.order] == 1, alert[line.order]
-    episodes, raised = line.runs(spike), line.runs(warned)
+    episodes, raised = line.runs(spike), line.alarms(warned)
     hits = np.flatnonzero(spike & warned)
     first_hit = np.searchsorted(hits, episodes.first)
     caught = first_hit < np.searchsorted(hits, episodes.last, side="right")
     lead_s = np.full(len(episodes), np.nan)
     seen_ns = line.time_ns[episodes.first[caught]] + line.horizon_ns
     lead_s[caught] = (seen_ns - line.time_ns[hits[first_hit[caught]]]) / NS_PER_S
-    false = np.searchsorted(hits, raised.first) == np.searchsorted(hits, raised.last, side="right")
+    # Alerts from one alarm up to the next are the first one's.
+    following = np.append(raised[1:], len(warned))
+    false = np.searchsorted(hits, raised) == np.searchsorted(hits, following)
     return Alarms(episodes, lead_s, raised, false)
 
 
@@ -113,7 +124,7 @@ def budget_threshold(line: Line, probability: NDArray[np.float64], alarms_per_ho
     chosen = None
     in_line = probability[line.order]
     for threshold in np.unique(ranked[places])[::-1].tolist():
-        if len(line.runs(in_line >= threshold)) > allowed:
+        if len(line.alarms(in_line >= threshold)) > allowed:
             break
         chosen = float(threshold)
     return chosen

@@ -43,7 +43,7 @@ REFERENCE = "har"  # the baseline that is hardest to beat (FACTS), so every mode
 OLD_REFERENCE = "har_logit"  # its name in bundles of before
 COMPARED = ("pr_auc", "pr_auc_lift", "roc_auc", "brier", "brier_skill", "log_loss", "ece", "f1")
 GROUP_METRICS = ("base_rate", "pr_auc", "pr_auc_lift", "roc_auc", "brier", "brier_skill", "precision", "recall", "f1")
-BLOCK_FACTORS = (1, 3, 12)
+LONGER_BLOCKS = (3, 12)
 RELIABILITY_BINS = 10
 CURVE_POINTS = 200
 FEW_BLOCKS = 10
@@ -176,7 +176,7 @@ def _part(look: _Look, primary: str, reference: str | None, settings: Settings, 
         climatology=_rounded(scored.climatology),
         models={name: _model(look, name, settings) for name in look.forecasts},
         differences=differences,
-        block_lengths=_block_lengths(look, primary, reference, settings),
+        block_lengths=_block_lengths(look, differences, settings),
         groupings=_groupings(look, settings, products),
     )
 
@@ -291,17 +291,19 @@ def _difference(model: str, reference: str, metric: str, value: float, samples: 
     return Difference(model, reference, metric, figure.value, figure.low, figure.high, better)
 
 
-def _block_lengths(look: _Look, primary: str, reference: str | None, settings: Settings) -> tuple[BlockLength, ...]:
-    if reference is None or reference == primary or np.isnan(look.values[primary]["pr_auc"][0]):
+def _block_lengths(look: _Look, differences: Sequence[Difference], settings: Settings) -> tuple[BlockLength, ...]:
+    """The difference in PR-AUC that matters most, with blocks as they are and longer."""
+    if not differences or differences[0].metric != "pr_auc":
         return ()
-    found = []
-    for factor in BLOCK_FACTORS:
+    first = differences[0]
+    found = [BlockLength(settings.block_s, look.blocks.count, first)]
+    for factor in LONGER_BLOCKS:
         block_s = settings.block_s * factor
         blocks = Blocks.of(look.scored.time_ns, int(block_s * NS_PER_S))
         draws = blocks.draws(settings.resamples, settings.seed)
-        samples = {name: row_figures(look.forecasts[name], blocks, draws) for name in (primary, reference)}
-        value = float(look.values[primary]["pr_auc"][0] - look.values[reference]["pr_auc"][0])
-        found.append(BlockLength(block_s, blocks.count, _difference(primary, reference, "pr_auc", value, samples)))
+        samples = {name: row_figures(look.forecasts[name], blocks, draws) for name in (first.model, first.reference)}
+        again = _difference(first.model, first.reference, "pr_auc", first.value, samples)
+        found.append(BlockLength(block_s, blocks.count, again))
     return tuple(found)
 
 

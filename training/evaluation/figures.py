@@ -155,9 +155,9 @@ def _counts(
 ) -> Samples:
     caught = ~np.isnan(found.lead_s)
     by_episode = np.column_stack([np.ones(len(caught)), caught, np.nan_to_num(found.lead_s, nan=-1.0) > 0])
-    by_alarm = np.column_stack([np.ones(len(found.alarms)), found.false])
+    by_alarm = np.column_stack([np.ones(len(found.raised)), found.false])
     episodes, hit, early = (draws @ blocks.sums(by_episode.astype(np.float64), block[found.episodes.first])).T
-    raised, false = (draws @ blocks.sums(by_alarm.astype(np.float64), block[found.alarms.first])).T
+    raised, false = (draws @ blocks.sums(by_alarm.astype(np.float64), block[found.raised])).T
     return {
         f"{prefix}episodes_caught": _ratio(hit, episodes),
         f"{prefix}episodes_caught_in_advance": _ratio(early, episodes),

@@ -46,8 +46,8 @@ section, .card { background: #fff; border: 1px solid #e0e5ea; border-radius: 8px
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; width: 100%; }
 th, td { text-align: right; padding: 5px 10px; border-bottom: 1px solid #e8ecf0; vertical-align: top; white-space: nowrap; }
-th { color: #44515e; font-weight: 600; } th:first-child, td:first-child { text-align: left; white-space: normal; }
-td small { display: block; color: #73808c; font-size: 11.5px; } td.mine, th.mine { background: #eef4fb; }
+th { color: #44515e; font-weight: 600; } th:first-child, td:first-child { text-align: left; }
+th { white-space: normal; } td small { display: block; color: #73808c; font-size: 11.5px; } td.mine, th.mine { background: #eef4fb; }
 .good { color: #0b6e3d; font-weight: 600; } .bad { color: #b3261e; font-weight: 600; }
 ul { margin: 6px 0; padding-left: 20px; } li { margin: 3px 0; max-width: 90ch; }
 img { max-width: 100%; height: auto; display: block; } figure { margin: 10px 0 18px; } figcaption { color: #5b6875; font-size: 13px; }
@@ -167,7 +167,7 @@ def _differences(differences: Sequence[Difference]) -> str:
     if not differences:
         return "<p>There is nothing to compare with.</p>"
     pairs = list(dict.fromkeys((one.model, one.reference) for one in differences))
-    metrics = list(dict.fromkeys(one.metric for one in differences))
+    metrics = [one for one in dict.fromkeys(one.metric for one in differences) if one != "pr_auc_lift"]
     by_key = {(one.model, one.reference, one.metric): one for one in differences}
     rows = [
         [

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
 from training.evaluation.episodes import NS_PER_S, Line
@@ -26,6 +27,7 @@ GREY, SPIKE_COLOUR = "#767676", "#f4c7c3"
 PERCENTILE_STEPS = 20
 LINE_POINTS = 4000
 MOST_PANELS = 6
+LEAST_BARS = 5  # room is left for so many, so that one bar is no wall
 
 STYLE: Any = {  # typed by matplotlib as literal keys
     "font.size": 9.5,
@@ -123,7 +125,7 @@ def _precision_recall(part: Part, primary: str) -> Canvas | None:
     if part.positives in (0, part.rows):
         return None
     colour = colours(list(part.models), primary)
-    canvas, ((axes,),) = _canvas(7.2, 4.6)
+    canvas, ((axes,),) = _canvas(9.6, 4.6)
     rate = part.positives / part.rows
     for name in [*reversed([one for one in part.models if one != primary]), primary]:
         model = part.models[name]
@@ -147,7 +149,14 @@ def _precision_recall(part: Part, primary: str) -> Canvas | None:
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     axes.set_title(f"Precision and recall, {span_text(part.start_ns, part.end_ns)}")
     handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles[::-1], labels[::-1], title="PR-AUC (95 %)", loc="upper right", alignment="left")
+    axes.legend(
+        handles[::-1],
+        labels[::-1],
+        title="PR-AUC (95 %)",
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        alignment="left",
+    )
     return canvas
 
 
@@ -163,6 +172,9 @@ def _percentiles(part: Part, rows: Scored, primary: str) -> Canvas:
     left.axvspan(100 * (1 - rate), 100, color=SPIKE_COLOUR, alpha=0.6, linewidth=0)
     left.text(1, threshold_bps, f"τ = {threshold_bps:.3g} bps", color=COLOURS[0], va="bottom", fontsize=8.5)
     left.set_yscale("log")
+    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    left.yaxis.set_minor_locator(NullLocator())
     left.set(xlim=(0, 100), xlabel="percentile of these rows", ylabel="volatility over the horizon, bps")
     left.set_title(f"What came: {rate:.1%} of rows at τ or above")
     colour = colours(list(part.models), primary)
@@ -210,12 +222,10 @@ def _over_time(part: Part, rows: Scored, evaluation: ModelEval) -> Canvas:
         axes.grid(axis="x", visible=False)
         if number == 0:
             told = "" if len(stretches) == _stretch_count(line) else f", the {len(stretches)} longest stretches"
-            axes.set_title(
-                f"{model_name(evaluation.primary)} over time{told}; shaded: the minutes that follow are a spike"
-            )
+            axes.set_title(f"{model_name(evaluation.primary)} over time{told}; shaded: a spike follows")
             axes.text(
                 times[-1], model.decision_threshold, "decision threshold ", color=COLOURS[0], fontsize=8, ha="right",
-                va="bottom",
+                va="bottom", bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
             )  # fmt: skip
     return canvas
 
@@ -248,7 +258,7 @@ def _bars(part: Part, evaluation: ModelEval, by: str) -> Canvas | None:
     if not groups:
         return None
     colour = colours(list(part.models), primary)
-    canvas, ((axes,),) = _canvas(min(9.6, max(5.0, 2.6 + 0.75 * len(groups))), 3.7)
+    canvas, ((axes,),) = _canvas(9.6, 3.7)
     width = 0.8 / len(shown)
     for place, name in enumerate(shown):
         at = np.arange(len(groups)) + (place - (len(shown) - 1) / 2) * width
@@ -271,7 +281,8 @@ def _bars(part: Part, evaluation: ModelEval, by: str) -> Canvas | None:
         linewidth=1.6,
         label="base rate",
     )
-    crowded = len(groups) > 14
+    crowded = len(groups) > 12
+    axes.set_xlim(-0.6, max(len(groups), LEAST_BARS) - 0.4)
     axes.set_xticks(
         np.arange(len(groups)),
         [one.name if crowded else f"{one.name}\n{one.rows:,} rows" for one in groups],
@@ -279,7 +290,7 @@ def _bars(part: Part, evaluation: ModelEval, by: str) -> Canvas | None:
         fontsize=8,
     )
     axes.grid(axis="x", visible=False)
-    title = {"day": "By day (UTC)", "hour": "By hour of the day (UTC)", "regime": "By volatility of the minute before"}
+    title = {"day": "By day (UTC)", "hour": "By hour of the day (UTC)", "regime": "By volatility just before"}
     axes.set(ylim=(0, 1), ylabel="PR-AUC", title=title[by])
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return canvas
@@ -305,7 +316,7 @@ def _differences(evaluation: ModelEval) -> Canvas | None:
     ]
     if not shown:
         return None
-    canvas, ((axes,),) = _canvas(7.2, 1.1 + 0.42 * len(shown))
+    canvas, ((axes,),) = _canvas(9.6, 1.2 + 0.4 * len(shown))
     for place, (_, one) in enumerate(shown[::-1]):
         colour = GREY if one.better is None else PRIMARY_COLOUR if one.better else COLOURS[0]
         axes.hlines(place, one.low, one.high, color=colour, linewidth=2.4)

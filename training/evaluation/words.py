@@ -10,13 +10,13 @@ from training.evaluation.figures import METRICS
 from training.evaluation.result import Difference, Figure, Means, ModelEval, Part
 
 NAMES = {
-    "zscore": "z-score of the current window",
-    "ewma": "EWMA volatility",
+    "zscore": "z-score",
+    "ewma": "EWMA",
     "har": "HAR logit",
     "har_logit": "HAR logit",
-    "logistic": "logistic regression",
+    "logistic": "logistic",
     "xgboost": "XGBoost",
-    "given": "the given predictions",
+    "given": "given",
 }
 COMPARED = ("roc_auc", "brier", "log_loss", "ece", "f1")  # beside PR-AUC, where a baseline may have the better one
 GOOD_ECE = 0.03  # what the project holds itself to
@@ -92,7 +92,9 @@ def weaknesses(evaluation: ModelEval) -> list[str]:
         for metric in COMPARED:
             better = _better_baselines(models, primary, metric)
             if better:
-                lines.append(f"On {place} the better {metric_name(metric)} is of {', '.join(map(model_name, better))}")
+                lines.append(
+                    f"On {place} the better {metric_name(metric)} is that of {', '.join(map(model_name, better))}"
+                )
     mine = part.models[primary].metrics
     skill = mine.get("brier_skill")
     if skill is not None and skill.value <= 0:

@@ -30,7 +30,14 @@ def test_a_perfect_alert_comes_a_horizon_before_the_spike_is_there_to_see() -> N
     y = marked(600, (100, 130))
     found = alarms(line(600), y, y == 1)
     assert found.lead_s.tolist() == [60.0]
+    assert found.raised.tolist() == [100]
     assert found.false.tolist() == [False]
+
+
+def test_alerts_that_never_cease_are_an_alarm_each_horizon() -> None:
+    found = alarms(line(600), marked(600, (100, 130)), np.ones(600, bool))
+    assert found.raised.tolist() == list(range(0, 600, 61))  # an alarm speaks for (t, t + 60 s]
+    assert np.flatnonzero(~found.false).tolist() == [1, 2]
 
 
 @pytest.mark.parametrize(("first_alert", "lead_s"), [(90, 60), (120, 40), (165, -5)])
@@ -59,7 +66,7 @@ def test_nothing_is_counted_across_a_gap_or_from_one_product_to_another() -> Non
 
 def test_without_spikes_or_alerts_there_are_no_events() -> None:
     found = alarms(line(100), np.zeros(100, np.int8), np.zeros(100, bool))
-    assert (len(found.episodes), len(found.alarms)) == (0, 0)
+    assert (len(found.episodes), len(found.raised)) == (0, 0)
 
 
 def test_the_budget_threshold_is_the_lowest_that_stays_within_it() -> None:
@@ -68,4 +75,5 @@ def test_the_budget_threshold_is_the_lowest_that_stays_within_it() -> None:
     probability[[200, 800, 1400, 2000]] = [0.9, 0.8, 0.7, 0.6]
     assert budget_threshold(line(rows), probability, 2.0) == 0.8
     assert budget_threshold(line(rows), probability, 0.5) is None
-    assert budget_threshold(line(rows), np.full(rows, 0.3), 1.0) == 0.3
+    assert budget_threshold(line(rows), np.full(rows, 0.3), 1.0) is None
+    assert budget_threshold(line(rows), np.full(rows, 0.3), 60.0) == 0.3

@@ -90,7 +90,9 @@ def test_the_final_rows_change_neither_threshold() -> None:
     folds = [scored(f"fold {fold}", seed=fold, start_s=5000 * fold) for fold in (1, 2)]
     final = scored("final", seed=4, start_s=20_000)
     other = replace(final, probabilities={name: 1 - one for name, one in final.probabilities.items()})
-    ours, theirs = (evaluate_scored([*folds, one], "logistic", Settings(resamples=2, group_resamples=2)) for one in (final, other))
+    ours, theirs = (
+        evaluate_scored([*folds, one], "logistic", Settings(resamples=2, group_resamples=2)) for one in (final, other)
+    )
     for name in final.probabilities:
         first, second = ours.headline.models[name], theirs.headline.models[name]
         assert first.decision_threshold == second.decision_threshold
