@@ -179,6 +179,15 @@ class GateConfig(Section, frozen=True):
     seed: int = 0  # of the bootstrap
 
 
+class MonitorConfig(Section, frozen=True):
+    """Live figures of predictions against what happened."""
+
+    windows: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)] = ("15m", "1h", "24h")  # of event time
+    refresh_s: PositiveSeconds = 10.0  # how often the figures are made anew
+    metrics_host: Text = "127.0.0.1"
+    metrics_port: Port = 9104
+
+
 class Config(Section, frozen=True):
     """All sections. Addresses left empty are filled in when it is built, so no reader sees an empty one."""
 
@@ -192,6 +201,7 @@ class Config(Section, frozen=True):
     gateway: GatewayConfig = GatewayConfig()
     tracking: TrackingConfig = TrackingConfig()
     gate: GateConfig = GateConfig()
+    monitor: MonitorConfig = MonitorConfig()
 
     def __post_init__(self) -> None:
         broker = reachable(self.broker.host, self.broker.port)
@@ -298,7 +308,7 @@ def _set(tree: dict[str, Any], name: str, value: str) -> None:
         if not isinstance(child, dict):
             raise ConfigError(name, value, f"a section, but {section} holds {child!r}")
         node = child
-    node[key] = [one.strip() for one in value.split(",")] if key == "products" else value
+    node[key] = [one.strip() for one in value.split(",")] if key in ("products", "windows") else value
 
 
 def _require_finite(section: Section, path: str = "") -> None:

@@ -166,10 +166,10 @@ class LiveDrift:
             get_logger().warning("no live drift", model="/".join(key), reason=reason)
 
     def _families(self) -> Iterator[Metric]:
-        feature = _gauge("worker_feature_psi", "PSI of a feature against training.", "feature", "input")
-        probability = _gauge("worker_probability_psi", "PSI of the probabilities against training.")
-        positive = _gauge("worker_positive_rate", "Rate of probabilities at or above the decision threshold.")
-        rows = _gauge("worker_drift_rows", "Rows compared, one a second and product.")
+        feature = _gauge("volcast_worker_feature_psi", "PSI of a feature against training.", "feature", "input")
+        probability = _gauge("volcast_worker_probability_psi", "PSI of the probabilities against training.")
+        positive = _gauge("volcast_worker_positive_rate", "Rate of probabilities at or above the decision threshold.")
+        rows = _gauge("volcast_worker_drift_rows", "Rows compared, one a second and product.")
         expected = GaugeMetricFamily(
             "volcast_worker_reference_positive_rate", "The same rate in training.", labels=["model", "version"]
         )
@@ -213,4 +213,4 @@ def _thinned(batches: Sequence[_Features], thinning: Thinning) -> tuple[NDArray[
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"volcast_{name}", text, labels=["model", "version", "window", *labels])
+    return GaugeMetricFamily(name, text, labels=["model", "version", "window", *labels])

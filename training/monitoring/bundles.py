@@ -1,0 +1,86 @@
+"""Bundles by the name and version that predictions carry, and which versions are shadows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from common.bundle import read_bundle
+from common.errors import BundleError, InputError
+from common.log import get_logger
+from training.monitoring.scoreboard import Served
+from training.onnx_model import OnnxModel
+from training.store import ModelStore
+
+LOOK_AGAIN_S = 30.0
+
+
+class BundleFolder:
+    """The models folder, looked at again now and then: bundles and labels come while the monitor runs."""
+
+    def __init__(
+        self,
+        models_dir: Path,
+        horizon_s: float,
+        shadows: Sequence[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """shadows: "NAME/VERSION" to score beside those that labels.json names."""
+        self._models_dir = models_dir
+        self._horizon_s = horizon_s
+        self._shadows = tuple(shadows)
+        self._clock = clock
+        self._served: dict[str, Served] = {}
+        self._refused: dict[str, tuple[float, str]] = {}  # model -> until when, why
+        self._labels: dict[str, tuple[float, tuple[str, ...]]] = {}
+
+    def bundle(self, model: str) -> Served:
+        """Raises BundleError where there is none, it is damaged, or its label looks another time ahead."""
+        if model in self._served:
+            return self._served[model]
+        until_s, reason = self._refused.get(model, (0.0, ""))
+        if self._clock() >= until_s:
+            try:
+                self._served[model] = self._read(model)
+                return self._served[model]
+            except BundleError as error:
+                if str(error) != reason:
+                    get_logger().warning("model not scored", model=model, reason=str(error))
+                reason = str(error)
+            self._refused[model] = (self._clock() + LOOK_AGAIN_S, reason)
+        raise BundleError(reason)
+
+    def shadows_of(self, name: str) -> tuple[str, ...]:
+        """ "NAME/VERSION" of each."""
+        until_s, found = self._labels.get(name, (0.0, ()))
+        if self._clock() >= until_s:
+            found = self._labelled(name)
+            self._labels[name] = (self._clock() + LOOK_AGAIN_S, found)
+        return (*found, *(one for one in self._shadows if one not in found))
+
+    def _read(self, model: str) -> Served:
+        name, _, version = model.rpartition("/")
+        if not _is_folder_name(name) or not _is_folder_name(version):
+            raise BundleError(f"model {model!a}: no name of a folder")
+        manifest, graph = read_bundle(self._models_dir / name / version)
+        if manifest.label.horizon_s != self._horizon_s:
+            raise BundleError(
+                f"model {model}: its label looks {manifest.label.horizon_s:g} s ahead, truth is taken over "
+                f"{self._horizon_s:g} s"
+            )
+        return Served(manifest, OnnxModel(graph).probabilities)
+
+    def _labelled(self, name: str) -> tuple[str, ...]:
+        if not _is_folder_name(name):
+            return ()
+        try:
+            labels = ModelStore(self._models_dir, name).labels()
+        except InputError as error:
+            get_logger().warning("labels not read", model=name, reason=str(error))
+            return ()
+        return () if labels is None else tuple(f"{name}/{version}" for version in labels.shadow)
+
+
+def _is_folder_name(text: str) -> bool:
+    return bool(text) and not text.startswith(".") and "/" not in text and "\0" not in text

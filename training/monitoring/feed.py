@@ -1,0 +1,83 @@
+"""Records of ticks.raw and predictions, as bytes, to the join: the feature engine judges which ticks count.
+
+It is the worker's own engine on the same records, so ticks, gaps and features are those that live predictions
+were made of.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from pipeline.features.columns import GAP, ProductCodes, TickColumns, sound
+from pipeline.features.engine import FeatureEngine, Status
+from pipeline.records import NOT_DECODED, Record, decode_record
+from training.monitoring.join import Join, Said
+from training.monitoring.scoreboard import SCHEMA
+from volcast.v1 import MissingReason, Prediction
+
+
+class Feed:
+    def __init__(self, join: Join) -> None:
+        self._join = join
+        self._engine = FeatureEngine(SCHEMA)
+        self._codes = ProductCodes()
+        self.unreadable: Counter[str] = Counter()  # by topic role
+
+    def compile(self) -> None:
+        self._engine.compile()
+
+    def raw(self, values: Sequence[bytes]) -> None:
+        """The next records of ticks.raw. The worker sets the unreadable ones aside, and so does this."""
+        records = list(self._decoded(values))
+        if not records:
+            return
+        columns = TickColumns.from_records(records, self._codes)
+        usable = sound(columns)
+        self.unreadable["raw"] += int(np.count_nonzero(~usable))
+        columns = columns.select(usable)
+        batch = self._engine.update(columns)
+        mid = (columns.bid + columns.ask) / 2
+        for code in np.unique(columns.product).tolist():
+            product = self._codes.names[code]
+            of = np.flatnonzero((columns.product == code) & ((batch.status == Status.OK) | (columns.kind == GAP)))
+            gaps = np.flatnonzero(columns.kind[of] == GAP)
+            for number, (before, after) in enumerate(pairwise([-1, *gaps.tolist(), len(of)])):
+                if number:
+                    self._join.gap(product)
+                rows = of[before + 1 : after]
+                if len(rows):
+                    self._join.ticks(
+                        product, columns.event_time_ns[rows], columns.sequence_num[rows], mid[rows], batch.values[rows]
+                    )
+
+    def predictions(self, values: Sequence[bytes]) -> None:
+        """The next records of predictions."""
+        self._join.predictions(self._said(values))
+
+    def _said(self, values: Sequence[bytes]) -> Iterator[Said]:
+        for value in values:
+            try:
+                one = Prediction.FromString(value)
+            except DecodeError:
+                self.unreadable["predictions"] += 1
+                continue
+            if one.missing_reason:
+                known = one.missing_reason in MissingReason.values()
+                self._join.missing(MissingReason.Name(one.missing_reason) if known else str(one.missing_reason))
+            elif not one.HasField("probability") or not 0 <= one.probability <= 1:
+                self.unreadable["predictions"] += 1
+            else:
+                model = f"{one.model_name}/{one.model_version}"
+                yield Said(one.product_id, one.event_time_ns, one.sequence_num, model, one.probability, one.threshold)
+
+    def _decoded(self, values: Sequence[bytes]) -> Iterator[Record]:
+        for value in values:
+            try:
+                yield decode_record(value)
+            except NOT_DECODED:
+                self.unreadable["raw"] += 1
