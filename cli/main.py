@@ -38,6 +38,7 @@ COMMANDS = {
     "infer": Lazy("training.commands.infer:infer", "training", "Offline inference, and its latency."),
     "retrain": Lazy("training.commands.retrain:retrain", "training", "New archive to promoted model, step by step."),
     "drift": Lazy("training.commands.drift:drift", "training", "Has what comes in moved away from training?"),
+    "monitor": Lazy("training.commands.monitor:monitor", "training", "Predictions against what happened, live."),
     "serve": Lazy("server.commands.serve:serve", "serving", "The inference server."),
     "gateway": Lazy("server.commands.gateway:gateway", "serving", "The REST gateway."),
     "token": Lazy("server.commands.token:token", "", "A new bearer token."),

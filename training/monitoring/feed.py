@@ -67,8 +67,7 @@ class Feed:
                 self.unreadable["predictions"] += 1
                 continue
             if one.missing_reason:
-                known = one.missing_reason in MissingReason.values()
-                self._join.missing(MissingReason.Name(one.missing_reason) if known else str(one.missing_reason))
+                self._join.missing(_reason(one.missing_reason))
             elif not one.HasField("probability") or not 0 <= one.probability <= 1:
                 self.unreadable["predictions"] += 1
             else:
@@ -81,3 +80,10 @@ class Feed:
                 yield decode_record(value)
             except NOT_DECODED:
                 self.unreadable["raw"] += 1
+
+
+def _reason(number: int) -> str:
+    """MISSING_REASON_REFUSED as "refused"; the number of one that is not known here."""
+    if number not in MissingReason.values():
+        return str(number)
+    return MissingReason.Name(number).removeprefix("MISSING_REASON_").lower()

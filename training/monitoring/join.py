@@ -92,6 +92,11 @@ class Join:
         """Predictions without a truth yet."""
         return sum(len(one.unmatched) + len(one.pending) for one in self._products.values())
 
+    @property
+    def wants_predictions(self) -> bool:
+        """Whether there is room for more: those that wait for ticks to be read fill half of it at most."""
+        return self.waiting < self._max_waiting // 2
+
     def ticks(
         self,
         product_id: str,

@@ -1,0 +1,319 @@
+"""`volcast monitor`: predictions against what happened, a minute later."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from common.cli import Duration, config_option, examples, json_option
+from common.config import Config, load_config
+from common.errors import ConfigError, UsageError
+from common.lifecycle import stop_on_signals
+from common.log import configure_logs, get_logger
+from common.status import StatusPipe
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+    from training.commands.topics import TopicReader
+    from training.monitoring.feed import Feed
+    from training.monitoring.join import Join, Joined
+    from training.monitoring.output import JoinedWriter
+    from training.monitoring.scoreboard import Line, Scoreboard
+
+HORIZON_S = 60.0
+WARM_UP_S = 600.0  # ticks read before the first prediction: the longest window, twice
+AHEAD_NS = 360 * 10**9  # ticks read beyond the newest prediction, at most, while predictions are still to be read
+STEP_S = 0.2
+
+
+@click.command(
+    "monitor",
+    epilog=examples(
+        "volcast monitor",
+        "volcast monitor --shadow volatility/4 --json",
+        "volcast monitor --once --out joined.ndjson     # all that the topics hold",
+    ),
+)
+@click.option("--once", is_flag=True, help="Take what the topics hold, from the first record, say it, and end.")
+@click.option("--since", type=Duration(), default=None, help="How far back to begin (default: the longest window).")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), default=None, metavar="FILE",
+    help="With --once: the joined predictions, as .ndjson or .parquet, for volcast evaluate --predictions.",
+)  # fmt: skip
+@click.option("--window", "windows", multiple=True, type=str, help="Such as 15m; may be given again (monitor.windows).")
+@click.option("--shadow", "shadows", multiple=True, metavar="NAME/VERSION", help="Score this one too, offline.")
+@click.option("--duration", type=Duration(), default=None, help="Stop after this long.")
+@json_option
+@config_option
+def monitor(
+    once: bool,
+    since: float | None,
+    out: Path | None,
+    windows: tuple[str, ...],
+    shadows: tuple[str, ...],
+    duration: float | None,
+    as_json: bool,
+    config_file: Path | None,
+) -> int:
+    """Joins predictions with the volatility that followed; says how good they were over the last while.
+
+    PR-AUC, Brier, calibration, hit rate (recall) and precision for every version that answers, beside its
+    baselines and the shadows of labels.json, over rolling windows; as a table, as JSON lines, and on /metrics.
+    The state is in the topics: a restart reads the longest window again.
+    """
+    if out is not None and not once:
+        raise UsageError("--out: goes with --once")
+    config = load_config(config_file)
+    configure_logs(config.log, "monitor")
+    spans = _windows(windows or config.monitor.windows, "--window" if windows else "monitor.windows")
+    stop = stop_on_signals()
+    from training.monitoring.bundles import BundleFolder
+    from training.monitoring.scoreboard import Scoreboard
+
+    with ExitStack() as cleanup:
+        folder = BundleFolder(Path(config.server.models_dir), HORIZON_S, shadows)
+        board = Scoreboard(spans, folder.bundle, folder.shadows_of)
+        back_s = since if since is not None else None if once else max(spans.values())
+        session = Session(config, board, back_s, cleanup)
+        if once:
+            with _writer(out) as writer:
+                session.run_once(stop.is_set, writer)
+            _say(session, as_json)
+            return 0
+        status = StatusPipe(stop)
+        port = cleanup.enter_context(_metrics(config, session))
+        status.report("ready", metrics_port=port)
+        get_logger().info("ready", metrics_port=port)
+        deadline = time.monotonic() + duration if duration else float("inf")
+        session.run(lambda: stop.is_set() or time.monotonic() >= deadline, _shower(session, as_json))
+        status.report("summary", **session.counts())
+        if as_json:
+            _say(session, as_json)
+    return 0
+
+
+def _windows(texts: Sequence[str], key: str) -> dict[str, float]:
+    spans = {}
+    for text in texts:
+        try:
+            spans[text] = Duration().convert(text, None, None)
+        except click.BadParameter:
+            raise ConfigError(key, text, "durations such as 15m or 24h") from None
+    return spans
+
+
+def _writer(out: Path | None) -> JoinedWriter:
+    from training.monitoring.output import JoinedWriter
+
+    return JoinedWriter(out)
+
+
+class Session:
+    """Both topics, the join and its figures."""
+
+    def __init__(self, config: Config, board: Scoreboard, back_s: float | None, cleanup: ExitStack) -> None:
+        """back_s: how far back in the topics to begin; None: at their first records."""
+        from training.commands.topics import TopicReader
+        from training.monitoring.feed import Feed
+        from training.monitoring.join import Join
+        from training.monitoring.scoreboard import SCHEMA
+
+        topics = config.kafka.topics
+        now_ms = int(time.time() * 1000)
+        begin_ms = None if back_s is None else now_ms - int(back_s * 1000)
+        warm_ms = None if begin_ms is None else begin_ms - int(WARM_UP_S * 1000)
+        self.board = board
+        self.join: Join = Join(int(HORIZON_S * 1e9), len(SCHEMA))
+        self.feed: Feed = Feed(self.join)
+        self.feed.compile()
+        self._raw: TopicReader = TopicReader(config.kafka, topics.raw, warm_ms)
+        cleanup.callback(self._raw.close)
+        self._predictions: TopicReader = TopicReader(config.kafka, topics.predictions, begin_ms)
+        cleanup.callback(self._predictions.close)
+        self._refresh_s = config.monitor.refresh_s
+        self.lines: list[Line] = []
+        self.newest_truth_ns = 0
+
+    def step(self, timeout_s: float) -> Joined:
+        """Reads what is there and joins what has become known."""
+        if self._wants_ticks():
+            self.feed.raw([message.value() or b"" for message in self._raw.read(timeout_s / 2)])
+        if self.join.wants_predictions or self._raw.at_end:
+            self.feed.predictions([message.value() or b"" for message in self._predictions.read(timeout_s / 2)])
+        return self.join.settle()
+
+    def take(self, joined: Joined, writer: JoinedWriter | None = None) -> None:
+        outcome = self.board.add(joined)
+        if len(joined):
+            self.newest_truth_ns = max(self.newest_truth_ns, *(one.event_time_ns for one in joined.said))
+        if writer is not None:
+            writer.write(joined, outcome)
+
+    def run_once(self, stopping: Callable[[], bool], writer: JoinedWriter) -> None:
+        while not stopping() and not (self._raw.at_end and self._predictions.at_end):
+            self.take(self.step(STEP_S), writer)
+        self.take(self.join.finish(), writer)
+        self.lines = self.board.lines()
+
+    def run(self, ended: Callable[[], bool], show: Callable[[], None]) -> None:
+        due_s = time.monotonic()
+        while not ended():
+            self.take(self.step(STEP_S))
+            if time.monotonic() >= due_s:
+                due_s = time.monotonic() + self._refresh_s
+                self.lines = self.board.lines()
+                show()
+        self.lines = self.board.lines()
+
+    def counts(self) -> dict[str, Any]:
+        return {
+            "joined": self.join.joined,
+            "waiting": self.join.waiting,
+            "unjoined": dict(sorted(self.join.unjoined.items())),
+            "unreadable": dict(sorted(self.feed.unreadable.items())),
+            "unscored": {reason: rows for reason, rows in sorted(self.board.unscored.items()) if rows},
+            "refused": dict(sorted(self.board.refused.items())),
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        return {"newest_truth_ns": self.newest_truth_ns, **self.counts(), "figures": list(map(_line, self.lines))}
+
+    def _wants_ticks(self) -> bool:
+        """Ticks are read ahead of predictions, but not far: they are kept until those come."""
+        ahead_ns = self.join.newest_tick_ns - self.join.newest_prediction_ns
+        return ahead_ns < AHEAD_NS or self._predictions.at_end
+
+
+def _line(line: Line) -> dict[str, Any]:
+    return {
+        "model": line.model, "role": line.role, "forecaster": line.forecaster, "window": line.window,
+        "rows": line.rows, **line.metrics,
+    }  # fmt: skip
+
+
+def _say(session: Session, as_json: bool) -> None:
+    if as_json:
+        click.echo(msgspec.json.encode(session.as_json()))
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print(_table(session))
+    console.print(_footer(session), highlight=False, soft_wrap=True)
+
+
+def _shower(session: Session, as_json: bool) -> Callable[[], None]:
+    """What to do at each refresh: a JSON line, or the table on a terminal, or nothing."""
+    from rich.console import Console
+
+    if as_json:
+        return lambda: click.echo(msgspec.json.encode(session.as_json()))
+    console = Console()
+    if not console.is_terminal:
+        return lambda: None
+
+    def show() -> None:
+        console.clear()
+        console.print(_table(session))
+        console.print(_footer(session), highlight=False, soft_wrap=True)
+
+    return show
+
+
+# What is shown, under which heading, in which form.
+_COLUMNS = {
+    "base_rate": ("spikes", ".1%"), "pr_auc": ("PR-AUC", ".3f"), "pr_auc_lift": ("lift", ".2f"),
+    "brier": ("Brier", ".4f"), "brier_skill": ("skill", ".3f"), "ece": ("ECE", ".3f"), "recall": ("hit rate", ".1%"),
+    "precision": ("precision", ".1%"), "alert_rate": ("alerts", ".1%"),
+}  # fmt: skip
+
+
+def _table(session: Session) -> Any:
+    from rich.table import Table
+
+    table = Table("model", "forecaster", "window", "rows", *(heading for heading, _ in _COLUMNS.values()))
+    for line in session.lines:
+        metrics = [
+            format(line.metrics[name], form) if name in line.metrics else "-" for name, (_, form) in _COLUMNS.items()
+        ]
+        who = "shadow" if line.role == "shadow" else line.forecaster
+        table.add_row(line.model, who, line.window, f"{line.rows:,}", *metrics)
+    return table
+
+
+def _footer(session: Session) -> str:
+    counts = session.counts()
+    unjoined = ", ".join(f"{count:,} {reason}" for reason, count in counts["unjoined"].items()) or "none"
+    parts = [f"{counts['joined']:,} joined, {counts['waiting']:,} waiting; not joined: {unjoined}"]
+    parts += [f"{reason}: {rows:,} rows" for reason, rows in counts["unscored"].items()]
+    parts += [f"{model}: {why}" for model, why in counts["refused"].items()]
+    return "\n".join(parts)
+
+
+def _metrics(config: Config, session: Session) -> Any:
+    from pipeline.stream.metrics import serve_metrics
+
+    settings = config.monitor
+    return serve_metrics(settings.metrics_host, settings.metrics_port, lambda: metrics(session), "monitor.metrics_port")
+
+
+# Figure -> the name of its metric, and what it says.
+GAUGES = {
+    "pr_auc": ("volcast_monitor_pr_auc", "PR-AUC of live predictions."),
+    "pr_auc_lift": ("volcast_monitor_pr_auc_lift", "PR-AUC over the base rate."),
+    "roc_auc": ("volcast_monitor_roc_auc", "ROC-AUC of live predictions."),
+    "brier": ("volcast_monitor_brier", "Brier score of live predictions."),
+    "brier_skill": ("volcast_monitor_brier_skill", "Brier skill against climatology."),
+    "log_loss": ("volcast_monitor_log_loss", "Log loss of live predictions."),
+    "ece": ("volcast_monitor_ece", "Expected calibration error, 15 bins of equal width."),
+    "recall": ("volcast_monitor_hit_rate", "Share of the spikes that were alerted."),
+    "precision": ("volcast_monitor_precision", "Share of the alerts that a spike followed."),
+    "base_rate": ("volcast_monitor_base_rate", "Share of rows that a spike followed."),
+    "alert_rate": ("volcast_monitor_alert_rate", "Share of rows that were alerts."),
+    "mean_probability": ("volcast_monitor_mean_probability", "Mean of the probabilities."),
+}
+_LABELS = ["model", "version", "role", "forecaster", "window"]
+
+
+def metrics(session: Session) -> Iterable[Metric]:
+    """What /metrics says: the figures of the last refresh, and the counts as they are now."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    from pipeline.stream.metrics import labelled
+
+    lines = session.lines
+    for figure, (name, text) in GAUGES.items():
+        family = GaugeMetricFamily(name, text, labels=_LABELS)
+        for line in lines:
+            if figure in line.metrics:
+                family.add_metric(_where(line), line.metrics[figure])
+        yield family
+    rows = GaugeMetricFamily(
+        "volcast_monitor_rows", "Predictions with a truth, one a second and product.", labels=_LABELS
+    )
+    for line in lines:
+        rows.add_metric(_where(line), line.rows)
+    yield rows
+    yield CounterMetricFamily(
+        "volcast_monitor_joined_total", "Predictions joined with a truth.", value=session.join.joined
+    )
+    yield labelled("volcast_monitor_unjoined_total", "Predictions not joined.", "reason", session.join.unjoined)
+    yield labelled("volcast_monitor_unreadable_total", "Records not read.", "topic", session.feed.unreadable)
+    yield labelled("volcast_monitor_unscored_total", "Joined rows not scored.", "reason", session.board.unscored)
+    yield GaugeMetricFamily("volcast_monitor_waiting", "Predictions without a truth yet.", value=session.join.waiting)
+    yield GaugeMetricFamily(
+        "volcast_monitor_newest_truth_timestamp_seconds", "Event time of the newest joined prediction.",
+        value=session.newest_truth_ns / 1e9,
+    )  # fmt: skip
+
+
+def _where(line: Line) -> list[str]:
+    name, _, version = line.model.rpartition("/")
+    return [name, version, line.role, line.forecaster, line.window]
