@@ -354,20 +354,18 @@ def _notes(looks: Sequence[_Look], reference: str | None) -> list[str]:
     notes = []
     if reference is None:
         notes.append("HAR logit is not among the models, so there are no differences against it")
-    for look in looks:
-        scored = look.scored
-        if scored.y.min() == scored.y.max():
-            what = "all rows are spikes" if scored.y[0] else "no row is a spike"
-            notes.append(f"{scored.part}: {what}: ranks, lift and skill against the own base rate are not defined")
-        if look.blocks.count < FEW_BLOCKS:
-            notes.append(
-                f"{scored.part}: only {look.blocks.count} blocks of time to draw from: its intervals are rough and "
-                "likely too narrow"
-            )
-        unmet = [name for name, one in look.forecasts.items() if one.budget_threshold is None]
+    parts = {look.scored.part: look for look in looks}
+    for spike, what in enumerate(("no row is a spike", "all rows are spikes")):
+        alike = [name for name, look in parts.items() if np.all(look.scored.y == spike)]
+        if alike:
+            notes.append(f"{', '.join(alike)}: {what}: ranks, lift and skill against the own base rate are not defined")
+    few = [f"{name} {look.blocks.count}" for name, look in parts.items() if look.blocks.count < FEW_BLOCKS]
+    if few:
+        notes.append(f"Few blocks of time to draw from, so intervals are rough and likely too narrow: {', '.join(few)}")
+    for name, look in parts.items():
+        unmet = [kind for kind, one in look.forecasts.items() if one.budget_threshold is None]
         if unmet:
             notes.append(
-                f"{scored.part}: no threshold of {', '.join(unmet)} stays within the alert budget: budget figures are "
-                "left out"
+                f"{name}: no threshold of {', '.join(unmet)} stays within the alert budget: budget figures are left out"
             )
     return notes

@@ -22,7 +22,16 @@ from training.scored import Scored
 PNG_DPI = 130
 # Okabe and Ito's palette, told apart by most colour-blind readers; the model in the darkest, the rest fainter.
 PRIMARY_COLOUR = "#0b5394"
-COLOURS = ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+ALARM_COLOUR = "#d55e00"
+COLOURS = ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+KIND_COLOURS = {
+    "har": "#009e73",
+    "har_logit": "#009e73",
+    "ewma": "#cc79a7",
+    "zscore": "#e69f00",
+    "logistic": "#d55e00",
+    "xgboost": "#56b4e9",
+}
 GREY, SPIKE_COLOUR = "#767676", "#f4c7c3"
 PERCENTILE_STEPS = 20
 LINE_POINTS = 4000
@@ -78,8 +87,11 @@ def _canvas(width: float, height: float, rows: int = 1, columns: int = 1, **opti
 
 
 def colours(names: Sequence[str], primary: str) -> dict[str, str]:
-    others = [name for name in names if name != primary]
-    return {primary: PRIMARY_COLOUR} | {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(others)}
+    """Each kind has its colour in every picture; the primary has its own."""
+    spare = (one for one in COLOURS if one not in KIND_COLOURS.values())
+    return {primary: PRIMARY_COLOUR} | {
+        name: KIND_COLOURS.get(name) or next(spare, GREY) for name in names if name != primary
+    }
 
 
 def _reliability(part: Part, primary: str) -> Canvas:
@@ -87,13 +99,8 @@ def _reliability(part: Part, primary: str) -> Canvas:
     names = list(part.models)
     colour = colours(names, primary)
     canvas, ((axes, small),) = _canvas(9.6, 4.6, 1, 2, gridspec_kw={"width_ratios": (1.25, 1)})
-    top = max(
-        max(one.mean_probability, one.observed.high or one.observed.value)
-        for model in part.models.values()
-        for one in model.reliability
-    )
-    top = min(1.0, 1.08 * top)
     for axis, shown in ((axes, [primary]), (small, names)):
+        top = _reliability_top(part, shown)
         axis.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", zorder=1)
         for name in shown[::-1]:
             bins = part.models[name].reliability
@@ -106,10 +113,12 @@ def _reliability(part: Part, primary: str) -> Canvas:
     for one in bins:
         if one.observed.low is not None:
             axes.vlines(
-                one.mean_probability, one.observed.low, one.observed.high, color=PRIMARY_COLOUR, linewidth=6, alpha=0.22
+                one.mean_probability, one.observed.low, one.observed.high, color=PRIMARY_COLOUR, linewidth=5, alpha=0.25
             )
     axes.axhline(part.positives / part.rows, color=GREY, linewidth=1, linestyle=":")
-    axes.text(top, part.positives / part.rows, "base rate ", ha="right", va="bottom", color=GREY, fontsize=8)
+    axes.text(
+        axes.get_xlim()[1], part.positives / part.rows, "base rate ", ha="right", va="bottom", color=GREY, fontsize=8
+    )
     ece = part.models[primary].metrics["ece"].value
     axes.set(ylabel="rate of spikes seen", title=f"{model_name(primary)}: ECE {ece:.4f}")
     axes.text(
@@ -119,6 +128,12 @@ def _reliability(part: Part, primary: str) -> Canvas:
     small.set_title("beside the baselines")
     small.legend(loc="upper left")
     return canvas
+
+
+def _reliability_top(part: Part, names: Sequence[str]) -> float:
+    """Room for what was said and seen; an interval may leave the picture."""
+    bins = [one for name in names for one in part.models[name].reliability]
+    return min(1.0, 1.5 * max(max(one.mean_probability, one.observed.value) for one in bins))
 
 
 def _precision_recall(part: Part, primary: str) -> Canvas | None:
@@ -146,7 +161,10 @@ def _precision_recall(part: Part, primary: str) -> Canvas | None:
         )  # fmt: skip
     axes.axhline(rate, color="black", linewidth=1, linestyle="--")
     axes.text(1.0, rate, f"base rate {rate:.3f} ", ha="right", va="bottom", fontsize=8)
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+    # The first few rows of a ranking may have any precision; the scale is for the rest.
+    settled = [one.precision for model in part.models.values() for one in model.curve if one.recall >= 0.05]
+    top = min(1.02, 1.3 * max([*settled, rate]))
+    axes.set(xlim=(0, 1), ylim=(0, top), xlabel="recall", ylabel="precision")
     axes.set_title(f"Precision and recall, {span_text(part.start_ns, part.end_ns)}")
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(
@@ -167,10 +185,10 @@ def _percentiles(part: Part, rows: Scored, primary: str) -> Canvas:
     volatility_bps = 1e4 * np.percentile(rows.future_volatility, at)
     threshold_bps = 1e4 * part.label_threshold
     left.plot(at, np.maximum(volatility_bps, 1e-3), color=PRIMARY_COLOUR, linewidth=2)
-    left.axhline(threshold_bps, color=COLOURS[0], linewidth=1.4)
+    left.axhline(threshold_bps, color=ALARM_COLOUR, linewidth=1.4)
     rate = part.positives / part.rows
     left.axvspan(100 * (1 - rate), 100, color=SPIKE_COLOUR, alpha=0.6, linewidth=0)
-    left.text(1, threshold_bps, f"τ = {threshold_bps:.3g} bps", color=COLOURS[0], va="bottom", fontsize=8.5)
+    left.text(1, threshold_bps, f"τ = {threshold_bps:.3g} bps", color=ALARM_COLOUR, va="bottom", fontsize=8.5)
     left.set_yscale("log")
     left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -209,22 +227,23 @@ def _over_time(part: Part, rows: Scored, evaluation: ModelEval) -> Canvas:
     canvas, panels = _canvas(9.6, 0.9 + 1.55 * len(stretches), len(stretches), 1, sharey=True)
     model = part.models[evaluation.primary]
     probability = rows.probabilities[evaluation.primary]
+    top = min(1.0, 1.3 * max(float(probability.max()), model.decision_threshold))
     for number, (axes, places) in enumerate(zip(panels[:, 0], stretches, strict=True)):
         at = line.order[places]
         times = np.array([datetime.fromtimestamp(one / NS_PER_S, UTC) for one in rows.time_ns[at].tolist()])
         _shade(axes, times, rows.y[at] == 1)
         axes.plot(times, probability[at], color=PRIMARY_COLOUR, linewidth=1)
-        axes.axhline(model.decision_threshold, color=COLOURS[0], linewidth=1, linestyle="--")
+        axes.axhline(model.decision_threshold, color=ALARM_COLOUR, linewidth=1, linestyle="--")
         locator = AutoDateLocator(minticks=4, maxticks=9)  # type: ignore[no-untyped-call]
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
-        axes.set(ylim=(0, 1), xlim=(times[0], times[-1]), ylabel="probability")
+        axes.set(ylim=(0, top), xlim=(times[0], times[-1]), ylabel="probability")
         axes.grid(axis="x", visible=False)
         if number == 0:
             told = "" if len(stretches) == _stretch_count(line) else f", the {len(stretches)} longest stretches"
             axes.set_title(f"{model_name(evaluation.primary)} over time{told}; shaded: a spike follows")
             axes.text(
-                times[-1], model.decision_threshold, "decision threshold ", color=COLOURS[0], fontsize=8, ha="right",
+                times[-1], model.decision_threshold, "decision threshold ", color=ALARM_COLOUR, fontsize=8, ha="right",
                 va="bottom", bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
             )  # fmt: skip
     return canvas
@@ -318,7 +337,7 @@ def _differences(evaluation: ModelEval) -> Canvas | None:
         return None
     canvas, ((axes,),) = _canvas(9.6, 1.2 + 0.4 * len(shown))
     for place, (_, one) in enumerate(shown[::-1]):
-        colour = GREY if one.better is None else PRIMARY_COLOUR if one.better else COLOURS[0]
+        colour = GREY if one.better is None else PRIMARY_COLOUR if one.better else ALARM_COLOUR
         axes.hlines(place, one.low, one.high, color=colour, linewidth=2.4)
         axes.plot(one.value, place, "o", color=colour, markersize=7)
     axes.axvline(0, color="black", linewidth=1)

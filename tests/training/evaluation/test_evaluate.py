@@ -134,7 +134,10 @@ def test_a_part_of_one_class_has_no_ranks_and_says_so() -> None:
 
 
 def test_few_blocks_are_told() -> None:
-    assert any("only 2 blocks" in note for note in evaluate_scored([scored(rows=400)], "logistic", SETTINGS).notes)
+    assert any(
+        "Few blocks of time" in note and "final 2" in note
+        for note in evaluate_scored([scored(rows=400)], "logistic", SETTINGS).notes
+    )
 
 
 def test_without_har_there_is_no_reference_and_it_is_said() -> None:
