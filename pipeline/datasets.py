@@ -45,3 +45,9 @@ def btc_quotes_2021() -> list[Path]:
     """357,424 quotes polled every 5 s over 21 days of spring 2021."""
     root = data_dir()
     return sorted(root.glob("btc_quotes_5s_2021.parquet")) if root else []
+
+
+def coinbase_minutes() -> list[Path]:
+    """BTC-USD by minutes, July and August 2026, a file a day."""
+    root = data_dir()
+    return sorted((root / "coinbase_1min").glob("*.csv.gz")) if root else []

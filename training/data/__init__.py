@@ -5,6 +5,6 @@ dropped and why, and where the gaps are. Each kind has a reader of its own besid
 """
 
 from training.data.dataset import Dataset, Hole
-from training.data.load import load
+from training.data.load import find, load
 
-__all__ = ["Dataset", "Hole", "load"]
+__all__ = ["Dataset", "Hole", "find", "load"]

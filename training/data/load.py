@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,6 +65,18 @@ def load(
         sample_period_s=sample_period_s,
         notes=_notes(rows),
     )
+
+
+def find(names: Sequence[str]) -> list[Path]:
+    """Files and directories by name or pattern. Raises InputError for one that names nothing."""
+    found: list[Path] = []
+    for name in names:
+        path = Path(name).expanduser()
+        matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        if not matches:
+            raise InputError(f"{name}: no {'file matches' if glob.has_magic(name) else 'such file'}")
+        found += matches
+    return found
 
 
 def kind_of(path: Path) -> str:
