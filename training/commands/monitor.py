@@ -176,7 +176,7 @@ class Session:
         return {
             "joined": self.join.joined,
             "waiting": self.join.waiting,
-            "unjoined": dict(sorted(self.join.unjoined.items())),
+            "unjoined": {reason: rows for reason, rows in sorted(self.join.unjoined.items()) if rows},
             "unreadable": dict(sorted(self.feed.unreadable.items())),
             "unscored": {reason: rows for reason, rows in sorted(self.board.unscored.items()) if rows},
             "refused": dict(sorted(self.board.refused.items())),
