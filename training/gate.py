@@ -27,7 +27,8 @@ from training.ticks import NS_PER_S
 PARITY_LIMIT = 1e-5
 REPORTED_TOLERANCE = 1e-5  # the manifest keeps six digits
 HIGHEST_BASE_RATE = 0.5  # of the parts whose scores may betray a leak
-MINIMUM_POSITIVES = 10  # of the rows that two models are compared on
+MINIMUM_POSITIVES = 10  # of rows that models are compared on; fewer say nothing
+MINIMUM_FOLDS = 2  # that hold so many; one fold is no walk-forward
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ def _schema(manifest: Manifest, champion: Champion | None) -> Check:
 
 def _parity(exported: NDArray[np.float64], trained: NDArray[np.float64]) -> Check:
     if exported.shape != trained.shape or len(trained) == 0:
-        return Check("parity", False, f"the ONNX form gives {len(exported)} probabilities for {len(trained)} rows")
+        return Check("parity", False, f"the ONNX form gives {len(exported):,} probabilities for {len(trained):,} rows")
     difference = np.abs(exported - trained)
     difference[np.isnan(difference)] = np.inf
     worst = int(np.argmax(difference))
@@ -178,9 +179,15 @@ def _leak(candidate: Candidate) -> Check:
 
 def _baselines(candidate: Candidate) -> Check:
     kind = candidate.manifest.kind
-    folds = [one for one in candidate.parts[:-1] if _scores(one, kind)]
-    if not folds:
-        return Check("baselines", False, "no walk-forward fold holds both classes: nothing to beat a baseline on")
+    every = [one for one in candidate.parts[:-1] if kind in one.probabilities]
+    folds = [one for one in every if np.count_nonzero(one.y) >= MINIMUM_POSITIVES and _both_classes(one.y)]
+    if len(folds) < MINIMUM_FOLDS:
+        return Check(
+            "baselines",
+            False,
+            f"{len(folds)} of {len(every)} walk-forward folds hold {MINIMUM_POSITIVES} spikes and rows that are none, "
+            f"{MINIMUM_FOLDS} are needed to say that a model beats a baseline; longer data is needed",
+        )
     mine = _mean_pr_auc(folds, kind)
     rivals = [one for one in BASELINES if one != kind]
     missing = [one for one in rivals if not all(one in fold.probabilities for fold in folds)]
@@ -188,7 +195,7 @@ def _baselines(candidate: Candidate) -> Check:
         return Check("baselines", False, f"the run kept no walk-forward of {', '.join(missing)}")
     theirs = {one: _mean_pr_auc(folds, one) for one in rivals}
     told = ", ".join(f"{one} {score:.4f}" for one, score in theirs.items())
-    found = f"mean PR-AUC over {len(folds)} purged folds {mine:.4f}, {told}"
+    found = f"mean PR-AUC over {len(folds)} of {len(every)} purged folds {mine:.4f}, {told}"
     beaten_by = [one for one, score in theirs.items() if not mine > score]
     if beaten_by:
         return Check("baselines", False, f"does not beat {', '.join(beaten_by)}: {found}")
@@ -230,10 +237,6 @@ def _champion(candidate: Candidate, limits: Limits) -> Check:
 def _latency(latency_us: float, limits: Limits) -> Check:
     found = f"one row takes {latency_us:.1f} µs in ONNX Runtime, the budget is {limits.max_latency_us:g} µs"
     return Check("latency", latency_us <= limits.max_latency_us, found)
-
-
-def _scores(part: Scored, kind: str) -> bool:
-    return kind in part.probabilities and _both_classes(part.y)
 
 
 def _both_classes(y: NDArray[np.int8]) -> bool:

@@ -66,10 +66,12 @@ def list_(
 ) -> int:
     """Versions below the models folder with their labels, and the runs that are kept here."""
     here = _Here(config_file, models_dir, runs_dir)
+    from training.tracking.record import unreadable
+
     found = [one for each in ([name] if name else here.names()) for one in _versions(here.store(each))]
-    kept = _runs(here, name)
+    kept, damaged = _runs(here, name), unreadable(here.runs_dir)
     if as_json:
-        click.echo(msgspec.json.encode({"models": found, "runs": kept}).decode())
+        click.echo(msgspec.json.encode({"models": found, "runs": kept, "unreadable": damaged}).decode())
         return 0
     from rich.console import Console
 
@@ -77,6 +79,8 @@ def list_(
     console.print(
         _table("Models", found, ("name", "version", "label", "kind", "schema", "trained_until", "pr_auc", "error"))
     )
+    for line in damaged:
+        click.echo(f"volcast: {line}", err=True)
     console.print(_table("Runs", kept, ("run", "code", "pr_auc", "version", "mlflow")))
     return 0
 
@@ -194,6 +198,7 @@ def sync(
     """Uploads the runs that wait, from wherever each got to, and sets MLflow's aliases by labels.json."""
     here = _Here(config_file, models_dir, runs_dir)
     from training.tracking.mlflow_server import waiting
+    from training.tracking.record import unreadable
 
     tracker = here.tracker()
     fetched = str(tracker.fetch(fetch, here.runs_dir)) if fetch else None
@@ -201,6 +206,8 @@ def sync(
     for folder in waiting(here.runs_dir, tracker.uri):
         tracker.upload(folder)
         uploaded.append(folder.name)
+    for line in unreadable(here.runs_dir):
+        click.echo(f"volcast: {line}", err=True)
     aliases = {name: here.reconcile(name) for name in here.names()}
     if as_json:
         told = {"uri": tracker.uri, "uploaded": uploaded, "fetched": fetched, "aliases": aliases}

@@ -133,7 +133,9 @@ class MlflowServer:
         location = None
         if self.uri.startswith("sqlite"):
             location = _made(Path(self._config.artifacts_dir)).resolve().as_uri()
-        return str(client.create_experiment(self._config.experiment, artifact_location=location))
+        # The tag by which MLflow's pages tell training from chats with language models.
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        return str(client.create_experiment(self._config.experiment, artifact_location=location, tags=kind))
 
     @contextlib.contextmanager
     def _asking(self, otherwise: str) -> Iterator[None]:
@@ -216,6 +218,7 @@ class _Upload:
             Metric(name, value, at, step)
             for name, values in self._run.fold_metrics.items()
             for step, value in enumerate(values, 1)
+            if value is not None
         ]
         for batch in _batches([*single, *by_fold]):
             self._client.log_batch(self._upload.run_id, metrics=batch)
@@ -243,11 +246,14 @@ class _Upload:
             self._client.log_artifact(self._upload.run_id, str(path))
 
     def _model(self) -> None:
+        from mlflow.entities import LoggedModelOutput
+
         found = self._client.search_logged_models([self._experiment], f"source_run_id = '{self._upload.run_id}'")
         ready = [one for one in found if str(one.status) == "READY"]
-        if ready:
-            self._upload.model_id = ready[0].model_id
-            return
+        self._upload.model_id = ready[0].model_id if ready else self._new_model()
+        self._client.log_outputs(self._upload.run_id, [LoggedModelOutput(self._upload.model_id, step=0)])
+
+    def _new_model(self) -> str:
         created = self._client.create_logged_model(
             self._experiment,
             name=self._run.name,
@@ -260,7 +266,7 @@ class _Upload:
             _save_onnx(saved, self._folder / BUNDLE, self._upload.run_id, created.model_id)
             self._client.log_model_artifacts(created.model_id, str(saved))
         self._client.finalize_logged_model(created.model_id, "READY")
-        self._upload.model_id = created.model_id
+        return str(created.model_id)
 
     def _version(self) -> None:
         name = self._run.name

@@ -14,7 +14,9 @@ A folder gets its name when it is whole, so a run that is there can be read, whe
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
 import os
 import shutil
 import subprocess
@@ -60,7 +62,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     products: tuple[str, ...]
     parameters: dict[str, str]
     metrics: dict[str, float]  # "final/xgboost/pr_auc", "walk_forward/har/brier", …
-    fold_metrics: dict[str, tuple[float, ...]] = {}  # the same, fold by fold
+    fold_metrics: dict[str, tuple[float | None, ...]] = {}  # the same, fold by fold; null where a fold defines none
     key: str = ""  # of data, code and settings: who asked for the same again need not train again
 
 
@@ -121,7 +123,7 @@ def log_run(
         products=tuple(products),
         parameters=_parameters(manifest) | {name: str(value) for name, value in (parameters or {}).items()},
         metrics=_metrics(manifest),
-        fold_metrics={name: tuple(map(float, values)) for name, values in (fold_metrics or {}).items()},
+        fold_metrics={name: tuple(map(_finite, values)) for name, values in (fold_metrics or {}).items()},
         key=key,
     )
     files = {
@@ -168,18 +170,29 @@ def read_run(folder: Path) -> Run:
 
 
 def runs(runs_dir: Path) -> Iterator[tuple[Path, Run]]:
-    """The runs of a folder, oldest first; what is no run is passed over."""
-    if not runs_dir.is_dir():
-        return
+    """The runs of a folder, oldest first; `unreadable` has those that are damaged."""
     found = []
-    for folder in runs_dir.iterdir():
-        if folder.name.startswith(".") or not (folder / RUN_FILE).is_file():
-            continue
-        try:
+    for folder in _folders(runs_dir):
+        with contextlib.suppress(InputError):
             found.append((folder, read_run(folder)))
-        except InputError:
-            continue
     yield from sorted(found, key=lambda one: (one[1].started_ms, one[1].id))
+
+
+def unreadable(runs_dir: Path) -> list[str]:
+    """What is wrong with the runs of a folder that cannot be read, a line each."""
+    found = []
+    for folder in _folders(runs_dir):
+        try:
+            read_run(folder)
+        except InputError as error:
+            found.append(str(error))
+    return found
+
+
+def _folders(runs_dir: Path) -> list[Path]:
+    if not runs_dir.is_dir():
+        return []
+    return sorted(one for one in runs_dir.iterdir() if one.is_dir() and not one.name.startswith("."))
 
 
 def find_run(runs_dir: Path, text: str) -> Path | None:
@@ -292,7 +305,13 @@ def _metrics(manifest: Manifest) -> dict[str, float]:
         for kind, values in by_kind.items()
         for metric, value in values.items()
     }
-    return found | {"parity_max_abs_error": manifest.parity_max_abs_error}
+    found["parity_max_abs_error"] = manifest.parity_max_abs_error
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _finite(value: float) -> float | None:
+    # JSON has no other number for it.
+    return float(value) if math.isfinite(value) else None
 
 
 def _sync(folder: Path) -> None:
