@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.main import run_command
+from common.schema import FULL_1
 from pipeline.archive import read_archive
 from pipeline.datasets import coinbase_ticker_2025, coinbase_ticker_2026
 from pipeline.features.table import compute_features
@@ -73,6 +74,18 @@ def test_a_recording_becomes_a_parquet_file(here: Path, capsys: pytest.CaptureFi
     assert sorted(one.name for one in here.iterdir()) == ["features.parquet", "one.ndjson.gz"]
 
 
+def test_full_1_is_asked_for_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = recording(here / "one.ndjson.gz", *minutes(400))
+    assert run_command(["features", "--data-file", str(path), "--schema", "full/1", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["schema"], summary["schema_hash"]) == ("full/1", FULL_1.hash)
+    assert (summary["features"], summary["not_warm"]) == (400, 300)
+    rows = read_features(here / "features.parquet", FULL_1)
+    assert rows.values.tobytes() == compute_features(read_archive([path]), FULL_1).rows.values.tobytes()
+    assert run_command(["features", "--data-file", str(path), "--schema", "full/1"]) == 0
+    assert "not warm  300 (less than 300 s of unbroken history)" in capsys.readouterr().out
+
+
 def test_what_is_refused_is_counted_and_kept_beside(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = minutes()
     lines[10] = lines[10][:50]
@@ -129,6 +142,7 @@ def test_a_signal_leaves_what_was_there_and_nothing_else(
         (["--data-file", "missing.ndjson"], "missing.ndjson: no such file"),
         (["--out", "features.csv"], "expected a name that ends in .parquet"),
         (["--nonsense"], "No such option"),
+        (["--schema", "full/2"], "'full/2' is not one of 'core/1', 'full/1'"),
         (["--data-file", "junk.ndjson"], "no tick in junk.ndjson; what they hold instead is in features.parquet.dead"),
         (["--config", "absent.yaml"], "absent.yaml: no such file"),
         ([], "data/archive: no such directory"),

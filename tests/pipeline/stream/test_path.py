@@ -13,8 +13,9 @@ import pytest
 
 from cli.run.parts import Parts
 from clients.sync import Client
+from common.bundle import Manifest, ManifestFeature, ManifestSchema, SelfTest
 from common.config import Config, KafkaConfig
-from common.schema import CORE_1
+from common.schema import CORE_1, FULL_1, FeatureSchema
 from pipeline.archive import read_archive
 from pipeline.commands.worker import _subscribe
 from pipeline.datasets import coinbase_ticker_2026
@@ -25,7 +26,8 @@ from pipeline.stream.kafka import Sink, holds_records, make_consumer
 from pipeline.stream.publish import Publisher
 from pipeline.stream.worker import Worker
 from tests.pipeline.stream.ticks import market
-from tests.processes import as_environ, await_true, kill, read_all, start
+from tests.processes import as_environ, await_true, free_port, kill, read_all, start
+from tests.server.bundles import Logistic, write_bundle
 from volcast.v1 import FeatureRow, Prediction
 
 Records = Sequence[Tick | Gap | LateTick | DeadLetter]
@@ -42,6 +44,28 @@ def recording() -> list[Tick | Gap | LateTick | DeadLetter]:
     return list(read_archive(files))
 
 
+@pytest.fixture(scope="session")
+def full_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """host:port of a real `volcast serve` with a model of core/1 as its default, and one of full/1 beside it."""
+    models, port = tmp_path_factory.mktemp("models"), free_port()
+    write_bundle(models)
+    write_bundle(models, "volatility-full", graph=Logistic(1).graph(width=len(FULL_1)), change=_of_full_1)
+    arguments = ["serve", "--port", str(port), "--metrics-port", "0", "--models-dir", str(models)]
+    with Parts(tmp_path_factory.mktemp("server"), None) as parts:
+        start(parts, "server", arguments)
+        yield f"127.0.0.1:{port}"
+
+
+def _of_full_1(manifest: Manifest) -> Manifest:
+    features = tuple(ManifestFeature(one.name, one.unit) for one in FULL_1.features)
+    example = (*manifest.self_test.features, *[0.0] * (len(FULL_1) - len(CORE_1)))
+    return msgspec.structs.replace(
+        manifest,
+        schema=ManifestSchema(FULL_1.name, FULL_1.hash, features),
+        self_test=SelfTest(example, manifest.self_test.probability),
+    )
+
+
 def publish(kafka: KafkaConfig, records: Records) -> int:
     sink = Sink(kafka)
     publisher = Publisher(sink, kafka.topics)
@@ -52,7 +76,14 @@ def publish(kafka: KafkaConfig, records: Records) -> int:
 
 
 @contextmanager
-def working(kafka: KafkaConfig, server: str, group: str, max_batch_ticks: int = 1000) -> Iterator[Worker]:
+def working(
+    kafka: KafkaConfig,
+    server: str,
+    group: str,
+    max_batch_ticks: int = 1000,
+    schema: FeatureSchema = CORE_1,
+    model: str = "",
+) -> Iterator[Worker]:
     """A worker as the command makes it, in this process."""
     with ExitStack() as cleanup:
         client = cleanup.enter_context(Client(server, timeout_s=5))
@@ -60,8 +91,8 @@ def working(kafka: KafkaConfig, server: str, group: str, max_batch_ticks: int = 
         consumer = make_consumer(kafka, group)
         cleanup.callback(consumer.close)
         sink = Sink(kafka)
-        forecaster = Forecaster(stream, CORE_1.hash, limit_rows=10**6, timeout_s=5)
-        worker = Worker(consumer, sink, forecaster, kafka.topics, None, max_batch_ticks=max_batch_ticks)
+        forecaster = Forecaster(stream, schema.hash, limit_rows=10**6, timeout_s=5, model=model)
+        worker = Worker(consumer, sink, forecaster, kafka.topics, None, max_batch_ticks=max_batch_ticks, schema=schema)
         worker.compile()
         closing = threading.Event()
         cleanup.callback(closing.set)
@@ -96,9 +127,9 @@ def expected(table: FeatureTable) -> dict[Key, tuple[bytes, bool]]:
     }
 
 
-def assert_same(kafka: KafkaConfig, records: Records, *, repeats: bool = False) -> None:
+def assert_same(kafka: KafkaConfig, records: Records, *, repeats: bool = False, schema: FeatureSchema = CORE_1) -> None:
     """Features on the topic are the offline path's, bit for bit, and each warm row has its prediction."""
-    offline = expected(compute_features(records))
+    offline = expected(compute_features(records, schema))
     warm = {one for one, (_, is_warm) in offline.items() if is_warm}
     assert warm
     rows = rows_on_topic(kafka, len(offline))
@@ -158,6 +189,22 @@ def test_another_worker_of_the_group_goes_on_with_the_same_bits(
         second.commit()
         assert second.consumed > 0
     assert_same(kafka, records)
+
+
+def test_full_1_through_kafka_and_a_restart_equals_the_offline_path_and_is_asked_of_its_model(
+    kafka: KafkaConfig, full_server: str
+) -> None:
+    ticks = market(6000, rate_per_s=4)
+    publish(kafka, ticks)
+    asked = {"schema": FULL_1, "model": "volatility-full"}
+    with working(kafka, full_server, "full", max_batch_ticks=50, **asked) as first:
+        step_until(first, lambda: first.consumed >= 5000)
+    with working(kafka, full_server, "full", **asked) as second:
+        step_until(second, lambda: first.consumed + second.consumed == len(ticks))
+        second.commit()
+        assert second.not_warm == 0
+    assert first.predictions + second.predictions > 1000
+    assert_same(kafka, ticks, schema=FULL_1)
 
 
 def test_a_worker_that_dies_without_a_word_is_followed_by_the_same_bits(
