@@ -96,7 +96,7 @@ def _schema(schema: FeatureSchema) -> ManifestSchema:
 
 def _baselines(experiment: Experiment) -> dict[str, LinearForm]:
     found = {}
-    for kind in BASELINES:
+    for kind in (one for one in BASELINES if one in experiment.candidates):
         candidate = experiment.candidates[kind]
         form = candidate.fitted.linear_form()
         if form is not None:

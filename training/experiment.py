@@ -18,6 +18,8 @@ from common.bundle import AblationRow
 from common.errors import InputError
 from common.schema import FeatureSchema
 from training import leakage, metrics, search
+from training.evaluation.blocks import Blocks
+from training.evaluation.figures import areas
 from training.labels import labels, spike_threshold
 from training.models import BASELINES, KINDS, Fitted
 from training.pool import InProcess, Pool
@@ -57,11 +59,10 @@ class Settings:
             folds=folds or self.folds,
         )
 
-    def kinds(self) -> tuple[str, ...]:
-        """The baselines, and what is to be compared with them."""
-        if self.model_type == AUTO:
-            return tuple(KINDS)
-        return tuple(dict.fromkeys((*BASELINES, self.model_type)))
+    def kinds(self, schema: FeatureSchema) -> tuple[str, ...]:
+        """The baselines that rows of this schema allow, and what is to be compared with them."""
+        asked = tuple(KINDS) if self.model_type == AUTO else tuple(dict.fromkeys((*BASELINES, self.model_type)))
+        return tuple(kind for kind in asked if _has_columns(kind, schema))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ def run(rows: Rows, settings: Settings, progress: Progress = lambda step: None, 
     if final.test_y.min() == final.test_y.max():
         raise _single_class("the final part tests", final.test_y, final.threshold)
     parts = (*_folds(rows, final, settings), final)
-    kinds = settings.kinds()
+    kinds = settings.kinds(rows.schema)
     jobs = [_job(part, kind, settings) for part in parts for kind in kinds]
     # Later parts train on more rows: longest first, so that no worker is left alone with one at the end.
     order = sorted(range(len(jobs)), key=lambda at: (PATIENCE.get(jobs[at].kind, 9), -at))
@@ -271,10 +272,15 @@ def _require_columns(has: FeatureSchema, wanted: FeatureSchema, settings: Settin
     missing = [name for name in wanted.names if name not in has.names]
     if missing:
         raise InputError(f"schema {wanted.name}: the data has none of its features {', '.join(missing)}")
-    for kind in settings.kinds():
-        KINDS[kind].columns(has)
     if settings.model_type != AUTO:
         KINDS[settings.model_type].columns(wanted)
+
+
+def _has_columns(kind: str, schema: FeatureSchema) -> bool:
+    try:
+        return bool(KINDS[kind].columns(schema))
+    except InputError:
+        return False
 
 
 def _require_rows(rows: Rows, settings: Settings) -> None:
@@ -313,14 +319,20 @@ def _single_class(where: str, y: NDArray[np.int8], threshold: float) -> InputErr
 
 
 def _add_intervals(candidates: dict[str, Candidate], final: Scored, chosen: str, settings: Settings) -> None:
-    names = list(candidates)
-    probabilities = np.stack([final.probabilities[name] for name in names])
-    samples = metrics.bootstrap_pr_auc(final.y, probabilities, final.time_ns, settings.seed)
-    for column, name in enumerate(names):
-        values = candidates[name].metrics
-        values["pr_auc_low"], values["pr_auc_high"] = metrics.interval(samples[:, column])
+    blocks = Blocks.of(final.time_ns, metrics.BLOCK_NS)
+    draws = blocks.draws(metrics.RESAMPLES, settings.seed)
+    samples = {name: areas(final.y, final.probabilities[name], blocks.of_row, draws)[0] for name in candidates}
+    for name, one in candidates.items():
+        one.metrics["pr_auc_low"], one.metrics["pr_auc_high"] = _interval(samples[name])
     values = candidates[chosen].metrics
-    for column, name in enumerate(names[1:], start=1):
-        values[f"pr_auc_minus_{name}"] = values["pr_auc"] - candidates[name].metrics["pr_auc"]
-        low, high = metrics.interval(samples[:, 0] - samples[:, column])
-        values[f"pr_auc_minus_{name}_low"], values[f"pr_auc_minus_{name}_high"] = low, high
+    for name, one in candidates.items():
+        if name != chosen:
+            values[f"pr_auc_minus_{name}"] = values["pr_auc"] - one.metrics["pr_auc"]
+            low, high = _interval(samples[chosen] - samples[name])
+            values[f"pr_auc_minus_{name}_low"], values[f"pr_auc_minus_{name}_high"] = low, high
+
+
+def _interval(samples: NDArray[np.float64]) -> tuple[float, float]:
+    """The middle 95 % of (resamples,); draws without a spike define nothing (NaN) and are left out."""
+    low, high = np.nanquantile(samples, [0.025, 0.975])
+    return float(low), float(high)

@@ -33,6 +33,7 @@ logging.getLogger("optuna").setLevel(logging.WARNING)
 @dataclass(frozen=True, slots=True)
 class Budget:
     trials: int = 10  # where the parameters cannot all be tried
+    choices: int = 64  # of a single list, as HAR's windows are: tried one and all up to here, every k-th beyond
     seconds: float | None = None  # of one search; a run that hits it depends on the machine's speed
     rows: int = 40_000  # at most, of each fit of the search; more are thinned evenly
 
@@ -79,7 +80,8 @@ def train(
     fitted = kind.fit(rows, y, params, seed, columns)
     decision = DEFAULT_DECISION
     if folds:
-        logit, validated = validate(kind, rows, y, folds, params, seed, columns)
+        logits, labelled = validate(kind, rows, y, folds, params, seed, columns)
+        logit, validated = np.concatenate(logits), np.concatenate(labelled)
         calibration = fit_calibration(logit, validated)
         fitted = fitted.calibrated(calibration)
         if validated.min() != validated.max():
@@ -114,16 +116,18 @@ def validate(
     seed: int,
     columns: tuple[str, ...] | None = None,
     most: int | None = None,
-) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
-    """Out-of-fold logits and labels, fold after fold; each fold's model is fitted on at most `most` rows."""
-    logits = []
+) -> tuple[list[NDArray[np.float64]], list[NDArray[np.int8]]]:
+    """Out-of-fold logits and labels, by fold; a fold's model is fitted on at most `most` rows, asked half as many."""
+    logits, labelled = [], []
     for fold in folds:
         index = fold.train if most is None else thinned(fold.train, most)
         if y[index].min() == y[index].max():  # thinning may lose the only spikes
             index = fold.train
         fitted = kind.fit(rows.take(index), y[index], params, seed, columns)
-        logits.append(fitted.logits(rows.features[fold.test]))
-    return np.concatenate(logits), np.concatenate([y[fold.test] for fold in folds])
+        tested = fold.test if most is None else thinned(fold.test, most // 2)
+        logits.append(fitted.logits(rows.features[tested]))
+        labelled.append(y[tested])
+    return logits, labelled
 
 
 def search(
@@ -144,13 +148,14 @@ def search(
 
     def score(params: Params) -> Trial:
         logit, validated = validate(kind, rows, y, folds, params, seed, columns, budget.rows)
-        return Trial(dict(params), *scores(logit, validated, folds))
+        return Trial(dict(params), *scores(logit, validated))
 
     if not space:
         return (score(kind.defaults(rows.schema)),)
     if len(space) == 1 and isinstance(only := next(iter(space.values())), Choice):
         (name,) = space
-        return _until(deadline, ({name: value} for value in only.values), score)
+        stride = max(1, -(-len(only.values) // budget.choices))
+        return _until(deadline, ({name: value} for value in only.values[::stride]), score)
     return _tpe(space, kind.defaults(rows.schema), score, budget, deadline, seed)
 
 
@@ -197,15 +202,15 @@ def _suggest(trial: optuna.Trial, name: str, one: Choice | IntRange | LogRange) 
             return float(f"{trial.suggest_float(name, low, high, log=True):.6g}")
 
 
-def scores(logit: NDArray[np.float64], y: NDArray[np.int8], folds: Sequence[Fold]) -> tuple[float, float]:
-    """Log loss of all rows, and the mean PR-AUC of the folds that hold both classes."""
+def scores(logits: Sequence[NDArray[np.float64]], labelled: Sequence[NDArray[np.int8]]) -> tuple[float, float]:
+    """Log loss of the rows of all folds, and the mean PR-AUC of the folds that hold both classes."""
+    logit, y = np.concatenate(logits), np.concatenate(labelled)
     loss = float(np.mean(np.logaddexp(0.0, logit) - y * logit))
-    areas, start = [], 0
-    for fold in folds:
-        part = slice(start, start + len(fold.test))
-        start = part.stop
-        if y[part].min() != y[part].max():
-            areas.append(float(average_precision_score(y[part], logit[part])))
+    areas = [
+        float(average_precision_score(known, one))
+        for one, known in zip(logits, labelled, strict=True)
+        if known.min() != known.max()
+    ]
     return loss, float(np.mean(areas)) if areas else float("nan")
 
 
@@ -248,7 +253,7 @@ def keep_what_earns(
     by_group = groups(every)
 
     def score(columns: tuple[str, ...]) -> tuple[float, float]:
-        return scores(*validate(kind, rows, y, folds, params, seed, columns, budget.rows), folds)
+        return scores(*validate(kind, rows, y, folds, params, seed, columns, budget.rows))
 
     whole = score(every)
     without = {group: score(_less(every, names)) for group, names in by_group.items() if len(names) < len(every)}

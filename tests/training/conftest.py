@@ -9,13 +9,14 @@ from tests.training.synthetic import market, write_recording
 from training import experiment, metrics
 from training.dataset import Dataset, read_dataset
 from training.experiment import Experiment, Settings
+from training.search import Budget
 
-SECONDS = 3600
+SECONDS = 7200
 
 
 @pytest.fixture(scope="session")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An hour of one tick a second."""
+    """Two hours of one tick a second."""
     return write_recording(tmp_path_factory.mktemp("recordings") / "BTC-USD_made_up.ndjson", *market(SECONDS, seed=3))
 
 
@@ -26,7 +27,7 @@ def dataset(recording: Path) -> Dataset:
 
 @pytest.fixture(scope="session")
 def settings() -> Settings:
-    return Settings(folds=4)
+    return Settings(folds=3, budget=Budget(trials=2, choices=3, rows=500))
 
 
 @pytest.fixture(scope="session")

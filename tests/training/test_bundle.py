@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from common.bundle import MANIFEST_FILE, MODEL_FILE, read_bundle
 from common.errors import InputError, UsageError
+from common.schema import FULL_1
+from server.core.bundles import load_bundle
+from training import experiment
 from training.bundle import Bundle, build_bundle, bundle_folder, one_row_latency_us, write_bundle
 from training.dataset import Dataset
-from training.experiment import Experiment
+from training.experiment import Experiment, Settings
+from training.models import BASELINES
+from training.search import Budget
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +38,60 @@ def test_every_tick_is_accounted_for(bundle: Bundle) -> None:
 
 def test_the_manifest_counts_what_it_was_trained_on(bundle: Bundle, trained: Experiment) -> None:
     manifest = bundle.manifest
-    assert manifest.training.positives == int(trained.final.train_y.sum())
+    assert manifest.training.positives == int(trained.part.train_y.sum())
     assert manifest.evaluation.positives / manifest.evaluation.rows == pytest.approx(
         manifest.metrics["logistic"]["base_rate"], rel=1e-5
     )
-    assert manifest.training.end_ns + 120 * 10**9 < manifest.evaluation.start_ns
+    assert manifest.training.end_ns + 360 * 10**9 < manifest.evaluation.start_ns
+
+
+def test_the_server_loads_it_and_it_answers_its_self_test(tmp_path: Path, bundle: Bundle) -> None:
+    write_bundle(tmp_path / "volatility" / "1", bundle)
+    model = load_bundle(tmp_path / "volatility" / "1", "volatility", "1")
+    assert model.schema.hash == bundle.manifest.schema.hash
+
+
+def test_a_bundle_of_trees_is_loaded_too_and_made_again_byte_for_byte(
+    tmp_path: Path, dataset: Dataset, settings: Settings
+) -> None:
+    settings = replace(settings, model_type="xgboost", ablate=False, folds=2, budget=Budget(trials=1, choices=1))
+    first, second = (
+        build_bundle("volatility-full", "1", dataset, experiment.run(dataset.rows, settings)) for _ in range(2)
+    )
+    for bundle, folder in ((first, tmp_path / "1"), (second, tmp_path / "2")):
+        write_bundle(folder, bundle)
+    for name in (MODEL_FILE, MANIFEST_FILE):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+    assert load_bundle(tmp_path / "1", "volatility-full", "1").schema.hash == FULL_1.hash
+    assert first.manifest.kind == "xgboost"
+
+
+def test_baselines_can_be_scored_from_the_manifest_alone(bundle: Bundle, trained: Experiment) -> None:
+    rows = trained.part.test
+    assert bundle.manifest.baselines.keys() == set(BASELINES)
+    for name, form in bundle.manifest.baselines.items():
+        logit = np.log(np.abs(rows.columns(form.columns)) + form.offsets) @ form.weights + form.bias
+        assert 1 / (1 + np.exp(-logit)) == pytest.approx(trained.final.probabilities[name], abs=1e-8)
+        assert form.decision_threshold == pytest.approx(trained.final.decision_thresholds[name], rel=1e-5)
+
+
+def test_the_yardstick_of_drift_is_the_training_part(bundle: Bundle, trained: Experiment) -> None:
+    reference = bundle.manifest.reference
+    assert reference is not None
+    assert reference.rows == bundle.manifest.training.rows
+    assert tuple(reference.features) == trained.schema.names
+    volatility = reference.features["volatility"]
+    inside = np.histogram(trained.part.train.column("volatility"), [-np.inf, *volatility.edges, np.inf])[0]
+    assert inside / reference.rows == pytest.approx(volatility.fractions, abs=1e-9)
+
+
+def test_the_manifest_says_what_the_model_looks_at_and_why(bundle: Bundle, trained: Experiment) -> None:
+    manifest = bundle.manifest
+    assert manifest.inputs == trained.model.fitted.columns
+    assert manifest.calibration == trained.model.fitted.calibration
+    dropped = {name for row in manifest.ablation if not row.kept for name in row.columns}
+    assert manifest.ablation[0].group == "none"
+    assert set(manifest.inputs) == set(manifest.ablation[0].columns) - dropped
 
 
 def test_the_next_version_is_one_above_the_highest(tmp_path: Path) -> None:

@@ -1,15 +1,25 @@
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from distributed import LocalCluster
 
 from common.errors import InputError, TrainingError
-from training import experiment, export
+from common.schema import CORE_1
+from training import experiment
+from training import pool as pool_module
 from training.dataset import Dataset
-from training.experiment import Experiment, Settings
+from training.experiment import Experiment, Settings, on_schema
 from training.labels import spike_threshold
+from training.metrics import mean_of_folds
+from training.models import KINDS
+from training.pool import open_pool
+from training.search import Budget
 
 
 def test_clustered_volatility_is_predicted_better_than_by_chance(trained: Experiment) -> None:
@@ -20,7 +30,7 @@ def test_clustered_volatility_is_predicted_better_than_by_chance(trained: Experi
 
 def test_shuffled_labels_score_the_base_rate(dataset: Dataset, settings: Settings) -> None:
     lifts, ranks = [], []
-    for seed in range(3):
+    for seed in range(2):
         shuffled = np.random.default_rng(seed).permutation(dataset.rows.future_volatility)
         result = experiment.run(replace(dataset.rows, future_volatility=shuffled), settings)
         for candidate in result.candidates.values():
@@ -32,8 +42,8 @@ def test_shuffled_labels_score_the_base_rate(dataset: Dataset, settings: Setting
 
 def test_a_feature_that_is_the_future_is_refused(dataset: Dataset, settings: Settings) -> None:
     features = dataset.rows.features.copy()
-    features[:, 6] = dataset.rows.future_volatility
-    with pytest.raises(TrainingError, match="leak: logistic scores a PR-AUC of"):
+    features[:, 6] = dataset.rows.future_volatility  # volatility
+    with pytest.raises(TrainingError, match=r"leak: .* scores a PR-AUC of"):
         experiment.run(replace(dataset.rows, features=features), settings)
 
 
@@ -41,41 +51,116 @@ def test_the_final_part_changes_nothing_but_its_own_scores(
     dataset: Dataset, settings: Settings, trained: Experiment
 ) -> None:
     future = dataset.rows.future_volatility.copy()
-    final = trained.final.split.test
+    final = trained.part.split.test
     future[final] = np.random.default_rng(0).permutation(future[final]) * 3
     features = dataset.rows.features.copy()
     features[final] *= 7
     other = experiment.run(replace(dataset.rows, future_volatility=future, features=features), settings)
     assert other.final.threshold == trained.final.threshold
-    assert other.model.strength == trained.model.strength
+    assert other.model.trials == trained.model.trials
     assert other.model.decision_threshold == trained.model.decision_threshold
-    assert export.to_onnx(other.model.fitted) == export.to_onnx(trained.model.fitted)
+    assert other.model.fitted.to_onnx() == trained.model.fitted.to_onnx()
     assert other.model.metrics != trained.model.metrics
 
 
 def test_each_part_takes_its_threshold_from_its_own_training_rows(trained: Experiment) -> None:
-    parts = [trained.final, *trained.folds]
-    for part in parts:
-        recent = part.train.future_volatility[-trained.settings.threshold_rows :]
-        assert part.threshold == spike_threshold(recent, 0.90)
-        assert part.climatology == pytest.approx(0.10, abs=0.01)
+    assert trained.final.threshold == spike_threshold(trained.part.train.future_volatility, 0.90)
+    parts = [*trained.folds, trained.final]
+    assert all(part.climatology == pytest.approx(0.10, abs=0.01) for part in parts)
     assert len({part.threshold for part in parts}) == len(parts)
 
 
-def test_the_threshold_follows_the_most_recent_rows(dataset: Dataset, settings: Settings) -> None:
+def test_the_threshold_can_follow_the_most_recent_rows(dataset: Dataset, settings: Settings) -> None:
     future = dataset.rows.future_volatility.copy()
     future[: len(future) // 2] *= 10  # a livelier morning
     rows = replace(dataset.rows, future_volatility=future)
-    all_day = experiment.run(rows, replace(settings, threshold_rows=600)).final
-    assert all_day.threshold == spike_threshold(all_day.train.future_volatility[-600:], 0.90)
-    assert all_day.train_y.mean() > 0.4
+    part = experiment.run(rows, replace(settings, threshold_rows=600)).part
+    assert part.threshold == spike_threshold(part.train.future_volatility[-600:], 0.90)
+    assert part.train_y.mean() > 0.4
     with pytest.raises(InputError, match=r"single-class labels: the final part tests on .* all no spikes"):
-        experiment.run(rows, replace(settings, threshold_rows=0))
+        experiment.run(rows, settings)
+
+
+def test_parts_follow_each_other_in_time_and_share_no_row(trained: Experiment) -> None:
+    parts = [*trained.folds, trained.final]
+    assert [part.part for part in parts] == ["fold 1", "fold 2", "fold 3", "final"]
+    assert all(before.time_ns[-1] < after.time_ns[0] for before, after in itertools.pairwise(parts))
+
+
+def test_what_is_scored_is_what_the_model_says_of_the_final_part(trained: Experiment) -> None:
+    said = trained.model.fitted.probabilities(trained.part.test.features)
+    assert np.array_equal(trained.final.probabilities["logistic"], said)
+    assert trained.final.probabilities.keys() == {"zscore", "ewma", "har", "logistic"}
+
+
+def test_the_model_for_core_1_sees_no_other_column_and_the_baselines_do(dataset: Dataset, settings: Settings) -> None:
+    result = experiment.run(dataset.rows, replace(settings, schema=CORE_1, ablate=False))
+    assert result.model.fitted.schema == CORE_1
+    assert set(result.model.fitted.columns) <= set(CORE_1.names)
+    assert "ewma_volatility" in result.fitted["ewma"].columns
+    again = result.model.fitted.probabilities(on_schema(result.part.test, CORE_1).features)
+    assert np.array_equal(again, result.final.probabilities["logistic"])
+
+
+def test_auto_takes_the_best_on_the_folds_that_the_schema_can_serve(dataset: Dataset, settings: Settings) -> None:
+    settings = replace(settings, model_type="auto", ablate=False, budget=Budget(trials=1, choices=2), folds=2)
+    result = experiment.run(dataset.rows, settings)
+    means = {name: mean_of_folds(one.fold_metrics)["pr_auc"] for name, one in result.candidates.items()}
+    assert means.keys() == KINDS.keys()
+    assert result.kind == max(means, key=lambda name: means[name])
+    assert next(iter(result.candidates)) == result.kind
+
+
+def test_har_for_core_1_is_refused(dataset: Dataset, settings: Settings) -> None:
+    with pytest.raises(InputError, match="schema core/1 has 1 windows of volatility, 3 are needed"):
+        experiment.run(dataset.rows, replace(settings, model_type="har", schema=CORE_1))
+
+
+def test_a_feature_that_is_no_number_is_named(dataset: Dataset, settings: Settings) -> None:
+    features = dataset.rows.features.copy()
+    features[7, 3] = np.nan
+    with pytest.raises(InputError, match="feature return_5s holds values that are no finite number"):
+        experiment.run(replace(dataset.rows, features=features), settings)
+
+
+@contextmanager
+def scheduler() -> Iterator[str]:
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+        yield cluster.scheduler_address
+
+
+def test_on_a_dask_cluster_comes_out_what_comes_out_here(
+    dataset: Dataset, settings: Settings, trained: Experiment
+) -> None:
+    said: list[str] = []
+    with scheduler() as address, open_pool(address) as pool:
+        other = experiment.run(dataset.rows, settings, said.append, pool)
+    assert other.model.fitted.to_onnx() == trained.model.fitted.to_onnx()
+    assert other.candidates["logistic"].metrics == trained.candidates["logistic"].metrics
+    assert any("16 of 16 models" in line for line in said)
+
+
+def test_an_error_on_the_cluster_is_the_error_here(dataset: Dataset, settings: Settings) -> None:
+    with scheduler() as address, open_pool(address) as pool, pytest.raises(InputError, match="no such model"):
+        pool.run(_refuse, None, [1], lambda finished, every: None)
+
+
+def _refuse(shared: None, job: int) -> None:
+    raise InputError("no such model")
+
+
+def test_a_scheduler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "CONNECT_S", 0.2)
+    with (
+        pytest.raises(InputError, match=r"--cluster tcp://127\.0\.0\.1:9: no Dask scheduler answers"),
+        open_pool("tcp://127.0.0.1:9"),
+    ):
+        pytest.fail("it was entered")
 
 
 def test_too_few_rows_are_refused(dataset: Dataset, settings: Settings) -> None:
-    few = dataset.rows.take(np.arange(499))
-    with pytest.raises(InputError, match="too little data: 499 usable rows, at least 500 are needed"):
+    few = dataset.rows.take(np.arange(399))
+    with pytest.raises(InputError, match="too little data: 399 usable rows, at least 400 are needed"):
         experiment.run(few, settings)
 
 

@@ -18,6 +18,7 @@ from training.models.base import IDENTITY, sigmoid
 PRIOR_ROWS = 50.0
 MINIMUM_SLOPE = 0.1  # a slope of 0 or below would turn the order of the rows around
 DIGITS = 6
+TOLERANCE = 1e-9
 
 
 def fit_calibration(logit: NDArray[np.float64], y: NDArray[np.int8]) -> Calibration:
@@ -34,18 +35,28 @@ def fit_calibration(logit: NDArray[np.float64], y: NDArray[np.int8]) -> Calibrat
 
 
 def _newton(logit: NDArray[np.float64], y: NDArray[np.int8], *, free_slope: bool, slope: float) -> tuple[float, float]:
-    weight = np.array([slope, 0.0])
+    """Newton's method; a step that raises the loss is halved: far from the answer the curvature misleads."""
     inputs = np.column_stack([logit, np.ones_like(logit)])
-    prior = np.diag([PRIOR_ROWS, PRIOR_ROWS])
-    for _ in range(50):
+    start = np.array([1.0, 0.0])
+    weight = np.array([slope, 0.0])
+
+    def loss(at: NDArray[np.float64]) -> float:
+        moved = inputs @ at
+        prior = PRIOR_ROWS / 2 * float(np.sum(np.square(at - start)))
+        return float(np.sum(np.logaddexp(0.0, moved) - y * moved)) + prior
+
+    now = loss(weight)
+    for _ in range(100):
         p = sigmoid(inputs @ weight)
-        gradient = inputs.T @ (p - y) + prior @ (weight - np.array([1.0, 0.0]))
-        curvature = (inputs * (p * (1 - p))[:, None]).T @ inputs + prior
+        gradient = inputs.T @ (p - y) + PRIOR_ROWS * (weight - start)
+        curvature = (inputs * (p * (1 - p))[:, None]).T @ inputs + PRIOR_ROWS * np.eye(2)
         if not free_slope:
             gradient[0] = 0.0
             curvature[0, 1] = curvature[1, 0] = 0.0
         step = np.linalg.solve(curvature, gradient)
-        weight = weight - step
-        if np.max(np.abs(step)) < 1e-10:
+        while (then := loss(weight - step)) > now and np.max(np.abs(step)) > TOLERANCE:
+            step = step / 2
+        if np.max(np.abs(step)) <= TOLERANCE:
             break
+        weight, now = weight - step, then
     return float(weight[0]), float(weight[1])
