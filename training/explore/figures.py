@@ -134,7 +134,7 @@ def autocorrelation(ticks: TickSeries, period_s: int, end_ns: int) -> list[Lag]:
         inside = slice(segment.start, segment.start + int(np.searchsorted(ticks.time_ns[segment], end_ns, "right")))
         if inside.stop - inside.start > 1:
             columns.append(_periods(ticks, inside, period_ns))
-    if not columns:
+    if not any(len(column[0]) for column in columns):
         return []
     period, volatility, returns = (np.concatenate(column) for column in zip(*columns, strict=True))
     length = int(period.max()) - first + 1

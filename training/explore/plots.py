@@ -19,8 +19,8 @@ _SHARE = PercentFormatter(1.0, decimals=0)
 MOST_DAY_LABELS = 16
 
 
-def pictures(exploration: Exploration) -> dict[str, bytes]:
-    """File name -> PNG."""
+def pictures(exploration: Exploration, only: Sequence[str] | None = None) -> dict[str, bytes]:
+    """File name -> PNG; only: names without .png, of those alone. One that the data cannot fill is left out."""
     makers: dict[str, Callable[[Exploration], Figure | None]] = {
         "percentiles": _percentiles,
         "threshold_cost": _threshold_cost,
@@ -33,7 +33,7 @@ def pictures(exploration: Exploration) -> dict[str, bytes]:
         "stability": _stability,
     }
     with matplotlib.rc_context(STYLE):
-        drawn = {name: make(exploration) for name, make in makers.items()}
+        drawn = {name: make(exploration) for name, make in makers.items() if only is None or name in only}
         return {f"{name}.png": png(figure) for name, figure in drawn.items() if figure is not None}
 
 
