@@ -62,7 +62,8 @@ proto: $(VENV)/.all ## regenerate the Python and the docs page beside the .proto
 	@$(BIN)/python proto/generate.py
 
 docs: proto ## regenerate the pages that are made from something else
-	@$(BIN)/python -m training.model_card models/volatility/1 > docs/model_card_v1.md
+	@$(BIN)/python -m training.evaluation.document > docs/model_eval.md
+	@$(BIN)/python -m training.model_card
 
 lock: $(VENV)/.bootstrap ## re-resolve the lock files (hashes, no addresses)
 	@$(UV) pip compile --quiet --universal --generate-hashes --all-extras --no-header --upgrade pyproject.toml -o requirements.lock

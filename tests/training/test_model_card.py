@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from common.bundle import MANIFEST_FILE, MODEL_FILE, Calibration, Manifest, read_bundle
+from common.errors import InputError
+from tests.training.evaluation.made_up import scored
+from training import model_card, reports
+from training.evaluation import ModelEval, Settings, evaluate_scored
+from training.evaluation.result import ModelRef, encode
+from training.model_card import Evaluated, brief, failures, kept, render, take_up
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "models" / "volatility" / "1"
+SECTIONS = (
+    "Intended use", "Model", "Data", "Metrics", "Calibration", "Failure cases", "Limits", "Ethical considerations",
+    "How to reproduce",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def manifest() -> Manifest:
+    return read_bundle(SHIPPED)[0]
+
+
+@pytest.fixture(scope="module")
+def evaluation() -> ModelEval:
+    parts = [scored("fold 1", rows=1500, seed=1), scored("final", rows=1500, seed=2, start_s=5000)]
+    return evaluate_scored(parts, "logistic", Settings(resamples=40, group_resamples=20), products=["BTC-USD"])
+
+
+@pytest.fixture
+def project(tmp_path: Path, evaluation: ModelEval) -> Path:
+    """A folder with a bundle, and a report with its pictures."""
+    bundle = tmp_path / "models" / "volatility" / "1"
+    bundle.mkdir(parents=True)
+    for name in (MANIFEST_FILE, MODEL_FILE):
+        (bundle / name).write_bytes((SHIPPED / name).read_bytes())
+    reports.write_whole(tmp_path / "reports" / "model_eval.json", encode(evaluation))
+    for name in model_card.PICTURES:
+        reports.write_whole(tmp_path / "reports" / "model_eval" / f"{name}.png", b"a picture")
+    return tmp_path
+
+
+def test_the_card_says_what_manifest_and_evaluations_say() -> None:
+    card = (ROOT / "docs" / "model_card_v1.md").read_text()
+    assert card == render(*kept()), "write it again: make docs"
+
+
+def test_the_card_shows_pictures_that_are_there() -> None:
+    shown = re.findall(r"\]\((img/[^)]+)\)", (ROOT / "docs" / "model_card_v1.md").read_text())
+    assert shown
+    assert [one for one in shown if not (ROOT / "docs" / one).is_file()] == []
+
+
+def test_the_card_has_the_usual_sections_and_says_that_nothing_is_traded(
+    manifest: Manifest, evaluation: ModelEval
+) -> None:
+    text = render(manifest, [(Evaluated("the final part", "final"), evaluation)])
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert [one for one in SECTIONS if not any(heading.startswith(one) for heading in headings)] == []
+    assert "No trade is placed by this software" in text
+    assert "What the numbers do not mean" in text
+
+
+def test_every_figure_has_its_interval_beside_every_baseline(manifest: Manifest, evaluation: ModelEval) -> None:
+    text = render(manifest, [(Evaluated("the final part", "final"), evaluation)])
+    line = next(one for one in text.splitlines() if one.startswith("| PR-AUC |"))
+    assert len(re.findall(r"\d \[\d", line)) == 3
+    assert "| | logistic | z-score | HAR logit |" in text
+    assert "Means over 1 folds" in text
+
+
+def test_the_calibration_inside_the_graph_is_told(manifest: Manifest, evaluation: ModelEval) -> None:
+    calibrated = msgspec.structs.replace(manifest, calibration=Calibration(0.8, -0.25))
+    text = render(calibrated, [(Evaluated("the final part", "final"), evaluation)])
+    assert "0.8 · logit -0.25" in text
+
+
+def test_a_card_without_evaluations_falls_back_on_the_manifest(manifest: Manifest) -> None:
+    text = render(manifest)
+    assert "As the manifest has it" in text
+    assert "| PR-AUC | 0.1522 | 0.1500 | 0.1205 | 0.1477 |" in text
+
+
+def test_failures_are_counted_not_praised() -> None:
+    deaf = scored("final", rows=1500)
+    deaf = replace(deaf, decision_thresholds=dict.fromkeys(deaf.probabilities, 1.0))
+    lines = failures(evaluate_scored([deaf], "logistic", Settings(resamples=40, group_resamples=20)))
+    assert re.match(
+        r"Spike episodes at the decision threshold: (\d+) in all, 0 caught in advance, 0 .*, \1 not", lines[0]
+    )
+    assert "never raised an alert" in lines[1]
+
+
+def test_what_is_kept_is_a_fraction_and_gives_the_same_card(manifest: Manifest, evaluation: ModelEval) -> None:
+    title = Evaluated("the final part", "final")
+    short = brief(evaluation)
+    assert len(encode(short)) < len(encode(evaluation)) / 2
+    assert render(manifest, [(title, short)]) == render(manifest, [(title, evaluation)])
+
+
+def test_taking_up_replaces_what_was_kept_before(project: Path) -> None:
+    bundle, report = project / "models" / "volatility" / "1", project / "reports" / "model_eval.json"
+    take_up(bundle, [("An early look", report)], project)
+    take_up(bundle, [("The final part", report)], project)
+    model_card.write(project)
+    assert sorted(path.name for path in (project / "docs" / "model_card_v1").iterdir()) == [
+        "card.json",
+        "the_final_part.json",
+    ]
+    pictures = {path.name for path in (project / "docs" / "img" / "model_card_v1").iterdir()}
+    assert pictures == {f"the_final_part_{name}.png" for name in model_card.PICTURES}
+    text = (project / "docs" / "model_card_v1.md").read_text()
+    assert set(re.findall(r"img/model_card_v1/([^)]+)\)", text)) == pictures
+
+
+def test_an_evaluation_of_another_model_is_refused(project: Path, evaluation: ModelEval) -> None:
+    other = msgspec.structs.replace(evaluation, model=ModelRef("volatility", "1", "logistic", "core/1", "x", "y"))
+    reports.write_whole(project / "reports" / "other.json", encode(other))
+    with pytest.raises(InputError, match="is of another model than"):
+        take_up(project / "models" / "volatility" / "1", [("x", project / "reports" / "other.json")], project)
+    about = msgspec.structs.replace(evaluation, primary="har")
+    reports.write_whole(project / "reports" / "other.json", encode(about))
+    with pytest.raises(InputError, match="is about har, the bundle is of kind logistic"):
+        take_up(project / "models" / "volatility" / "1", [("x", project / "reports" / "other.json")], project)
+    assert not (project / "docs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--evaluation", "x=y"], "name the bundle that it is of"),
+        (["{bundle}", "--evaluation", "reports/model_eval.json"], "expected TITLE=FILE"),
+        (["{bundle}", "--evaluation", "x=absent.json"], "absent.json: cannot be read"),
+        (["absent"], "manifest.json cannot be read"),
+    ],
+)
+def test_wrong_arguments_are_one_line(project: Path, arguments: list[str], message: str) -> None:
+    given = [one.format(bundle=project / "models" / "volatility" / "1") for one in arguments]
+    result = CliRunner().invoke(model_card.main, given)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
