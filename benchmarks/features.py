@@ -3,6 +3,7 @@
 - `exact sums` is the engine; `plain sum` and `Neumaier sum` are the same loop with another running sum
   (add what enters, subtract what leaves), and what they are off by.
   A restart replays the last minutes into a new engine, as the worker does.
+- `full/1` is the engine with the 16 features more of that schema; the other rows are core/1.
 - `naive NumPy` recomputes each window from the arrays on every tick, found by binary search.
 """
 
@@ -22,9 +23,10 @@ from rich.table import Table
 
 from benchmarks.machine import header, machine
 from benchmarks.sums import RIVAL_SUMS
+from common.schema import FULL_1
 from pipeline.archive import read_archive
 from pipeline.datasets import coinbase_ticker_2025
-from pipeline.features import kernels
+from pipeline.features import full, kernels
 from pipeline.features.columns import ProductCodes, TickColumns
 from pipeline.features.engine import FeatureEngine
 from pipeline.records import Gap, Record, Tick
@@ -42,9 +44,11 @@ def run(console: Console) -> dict[str, Any]:
     began = time.perf_counter()
     kernels.compiled()
     compile_s = time.perf_counter() - began
-    how = f"CPU time, best of {REPEATS} rounds; kernel compiled in {compile_s:.2f} s (wall)"
+    full.compiled()
+    compile_full_s = time.perf_counter() - began - compile_s
+    how = f"CPU time, best of {REPEATS} rounds; compiled in {compile_s:.2f} s, full/1 in {compile_full_s:.2f} s (wall)"
     header(console, "volcast bench features", how)
-    figures: dict[str, Any] = {"machine": machine(), "compile_s": compile_s}
+    figures: dict[str, Any] = {"machine": machine(), "compile_s": compile_s, "compile_full_s": compile_full_s}
     markets = {f"busy market, {BUSY_TICKS_PER_S:,.0f} ticks/s": market(BUSY_TICKS, BUSY_TICKS_PER_S)}
     recorded = _recorded()
     if recorded:
@@ -90,6 +94,9 @@ def _as_records(ticks: TickColumns) -> list[Record]:
 def _engine(console: Console, name: str, ticks: TickColumns) -> dict[str, float]:
     work = {f"exact sums, batches of {size:,}": _updates(FeatureEngine, ticks, size) for size in BATCHES}
     work["exact sums, one call"] = _updates(FeatureEngine, ticks, len(ticks))
+    for size in (1, len(ticks)):
+        name_of_row = "full/1, one call" if size > 1 else "full/1, batches of 1"
+        work[name_of_row] = _updates(lambda: FeatureEngine(FULL_1), ticks, size)
     for kind, rival in RIVAL_SUMS.items():
         work[f"{kind} sum, one call"] = _updates(rival(), ticks, len(ticks))
     rows = _best_ns(work, REPEATS)
@@ -109,7 +116,7 @@ def _engine(console: Console, name: str, ticks: TickColumns) -> dict[str, float]
 Work = tuple[int, Callable[[], object]]  # how many ticks, and what to do with them
 
 
-def _updates(engine: type[FeatureEngine], ticks: TickColumns, size: int) -> Work:
+def _updates(engine: Callable[[], FeatureEngine], ticks: TickColumns, size: int) -> Work:
     count = min(len(ticks), 20_000 * size)
     parts = [ticks.part(start, min(start + size, count)) for start in range(0, count, size)]
     engine().compile()

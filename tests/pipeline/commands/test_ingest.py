@@ -9,12 +9,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from cli.main import run_command
 from cli.run.parts import Parts
 from common.config import KafkaConfig
+from common.schema import FULL_1
 from pipeline.archive import read_archive
+from pipeline.features.table import FeatureRows, compute_features
+from pipeline.parquet import read_features
 from pipeline.records import Gap, Tick, decode_record
 from pipeline.stream.worker import Worker
 from tests.processes import as_environ, free_port, read_all, start
@@ -101,6 +106,24 @@ def test_a_worker_without_ticks_ends_when_its_time_is_over(capfd: pytest.Capture
     assert run_command(["worker", "--duration", "3s", "--server", "127.0.0.1:1", "--json"]) == 0
     said = json.loads(capfd.readouterr().out)
     assert (said["consumed"], said["features"], said["predictions"]) == (0, 0, 0)
+
+
+@pytest.mark.usefixtures("topics")
+def test_a_worker_of_full_1_keeps_rows_of_full_1(
+    parts: Parts, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run_command(["ingest", "--url", market(parts, "feed", 300), "--until-closed", "--archive", "a"]) == 0
+    options = ["--schema", "full/1", "--features-dir", "rows", "--server", "127.0.0.1:1"]
+    capfd.readouterr()
+    assert run_command(["worker", *options, "--duration", "5s", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["features"] == 300
+    rows = read_features(tmp_path / "rows", FULL_1)
+    offline = {one: row.tobytes() for one, row in _keyed(compute_features(read_archive([tmp_path / "a"]), FULL_1).rows)}
+    assert {one: row.tobytes() for one, row in _keyed(rows)} == offline
+
+
+def _keyed(rows: FeatureRows) -> Iterator[tuple[tuple[str, int], NDArray[np.float64]]]:
+    return zip(zip(rows.product_ids, rows.sequence_num.tolist(), strict=True), rows.values, strict=True)
 
 
 @pytest.mark.usefixtures("topics")
