@@ -26,6 +26,7 @@ from server.http2 import frames
 from server.http2.connection import Connection, Event, Limits
 from server.http2.frames import ProtocolError
 from server.http2.headers import SHORT, STREAMING, UNARY, HeadReader, MalformedError
+from server.http2.sending import framed
 from server.reload import Reloader
 from server.state import ServerState
 
@@ -105,7 +106,7 @@ class Decoders:
             if kind == Event.REQUEST:
                 connection.respond(stream, raw)
             elif kind == Event.DATA:
-                connection.send(stream, connection.take(stream, 10))
+                connection.send(stream, b"".join(map(framed, connection.take(stream, 10))))
                 if stream.ended:
                     connection.finish(stream)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
@@ -33,16 +34,41 @@ class Form(msgspec.Struct, frozen=True, gc=False):
     rows: int
 
 
+class FrameForm(NamedTuple):
+    """What a recognized StreamPredictRequest is: frame_id, then a request of `form`, and nothing else."""
+
+    form: Form
+    id_end: int  # where frame_id ends
+    at: int  # where the request begins
+    marker: bytes  # what stands from id_end to the values: the request's tag and length, the form's prefix
+
+
 class Forms:
     """The forms seen lately, by the length of their message."""
 
     def __init__(self) -> None:
         self.by_length: dict[int, Form] = {}
+        self._frames: dict[int, FrameForm] = {}  # by the length of the whole frame
 
     def of(self, raw: bytes, at: int = 0) -> Form | None:
         """The form of the request that begins at `at`; None where it is not recognized."""
         form = self.by_length.get(len(raw) - at)
         return form if form is not None and raw.startswith(form.prefix, at) else None
+
+    def frame(self, raw: bytes) -> FrameForm | None:
+        """The form of a frame of a stream; None where it is not recognized."""
+        known = self._frames.get(len(raw))
+        if known is not None and raw.startswith(known.marker, known.id_end) and _is_id(raw, known.id_end):
+            return known
+        id_end, at = frame_parts(raw)
+        form = self.of(raw, at) if at else None
+        if form is None:
+            return None
+        known = FrameForm(form, id_end, at, raw[id_end:at] + form.prefix)
+        if len(self._frames) >= _REMEMBERED:
+            self._frames.clear()
+        self._frames[len(raw)] = known
+        return known
 
     def learn(self, raw: bytes, request: PredictInput, reads_as: Callable[[bytes], PredictInput]) -> None:
         """Remembers a request that was parsed from `raw` by `reads_as` and found right."""
@@ -62,6 +88,7 @@ class Forms:
             return
         if len(self.by_length) >= _REMEMBERED:
             self.by_length.clear()
+        self._frames.clear()
         self.by_length[len(raw)] = Form(prefix, request.selection, rows.schema_hash, rows.data_type, rows.row_count)
 
 
@@ -93,6 +120,13 @@ def varint(number: int) -> bytes:
         number >>= 7
     out.append(number)
     return bytes(out)
+
+
+def _is_id(raw: bytes, end: int) -> bool:
+    """Whether a frame_id, absent or one varint, is what stands before `end`."""
+    if end == 0:
+        return True
+    return raw[0] == 0x08 and raw[end - 1] < 0x80 and (end == 2 or min(raw[1 : end - 1]) >= 0x80)
 
 
 def frame_parts(raw: bytes) -> tuple[int, int]:

@@ -17,12 +17,14 @@ from server.http2.frames import ErrorCode, ProtocolError
 from server.http2.headers import OK_TRAILERS, RESPONSE, Gate, Head
 from server.http2.receiving import Receiving
 from server.http2.sending import RESPONSE_WORD, TRAILERS_WORD, Event, Limits
-from server.http2.stream import FRAME_WEIGHT, PREFIX, Stream
+from server.http2.stream import FRAME_WEIGHT, PREFIX, Parts, Stream
 
 __all__ = ["Connection", "Event", "Limits"]
 
 # The most that a peer may send in one frame: a message of 256 rows is one, where a client takes this up.
 RECEIVED_FRAME_SIZE = 256 * 1024
+# A smaller read is joined with what was left of the one before as it is.
+WORTH_PARTING = 4096
 _PREFACE = frames.PREFACE
 _unpack = frames.HEADER.unpack_from
 _pack = frames.HEADER.pack
@@ -54,14 +56,38 @@ class Connection(Receiving, Control):
     def receive(self, data: bytes, now_ns: int) -> None:
         """Takes bytes of the socket; leaves events. Raises ProtocolError once the peer broke the protocol."""
         self._now_ns = now_ns
-        if self._rest:
-            data = self._rest + data
-        at, end = 0, len(data)
+        at = 0
+        if rest := self._rest:
+            # A frame that began in the last read is put together alone: the rest of a large read is not copied.
+            until = self._first_end(rest, data) if self._started else 0
+            if until:
+                self._rest = b""
+                self._frames(rest + data[:until], 0)
+                at = until
+            else:
+                data = rest + data
         if not self._started:
             at = self._read_preface(data)
             if not at:
-                self._keep(data, 0, end, now_ns)
+                self._keep(data, 0, len(data), now_ns)
                 return
+        at = self._frames(data, at)
+        if self._parts:
+            for parts in self._parts.values():
+                parts.own()
+        self._keep(data, at, len(data), now_ns)
+
+    @staticmethod
+    def _first_end(rest: bytes, data: bytes) -> int:
+        """Where in `data` the frame ends that `rest` began; 0 where it is as well to join them."""
+        if len(data) < WORTH_PARTING or len(rest) < 9:
+            return 0
+        until = 9 + (_unpack(rest)[0] >> 8) - len(rest)
+        return until if until < len(data) else 0
+
+    def _frames(self, data: bytes, at: int) -> int:
+        """Takes the whole frames in `data` from `at` on; says where the first one begins that is not whole."""
+        end = len(data)
         known, begun, asked, streams = self._heads.known, self._begun, self._asked, self.streams
         while end - at >= 9:
             head, flags, stream_id = _unpack(data, at)
@@ -111,8 +137,52 @@ class Connection(Receiving, Control):
                     stream.told = True
                     self.events.append((Event.DATA, stream, b""))
                 continue
+            if kind == 0 and flags < 2 and stream_id in begun and self._on_part(stream_id, flags, data, begin, until):
+                continue
             self._other(kind, flags, stream_id & frames.MAX_WINDOW, data[begin:until])
-        self._keep(data, at, end, now_ns)
+        return at
+
+    def _on_part(self, stream_id: int, flags: int, data: bytes, begin: int, until: int) -> bool:
+        """A frame of a unary call whose one message takes several; False where it must go the ordinary way."""
+        length, parts = until - begin, self._parts.get(stream_id)
+        if parts is None:
+            parts = self._begin_parts(stream_id, data, begin, length)
+            if parts is None:
+                return False
+        size = parts.size + length
+        whole = size == parts.total
+        weight = length + FRAME_WEIGHT
+        if (
+            self._block is not None
+            or not length
+            or size > parts.total
+            or whole != flags
+            or self._buffered + weight > self._limits.max_buffered
+        ):
+            return False
+        self._untold += length
+        parts.chunks.append(memoryview(data)[begin:until])
+        if whole:
+            self._parts.pop(stream_id, None)
+            self._buffered -= parts.weight
+            call = self._asked[stream_id] = self._begun.pop(stream_id)
+            self.calls.append((stream_id, call, parts.message()))
+        else:
+            self._parts[stream_id] = parts
+            self._buffered += weight
+            parts.weight += weight
+            parts.size = size
+        return True
+
+    def _begin_parts(self, stream_id: int, data: bytes, begin: int, length: int) -> Parts | None:
+        call = self._begun[stream_id]
+        if length < PREFIX or not call.short:
+            return None
+        compressed, size = _unpack_message(data, begin)
+        total = PREFIX + size
+        if compressed or total > self._short_size or call.content_length not in (None, total):
+            return None
+        return Parts(total)
 
     def _read_preface(self, data: bytes) -> int:
         """Where the first frame begins; 0 where the preface is not whole."""
@@ -162,6 +232,7 @@ class Connection(Receiving, Control):
             self._forget(stream)
         self._begun.clear()
         self._asked.clear()
+        self._parts.clear()
         return streams
 
     # What the application calls for calls that came the short way.

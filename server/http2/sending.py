@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
 from server.http2 import frames
 from server.http2.frames import ErrorCode, ProtocolError
 from server.http2.headers import NOT_GRPC, NOT_GRPC_TEXT, OK_TRAILERS, RESPONSE, Head, failure
-from server.http2.stream import RESOURCE_EXHAUSTED, MessageError, Stream
+from server.http2.stream import RESOURCE_EXHAUSTED, MessageError, Parts, Stream
 
 RESPONSE_WORD = len(RESPONSE) << 8 | frames.HEADERS
 TRAILERS_WORD = len(OK_TRAILERS) << 8 | frames.HEADERS
 _REMEMBERED_CUTS = 1024
 _pack = frames.HEADER.pack
 _pack_message = frames.MESSAGE.pack
+
+
+def framed(message: bytes) -> bytes:
+    """A message behind its prefix, not compressed."""
+    return _pack_message(0, len(message)) + message
 
 
 class Event(IntEnum):
@@ -50,6 +54,7 @@ class Sending:
         self.streams: dict[int, Stream] = {}
         self.closing = False  # GOAWAY is out and no call may begin
         self._begun: dict[int, Head] = {}  # on the short way: the headers are here
+        self._parts: dict[int, Parts] = {}  # of those, whose message is here in part
         self._asked: dict[int, Head] = {}  # on the short way: the message is here, the answer is not
         self._limits = limits
         self._out: list[bytes] = []
@@ -84,9 +89,12 @@ class Sending:
         ended = head is None
         if head is None:
             head = self._asked.pop(stream_id, None)
-        if head is not None:
-            return self._new_stream(stream_id, head, ended=ended)
-        return self.streams.get(stream_id)
+        if head is None:
+            return self.streams.get(stream_id)
+        stream = self._new_stream(stream_id, head, ended=ended)
+        if parts := self._parts.pop(stream_id, None):
+            stream.resume(parts)  # its weight is in `_buffered` as it was
+        return stream
 
     def _new_stream(self, stream_id: int, head: Head, *, ended: bool) -> Stream:
         limits = self._limits
@@ -102,17 +110,17 @@ class Sending:
         if self._unsent + len(message) > self._limits.max_unsent:
             self.finish(stream, RESOURCE_EXHAUSTED, f"this connection leaves {self._unsent} bytes of answers unread")
             return
-        self.send(stream, (message,))
+        self.send(stream, framed(message))
         self.finish(stream)
 
-    def send(self, stream: Stream, messages: Sequence[bytes]) -> None:
-        """Sends messages of a streaming call, as far as the peer has room; the rest waits in the stream."""
+    def send(self, stream: Stream, messages: bytes) -> None:
+        """Sends messages, each with its prefix, as far as the peer has room; the rest waits in the stream."""
         if stream.closed:
             return
         if not stream.started:
             self._out.append(_pack(RESPONSE_WORD, 4, stream.id) + RESPONSE)
             stream.started = True
-        self._queue(stream, b"".join([part for one in messages for part in (_pack_message(0, len(one)), one)]))
+        self._queue(stream, messages)
         self._pump(stream)
 
     def finish(self, stream: Stream, code: int = 0, message: str = "", details: bytes = b"") -> None:

@@ -10,6 +10,7 @@ from server.http2.frames import MESSAGE
 from server.http2.headers import NO_TIMEOUT, Head
 
 PREFIX = MESSAGE.size
+LARGE = 4096  # a message of so many bytes is not copied once more than it must be
 # What a frame that waits costs beside its bytes: many small ones are to count as what they are.
 FRAME_WEIGHT = 64
 _WINDOW_BITS = {b"gzip": 31, b"deflate": 15}
@@ -24,6 +25,27 @@ class MessageError(Exception):
     def __init__(self, text: str, code: int = INVALID_ARGUMENT) -> None:
         super().__init__(text)
         self.code = code
+
+
+class Parts:
+    """A message of known length that has come in part, with its prefix."""
+
+    __slots__ = ("chunks", "size", "total", "weight")
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.size = 0
+        self.weight = 0  # as a stream's
+        self.chunks: list[bytes | memoryview] = []
+
+    def own(self) -> None:
+        """Copies what is still a view of a read, which would be kept as a whole for it."""
+        self.chunks = [bytes(one) for one in self.chunks]
+
+    def message(self) -> bytes:
+        """The message without its prefix, which the first chunk holds."""
+        self.chunks[0] = memoryview(self.chunks[0])[PREFIX:]
+        return b"".join(self.chunks)
 
 
 class Stream:
@@ -74,6 +96,13 @@ class Stream:
         self.unread.append(body)
         self.size += len(body)
 
+    def resume(self, parts: Parts) -> None:
+        """Goes on with a message that began on the short way."""
+        for chunk in parts.chunks:
+            self.append(bytes(chunk))
+        self.received += parts.size
+        self.receive_window -= parts.size
+
     def take(self, limit: int) -> list[bytes]:
         """Up to `limit` whole messages, in order, and little more at once than one may hold.
 
@@ -81,10 +110,21 @@ class Stream:
         """
         if self.size < PREFIX or self.missing:
             return []
+        compressed, length = MESSAGE.unpack_from(self.buffer)
+        if not compressed and length >= LARGE:
+            return self._take_large(limit)
         self._gather()
         at = taken = 0
         messages: list[bytes] = []
-        while len(messages) < limit and taken <= self.max_message and self.size - at >= PREFIX:
+        buffer, size, most = self.buffer, self.size, self.max_message
+        while len(messages) < limit and taken <= most and size - at >= PREFIX:
+            compressed, length = MESSAGE.unpack_from(buffer, at)
+            until = at + PREFIX + length
+            if not compressed and length <= most and until <= size:  # as nearly all are
+                messages.append(buffer[at + PREFIX : until])
+                taken += length
+                at = until
+                continue
             try:
                 message, until = self._message(at)
             except MessageError:
@@ -98,6 +138,37 @@ class Stream:
             at = until
         if at:
             self._set_buffer(self.buffer[at:])
+        return messages
+
+    def _take_large(self, limit: int) -> list[bytes]:
+        """The same for messages that fill frames: each is put together once, of the frames it came in."""
+        chunks = deque((self.buffer, *self.unread))
+        self.unread.clear()
+        left, at = self.size, 0  # bytes in all chunks; where the first one goes on
+        messages: list[bytes] = []
+        while len(messages) < limit and self.size - left <= self.max_message and left >= PREFIX:
+            while len(chunks[0]) - at < PREFIX:
+                first = chunks.popleft()[at:]
+                chunks[0], at = first + chunks[0], 0
+            compressed, length = MESSAGE.unpack_from(chunks[0], at)
+            if compressed or length < LARGE or length > self.max_message or left < PREFIX + length:
+                break  # the next turn sees to it
+            left -= PREFIX + length
+            at += PREFIX
+            parts: list[bytes | memoryview] = []
+            while at + length > len(chunks[0]):
+                parts.append(memoryview(chunks[0])[at:])
+                length -= len(chunks.popleft()) - at
+                at = 0
+            parts.append(memoryview(chunks[0])[at : at + length])
+            at += length
+            messages.append(b"".join(parts))
+        if len(chunks) > 1 and at == len(chunks[0]):
+            chunks.popleft()
+            at = 0
+        self.buffer = chunks.popleft()[at:]
+        self.unread.extend(chunks)
+        self.size = left
         return messages
 
     def _message(self, at: int) -> tuple[bytes | None, int]:

@@ -8,7 +8,8 @@ succeeds there, alone.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,29 +20,17 @@ from server.core.models import Model
 from server.core.requests import Result
 from server.core.rows import DTYPES, all_finite
 from server.grpc.forms import Form, answer_prefix, answer_suffix, varint
-from server.http2.headers import NO_TIMEOUT, Head
+from server.http2.frames import MESSAGE
+from server.http2.headers import NO_TIMEOUT
+from server.native.entries import Entry
 
 if TYPE_CHECKING:
-    from server.native.calls import FrameStream
     from server.native.front import Link, NativeFront
 
 FLOAT64 = np.dtype(np.float64)
 _PREFIXES = 64
 SENT_AT_ONCE = 8
-
-
-class Entry(NamedTuple):
-    """One recognized request. at: where the PredictRequest begins in raw; 0 for a unary call."""
-
-    form: Form
-    raw: bytes
-    at: int
-    arrived_ns: int
-    link: Link
-    stream_id: int
-    head: Head | None  # of a unary call
-    frames: FrameStream | None  # of a frame
-    id_end: int  # where the frame's id ends in raw
+WORTH_VIEWING = 32  # rows: a view costs more than a copy of fewer
 
 
 class Lane:
@@ -56,6 +45,9 @@ class Lane:
 
     def put(self, entry: Entry) -> None:
         self._entries.append(entry)
+
+    def extend(self, entries: Iterable[Entry]) -> None:
+        self._entries.extend(entries)
 
     def feed(self) -> bool:
         """Puts up to a batch of what waits into the batcher; says whether more waits."""
@@ -100,7 +92,7 @@ class Lane:
             return None
         if model.schema.hash != form.schema_hash:
             return None
-        values = b"".join([entry.raw[entry.at + len(entry.form.prefix) :] for entry in group])
+        values = _values(group)
         flat = np.frombuffer(values, DTYPES[form.data_type])
         if not all_finite(flat):  # before they are widened: NumPy warns of a signalling NaN
             return None
@@ -112,23 +104,26 @@ class Lane:
         prefix = self._prefix(result)
         values = result.probabilities.astype("<f8", copy=False).tobytes()
         waited_ns = result.queue_ns + group[0].arrived_ns  # until the run began, on the clock
-        arrived_ns, begin, suffix = -1, 0, b""
-        for index, entry in enumerate(group, 1):
-            if entry.arrived_ns != arrived_ns:
-                arrived_ns = entry.arrived_ns
-                suffix = answer_suffix(waited_ns - arrived_ns, result.compute_ns)
-            size = 8 * entry.form.rows
-            length = b"\x22\x08" if size == 8 else b"\x22" + varint(size)
-            answer = prefix + length + values[begin : begin + size] + suffix
-            begin += size
-            if entry.frames is None:
-                entry.link.connection.respond_short(entry.stream_id, answer)
-                front.dirty[entry.link] = None
-                if index % SENT_AT_ONCE == 0:
-                    front.flush_dirty()
+        begin = 0
+        for alike in _runs(group):
+            form, arrived_ns, link, frames = alike[0].form, alike[0].arrived_ns, alike[0].link, alike[0].frames
+            size = 8 * form.rows
+            head = prefix + b"\x22" + varint(size)
+            tail = answer_suffix(waited_ns - arrived_ns, result.compute_ns)
+            if frames is None:
+                self._respond(link, alike, head, values[begin : begin + size * len(alike)], tail)
             else:
-                entry.frames.answered_by(entry.raw[: entry.id_end] + b"\x12" + varint(len(answer)) + answer)
+                frames.answered_by(_frames(alike, head, values[begin : begin + size * len(alike)], tail), len(alike))
+            begin += size * len(alike)
         front.metrics.requests(_counted(group), now_ns)
+
+    def _respond(self, link: Link, alike: list[Entry], head: bytes, values: bytes, tail: bytes) -> None:
+        front, respond, size = self._front, link.connection.respond_short, len(values) // len(alike)
+        for index, entry in enumerate(alike):
+            respond(entry.stream_id, head + values[index * size : (index + 1) * size] + tail)
+            if index % SENT_AT_ONCE == SENT_AT_ONCE - 1:
+                link.flush()
+        front.dirty[link] = None
 
     def _prefix(self, result: Result) -> bytes:
         prefix = self._prefixes.get(result.model)
@@ -161,6 +156,45 @@ class Burst:
             self._lane.answer(self._group, outcome)
         else:
             self._lane.give_up(self._group)
+
+
+def _values(group: list[Entry]) -> bytes:
+    """The rows of all, one after another."""
+    if group[0].form.rows < WORTH_VIEWING:
+        return b"".join([entry.raw[entry.at + len(entry.form.prefix) :] for entry in group])
+    return b"".join([memoryview(entry.raw)[entry.at + len(entry.form.prefix) :] for entry in group])
+
+
+def _runs(group: list[Entry]) -> Iterator[list[Entry]]:
+    """Neighbours of one form, link, stream and arrival."""
+    begin, first = 0, group[0]
+    for index, entry in enumerate(group):
+        if (
+            entry.arrived_ns != first.arrived_ns
+            or entry.form is not first.form
+            or entry.link is not first.link
+            or entry.frames is not first.frames
+        ):
+            yield group[begin:index]
+            begin, first = index, entry
+    yield group[begin:] if begin else group
+
+
+def _frames(alike: list[Entry], head: bytes, values: bytes, tail: bytes) -> bytes:
+    """Answers of one stream, each behind its prefix: the frame's id, and a PredictResponse as field 2."""
+    size = len(values) // len(alike)
+    length = len(head) + size + len(tail)
+    marker = b"\x12" + varint(length)
+    head, length = marker + head, len(marker) + length
+    parts: list[bytes] = []
+    begins: dict[int, bytes] = {}  # by where the id ends: the prefix that this makes
+    for index, entry in enumerate(alike):
+        id_end = entry.id_end
+        begin = begins.get(id_end)
+        if begin is None:
+            begin = begins[id_end] = MESSAGE.pack(0, id_end + length)
+        parts += (begin, entry.raw[:id_end], head, values[index * size : (index + 1) * size], tail)
+    return b"".join(parts)
 
 
 def _alike(one: Form, other: Form) -> bool:

@@ -13,7 +13,9 @@ from server.core.requests import PredictInput, Result
 from server.grpc.forms import frame_parts
 from server.grpc.inference import read_predict
 from server.grpc.methods import Frame, ScoringStream
+from server.http2.sending import framed
 from server.http2.stream import Stream
+from server.native.entries import Entry, new_entry
 
 if TYPE_CHECKING:
     from server.native.front import Link
@@ -110,13 +112,15 @@ class FrameStream:
 
     def _take(self, messages: list[bytes], now_ns: int) -> None:
         """Recognized frames as one burst, as long as they follow on each other; any other alone."""
-        front = self.link.front
-        entries = []
-        for raw in messages:
-            entry = front.frame_entry(self, raw, now_ns) if self._method.packed else None
-            if entry is None:
-                break
-            entries.append(entry)
+        front, link = self.link.front, self.link
+        entries: list[Entry] = []
+        if self._method.packed:
+            form_of = front.forms.frame
+            for raw in messages:
+                known = form_of(raw)
+                if known is None:
+                    break
+                entries.append(new_entry((known.form, raw, known.at, now_ns, link, 0, None, self, known.id_end)))
         rest = messages[len(entries) :]
         if entries:
             self._waiting = len(entries)
@@ -143,15 +147,16 @@ class FrameStream:
         self.put_ordinary(raw, now_ns)
 
     def answered(self, work: FrameWork, outcome: Outcome) -> None:
-        self.answered_by(self.link.front.frame_answer(self._method.name, work, outcome))
+        self.answered_by(framed(self.link.front.frame_answer(self._method.name, work, outcome)), 1)
 
-    def answered_by(self, answer: bytes) -> None:
-        self._waiting -= 1
-        self._answers.append(answer)
+    def answered_by(self, answers: bytes, count: int) -> None:
+        """The answers to the next frames, each behind its prefix."""
+        self._waiting -= count
+        self._answers.append(answers)
         if not self._waiting:
             self._large = False
-            self.link.send(self.stream, self._answers)
-            self._answers = []
+            self.link.send(self.stream, b"".join(self._answers))
+            self._answers.clear()
             self.link.front.activate(self)
 
     def fail(self, error: VolcastError) -> None:
@@ -194,7 +199,7 @@ class Dialogue:
             await self._more.wait()
 
     async def write(self, message: bytes) -> None:
-        self.link.send(self.stream, [message])
+        self.link.send(self.stream, framed(message))
         self.link.flush()
         while self.stream.unsent > MAX_UNSENT or self.link.paused:
             self._room.clear()

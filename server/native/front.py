@@ -14,7 +14,7 @@ from server.batching import BatchLoop
 from server.core.batcher import FaultError
 from server.core.dataplane import DataPlane, Job, Outcome
 from server.core.requests import Result
-from server.grpc.forms import Forms, frame_parts
+from server.grpc.forms import Forms
 from server.grpc.inference import read_predict
 from server.grpc.methods import Frame, Method, Methods, Scoring, ScoringStream, Unary
 from server.grpc.methods import Stream as StreamMethod
@@ -23,8 +23,9 @@ from server.http2.frames import ErrorCode, ProtocolError
 from server.http2.headers import SHORT, STREAMING, UNARY, failure
 from server.http2.stream import RESOURCE_EXHAUSTED, Stream
 from server.metrics import CODE_NAMES, ServerMetrics
-from server.native.bursts import Entry, Lane
+from server.native.bursts import Lane
 from server.native.calls import Dialogue, FrameStream, FrameWork, UnaryCall
+from server.native.entries import Entry, new_entry
 from server.security.tokens import Gate
 from server.state import ServerState
 
@@ -177,6 +178,11 @@ class NativeFront:
     def full(self) -> bool:
         return len(self._lane) + self.batches.batcher.waiting >= self._max_queue
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits for the model."""
+        return bool(self._lane) or self.batches.batcher.waiting > 0 or bool(self._active)
+
     def take_calls(self, link: Link, now_ns: int) -> None:
         """Calls that came the short way."""
         connection = link.connection
@@ -195,7 +201,7 @@ class NativeFront:
             form = forms.of(raw) if head.method.packed else None
             if form is not None and accepting:
                 room -= 1
-                lane.put(Entry(form, raw, 0, now_ns, link, stream_id, head, None, 0))
+                lane.put(new_entry((form, raw, 0, now_ns, link, stream_id, head, None, 0)))
             elif (stream := connection.stream(stream_id)) is not None:
                 room -= 1
                 self._request(link, stream, raw)
@@ -217,17 +223,8 @@ class NativeFront:
         if stream is not None:
             link.fail(stream, stream.head.method.name, error)
 
-    def frame_entry(self, call: FrameStream, raw: bytes, now_ns: int) -> Entry | None:
-        """A frame as an entry of the lane; None where it is not recognized."""
-        id_end, at = frame_parts(raw)
-        form = self.forms.of(raw, at) if at else None
-        if form is None:
-            return None
-        return Entry(form, raw, at, now_ns, call.link, 0, None, call, id_end)
-
     def put_entries(self, entries: list[Entry]) -> None:
-        for entry in entries:
-            self._lane.put(entry)
+        self._lane.extend(entries)
 
     def take(self, link: Link) -> None:
         """The events of one connection."""
@@ -268,7 +265,7 @@ class NativeFront:
             return
         form = self.forms.of(message) if method.packed and not waited and self.state.accepting else None
         if form is not None:
-            self._lane.put(Entry(form, message, 0, stream.arrived_ns, link, stream.id, stream.head, None, 0))
+            self._lane.put(new_entry((form, message, 0, stream.arrived_ns, link, stream.id, stream.head, None, 0)))
             self.batches.wake(len(self._lane))
             return
         try:
@@ -452,7 +449,8 @@ class Link(asyncio.Protocol):
         self.front.metrics.request(name, "OK", self.front.now_ns() - stream.arrived_ns)
         self.front.dirty[self] = None
 
-    def send(self, stream: Stream, messages: list[bytes]) -> None:
+    def send(self, stream: Stream, messages: bytes) -> None:
+        """Messages of a stream, each with its prefix."""
         self.connection.send(stream, messages)
         self.front.dirty[self] = None
 

@@ -77,6 +77,49 @@ def test_a_call_of_the_short_way_whose_body_comes_in_pieces_becomes_a_stream() -
     assert peer.events() == [(Event.REQUEST, 3, b"a longer row")]
 
 
+def test_a_message_of_several_frames_takes_the_short_way_and_weighs_what_it_holds() -> None:
+    peer = Peer()
+    peer.call(1)
+    peer.events()
+    peer.head(3)
+    whole = message(bytes(40_000))
+    peer.data(3, whole[:16_384])
+    peer.data(3, whole[16_384:32_768])
+    assert peer.connection._buffered == 32_768 + 2 * FRAME_WEIGHT
+    assert peer.calls() == []
+    peer.data(3, whole[32_768:], frames.END_STREAM)
+    assert peer.calls() == [(3, bytes(40_000))]
+    assert peer.connection._buffered == 0
+    assert peer.events() == []
+
+
+@pytest.mark.parametrize("end", [b"", b"more than was announced"])
+def test_a_message_of_several_frames_that_does_not_end_as_it_began_goes_the_ordinary_way(end: bytes) -> None:
+    peer = Peer()
+    peer.call(1)
+    peer.events()
+    peer.head(3)
+    peer.data(3, message(bytes(100))[:60])
+    peer.data(3, bytes(45))
+    peer.data(3, end, frames.END_STREAM)
+    if end:
+        assert peer.status(3) == 3
+    else:
+        assert peer.events() == [(Event.REQUEST, 3, bytes(100))]
+        assert peer.connection._buffered == 0
+
+
+def test_a_call_given_up_with_a_part_of_its_message_here_leaves_no_weight() -> None:
+    peer = Peer()
+    peer.call(1)
+    peer.events()
+    peer.head(3)
+    peer.data(3, message(bytes(40_000))[:16_384])
+    peer.send(frames.RST_STREAM, 0, 3, bytes(4))
+    assert peer.connection._buffered == 0
+    assert peer.connection._parts == {}
+
+
 def test_a_message_beyond_the_limit_is_refused_on_the_short_way_too() -> None:
     peer = Peer(Limits(max_message=100))
     peer.call(1, bytes(100))
@@ -437,7 +480,7 @@ def test_unread_answers_are_bounded() -> None:
 def test_a_stream_is_told_when_all_it_sent_has_gone() -> None:
     peer = Peer(settings={frames.INITIAL_WINDOW_SIZE: 10})
     stream = opened(peer)
-    peer.connection.send(stream, [b"answer", b"another"])
+    peer.connection.send(stream, message(b"answer") + message(b"another"))
     peer.events()
     peer.raw(frames.window_update(1, 5))
     assert peer.events() == []
@@ -449,7 +492,7 @@ def test_a_status_waits_behind_its_answers_and_a_failure_does_not() -> None:
     for code, sent in ((0, 40), (14, 10)):
         peer = Peer(settings={frames.INITIAL_WINDOW_SIZE: 10})
         stream = opened(peer)
-        peer.connection.send(stream, [bytes(35)])
+        peer.connection.send(stream, message(bytes(35)))
         peer.connection.finish(stream, code)
         peer.raw(frames.window_update(1, 100))
         read = peer.read()

@@ -39,9 +39,9 @@ def conversation(asked: list[tuple[bytes, bytes]]) -> list[bytes]:
     return sent
 
 
-def outcome(chunks: list[bytes]) -> Any:
+def outcome(chunks: list[bytes], limits: Limits | None = None) -> Any:
     """What an application saw of a connection that answers each call at once, and what the peer got."""
-    connection, sent, fault = Connection(METHODS, EveryCall(), Limits(max_message=200)), b"", None
+    connection, sent, fault = Connection(METHODS, EveryCall(), limits or Limits(max_message=200)), b"", None
     got: dict[int, list[bytes]] = {}
     for chunk in chunks:
         try:
@@ -89,3 +89,31 @@ def test_any_frames_cut_anywhere_do_the_same(
 def test_byte_by_byte_is_the_same_too(asked: list[tuple[bytes, bytes]]) -> None:
     data = b"".join(conversation(asked))
     assert outcome([data[at : at + 1] for at in range(len(data))]) == outcome([data])
+
+
+large = st.lists(st.tuples(st.sampled_from([b"/score", b"/stream"]), st.integers(0, 9_000)), min_size=1, max_size=5)
+
+
+def in_frames(stream: int, body: bytes, size: int) -> list[bytes]:
+    whole = message(body)
+    pieces = [whole[at : at + size] for at in range(0, len(whole), size)]
+    flags = [0] * (len(pieces) - 1) + [frames.END_STREAM]
+    return [frames.frame(frames.DATA, flag, stream, piece) for flag, piece in zip(flags, pieces, strict=True)]
+
+
+@given(large, st.integers(6, 5_000), st.lists(st.integers(0, 60_000), max_size=12))
+def test_messages_in_frames_of_any_size_come_whole(
+    asked: list[tuple[bytes, int]], size: int, places: list[int]
+) -> None:
+    sent, expected = [frames.PREFACE + frames.settings({})], {}
+    for number, (path, length) in enumerate(asked):
+        stream, body = 2 * number + 1, bytes((number + one) % 251 for one in range(length))
+        sent.append(frames.frame(frames.HEADERS, 4, stream, block(path)))
+        sent += in_frames(stream, body, size)
+        expected[stream] = [body]
+    data = b"".join(sent)
+    limits = Limits(max_message=10_000)
+    whole, pieces = outcome([data], limits), outcome(cut(data, places), limits)
+    assert whole == pieces
+    assert whole[0] == expected
+    assert whole[2] is None

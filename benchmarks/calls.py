@@ -1,0 +1,178 @@
+"""What a call costs the native front without its socket: CPU time of one thread, steady beside other load.
+
+python -m benchmarks.calls [--profile] [CASE...]
+
+Bytes of a client as h2load and gRPC write them go into a link, in pieces as the kernel hands them over;
+what comes out is counted. It shows where the time of a call goes and no more: a rate is for `volcast bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import cProfile
+import pstats
+import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter_ns, process_time_ns, thread_time, time
+from typing import NamedTuple
+
+import structlog
+import uvloop
+
+from benchmarks.requests import request
+from server import service
+from server.batching import BatchLoop
+from server.core.dataplane import DataPlane
+from server.core.models import Repository
+from server.core.shadow import Shadows
+from server.http2 import frames
+from server.http2.connection import Limits
+from server.metrics import ServerMetrics
+from server.native.front import Link, NativeFront, SocketLimits
+from server.reload import Reloader
+from server.security.tokens import Gate
+from server.state import ServerState
+from volcast.v1 import StreamPredictRequest
+
+SERVICE = b"/volcast.v1.InferenceService/"
+READ_BYTES = 200_000  # uvloop's buffer holds 256,000
+ROUNDS = 40
+
+
+class Case(NamedTuple):
+    rows: int
+    in_flight: int
+    streaming: bool
+    turns: int  # of `in_flight` calls, in one round
+
+
+CASES = {
+    "unary": Case(1, 32, False, 30),
+    "unary-256": Case(256, 16, False, 6),
+    "stream": Case(1, 64, True, 20),
+    "stream-256": Case(256, 16, True, 6),
+}
+
+
+class Sink:
+    """A transport that takes everything."""
+
+    def __init__(self) -> None:
+        self.written = 0
+
+    def set_write_buffer_limits(self, high: int) -> None: ...
+
+    def get_extra_info(self, name: str) -> None: ...
+
+    def write(self, data: bytes) -> None:
+        self.written += len(data)
+
+    def abort(self) -> None:
+        raise RuntimeError("the front gave the link up")
+
+    close = abort
+
+
+def _front(models: Path) -> NativeFront:
+    repository, state = Repository("volatility", time), ServerState("bench", "native", accepting=True)
+    log = structlog.wrap_logger(structlog.testing.CapturingLogger(), processors=[])
+    Reloader(repository, models, 0, log).load()
+    table, _ = service.methods(repository, state, with_reflection=False)
+    plane = DataPlane(repository, 65_536, perf_counter_ns)
+    metrics = ServerMetrics(repository, state, Shadows(repository))
+    limits, sockets = Limits(), SocketLimits(spin_us=0)
+    return NativeFront(table, plane, BatchLoop(plane, 1024, 512, 0), state, metrics, Gate(None), log, limits, sockets)
+
+
+def _head(stream: int, method: bytes) -> bytes:
+    fields = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", SERVICE + method), (b":authority", b"localhost")]
+    fields += [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
+    # Literals without indexing (RFC 7541, section 6.2.2).
+    block = b"".join([b"\x00%c%b%c%b" % (len(name), name, len(value), value) for name, value in fields])
+    return frames.frame(frames.HEADERS, frames.END_HEADERS, stream, block)
+
+
+def _data(stream: int, message: bytes, *, last: bool) -> bytes:
+    body = frames.MESSAGE.pack(0, len(message)) + message
+    pieces = [body[at : at + frames.FRAME_SIZE] for at in range(0, len(body), frames.FRAME_SIZE)]
+    flags = [0] * (len(pieces) - 1) + [frames.END_STREAM if last else 0]
+    return b"".join([frames.frame(frames.DATA, flag, stream, one) for flag, one in zip(flags, pieces, strict=True)])
+
+
+def _bursts(case: Case) -> Iterator[bytes]:
+    """The bytes of `in_flight` calls at a time, with the room that a client gives for the answers."""
+    given = case.in_flight * (64 + 8 * case.rows)
+    room = frames.window_update(0, given)
+    if case.streaming:
+        sent = [StreamPredictRequest(frame_id=1000 + one, request=request(case.rows)) for one in range(case.in_flight)]
+        burst = room + frames.window_update(1, given)
+        burst += b"".join([_data(1, one.SerializeToString(), last=False) for one in sent])
+        while True:
+            yield burst
+    message, stream = request(case.rows).SerializeToString(), 1
+    while True:
+        burst = room
+        for _ in range(case.in_flight):
+            burst += _head(stream, b"Predict") + _data(stream, message, last=True)
+            stream += 2
+        yield burst
+
+
+async def measure(case: Case, models: Path, rounds: int, profile: bool) -> list[float]:
+    """Microseconds of CPU a call, a figure a round."""
+    front, sink = _front(models), Sink()
+    link = Link(front)
+    link.connection_made(sink)  # type: ignore[arg-type]
+    link.data_received(frames.PREFACE + frames.settings({frames.INITIAL_WINDOW_SIZE: 2**20}))
+    if case.streaming:
+        link.data_received(_head(1, b"StreamPredict"))
+    bursts = _bursts(case)
+
+    async def round_us() -> float:
+        ready = [next(bursts) for _ in range(case.turns)]
+        began, before = process_time_ns(), sink.written
+        for burst in ready:
+            for at in range(0, len(burst), READ_BYTES):
+                link.data_received(burst[at : at + READ_BYTES])
+                await asyncio.sleep(0)
+            while front.busy:  # noqa: ASYNC110 - it is the loop's turns that count
+                await asyncio.sleep(0)
+        taken = process_time_ns() - began
+        if sink.written - before < case.turns * case.in_flight * 8 * case.rows:
+            raise RuntimeError("not every call was answered")
+        return taken / (case.turns * case.in_flight) / 1000
+
+    taken = [await round_us() for _ in range(rounds)]
+    if profile:
+        with _profiled():
+            for _ in range(20):
+                await round_us()
+    return taken
+
+
+@contextmanager
+def _profiled() -> Iterator[None]:
+    with cProfile.Profile(thread_time) as profile:  # of CPU, as all else here
+        yield
+    pstats.Stats(profile).sort_stats("tottime").print_stats(25)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--models", type=Path, default=Path("models"))
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--profile", action="store_true")
+    given = parser.parse_args()
+    if unknown := set(given.cases) - set(CASES):
+        parser.error(f"unknown case {', '.join(sorted(unknown))}: expected {', '.join(CASES)}")
+    for name in given.cases or CASES:
+        rounds = uvloop.run(measure(CASES[name], given.models, given.rounds, given.profile))
+        print(f"{name:<12} {min(rounds):6.2f} us of CPU a call at best, {statistics.median(rounds):6.2f} in the middle")
+
+
+if __name__ == "__main__":
+    main()
