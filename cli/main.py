@@ -32,6 +32,7 @@ COMMANDS = {
     "check": Lazy("pipeline.commands.check:check", "pipeline", "Consume and validate the topics."),
     "worker": Lazy("pipeline.commands.worker:worker", "pipeline", "ticks.raw to features to predictions."),
     "features": Lazy("pipeline.commands.features:features", "pipeline", "Archive to features.parquet, offline."),
+    "explore": Lazy("training.commands.explore:explore", "training", "What a data set is like: report and plots."),
     "train": Lazy("training.commands.train:train", "training", "Train, export and write a model bundle."),
     "evaluate": Lazy("training.commands.evaluate:evaluate", "training", "A model against what happened, as a report."),
     "models": Lazy("training.commands.models:models", "training", "Bundles: list, verify, promote, roll back."),

@@ -61,15 +61,15 @@ def explore(dataset: Dataset, quantile: float = 0.90, final_share: float = 0.20)
         rows_left_out=len(dataset.rows) - len(rows),
         start=_utc(int(rows.time_ns[0])),
         end=_utc(end_ns),
-        hours=_recorded_s(rows, dataset.horizon_s) / 3600,
+        hours=recorded_s(rows, dataset.horizon_s) / 3600,
         quantile=quantile,
         threshold=threshold,
         base_rate=float(y.mean()),
         volatility_percentiles=np.percentile(rows.future_volatility, np.arange(101)).tolist(),
         thresholds=[_cost(rows, one, dataset.horizon_s) for one in sorted({*QUANTILES, quantile})],
         lags=autocorrelation(dataset.ticks, dataset.horizon_s, end_ns),
-        hours_of_day=_hours(rows, y),
-        days=_days(rows, y, dataset.horizon_s),
+        hours_of_day=hours_of(rows, y),
+        days=days_of(rows, y, dataset.horizon_s),
         features=[_feature(rows, number, y) for number in range(len(rows.schema))],
         correlations=rank_correlations(_sampled(rows.features)).tolist(),
     )
@@ -93,7 +93,7 @@ def _products(rows: Rows) -> Iterator[NDArray[np.int64]]:
         yield np.flatnonzero(rows.product == code)
 
 
-def _recorded_s(rows: Rows, horizon_s: int) -> float:
+def recorded_s(rows: Rows, horizon_s: int) -> float:
     """Time between rows of a product that are no more than a horizon apart."""
     total = 0
     for mine in _products(rows):
@@ -110,7 +110,7 @@ def _cost(rows: Rows, quantile: float, horizon_s: int) -> Threshold:
         apart = np.diff(spikes)
         alerts += int(np.count_nonzero(apart > horizon_s * NS_PER_S)) + (len(spikes) > 0)
         under_alert_ns += int(apart[apart <= horizon_s * NS_PER_S].sum())
-    hours = max(_recorded_s(rows, horizon_s) / 3600, 1e-9)
+    hours = max(recorded_s(rows, horizon_s) / 3600, 1e-9)
     return Threshold(
         quantile=quantile,
         threshold=threshold,
@@ -128,7 +128,6 @@ def autocorrelation(ticks: TickSeries, period_s: int, end_ns: int) -> list[Lag]:
     product; they may span gaps, which time does not mind.
     """
     period_ns = period_s * NS_PER_S
-    first = int(ticks.time_ns.min(initial=0)) // period_ns
     columns = []
     for segment in ticks.spans():
         inside = slice(segment.start, segment.start + int(np.searchsorted(ticks.time_ns[segment], end_ns, "right")))
@@ -137,6 +136,7 @@ def autocorrelation(ticks: TickSeries, period_s: int, end_ns: int) -> list[Lag]:
     if not any(len(column[0]) for column in columns):
         return []
     period, volatility, returns = (np.concatenate(column) for column in zip(*columns, strict=True))
+    first = int(period.min())
     length = int(period.max()) - first + 1
     grid = np.full((2, length), np.nan)
     # Of two products, the later one in the series stands: one market's clustering is told, not their mixture.
@@ -177,7 +177,7 @@ def _quartiles(values: Floats) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def _hours(rows: Rows, y: NDArray[np.int8]) -> list[Hour]:
+def hours_of(rows: Rows, y: NDArray[np.int8]) -> list[Hour]:
     hour = rows.time_ns % DAY_NS // HOUR_NS
     found = []
     for number in range(24):
@@ -189,7 +189,7 @@ def _hours(rows: Rows, y: NDArray[np.int8]) -> list[Hour]:
     return found
 
 
-def _days(rows: Rows, y: NDArray[np.int8], horizon_s: int) -> list[Day]:
+def days_of(rows: Rows, y: NDArray[np.int8], horizon_s: int) -> list[Day]:
     low, middle, high = np.percentile(rows.features, (25, 50, 75), axis=0)
     width = np.where(high > low, high - low, np.inf)
     day = rows.time_ns // DAY_NS
@@ -201,7 +201,7 @@ def _days(rows: Rows, y: NDArray[np.int8], horizon_s: int) -> list[Day]:
             Day(
                 day=_utc(number * DAY_NS)[:10],
                 rows=len(mine),
-                hours=_recorded_s(rows.take(mine), horizon_s) / 3600,
+                hours=recorded_s(rows.take(mine), horizon_s) / 3600,
                 spike_rate=float(y[mine].mean()),
                 quartiles=_quartiles(rows.future_volatility[mine]),
                 shifts=shifts.tolist(),
