@@ -1,4 +1,4 @@
-"""The bundle in the repository loads and answers as it promises. That one is made again byte for byte: test_bundle.py."""
+"""The bundle in the repository loads and answers as it promises (that one is made again: test_bundle.py)."""
 
 from __future__ import annotations
 

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from training.search import Budget
 
 DATASETS = ("ticks", "quotes")
-TICKS_THRESHOLD_ROWS = 3600
+# About the last hour that was recorded: of each piece the first five minutes give no row.
+TICKS_THRESHOLD_ROWS = 1800
+TICKS_FOLDS, FOLDS = 8, 5  # few tick rows are spikes, and they come together: more folds, more of them hold some
 
 
 @click.command(
@@ -64,7 +66,12 @@ TICKS_THRESHOLD_ROWS = 3600
 )
 @click.option("--name", default=None, help="Name of the model (default: volatility; volatility-full for full/1).")
 @click.option("--version", type=click.IntRange(min=1), default=None, help="Version to write (default: the next free).")
-@click.option("--folds", type=click.IntRange(min=2, max=50), default=5, show_default=True, help="Walk-forward folds.")
+@click.option(
+    "--folds",
+    type=click.IntRange(min=2, max=50),
+    default=None,
+    help=f"Walk-forward folds (default: {TICKS_FOLDS} for ticks, else {FOLDS}).",
+)
 @click.option("--trials", type=click.IntRange(min=1), default=10, show_default=True, help="Of each search.")
 @click.option(
     "--search-s",
@@ -76,7 +83,7 @@ TICKS_THRESHOLD_ROWS = 3600
     "--threshold-rows",
     type=click.IntRange(min=0),
     default=None,
-    help="Last training rows that the spike threshold is taken from; 0: all (default: 3600 for ticks, else 0).",
+    help="Last training rows that the spike threshold is taken from; 0: all (default: 1800 for ticks, else 0).",
 )
 @click.option("--cluster", metavar="ADDRESS", default=None, help="A Dask scheduler to run on (default: a local one).")
 @click.option("--no-cluster", is_flag=True, help="Run in this process.")
@@ -94,7 +101,7 @@ def train(
     out: Path | None,
     name: str | None,
     version: int | None,
-    folds: int,
+    folds: int | None,
     trials: int,
     search_s: float | None,
     threshold_rows: int | None,
@@ -166,7 +173,7 @@ class Request:
     paths: list[Path]
     model_type: str
     schema_name: str | None
-    folds: int
+    folds: int | None
     threshold_rows: int | None
     budget: Budget
     seed: int
@@ -204,7 +211,7 @@ def settings_of(request: Request, dataset: Dataset) -> Settings:
         horizon_s=dataset.horizon_s,
         window_s=dataset.window_s,
         sample_period_s=dataset.sample_period_s,
-        folds=request.folds,
+        folds=request.folds or (TICKS_FOLDS if of_ticks else FOLDS),
         threshold_rows=threshold_rows if request.threshold_rows is None else request.threshold_rows,
         budget=request.budget,
         seed=request.seed,

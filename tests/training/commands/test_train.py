@@ -3,12 +3,19 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from cli.main import run_command
 from common.bundle import read_bundle
+from common.errors import UsageError
+from common.schema import FULL_1
 from tests.training.synthetic import market, write_recording
+from training.commands.train import settings_of
+from training.schemas import QUOTES_1
+
+QUICK = ("--no-cluster", "--model-type", "logistic", "--folds", "2", "--trials", "1")
 
 
 @pytest.fixture
@@ -17,7 +24,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def train(*arguments: object) -> int:
-    return run_command(["train", "--no-track", *map(str, arguments)])
+    return run_command(["train", "--no-track", *QUICK, *map(str, arguments)])
 
 
 def one_line(capfd: pytest.CaptureFixture[str]) -> str:
@@ -37,7 +44,7 @@ def test_writes_a_bundle_and_says_what_it_did(
 ) -> None:
     assert train(long_recording, "--out", out) == 0
     text = capfd.readouterr().out
-    words = ("not_warm", "har_logit", "PR-AUC", "Walk-forward", "chance", "one row takes")
+    words = ("not_warm", "har", "PR-AUC", "Walk-forward", "Ablation", "chance", "one row takes")
     assert [word for word in words if word not in " ".join(text.split())] == []
     assert f"wrote {out / 'volatility' / '1'}" in text
     assert read_bundle(out / "volatility" / "1")[0].data == (long_recording.name,)
@@ -50,8 +57,38 @@ def test_json_is_one_object_and_the_next_version_is_taken(
     assert train("--data", long_recording, "--out", out, "--json") == 0
     printed = json.loads(capfd.readouterr().out)
     assert printed["bundle"] == str(out / "volatility" / "2")
-    assert printed["metrics"].keys() == {"logistic", "zscore", "ewma", "har_logit"}
+    assert printed["metrics"].keys() == {"logistic", "zscore", "ewma", "har"}
     assert printed["rows"]["ticks"] == 7200
+    assert (printed["kind"], printed["schema"]) == ("logistic", "core/1")
+    assert printed["calibration"].keys() == {"slope", "intercept"}
+
+
+def test_full_1_is_served_under_a_name_of_its_own(
+    long_recording: Path, out: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train(long_recording, "--out", out, "--schema", "full/1", "--model-type", "har") == 0
+    manifest, _ = read_bundle(out / "volatility-full" / "1")
+    assert (manifest.kind, manifest.schema.hash) == ("har", FULL_1.hash)
+    assert len(manifest.inputs) == 3
+
+
+def test_a_kind_that_the_schema_cannot_carry_is_refused(
+    long_recording: Path, out: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train(long_recording, "--out", out, "--model-type", "har") == 1
+    assert "model har: schema core/1 has 1 windows of volatility, 3 are needed" in one_line(capfd)
+    assert not out.exists()
+
+
+def test_a_cluster_and_none_are_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    assert train("--cluster", "tcp://127.0.0.1:9") == 2
+    assert "--cluster and --no-cluster: choose one" in one_line(capfd)
+
+
+def test_a_schema_for_quotes_is_refused() -> None:
+    dataset = SimpleNamespace(schema=QUOTES_1, kind="quotes")
+    with pytest.raises(UsageError, match="--schema core/1: quotes have the features of quotes/1"):
+        settings_of(SimpleNamespace(schema_name="core/1"), dataset)  # type: ignore[arg-type]
 
 
 def test_an_existing_version_is_named(out: Path, recording: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -112,9 +149,9 @@ def test_damaged_lines_are_counted_and_the_rest_is_used(
 
 
 def test_too_little_data_says_how_much_is_needed(out: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    short = write_recording(tmp_path / "short.ndjson", *market(300, seed=0))
+    short = write_recording(tmp_path / "short.ndjson", *market(600, seed=0))
     assert train(short, "--out", out) == 1
-    assert "too little data: 180 usable rows, at least 900 are needed" in one_line(capfd)
+    assert "too little data: 240 usable rows, at least 300 are needed" in one_line(capfd)
     assert not out.exists()
 
 
