@@ -170,8 +170,46 @@ SERVING = [
 ]  # fmt: skip
 
 
+ANSWERED = 'role="answered", forecaster="model"'
+WHO = "{{model}}/{{version}} {{role}} {{forecaster}}"
+MODEL = [
+    graph("PR-AUC over a day", "Live, against what happened: who answers, shadows, baselines; volcast monitor.",
+          [('max by (model, version, role, forecaster) (volcast_monitor_pr_auc{window="24h"})', WHO)], "none", max=1),
+    graph("Skill and calibration over a day", "Brier skill against climatology, above 0 is better than none; ECE.",
+          [(f'max by (model, version) (volcast_monitor_brier_skill{{{ANSWERED}, window="24h"}})',
+            "skill {{model}}/{{version}}"),
+           (f'max by (model, version) (volcast_monitor_ece{{{ANSWERED}, window="24h"}})',
+            "ECE {{model}}/{{version}}")], "none", min=-1, max=1),
+    graph("Hit rate and precision over an hour", "Share of spikes that were alerted, of alerts that came true.",
+          [(f'max by (model, version) (volcast_monitor_hit_rate{{{ANSWERED}, window="1h"}})',
+            "hit rate {{model}}/{{version}}"),
+           (f'max by (model, version) (volcast_monitor_precision{{{ANSWERED}, window="1h"}})',
+            "precision {{model}}/{{version}}")], "percentunit", max=1),
+    graph("Drift of inputs over a day", "PSI against training of the ten farthest; below 0.1 none, above 0.25 large.",
+          [('topk(10, max by (feature) (volcast_worker_feature_psi{window="24h", input="yes"}))', "{{feature}}")],
+          "none"),
+    graph("Drift of probabilities", "PSI against training; an hour is shown, a day is judged.",
+          [("max by (model, version, window) (volcast_worker_probability_psi)", "{{model}}/{{version}} {{window}}")],
+          "none"),
+    graph("Rate of alerts", "Share of probabilities at or above the decision threshold, and in training.",
+          [("max by (model, version, window) (volcast_worker_positive_rate)", "{{model}}/{{version}} {{window}}"),
+           ("max by (model, version) (volcast_worker_reference_positive_rate)", "{{model}}/{{version}} in training")],
+          "percentunit", max=1),
+    graph("Missing features over an hour", "Share of rows in which a feature is no number; the ten worst.",
+          [('topk(10, max by (feature) (volcast_worker_feature_missing_rate{window="1h"}))', "{{feature}}")],
+          "percentunit", max=1),
+    graph("Rows that the figures rest on", "One a second and product; below 21,600 of a day nothing alarms.",
+          [('max by (model, version) (volcast_worker_drift_rows{window="24h"})', "drift {{model}}/{{version}}"),
+           ('max by (model, version, role) (volcast_monitor_rows{forecaster="model", window="24h"})',
+            "truth {{model}}/{{version}} {{role}}")], "short"),
+    graph("Predictions and their truth", "Joined with what happened, and why not.",
+          [(rate("volcast_monitor_joined_total"), "joined"),
+           (rate("volcast_monitor_unjoined_total", "reason"), "{{reason}}")], "cps"),
+]  # fmt: skip
+
+
 def dashboard() -> Json:
-    rows = {"Now": NOW, "Feed": FEED, "Stream": STREAM, "Serving": SERVING}
+    rows = {"Now": NOW, "Feed": FEED, "Stream": STREAM, "Serving": SERVING, "Model": MODEL}
     return {
         "uid": "volcast",
         "title": "Volcast",

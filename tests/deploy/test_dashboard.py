@@ -13,7 +13,7 @@ from tests.deploy.files import DEPLOY, ROOT, alerts, load, load_script
 
 DASHBOARD = json.loads((DEPLOY / "grafana" / "dashboards" / "volcast.json").read_text())
 PANELS: list[dict[str, Any]] = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-NAME = r"\bvolcast_(?:ingest|worker|server|gateway)_\w+"
+NAME = r"\bvolcast_(?:ingest|worker|server|gateway|monitor)_\w+"
 
 
 def family(sample: str) -> str:
@@ -22,7 +22,9 @@ def family(sample: str) -> str:
 
 def declared() -> set[str]:
     """The metric families that the programs declare, by name."""
-    sources = [path.read_text() for folder in ("server", "pipeline") for path in (ROOT / folder).rglob("*.py")]
+    sources = [
+        path.read_text() for folder in ("server", "pipeline", "training") for path in (ROOT / folder).rglob("*.py")
+    ]
     named = {family(name) for text in sources for name in re.findall(rf'"({NAME})"', text)}
     registered = ServerMetrics(Repository("volatility"), ServerState("test", "grpcio")).collect()
     return named | {metric.name for metric in registered}

@@ -13,7 +13,7 @@ from pipeline.stream.kafka import connect, consume_batch, make_consumer
 
 BATCH = 5000
 # A broker whose newest batch counts as one record (the embedded one) says an end that lies before the real one,
-# so a reader is at the end only when nothing came for a while as well.
+# so a reader is at the end when it has waited for so long in vain.
 IDLE_S = 0.5
 
 
@@ -27,7 +27,7 @@ class TopicReader:
         """
         connect(config)
         self._consumer: Consumer = make_consumer(config, "volcast-monitor")
-        self._idle_since_s = time.monotonic()
+        self._waited_s = 0.0  # since the last message
         try:
             self._consumer.assign(_positions(self._consumer, config, topic, since_ms))
         except BaseException:
@@ -35,15 +35,15 @@ class TopicReader:
             raise
 
     def read(self, timeout_s: float) -> list[Message]:
+        began_s = time.monotonic()
         messages = consume_batch(self._consumer, BATCH, timeout_s)
-        if messages:
-            self._idle_since_s = time.monotonic()
+        self._waited_s = 0.0 if messages else self._waited_s + time.monotonic() - began_s
         return messages
 
     @property
     def at_end(self) -> bool:
-        """Whether nothing has come for a moment."""
-        return time.monotonic() - self._idle_since_s >= IDLE_S
+        """Whether the last reads brought nothing. Time that was not spent reading does not count."""
+        return self._waited_s >= IDLE_S
 
     def close(self) -> None:
         self._consumer.close()
