@@ -226,6 +226,8 @@ class _Upload:
     def _data(self) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
+        if self._client.get_run(self._upload.run_id).inputs.dataset_inputs:
+            return
         schema = msgspec.json.encode({"schema": self._run.schema, "hash": self._run.schema_hash}).decode()
         data = Dataset(
             name=self._run.schema,
@@ -251,7 +253,10 @@ class _Upload:
         found = self._client.search_logged_models([self._experiment], f"source_run_id = '{self._upload.run_id}'")
         ready = [one for one in found if str(one.status) == "READY"]
         self._upload.model_id = ready[0].model_id if ready else self._new_model()
-        self._client.log_outputs(self._upload.run_id, [LoggedModelOutput(self._upload.model_id, step=0)])
+        outputs = self._client.get_run(self._upload.run_id).outputs
+        # Unlike parameters and metrics, what a run took and gave may not be said twice.
+        if outputs is None or not outputs.model_outputs:
+            self._client.log_outputs(self._upload.run_id, [LoggedModelOutput(self._upload.model_id, step=0)])
 
     def _new_model(self) -> str:
         created = self._client.create_logged_model(
@@ -333,6 +338,7 @@ def _open(uri: str, config: TrackingConfig) -> Any:
         "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(config.timeout_s))),
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "GIT_PYTHON_REFRESH": "quiet",
     }
     for name, value in settings.items():
