@@ -51,6 +51,7 @@ class Case(NamedTuple):
 
 CASES = {
     "unary": Case(1, 32, False, 30),
+    "unary-many": Case(1, 500, False, 4),
     "unary-256": Case(256, 16, False, 6),
     "stream": Case(1, 64, True, 20),
     "stream-256": Case(256, 16, True, 6),

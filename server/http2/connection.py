@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from server.http2 import frames
+from server.http2 import blocks, frames
+from server.http2.blocks import Block, Bytes
 from server.http2.control import Control
 from server.http2.frames import ErrorCode, ProtocolError
 from server.http2.headers import OK_TRAILERS, RESPONSE, Gate, Head
@@ -25,6 +26,7 @@ __all__ = ["Connection", "Event", "Limits"]
 RECEIVED_FRAME_SIZE = 256 * 1024
 # A smaller read is joined with what was left of the one before as it is.
 WORTH_PARTING = 4096
+LEAST_BLOCK_BYTES = 64 * blocks.LEAST  # no call is that small
 _PREFACE = frames.PREFACE
 _unpack = frames.HEADER.unpack_from
 _pack = frames.HEADER.pack
@@ -37,6 +39,7 @@ class Connection(Receiving, Control):
         """methods: what to put in Head.method for a path."""
         super().__init__(methods, gate, limits)
         self.calls: list[tuple[int, Head, bytes]] = []  # calls that came the short way, whole
+        self.blocks: list[Block] = []  # the same, where many came alike
         # When the preface, the frame or the header block began that the peer has not ended.
         self.partial_since_ns: int | None = None
         self._rest = b""
@@ -89,6 +92,7 @@ class Connection(Receiving, Control):
         """Takes the whole frames in `data` from `at` on; says where the first one begins that is not whole."""
         end = len(data)
         known, begun, asked, streams = self._heads.known, self._begun, self._asked, self.streams
+        worth_trying = LEAST_BLOCK_BYTES
         while end - at >= 9:
             head, flags, stream_id = _unpack(data, at)
             length, kind = head >> 8, head & 0xFF
@@ -98,6 +102,11 @@ class Connection(Receiving, Control):
             until = begin + length
             if until > end:
                 break
+            if kind == 1 and end - at > worth_trying and (after := self._block_of_calls(data, at)) > at:
+                at = after
+                continue
+            if kind == 1:
+                worth_trying = end  # once a read: what differs from call to call does so all along
             at = until
             # A unary call as clients send it: HEADERS with a body to come, DATA that is one message and the end.
             if kind == 1 and flags == 4:
@@ -141,6 +150,44 @@ class Connection(Receiving, Control):
                 continue
             self._other(kind, flags, stream_id & frames.MAX_WINDOW, data[begin:until])
         return at
+
+    def _block_of_calls(self, data: bytes, at: int) -> int:
+        """Takes the calls at `at` that are alike, where they are enough to be worth it; says where the next frame is.
+
+        The first is looked at as `_frames` looks at each.
+        """
+        head, flags, stream_id = _unpack(data, at)
+        header = head >> 8
+        if head & 0xFF != frames.HEADERS or flags != frames.END_HEADERS or not self._may_open(stream_id):
+            return at
+        begin = at + 9 + header
+        if begin + 9 + PREFIX > len(data):
+            return at
+        call = self._heads.known.get(data[at + 9 : begin])
+        head, flags, data_id = _unpack(data, begin)
+        body = head >> 8
+        if (
+            call is None
+            or not call.short
+            or (head & 0xFF, flags, data_id) != (frames.DATA, frames.END_STREAM, stream_id)
+            or not PREFIX <= body <= self._short_size
+            or call.content_length not in (None, body)
+            or _unpack_message(data, begin + 9) != (0, body - PREFIX)
+        ):
+            return at
+        most = min(self._limits.max_streams - self.open_calls, (frames.MAX_WINDOW - stream_id) // 2)
+        if min(most, (len(data) - at) // (header + body + 18)) < blocks.LEAST:
+            return at
+        rows = blocks.alike(data, at, most, header, body, stream_id)
+        count = len(rows)
+        if count < blocks.LEAST:
+            return at
+        block = Block(stream_id, call, rows[:, -(body - PREFIX) :] if body > PREFIX else rows[:, :0])
+        self._last_id = block.ids[-1]
+        self._untold += count * body
+        self._asked.update(dict.fromkeys(block.ids, call))
+        self.blocks.append(block)
+        return at + rows.size
 
     def _on_part(self, stream_id: int, flags: int, data: bytes, begin: int, until: int) -> bool:
         """A frame of a unary call whose one message takes several; False where it must go the ordinary way."""
@@ -259,6 +306,37 @@ class Connection(Receiving, Control):
             )  # fmt: skip
         elif (stream := self.streams.get(stream_id)) is not None:
             self.respond(stream, message)
+
+    def respond_block(self, ids: range, message: bytes, at: int, values: Bytes) -> bool:
+        """Answers calls of a block with one message and, at `at` in it, a row of values (calls, n) each.
+
+        False, and nothing is done, where one of them wants no answer any more or a window has no room for all.
+        """
+        asked, length = self._asked, len(message) + PREFIX
+        total = length * len(ids)
+        if total > self._send_window or length > min(self._initial_send, frames.FRAME_SIZE):
+            return False
+        if not all(map(asked.__contains__, ids)):
+            return False
+        self._leave(ids)
+        self._send_window -= total
+        self._out.append(blocks.answers(ids, message, at, values))
+        return True
+
+    def fail_block(self, ids: range, block: bytes) -> None:
+        """Ends calls of a block with one header block made beforehand."""
+        if all(map(self._asked.__contains__, ids)):
+            self._leave(ids)
+            self._out.append(blocks.failures(ids, block))
+        else:
+            self.fail_short(list(ids), block)
+
+    def _leave(self, ids: range) -> None:
+        if len(self._asked) == len(ids):
+            self._asked.clear()
+        else:
+            for one in ids:
+                del self._asked[one]
 
     def fail_short(self, stream_ids: list[int], block: bytes) -> None:
         """Ends such calls with one block made beforehand."""

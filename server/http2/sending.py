@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from server.http2 import frames
+from server.http2.blocks import Bytes
 from server.http2.frames import ErrorCode, ProtocolError
 from server.http2.headers import NOT_GRPC, NOT_GRPC_TEXT, OK_TRAILERS, RESPONSE, Head, failure
 from server.http2.stream import RESOURCE_EXHAUSTED, MessageError, Parts, Stream
@@ -154,6 +155,20 @@ class Sending:
         self._buffered += stream.weight - before
         self.give_room(stream)
         return messages
+
+    def take_even(self, stream: Stream, limit: int, least: int) -> Bytes | None:
+        """Messages of one length, (messages, length), of which at least `least` are next; else None."""
+        before = stream.weight
+        try:
+            rows = stream.take_even(limit, least)
+        except MessageError:
+            return None  # `take` tells the caller
+        finally:
+            self._buffered += stream.weight - before
+        if rows is not None:
+            stream.told = False
+            self.give_room(stream)
+        return rows
 
     def put_back(self, stream: Stream, messages: list[bytes]) -> None:
         """Messages that were taken too early."""

@@ -6,6 +6,9 @@ import zlib
 from collections import deque
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from server.http2.frames import MESSAGE
 from server.http2.headers import NO_TIMEOUT, Head
 
@@ -139,6 +142,25 @@ class Stream:
         if at:
             self._set_buffer(self.buffer[at:])
         return messages
+
+    def take_even(self, limit: int, least: int) -> NDArray[np.uint8] | None:
+        """Up to `limit` messages of one length as rows of bytes; None where fewer than `least` of them are next."""
+        if self.size < least * PREFIX or self.missing:
+            return None
+        compressed, length = MESSAGE.unpack_from(self.buffer)
+        period = PREFIX + length
+        if compressed or length > LARGE or self.size < least * period:
+            return None
+        self._gather()
+        count = min(limit, self.size // period)
+        rows = np.frombuffer(self.buffer, np.uint8, count * period).reshape(count, period)
+        differs = (rows[:, :PREFIX] != rows[0, :PREFIX]).any(axis=1)
+        if differs.any():
+            count = int(np.argmax(differs))
+            if count < least:
+                return None
+        self._set_buffer(self.buffer[count * period :])
+        return rows[:count, PREFIX:]
 
     def _take_large(self, limit: int) -> list[bytes]:
         """The same for messages that fill frames: each is put together once, of the frames it came in."""

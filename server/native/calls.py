@@ -13,8 +13,10 @@ from server.core.requests import PredictInput, Result
 from server.grpc.forms import frame_parts
 from server.grpc.inference import read_predict
 from server.grpc.methods import Frame, ScoringStream
+from server.http2.blocks import LEAST, Bytes
 from server.http2.sending import framed
 from server.http2.stream import Stream
+from server.native.blocks import FrameBlock, frames_alike, matrix_of, model_for
 from server.native.entries import Entry, new_entry
 
 if TYPE_CHECKING:
@@ -98,8 +100,14 @@ class FrameStream:
         front, stream = self.link.front, self.stream
         if self.ended or self._large or self._waiting or stream.unsent > MAX_UNSENT or self.link.paused:
             return False
+        block = self.link.connection.take_even(stream, FRAMES_AT_ONCE, LEAST) if self._method.packed else None
+        if block is not None and self._take_block(block):
+            front.dirty[self.link] = None  # the room that this gave the caller
+            return False  # its answers ask again
         messages = self.link.connection.take(stream, FRAMES_AT_ONCE)
-        front.dirty[self.link] = None  # the room that this gave the caller
+        if block is not None:
+            messages = [one.tobytes() for one in block] + messages
+        front.dirty[self.link] = None
         if stream.closed:
             self.close()
             return False
@@ -109,6 +117,23 @@ class FrameStream:
             self.link.end(stream)
             self.close()
         return len(messages) == FRAMES_AT_ONCE
+
+    def _take_block(self, messages: Bytes) -> bool:
+        """Frames that are alike, as one work; False where they must be looked at one by one."""
+        front = self.link.front
+        known = front.forms.frame(messages[0].tobytes())
+        if known is None or not frames_alike(messages, known):
+            return False
+        model = model_for(front.plane.repository, known.form)
+        if model is None or known.form.rows * len(messages) > INLINE_ROWS:
+            return False
+        matrix = matrix_of(messages, known.form, known.id_end + len(known.marker), len(model.schema))
+        if matrix is None:
+            return False
+        now_ns = self.heard_ns = front.now_ns()
+        self._waiting += len(messages)
+        front.batches.put(FrameBlock(self, messages, known, Job(model, matrix, now_ns)))
+        return True
 
     def _take(self, messages: list[bytes], now_ns: int) -> None:
         """Recognized frames as one burst, as long as they follow on each other; any other alone."""

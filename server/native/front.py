@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from common.errors import DeadlineError, UnavailableError, VolcastError
 from common.rpc_status import to_status
 from server.batching import BatchLoop
-from server.core.batcher import FaultError
+from server.core.batcher import INLINE_ROWS, FaultError
 from server.core.dataplane import DataPlane, Job, Outcome
 from server.core.requests import Result
 from server.grpc.forms import Forms
 from server.grpc.inference import read_predict
 from server.grpc.methods import Frame, Method, Methods, Scoring, ScoringStream, Unary
 from server.grpc.methods import Stream as StreamMethod
+from server.http2.blocks import Bytes
 from server.http2.connection import Connection, Event, Limits
 from server.http2.frames import ErrorCode, ProtocolError
-from server.http2.headers import SHORT, STREAMING, UNARY, failure
+from server.http2.headers import SHORT, STREAMING, UNARY, Head, failure
 from server.http2.stream import RESOURCE_EXHAUSTED, Stream
 from server.metrics import CODE_NAMES, ServerMetrics
+from server.native.blocks import CallBlock, matrix_of, model_for
 from server.native.bursts import Lane
 from server.native.calls import Dialogue, FrameStream, FrameWork, UnaryCall
 from server.native.entries import Entry, new_entry
@@ -93,7 +97,9 @@ class NativeFront:
         self._spinning = False
         self.forms = Forms()
         self._lane = Lane(self, batches.max_batch_rows)
+        self._most_in_block = min(INLINE_ROWS, batches.max_batch_rows)
         self._max_queue = batches.max_queue
+        self.in_blocks = 0  # calls that wait in blocks
         batches.feed = self._feed
         batches.after = self.flush_dirty
         overloaded = to_status(batches.overloaded)
@@ -176,7 +182,11 @@ class NativeFront:
 
     @property
     def full(self) -> bool:
-        return len(self._lane) + self.batches.batcher.waiting >= self._max_queue
+        return self._room() <= 0
+
+    def _room(self) -> int:
+        """Calls that the queue still takes."""
+        return self._max_queue - len(self._lane) - self.batches.batcher.waiting - self.in_blocks
 
     @property
     def busy(self) -> bool:
@@ -188,7 +198,7 @@ class NativeFront:
         connection = link.connection
         calls, connection.calls = connection.calls, []
         lane, forms = self._lane, self.forms
-        room = self._max_queue - len(lane) - self.batches.batcher.waiting
+        room = self._room()
         accepting = self.state.accepting
         refused: list[int] = []
         names: dict[str, int] = {}
@@ -210,6 +220,45 @@ class NativeFront:
             self.metrics.refused(names)
         if lane:
             self.batches.wake(len(lane))
+
+    def take_blocks(self, link: Link, now_ns: int) -> None:
+        """Calls that came alike: as many as there is room for, the others are refused."""
+        connection = link.connection
+        waiting, connection.blocks = connection.blocks, []
+        for block in waiting:
+            room = max(0, self._room())
+            ids, messages = block.ids, block.messages
+            if room < len(ids):
+                connection.fail_block(ids[room:], self._refusal)
+                self.metrics.refused({block.head.method.name: len(ids) - room})
+                ids, messages = ids[:room], messages[:room]
+            for begin in range(0, len(ids), self._most_in_block):
+                until = begin + self._most_in_block
+                self._take_block(link, ids[begin:until], messages[begin:until], block.head, now_ns)
+        self.dirty[link] = None
+
+    def _take_block(self, link: Link, ids: range, messages: Bytes, head: Head, now_ns: int) -> None:
+        first = messages[0].tobytes()
+        form = self.forms.of(first) if head.method.packed and self.state.accepting else None
+        model = model_for(self.plane.repository, form) if form is not None else None
+        if form is None or model is None or form.rows * len(ids) > INLINE_ROWS:
+            self.alone(link, ids, messages)
+            return
+        prefix = np.frombuffer(form.prefix, np.uint8)
+        alike = (messages[:, : len(prefix)] == prefix).all(axis=1)
+        matrix = matrix_of(messages, form, len(prefix), len(model.schema)) if alike.all() else None
+        if matrix is None:
+            self.alone(link, ids, messages)
+            return
+        self.in_blocks += len(ids)
+        self.batches.put(CallBlock(self, link, ids, messages, form, Job(model, matrix, now_ns), head.timeout_ns))
+
+    def alone(self, link: Link, ids: Iterable[int], messages: Bytes) -> None:
+        """Calls of a block that must be looked at one by one."""
+        for stream_id, one in zip(ids, messages, strict=True):
+            stream = link.connection.stream(stream_id)
+            if stream is not None:
+                self._request(link, stream, one.tobytes(), waited=True)
 
     def ordinary(self, entry: Entry) -> None:
         """A recognized request that must be looked at like any other after all."""
@@ -418,6 +467,8 @@ class Link(asyncio.Protocol):
             front.take(self)
             self._break(fault)
             return
+        if connection.blocks:
+            front.take_blocks(self, now_ns)
         if connection.calls:
             front.take_calls(self, now_ns)
         if connection.events:

@@ -50,12 +50,15 @@ def outcome(chunks: list[bytes], limits: Limits | None = None) -> Any:
             fault = (error.code, error.reason)
             break
         finally:
+            for block in connection.blocks:
+                for stream_id, body in zip(block.ids, block.messages, strict=True):
+                    got.setdefault(stream_id, []).append(body.tobytes())
             for stream_id, _, body in connection.calls:
                 got.setdefault(stream_id, []).append(body)
             for kind, stream, body in connection.events:
                 if kind == Event.REQUEST:
                     got.setdefault(stream.id, []).append(body)
-            connection.calls, connection.events = [], []
+            connection.calls, connection.blocks, connection.events = [], [], []
             sent += connection.output()
     for stream in list(connection.streams.values()):
         if not stream.unary:
@@ -117,3 +120,32 @@ def test_messages_in_frames_of_any_size_come_whole(
     assert whole == pieces
     assert whole[0] == expected
     assert whole[2] is None
+
+
+@given(
+    st.lists(st.tuples(st.integers(14, 40), st.binary(min_size=8, max_size=8)), min_size=1, max_size=4),
+    st.lists(any_frame, max_size=3),
+    st.integers(0, 200),
+    st.lists(st.integers(0, 10_000), max_size=6),
+)
+def test_many_calls_alike_are_the_calls_that_they_are_one_by_one(
+    runs: list[tuple[int, bytes]], strange: list[bytes], at: int, places: list[int]
+) -> None:
+    """Blocks, whatever stands between the calls, against byte by byte, which makes none."""
+    asked = [(b"/score", bytes([number]) + body) for count, body in runs for number in range(count)]
+    sent = conversation(asked)
+    at = 1 + at % len(sent)
+    data = b"".join([*sent[:at], *strange, *sent[at:]])
+    alone = outcome([data[at : at + 1] for at in range(len(data))])
+    assert outcome([data]) == alone
+    assert outcome(cut(data, places)) == alone
+
+
+def test_calls_alike_come_as_a_block() -> None:
+    connection = Connection(METHODS, EveryCall(), Limits())
+    connection.receive(b"".join(conversation([(b"/score", b"row")])), 0)  # whose headers are known from now on
+    connection.receive(b"".join(conversation([(b"/score", bytes([one])) for one in range(41)])[2 + 1 :]), 0)
+    (block,) = connection.blocks
+    assert block.ids == range(3, 83, 2)
+    assert [one.tobytes() for one in block.messages] == [bytes([one]) for one in range(1, 41)]
+    assert connection.calls == []
