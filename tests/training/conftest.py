@@ -7,7 +7,7 @@ import pytest
 
 from tests.training.synthetic import market, write_recording
 from training import experiment, metrics
-from training.dataset import Dataset, read_dataset
+from training.data import Dataset, load
 from training.experiment import Experiment, Settings
 from training.search import Budget
 
@@ -22,7 +22,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def dataset(recording: Path) -> Dataset:
-    return read_dataset([recording], horizon_s=60, sample_period_s=1)
+    return load([recording])
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from common.schema import FULL_1
 from server.core.bundles import load_bundle
 from training import experiment
 from training.bundle import Bundle, build_bundle, bundle_folder, one_row_latency_us, write_bundle
-from training.dataset import Dataset
+from training.data import Dataset
 from training.experiment import Experiment, Settings
 from training.models import BASELINES
 from training.search import Budget

@@ -13,7 +13,7 @@ from common.errors import InputError, TrainingError
 from common.schema import CORE_1
 from training import experiment
 from training import pool as pool_module
-from training.dataset import Dataset
+from training.data import Dataset
 from training.experiment import Experiment, Settings, on_schema
 from training.labels import spike_threshold
 from training.metrics import mean_of_folds
