@@ -13,10 +13,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
-from common.errors import RequestError
+from common.errors import RequestError, VolcastError
+from server.core.dataplane import Job
+from server.core.models import Model, Repository
 from server.core.requests import PackedInput, PredictInput, Result, Selection
-from server.core.rows import DTYPES
+from server.core.rows import DTYPES, all_finite
 
 MAX_ROWS = 1024
 _REMEMBERED = 32
@@ -108,6 +111,33 @@ def answer_prefix(result: Result) -> bytes:
 
 def answer_suffix(queue_ns: int, compute_ns: int) -> bytes:
     return b"\x28" + varint(max(0, queue_ns)) + b"\x30" + varint(max(0, compute_ns))
+
+
+def job_of(raw: bytes, form: Form, repository: Repository, arrived_ns: int) -> Job | None:
+    """A recognized request as a job; None where it must be parsed to be told what is wrong with it."""
+    model = model_for(repository, form)
+    if model is None:
+        return None
+    flat = np.frombuffer(raw, DTYPES[form.data_type], offset=len(form.prefix))
+    if not all_finite(flat):  # before they are widened: NumPy warns of a signalling NaN
+        return None
+    return Job(model, np.asarray(flat, np.float64).reshape(-1, len(model.schema)), arrived_ns)
+
+
+def model_for(repository: Repository, form: Form) -> Model | None:
+    """The model that scores requests of this form; None where they must be told that they are at fault."""
+    try:
+        model = repository.resolve(form.selection)
+    except VolcastError:
+        return None
+    return model if model.schema.hash == form.schema_hash else None
+
+
+def answer_of(result: Result) -> bytes:
+    """A PredictResponse."""
+    values = result.probabilities.astype("<f8", copy=False).tobytes()
+    suffix = answer_suffix(result.queue_ns, result.compute_ns)
+    return answer_prefix(result) + b"\x22" + varint(len(values)) + values + suffix
 
 
 def varint(number: int) -> bytes:

@@ -16,6 +16,8 @@ from server.batching import BatchLoop
 from server.core.batcher import FaultError
 from server.core.dataplane import DataPlane, Job, Outcome
 from server.core.requests import PredictInput, Result
+from server.grpc.forms import Forms, answer_of, job_of
+from server.grpc.inference import read_predict
 from server.grpc.methods import Method, Methods, Scoring, ScoringStream, Stream, Unary
 from server.metrics import ServerMetrics
 from server.security.guard import Guarded
@@ -80,6 +82,7 @@ class GrpcioFront:
         self._loop = asyncio.get_running_loop()
         self._streams: dict[Context, int] = {}  # when each was last heard of, on the plane's clock
         self._options = list(options)
+        self._forms = Forms()
         self._handlers = Guarded(gate, {path: self._handler(method) for path, method in methods.items()})
         self._server = self._new_server()
         self._ending = False
@@ -161,15 +164,24 @@ class GrpcioFront:
         return handle
 
     def _scoring(self, method: Scoring) -> Any:
+        recognized = self._recognized if method.packed else None
+
         async def handle(raw: bytes, context: Context) -> bytes:
             arrived_ns = self._now_ns()
             try:
                 if self._batches.batcher.full:
                     raise self._batches.overloaded
-                request, encode = method.decode(raw)
                 remaining_s = context.time_remaining()
                 deadline_ns = None if remaining_s is None else arrived_ns + int(remaining_s * 1e9)
-                answer = encode(await self._score(request, arrived_ns, deadline_ns))
+                if recognized is not None and (job := recognized(raw, arrived_ns)) is not None:
+                    answer = answer_of(await self._run(job, deadline_ns))
+                else:
+                    request, encode = method.decode(raw)
+                    self._state.require_accepting()
+                    job = self._plane.prepare(request, arrived_ns)
+                    if method.packed:
+                        self._forms.learn(raw, request, read_predict)
+                    answer = encode(await self._run(job, deadline_ns))
             except Exception as error:
                 await self._fail(context, method.name, error, arrived_ns)
             self._metrics.request(method.name, "OK", self._now_ns() - arrived_ns)
@@ -177,9 +189,19 @@ class GrpcioFront:
 
         return handle
 
-    async def _score(self, request: PredictInput, arrived_ns: int, deadline_ns: int | None) -> Result:
+    def _recognized(self, raw: bytes, arrived_ns: int) -> Job | None:
+        """A request that looks like one before it, without parsing; None where it must be parsed."""
+        form = self._forms.of(raw)
+        if form is None or not self._state.accepting:
+            return None
+        return job_of(raw, form, self._plane.repository, arrived_ns)
+
+    async def _score(self, request: PredictInput, arrived_ns: int) -> Result:
         self._state.require_accepting()
-        work = FutureWork(self._plane.prepare(request, arrived_ns), deadline_ns, self._loop.create_future())
+        return await self._run(self._plane.prepare(request, arrived_ns), None)
+
+    async def _run(self, job: Job, deadline_ns: int | None) -> Result:
+        work = FutureWork(job, deadline_ns, self._loop.create_future())
         self._batches.put(work)
         try:
             return await work._future
@@ -210,7 +232,7 @@ class GrpcioFront:
         try:
             if isinstance(frame.input, VolcastError):
                 raise frame.input
-            answer, code = frame.encode(await self._score(frame.input, arrived_ns, None)), "OK"
+            answer, code = frame.encode(await self._score(frame.input, arrived_ns)), "OK"
         except Exception as error:
             answer, code = frame.fail(error), _CODES[self._status_of(error).code].name
         self._metrics.request(method.name, code, self._now_ns() - arrived_ns)

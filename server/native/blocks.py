@@ -23,7 +23,6 @@ from server.http2.frames import MESSAGE
 from server.http2.headers import NO_TIMEOUT
 
 if TYPE_CHECKING:
-    from server.core.models import Model, Repository
     from server.native.calls import FrameStream
     from server.native.front import Link, NativeFront
 
@@ -54,15 +53,6 @@ def matrix_of(messages: Bytes, form: Form, begin: int, width: int) -> Matrix | N
     if not all_finite(values):  # before they are widened: NumPy warns of a signalling NaN
         return None
     return np.asarray(values, FLOAT64).reshape(-1, width)
-
-
-def model_for(repository: Repository, form: Form) -> Model | None:
-    """None where a request of this form must be told that it is at fault."""
-    try:
-        model = repository.resolve(form.selection)
-    except VolcastError:
-        return None
-    return model if model.schema.hash == form.schema_hash else None
 
 
 def _body(result: Result, rows: int, queue_ns: int) -> tuple[bytes, int]:

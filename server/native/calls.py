@@ -10,13 +10,13 @@ from common.errors import DeadlineError, VolcastError
 from server.core.batcher import INLINE_ROWS
 from server.core.dataplane import Job, Outcome
 from server.core.requests import PredictInput, Result
-from server.grpc.forms import frame_parts
+from server.grpc.forms import frame_parts, model_for
 from server.grpc.inference import read_predict
 from server.grpc.methods import Frame, ScoringStream
 from server.http2.blocks import LEAST, Bytes
 from server.http2.sending import framed
 from server.http2.stream import Stream
-from server.native.blocks import FrameBlock, frames_alike, matrix_of, model_for
+from server.native.blocks import FrameBlock, frames_alike, matrix_of
 from server.native.entries import Entry, new_entry
 
 if TYPE_CHECKING:

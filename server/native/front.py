@@ -16,7 +16,7 @@ from server.batching import BatchLoop
 from server.core.batcher import INLINE_ROWS, FaultError
 from server.core.dataplane import DataPlane, Job, Outcome
 from server.core.requests import Result
-from server.grpc.forms import Forms
+from server.grpc.forms import Forms, model_for
 from server.grpc.inference import read_predict
 from server.grpc.methods import Frame, Method, Methods, Scoring, ScoringStream, Unary
 from server.grpc.methods import Stream as StreamMethod
@@ -26,7 +26,7 @@ from server.http2.frames import ErrorCode, ProtocolError
 from server.http2.headers import SHORT, STREAMING, UNARY, Head, failure
 from server.http2.stream import RESOURCE_EXHAUSTED, Stream
 from server.metrics import CODE_NAMES, ServerMetrics
-from server.native.blocks import CallBlock, matrix_of, model_for
+from server.native.blocks import CallBlock, matrix_of
 from server.native.bursts import Lane
 from server.native.calls import Dialogue, FrameStream, FrameWork, UnaryCall
 from server.native.entries import Entry, new_entry
