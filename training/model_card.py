@@ -38,7 +38,7 @@ from training.reports import PICTURES_FOLDER, read_evaluation, write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "model_card_v1"
-WIDTH = 118
+WIDTH = 120
 CARD_FILE = "card.json"
 PICTURES = {
     "reliability": "Reliability: what was said against what was seen, with 95 % intervals",

@@ -74,6 +74,7 @@ def _as_json(prediction: Prediction) -> bytes:
         {
             "product_id": prediction.product_id,
             "event_time_ns": prediction.event_time_ns,
+            "sequence_num": prediction.sequence_num,
             "probability": None if prediction.missing_reason else prediction.probability,
             "threshold": prediction.threshold,
             "model": f"{prediction.model_name}/{prediction.model_version}",

@@ -177,7 +177,7 @@ def areas(
     ends_tie = np.append(np.diff(probability[order]) != 0, True)
     pr_auc, roc_auc = np.empty(len(draws)), np.empty(len(draws))
     kernels.areas()(
-        y[order] == 1, block[order].astype(np.int64), ends_tie, np.ascontiguousarray(draws), pr_auc, roc_auc
+        y[order] == 1, block[order].astype(np.int64), ends_tie, np.ascontiguousarray(draws.T), pr_auc, roc_auc
     )
     return pr_auc, roc_auc
 

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
 from training.evaluation.episodes import NS_PER_S, Line
@@ -109,6 +109,8 @@ def _reliability(part: Part, primary: str) -> Canvas:
             axis.plot(said, seen, marker="o", markersize=4, color=colour[name], label=model_name(name), zorder=3)
         axis.set(xlim=(0, top), ylim=(0, top), xlabel="mean probability said")
         axis.set_aspect("equal")
+        axis.xaxis.set_major_locator(MaxNLocator(6))
+        axis.yaxis.set_major_locator(MaxNLocator(6))
     bins = part.models[primary].reliability
     for one in bins:
         if one.observed.low is not None:
@@ -190,6 +192,8 @@ def _percentiles(part: Part, rows: Scored, primary: str) -> Canvas:
     left.axvspan(100 * (1 - rate), 100, color=SPIKE_COLOUR, alpha=0.6, linewidth=0)
     left.text(1, threshold_bps, f"τ = {threshold_bps:.3g} bps", color=ALARM_COLOUR, va="bottom", fontsize=8.5)
     left.set_yscale("log")
+    # A market that stood still for a moment would stretch the scale by decades.
+    left.set_ylim(bottom=0.8 * max(1e-3, float(np.percentile(volatility_bps, 1))))
     left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     left.yaxis.set_minor_locator(NullLocator())
@@ -301,7 +305,8 @@ def _bars(part: Part, evaluation: ModelEval, by: str) -> Canvas | None:
         label="base rate",
     )
     crowded = len(groups) > 12
-    axes.set_xlim(-0.6, max(len(groups), LEAST_BARS) - 0.4)
+    spare = max(0, LEAST_BARS - len(groups)) / 2
+    axes.set_xlim(-0.6 - spare, len(groups) - 0.4 + spare)
     axes.set_xticks(
         np.arange(len(groups)),
         [one.name if crowded else f"{one.name}\n{one.rows:,} rows" for one in groups],

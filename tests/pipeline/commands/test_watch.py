@@ -78,7 +78,7 @@ def test_only_the_product_asked_for_is_shown_and_garbage_is_passed_over(
     said = capfd.readouterr()
     shown = [json.loads(line) for line in said.out.splitlines()]
     assert shown[0] == {
-        "product_id": "ETH-USD", "event_time_ns": TIME_NS, "probability": 0.1, "threshold": 0.5,
+        "product_id": "ETH-USD", "event_time_ns": TIME_NS, "sequence_num": 0, "probability": 0.1, "threshold": 0.5,
         "model": "volatility/1", "latency_ms": 1.5, "missing": None,
     }  # fmt: skip
     assert len(shown) == 2
