@@ -16,7 +16,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -24,7 +24,6 @@ import msgspec
 from common.bundle import MODEL_FILE, read_bundle
 from common.config import TrackingConfig
 from common.errors import InputError, UnavailableError, UsageError
-from training.promotion import Role
 from training.tracking.record import (
     BUNDLE,
     EVIDENCE,
@@ -38,6 +37,9 @@ from training.tracking.record import (
     runs,
     write_upload,
 )
+
+if TYPE_CHECKING:
+    from training.promotion import Role
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 RUN_TAG, MODEL_TAG = "volcast.run", "volcast.model_sha256"
