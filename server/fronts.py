@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.config import ServerConfig
-from common.errors import ConfigError
 from server.batching import BatchLoop
 from server.core.dataplane import DataPlane
 from server.grpc.methods import Methods
@@ -23,14 +22,10 @@ Front = NativeFront | GrpcioFront
 
 
 def chosen_front(config: ServerConfig, log: Any) -> str:
-    """The faster front where it can serve what was asked. Raises ConfigError where the one asked for cannot."""
-    needs_grpcio = bool(config.tls_cert)
-    if config.front == "native" and needs_grpcio:
-        raise ConfigError("server.front", "native", "grpcio or auto: TLS (server.tls_cert) is grpcio's")
+    """The faster front, unless another was asked for."""
     if config.front == "auto":
-        front, why = ("grpcio", "TLS") if needs_grpcio else ("native", "the fastest")
-        log.info("front", front=front, why=why)
-        return front
+        log.info("front", front="native", why="the fastest")
+        return "native"
     return config.front
 
 
@@ -64,6 +59,6 @@ def make_front(config: ServerConfig, parts: Parts, certificates: Certificates | 
             keepalive_timeout_s=config.keepalive_timeout_s,
             reuse_port=reuse_port,
         )
-        return NativeFront(*common, limits, sockets)
+        return NativeFront(*common, limits, sockets, certificates.context() if certificates else None)
     options = [(key, int(reuse_port) if key == "grpc.so_reuseport" else one) for key, one in channel_options(config)]
     return GrpcioFront(*common, options, certificates.credentials() if certificates else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,7 @@ class NativeFront:
         log: Any,
         limits: Limits,
         sockets: SocketLimits,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.methods: Mapping[bytes, Method] = {path.encode(): method for path, method in methods.items()}
         self.limits = limits
@@ -89,6 +91,7 @@ class NativeFront:
         self._servers: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
         self.sockets = sockets
+        self._tls = tls
         self._gate = gate
         self.spin(sockets.spin_us * 1000)
         self._spin_until_ns = 0
@@ -123,7 +126,7 @@ class NativeFront:
         for host, port in addresses:
             try:
                 server = await self._loop.create_server(
-                    lambda: Link(self), host, port, reuse_port=self.sockets.reuse_port, backlog=1024
+                    lambda: Link(self), host, port, reuse_port=self.sockets.reuse_port, backlog=1024, **self._secured()
                 )
             except OSError:
                 raise UnavailableError(
@@ -132,6 +135,11 @@ class NativeFront:
             self._servers.append(server)
         self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
         return [server.sockets[0].getsockname()[1] for server in self._servers]
+
+    def _secured(self) -> dict[str, Any]:
+        """A handshake that is not done in time ends; so does a goodbye that the peer does not answer."""
+        limit_s = self.sockets.partial_s
+        return {"ssl": self._tls, "ssl_handshake_timeout": limit_s, "ssl_shutdown_timeout": 1.0} if self._tls else {}
 
     async def drain(self, drain_s: float) -> None:
         """No connection and no call begins any more; those in hand get `drain_s` seconds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,12 +18,16 @@ _SEQUENCE, _UTC_TIME, _GENERALIZED_TIME, _VERSION = 0x30, 0x17, 0x18, 0xA0
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What a server shows and how it checks callers. expires_s: the first of the chain to end, seconds since 1970."""
+    """What a server shows and how it checks callers. expires_s: the first of the chain to end, seconds since 1970.
+
+    context: the same for the standard library's ssl, as gRPC needs it.
+    """
 
     cert: bytes
     key: bytes
     client_ca: bytes | None
     expires_s: float
+    context: ssl.SSLContext = field(compare=False, repr=False)
 
 
 def read_pair(cert: Path, key: Path, client_ca: Path | None, now_s: float) -> Pair:
@@ -51,7 +55,18 @@ def _checked(cert: Path, key: Path, client_ca: Path | None) -> Pair:
     if client_ca is not None:
         roots = _read("client CA", client_ca)
         list(_expiries(client_ca, roots))
-    return Pair(chain, secret, roots, expires_s)
+    return Pair(chain, secret, roots, expires_s, _for_grpc(context, roots))
+
+
+def _for_grpc(context: ssl.SSLContext, roots: bytes | None) -> ssl.SSLContext:
+    """HTTP/2 over TLS 1.2 at least, without renegotiation (RFC 9113, section 9.2); callers as client_ca says."""
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    if roots is not None:
+        context.load_verify_locations(cadata=roots.decode("ascii", "replace"))
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 def _read(what: str, path: Path) -> bytes:

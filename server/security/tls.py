@@ -1,7 +1,8 @@
-"""TLS for grpcio servers, its certificates exchanged without a restart."""
+"""TLS for both fronts, its certificates exchanged without a restart."""
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,17 @@ class Certificates:
             _configuration(self._pair), self._fetch, require_client_authentication=self._pair.client_ca is not None
         )
 
+    def context(self) -> ssl.SSLContext:
+        """For the sockets of the native front: each handshake is done with the newest pair."""
+        first = self._pair.context
+        first.sni_callback = self._newest
+        return first
+
+    def _newest(self, handshake: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        self._look()
+        if self._pair.context is not context:
+            handshake.context = self._pair.context
+
     def refresh(self, force: bool = False) -> bool:
         """Reads the files again where one has changed. Returns whether there is another pair now."""
         with self._lock:
@@ -89,12 +101,16 @@ class Certificates:
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration:
         # Always the pair, not only after a change: a refresh by signal may have come in between, and grpcio
-        # keeps what it was given last. An error here would end the handshake, so none is let out.
+        # keeps what it was given last.
+        self._look()
+        return _configuration(self._pair)
+
+    def _look(self) -> None:
+        # An error here would end the handshake, so none is let out.
         try:
             self.refresh()
         except Exception:
             self._log.exception("certificate_not_refreshed")
-        return _configuration(self._pair)
 
 
 def _configuration(pair: Pair) -> grpc.ServerCertificateConfiguration:

@@ -16,6 +16,7 @@ from tests.server.bundles import rows
 from tests.server.conformance.calls import SERVICE, call, channel_to, code_of, frame, packed
 from tests.server.processes import Process, run_to_end, running, serve
 from tests.server.security.authority import Authority, Files
+from volcast.v1 import PredictResponse
 
 PREDICT = SERVICE + "Predict"
 STREAM = SERVICE + "StreamPredict"
@@ -158,18 +159,17 @@ def successor() -> Authority:
 
 
 def test_mutual_tls_lets_in_who_shows_a_certificate_and_takes_new_ones_without_a_restart(
-    models: Path, tmp_path: Path, authority: Authority, successor: Authority
+    front: str, models: Path, tmp_path: Path, authority: Authority, successor: Authority
 ) -> None:
     files = Files(tmp_path, authority)
     options = ("--tls-cert", str(files.cert), "--tls-key", str(files.key), "--tls-client-ca", str(files.client_ca))
     ports = ("--port", "0", "--metrics-port", "0", "--models-dir", str(models))
     ok, away = grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE
     with (
-        running("serve", *ports, *options) as process,
+        running("serve", *ports, *options, "--front", front) as process,
         trusted(process.address, authority, authority.signed("caller")) as old,
     ):
         address = process.address
-        assert process.ready["front"] == "grpcio"  # auto takes what can
         assert code_of(ask(old, PREDICT, one_row(), ())) is ok
         assert code_through(trusted(address, authority)) is away
         assert code_through(trusted(address, authority, successor.signed("caller"))) is away
@@ -185,10 +185,11 @@ def test_mutual_tls_lets_in_who_shows_a_certificate_and_takes_new_ones_without_a
         assert process.stop() == 0
 
 
-def test_tls_and_tokens_go_together(models: Path, tmp_path: Path, authority: Authority) -> None:
+def test_tls_and_tokens_go_together(front: str, models: Path, tmp_path: Path, authority: Authority) -> None:
     files = Files(tmp_path, authority)
     (tmp_path / "tokens").write_text(line("worker"))
     environ = {
+        "VOLCAST_SERVER__FRONT": front,
         "VOLCAST_SERVER__TLS_CERT": str(files.cert),
         "VOLCAST_SERVER__TLS_KEY": str(files.key),
         "VOLCAST_SERVER__TOKENS_FILE": str(tmp_path / "tokens"),
@@ -210,12 +211,27 @@ def refusal(models: Path, *options: str) -> str:
     return said
 
 
-def test_the_native_front_with_tls_is_refused_in_one_line(models: Path, tmp_path: Path, authority: Authority) -> None:
+def test_many_calls_a_large_message_and_a_stream_go_through_tls(
+    front: str, models: Path, tmp_path: Path, authority: Authority
+) -> None:
     files = Files(tmp_path, authority)
-    said = refusal(models, "--front", "native", "--tls-cert", str(files.cert), "--tls-key", str(files.key))
-    assert said == (
-        "volcast: config: server.front: expected grpcio or auto: TLS (server.tls_cert) is grpcio's, got 'native'"
-    )
+    environ = {"FRONT": front, "TLS_CERT": str(files.cert), "TLS_KEY": str(files.key)}
+    with (
+        serve(models, **{f"VOLCAST_SERVER__{key}": one for key, one in environ.items()}) as process,
+        trusted(f"127.0.0.1:{process.ready['port']}", authority) as channel,
+    ):
+        asked = [ask(channel, PREDICT, packed(rows(count)).SerializeToString(), ()) for count in [1] * 100 + [20_000]]
+        answers = [PredictResponse.FromString(one.result()) for one in asked]
+        assert [len(one.probabilities) for one in answers] == [1] * 100 + [20_000]
+        frames = iter([frame(number, packed(rows(1))).SerializeToString() for number in range(1, 101)])
+        assert len(list(channel.stream_stream(STREAM)(frames, timeout=20))) == 100
+        assert process.stop() == 0
+
+
+def test_auto_takes_the_native_front_for_tls_too(models: Path, tmp_path: Path, authority: Authority) -> None:
+    files = Files(tmp_path, authority)
+    with serve(models, VOLCAST_SERVER__TLS_CERT=str(files.cert), VOLCAST_SERVER__TLS_KEY=str(files.key)) as process:
+        assert process.ready["front"] == "native"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
