@@ -41,6 +41,7 @@ section { background: #fff; border: 1px solid #e0e5ea; border-radius: 8px; paddi
 .tile b { display: block; font-size: 22px; font-variant-numeric: tabular-nums; } .tile span { color: #5b6875; font-size: 13px; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; width: 100%; }
+table.narrow { width: auto; min-width: 320px; }
 th, td { text-align: right; padding: 5px 10px; border-bottom: 1px solid #e8ecf0; vertical-align: top; white-space: nowrap; }
 th { color: #44515e; font-weight: 600; } th:first-child, td:first-child { text-align: left; }
 ul { margin: 6px 0; padding-left: 20px; } li { margin: 3px 0; max-width: 90ch; }

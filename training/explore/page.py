@@ -82,8 +82,11 @@ def _tiles(one: Exploration) -> str:
 
 
 def _read(one: Exploration) -> str:
+    counts = {"read": one.counts["ticks"]}
+    counts |= {f"dropped: {name}": n for name, n in one.counts.items() if n and name not in ("ticks", "gaps", "rows")}
+    counts["rows left"] = one.counts["rows"]
     rows = "".join(
-        f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{count:,}</td></tr>" for name, count in one.counts.items()
+        f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{count:,}</td></tr>" for name, count in counts.items()
     )
     left_out = (
         f"<p>The last {one.rows_left_out:,} rows are not looked at here: the ones a model is judged on, and those "
@@ -95,8 +98,8 @@ def _read(one: Exploration) -> str:
     return (
         f"<h2>What was read</h2><section><p>{len(one.files)} file{'' if len(one.files) == 1 else 's'}, "
         f"<code>SHA-256 {one.sha256[:16]}…</code>; schema {escape(one.schema)} "
-        f"({one.schema_hash}), at most one row a product in {one.sample_period_s} s.</p>{left_out}"
-        f'<div class="wide"><table><tr><th>count</th><th>of records</th></tr>{rows}</table></div>'
+        f"({one.schema_hash}), at most one row of a product in {one.sample_period_s}&nbsp;s.</p>{left_out}"
+        f'<div class="wide"><table class="narrow"><tr><th></th><th>records</th></tr>{rows}</table></div>'
         f"{f'<ul>{notes}</ul>' if notes else ''}</section>"
     )
 
