@@ -242,9 +242,7 @@ def update(
             state[SECOND] = second
             state[MOVED_NS] = time_ns
             state[HEAD] = state[TAIL] = 0
-            before[DECAYED] = 0.0
-            sums_p[:, :] = 0
-            seconds[p, :] = 0.0
+            sums_p[:, :] = 0  # but not `seconds`: by the time a row is warm, all of them are of this history
         else:
             advance(state, sums_p, time_ns, times, moves, flows, spreads, imbalances, peaks)
             if count - state[OLDEST] > state[MASK]:
