@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -31,6 +32,7 @@ HORIZON_S = 60.0
 WARM_UP_S = 600.0  # ticks read before the first prediction: the longest window, twice
 AHEAD_NS = 360 * 10**9  # ticks read beyond the newest prediction, at most, while predictions are still to be read
 STEP_S = 0.2
+FILE_WIDTH = 160  # a file has no width of its own
 
 
 @click.command(
@@ -204,7 +206,7 @@ def _say(session: Session, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
     console.print(_table(session))
     console.print(_footer(session), highlight=False, soft_wrap=True)
 

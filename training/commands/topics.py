@@ -15,6 +15,7 @@ BATCH = 5000
 # A broker whose newest batch counts as one record (the embedded one) says an end that lies before the real one,
 # so a reader is at the end when it has waited for so long in vain.
 IDLE_S = 0.5
+LONG_S = 5.0
 
 
 class TopicReader:
@@ -29,7 +30,8 @@ class TopicReader:
         self._consumer: Consumer = make_consumer(config, "volcast-monitor")
         self._waited_s = 0.0  # since the last message
         try:
-            self._consumer.assign(_positions(self._consumer, config, topic, since_ms))
+            begin, self._ends = _positions(self._consumer, config, topic, since_ms)
+            self._consumer.assign(begin)
         except BaseException:
             self._consumer.close()
             raise
@@ -38,12 +40,20 @@ class TopicReader:
         began_s = time.monotonic()
         messages = consume_batch(self._consumer, BATCH, timeout_s)
         self._waited_s = 0.0 if messages else self._waited_s + time.monotonic() - began_s
+        for message in messages:
+            partition = message.partition() or 0
+            if (message.offset() or 0) + 1 >= self._ends.get(partition, 0):
+                self._ends.pop(partition, None)
         return messages
 
     @property
     def at_end(self) -> bool:
-        """Whether the last reads brought nothing. Time that was not spent reading does not count."""
-        return self._waited_s >= IDLE_S
+        """Whether all that was there at the start is read and the last reads brought nothing.
+
+        Time that was not spent reading does not count. A broker that gives nothing for long has no more to give:
+        records of transactions that were given up are counted and never come.
+        """
+        return self._waited_s >= (LONG_S if self._ends else IDLE_S)
 
     def close(self) -> None:
         self._consumer.close()
@@ -59,21 +69,26 @@ def read_to_end(config: KafkaConfig, topic: str, since_ms: int | None) -> Iterat
         reader.close()
 
 
-def _positions(consumer: Consumer, config: KafkaConfig, topic: str, since_ms: int | None) -> list[TopicPartition]:
+def _positions(
+    consumer: Consumer, config: KafkaConfig, topic: str, since_ms: int | None
+) -> tuple[list[TopicPartition], dict[int, int]]:
+    """Where to begin, and the ends of the partitions that hold something from there on."""
     known = consumer.list_topics(timeout=config.timeout_s).topics
     if topic not in known:
         raise UnavailableError(f"kafka: there is no topic {topic}; `volcast worker` makes it")
-    positions = []
+    begin, ends = [], {}
     try:
-        for one in known[topic].partitions:
-            partition = TopicPartition(topic, one)
-            low, _ = consumer.get_watermark_offsets(partition, config.timeout_s)
-            positions.append(TopicPartition(topic, one, low))
-        if since_ms is None:
-            return positions
-        wanted = [TopicPartition(one.topic, one.partition, since_ms) for one in positions]
-        found = consumer.offsets_for_times(wanted, config.timeout_s)
+        for number in known[topic].partitions:
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, number), config.timeout_s)
+            begin.append(TopicPartition(topic, number, low))
+            ends[number] = high
+        if since_ms is not None:
+            wanted = [TopicPartition(topic, one.partition, since_ms) for one in begin]
+            found = consumer.offsets_for_times(wanted, config.timeout_s)
+            # Below zero: nothing as new as that.
+            begin = [
+                TopicPartition(topic, one.partition, one.offset if one.offset >= 0 else OFFSET_END) for one in found
+            ]
     except KafkaException as error:
         raise UnavailableError(f"kafka: where to begin in {topic} cannot be found: {error.args[0].str()}") from None
-    # Below zero: nothing as new as that.
-    return [TopicPartition(one.topic, one.partition, one.offset if one.offset >= 0 else OFFSET_END) for one in found]
+    return begin, {one.partition: ends[one.partition] for one in begin if 0 <= one.offset < ends[one.partition]}
