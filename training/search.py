@@ -23,8 +23,11 @@ from training.models.base import Choice, Fitted, IntRange, Kind, LogRange, Param
 from training.models.calibration import fit_calibration
 from training.rows import Rows
 from training.splits import SplitRules, walk_forward
+from training.ticks import NS_PER_S
 
+DAY_NS = 86_400 * NS_PER_S
 MINIMUM_ROWS = 100  # of a training part
+MINIMUM_DAYS = 3  # of a training part, to learn from the time of day
 DEFAULT_DECISION = 0.5
 EARNS = 1e-3  # a group of features must lower the log loss by this share of it to stay
 logging.getLogger("optuna").setLevel(logging.WARNING)
@@ -68,11 +71,11 @@ def train(
 ) -> Chosen:
     """rows, y: one training part with both classes."""
     folds = validation_folds(rows, y, rules)
-    columns: tuple[str, ...] | None = None
+    columns = columns_to_learn_from(kind, rows)
     ablation: tuple[AblationRow, ...] = ()
     params = kind.defaults(rows.schema)
     if ablate and folds:
-        columns, ablation = keep_what_earns(kind, rows, y, folds, budget, seed)
+        columns, ablation = keep_what_earns(kind, rows, y, folds, budget, seed, columns)
     trials: tuple[Trial, ...] = ()
     if folds:
         trials = search(kind, rows, y, folds, budget, seed, columns)
@@ -88,6 +91,17 @@ def train(
             probability = sigmoid(calibration.slope * logit + calibration.intercept)
             decision = metrics.best_f1_threshold(validated, probability)
     return Chosen(fitted, decision, trials, ablation)
+
+
+def columns_to_learn_from(kind: Kind, rows: Rows) -> tuple[str, ...]:
+    """All that the kind may look at; the time of day only where there are days enough to tell it from the date.
+
+    In ten minutes of rows it is a slope, which a linear model follows to anywhere in the hours after them.
+    """
+    days = len(np.unique(rows.time_ns // DAY_NS))
+    return tuple(
+        name for name in kind.columns(rows.schema) if days >= MINIMUM_DAYS or not name.startswith("time_of_day")
+    )
 
 
 def validation_folds(rows: Rows, y: NDArray[np.int8], rules: SplitRules) -> list[Fold]:
@@ -241,15 +255,20 @@ def _group(name: str) -> str:
 
 
 def keep_what_earns(
-    kind: Kind, rows: Rows, y: NDArray[np.int8], folds: Sequence[Fold], budget: Budget, seed: int
+    kind: Kind,
+    rows: Rows,
+    y: NDArray[np.int8],
+    folds: Sequence[Fold],
+    budget: Budget,
+    seed: int,
+    every: tuple[str, ...],
 ) -> tuple[tuple[str, ...], tuple[AblationRow, ...]]:
-    """Columns that are left when groups are dropped one by one, the least useful first.
+    """Of `every`, columns that are left when groups are dropped one by one, the least useful first.
 
     A group goes when validation's log loss without it is not worse by EARNS of it. The table says for each
     group what was lost by leaving it out of all others.
     """
     params = kind.defaults(rows.schema)
-    every = kind.columns(rows.schema)
     by_group = groups(every)
 
     def score(columns: tuple[str, ...]) -> tuple[float, float]:

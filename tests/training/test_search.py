@@ -98,7 +98,8 @@ def test_validation_is_calibrated_and_the_decision_is_taken_there(rows: Rows, y:
 def test_features_that_are_noise_are_dropped_and_those_that_tell_are_kept(
     rows: Rows, y: NDArray[np.int8], folds: list[Fold]
 ) -> None:
-    kept, table = search.keep_what_earns(KINDS["logistic"], rows, y, folds, Budget(), 0)
+    every = KINDS["logistic"].columns(FULL_1)
+    kept, table = search.keep_what_earns(KINDS["logistic"], rows, y, folds, Budget(), 0, every)
     rows_of = {row.group: row for row in table}
     assert not rows_of["time of day"].kept
     assert not rows_of["imbalance"].kept
@@ -106,6 +107,14 @@ def test_features_that_are_noise_are_dropped_and_those_that_tell_are_kept(
     assert {"volatility", "trade_intensity"} <= set(kept)
     assert set(kept) == {name for row in table[1:] if row.kept for name in row.columns}
     assert rows_of["activity"].log_loss > rows_of["none"].log_loss > 0
+
+
+def test_the_time_of_day_is_learned_from_days_not_from_an_hour(rows: Rows) -> None:
+    kind = KINDS["logistic"]
+    in_an_hour = search.columns_to_learn_from(kind, rows)
+    assert set(kind.columns(FULL_1)) - set(in_an_hour) == {"time_of_day_sin", "time_of_day_cos"}
+    days = replace(rows, time_ns=np.arange(len(rows)) * 60 * NS_PER_S)
+    assert search.columns_to_learn_from(kind, days) == kind.columns(FULL_1)
 
 
 def test_every_feature_of_the_schema_is_in_one_group() -> None:
