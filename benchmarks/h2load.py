@@ -11,23 +11,29 @@ from benchmarks.native.peers import NotBuiltError, framed
 from benchmarks.requests import check, request
 
 LIMIT_S = 120.0
-PREDICT = "http://{}/volcast.v1.InferenceService/Predict"
+PREDICT = "{}://{}/volcast.v1.InferenceService/Predict"
 
 
-def h2load(address: str, in_flight: int, calls: int, rows: int = 1) -> float:
+def h2load(address: str, in_flight: int, calls: int, rows: int = 1, ca: str = "") -> float:
     """Calls of Predict a second over one connection, `calls` of them; proves that each brought an answer.
+
+    ca: a PEM file; the connection is TLS then.
 
     h2load sees HTTP status, not gRPC's. A refusal brings no message, so the bytes of the answers tell.
     """
     program = shutil.which("h2load")
     if program is None:
         raise NotBuiltError("h2load is not on PATH (Debian: nghttp2-client)")
-    least = check(address, rows)
+    least = check(address, rows, ca)
     with tempfile.NamedTemporaryFile() as body:
         body.write(framed(request(rows)))
         body.flush()
         command = [program, "-c1", f"-m{in_flight}", f"-n{calls}", f"-d{body.name}"]
-        command += ["-Hcontent-type: application/grpc", "-Hte: trailers", PREDICT.format(address)]
+        command += [
+            "-Hcontent-type: application/grpc",
+            "-Hte: trailers",
+            PREDICT.format("https" if ca else "http", address),
+        ]
         printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT_S).stdout
     rate = re.search(r"finished in .*?, ([\d.]+) req/s", printed)
     data = re.search(r"\((\d+)\) data", printed)

@@ -23,7 +23,7 @@ from benchmarks.streams import streams
 from benchmarks.swaps import swaps
 from benchmarks.targets import Row, table
 from benchmarks.turns import Run
-from benchmarks.unary import grpcio_front, many_in_flight, many_rows, one_in_flight, trees
+from benchmarks.unary import grpcio_front, many_in_flight, many_rows, one_in_flight, tls, trees
 from benchmarks.versions import versions
 from benchmarks.versus import NAMES, require_installed, versus
 
@@ -43,6 +43,7 @@ SECTIONS = {
     "latency": Section(one_in_flight, "volcast serve --front native; h2load -c1 -m1 -n15000; CPU from /proc/PID/stat"),
     "trees": Section(trees, f"{_UNARY} -n40000"),
     "grpcio": Section(grpcio_front, "volcast serve --front grpcio; h2load -c1 -m1 -n4000, -m32 -n10000", ("grpc_aio",)),
+    "tls": Section(tls, "volcast serve --tls-cert …, either front; h2load -c1 -m32 over https"),
     "tail": Section(half_load, "open_loop --seconds 5 --connections 4, at half of what h2load -m32 reached"),
     "rows": Section(many_rows, "h2load -c1 -m16 -n25000, 256 rows a call"),
     "streams": Section(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -11,7 +13,7 @@ from time import monotonic, sleep
 
 from benchmarks.echo import echoing
 from benchmarks.h2load import h2load
-from benchmarks.native.peers import built, cpp_echo, rust_echo
+from benchmarks.native.peers import NotBuiltError, built, cpp_echo, rust_echo
 from benchmarks.peers import peer
 from benchmarks.peers.specs import PEERS
 from benchmarks.processes import Process, cpu_s, server
@@ -21,6 +23,7 @@ from benchmarks.turns import Measure, Run
 
 IN_FLIGHT = 32
 ROWS = 256
+_GRPCIO = "our grpcio front, TLS"
 CPP, TONIC, PYTHON = "C++ echo, no model", "Rust tonic echo, no model", "bare grpc.aio echo, no model"
 
 
@@ -120,6 +123,31 @@ def grpcio_front(run: Run) -> Iterator[Row]:
             rates = run.in_turns(f"grpcio front, {in_flight} in flight", measures)
             what = f"Predict, 1 row, grpcio front, {in_flight} in flight"
             yield medians(what, "calls/s", rates["ours"], beside, rates[beside], target=at_least(1.3))
+
+
+def tls(run: Run) -> Iterator[Row]:
+    """What encryption costs on either front; their plaintext figures are in other rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        cert, key = f"{folder}/server.crt", f"{folder}/server.key"
+        _self_signed(cert, key)
+        files = ("--tls-cert", cert, "--tls-key", key)
+        with server("--front", "native", *files) as ours, server("--front", "grpcio", *files) as grpcio:
+            calls = {"ours": run.scaled(40_000), _GRPCIO: run.scaled(6_000)}
+            measures: dict[str, Measure] = {
+                "ours": lambda: h2load(ours.address, IN_FLIGHT, calls["ours"], ca=cert),
+                _GRPCIO: lambda: h2load(grpcio.address, IN_FLIGHT, calls[_GRPCIO], ca=cert),
+            }
+            rates = run.in_turns("TLS, 32 in flight", measures)
+    yield medians("Predict, 1 row, TLS, 32 in flight", "calls/s", rates["ours"], _GRPCIO, rates[_GRPCIO])
+
+
+def _self_signed(cert: str, key: str) -> None:
+    program = shutil.which("openssl")
+    if program is None:
+        raise NotBuiltError("openssl is not on PATH")
+    command = [program, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command, "-keyout", key, "-out", cert], check=True, capture_output=True, timeout=60)
 
 
 def many_rows(run: Run) -> Iterator[Row]:
