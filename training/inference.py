@@ -125,7 +125,9 @@ def _of_objects(path: Path, schema: FeatureSchema, rows: Sequence[dict[str, Any]
         values = [[np.nan if row.get(name) is None else float(row[name]) for name in schema.names] for row in held]
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: a feature is no number: {error}") from None
-    names = {name: [row.get(name) for row in rows] for name in NAMES_OF_ROWS if any(name in row for row in rows)}
+    names: dict[str, Sequence[Any]] = {
+        name: [row.get(name) for row in rows] for name in NAMES_OF_ROWS if any(name in row for row in rows)
+    }
     return Chunk(names, np.array(values, dtype=np.float64).reshape(len(rows), len(schema)))
 
 
