@@ -83,10 +83,15 @@ def test_models_are_mounted_read_only_where_the_server_looks() -> None:
     assert SERVICES["server"]["volumes"] == [f"../models:{container_config('server').server.models_dir}:ro"]
 
 
+def test_the_worker_finds_manifests_where_the_server_does() -> None:
+    """Live drift is against the reference in the manifest of the model that answers."""
+    assert f"../models:{container_config('worker').server.models_dir}:ro" in SERVICES["worker"]["volumes"]
+
+
 def test_what_is_written_goes_to_a_volume() -> None:
     assert SERVICES["ingestor"]["volumes"] == ["archive:/data"]
     assert container_config("ingestor").ingest.archive_dir.startswith("/data/")
-    assert SERVICES["worker"]["volumes"] == ["features:/data"]
+    assert SERVICES["worker"]["volumes"][0] == "features:/data"
     assert container_config("worker").worker.parquet_dir.startswith("/data/")
     named = {mount.split(":")[0] for service in SERVICES.values() for mount in service.get("volumes", [])}
     assert {name for name in named if not name.startswith(".")} == set(load("compose.yaml")["volumes"])
