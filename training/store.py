@@ -208,9 +208,11 @@ class ModelStore:
 
 
 def model_names(models_dir: Path) -> list[str]:
-    """Raises InputError where the folder cannot be read."""
+    """None where there is no folder; raises InputError where it cannot be read."""
     try:
         return sorted(one.name for one in models_dir.iterdir() if one.is_dir() and not one.name.startswith("."))
+    except FileNotFoundError:
+        return []
     except OSError as error:
         raise InputError(f"models folder {models_dir}: {error.strerror}") from None
 

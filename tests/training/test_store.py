@@ -165,5 +165,7 @@ def test_names_are_the_folders_of_the_models_folder(tmp_path: Path) -> None:
     for name in ("volatility", "volatility-full", ".staged"):
         (tmp_path / name).mkdir()
     assert model_names(tmp_path) == ["volatility", "volatility-full"]
-    with pytest.raises(InputError, match="No such file"):
-        model_names(tmp_path / "absent")
+    assert model_names(tmp_path / "absent") == []
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="Not a directory"):
+        model_names(tmp_path / "file")

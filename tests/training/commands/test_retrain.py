@@ -158,6 +158,17 @@ def test_what_the_gate_refuses_is_not_trained_again_and_exits_3(
     assert serving.calls == 2
 
 
+def test_a_busy_hour_is_no_verdict_for_ever(serving: Trainer, second: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    serving.gives = second
+    arrive("tuesday")
+    monkeypatch.setenv("VOLCAST_GATE__MAX_LATENCY_US", "0.001")
+    assert retrain("--apply") == 3
+    monkeypatch.setenv("VOLCAST_GATE__MAX_LATENCY_US", "1000")
+    assert retrain("--apply") == 0
+    assert store().labels() == Labels("1", None, ("2",))
+    assert serving.calls == 2
+
+
 def test_a_shadow_that_the_gate_refuses_after_all_is_taken_off_trial(
     serving: Trainer, second: Made, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
