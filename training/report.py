@@ -83,14 +83,14 @@ def verdict(manifest: Manifest) -> list[str]:
 
 
 def weaknesses(manifest: Manifest) -> list[str]:
-    """Says where the model is no better than a baseline or than climatology."""
+    """Says where the model is no better than another, or than climatology."""
     lines = []
     for part, scores in (("the final part", manifest.metrics), ("the walk-forward folds", manifest.walk_forward)):
         for key, (name, sign) in COMPARED.items():
             mine = scores[manifest.kind][key]
             better = [other for other, theirs in scores.items() if sign * theirs[key] > sign * mine]
             if better:
-                lines.append(f"On {part} a baseline has the better {name}: {', '.join(better)}")
+                lines.append(f"On {part} the better {name} is that of {', '.join(better)}")
     skill = manifest.metrics[manifest.kind]["brier_skill"]
     if skill <= 0:
         lines.append(f"On the final part its probabilities are WORSE than climatology's constant: skill {skill:.4f}")

@@ -189,11 +189,11 @@ def _tpe(
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(5, budget.trials))
     study = optuna.create_study(sampler=sampler)
-    study.enqueue_trial({name: _asked(space[name], value) for name, value in first.items()})
+    study.enqueue_trial({name: _asked(one, first[name]) for name, one in space.items()})
     trials = []
     for _ in range(budget.trials):
         asked = study.ask()
-        trial = score({name: _suggest(asked, name, one) for name, one in space.items()})
+        trial = score({**first, **{name: _suggest(asked, name, one) for name, one in space.items()}})
         trials.append(trial)
         study.tell(asked, trial.log_loss)
         if deadline is not None and time.monotonic() > deadline:
