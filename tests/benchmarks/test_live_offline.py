@@ -12,6 +12,7 @@ from common.errors import UnavailableError
 from pipeline.stream.broker import broker_binary
 from tests.processes import ROOT
 from tests.training.synthetic import market, write_recording
+from training.monitoring.scoreboard import METRICS
 
 
 @pytest.mark.timeout(600)
@@ -27,12 +28,12 @@ def test_every_prediction_every_truth_and_every_metric_are_those_of_the_recordin
     # Of 600 ticks the first 60 s are not warm, and the last 60 s are not fully observed.
     assert (figures["ticks"], figures["predictions"], figures["joined"]) == (600, 540, 480)
     assert 0 < figures["spikes"] < figures["evaluated"] == 480
-    assert {one.what: one.compared for one in differences} == {
-        "predictions, every tick": 540,
-        "realized volatility that followed": 480,
-        "metrics, of the same predictions": 14,
-        "metrics, of the bundle offline": 14,
-    }
+    compared = {one.what: one.compared for one in differences}
+    assert compared.pop("predictions, every tick") == 540
+    assert compared.pop("realized volatility that followed") == 480
+    # Without an alert there is no precision.
+    assert set(compared.values()) <= {len(METRICS) - 1, len(METRICS)}
+    assert len(compared) == 2
 
 
 @pytest.mark.parametrize(

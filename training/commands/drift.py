@@ -77,10 +77,10 @@ def drift(
     Exit code 0: no judged column has drifted; 3: one has. Price levels and the time of day are shown and not
     judged, unless the bundle looks at them.
     """
-    if compare_train_test + live + (current is not None) != 1:
-        raise UsageError("choose one of --compare-train-test, --current and --live")
     config = load_config(config_file)
     configure_logs(config.log, "drift")
+    if compare_train_test + live + (current is not None) != 1:
+        raise UsageError("choose one of --compare-train-test, --current and --live")
     bundle = None if bundle_folder is None else read_bundle(bundle_folder)
     from training.commands.progress import steps
     from training.drift.evidently_report import write_report
