@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 DRIFTED = 3  # exit code
 FINAL_SHARE = 0.20
+FILE_WIDTH = 160  # a file has no width of its own
 
 Bundle = tuple[Manifest, bytes]
 Progress = Callable[[str], None]
@@ -179,7 +181,7 @@ def _say(summary: DriftSummary, written: list[Path], as_json: bool) -> None:
             one.column, _number(one.psi), one.verdict, "yes" if one.judged else "no", _number(one.reference_median),
             _number(one.current_median), f"{one.reference_missing:.1%}", f"{one.current_missing:.1%}", style=colour,
         )  # fmt: skip
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
     console.print(table)
     for part in (summary.reference, summary.current):
         span = f"{_utc(part.start_ns)} to {_utc(part.end_ns)}"
