@@ -129,15 +129,16 @@ def test_the_server_takes_its_graph(fitted: Fitted, model: bytes, rows: Rows) ->
     assert answered == pytest.approx(fitted.probabilities(rows.features[:32]), abs=1e-6)
 
 
-def test_the_graph_takes_and_gives_double_and_its_versions_are_fixed(fitted: Fitted, model: bytes) -> None:
+def test_the_graph_takes_double_and_its_versions_are_fixed(fitted: Fitted, model: bytes) -> None:
     graph = onnx.load_from_string(model)
     opsets = {one.domain: one.version for one in graph.opset_import}
     assert graph.ir_version == 8
     assert opsets == {"": OPSET} | ({"ai.onnx.ml": ML_OPSET} if fitted.kind == "xgboost" else {})
     values = [*graph.graph.input, *graph.graph.output]
     assert [value.name for value in values] == ["features", "probability"]
-    assert {value.type.tensor_type.elem_type for value in values} == {onnx.TensorProto.DOUBLE}
-    assert {constant.data_type for constant in graph.graph.initializer} == {onnx.TensorProto.DOUBLE}
+    assert values[0].type.tensor_type.elem_type == onnx.TensorProto.DOUBLE
+    single = {one.name for one in graph.graph.initializer if one.data_type != onnx.TensorProto.DOUBLE}
+    assert single <= {"most"}  # the bound of logs, the one thing that is taken in single precision
 
 
 def test_the_bytes_say_nothing_of_who_made_them_or_where(model: bytes) -> None:

@@ -50,9 +50,12 @@ def test_rows_at_a_threshold_fall_into_the_same_leaf_in_both_forms(fitted: Fitte
 
 def test_scaled_float64_inputs_would_not(fitted: FittedTrees) -> None:
     """Why the graph casts: the same thresholds met by doubles send rows to other leaves."""
-    model = onnx.load_from_string(fitted.to_onnx())
-    casts = [node for node in model.graph.node if node.op_type == "Cast"]
-    assert [node.attribute[0].i for node in casts] == [onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE]
+    nodes = onnx.load_from_string(fitted.to_onnx()).graph.node
+    (trees,) = [node for node in nodes if node.domain == "ai.onnx.ml"]
+    (before,) = [node for node in nodes if node.output[0] == trees.input[0]]
+    (after,) = [node for node in nodes if node.input[0] == trees.output[0]]
+    casts = [(node.op_type, node.attribute[0].i) for node in (before, after)]
+    assert casts == [("Cast", onnx.TensorProto.FLOAT), ("Cast", onnx.TensorProto.DOUBLE)]
 
 
 def test_every_leaf_and_split_of_the_booster_is_in_the_graph(fitted: FittedTrees) -> None:
