@@ -20,7 +20,7 @@ from sklearn.metrics import average_precision_score
 from common.bundle import AblationRow
 from training import metrics
 from training.models.base import Choice, Fitted, IntRange, Kind, LogRange, Params, Space, Value, sigmoid
-from training.models.calibration import fit_calibration
+from training.models.calibration import calibrate
 from training.rows import Rows
 from training.splits import SplitRules, walk_forward
 from training.ticks import NS_PER_S
@@ -85,7 +85,7 @@ def train(
     if folds:
         logits, labelled = validate(kind, rows, y, folds, params, seed, columns)
         logit, validated = np.concatenate(logits), np.concatenate(labelled)
-        calibration = fit_calibration(logit, validated)
+        calibration = calibrate(logits, labelled)
         fitted = fitted.calibrated(calibration)
         if validated.min() != validated.max():
             probability = sigmoid(calibration.slope * logit + calibration.intercept)

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from common.schema import FULL_1
 from tests.training.models.conftest import made_up_rows
 from training import search
+from training.metrics import best_f1_threshold
 from training.models import KINDS
+from training.models.calibration import calibrate
 from training.rows import Rows
 from training.search import Budget, Fold
 from training.splits import SplitRules
@@ -86,13 +88,13 @@ def test_thinning_takes_every_kth_row_and_never_too_many() -> None:
     assert np.array_equal(search.thinned(index, 400), index[::3])
 
 
-def test_validation_is_calibrated_and_the_decision_is_taken_there(rows: Rows, y: NDArray[np.int8]) -> None:
+def test_calibration_and_decision_come_from_validation_and_nothing_else(rows: Rows, y: NDArray[np.int8]) -> None:
     chosen = search.train(KINDS["zscore"], rows, y, RULES, QUICK, 0, ablate=False)
     folds = search.validation_folds(rows, y, RULES)
     logits, labelled = search.validate(KINDS["zscore"], rows, y, folds, {}, 0)
+    assert chosen.fitted.calibration == calibrate(logits, labelled)
     moved = chosen.fitted.calibration.slope * np.concatenate(logits) + chosen.fitted.calibration.intercept
-    assert (1 / (1 + np.exp(-moved))).mean() == pytest.approx(np.concatenate(labelled).mean(), abs=0.01)
-    assert 0 < chosen.decision_threshold < 1
+    assert chosen.decision_threshold == best_f1_threshold(np.concatenate(labelled), 1 / (1 + np.exp(-moved)))
 
 
 def test_features_that_are_noise_are_dropped_and_those_that_tell_are_kept(

@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from training.models.base import IDENTITY, sigmoid
-from training.models.calibration import MINIMUM_SLOPE, fit_calibration
+from training.models.calibration import MINIMUM_SLOPE, calibrate, fit_calibration
 
 
 def drawn(count: int, slope: float, intercept: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -61,3 +61,26 @@ def test_an_order_of_rows_is_never_turned_around() -> None:
 def test_one_class_teaches_nothing(label: int) -> None:
     assert fit_calibration(np.linspace(-1, 1, 50), np.full(50, label, np.int8)) == IDENTITY
     assert fit_calibration(np.empty(0), np.empty(0, np.int8)) == IDENTITY
+
+
+def test_a_correction_that_holds_fold_after_fold_is_taken() -> None:
+    folds = [drawn(5_000, 0.6, -0.8, seed) for seed in range(3)]
+    logits, labelled = zip(*folds, strict=True)
+    assert calibrate(logits, labelled) == fit_calibration(np.concatenate(logits), np.concatenate(labelled))
+
+
+def test_a_correction_that_one_fold_contradicts_is_not() -> None:
+    folds = [drawn(5_000, 1.0, intercept, seed) for seed, intercept in enumerate((-0.8, 0.0, 1.5))]
+    assert calibrate(*zip(*folds, strict=True)) == IDENTITY
+
+
+def test_one_fold_is_no_proof() -> None:
+    logit, y = drawn(5_000, 0.6, -0.8)
+    assert calibrate([logit], [y]) == IDENTITY
+
+
+def test_a_fold_without_a_spike_is_no_trial() -> None:
+    first, last = drawn(5_000, 0.6, -0.8, 0), drawn(5_000, 0.6, -0.8, 1)
+    quiet = (np.full(1_000, -4.0), np.zeros(1_000, np.int8))
+    assert calibrate([first[0], quiet[0]], [first[1], quiet[1]]) == IDENTITY
+    assert calibrate([first[0], quiet[0], last[0]], [first[1], quiet[1], last[1]]).slope == pytest.approx(0.6, abs=0.1)
