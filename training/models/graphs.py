@@ -1,15 +1,16 @@
 """Models as ONNX graphs that take a schema's rows as they are.
 
-Linear:  probability = Sigmoid(Cast<double>(Min(Log(Cast<float>(Abs(features) + offsets)), 90)) · weights + bias)
+Linear:  probability = Sigmoid(Cast<double>(Log(Cast<float>(Abs(features) + offsets))) · weights + bias)
 Trees:   probability = Sigmoid(linear logit + Cast<double>(TreeEnsemble(Cast<float>(sizes))))
 
 docs/decisions/0003-onnx-export.md says why they are composed by hand, 0012 why trees compare in float32.
 Logs are taken in single precision, a third less time for a batch: by then prices have become sizes of moves,
 and a log of them is right to 1e-6 (weighed in single precision too it would be 1e-5, and depend on the batch).
 All else is in double precision.
-Columns a model does not use have weight 0. Every finite row, however wild, gives a finite probability:
-Abs(x) + offset is above 0, its log within -20 and 90, what keeps its sign is cut to ±1, and the sigmoid
-of any number is in [0, 1]. Calibration is folded into weights, leaves and bias.
+Columns a model does not use have weight 0. Every row of values within float32's range, however wild, gives
+a finite probability: Abs(x) + offset is above 0, its log between -20 and 89, what keeps its sign is cut to
+±1, and the sigmoid of any number is in [0, 1]. A row beyond it may have none; servers tell its caller so.
+Calibration is folded into weights, leaves and bias.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ OPSET = 18
 ML_OPSET = 3
 IR_VERSION = 8  # of ONNX 1.10: old enough for any runtime we meet
 WEIGHT_DIGITS = 10  # rounding hides the last bits, which differ between processors
-MOST_LOG = 90.0  # above the log of any float32
 Constants = dict[str, NDArray[Any]]
 
 
@@ -145,7 +145,6 @@ def _logit(
     offset[list(logs)] = terms.offsets
     constants: Constants = {
         "offset": offset,
-        "most": np.array(MOST_LOG, np.float32),
         "weight": _column(schema, logs, weights[: terms.logs]),
         "bias": np.array([rounded(bias)]),
     }
@@ -153,8 +152,7 @@ def _logit(
         helper.make_node("Abs", ["features"], ["size"]),
         helper.make_node("Add", ["size", "offset"], ["above_zero"]),
         helper.make_node("Cast", ["above_zero"], ["single"], to=TensorProto.FLOAT),
-        helper.make_node("Log", ["single"], ["unbounded"]),
-        helper.make_node("Min", ["unbounded", "most"], ["single_logs"]),  # beyond float32 it is infinity
+        helper.make_node("Log", ["single"], ["single_logs"]),
         helper.make_node("Cast", ["single_logs"], ["logs"], to=TensorProto.DOUBLE),
         helper.make_node("Gemm", ["logs", "weight", "bias"], ["of_logs" if signed else "logit"]),
     ]
