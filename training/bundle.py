@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -198,14 +197,3 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def one_row_latency_us(model: bytes, row: NDArray[np.float64], calls: int = 2000) -> float:
-    """Median time of one call with one row (1, features), in ONNX Runtime on one thread."""
-    session = export.session(model)
-    taken = []
-    for _ in range(calls):
-        start = time.perf_counter_ns()
-        session.run(["probability"], {"features": row})
-        taken.append(time.perf_counter_ns() - start)
-    return float(np.median(taken)) / 1000

@@ -6,7 +6,6 @@ before, or all of what is new; the same command again finishes the rest.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,6 @@ from training.trained import TRAINED_FILE, TREES_FILE, read_trained, require_sch
 
 Role = Literal["candidate", "champion"]
 VERSION_NOTE = "volcast.version"  # the tag of a registry's version that says what it is called in the models folder
-TIMED_CALLS, TIMED_ROUNDS = 200, 20
 
 
 class Registry(Protocol):
@@ -97,7 +95,7 @@ def judge(folder: Path, store: ModelStore, limits: Limits) -> Judged:
         exported=exported,
         trained=trained.probabilities(evidence.rows.features),
         final_exported=exported[final],
-        latency_us=one_row_latency_us(model, evidence.rows.features[:1]),
+        latency_us=OnnxModel(model).one_row_us(evidence.rows.features[:1]),
         champion=_champion(store, manifest, evidence.rows.take(final)),
     )
     return Judged(folder, run, manifest, model, gate.judge(candidate, limits))
@@ -131,21 +129,6 @@ def rows_of(rows: Rows, part: Scored) -> NDArray[np.int64]:
 def probabilities(model: bytes, features: NDArray[np.float64]) -> NDArray[np.float64]:
     """What ONNX Runtime says of (rows, features), (rows,). Raises BundleError."""
     return OnnxModel(model).probabilities(features)
-
-
-def one_row_latency_us(model: bytes, row: NDArray[np.float64]) -> float:
-    """Median time of a call with one row (1, features), the best of a few rounds: what the model costs, not what
-    the machine's other work does."""
-    scored, row = OnnxModel(model), np.ascontiguousarray(row)
-    rounds = []
-    for _ in range(TIMED_ROUNDS):
-        taken = []
-        for _ in range(TIMED_CALLS):
-            began = time.perf_counter_ns()
-            scored.run_once(row)
-            taken.append(time.perf_counter_ns() - began)
-        rounds.append(float(np.median(taken)))
-    return min(rounds) / 1000
 
 
 def promote(

@@ -11,6 +11,7 @@ from common.errors import BundleError, InputError
 from common.schema import SCHEMAS
 from training import promotion
 from training.gate import PARITY_LIMIT, Check, Limits
+from training.onnx_model import OnnxModel
 from training.tracking.record import TRAINED
 from training.trained import TRAINED_FILE, read_trained, require_schema
 
@@ -33,7 +34,7 @@ def verify_bundle(folder: Path, limits: Limits) -> tuple[Check, ...]:
     if not test.passed:
         return files, schema, test
     row = np.array([manifest.self_test.features], dtype=np.float64)
-    latency_us = promotion.one_row_latency_us(model, row)
+    latency_us = OnnxModel(model).one_row_us(row)
     latency = Check(
         "latency",
         latency_us <= limits.max_latency_us,

@@ -11,10 +11,11 @@ from common.errors import InputError, UsageError
 from common.schema import FULL_1
 from server.core.bundles import load_bundle
 from training import experiment
-from training.bundle import Bundle, build_bundle, bundle_folder, one_row_latency_us, write_bundle
+from training.bundle import Bundle, build_bundle, bundle_folder, write_bundle
 from training.data import Dataset
 from training.experiment import Experiment, Settings
 from training.models import BASELINES
+from training.onnx_model import OnnxModel
 from training.search import Budget
 
 
@@ -137,4 +138,4 @@ def test_a_disk_that_refuses_leaves_the_old_bundle(
 
 
 def test_latency_is_measured_on_the_exported_model(bundle: Bundle, dataset: Dataset) -> None:
-    assert 0.1 < one_row_latency_us(bundle.model, dataset.rows.features[:1], calls=50) < 100_000
+    assert 0.1 < OnnxModel(bundle.model).one_row_us(dataset.rows.features[:1]) < 100_000

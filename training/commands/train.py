@@ -231,8 +231,9 @@ class Made:
 def make(request: Request, name: str, version: str) -> Made:
     """Reads, trains, exports."""
     from training import experiment
-    from training.bundle import build_bundle, one_row_latency_us
+    from training.bundle import build_bundle
     from training.data import load
+    from training.onnx_model import OnnxModel
     from training.pool import open_pool
 
     with _progress() as step:
@@ -246,7 +247,7 @@ def make(request: Request, name: str, version: str) -> Made:
         bundle = build_bundle(name, version, dataset, result)
         step("timing")
         row = experiment.on_schema(dataset.rows, result.schema).features[:1]
-        return Made(bundle, one_row_latency_us(bundle.model, row), dataset, result)
+        return Made(bundle, OnnxModel(bundle.model).one_row_us(row), dataset, result)
 
 
 def keep(made: Made, runs_dir: Path, started_s: float, key: str = "") -> Path:
