@@ -75,6 +75,7 @@ class Evaluated(msgspec.Struct, frozen=True):
 
     title: str
     stem: str
+    pictures: tuple[str, ...]  # those that the evaluation has: without both classes there is no precision and recall
 
 
 class Card(msgspec.Struct, frozen=True):
@@ -247,7 +248,7 @@ def _metrics(one: Evaluated, evaluation: ModelEval) -> str:
         "",
         *(f"- {line}." for line in [*findings(evaluation), *evaluation.notes]),
         "",
-        _picture(one, "precision_recall"),
+        *_pictures(one, "precision_recall"),
     ]
     means = evaluation.walk_forward
     if means is not None:
@@ -278,8 +279,8 @@ def _cell(figure: Figure | None) -> str:
     return f"{number(figure.value)} [{number(figure.low)}, {number(figure.high)}]"
 
 
-def _picture(one: Evaluated, name: str) -> str:
-    return f"![{PICTURES[name]}](img/{NAME}/{one.stem}_{name}.png)"
+def _pictures(one: Evaluated, *names: str) -> list[str]:
+    return [f"![{PICTURES[name]}](img/{NAME}/{one.stem}_{name}.png)" for name in names if name in one.pictures]
 
 
 def _in_training(manifest: Manifest) -> str:
@@ -324,7 +325,7 @@ def _calibration(manifest: Manifest, evaluations: Sequence[tuple[Evaluated, Mode
             f"{_cell(mine['ece_equal_mass'])}; it said {number(mine['mean_probability'].value)} on average, and "
             f"{number(mine['base_rate'].value)} came.",
             "",
-            *(_picture(one, name) for name in CALIBRATION),
+            *_pictures(one, *CALIBRATION),
         ]
     return "\n".join(lines)
 
@@ -333,7 +334,7 @@ def _failures(evaluations: Sequence[tuple[Evaluated, ModelEval]]) -> str:
     lines = ["## Failure cases"]
     for one, evaluation in evaluations:
         lines += ["", f"**{_capital(one.title)}**", "", *(f"- {text}." for text in failures(evaluation)), ""]
-        lines += [_picture(one, name) for name in FAILURES if name == "over_time" or _has_regimes(evaluation)]
+        lines += _pictures(one, *(name for name in FAILURES if name == "over_time" or _has_regimes(evaluation)))
     return "\n".join(lines)
 
 
@@ -457,7 +458,10 @@ def take_up(bundle: Path, evaluations: Sequence[tuple[str, Path]], root: Path = 
     Raises InputError for an evaluation that cannot be read or is of another model.
     """
     manifest, _ = read_bundle(bundle)
-    named = [(Evaluated(title, _stem(title)), path, read_evaluation(path)) for title, path in evaluations]
+    named = [
+        (Evaluated(title, _stem(title), tuple(_drawn(path))), path, read_evaluation(path))
+        for title, path in evaluations
+    ]
     for one, path, evaluation in named:
         if evaluation.model is not None and evaluation.model.model_sha256 != manifest.model_sha256:
             raise InputError(f"evaluation {path}: is of another model than {bundle}")
@@ -469,15 +473,23 @@ def take_up(bundle: Path, evaluations: Sequence[tuple[str, Path]], root: Path = 
     folder, pictures = docs(root) / NAME, docs(root) / "img" / NAME
     files = {folder / f"{one.stem}.json": encode(brief(evaluation)) for one, _, evaluation in named}
     for one, path, _ in named:
-        for name in PICTURES:
-            source = path.parent / PICTURES_FOLDER / f"{name}.png"
-            if source.exists():
-                files[pictures / f"{one.stem}_{name}.png"] = source.read_bytes()
+        for name, source in _drawn(path).items():
+            files[pictures / f"{one.stem}_{name}.png"] = source.read_bytes()
     files[folder / CARD_FILE] = msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n"
     for path, data in files.items():
         write_whole(path, data)
     for old in {*folder.glob("*"), *pictures.glob("*")} - files.keys():
         old.unlink()
+
+
+def _drawn(evaluation: Path) -> dict[str, Path]:
+    """Its pictures: in a folder beside it, or, of a training run, beside it."""
+    found: dict[str, Path] = {}
+    for name in PICTURES:
+        for folder in (evaluation.parent / PICTURES_FOLDER, evaluation.parent):
+            if (source := folder / f"{name}.png").is_file():
+                found.setdefault(name, source)
+    return found
 
 
 def _stem(title: str) -> str:

@@ -62,7 +62,7 @@ def test_the_card_shows_pictures_that_are_there() -> None:
 def test_the_card_has_the_usual_sections_and_says_that_nothing_is_traded(
     manifest: Manifest, evaluation: ModelEval
 ) -> None:
-    text = render(manifest, [(Evaluated("the final part", "final"), evaluation)])
+    text = render(manifest, [(Evaluated("the final part", "final", tuple(model_card.PICTURES)), evaluation)])
     headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
     assert [one for one in SECTIONS if not any(heading.startswith(one) for heading in headings)] == []
     assert "No trade is placed by this software" in text
@@ -70,7 +70,7 @@ def test_the_card_has_the_usual_sections_and_says_that_nothing_is_traded(
 
 
 def test_every_figure_has_its_interval_beside_every_baseline(manifest: Manifest, evaluation: ModelEval) -> None:
-    text = render(manifest, [(Evaluated("the final part", "final"), evaluation)])
+    text = render(manifest, [(Evaluated("the final part", "final", tuple(model_card.PICTURES)), evaluation)])
     line = next(one for one in text.splitlines() if one.startswith("| PR-AUC |"))
     assert len(re.findall(r"\d \[\d", line)) == 3
     assert "| | logistic | z-score | HAR logit |" in text
@@ -79,7 +79,7 @@ def test_every_figure_has_its_interval_beside_every_baseline(manifest: Manifest,
 
 def test_the_calibration_inside_the_graph_is_told(manifest: Manifest, evaluation: ModelEval) -> None:
     calibrated = msgspec.structs.replace(manifest, calibration=Calibration(0.8, -0.25))
-    text = render(calibrated, [(Evaluated("the final part", "final"), evaluation)])
+    text = render(calibrated, [(Evaluated("the final part", "final", tuple(model_card.PICTURES)), evaluation)])
     assert "0.8 · logit -0.25" in text
 
 
@@ -100,7 +100,7 @@ def test_failures_are_counted_not_praised() -> None:
 
 
 def test_what_is_kept_is_a_fraction_and_gives_the_same_card(manifest: Manifest, evaluation: ModelEval) -> None:
-    title = Evaluated("the final part", "final")
+    title = Evaluated("the final part", "final", tuple(model_card.PICTURES))
     short = brief(evaluation)
     assert len(encode(short)) < len(encode(evaluation)) / 2
     assert render(manifest, [(title, short)]) == render(manifest, [(title, evaluation)])
