@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from common.config import Topics
@@ -68,6 +68,7 @@ class Publisher:
         self.counts = RecordCounts()
         self._last_tick_ns: dict[str, int] = {}
         self.holes: list[Hole] = []
+        self._open: dict[str, list[int]] = {}  # product -> holes that its next tick ends
         self.published = 0  # records on ticks.raw: what a worker has to read to be through
 
     def publish(self, records: Iterable[Tick | Gap | LateTick | DeadLetter]) -> None:
@@ -79,6 +80,8 @@ class Publisher:
                     self._begin(record)
                 counts.ticks[record.product_id] += 1
                 self._last_tick_ns[record.product_id] = record.event_time_ns
+                if record.product_id in self._open:
+                    self._end_holes(record)
                 self.published += 1
                 send(topics.raw, record.product_id.encode(), encode(record))
             elif isinstance(record, Gap):
@@ -102,4 +105,10 @@ class Publisher:
         self.counts.gaps[gap.reason] += 1
         after_ns = self._last_tick_ns.get(gap.product_id)
         if after_ns is not None and len(self.holes) < MAX_HOLES:
+            self._open.setdefault(gap.product_id, []).append(len(self.holes))
             self.holes.append(Hole(gap.product_id, after_ns, gap.event_time_ns, gap.reason, gap.missed))
+
+    def _end_holes(self, tick: Tick) -> None:
+        # The gap's own time is that of the message that showed it, whose tick may have been set aside.
+        for number in self._open.pop(tick.product_id):
+            self.holes[number] = replace(self.holes[number], until_ns=tick.event_time_ns)

@@ -39,6 +39,13 @@ def test_a_gap_between_ticks_is_told_as_a_hole_in_time() -> None:
     assert publisher.counts.gaps == {"sequence": 2}
 
 
+def test_a_hole_ends_with_the_next_tick_and_not_with_a_time_that_was_set_aside() -> None:
+    publisher = Publisher(FakeSink(), TOPICS)  # type: ignore[arg-type]
+    later = msgspec.structs.replace(TICK, event_time_ns=17)
+    publisher.publish([TICK, OTHER, msgspec.structs.replace(GAP, event_time_ns=10**18), OTHER, later, later])
+    assert publisher.holes == [Hole("BTC-USD", 10, 17, "sequence", 4)]
+
+
 def test_on_a_topic_that_holds_records_each_product_begins_with_a_gap() -> None:
     sink = FakeSink()
     publisher = Publisher(sink, TOPICS, resumes=True)  # type: ignore[arg-type]
