@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import islice, takewhile
+from itertools import chain, islice, takewhile
 from math import inf
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,7 @@ import msgspec
 
 from common.cli import Duration, Speed, config_option, examples, json_option
 from common.config import Config, load_config
-from common.errors import UsageError
+from common.errors import InputError, UsageError
 from common.lifecycle import require_free_port, stop_on_signals
 from common.log import configure_logs, get_logger
 from common.status import StatusPipe
@@ -109,7 +109,11 @@ def _simulation(
 
 def _recording(names: list[str]) -> _Plan:
     paths = [path for name in names for path in expand_paths(name)]
-    return _Plan(replayed(read_messages(paths)), None, "end of recording")
+    feed = replayed(read_messages(paths))
+    first = next(feed, None)
+    if first is None:
+        raise InputError(f"nothing to send in {', '.join(map(str, paths))}")
+    return _Plan(chain((first,), feed), None, "end of recording")
 
 
 async def _serve(
@@ -143,10 +147,10 @@ async def _serve(
 
     stats = asyncio.create_task(report_stats())
     try:
-        await server.run(host, port, on_ready=on_ready, stopped=stop.is_set, duration_s=duration_s)
+        reason = await server.run(host, port, on_ready=on_ready, stopped=stop.is_set, duration_s=duration_s)
     finally:
         stats.cancel()
     summary = asdict(server.counts)
-    log.info("ended", reason="stopped" if stop.is_set() else plan.end_reason, **summary)
+    log.info("ended", reason=reason, **summary)
     status.report("summary", **summary)
     return summary

@@ -14,6 +14,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from common.cli import Duration, Speed, config_option, examples, json_option
 from common.config import load_config
+from common.errors import InputError
 from common.lifecycle import stop_on_signals
 from common.log import configure_logs
 from common.status import StatusPipe
@@ -80,6 +81,9 @@ def replay(
         "duration_s": round(time.monotonic() - began_s, 3),
     }
     status.report("summary", **result)
+    if not publisher.counts.ticks and not stop.is_set():
+        kept = f"; {publisher.counts.dead.total():,} dead records are on {config.kafka.topics.dead}"
+        raise InputError(f"no tick in {', '.join(map(str, paths))}{kept if publisher.counts.dead else ''}")
     if as_json:
         click.echo(msgspec.json.encode(result))
     else:

@@ -84,8 +84,8 @@ class ExchangeServer:
         on_ready: Callable[[int], None],
         stopped: Callable[[], bool] = lambda: False,
         duration_s: float | None = None,
-    ) -> None:
-        """Serves until the feed has ended, `stopped()` is true, or the duration is over.
+    ) -> str:
+        """Serves until the feed has ended, `stopped()` is true, or the duration is over; says which.
 
         on_ready: called with the port once connections are accepted.
         """
@@ -111,8 +111,10 @@ class ExchangeServer:
                 raise failure
             if stopped():
                 await self._farewell(CloseCode.GOING_AWAY, "the exchange was stopped", stopped)
-            else:
-                await self._farewell(CloseCode.NORMAL_CLOSURE, self._end_reason, stopped)
+                return "stopped"
+            reason = self._end_reason if tasks[0].done() and not tasks[0].cancelled() else "end of the duration"
+            await self._farewell(CloseCode.NORMAL_CLOSURE, reason, stopped)
+            return reason
 
     async def _farewell(self, code: CloseCode, reason: str, stopped: Callable[[], bool]) -> None:
         """Closes all for good. A client may take its time to read what is on its way, but not once we are stopped."""

@@ -127,6 +127,18 @@ def test_a_recording_is_put_on_the_topics_with_every_loss_counted(
     assert [one.source for one in letters] == ["one.ndjson:2", "one.ndjson:5"]
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "no tick in one.ndjson"), (b"{\n[]\n", "no tick in one.ndjson; 2 dead records are on ticks.dead")],
+)
+def test_a_recording_without_a_tick_is_no_success(
+    content: bytes, said: str, environ: KafkaConfig, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("one.ndjson").write_bytes(content)
+    assert run_command(["replay", "one.ndjson", "--speed", "max"]) == 1
+    assert capfd.readouterr().err == f"volcast: {said.replace('ticks.dead', environ.topics.dead)}\n"
+
+
 def test_a_second_replay_onto_the_same_topic_begins_with_a_gap(
     environ: KafkaConfig, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,7 @@ from tests.pipeline.feed.messages import message
         (["--simulate", "--replay", "x"], "expected one of --simulate and --replay", 2),
         (["--simulate", "x"], "--simulate takes no files", 2),
         (["--replay", "absent.ndjson"], "recording absent.ndjson: no such file", 1),
+        (["--replay", "empty.ndjson"], "nothing to send in empty.ndjson", 1),
         (
             ["--replay", "absent.ndjson", "--seed", "1"],
             "--seed, --rate, --max-ticks and --market-time belong to --simulate",
@@ -47,6 +48,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
     tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.ndjson").touch()
     assert run_command(["exchange", *arguments]) == code
     captured = capsys.readouterr()
     assert said in captured.err
