@@ -63,7 +63,7 @@ class KafkaConfig(Section, frozen=True):
     linger_ms: Seconds = 0.0  # latency first; 5 suits bulk replay
     timeout_s: PositiveSeconds = 10.0  # how long a broker may be away at start
     # How long a broker holds an empty fetch. The embedded broker answers only when half of it is over,
-    # so `volcast run` sets 5 there; a real Kafka answers as soon as there is something.
+    # so `volcast run` sets less there; a real Kafka answers as soon as there is something.
     fetch_wait_ms: Positive = 100
     # The embedded broker also waits for half of it before a group's first assignment.
     session_timeout_ms: Annotated[int, msgspec.Meta(ge=1000)] = 45_000
@@ -78,7 +78,7 @@ class ExchangeConfig(Section, frozen=True):
     host: Text = "127.0.0.1"
     port: Port = 8765
     seed: int = 1
-    rate_per_s: PositiveSeconds = 20.0  # simulated ticks per second and product at speed 1
+    rate_per_s: PositiveSeconds = 5.0  # simulated ticks per second and product at speed 1; about Coinbase's
 
 
 class IngestConfig(Section, frozen=True):

@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 
 from cli.run.parts import Part, Parts
-from cli.run.plan import Exchange, environment
+from cli.run.plan import Exchange, environment, fetch_wait_ms
 from cli.run.summary import Summary
 from cli.run.view import View
 from common.cli import Duration, Speed, config_option, examples, json_option
@@ -24,6 +24,7 @@ from common.schema import SCHEMAS
 
 READY_TIMEOUT_S = 60.0
 CATCH_UP_TIMEOUT_S = 20.0  # without progress
+STALL_TIMEOUT_S = 30.0  # records wait, and the worker reads none
 
 
 @click.command(
@@ -71,7 +72,8 @@ def run(
     """The whole path on this machine, each part a process of its own.
 
     Broker, exchange, ingest, feature worker, inference server and REST gateway, on the ports of
-    config.yaml; a live table while it runs, a summary at the end.
+    config.yaml; a live table while it runs, a summary at the end. They use each other, whatever
+    kafka.bootstrap_servers, worker.server and gateway.server say.
     """
     config = load_config(config_file)
     exchange = Exchange.parse(exchange_text)
@@ -85,6 +87,7 @@ def run(
         features_dir=config.worker.parquet_dir if live_market else str(run_dir / "features"),
         archive_dir=config.ingest.archive_dir if live_market else "",
     )
+    environ["VOLCAST_KAFKA__FETCH_WAIT_MS"] = str(fetch_wait_ms(duration, speed))
     said = {"VOLCAST_WORKER__SCHEMA": schema, "VOLCAST_WORKER__MODEL": model}
     environ |= {name: value for name, value in said.items() if value is not None}
     options = None
@@ -104,13 +107,18 @@ def run(
         session.watch(None if ends_itself else duration)
         summary = session.finish()
     if exchange.kind == "replay" and not summary.ticks and not stop.is_set():
-        wanted = ", ".join(config.ingest.products)
-        raise InputError(f"recording {exchange.recording}: no tick of {wanted} in it; set ingest.products")
+        raise InputError(_no_tick(exchange.recording, config.ingest.products, summary.dead))
     if as_json:
         click.echo(summary.as_json())
     else:
         summary.show(Console())
     return 0
+
+
+def _no_tick(recording: str, products: tuple[str, ...], dead: int) -> str:
+    if dead:
+        return f"recording {recording}: no tick in it; `volcast features` tells what is wrong with its {dead:,} lines"
+    return f"recording {recording}: no tick of {', '.join(products)} in it; set ingest.products"
 
 
 @contextmanager
@@ -157,6 +165,25 @@ def require_carried_through(worker: dict[str, Any], published: int, part: Part) 
         )
 
 
+class Stall:
+    """Tells a worker that has stopped reading from one that has nothing to read."""
+
+    def __init__(self) -> None:
+        self._read = -1
+        self._progress_s = 0.0
+
+    def require_progress(self, published: int, read: int, now_s: float) -> None:
+        """Raises UnavailableError where records have waited for STALL_TIMEOUT_S and none was read."""
+        if read != self._read or read >= published:
+            self._read, self._progress_s = read, now_s
+        elif now_s - self._progress_s > STALL_TIMEOUT_S:
+            raise UnavailableError(
+                f"worker: read nothing for {STALL_TIMEOUT_S:g} s while {published - read:,} records wait; the embedded "
+                f"broker slows down with all it holds ({published:,} on this topic): start anew, or start the parts on "
+                "an Apache Kafka (docs/decisions/0001-embedded-broker.md)"
+            )
+
+
 class Session:
     """One run, from the first process to the summary."""
 
@@ -171,6 +198,7 @@ class Session:
         self._ingest: Part | None = None
         self._worker: Part | None = None
         self._exchange: Part | None = None
+        self._stall = Stall()
 
     def start(self, config: Config, exchange: list[str] | None) -> bool:
         """Starts everything and waits until it is ready; ticks flow from then on. False: a signal came first.
@@ -257,6 +285,9 @@ class Session:
         self._parts.listen(timeout_s)
         # Ingest ends by itself when the exchange has nothing more, and the exchange after its last word.
         self._parts.require_alive(may_end=(self._ingest, self._exchange))
+        if self._ingest is not None and self._worker is not None:
+            waiting = self._ingest.stats.get("published", 0), self._worker.stats.get("consumed", 0)
+            self._stall.require_progress(*waiting, time.monotonic())
         if self._first_prediction_s is None and self._worker and self._worker.stats.get("predictions"):
             self._first_prediction_s = time.monotonic() - self._began_s
         self._view.refresh()

@@ -20,7 +20,7 @@ from pipeline.stream.broker import EmbeddedBroker
 ORPHAN_GRACE_S = 2.0
 
 # It answers an empty fetch, and a group's first join, after half of these (docs/decisions/0001-embedded-broker.md).
-HINT = "what connects to it wants kafka.fetch_wait_ms: 5 and kafka.session_timeout_ms: 2000"
+HINT = "what connects to it wants kafka.fetch_wait_ms: 50 and kafka.session_timeout_ms: 2000"
 
 
 @click.command(epilog=examples("volcast broker", "volcast broker --port 19092"))

@@ -23,8 +23,9 @@ import numpy as np
 import pytest
 
 from cli.main import run_command
-from cli.run.command import _clean, require_carried_through
+from cli.run.command import STALL_TIMEOUT_S, Stall, _clean, _no_tick, require_carried_through
 from cli.run.parts import Part, Parts
+from cli.run.plan import FETCH_WAIT_MS, SHORT_FETCH_WAIT_MS, fetch_wait_ms
 from common.errors import InputError, UnavailableError
 from pipeline.archive import read_archive
 from pipeline.datasets import coinbase_ticker_2026
@@ -260,6 +261,35 @@ def test_a_recording_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         run.close()
     assert run.err[-1].startswith("volcast: recording /no/such/file: no such file")
     assert run.alive() == {}
+
+
+def test_a_recording_without_a_tick_is_told_by_what_it_holds_instead() -> None:
+    other = _no_tick("sol.ndjson", ("BTC-USD", "ETH-USD"), 0)
+    assert other == "recording sol.ndjson: no tick of BTC-USD, ETH-USD in it; set ingest.products"
+    damaged = _no_tick("junk.ndjson", ("BTC-USD",), 3)
+    assert damaged.startswith("recording junk.ndjson: no tick in it; `volcast features` tells what is wrong with its 3")
+
+
+def test_a_worker_that_reads_nothing_while_records_wait_ends_the_run() -> None:
+    stall = Stall()
+    for now_s, (published, read) in enumerate([(0, 0), (10, 0), (10, 10), (10, 10), (20, 11)]):
+        stall.require_progress(published, read, 1.0 * now_s)  # nothing to read, or something read
+    stall.require_progress(30, 11, 4.0 + STALL_TIMEOUT_S)
+    with pytest.raises(
+        UnavailableError, match="worker: read nothing for 30 s while 29 records wait; the embedded broker"
+    ):
+        stall.require_progress(40, 11, 4.1 + STALL_TIMEOUT_S)
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "speed", "wait_ms"),
+    [(30.0, 1.0, SHORT_FETCH_WAIT_MS), (None, 1.0, FETCH_WAIT_MS), (3600.0, 1.0, FETCH_WAIT_MS),
+     (30.0, 100.0, FETCH_WAIT_MS), (30.0, float("inf"), FETCH_WAIT_MS)],
+)  # fmt: skip
+def test_only_a_short_run_trusts_the_broker_to_answer_at_once(
+    duration_s: float | None, speed: float, wait_ms: int
+) -> None:
+    assert fetch_wait_ms(duration_s, speed) == wait_ms
 
 
 def test_the_next_run_removes_what_the_last_one_left_and_nothing_else(tmp_path: Path) -> None:
