@@ -64,6 +64,7 @@ proto: $(VENV)/.all ## regenerate the Python and the docs page beside the .proto
 docs: proto ## regenerate the pages that are made from something else
 	@$(BIN)/python -m training.evaluation.document > docs/model_eval.md
 	@$(BIN)/python -m training.model_card
+	@$(BIN)/python -m training.data.card || echo "docs/data_card.md stays as it is: it needs the recordings"
 
 lock: $(VENV)/.bootstrap ## re-resolve the lock files (hashes, no addresses)
 	@$(UV) pip compile --quiet --universal --generate-hashes --all-extras --no-header --upgrade pyproject.toml -o requirements.lock

@@ -31,6 +31,8 @@ NOT_RUN = {
     "make bench": "takes minutes; benchmarks have tests of their own",
     ".venv/bin/volcast run --exchange coinbase": "needs the internet",
     ".venv/bin/volcast train": "needs recorded data; tests/training trains",
+    ".venv/bin/volcast explore --out /tmp/explore": "needs recorded data; tests/training explores",
+    ".venv/bin/volcast evaluate": "needs recorded data; tests/training evaluates",
 }
 
 
