@@ -26,6 +26,12 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VOLCAST_KAFKA__BOOTSTRAP_SERVERS", f"127.0.0.1:{free_port()}")
 
 
+def words(name: str) -> list[str]:
+    """What runs a command that may be a group: its first one."""
+    command = volcast.get_command(click.Context(volcast), name)  # type: ignore[attr-defined]
+    return [name, next(iter(command.commands))] if isinstance(command, click.Group) else [name]
+
+
 def failing(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     """Exit code and the one line on standard error; nothing else may have been said."""
     code = run_command(list(arguments))
@@ -49,8 +55,9 @@ def test_every_command_answers_help_with_an_example(name: str, capfd: pytest.Cap
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_takes_a_configuration_file(name: str) -> None:
     command = volcast.get_command(click.Context(volcast), name)  # type: ignore[attr-defined]
-    options = {option for one in command.params for option in one.opts}
-    assert "--config" in options or name == "bench"  # whose loads are its own, not a configuration's
+    for one in command.commands.values() if isinstance(command, click.Group) else [command]:
+        options = {option for parameter in one.params for option in parameter.opts}
+        assert "--config" in options or name == "bench"  # whose loads are its own, not a configuration's
 
 
 def test_help_lists_every_command_with_its_line(capfd: pytest.CaptureFixture[str]) -> None:
@@ -113,18 +120,18 @@ def test_help_of_train_and_its_options_need_nothing_heavy(package: str) -> None:
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name not in {"bench", "exchange"}])
 class TestBadConfiguration:
     def test_a_file_that_is_not_there(self, name: str, capfd: pytest.CaptureFixture[str]) -> None:
-        assert failing(capfd, name, "--config", NOWHERE) == (1, f"config file {NOWHERE}: no such file")
+        assert failing(capfd, *words(name), "--config", NOWHERE) == (1, f"config file {NOWHERE}: no such file")
 
     def test_a_file_that_is_no_yaml(self, name: str, capfd: pytest.CaptureFixture[str]) -> None:
         Path("broken.yaml").write_text("server: {port: 'x")
-        code, line = failing(capfd, name, "--config", "broken.yaml")
+        code, line = failing(capfd, *words(name), "--config", "broken.yaml")
         assert code == 1
         assert line.startswith("config file broken.yaml: not YAML: ")
 
     def test_a_bad_value(self, name: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("VOLCAST_LOG__LEVEL", "loud")
         expected = "config: log.level: expected one of debug, info, warning, error, got 'loud'"
-        assert failing(capfd, name) == (2, expected)
+        assert failing(capfd, *words(name)) == (2, expected)
 
 
 @pytest.mark.parametrize(
