@@ -200,8 +200,9 @@ def test_a_port_in_use_is_one_line_that_says_what_changes_it(capfd: pytest.Captu
     ("name", "key"), [("broker", "broker.host"), ("serve", "server.host"), ("gateway", "gateway.host")]
 )
 def test_a_host_that_is_none_is_one_line_that_names_its_key(
-    name: str, key: str, capfd: pytest.CaptureFixture[str]
+    name: str, key: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("VOLCAST_SERVER__METRICS_PORT", "0")  # which is looked at first, and may be taken
     code, line = failing(capfd, name, "--host", "no.such.host.invalid")
     assert code == 1
     assert line.startswith("host no.such.host.invalid: ")
