@@ -79,7 +79,7 @@ def compare(recordings: str, bundle: Path, folder: Path, console: Console) -> tu
     manifest, graph = read_bundle(bundle)
     live = run_live(recordings, bundle, folder, console)
     console.print("offline: features, probabilities, truth, evaluation")
-    dataset = load(expand_paths(recordings), schema=schema_for(manifest))
+    dataset = load(expand_paths(recordings), schema=schema_for(manifest, answered=True))
     evaluated = evaluate(recordings, bundle, folder)
     differences = [
         _by_key("predictions, every tick", live.predictions, _every_prediction(recordings, manifest, graph)),

@@ -29,8 +29,10 @@ class Seen:
     set_aside: int
 
 
-def schema_for(manifest: Manifest) -> FeatureSchema:
+def schema_for(manifest: Manifest, *, answered: bool = False) -> FeatureSchema:
     """The served schema whose rows hold what the model and, where one does, its baselines look at.
+
+    answered: the model's own, whose rows are those that a server is asked about; baselines may need more history.
 
     Raises InputError for a model of another schema, or another version of it.
     """
@@ -41,6 +43,8 @@ def schema_for(manifest: Manifest) -> FeatureSchema:
         raise InputError(
             f"bundle {manifest.name}/{manifest.version} takes schema {wanted.name} ({wanted.hash}); ticks give {known}"
         )
+    if answered:
+        return own
     needed = {name for form in manifest.baselines.values() for name in form.columns}
     fitting = [one for one in (own, *SCHEMAS.values()) if needed | set(own.names) <= set(one.names)]
     return fitting[0] if fitting else own

@@ -158,7 +158,7 @@ def _evaluate(
     from training.evaluation import evaluate_scored
     from training.evaluation.result import DataRef, ModelRef
 
-    dataset = _load(files, manifest, step)
+    dataset = _load(files, manifest, predictions is not None, step)
     chosen = scoring.unseen(dataset.rows, manifest)
     rows, notes = dataset.rows if seen else chosen.rows, []
     counts = dict(dataset.counts)
@@ -193,7 +193,7 @@ def _evaluate(
     return evaluation, scored
 
 
-def _load(files: tuple[str, ...], manifest: Manifest, step: Progress) -> Dataset:
+def _load(files: tuple[str, ...], manifest: Manifest, answered: bool, step: Progress) -> Dataset:
     from pipeline.archive import expand_paths
     from pipeline.datasets import DATA_DIR, coinbase_ticker_2025
     from training import scoring
@@ -209,7 +209,7 @@ def _load(files: tuple[str, ...], manifest: Manifest, step: Progress) -> Dataset
         )
     step(f"reading {len(paths)} files, computing features")
     kind = kind_of(paths[0])
-    schema = scoring.schema_for(manifest) if kind == "ticks" else None
+    schema = scoring.schema_for(manifest, answered=answered) if kind == "ticks" else None
     if kind == "features":
         schema = schema_of(paths[0])
     dataset = load(
