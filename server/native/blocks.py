@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FLOAT64 = np.dtype(np.float64)
 _ID_TAG, _MORE = 0x08, 0x80
 # Calls answered by one write: the caller reads the first while the last are written.
-SENT_AT_ONCE = 64
+SENT_AT_ONCE = 16
 
 
 def frames_alike(messages: Bytes, known: FrameForm) -> bool:
