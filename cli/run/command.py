@@ -117,7 +117,7 @@ def run(
 
 def _no_tick(recording: str, products: tuple[str, ...], dead: int) -> str:
     if dead:
-        return f"recording {recording}: no tick in it (dead: {dead:,}; `volcast features` tells what is wrong with each)"
+        return f"recording {recording}: no tick in it (dead: {dead:,}; `volcast features` says what is wrong)"
     return f"recording {recording}: no tick of {', '.join(products)} in it; set ingest.products"
 
 

@@ -267,7 +267,7 @@ def test_a_recording_without_a_tick_is_told_by_what_it_holds_instead() -> None:
     other = _no_tick("sol.ndjson", ("BTC-USD", "ETH-USD"), 0)
     assert other == "recording sol.ndjson: no tick of BTC-USD, ETH-USD in it; set ingest.products"
     damaged = _no_tick("junk.ndjson", ("BTC-USD",), 3)
-    assert damaged.startswith("recording junk.ndjson: no tick in it (dead: 3; `volcast features` tells")
+    assert damaged.startswith("recording junk.ndjson: no tick in it (dead: 3; `volcast features` says")
 
 
 def test_a_worker_that_reads_nothing_while_records_wait_ends_the_run() -> None:
