@@ -12,7 +12,8 @@ from server.grpc.methods import Methods
 from server.grpc.transport import GrpcioFront
 from server.http2.connection import Limits
 from server.metrics import ServerMetrics
-from server.native.front import NativeFront, SocketLimits
+from server.native.front import NativeFront
+from server.native.link import SocketLimits
 from server.security.limits import channel_options
 from server.security.tls import Certificates
 from server.security.tokens import Gate

@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from common.errors import RequestError, VolcastError
 from server.core.dataplane import Job
 from server.core.models import Model, Repository
-from server.core.requests import PackedInput, PredictInput, Result, Selection
+from server.core.requests import Matrix, PackedInput, PredictInput, Result, Selection
 from server.core.rows import DTYPES, all_finite
 
 MAX_ROWS = 1024
@@ -118,10 +119,16 @@ def job_of(raw: bytes, form: Form, repository: Repository, arrived_ns: int) -> J
     model = model_for(repository, form)
     if model is None:
         return None
-    flat = np.frombuffer(raw, DTYPES[form.data_type], offset=len(form.prefix))
+    matrix = matrix_of(memoryview(raw)[len(form.prefix) :], form, len(model.schema))
+    return None if matrix is None else Job(model, matrix, arrived_ns)
+
+
+def matrix_of(values: bytes | memoryview | NDArray[np.uint8], form: Form, width: int) -> Matrix | None:
+    """The rows in the values of one request, or of many of this form; None where one is not finite."""
+    flat = np.frombuffer(values, DTYPES[form.data_type])
     if not all_finite(flat):  # before they are widened: NumPy warns of a signalling NaN
         return None
-    return Job(model, np.asarray(flat, np.float64).reshape(-1, len(model.schema)), arrived_ns)
+    return np.asarray(flat, np.float64).reshape(-1, width)
 
 
 def model_for(repository: Repository, form: Form) -> Model | None:

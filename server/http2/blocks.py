@@ -12,13 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.http2 import frames
-from server.http2.headers import OK_TRAILERS, RESPONSE, Head
+from server.http2.headers import OK_TRAILERS, RESPONSE, RESPONSE_WORD, TRAILERS_WORD, Head
 
 Bytes = NDArray[np.uint8]
 # Fewer calls are split one by one: NumPy's calls cost more than they save.
 LEAST = 16
-_RESPONSE_WORD = len(RESPONSE) << 8 | frames.HEADERS
-_TRAILERS_WORD = len(OK_TRAILERS) << 8 | frames.HEADERS
 _ID = 5  # where a frame's header has the stream's id
 _pack = frames.HEADER.pack
 
@@ -70,10 +68,10 @@ def filled(template: bytes, count: int, *columns: tuple[int, Bytes]) -> bytes:
 
 def answers(ids: range, message: bytes, at: int, values: Bytes) -> bytes:
     """Frames of successful answers: `message` with a row of values (calls, n) at `at`."""
-    head = _pack(_RESPONSE_WORD, frames.END_HEADERS, 0) + RESPONSE
+    head = _pack(RESPONSE_WORD, frames.END_HEADERS, 0) + RESPONSE
     body = frames.MESSAGE.pack(0, len(message)) + message
     data = _pack(len(body) << 8, 0, 0) + body
-    tail = _pack(_TRAILERS_WORD, frames.END_HEADERS | frames.END_STREAM, 0) + OK_TRAILERS
+    tail = _pack(TRAILERS_WORD, frames.END_HEADERS | frames.END_STREAM, 0) + OK_TRAILERS
     begins, shown = (0, len(head), len(head) + len(data)), id_bytes(ids)
     columns = [(begin + _ID, shown) for begin in begins]
     at += len(head) + len(data) - len(message)

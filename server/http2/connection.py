@@ -15,9 +15,9 @@ from server.http2 import blocks, frames
 from server.http2.blocks import Block, Bytes
 from server.http2.control import Control
 from server.http2.frames import ErrorCode, ProtocolError
-from server.http2.headers import OK_TRAILERS, RESPONSE, Gate, Head
+from server.http2.headers import OK_TRAILERS, RESPONSE, RESPONSE_WORD, TRAILERS_WORD, Gate, Head
 from server.http2.receiving import Receiving
-from server.http2.sending import RESPONSE_WORD, TRAILERS_WORD, Event, Limits
+from server.http2.sending import Event, Limits
 from server.http2.stream import FRAME_WEIGHT, PREFIX, Parts, Stream
 
 __all__ = ["Connection", "Event", "Limits"]

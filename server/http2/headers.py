@@ -17,7 +17,7 @@ import msgspec
 from hpack import Decoder, HPACKError
 from hpack.exceptions import OversizedHeaderListError
 
-from server.http2.frames import ErrorCode, ProtocolError
+from server.http2.frames import HEADERS, ErrorCode, ProtocolError
 
 NO_TIMEOUT = -1
 _REMEMBERED, _REMEMBERED_BYTES = 64, 4096  # blocks a connection remembers, and the largest
@@ -192,6 +192,9 @@ def _string(text: bytes) -> bytes:
 
 RESPONSE = _STATUS_200 + _CONTENT_TYPE
 OK_TRAILERS = literal(b"grpc-status", b"0")
+# The first words of their frames: length and type.
+RESPONSE_WORD = len(RESPONSE) << 8 | HEADERS
+TRAILERS_WORD = len(OK_TRAILERS) << 8 | HEADERS
 NOT_GRPC = _STATUS_415 + _PLAIN_TEXT
 NOT_GRPC_TEXT = b"this port speaks gRPC: POST with content-type application/grpc\n"
 

@@ -8,11 +8,9 @@ from enum import IntEnum
 from server.http2 import frames
 from server.http2.blocks import Bytes
 from server.http2.frames import ErrorCode, ProtocolError
-from server.http2.headers import NOT_GRPC, NOT_GRPC_TEXT, OK_TRAILERS, RESPONSE, Head, failure
+from server.http2.headers import NOT_GRPC, NOT_GRPC_TEXT, RESPONSE, RESPONSE_WORD, Head, failure
 from server.http2.stream import RESOURCE_EXHAUSTED, MessageError, Parts, Stream
 
-RESPONSE_WORD = len(RESPONSE) << 8 | frames.HEADERS
-TRAILERS_WORD = len(OK_TRAILERS) << 8 | frames.HEADERS
 _REMEMBERED_CUTS = 1024
 _pack = frames.HEADER.pack
 _pack_message = frames.MESSAGE.pack

@@ -13,20 +13,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.errors import VolcastError
-from server.core.batcher import DEADLINE_PASSED
+from server.core.batcher import DEADLINE_PASSED, INLINE_ROWS
 from server.core.dataplane import Job, Outcome
-from server.core.requests import Matrix, Result
-from server.core.rows import DTYPES, all_finite
-from server.grpc.forms import Form, FrameForm, answer_prefix, answer_suffix, varint
-from server.http2.blocks import Bytes, filled
+from server.core.requests import Result
+from server.grpc.forms import Form, FrameForm, answer_prefix, answer_suffix, matrix_of, model_for, varint
+from server.http2.blocks import LEAST, Block, Bytes, filled
 from server.http2.frames import MESSAGE
 from server.http2.headers import NO_TIMEOUT
 
 if TYPE_CHECKING:
     from server.native.calls import FrameStream
-    from server.native.front import Link, NativeFront
+    from server.native.front import NativeFront
+    from server.native.link import Link
 
-FLOAT64 = np.dtype(np.float64)
 _ID_TAG, _MORE = 0x08, 0x80
 # Calls answered by one write: the caller reads the first while the last are written.
 SENT_AT_ONCE = 16
@@ -45,14 +44,6 @@ def frames_alike(messages: Bytes, known: FrameForm) -> bool:
         and (messages[:, end - 1] < _MORE).all()
         and (messages[:, 1 : end - 1] >= _MORE).all()
     )
-
-
-def matrix_of(messages: Bytes, form: Form, begin: int, width: int) -> Matrix | None:
-    """The rows of all requests, in order, from the values that begin at a column; None where one is not finite."""
-    values = np.ascontiguousarray(messages[:, begin:]).reshape(-1).view(DTYPES[form.data_type])
-    if not all_finite(values):  # before they are widened: NumPy warns of a signalling NaN
-        return None
-    return np.asarray(values, FLOAT64).reshape(-1, width)
 
 
 def _body(result: Result, rows: int, queue_ns: int) -> tuple[bytes, int]:
@@ -122,13 +113,14 @@ class CallBlock:
 
     def finish(self, outcome: Outcome) -> None:
         front, link, ids = self._front, self._link, self._ids
-        front.in_blocks -= len(ids)
+        front.blocks.waiting -= len(ids)
         if outcome is DEADLINE_PASSED:
             for one in ids:
                 front.late(link, one, DEADLINE_PASSED)
             return
         if not isinstance(outcome, Result):
-            front.alone(link, ids, self._messages)
+            for stream_id, one in zip(ids, self._messages, strict=True):
+                front.alone(link, stream_id, one.tobytes())
             return
         rows = self._form.rows
         values = _probabilities(outcome, rows)
@@ -143,3 +135,57 @@ class CallBlock:
                 link.flush()
         front.dirty[link] = None
         front.metrics.requests([("Predict", self._arrived_ns, len(ids))], front.now_ns())
+
+
+class Blocks:
+    """The way of unary calls that came alike to the batcher, as Lane is of single ones."""
+
+    def __init__(self, front: NativeFront, max_batch_rows: int, refusal: bytes) -> None:
+        """refusal: the block that ends calls for which there is no room."""
+        self._front = front
+        self._most_rows = min(INLINE_ROWS, max_batch_rows)
+        self._refusal = refusal
+        self.waiting = 0  # calls
+
+    def take(self, link: Link, now_ns: int) -> None:
+        """As many as there is room for; the others are refused."""
+        front, connection = self._front, link.connection
+        blocks, connection.blocks = connection.blocks, []
+        for block in blocks:
+            room = max(0, front.room)
+            ids, messages = block.ids, block.messages
+            if room < len(ids):
+                connection.fail_block(ids[room:], self._refusal)
+                front.metrics.refused({block.head.method.name: len(ids) - room})
+            self._put(link, Block(block.first_id, block.head, messages[:room]), now_ns)
+        front.dirty[link] = None
+
+    def _put(self, link: Link, block: Block, now_ns: int) -> None:
+        """As works of a size that may run on the loop; as single calls where they are not worth it."""
+        front, form = self._front, self._form(block)
+        model = model_for(front.plane.repository, form) if form is not None else None
+        matrix = None
+        if form is not None and model is not None:
+            matrix = matrix_of(np.ascontiguousarray(block.messages[:, len(form.prefix) :]), form, len(model.schema))
+        if form is None or model is None or matrix is None:
+            link.connection.calls += [
+                (stream_id, block.head, one.tobytes()) for stream_id, one in zip(block.ids, block.messages, strict=True)
+            ]
+            return
+        self.waiting += len(block.messages)
+        step, timeout_ns = self._most_rows // form.rows, block.head.timeout_ns
+        for begin in range(0, len(block.messages), step):
+            ids, messages = block.ids[begin : begin + step], block.messages[begin : begin + step]
+            job = Job(model, matrix[begin * form.rows : (begin + step) * form.rows], now_ns)
+            front.batches.put(CallBlock(front, link, ids, messages, form, job, timeout_ns))
+
+    def _form(self, block: Block) -> Form | None:
+        """What all of its messages are; None where one is something else, or a work would hold too few of them."""
+        front, messages = self._front, block.messages
+        if not len(messages) or not block.head.method.packed or not front.state.accepting:
+            return None
+        form = front.forms.of(messages[0].tobytes())
+        if form is None or form.rows * LEAST > self._most_rows:
+            return None
+        prefix = np.frombuffer(form.prefix, np.uint8)
+        return form if (messages[:, : len(prefix)] == prefix).all() else None

@@ -11,23 +11,20 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from common.errors import VolcastError
 from server.core.batcher import DEADLINE_PASSED
 from server.core.dataplane import Job, Outcome
 from server.core.models import Model
 from server.core.requests import Result
-from server.core.rows import DTYPES, all_finite
-from server.grpc.forms import Form, answer_prefix, answer_suffix, varint
+from server.grpc.forms import Form, answer_prefix, answer_suffix, matrix_of, model_for, varint
 from server.http2.frames import MESSAGE
 from server.http2.headers import NO_TIMEOUT
 from server.native.entries import Entry
 
 if TYPE_CHECKING:
-    from server.native.front import Link, NativeFront
+    from server.native.front import NativeFront
+    from server.native.link import Link
 
-FLOAT64 = np.dtype(np.float64)
 _PREFIXES = 64
 SENT_AT_ONCE = 8
 WORTH_VIEWING = 32  # rows: a view costs more than a copy of fewer
@@ -86,17 +83,9 @@ class Lane:
 
     def _job(self, form: Form, group: list[Entry]) -> Job | None:
         """One job of all rows; None where one of them is not as it must be."""
-        try:
-            model = self._front.plane.repository.resolve(form.selection)
-        except VolcastError:
-            return None
-        if model.schema.hash != form.schema_hash:
-            return None
-        values = _values(group)
-        flat = np.frombuffer(values, DTYPES[form.data_type])
-        if not all_finite(flat):  # before they are widened: NumPy warns of a signalling NaN
-            return None
-        return Job(model, np.asarray(flat, FLOAT64).reshape(-1, len(model.schema)), group[0].arrived_ns)
+        model = model_for(self._front.plane.repository, form)
+        matrix = matrix_of(_values(group), form, len(model.schema)) if model is not None else None
+        return Job(model, matrix, group[0].arrived_ns) if model is not None and matrix is not None else None
 
     def answer(self, group: list[Entry], result: Result) -> None:
         """Each caller's part of the result of all."""

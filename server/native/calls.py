@@ -6,21 +6,23 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from common.errors import DeadlineError, VolcastError
 from server.core.batcher import INLINE_ROWS
 from server.core.dataplane import Job, Outcome
 from server.core.requests import PredictInput, Result
-from server.grpc.forms import frame_parts, model_for
+from server.grpc.forms import frame_parts, matrix_of, model_for
 from server.grpc.inference import read_predict
 from server.grpc.methods import Frame, ScoringStream
 from server.http2.blocks import LEAST, Bytes
 from server.http2.sending import framed
 from server.http2.stream import Stream
-from server.native.blocks import FrameBlock, frames_alike, matrix_of
+from server.native.blocks import FrameBlock, frames_alike
 from server.native.entries import Entry, new_entry
 
 if TYPE_CHECKING:
-    from server.native.front import Link
+    from server.native.link import Link
 
 FRAMES_AT_ONCE = 256  # of one stream, before another has its turn
 MAX_UNSENT = 256 * 1024  # bytes of answers that a stream's reader may leave waiting before it is read no more
@@ -127,7 +129,8 @@ class FrameStream:
         model = model_for(front.plane.repository, known.form)
         if model is None or known.form.rows * len(messages) > INLINE_ROWS:
             return False
-        matrix = matrix_of(messages, known.form, known.id_end + len(known.marker), len(model.schema))
+        values = np.ascontiguousarray(messages[:, known.id_end + len(known.marker) :])
+        matrix = matrix_of(values, known.form, len(model.schema))
         if matrix is None:
             return False
         now_ns = self.heard_ns = front.now_ns()

@@ -10,7 +10,7 @@ from server.http2.headers import Head
 
 if TYPE_CHECKING:
     from server.native.calls import FrameStream
-    from server.native.front import Link
+    from server.native.link import Link
 
 
 class Entry(NamedTuple):

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from common.errors import DeadlineError, UnavailableError, VolcastError
 from common.rpc_status import to_status
 from server.batching import BatchLoop
-from server.core.batcher import INLINE_ROWS, FaultError
+from server.core.batcher import FaultError
 from server.core.dataplane import DataPlane, Job, Outcome
 from server.core.requests import Result
-from server.grpc.forms import Forms, model_for
+from server.grpc.forms import Forms
 from server.grpc.inference import read_predict
 from server.grpc.methods import Frame, Method, Methods, Scoring, ScoringStream, Unary
 from server.grpc.methods import Stream as StreamMethod
-from server.http2.blocks import Bytes
-from server.http2.connection import Connection, Event, Limits
-from server.http2.frames import ErrorCode, ProtocolError
-from server.http2.headers import SHORT, STREAMING, UNARY, Head, failure
+from server.http2.connection import Event, Limits
+from server.http2.headers import SHORT, STREAMING, UNARY, failure
 from server.http2.stream import RESOURCE_EXHAUSTED, Stream
 from server.metrics import CODE_NAMES, ServerMetrics
-from server.native.blocks import CallBlock, matrix_of
+from server.native.blocks import Blocks
 from server.native.bursts import Lane
 from server.native.calls import Dialogue, FrameStream, FrameWork, UnaryCall
 from server.native.entries import Entry, new_entry
+from server.native.link import Link, SocketLimits
 from server.security.tokens import Gate
 from server.state import ServerState
 
@@ -42,22 +37,6 @@ FEW_BYTES = 1024
 NEAR = 4
 # A stream that has sent nothing for so long has no frame on its way, and can be ended by a drain.
 IDLE_NS = 50_000_000
-WRITE_HIGH = 1024 * 1024  # bytes the kernel has not taken before a connection is read no more
-
-
-@dataclass(frozen=True)
-class SocketLimits:
-    """partial_s: how long a preface or a frame that has begun may take to its end (slow loris).
-
-    spin_us: how long the loop looks for the next call before it sleeps, while calls are arriving.
-    """
-
-    spin_us: int = 250
-    max_connections: int = 16_384
-    partial_s: float = 10.0
-    keepalive_s: float = 60.0
-    keepalive_timeout_s: float = 20.0
-    reuse_port: bool = False
 
 
 class NativeFront:
@@ -100,13 +79,12 @@ class NativeFront:
         self._spinning = False
         self.forms = Forms()
         self._lane = Lane(self, batches.max_batch_rows)
-        self._most_in_block = min(INLINE_ROWS, batches.max_batch_rows)
         self._max_queue = batches.max_queue
-        self.in_blocks = 0  # calls that wait in blocks
         batches.feed = self._feed
         batches.after = self.flush_dirty
         overloaded = to_status(batches.overloaded)
         self._refusal = failure(RESOURCE_EXHAUSTED, overloaded.message, overloaded.SerializeToString(), started=False)
+        self.blocks = Blocks(self, batches.max_batch_rows, self._refusal)
 
     def kind(self, method: Method) -> int:
         if isinstance(method, Scoring):
@@ -190,23 +168,19 @@ class NativeFront:
 
     @property
     def full(self) -> bool:
-        return self._room() <= 0
-
-    def _room(self) -> int:
-        """Calls that the queue still takes."""
-        return self._max_queue - len(self._lane) - self.batches.batcher.waiting - self.in_blocks
+        return self.room <= 0
 
     @property
-    def busy(self) -> bool:
-        """Whether anything waits for the model."""
-        return bool(self._lane) or self.batches.batcher.waiting > 0 or bool(self._active)
+    def room(self) -> int:
+        """Calls that the queue still takes."""
+        return self._max_queue - len(self._lane) - self.batches.batcher.waiting - self.blocks.waiting
 
     def take_calls(self, link: Link, now_ns: int) -> None:
         """Calls that came the short way."""
         connection = link.connection
         calls, connection.calls = connection.calls, []
         lane, forms = self._lane, self.forms
-        room = self._room()
+        room = self.room
         accepting = self.state.accepting
         refused: list[int] = []
         names: dict[str, int] = {}
@@ -229,51 +203,18 @@ class NativeFront:
         if lane:
             self.batches.wake(len(lane))
 
-    def take_blocks(self, link: Link, now_ns: int) -> None:
-        """Calls that came alike: as many as there is room for, the others are refused."""
-        connection = link.connection
-        waiting, connection.blocks = connection.blocks, []
-        for block in waiting:
-            room = max(0, self._room())
-            ids, messages = block.ids, block.messages
-            if room < len(ids):
-                connection.fail_block(ids[room:], self._refusal)
-                self.metrics.refused({block.head.method.name: len(ids) - room})
-                ids, messages = ids[:room], messages[:room]
-            for begin in range(0, len(ids), self._most_in_block):
-                until = begin + self._most_in_block
-                self._take_block(link, ids[begin:until], messages[begin:until], block.head, now_ns)
-        self.dirty[link] = None
-
-    def _take_block(self, link: Link, ids: range, messages: Bytes, head: Head, now_ns: int) -> None:
-        first = messages[0].tobytes()
-        form = self.forms.of(first) if head.method.packed and self.state.accepting else None
-        model = model_for(self.plane.repository, form) if form is not None else None
-        if form is None or model is None or form.rows * len(ids) > INLINE_ROWS:
-            self.alone(link, ids, messages)
-            return
-        prefix = np.frombuffer(form.prefix, np.uint8)
-        alike = (messages[:, : len(prefix)] == prefix).all(axis=1)
-        matrix = matrix_of(messages, form, len(prefix), len(model.schema)) if alike.all() else None
-        if matrix is None:
-            self.alone(link, ids, messages)
-            return
-        self.in_blocks += len(ids)
-        self.batches.put(CallBlock(self, link, ids, messages, form, Job(model, matrix, now_ns), head.timeout_ns))
-
-    def alone(self, link: Link, ids: Iterable[int], messages: Bytes) -> None:
-        """Calls of a block that must be looked at one by one."""
-        for stream_id, one in zip(ids, messages, strict=True):
-            stream = link.connection.stream(stream_id)
-            if stream is not None:
-                self._request(link, stream, one.tobytes(), waited=True)
-
     def ordinary(self, entry: Entry) -> None:
         """A recognized request that must be looked at like any other after all."""
         if entry.frames is not None:
             entry.frames.put_again(entry.raw, entry.arrived_ns)
-        elif (stream := entry.link.connection.stream(entry.stream_id)) is not None:
-            self._request(entry.link, stream, entry.raw, waited=True)
+        else:
+            self.alone(entry.link, entry.stream_id, entry.raw)
+
+    def alone(self, link: Link, stream_id: int, raw: bytes) -> None:
+        """The same for a unary call, which has had its place in the queue."""
+        stream = link.connection.stream(stream_id)
+        if stream is not None:
+            self._request(link, stream, raw, waited=True)
 
     def late(self, link: Link, stream_id: int, error: VolcastError) -> None:
         stream = link.connection.stream(stream_id)
@@ -440,113 +381,3 @@ class NativeFront:
         for link in list(self.links):
             link.sweep(now_ns)
         self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
-
-
-class Link(asyncio.Protocol):
-    """One connection's socket."""
-
-    def __init__(self, front: NativeFront) -> None:
-        self.front = front
-        self.connection = Connection(front.methods, front, front.limits)
-        self.paused = False  # the kernel takes no more: nothing is read until it does
-        self._transport: Any = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-        self._transport.set_write_buffer_limits(high=WRITE_HIGH)
-        sock = self._transport.get_extra_info("socket")
-        if sock is not None:
-            _keep_alive(sock, self.front.sockets)
-        if len(self.front.links) >= self.front.sockets.max_connections:
-            self._transport.abort()
-            return
-        self.connection.partial_since_ns = self.front.now_ns()
-        self.front.links.add(self)
-        if self.front.state.draining:
-            self.connection.go_away()
-        self.flush()
-
-    def data_received(self, data: bytes) -> None:
-        front, connection = self.front, self.connection
-        now_ns = front.now_ns()
-        try:
-            connection.receive(data, now_ns)
-        except ProtocolError as fault:
-            front.take(self)
-            self._break(fault)
-            return
-        if connection.blocks:
-            front.take_blocks(self, now_ns)
-        if connection.calls:
-            front.take_calls(self, now_ns)
-        if connection.events:
-            front.take(self)
-        front.arrived(len(data), now_ns)
-        self.flush()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.front.links.discard(self)
-        for stream in self.connection.abandon():
-            if stream.app is not None:
-                stream.app.cancel()
-
-    def pause_writing(self) -> None:
-        self.paused = True
-        self._transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        self.paused = False
-        self._transport.resume_reading()
-        for stream in self.connection.streams.values():
-            if isinstance(stream.app, FrameStream):
-                self.front.activate(stream.app)
-            elif isinstance(stream.app, Dialogue):
-                stream.app.woken()
-
-    def respond(self, stream: Stream, name: str, message: bytes) -> None:
-        self.connection.respond(stream, message)
-        self.front.metrics.request(name, "OK", self.front.now_ns() - stream.arrived_ns)
-        self.front.dirty[self] = None
-
-    def send(self, stream: Stream, messages: bytes) -> None:
-        """Messages of a stream, each with its prefix."""
-        self.connection.send(stream, messages)
-        self.front.dirty[self] = None
-
-    def fail(self, stream: Stream, name: str, error: Exception) -> None:
-        status = self.front.status_of(error)
-        self.connection.finish(stream, status.code, status.message, status.SerializeToString())
-        self.front.metrics.request(name, CODE_NAMES[status.code], self.front.now_ns() - stream.arrived_ns)
-        self.front.dirty[self] = None
-
-    def end(self, stream: Stream) -> None:
-        self.connection.finish(stream)
-        self.front.dirty[self] = None
-
-    def flush(self) -> None:
-        if self._transport is not None and (data := self.connection.output()):
-            self._transport.write(data)
-
-    def close(self) -> None:
-        self._transport.close()
-
-    def abort(self) -> None:
-        self._transport.abort()
-
-    def sweep(self, now_ns: int) -> None:
-        self.connection.forgive()
-        since_ns = self.connection.partial_since_ns
-        if since_ns is not None and now_ns - since_ns > self.front.sockets.partial_s * 1e9:
-            self._break(ProtocolError(ErrorCode.SETTINGS_TIMEOUT, "nothing whole came in time"))
-
-    def _break(self, fault: ProtocolError) -> None:
-        self.connection.go_away(fault.code, fault.reason)
-        self.flush()
-        self._transport.close()
-
-
-def _keep_alive(sock: socket.socket, limits: SocketLimits) -> None:
-    """TCP's own probes find a peer that has gone without a word."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(limits.keepalive_s)))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(limits.keepalive_timeout_s * 1000)))

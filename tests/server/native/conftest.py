@@ -18,7 +18,8 @@ from server.core.shadow import Shadows
 from server.http2 import frames
 from server.http2.connection import Limits
 from server.metrics import ServerMetrics
-from server.native.front import Link, NativeFront, SocketLimits
+from server.native.front import NativeFront
+from server.native.link import Link, SocketLimits
 from server.reload import Reloader
 from server.security.tokens import Gate
 from server.state import ServerState

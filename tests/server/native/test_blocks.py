@@ -9,6 +9,7 @@ from common.schema import CORE_1
 from server.http2 import frames
 from server.http2.stream import PREFIX
 from server.native.blocks import CallBlock, FrameBlock
+from server.native.calls import UnaryCall
 from server.native.front import NativeFront
 from tests.server.bundles import Logistic, rows
 from tests.server.http2.peer import Frame, block, message
@@ -72,7 +73,23 @@ async def test_calls_in_a_block_get_each_their_own_answer(
         np.testing.assert_allclose(answer.probabilities, expected)
         assert (answer.model_name, answer.model_version, answer.threshold) == ("volatility", "1", 0.5)
     assert client.link.connection.open_calls == 0
-    assert front.in_blocks == 0
+    assert front.blocks.waiting == 0
+
+
+async def test_calls_of_many_rows_wait_in_the_lane_and_are_not_parsed(
+    front: NativeFront, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = known(client, request(100))
+    await client.ended(1)
+    blocks = blocks_put(front, CallBlock, monkeypatch)
+    parsed = blocks_put(front, UnaryCall, monkeypatch)
+    client.send(calls(head, [request(100, seed) for seed in range(20)]))
+    got = await client.until(lambda got: ends(got) == 20)
+    assert blocks == parsed == []
+    for seed in range(20):
+        (raw,) = answers(got, 3 + 2 * seed)
+        expected = Logistic(1).predict(rows(100, seed))
+        np.testing.assert_allclose(PredictResponse.FromString(raw).probabilities, expected)
 
 
 async def test_a_row_at_fault_in_a_block_fails_alone(front: NativeFront, client: Client) -> None:
@@ -120,14 +137,14 @@ async def test_a_block_whose_deadline_passes_is_not_computed(client: Client, clo
 async def test_calls_of_a_block_beyond_the_queue_are_refused_at_once(front: NativeFront, client: Client) -> None:
     head = known(client, request())
     await client.ended(1)
-    room = front._room()
+    room = front.room
     client.send(calls(head, [request()] * (room + MANY)))
     refused = client.read()
     assert ends(refused) == MANY
     assert {status(refused, 3 + 2 * (room + number)) for number in range(MANY)} == {b"8"}
     got = await client.until(lambda got: ends(got) == room)
     assert {status(got, 3 + 2 * number) for number in range(room)} == {b"0"}
-    assert front._room() == room
+    assert front.room == room
 
 
 async def test_answers_of_a_block_wait_for_the_callers_window(client: Client) -> None:
