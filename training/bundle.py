@@ -33,6 +33,7 @@ from training import export, metrics
 from training.data import Dataset
 from training.experiment import Experiment, Part, on_schema
 from training.models import BASELINES, graphs
+from training.onnx_model import OnnxModel
 from training.rows import Rows
 from training.ticks import NS_PER_S
 
@@ -52,7 +53,7 @@ def build_bundle(name: str, version: str, dataset: Dataset, experiment: Experime
     fitted, part = experiment.model.fitted, experiment.part
     rows = on_schema(dataset.rows, experiment.schema)
     model = fitted.to_onnx()
-    exported = export.onnx_probabilities(model, rows.features)
+    exported = OnnxModel(model).probabilities(rows.features)
     error = export.check_parity(exported, fitted.probabilities(rows.features))
     settings, decision = experiment.settings, float(f"{experiment.model.decision_threshold:.6g}")
     manifest = Manifest(

@@ -19,6 +19,8 @@ from sklearn.metrics import average_precision_score
 from common.bundle import Manifest
 from common.schema import SCHEMAS, FeatureSchema
 from training import metrics
+from training.evaluation.blocks import Blocks, interval
+from training.evaluation.figures import areas
 from training.leakage import SUSPICIOUS_PR_AUC
 from training.models import BASELINES
 from training.scored import FINAL, Scored
@@ -217,10 +219,15 @@ def _champion(candidate: Candidate, limits: Limits) -> Check:
     y = final.y[unseen]
     if not _both_classes(y):
         return Check("champion", False, "the final part holds one class: the two cannot be compared")
-    both = np.stack([candidate.final_exported[unseen], champion.probabilities[unseen]])
-    samples = metrics.bootstrap_pr_auc(y, both, final.time_ns[unseen], limits.seed)
-    low, high = metrics.interval(samples[:, 0] - samples[:, 1])
-    point = _pr_auc(y, both[0]) - _pr_auc(y, both[1])
+    mine, theirs = candidate.final_exported[unseen], champion.probabilities[unseen]
+    blocks = Blocks.of(final.time_ns[unseen], metrics.BLOCK_NS)
+    draws = blocks.draws(metrics.RESAMPLES, limits.seed)
+    samples = [areas(y, one, blocks.of_row, draws)[0] for one in (mine, theirs)]
+    found_interval = interval(samples[0] - samples[1])
+    if found_interval is None:
+        return Check("champion", False, f"spikes are in too few of {blocks.count} blocks of time: no interval")
+    low, high = found_interval
+    point = _pr_auc(y, mine) - _pr_auc(y, theirs)
     found = (
         f"PR-AUC {point:+.4f} against champion {champion.version}, paired 95 % interval {low:+.4f} to {high:+.4f}, on "
         f"{len(y):,} rows{said}"

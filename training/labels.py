@@ -33,21 +33,6 @@ def future_volatility(ticks: TickSeries, horizon_ns: int) -> NDArray[np.float64]
     return volatility
 
 
-def past_volatility(ticks: TickSeries, window_ns: int) -> NDArray[np.float64]:
-    """Realized volatility over (t - window, t] as of each tick, shape (ticks,), log units.
-
-    A tick that shares its time with later ones does not see them. Before the segment has lasted a
-    window the sum is over what there is; such rows are not warm and are dropped elsewhere.
-    """
-    volatility = np.empty(len(ticks))
-    for span in ticks.spans():
-        time_ns = ticks.time_ns[span]
-        running = np.cumsum(ticks.squared_returns(span))
-        before = np.searchsorted(time_ns, time_ns - window_ns, side="right") - 1
-        volatility[span] = np.sqrt(running - np.where(before >= 0, running[before], 0.0))
-    return volatility
-
-
 def spike_threshold(training_volatility: NDArray[np.float64], quantile: float) -> float:
     """τ, to nine digits, from the future volatility of training rows (rows,). Pass nothing else in."""
     return float(f"{np.quantile(training_volatility, quantile):.9g}")

@@ -33,9 +33,9 @@ CSS = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; color: #1d2733; margin: 0; background: #f4f6f8; }
 main { max-width: 1080px; margin: 0 auto; padding: 28px 24px 60px; }
-h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 34px 0 8px; }
+h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 34px 0 8px; } h3 { font-size: 15px; margin: 20px 0 6px; }
 p { margin: 6px 0; max-width: 78ch; } .sub { color: #5b6875; }
-section { background: #fff; border: 1px solid #e0e5ea; border-radius: 8px; padding: 16px 18px; margin: 14px 0; }
+section, .card { background: #fff; border: 1px solid #e0e5ea; border-radius: 8px; padding: 16px 18px; margin: 14px 0; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 16px 0; }
 .tile { background: #fff; border: 1px solid #e0e5ea; border-radius: 8px; padding: 12px 14px; }
 .tile b { display: block; font-size: 22px; font-variant-numeric: tabular-nums; } .tile span { color: #5b6875; font-size: 13px; }
@@ -43,10 +43,13 @@ section { background: #fff; border: 1px solid #e0e5ea; border-radius: 8px; paddi
 table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; width: 100%; }
 table.narrow { width: auto; min-width: 320px; }
 th, td { text-align: right; padding: 5px 10px; border-bottom: 1px solid #e8ecf0; vertical-align: top; white-space: nowrap; }
-th { color: #44515e; font-weight: 600; } th:first-child, td:first-child { text-align: left; }
+th { color: #44515e; font-weight: 600; white-space: normal; } th:first-child, td:first-child { text-align: left; }
+td small { display: block; color: #73808c; font-size: 11.5px; } td.mine, th.mine { background: #eef4fb; }
+.good { color: #0b6e3d; font-weight: 600; } .bad { color: #b3261e; font-weight: 600; }
 ul { margin: 6px 0; padding-left: 20px; } li { margin: 3px 0; max-width: 90ch; }
 img { max-width: 100%; height: auto; display: block; } figure { margin: 10px 0 18px; } figcaption { color: #5b6875; font-size: 13px; }
 .note { border-left: 4px solid #e69f00; } code { font-size: 12.5px; overflow-wrap: anywhere; }
+summary { cursor: pointer; font-weight: 600; }
 """  # noqa: E501
 
 

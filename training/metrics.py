@@ -1,4 +1,4 @@
-"""How good probabilities of a rare event are, and how sure of that one may be.
+"""How good probabilities of a rare event are, by scikit-learn; how sure of that one may be: training.evaluation.
 
 PR-AUC is average precision (scikit-learn's step sum, no interpolation). Lift is PR-AUC over the base
 rate, which is what random ranks score. Brier skill is 1 − Brier / Brier of a constant forecast
@@ -79,31 +79,3 @@ def best_f1_threshold(y: NDArray[np.int8], probability: NDArray[np.float64]) -> 
     total = precision + recall
     f1 = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
     return float(np.floor(thresholds[np.argmax(f1[:-1])] * 1e6) / 1e6)
-
-
-def bootstrap_pr_auc(
-    y: NDArray[np.int8], probabilities: NDArray[np.float64], time_ns: NDArray[np.int64], seed: int
-) -> NDArray[np.float64]:
-    """PR-AUC of resampled rows: probabilities (models, rows) -> (resamples, models).
-
-    Whole blocks of time are drawn with replacement (Carlstein 1986, "The use of subseries values for
-    estimating the variance of a general statistic from a stationary sequence", Annals of Statistics
-    14), since neighbouring rows are far from independent. All models see the same draws, so their
-    differences are paired. Draws without a positive are drawn again.
-    """
-    _, block = np.unique(time_ns // BLOCK_NS, return_inverse=True)
-    blocks = int(block.max()) + 1
-    random = np.random.default_rng(seed)
-    samples: list[list[float]] = []
-    while len(samples) < RESAMPLES:
-        times_drawn = np.bincount(random.integers(blocks, size=blocks), minlength=blocks)
-        weight = times_drawn[block].astype(np.float64)
-        if weight @ y > 0:
-            samples.append([float(average_precision_score(y, one, sample_weight=weight)) for one in probabilities])
-    return np.array(samples)
-
-
-def interval(samples: NDArray[np.float64]) -> tuple[float, float]:
-    """The middle 95 % of (resamples,)."""
-    low, high = np.quantile(samples, [0.025, 0.975])
-    return float(low), float(high)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from common.bundle import LinearForm, Manifest
 from common.errors import InputError
 from common.schema import SCHEMAS, FeatureSchema
-from training.export import onnx_probabilities
 from training.labels import labels
+from training.onnx_model import OnnxModel
 from training.rows import Rows
 from training.scored import Scored
 from training.ticks import NS_PER_S
@@ -65,7 +65,7 @@ def score(manifest: Manifest, model: bytes, rows: Rows) -> Scored:
     where the rows lack a feature of the model's schema.
     """
     names = manifest.feature_schema().names
-    probabilities = {manifest.kind: onnx_probabilities(model, rows.columns(names))}
+    probabilities = {manifest.kind: OnnxModel(model).probabilities(rows.columns(names))}
     thresholds = {manifest.kind: manifest.decision_threshold}
     for name, form in manifest.baselines.items():
         if name != manifest.kind and set(form.columns) <= set(rows.schema.names):

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.labels import future_volatility
-from training.ticks import TickSeries
-
 ANY_SEQUENCE = -1
 
 
@@ -32,19 +29,6 @@ class Keys:
     @classmethod
     def without_sequence(cls, product: NDArray[np.int64], event_time_ns: NDArray[np.int64]) -> Keys:
         return cls(product, event_time_ns, np.full(len(event_time_ns), ANY_SEQUENCE))
-
-
-@dataclass(frozen=True, slots=True)
-class Truth:
-    """Ticks and the volatility that followed them, (n,); NaN where a gap or the end came within the horizon."""
-
-    keys: Keys
-    future_volatility: NDArray[np.float64]
-
-
-def truth_of(ticks: TickSeries, product: NDArray[np.int64], horizon_ns: int) -> Truth:
-    """The truth of each accepted tick, (ticks,). product runs along the ticks."""
-    return Truth(Keys.without_sequence(product, ticks.time_ns), future_volatility(ticks, horizon_ns))
 
 
 def match(wanted: Keys, given: Keys) -> NDArray[np.int64]:

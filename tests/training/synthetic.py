@@ -65,3 +65,18 @@ def write_recording(path: Path, time_ns: NDArray[np.int64], mid: NDArray[np.floa
         lines.append(json.dumps(message))
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def past_volatility(ticks: TickSeries, window_ns: int) -> NDArray[np.float64]:
+    """Realized volatility over (t - window, t] as of each tick, shape (ticks,), log units.
+
+    A tick that shares its time with later ones does not see them. Before the segment has lasted a
+    window the sum is over what there is; such rows are not warm and are dropped elsewhere.
+    """
+    volatility = np.empty(len(ticks))
+    for span in ticks.spans():
+        time_ns = ticks.time_ns[span]
+        running = np.cumsum(ticks.squared_returns(span))
+        before = np.searchsorted(time_ns, time_ns - window_ns, side="right") - 1
+        volatility[span] = np.sqrt(running - np.where(before >= 0, running[before], 0.0))
+    return volatility

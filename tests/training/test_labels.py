@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from tests.training.synthetic import series
-from training.labels import future_volatility, labels, past_volatility, spike_threshold
+from tests.training.synthetic import past_volatility, series
+from training.labels import future_volatility, labels, spike_threshold
 from training.ticks import NS_PER_S, TickSeries
 
 HORIZON_NS = 60 * NS_PER_S

@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.metrics import best_f1_threshold, bootstrap_pr_auc, evaluate, interval, mean_of_folds
-from training.ticks import NS_PER_S
+from training.metrics import best_f1_threshold, evaluate, mean_of_folds
 
 Y = np.array([0, 0, 1, 0, 1, 0, 0, 1, 0, 0], np.int8)
 
@@ -55,32 +54,3 @@ def test_no_threshold_has_a_better_f1_than_the_one_chosen() -> None:
     probability = np.clip(0.2 + 0.2 * y + random.normal(scale=0.15, size=60), 0, 1)
     best = evaluate(y, probability, best_f1_threshold(y, probability), 0.2)["f1"]
     assert best >= max(evaluate(y, probability, float(one), 0.2)["f1"] for one in probability) - 1e-12
-
-
-def test_intervals_hold_the_point_value_and_are_wider_for_dependent_rows() -> None:
-    random = np.random.default_rng(1)
-    y = np.repeat((random.random(40) < 0.3).astype(np.int8), 50)
-    probability = np.clip(np.repeat(0.3 + random.normal(scale=0.1, size=40), 50) + 0.1 * y, 0, 1)
-    in_blocks = np.arange(2000) * 6 * NS_PER_S  # fifty equal rows fall into one block of five minutes
-    apart = random.permutation(2000) * 300 * NS_PER_S  # each row is a block of its own
-    low, high = interval(bootstrap_pr_auc(y, probability[None], in_blocks, seed=0)[:, 0])
-    narrow_low, narrow_high = interval(bootstrap_pr_auc(y, probability[None], apart, seed=0)[:, 0])
-    assert low < evaluate(y, probability, 0.5, 0.1)["pr_auc"] < high
-    assert high - low > 3 * (narrow_high - narrow_low)
-
-
-def test_models_are_compared_on_the_same_draws() -> None:
-    random = np.random.default_rng(2)
-    y = (random.random(300) < 0.3).astype(np.int8)
-    probability = random.random(300)
-    samples = bootstrap_pr_auc(y, np.stack([probability, probability**2]), np.arange(300) * 10 * NS_PER_S, seed=0)
-    assert np.array_equal(samples[:, 0], samples[:, 1])  # the square ranks alike
-
-
-def test_the_same_seed_draws_the_same_blocks() -> None:
-    random = np.random.default_rng(3)
-    y = (random.random(300) < 0.3).astype(np.int8)
-    time_ns, probability = np.arange(300) * 10 * NS_PER_S, random.random((1, 300))
-    once, again, other = (bootstrap_pr_auc(y, probability, time_ns, seed) for seed in (5, 5, 6))
-    assert np.array_equal(once, again)
-    assert not np.array_equal(once, other)

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.training.synthetic import market, series
+from tests.training.synthetic import market, past_volatility, series
 from training import scales
-from training.labels import past_volatility
 from training.leakage import rows_that_see_ahead
 from training.scales import Scales, quote_features
 from training.schemas import QUOTES_1

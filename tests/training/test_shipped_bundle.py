@@ -9,7 +9,8 @@ import pytest
 
 from common.bundle import Manifest, read_bundle
 from common.schema import CORE_1
-from training.export import PARITY_LIMIT, onnx_probabilities
+from training.export import PARITY_LIMIT
+from training.onnx_model import OnnxModel
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "models" / "volatility" / "1"
@@ -27,13 +28,15 @@ def test_it_loads_and_takes_core_1(manifest: Manifest) -> None:
 
 def test_it_answers_its_self_test(manifest: Manifest) -> None:
     row = np.array([manifest.self_test.features])
-    assert onnx_probabilities(read_bundle(FOLDER)[1], row)[0] == pytest.approx(manifest.self_test.probability, abs=1e-9)
+    assert OnnxModel(read_bundle(FOLDER)[1]).probabilities(row)[0] == pytest.approx(
+        manifest.self_test.probability, abs=1e-9
+    )
 
 
 def test_it_says_more_when_the_market_moves_more(manifest: Manifest) -> None:
     calm = np.array([[90e3, 90e3, 0.0, 0.0, 0.0, 0.0, 0.0, 0.05, 0.01, 1e-7, 0.0]])
     wild = np.array([[90e3, 90e3, 1e-3, 2e-3, 4e-3, 4e-3, 3e-3, 10.0, 5.0, 5e-5, 0.0]])
-    probability = onnx_probabilities(read_bundle(FOLDER)[1], np.concatenate([calm, wild]))
+    probability = OnnxModel(read_bundle(FOLDER)[1]).probabilities(np.concatenate([calm, wild]))
     assert probability[0] < 0.01
     assert probability[1] > 0.99
 

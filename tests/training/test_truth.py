@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from tests.training.synthetic import market, series
-from training.ticks import NS_PER_S
-from training.truth import ANY_SEQUENCE, Keys, match, truth_of
+from training.truth import ANY_SEQUENCE, Keys, match
 
 
 def keys(*rows: tuple[int, int, int]) -> Keys:
@@ -31,12 +28,3 @@ def test_of_a_prediction_delivered_twice_the_first_is_taken() -> None:
 def test_nothing_is_found_among_no_predictions() -> None:
     assert match(keys((0, 10, 1)), keys()).tolist() == [-1]
     assert len(match(keys(), keys((0, 10, 1)))) == 0
-
-
-def test_truth_is_the_volatility_after_the_tick_where_the_whole_horizon_was_seen() -> None:
-    ticks = series(market(200, seed=1))
-    truth = truth_of(ticks, np.zeros(200, np.int64), 60 * NS_PER_S)
-    returns = np.diff(np.log(ticks.mid))
-    assert truth.future_volatility[10] == pytest.approx(np.sqrt(np.sum(returns[10:70] ** 2)), rel=1e-12)
-    assert np.isnan(truth.future_volatility[140:]).all()
-    assert truth.keys.event_time_ns is ticks.time_ns

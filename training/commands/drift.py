@@ -18,6 +18,7 @@ from common.log import configure_logs
 from pipeline.archive import expand_paths
 from pipeline.datasets import DATA_DIR, coinbase_ticker_2025
 from pipeline.drift import LARGE_PSI
+from training.commands.progress import steps
 
 if TYPE_CHECKING:
     from training.data import Dataset
@@ -84,7 +85,6 @@ def drift(
     if compare_train_test + live + (current is not None) != 1:
         raise UsageError("choose one of --compare-train-test, --current and --live")
     bundle = None if bundle_folder is None else read_bundle(bundle_folder)
-    from training.commands.progress import steps
     from training.drift.evidently_report import write_report
     from training.drift.stretches import stretch, train_and_test
     from training.drift.summary import compare

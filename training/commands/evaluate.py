@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from common.cli import Duration, config_option, examples, json_option
 from common.config import load_config
 from common.errors import BundleError, InputError, UsageError
 from common.log import configure_logs
+from training.commands.progress import steps
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,7 +104,7 @@ def evaluate(
         alarms_per_hour=alarms_per_hour,
         seed=seed,
     )
-    with _progress() as step:
+    with steps() as step:
         predictions = _predictions(predictions_file, made_by) if predictions_file else None
         evaluation, scored = _evaluate(files, manifest, model, predictions, predictions_file, seen, settings, step)
         step("drawing")
@@ -308,16 +308,3 @@ def _print(console: Console, evaluation: ModelEval) -> None:
             f"{given.file}: {given.rows_matched:,} rows have a prediction, {given.rows_unmatched:,} have none; they "
             f"differ from the bundle's own by at most {given.max_abs_difference:.2g}."
         )
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """Shows the step at hand on a terminal's standard error; silent elsewhere."""
-    from rich import progress
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    columns = (progress.SpinnerColumn(), progress.TextColumn("{task.description}"), progress.TimeElapsedColumn())
-    with progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("starting", total=None)
-        yield lambda step: bar.update(task, description=step)

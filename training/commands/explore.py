@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +14,9 @@ from common.errors import InputError
 from common.log import configure_logs
 from common.schema import SCHEMAS
 from pipeline.datasets import DATA_DIR, btc_quotes_2021, coinbase_minutes, coinbase_ticker_2025
+from training.commands.progress import steps
 
 if TYPE_CHECKING:
-    from training.data.dataset import Progress
     from training.explore.result import Exploration
 
 DATASETS = {"ticks": coinbase_ticker_2025, "quotes": btc_quotes_2021, "minutes": coinbase_minutes}
@@ -97,7 +95,7 @@ def explore(
     from training.explore import figures, plots
     from training.explore.write import write
 
-    with _progress() as step:
+    with steps() as step:
         loaded = load(
             find(files) if files else _default(dataset),
             schema=SCHEMAS[schema_name] if schema_name else None,
@@ -142,16 +140,3 @@ def _describe(one: Exploration) -> str:
         *one.notes,
     ]
     return "\n".join(lines)
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """Shows the step at hand on a terminal's standard error; silent elsewhere."""
-    from rich import progress
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    columns = (progress.SpinnerColumn(), progress.TextColumn("{task.description}"), progress.TimeElapsedColumn())
-    with progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("starting", total=None)
-        yield lambda step: bar.update(task, description=step)

@@ -13,6 +13,7 @@ from common.cli import config_option, examples, json_option
 from common.config import Config, load_config
 from common.errors import InputError, UsageError
 from common.log import configure_logs
+from training.commands.progress import counting
 
 if TYPE_CHECKING:
     from common.bundle import Manifest
@@ -129,7 +130,7 @@ def _infer(manifest: Manifest, predict: Predict, file: Path, out: str, as_json: 
     from training.inference import AnswerWriter, read_chunks, score
 
     rows = unscored = spikes = 0
-    with AnswerWriter(out, manifest.decision_threshold, sys.stdout.buffer) as writer, _progress() as step:
+    with AnswerWriter(out, manifest.decision_threshold, sys.stdout.buffer) as writer, counting("rows") as step:
         for chunk in read_chunks(file, manifest.feature_schema()):
             said = score(chunk, predict)
             writer.write(chunk, said)
@@ -227,9 +228,3 @@ def _print_timed(manifest: Manifest, timed: list[Timed], difference: float | Non
         click.echo("no trained form beside the bundle, and no run here made it: --trained FOLDER names one")
     else:
         click.echo(f"the two differ by {difference:.2g} at most, on {rows:,} row{'' if rows == 1 else 's'}")
-
-
-def _progress() -> Any:
-    from training.commands.progress import counting
-
-    return counting("rows")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +18,12 @@ from common.schema import CORE_1, FULL_1, SCHEMAS
 from pipeline.archive import expand_paths
 from pipeline.datasets import DATA_DIR, btc_quotes_2021, coinbase_ticker_2025
 from training import MODEL_TYPES
+from training.commands.progress import steps
 
 if TYPE_CHECKING:
     from training.bundle import Bundle
     from training.data import Dataset
-    from training.experiment import Experiment, Progress, Settings
+    from training.experiment import Experiment, Settings
     from training.search import Budget
 
 DATASETS = ("ticks", "quotes")
@@ -236,7 +235,7 @@ def make(request: Request, name: str, version: str) -> Made:
     from training.onnx_model import OnnxModel
     from training.pool import open_pool
 
-    with _progress() as step:
+    with steps() as step:
         step(f"reading {len(request.paths)} files, computing features")
         dataset = load(request.paths, progress=step)
         settings = settings_of(request, dataset)
@@ -254,20 +253,7 @@ def keep(made: Made, runs_dir: Path, started_s: float, key: str = "") -> Path:
     """The run's folder; its evaluation is made on the way."""
     from training.tracking.experiments import log_experiment
 
-    with _progress() as step:
+    with steps() as step:
         return log_experiment(
             runs_dir, made.bundle, made.dataset, made.experiment, started_s=started_s, key=key, progress=step
         )
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """Shows the step at hand on a terminal's standard error; silent elsewhere."""
-    from rich import progress
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    columns = (progress.SpinnerColumn(), progress.TextColumn("{task.description}"), progress.TimeElapsedColumn())
-    with progress.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("starting", total=None)
-        yield lambda step: bar.update(task, description=step)

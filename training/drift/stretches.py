@@ -30,10 +30,10 @@ def stretch(name: str, rows: Rows, bundle: tuple[Manifest, bytes] | None = None)
         raise InputError(f"{name}: no usable row")
     columns: dict[str, NDArray[np.float64]] = {one: rows.column(one) for one in rows.schema.names}
     if bundle is not None:
-        from training.export import onnx_probabilities
+        from training.onnx_model import OnnxModel
 
         manifest, model = bundle
-        columns[PROBABILITY] = onnx_probabilities(model, rows.columns(manifest.feature_schema().names))
+        columns[PROBABILITY] = OnnxModel(model).probabilities(rows.columns(manifest.feature_schema().names))
     if np.isfinite(rows.future_volatility).any():
         columns[FUTURE_VOLATILITY] = rows.future_volatility
     return Stretch(name, int(rows.time_ns[0]), int(rows.time_ns[-1]), columns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -19,6 +18,7 @@ from training.evaluation.words import (
     number,
     span_text,
 )
+from training.look import document, picture
 
 # What each picture shows, in the order of the page.
 PICTURES = {
@@ -32,28 +32,6 @@ PICTURES = {
     "by_regime.png": "The same by how lively the minute before was: telling calm from lively is the easy part.",
 }
 GROUP_COLUMNS = ("pr_auc", "pr_auc_lift", "brier", "brier_skill", "precision", "recall")
-
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; color: #1d2733; margin: 0; background: #f4f6f8; }
-main { max-width: 1080px; margin: 0 auto; padding: 28px 24px 60px; }
-h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 19px; margin: 34px 0 8px; } h3 { font-size: 15px; margin: 20px 0 6px; }
-p { margin: 6px 0; max-width: 78ch; } .sub { color: #5b6875; }
-section, .card { background: #fff; border: 1px solid #e0e5ea; border-radius: 8px; padding: 16px 18px; margin: 14px 0; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 16px 0; }
-.tile { background: #fff; border: 1px solid #e0e5ea; border-radius: 8px; padding: 12px 14px; }
-.tile b { display: block; font-size: 22px; font-variant-numeric: tabular-nums; } .tile span { color: #5b6875; font-size: 13px; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { text-align: right; padding: 5px 10px; border-bottom: 1px solid #e8ecf0; vertical-align: top; white-space: nowrap; }
-th { color: #44515e; font-weight: 600; } th:first-child, td:first-child { text-align: left; }
-th { white-space: normal; } td small { display: block; color: #73808c; font-size: 11.5px; } td.mine, th.mine { background: #eef4fb; }
-.good { color: #0b6e3d; font-weight: 600; } .bad { color: #b3261e; font-weight: 600; }
-ul { margin: 6px 0; padding-left: 20px; } li { margin: 3px 0; max-width: 90ch; }
-img { max-width: 100%; height: auto; display: block; } figure { margin: 10px 0 18px; } figcaption { color: #5b6875; font-size: 13px; }
-.note { border-left: 4px solid #e69f00; } code { font-size: 12.5px; overflow-wrap: anywhere; }
-summary { cursor: pointer; font-weight: 600; }
-"""  # noqa: E501
 
 
 def page(evaluation: ModelEval, pictures: Mapping[str, bytes]) -> str:
@@ -72,16 +50,7 @@ def page(evaluation: ModelEval, pictures: Mapping[str, bytes]) -> str:
         *(_grouping(one, evaluation) for one in part.groupings),
         _method(evaluation, part),
     ]
-    title = escape(_title(evaluation))
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body><main>\n"
-        + "\n".join(one for one in body if one)
-        + "\n</main></body>\n</html>\n"
-    )
+    return document(_title(evaluation), "\n".join(one for one in body if one))
 
 
 def _title(evaluation: ModelEval) -> str:
@@ -203,12 +172,7 @@ def _block_lengths(part: Part) -> str:
 
 
 def _pictures(pictures: Mapping[str, bytes]) -> str:
-    figures = [
-        f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,'
-        f'{base64.b64encode(pictures[name]).decode()}"><figcaption>{escape(caption)}</figcaption></figure>'
-        for name, caption in PICTURES.items()
-        if name in pictures
-    ]
+    figures = [picture(pictures[name], caption, caption) for name, caption in PICTURES.items() if name in pictures]
     return f"<h2>Pictures</h2><section>{''.join(figures)}</section>" if figures else ""
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
@@ -17,12 +15,12 @@ from numpy.typing import NDArray
 from training.evaluation.episodes import NS_PER_S, Line
 from training.evaluation.result import Difference, Figure, ModelEval, Part
 from training.evaluation.words import model_name, span_text
+from training.look import BLUE, GREY, ORANGE, STYLE, png
+from training.look import canvas as axes_of
 from training.scored import Scored
 
-PNG_DPI = 130
-# Okabe and Ito's palette, told apart by most colour-blind readers; the model in the darkest, the rest fainter.
-PRIMARY_COLOUR = "#0b5394"
-ALARM_COLOUR = "#d55e00"
+# The model in the darkest of Okabe and Ito's colours, the rest fainter.
+PRIMARY_COLOUR, ALARM_COLOUR = BLUE, ORANGE
 COLOURS = ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 KIND_COLOURS = {
     "har": "#009e73",
@@ -32,25 +30,11 @@ KIND_COLOURS = {
     "logistic": "#d55e00",
     "xgboost": "#56b4e9",
 }
-GREY, SPIKE_COLOUR = "#767676", "#f4c7c3"
+SPIKE_COLOUR = "#f4c7c3"
 PERCENTILE_STEPS = 20
 LINE_POINTS = 4000
 MOST_PANELS = 6
 LEAST_BARS = 5  # room is left for so many, so that one bar is no wall
-
-STYLE: Any = {  # typed by matplotlib as literal keys
-    "font.size": 9.5,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.8,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-}
 
 
 def pictures(evaluation: ModelEval, scored: Sequence[Scored]) -> dict[str, bytes]:
@@ -70,20 +54,7 @@ def pictures(evaluation: ModelEval, scored: Sequence[Scored]) -> dict[str, bytes
     }
     with matplotlib.rc_context(STYLE):
         drawn = {name: make() for name, make in makers.items()}  # type: ignore[no-untyped-call]
-    return {f"{name}.png": _png(canvas) for name, canvas in drawn.items() if canvas is not None}
-
-
-def _png(canvas: Canvas) -> bytes:
-    buffer = io.BytesIO()
-    # Without the library's name and version, which would change the bytes.
-    canvas.savefig(buffer, format="png", dpi=PNG_DPI, metadata={"Software": None}, facecolor="white")
-    return buffer.getvalue()
-
-
-def _canvas(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Canvas, Any]:
-    canvas = Canvas(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(canvas)
-    return canvas, canvas.subplots(rows, columns, squeeze=False, **options)
+    return {f"{name}.png": png(canvas) for name, canvas in drawn.items() if canvas is not None}
 
 
 def colours(names: Sequence[str], primary: str) -> dict[str, str]:
@@ -98,7 +69,7 @@ def _reliability(part: Part, primary: str) -> Canvas:
     """Observed rate against what was said, the model large, each baseline beside it."""
     names = list(part.models)
     colour = colours(names, primary)
-    canvas, ((axes, small),) = _canvas(9.6, 4.6, 1, 2, gridspec_kw={"width_ratios": (1.25, 1)})
+    canvas, ((axes, small),) = axes_of(9.6, 4.6, 1, 2, gridspec_kw={"width_ratios": (1.25, 1)})
     for axis, shown in ((axes, [primary]), (small, names)):
         top = _reliability_top(part, shown)
         axis.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", zorder=1)
@@ -142,7 +113,7 @@ def _precision_recall(part: Part, primary: str) -> Canvas | None:
     if part.positives in (0, part.rows):
         return None
     colour = colours(list(part.models), primary)
-    canvas, ((axes,),) = _canvas(9.6, 4.6)
+    canvas, ((axes,),) = axes_of(9.6, 4.6)
     rate = part.positives / part.rows
     for name in [*reversed([one for one in part.models if one != primary]), primary]:
         model = part.models[name]
@@ -182,7 +153,7 @@ def _precision_recall(part: Part, primary: str) -> Canvas | None:
 
 def _percentiles(part: Part, rows: Scored, primary: str) -> Canvas:
     """Left: what volatility did, and where τ stands in it. Right: spikes by percentile of the probability."""
-    canvas, ((left, right),) = _canvas(9.6, 4.2, 1, 2)
+    canvas, ((left, right),) = axes_of(9.6, 4.2, 1, 2)
     at = np.linspace(0, 100, 201)
     volatility_bps = 1e4 * np.percentile(rows.future_volatility, at)
     threshold_bps = 1e4 * part.label_threshold
@@ -228,7 +199,7 @@ def _over_time(part: Part, rows: Scored, evaluation: ModelEval) -> Canvas:
     """What was said as time went on, with what came; a panel for each stretch that was recorded."""
     line = Line.of(rows.product, rows.time_ns, int(evaluation.settings.horizon_s * NS_PER_S))
     stretches = _longest_stretches(line)
-    canvas, panels = _canvas(9.6, 0.9 + 1.55 * len(stretches), len(stretches), 1, sharey=True)
+    canvas, panels = axes_of(9.6, 0.9 + 1.55 * len(stretches), len(stretches), 1, sharey=True)
     model = part.models[evaluation.primary]
     probability = rows.probabilities[evaluation.primary]
     top = min(1.0, 1.3 * max(float(probability.max()), model.decision_threshold))
@@ -281,7 +252,7 @@ def _bars(part: Part, evaluation: ModelEval, by: str) -> Canvas | None:
     if not groups:
         return None
     colour = colours(list(part.models), primary)
-    canvas, ((axes,),) = _canvas(9.6, 3.7)
+    canvas, ((axes,),) = axes_of(9.6, 3.7)
     width = 0.8 / len(shown)
     for place, name in enumerate(shown):
         at = np.arange(len(groups)) + (place - (len(shown) - 1) / 2) * width
@@ -340,7 +311,7 @@ def _differences(evaluation: ModelEval) -> Canvas | None:
     ]
     if not shown:
         return None
-    canvas, ((axes,),) = _canvas(9.6, 1.2 + 0.4 * len(shown))
+    canvas, ((axes,),) = axes_of(9.6, 1.2 + 0.4 * len(shown))
     for place, (_, one) in enumerate(shown[::-1]):
         colour = GREY if one.better is None else PRIMARY_COLOUR if one.better else ALARM_COLOUR
         axes.hlines(place, one.low, one.high, color=colour, linewidth=2.4)

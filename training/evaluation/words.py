@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from training.evaluation.episodes import NS_PER_S
 from training.evaluation.figures import METRICS
-from training.evaluation.result import Difference, Figure, Means, ModelEval, Part
+from training.evaluation.result import Difference, Figure, Means, ModelEval
 
 NAMES = {
     "zscore": "z-score",
@@ -115,10 +115,6 @@ def _better_baselines(models: dict[str, dict[str, Figure]], primary: str, metric
         for name, theirs in models.items()
         if name != primary and metric in theirs and sign * theirs[metric].value > sign * mine.value
     ]
-
-
-def one_class(part: Part) -> bool:
-    return part.positives in (0, part.rows)
 
 
 def folds_text(means: Means) -> str:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from training.data import Dataset
     from training.experiment import Experiment
 
-EVALUATION_JSON, EVALUATION_HTML = "model_eval.json", "model_eval.html"
-
 
 def log_experiment(
     runs_dir: Path,
@@ -66,16 +64,15 @@ def _parameters(experiment: Experiment) -> Mapping[str, object]:
 
 
 def _evaluation(dataset: Dataset, experiment: Experiment, progress: Callable[[str], None]) -> dict[str, bytes]:
-    from training.evaluation import evaluate_scored
     from training.evaluation.page import page
     from training.evaluation.plots import pictures
     from training.evaluation.result import encode
+    from training.reports import HTML_FILE, JSON_FILE, evaluate_experiment
 
-    parts = (*experiment.folds, experiment.final)
-    found = evaluate_scored(parts, experiment.kind, products=dataset.products, progress=progress)
+    found = evaluate_experiment(experiment, dataset, progress=progress)
     progress("drawing")
-    drawn = pictures(found, parts)
-    return {**drawn, EVALUATION_JSON: encode(found), EVALUATION_HTML: page(found, drawn).encode()}
+    drawn = pictures(found, (*experiment.folds, experiment.final))
+    return {**drawn, JSON_FILE: encode(found), HTML_FILE: page(found, drawn).encode()}
 
 
 def upload_waiting(config: TrackingConfig, runs_dir: Path) -> list[str]:

@@ -17,7 +17,7 @@ from training import reports
 from training.data import load
 from training.evaluation.plots import pictures
 from training.evaluation.result import ModelEval, decode
-from training.export import onnx_probabilities
+from training.onnx_model import OnnxModel
 from training.scoring import score
 from training.ticks import NS_PER_S
 
@@ -71,7 +71,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def predictions(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the whole system would have said of every tick."""
     rows = load([recording], schema=CORE_1, sample_period_s=0).rows
-    said = onnx_probabilities((SHIPPED / MODEL_FILE).read_bytes(), rows.features)
+    said = OnnxModel((SHIPPED / MODEL_FILE).read_bytes()).probabilities(rows.features)
     path = tmp_path_factory.mktemp("predictions") / "predictions.ndjson"
     lines = [
         {"product_id": "BTC-USD", "event_time_ns": time_ns, "probability": one, "model": "volatility/1"}
@@ -262,6 +262,6 @@ def test_probabilities_are_those_of_the_graph(recording: Path, ours: Path) -> No
     rows = load([recording], schema=CORE_1).rows
     manifest, model = read_bundle(ours)
     scored = score(manifest, model, rows)
-    assert np.array_equal(scored.probabilities["logistic"], onnx_probabilities(model, rows.features))
+    assert np.array_equal(scored.probabilities["logistic"], OnnxModel(model).probabilities(rows.features))
     logit = 3.0 * np.log(rows.column("volatility") + 1e-6) + 22.0
     assert scored.probabilities["har"] == pytest.approx(1 / (1 + np.exp(-logit)), rel=1e-12)

@@ -23,6 +23,7 @@ from training.models import BASELINES, KINDS, Fitted
 from training.models.base import sigmoid
 from training.models.graphs import ML_OPSET, OPSET
 from training.models.transforms import usable
+from training.onnx_model import OnnxModel
 from training.rows import Rows
 from training.schemas import MINUTES_1, QUOTES_1
 
@@ -55,7 +56,7 @@ def test_the_names_offered_without_scikit_learn_are_those_of_the_kinds() -> None
 
 
 def test_every_row_gets_the_trained_forms_probability(fitted: Fitted, model: bytes, rows: Rows) -> None:
-    exported = export.onnx_probabilities(model, rows.features)
+    exported = OnnxModel(model).probabilities(rows.features)
     assert export.check_parity(exported, fitted.probabilities(rows.features)) <= 1e-6
 
 
@@ -63,7 +64,7 @@ def test_calibration_goes_through_the_logit_in_both_forms(fitted: Fitted, rows: 
     moved = fitted.calibrated(Calibration(0.5, 1.0))
     expected = sigmoid(0.5 * fitted.logits(rows.features) + 1.0)
     assert moved.probabilities(rows.features) == pytest.approx(expected, abs=1e-12)
-    assert export.onnx_probabilities(moved.to_onnx(), rows.features) == pytest.approx(expected, abs=1e-6)
+    assert OnnxModel(moved.to_onnx()).probabilities(rows.features) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_spike_is_likelier_where_one_follows(fitted: Fitted, rows: Rows, y: NDArray[np.int8]) -> None:
@@ -77,11 +78,10 @@ def test_the_same_rows_give_the_same_bytes(fitted: Fitted, model: bytes, rows: R
 
 
 def test_a_row_gets_the_same_answer_alone_and_among_others(model: bytes, rows: Rows) -> None:
-    session = export.session(model)
-    alone = [session.run(["probability"], {"features": rows.features[row : row + 1]})[0][0, 0] for row in range(256)]
+    scored = OnnxModel(model)
+    alone = [scored.probabilities(rows.features[row : row + 1])[0] for row in range(256)]
     for size in (2, 32, 256):
-        (together,) = session.run(["probability"], {"features": rows.features[:size]})
-        assert together[:, 0] == pytest.approx(alone[:size], abs=1e-6)
+        assert scored.probabilities(rows.features[:size]) == pytest.approx(alone[:size], abs=1e-6)
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0, 5e-324, 1.0, -1.0, 1e-300, 1e38, -3e38])
@@ -89,21 +89,21 @@ def test_any_row_within_single_precision_gets_a_probability(model: bytes, value:
     width = len(FULL_1)
     rows = np.full((width + 1, width), value)
     rows[1:] = np.where(np.eye(width, dtype=bool), value, 0.0)  # one column at a time, the others nothing
-    probability = export.onnx_probabilities(model, rows)
+    probability = OnnxModel(model).probabilities(rows)
     assert np.all((probability >= 0) & (probability <= 1))
 
 
 def test_a_price_changes_nothing(model: bytes, rows: Rows) -> None:
     cheap = rows.features[:50].copy()
     cheap[:, [0, 1, 8]] *= 1e-3
-    assert np.array_equal(export.onnx_probabilities(model, cheap), export.onnx_probabilities(model, rows.features[:50]))
+    assert np.array_equal(OnnxModel(model).probabilities(cheap), OnnxModel(model).probabilities(rows.features[:50]))
 
 
 def test_only_the_columns_it_names_are_looked_at(fitted: Fitted, model: bytes, rows: Rows) -> None:
     other = rows.features[:50].copy()
     unseen = [column for column, name in enumerate(FULL_1.names) if name not in fitted.columns]
     other[:, unseen] = np.random.default_rng(1).normal(size=(50, len(unseen)))
-    assert np.array_equal(export.onnx_probabilities(model, other), export.onnx_probabilities(model, rows.features[:50]))
+    assert np.array_equal(OnnxModel(model).probabilities(other), OnnxModel(model).probabilities(rows.features[:50]))
     assert np.array_equal(fitted.probabilities(other), fitted.probabilities(rows.features[:50]))
 
 
@@ -118,7 +118,7 @@ def test_on_another_schema_it_finds_its_columns_by_name(fitted: Fitted, rows: Ro
     moved = fitted.on(turned)
     backwards = np.ascontiguousarray(rows.features[:100, ::-1])
     assert np.array_equal(moved.probabilities(backwards), fitted.probabilities(rows.features[:100]))
-    assert export.onnx_probabilities(moved.to_onnx(), backwards) == pytest.approx(
+    assert OnnxModel(moved.to_onnx()).probabilities(backwards) == pytest.approx(
         moved.probabilities(backwards), abs=1e-6
     )
 
@@ -211,5 +211,5 @@ def test_a_constant_feature_does_no_harm(rows: Rows, y: NDArray[np.int8]) -> Non
     features[:, FULL_1.names.index("mean_imbalance")] = 0.25
     for name in ("logistic", "xgboost"):
         fitted = KINDS[name].fit(replace(rows, features=features), y, KINDS[name].defaults(FULL_1), 0)
-        exported = export.onnx_probabilities(fitted.to_onnx(), features)
+        exported = OnnxModel(fitted.to_onnx()).probabilities(features)
         assert export.check_parity(exported, fitted.probabilities(features)) <= 1e-6

@@ -10,6 +10,7 @@ from common.schema import FULL_1
 from training import export
 from training.models import KINDS
 from training.models.trees import FittedTrees, parse_trees
+from training.onnx_model import OnnxModel
 from training.rows import Rows
 
 
@@ -44,7 +45,7 @@ def test_rows_at_a_threshold_fall_into_the_same_leaf_in_both_forms(fitted: Fitte
             row[column] = value
             made.append(row)
     features = np.array(made)
-    exported = export.onnx_probabilities(fitted.to_onnx(), features)
+    exported = OnnxModel(fitted.to_onnx()).probabilities(features)
     assert export.check_parity(exported, fitted.probabilities(features)) <= 1e-6
 
 
