@@ -31,6 +31,7 @@ from common.schema import FeatureSchema
 from pipeline.drift import reference_of
 from training import export, metrics
 from training.data import Dataset
+from training.evaluation.blocks import RESAMPLES
 from training.experiment import Experiment, Part, on_schema
 from training.models import BASELINES, graphs
 from training.onnx_model import OnnxModel
@@ -143,8 +144,8 @@ def _parameters(experiment: Experiment) -> dict[str, float]:
         "trials": len(experiment.model.trials),
         "threshold_rows": settings.threshold_rows,
         "embargo_s": settings.window_s + settings.horizon_s,
-        "bootstrap_block_s": metrics.BLOCK_NS / NS_PER_S,
-        "bootstrap_resamples": metrics.RESAMPLES,
+        "bootstrap_block_s": settings.block_s,
+        "bootstrap_resamples": RESAMPLES,
         "seed": settings.seed,
     }
 

@@ -18,7 +18,7 @@ from common.bundle import AblationRow
 from common.errors import InputError
 from common.schema import FeatureSchema
 from training import leakage, metrics, search
-from training.evaluation.blocks import Blocks
+from training.evaluation.blocks import RESAMPLES, Blocks, block_s
 from training.evaluation.figures import areas
 from training.labels import labels, spike_threshold
 from training.models import BASELINES, KINDS, Fitted
@@ -50,6 +50,11 @@ class Settings:
     ablate: bool = True
     budget: Budget = field(default_factory=Budget)
     seed: int = 0
+
+    @property
+    def block_s(self) -> float:
+        """Of the bootstrap."""
+        return block_s(self.window_s + self.horizon_s)
 
     def split_rules(self, folds: int | None = None) -> SplitRules:
         return SplitRules(
@@ -319,8 +324,8 @@ def _single_class(where: str, y: NDArray[np.int8], threshold: float) -> InputErr
 
 
 def _add_intervals(candidates: dict[str, Candidate], final: Scored, chosen: str, settings: Settings) -> None:
-    blocks = Blocks.of(final.time_ns, metrics.BLOCK_NS)
-    draws = blocks.draws(metrics.RESAMPLES, settings.seed)
+    blocks = Blocks.of(final.time_ns, int(settings.block_s * NS_PER_S))
+    draws = blocks.draws(RESAMPLES, settings.seed)
     samples = {name: areas(final.y, final.probabilities[name], blocks.of_row, draws)[0] for name in candidates}
     for name, one in candidates.items():
         one.metrics["pr_auc_low"], one.metrics["pr_auc_high"] = _interval(samples[name])

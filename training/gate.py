@@ -18,8 +18,7 @@ from sklearn.metrics import average_precision_score
 
 from common.bundle import Manifest
 from common.schema import SCHEMAS, FeatureSchema
-from training import metrics
-from training.evaluation.blocks import Blocks, interval
+from training.evaluation.blocks import LEAST_BLOCK_S, RESAMPLES, Blocks, block_s, interval
 from training.evaluation.figures import areas
 from training.leakage import SUSPICIOUS_PR_AUC
 from training.models import BASELINES
@@ -220,8 +219,9 @@ def _champion(candidate: Candidate, limits: Limits) -> Check:
     if not _both_classes(y):
         return Check("champion", False, "the final part holds one class: the two cannot be compared")
     mine, theirs = candidate.final_exported[unseen], champion.probabilities[unseen]
-    blocks = Blocks.of(final.time_ns[unseen], metrics.BLOCK_NS)
-    draws = blocks.draws(metrics.RESAMPLES, limits.seed)
+    length_s = block_s(candidate.manifest.parameters.get("embargo_s", LEAST_BLOCK_S))
+    blocks = Blocks.of(final.time_ns[unseen], int(length_s * NS_PER_S))
+    draws = blocks.draws(RESAMPLES, limits.seed)
     samples = [areas(y, one, blocks.of_row, draws)[0] for one in (mine, theirs)]
     found_interval = interval(samples[0] - samples[1])
     if found_interval is None:

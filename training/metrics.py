@@ -24,9 +24,6 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-BLOCK_NS = 300_000_000_000  # five minutes: longer than window + horizon, and volatility clusters
-RESAMPLES = 500
-
 
 def evaluate(
     y: NDArray[np.int8], probability: NDArray[np.float64], threshold: float, climatology: float

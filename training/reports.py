@@ -18,12 +18,6 @@ from training.experiment import Experiment
 from training.scored import Scored
 
 JSON_FILE, HTML_FILE, PICTURES_FOLDER = "model_eval.json", "model_eval.html", "model_eval"
-LEAST_BLOCK_S = 300.0  # volatility clusters for minutes, however short the windows
-
-
-def block_s(window_and_horizon_s: float) -> float:
-    """Blocks at least as long as what one row's feature and label windows span together."""
-    return max(LEAST_BLOCK_S, float(window_and_horizon_s))
 
 
 def evaluate_experiment(
@@ -35,9 +29,7 @@ def evaluate_experiment(
     """The experiment's folds and final part, with where its rows came from."""
     given = experiment.settings
     if settings is None:
-        settings = Settings(
-            horizon_s=given.horizon_s, block_s=block_s(given.window_s + given.horizon_s), seed=given.seed
-        )
+        settings = Settings(horizon_s=given.horizon_s, block_s=given.block_s, seed=given.seed)
     parts = (*experiment.folds, experiment.final)
     found = evaluate_scored(parts, experiment.kind, settings, products=dataset.products, progress=progress)
     return msgspec.structs.replace(

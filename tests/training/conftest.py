@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.synthetic import market, write_recording
-from training import experiment, metrics
+from training import experiment
 from training.data import Dataset, load
 from training.experiment import Experiment, Settings
 from training.search import Budget
@@ -39,6 +39,6 @@ def trained(dataset: Dataset, settings: Settings) -> Experiment:
 def few_resamples() -> Iterator[None]:
     """Intervals are as wide with fewer draws, only rougher; the test of the shipped bundle draws them all."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(metrics, "RESAMPLES", 20)
+    patch.setattr(experiment, "RESAMPLES", 20)
     yield
     patch.undo()

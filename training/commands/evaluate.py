@@ -95,7 +95,8 @@ def evaluate(
     folder = bundle_folder or _newest(Path(config.server.models_dir), "volatility")
     manifest, model = read_bundle(folder)
     from training.evaluation import Settings
-    from training.reports import LEAST_BLOCK_S, block_s, write_report
+    from training.evaluation.blocks import LEAST_BLOCK_S, block_s
+    from training.reports import write_report
 
     settings = Settings(
         horizon_s=manifest.label.horizon_s,

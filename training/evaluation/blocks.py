@@ -18,6 +18,13 @@ from numpy.typing import NDArray
 
 # An interval is given where at least this share of the draws defines the metric (holds a spike, say).
 DEFINED_SHARE = 0.8
+LEAST_BLOCK_S = 300.0  # volatility clusters for minutes, however short the windows
+RESAMPLES = 500  # of an interval that decides; reports draw more
+
+
+def block_s(window_and_horizon_s: float) -> float:
+    """Blocks at least as long as what one row's feature and label windows span together."""
+    return max(LEAST_BLOCK_S, float(window_and_horizon_s))
 
 
 @dataclass(frozen=True, slots=True)
