@@ -182,6 +182,8 @@ class Request:
 def _paths(files: tuple[str, ...], data: str | None, dataset: str) -> list[Path]:
     if files and data:
         raise UsageError("name recordings as FILEs or with --data, not both")
+    if data == "":
+        raise UsageError("--data: expected FILE|DIR|GLOB, got ''")
     named = [*files, data] if data else list(files)
     if named:
         return list(dict.fromkeys(path for one in named for path in expand_paths(one)))

@@ -172,3 +172,8 @@ def test_a_name_that_would_leave_the_folder_is_refused(recording: Path, capfd: p
 def test_help_shows_an_example(capfd: pytest.CaptureFixture[str]) -> None:
     assert train("--help") == 0
     assert "volcast train --data data/archive" in capfd.readouterr().out
+
+
+def test_data_without_a_name_is_refused_rather_than_taken_for_the_default(capfd: pytest.CaptureFixture[str]) -> None:
+    assert train("--data", "") == 2
+    assert "--data: expected FILE|DIR|GLOB, got ''" in one_line(capfd)
