@@ -51,9 +51,11 @@ class Case(NamedTuple):
 
 
 CASES = {
+    "one": Case(1, 1, False, 300),
     "unary": Case(1, 32, False, 30),
     "unary-many": Case(1, 500, False, 4),
     "unary-256": Case(256, 16, False, 6),
+    "ping-pong": Case(1, 1, True, 300),
     "stream": Case(1, 64, True, 20),
     "stream-256": Case(256, 16, True, 6),
 }

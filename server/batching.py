@@ -37,6 +37,11 @@ class BatchLoop:
         self.after: Callable[[], None] = lambda: None
         self.overloaded = OverloadedError("too many calls are waiting for the model", RETRY_AFTER_S)
 
+    @property
+    def waits(self) -> bool:
+        """Whether calls wait, or are to wait for others."""
+        return self.batcher.waiting > 0 or self._max_delay_s > 0
+
     def put(self, work: Work) -> None:
         self.batcher.put(work)
         self.wake()

@@ -51,7 +51,7 @@ class Batcher:
         observe: Callable[[Run], None] = lambda run: None,
     ) -> None:
         self._plane = plane
-        self._observe = observe
+        self.observe = observe
         self._max_batch_rows = max_batch_rows
         self._max_queue = max_queue
         self._offload = offload
@@ -125,7 +125,7 @@ class Batcher:
             if not work.cancelled:
                 work.finish(outcome)
         for run in computed.runs:
-            self._observe(run)
+            self.observe(run)
 
 
 class FaultError(VolcastError):

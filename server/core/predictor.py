@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import struct
+from math import isfinite
 
 import numpy as np
 import onnxruntime
@@ -12,6 +14,7 @@ from server.core.requests import Matrix, Vector
 
 INPUT = "features"
 OUTPUT = "probability"
+_DOUBLE = struct.Struct("<d")
 _FLOATS = {"tensor(double)", "tensor(float)"}
 _NEWEST_OPSET = re.compile(r"official support for domain (\S+) is till opset (\d+)")
 
@@ -37,6 +40,47 @@ class Predictor:
         """Probabilities (rows,) for a matrix (rows, width)."""
         answer = self._session.run([OUTPUT], {INPUT: matrix})[0]
         return np.asarray(answer, np.float64).reshape(-1)
+
+    def one_row(self) -> OneRow:
+        return OneRow(self._session)
+
+
+class OneRow:
+    """One row at a time, in buffers that the session is bound to once: half of what `predict` costs for one.
+
+    For one thread. What it gives is overwritten by the next run.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        (given,) = session.get_inputs()
+        (answer,) = (one for one in session.get_outputs() if one.name == OUTPUT)
+        self.matrix: Matrix = np.zeros((1, given.shape[1]), np.float64)
+        output = np.zeros((1,) * len(answer.shape), np.float32 if answer.type == "tensor(float)" else np.float64)
+        self._probability = output.reshape(-1)
+        self._flat = self.matrix.reshape(-1)
+        self._bytes = self._flat.view(np.uint8).data
+        self._session = session
+        self._binding = session.io_binding()
+        for bind, name, buffer in (
+            (self._binding.bind_input, INPUT, self.matrix),
+            (self._binding.bind_output, OUTPUT, output),
+        ):
+            bind(name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
+
+    def fill(self, raw: bytes, at: int) -> bool:
+        """Takes the row's float64 that are raw from `at` on; False where they are not all finite."""
+        self._bytes[:] = raw[at:]
+        return isfinite(sum(self._flat.tolist())) or bool(np.isfinite(self._flat).all())
+
+    def run(self) -> bytes | None:
+        """The probability as a little-endian float64; None where it is not finite."""
+        self._session.run_with_iobinding(self._binding)
+        value = self._probability.item()
+        return _DOUBLE.pack(value) if isfinite(value) else None
+
+    @property
+    def probabilities(self) -> Vector:
+        return self._probability.astype(np.float64, copy=False)
 
 
 def _options() -> onnxruntime.SessionOptions:

@@ -48,7 +48,7 @@ def frames_alike(messages: Bytes, known: FrameForm) -> bool:
 
 def _body(result: Result, rows: int, queue_ns: int) -> tuple[bytes, int]:
     """A PredictResponse of `rows` probabilities, and where they stand in it."""
-    head = answer_prefix(result) + b"\x22" + varint(8 * rows)
+    head = answer_prefix(result.model) + b"\x22" + varint(8 * rows)
     return head + bytes(8 * rows) + answer_suffix(queue_ns, result.compute_ns), len(head)
 
 

@@ -119,7 +119,7 @@ class Lane:
         if prefix is None:
             if len(self._prefixes) >= _PREFIXES:
                 self._prefixes.clear()
-            prefix = self._prefixes[result.model] = answer_prefix(result)
+            prefix = self._prefixes[result.model] = answer_prefix(result.model)
         return prefix
 
     def give_up(self, group: list[Entry]) -> None:

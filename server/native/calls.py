@@ -23,8 +23,10 @@ from server.native.entries import Entry, new_entry
 
 if TYPE_CHECKING:
     from server.native.link import Link
+    from server.native.lone import Lone
 
 FRAMES_AT_ONCE = 256  # of one stream, before another has its turn
+LONE_BYTES = 1024  # more than a frame of one row
 MAX_UNSENT = 256 * 1024  # bytes of answers that a stream's reader may leave waiting before it is read no more
 
 
@@ -119,6 +121,22 @@ class FrameStream:
             self.link.end(stream)
             self.close()
         return len(messages) == FRAMES_AT_ONCE
+
+    def answer_alone(self, lone: Lone) -> bool:
+        """Answers the one frame that has come; False where there are others, or it must wait its turn."""
+        stream = self.stream
+        if not self._method.packed or self.ended or self._large or self._waiting or stream.ended or self.link.paused:
+            return False
+        if stream.unsent or stream.size > LONE_BYTES:
+            return False
+        messages = self.link.connection.take(stream, 2)
+        if len(messages) == 1 and not stream.size:
+            now_ns = self.heard_ns = self.link.front.now_ns()
+            if lone.frame(self, messages[0], now_ns):
+                return True
+        if messages:
+            self.link.connection.put_back(stream, messages)
+        return False
 
     def _take_block(self, messages: Bytes) -> bool:
         """Frames that are alike, as one work; False where they must be looked at one by one."""

@@ -26,6 +26,7 @@ from server.native.bursts import Lane
 from server.native.calls import Dialogue, FrameStream, FrameWork, UnaryCall
 from server.native.entries import Entry, new_entry
 from server.native.link import Link, SocketLimits
+from server.native.lone import Lone
 from server.security.tokens import Gate
 from server.state import ServerState
 
@@ -77,8 +78,10 @@ class NativeFront:
         self._arrived_ns = 0
         self._window_began_ns = self._window = self._window_before = 0
         self._spinning = False
+        self._few = False
         self.forms = Forms()
         self._lane = Lane(self, batches.max_batch_rows)
+        self._lone = Lone(self)
         self._max_queue = batches.max_queue
         batches.feed = self._feed
         batches.after = self.flush_dirty
@@ -175,10 +178,24 @@ class NativeFront:
         """Calls that the queue still takes."""
         return self._max_queue - len(self._lane) - self.batches.batcher.waiting - self.blocks.waiting
 
+    @property
+    def _alone(self) -> bool:
+        """Whether what has just come may be answered on the spot: no batch is to be made, and nothing waits."""
+        return (
+            self._few
+            and not self._lane
+            and not self.batches.waits
+            and not self.blocks.waiting
+            and self.state.accepting
+            and self._max_queue > 0
+        )
+
     def take_calls(self, link: Link, now_ns: int) -> None:
         """Calls that came the short way."""
         connection = link.connection
         calls, connection.calls = connection.calls, []
+        if len(calls) == 1 and self._alone and self._lone.call(link, *calls[0], now_ns):
+            return
         lane, forms = self._lane, self.forms
         room = self.room
         accepting = self.state.accepting
@@ -238,7 +255,8 @@ class NativeFront:
             elif kind == Event.RESET:
                 stream.app.cancel()
             elif isinstance(stream.app, FrameStream):
-                self.activate(stream.app)
+                if len(events) > 1 or not self._alone or not stream.app.answer_alone(self._lone):
+                    self.activate(stream.app)
             elif isinstance(stream.app, Dialogue):
                 stream.app.woken()
 
@@ -350,7 +368,8 @@ class NativeFront:
         if now_ns - self._window_began_ns > spin_ns:
             self._window_before, self._window, self._window_began_ns = self._window, 0, now_ns
         self._window += size
-        if gap_ns < NEAR * spin_ns and self._window <= FEW_BYTES and self._window_before <= FEW_BYTES:
+        self._few = self._window <= FEW_BYTES and self._window_before <= FEW_BYTES
+        if self._few and gap_ns < NEAR * spin_ns:
             self._spin_until_ns = now_ns + spin_ns
             if not self._spinning:
                 self._spinning = True

@@ -61,6 +61,7 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         front, connection = self.front, self.connection
         now_ns = front.now_ns()
+        front.arrived(len(data), now_ns)
         try:
             connection.receive(data, now_ns)
         except ProtocolError as fault:
@@ -73,7 +74,6 @@ class Link(asyncio.Protocol):
             front.take_calls(self, now_ns)
         if connection.events:
             front.take(self)
-        front.arrived(len(data), now_ns)
         self.flush()
 
     def connection_lost(self, error: Exception | None) -> None:
