@@ -1,6 +1,8 @@
 # `make help` lists the verbs. Each sets up what it needs; nothing but make and Python 3.11-3.13 is assumed.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
+# Where it is set, every process compiles all it imports: `volcast serve` starts in 1.2 s instead of 0.5.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The first interpreter that answers with a version we support. A name on PATH may be a shim that
 # does not run, so each candidate is asked.

