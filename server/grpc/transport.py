@@ -18,6 +18,7 @@ from server.core.dataplane import DataPlane, Job, Outcome
 from server.core.requests import PredictInput, Result
 from server.grpc.forms import Forms, answer_of, job_of
 from server.grpc.inference import read_predict
+from server.grpc.lone import Lone
 from server.grpc.methods import Method, Methods, Scoring, ScoringStream, Stream, Unary
 from server.metrics import ServerMetrics
 from server.security.guard import Guarded
@@ -31,6 +32,7 @@ IDLE_NS = 50_000_000
 # clients do not try again). Those who watch health are given so long to leave before the goodbye
 # (benchmarks/rolling.py).
 LEAVE_S = 0.25
+AMPLE_S = 0.001  # a call that gives less time may be too late already, which the batcher looks at
 REBIND_S = 0.01  # until the kernel has let go of a port
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -83,6 +85,7 @@ class GrpcioFront:
         self._streams: dict[Context, int] = {}  # when each was last heard of, on the plane's clock
         self._options = list(options)
         self._forms = Forms()
+        self._lone = Lone(plane, batches, metrics)
         self._handlers = Guarded(gate, {path: self._handler(method) for path, method in methods.items()})
         self._server = self._new_server()
         self._ending = False
@@ -165,6 +168,7 @@ class GrpcioFront:
 
     def _scoring(self, method: Scoring) -> Any:
         recognized = self._recognized if method.packed else None
+        form_of = self._forms.of if method.packed else None
 
         async def handle(raw: bytes, context: Context) -> bytes:
             arrived_ns = self._now_ns()
@@ -173,6 +177,11 @@ class GrpcioFront:
                     raise self._batches.overloaded
                 remaining_s = context.time_remaining()
                 deadline_ns = None if remaining_s is None else arrived_ns + int(remaining_s * 1e9)
+                if form_of is not None and (form := form_of(raw)) is not None and self._spot(remaining_s):
+                    answer = self._lone.answer(form, raw, len(form.prefix), arrived_ns)
+                    if answer is not None:
+                        self._lone.tell(method.name, arrived_ns)
+                        return answer
                 if recognized is not None and (job := recognized(raw, arrived_ns)) is not None:
                     answer = answer_of(await self._run(job, deadline_ns))
                 else:
@@ -188,6 +197,10 @@ class GrpcioFront:
             return answer
 
         return handle
+
+    def _spot(self, remaining_s: float | None) -> bool:
+        """Whether a call may be answered on the spot: grpc.aio gives them one by one, a batch would wait for them."""
+        return not self._batches.waits and self._state.accepting and (remaining_s is None or remaining_s > AMPLE_S)
 
     def _recognized(self, raw: bytes, arrived_ns: int) -> Job | None:
         """A request that looks like one before it, without parsing; None where it must be parsed."""

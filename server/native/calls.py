@@ -12,10 +12,11 @@ from common.errors import DeadlineError, VolcastError
 from server.core.batcher import INLINE_ROWS
 from server.core.dataplane import Job, Outcome
 from server.core.requests import PredictInput, Result
-from server.grpc.forms import frame_parts, matrix_of, model_for
+from server.grpc.forms import frame_parts, matrix_of, model_for, varint
 from server.grpc.inference import read_predict
 from server.grpc.methods import Frame, ScoringStream
 from server.http2.blocks import LEAST, Bytes
+from server.http2.frames import MESSAGE
 from server.http2.sending import framed
 from server.http2.stream import Stream
 from server.native.blocks import FrameBlock, frames_alike
@@ -23,7 +24,6 @@ from server.native.entries import Entry, new_entry
 
 if TYPE_CHECKING:
     from server.native.link import Link
-    from server.native.lone import Lone
 
 FRAMES_AT_ONCE = 256  # of one stream, before another has its turn
 LONE_BYTES = 1024  # more than a frame of one row
@@ -122,7 +122,7 @@ class FrameStream:
             self.close()
         return len(messages) == FRAMES_AT_ONCE
 
-    def answer_alone(self, lone: Lone) -> bool:
+    def answer_alone(self) -> bool:
         """Answers the one frame that has come; False where there are others, or it must wait its turn."""
         stream = self.stream
         if not self._method.packed or self.ended or self._large or self._waiting or stream.ended or self.link.paused:
@@ -131,12 +131,28 @@ class FrameStream:
             return False
         messages = self.link.connection.take(stream, 2)
         if len(messages) == 1 and not stream.size:
-            now_ns = self.heard_ns = self.link.front.now_ns()
-            if lone.frame(self, messages[0], now_ns):
+            self.heard_ns = self.link.front.now_ns()
+            if self._answered(messages[0], self.heard_ns):
                 return True
         if messages:
             self.link.connection.put_back(stream, messages)
         return False
+
+    def _answered(self, raw: bytes, now_ns: int) -> bool:
+        front = self.link.front
+        known = front.forms.frame(raw)
+        if known is None:
+            return False
+        id_end = known.id_end
+        answer = front.lone.answer(known.form, raw, id_end + len(known.marker), now_ns)
+        if answer is None:
+            return False
+        marker = b"\x12" + varint(len(answer))
+        prefix = MESSAGE.pack(0, id_end + len(marker) + len(answer))
+        self.link.connection.send(self.stream, prefix + raw[:id_end] + marker + answer)
+        self.link.flush()
+        front.lone.tell("StreamPredict", now_ns)
+        return True
 
     def _take_block(self, messages: Bytes) -> bool:
         """Frames that are alike, as one work; False where they must be looked at one by one."""

@@ -15,10 +15,11 @@ from server.core.dataplane import DataPlane, Job, Outcome
 from server.core.requests import Result
 from server.grpc.forms import Forms
 from server.grpc.inference import read_predict
+from server.grpc.lone import Lone
 from server.grpc.methods import Frame, Method, Methods, Scoring, ScoringStream, Unary
 from server.grpc.methods import Stream as StreamMethod
 from server.http2.connection import Event, Limits
-from server.http2.headers import SHORT, STREAMING, UNARY, failure
+from server.http2.headers import NO_TIMEOUT, SHORT, STREAMING, UNARY, Head, failure
 from server.http2.stream import RESOURCE_EXHAUSTED, Stream
 from server.metrics import CODE_NAMES, ServerMetrics
 from server.native.blocks import Blocks
@@ -26,7 +27,6 @@ from server.native.bursts import Lane
 from server.native.calls import Dialogue, FrameStream, FrameWork, UnaryCall
 from server.native.entries import Entry, new_entry
 from server.native.link import Link, SocketLimits
-from server.native.lone import Lone
 from server.security.tokens import Gate
 from server.state import ServerState
 
@@ -36,6 +36,8 @@ DRAIN_TICK_S = 0.02
 FEW_BYTES = 1024
 # Calls this many spins apart are near enough to spin for: asleep, the same caller takes twice as long a turn.
 NEAR = 4
+# A call that gives less time than this may be too late already, which the lane looks at.
+AMPLE_NS = 1_000_000
 # A stream that has sent nothing for so long has no frame on its way, and can be ended by a drain.
 IDLE_NS = 50_000_000
 
@@ -81,7 +83,7 @@ class NativeFront:
         self._few = False
         self.forms = Forms()
         self._lane = Lane(self, batches.max_batch_rows)
-        self._lone = Lone(self)
+        self.lone = Lone(plane, batches, metrics)
         self._max_queue = batches.max_queue
         batches.feed = self._feed
         batches.after = self.flush_dirty
@@ -190,11 +192,24 @@ class NativeFront:
             and self._max_queue > 0
         )
 
+    def _answered(self, link: Link, stream_id: int, head: Head, raw: bytes, now_ns: int) -> bool:
+        """Answers a call on the spot; False, and nothing is done, where it must go another way."""
+        form = self.forms.of(raw) if head.method.packed else None
+        if form is None or (head.timeout_ns != NO_TIMEOUT and head.timeout_ns < AMPLE_NS):
+            return False
+        answer = self.lone.answer(form, raw, len(form.prefix), now_ns)
+        if answer is None:
+            return False
+        link.connection.respond_short(stream_id, answer)
+        link.flush()
+        self.lone.tell("Predict", now_ns)
+        return True
+
     def take_calls(self, link: Link, now_ns: int) -> None:
         """Calls that came the short way."""
         connection = link.connection
         calls, connection.calls = connection.calls, []
-        if len(calls) == 1 and self._alone and self._lone.call(link, *calls[0], now_ns):
+        if len(calls) == 1 and self._alone and self._answered(link, *calls[0], now_ns):
             return
         lane, forms = self._lane, self.forms
         room = self.room
@@ -255,7 +270,7 @@ class NativeFront:
             elif kind == Event.RESET:
                 stream.app.cancel()
             elif isinstance(stream.app, FrameStream):
-                if len(events) > 1 or not self._alone or not stream.app.answer_alone(self._lone):
+                if len(events) > 1 or not self._alone or not stream.app.answer_alone():
                     self.activate(stream.app)
             elif isinstance(stream.app, Dialogue):
                 stream.app.woken()
