@@ -112,17 +112,22 @@ def trees(run: Run) -> Iterator[Row]:
 
 
 def grpcio_front(run: Run) -> Iterator[Row]:
-    """Our front for whoever needs TLS, beside the server that gRPC's documentation leads to."""
+    """Our second front, beside the server that gRPC's documentation leads to, and beside one that does nothing.
+
+    The last is what grpc.aio itself costs: no server on it can be faster.
+    """
     beside = PEERS["grpc_aio"].title
-    with server("--front", "grpcio") as ours, peer("grpc_aio") as plain:
+    with server("--front", "grpcio") as ours, peer("grpc_aio") as plain, echoing() as bare:
         for in_flight, calls in ((1, run.scaled(4_000)), (IN_FLIGHT, run.scaled(10_000))):
             measures = {
                 "ours": _rate(ours.address, calls, in_flight),
                 beside: _rate(plain.address, calls, in_flight),
+                PYTHON: _rate(bare, calls, in_flight),
             }
             rates = run.in_turns(f"grpcio front, {in_flight} in flight", measures)
             what = f"Predict, 1 row, grpcio front, {in_flight} in flight"
             yield medians(what, "calls/s", rates["ours"], beside, rates[beside], target=at_least(1.3))
+            yield medians(what, "calls/s", rates["ours"], PYTHON, rates[PYTHON])
 
 
 def tls(run: Run) -> Iterator[Row]:

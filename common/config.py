@@ -119,7 +119,7 @@ class ServerConfig(Section, frozen=True):
     max_message_bytes: Positive = 16 * 1024 * 1024
     front: Literal["auto", "native", "grpcio"] = "auto"  # auto: native
     workers: Positive = 1  # processes that share the port, a supervisor above them where they are more than one
-    max_batch: Positive = 1024  # rows of one run of a model; a larger request is a run of its own
+    max_batch: Positive = 2048  # rows of one run of a model; a larger request is a run of its own
     max_queue: Positive = 4096  # calls that wait for the model; the next is refused at once
     max_queue_delay_us: Annotated[int, msgspec.Meta(ge=0, le=4_000_000)] = 0  # how long a batch waits for more calls
     # While calls arrive as close together as this, the native front looks for the next one so long before it

@@ -15,9 +15,9 @@ from common.errors import DeadlineError, VolcastError
 from server.core.dataplane import Computed, DataPlane, Job, Outcome, Run
 
 DEADLINE_PASSED = DeadlineError("the deadline had passed before the model ran")
-# More rows than this are computed on another thread: a thousand rows of the slowest model we serve take
-# about a millisecond, and nothing else should wait longer for the loop than that.
-INLINE_ROWS = 1024
+# More rows than this are computed on another thread: so many of the slowest model we serve take half a
+# millisecond to one, and nothing else should wait longer for the loop than that.
+INLINE_ROWS = 2048
 
 
 class Work(Protocol):

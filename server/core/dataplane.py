@@ -13,6 +13,7 @@ import numpy as np
 
 from common.errors import RequestError, VolcastError
 from server.core.models import Model, Repository
+from server.core.predictor import FEW
 from server.core.requests import Matrix, PredictInput, Result, Vector
 from server.core.rows import all_finite, to_matrix
 
@@ -78,7 +79,9 @@ class DataPlane:
         model = jobs[0].model
         matrix = jobs[0].matrix if len(jobs) == 1 else np.concatenate([job.matrix for job in jobs])
         started_ns = self.now_ns()
-        probabilities = model.predictor.predict(matrix)
+        # Few rows are computed on the loop's thread, and nowhere else (server.core.batcher).
+        predict = model.predictor.predict_few if len(matrix) <= FEW else model.predictor.predict
+        probabilities = predict(matrix)
         compute_ns = self.now_ns() - started_ns
         outcomes: list[Outcome] = []
         finite, begin = all_finite(probabilities), 0

@@ -7,14 +7,18 @@ recognized request of one row; everything else, a wrong value among it, goes the
 
 from __future__ import annotations
 
+import struct
+from math import isfinite
+
 from server.batching import BatchLoop
 from server.core.dataplane import DataPlane, Run
 from server.core.held import Held, Model
-from server.core.predictor import OneRow
+from server.core.predictor import Bound
 from server.grpc.forms import Form, answer_prefix, answer_suffix, model_for
 from server.metrics import ServerMetrics
 
 _FLOAT64 = 2  # volcast.v1.DataType
+_DOUBLE = struct.Struct("<d")
 _SEATS = 64
 
 
@@ -25,7 +29,7 @@ class Seat:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.row: OneRow = model.predictor.one_row()
+        self.row: Bound = model.predictor.bound(1)
         self.head = answer_prefix(model) + b"\x22\x08"
 
 
@@ -49,12 +53,13 @@ class Lone:
             return None
         now_ns = self._now_ns
         began_ns = now_ns()
-        value = seat.row.run()
+        seat.row.run()
         compute_ns = now_ns() - began_ns
-        if value is None:
+        probability = seat.row.probability
+        if not isfinite(probability):
             return None
         self._seat, self._compute_ns = seat, compute_ns
-        return seat.head + value + answer_suffix(began_ns - arrived_ns, compute_ns)
+        return seat.head + _DOUBLE.pack(probability) + answer_suffix(began_ns - arrived_ns, compute_ns)
 
     def tell(self, method: str, arrived_ns: int) -> None:
         """Whoever counts, of the last answer, once the caller has it."""

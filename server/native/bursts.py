@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from common.errors import VolcastError
-from server.core.batcher import DEADLINE_PASSED
+from server.core.batcher import DEADLINE_PASSED, INLINE_ROWS
 from server.core.dataplane import Job, Outcome
 from server.core.models import Model
 from server.core.requests import Result
@@ -33,7 +33,8 @@ WORTH_VIEWING = 32  # rows: a view costs more than a copy of fewer
 class Lane:
     def __init__(self, front: NativeFront, max_batch_rows: int) -> None:
         self._front = front
-        self._max_batch_rows = max_batch_rows
+        # A job of more would be computed on another thread, and the frames behind it answered before it.
+        self._most_rows = min(INLINE_ROWS, max_batch_rows)
         self._entries: deque[Entry] = deque()
         self._prefixes: dict[Model, bytes] = {}
 
@@ -52,7 +53,7 @@ class Lane:
         group: list[Entry] = []
         form: Form | None = None
         rows = 0
-        while entries and rows < self._max_batch_rows:
+        while entries and (not rows or rows + entries[0].form.rows <= self._most_rows):
             entry = entries.popleft()
             head = entry.head
             if head is not None:

@@ -130,6 +130,9 @@ class FrameStream:
         if stream.unsent or stream.size > LONE_BYTES:
             return False
         messages = self.link.connection.take(stream, 2)
+        if stream.closed:  # by what it sent
+            self.close()
+            return True
         if len(messages) == 1 and not stream.size:
             self.heard_ns = self.link.front.now_ns()
             if self._answered(messages[0], self.heard_ns):

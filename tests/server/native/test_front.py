@@ -201,10 +201,10 @@ async def test_a_dialogue_whose_link_is_paused_waits(client: Client) -> None:
 
 
 async def test_a_drain_does_not_cut_a_call_of_the_short_way(client: Client, front: NativeFront) -> None:
-    client.call(1, request().SerializeToString())
+    client.call(1, request(2).SerializeToString())
     await client.ended(1)
     client.link.connection.go_away()
-    client.call(3, request().SerializeToString())
+    client.call(3, request(2).SerializeToString())
     client.send(frames.frame(frames.PING, frames.ACK, 0, b"draining"))
     front._end_idle()
     assert not client.transport.closed
@@ -277,3 +277,20 @@ async def test_the_loop_does_not_spin_for_calls_far_apart_or_for_many_at_once(
     for _ in range(3):
         await asyncio.sleep(0)
     assert not front.spinning
+
+
+async def test_frames_of_many_rows_are_answered_in_order(client: Client) -> None:
+    """However many are put together: a job too large for the loop would be overtaken by the frames behind it."""
+    count, many = 300, 5  # four would be more than a batch of this front, and one would be left
+    a_stream(client)
+    client.data(1, frame(1, request(count)))
+    await client.until(lambda got: len(answers(got, 1)) == 1)
+    sent = [frame(10 + n, request(count, seed=n)) for n in range(many)]
+    for one in sent:
+        for at in range(0, len(one), frames.FRAME_SIZE):
+            client.data(1, one[at : at + frames.FRAME_SIZE])
+    got = await client.until(lambda got: len(answers(got, 1)) == many)
+    replies = [StreamPredictResponse.FromString(one) for one in answers(got, 1)]
+    assert [one.frame_id for one in replies] == [10 + n for n in range(many)]
+    for n, one in enumerate(replies):
+        np.testing.assert_allclose(one.response.probabilities, Logistic(1).predict(rows(count, n)))
