@@ -129,9 +129,9 @@ def clock() -> Clock:
 async def front(repository: Repository, clock: Clock) -> NativeFront:
     state = ServerState("test", "native")
     plane = DataPlane(repository, 65_536, clock)
-    batches = BatchLoop(plane, 1024, 512, 0)
-    table, _ = service.methods(repository, state, with_reflection=True)
     metrics = ServerMetrics(repository, state, Shadows(repository))
+    batches = BatchLoop(plane, 1024, 512, 0, metrics.ran)
+    table, _ = service.methods(repository, state, with_reflection=True)
     log = structlog.wrap_logger(structlog.testing.CapturingLogger(), processors=[])
     state.accepting = True
     return NativeFront(table, plane, batches, state, metrics, Gate(None), log, Limits(), SocketLimits(spin_us=0))
