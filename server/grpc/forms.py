@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,13 +17,16 @@ from numpy.typing import NDArray
 
 from common.errors import RequestError, VolcastError
 from server.core.dataplane import Job
+from server.core.held import Held
 from server.core.models import Model, Repository
 from server.core.requests import Matrix, PackedInput, PredictInput, Result, Selection
 from server.core.rows import DTYPES, all_finite
+from server.http2.frames import MESSAGE
 
 MAX_ROWS = 1024
 _REMEMBERED = 32
 _OTHER = bytes(byte ^ 0xFF for byte in range(256))
+_ID_TAG, _MORE = 0x08, 0x80
 _DOUBLE = struct.Struct("<d")
 
 
@@ -38,13 +40,32 @@ class Form(msgspec.Struct, frozen=True, gc=False):
     rows: int
 
 
-class FrameForm(NamedTuple):
-    """What a recognized StreamPredictRequest is: frame_id, then a request of `form`, and nothing else."""
+class FrameForm:
+    """What a recognized StreamPredictRequest is: frame_id, then a request of `form`, and nothing else.
 
-    form: Form
-    id_end: int  # where frame_id ends
-    at: int  # where the request begins
-    marker: bytes  # what stands from id_end to the values: the request's tag and length, the form's prefix
+    template, mask: what stands before the values of a frame behind its prefix, and the bits of it that all frames
+    of this form share.
+    """
+
+    __slots__ = ("at", "form", "id_end", "marker", "mask", "template")
+
+    def __init__(self, form: Form, raw: bytes, id_end: int, at: int) -> None:
+        """raw: such a frame. id_end: where its frame_id ends. at: where the request begins."""
+        self.form = form
+        self.id_end = id_end
+        self.at = at
+        self.marker = raw[id_end:at] + form.prefix  # the request's tag and length, the form's prefix
+        # The id is one varint: its tag, bytes with the highest bit set, and one without.
+        one = bytes([_ID_TAG, *[_MORE] * (id_end - 2), 0]) if id_end else b""
+        bits = bytes([0xFF, *[_MORE] * (id_end - 1)]) if id_end else b""
+        prefix = MESSAGE.pack(0, len(raw))
+        self.template = np.frombuffer(prefix + one + self.marker, np.uint8)
+        self.mask = np.frombuffer(b"\xff" * len(prefix) + bits + b"\xff" * len(self.marker), np.uint8)
+
+    def alike(self, rows: NDArray[np.uint8]) -> int:
+        """How many of (frames, prefix and frame) are of this form, before the first that is not."""
+        wrong = ((rows[:, : len(self.template)] ^ self.template) & self.mask).any(axis=1)
+        return int(np.argmax(wrong)) if wrong.any() else len(rows)
 
 
 class Forms:
@@ -68,7 +89,7 @@ class Forms:
         form = self.of(raw, at) if at else None
         if form is None:
             return None
-        known = FrameForm(form, id_end, at, raw[id_end:at] + form.prefix)
+        known = FrameForm(form, raw, id_end, at)
         if len(self._frames) >= _REMEMBERED:
             self._frames.clear()
         self._frames[len(raw)] = known
@@ -108,6 +129,25 @@ def answer_prefix(model: Model) -> bytes:
         + version
         + (b"\x19" + _DOUBLE.pack(model.threshold))
     )
+
+
+class Prefixes:
+    """`answer_prefix` of the models that answer now."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._held: Held | None = None
+        self._known: dict[Model, bytes] = {}
+
+    def of(self, model: Model) -> bytes:
+        held = self._repository.held
+        if held is not self._held:  # models that went are not kept for this
+            self._known.clear()
+            self._held = held
+        known = self._known.get(model)
+        if known is None:
+            known = self._known[model] = answer_prefix(model)
+        return known
 
 
 def answer_suffix(queue_ns: int, compute_ns: int) -> bytes:

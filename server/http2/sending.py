@@ -154,19 +154,23 @@ class Sending:
         self.give_room(stream)
         return messages
 
-    def take_even(self, stream: Stream, limit: int, least: int) -> Bytes | None:
-        """Messages of one length, (messages, length), of which at least `least` are next; else None."""
+    def peek_even(self, stream: Stream, limit: int, least: int) -> Bytes | None:
+        """Stream.peek_even; None also where the next is no message, which `take` tells its caller."""
         before = stream.weight
         try:
-            rows = stream.take_even(limit, least)
+            return stream.peek_even(limit, least)
         except MessageError:
-            return None  # `take` tells the caller
+            return None
         finally:
             self._buffered += stream.weight - before
-        if rows is not None:
-            stream.told = False
-            self.give_room(stream)
-        return rows
+
+    def skip(self, stream: Stream, size: int) -> None:
+        """Takes what was peeked at."""
+        before = stream.weight
+        stream.told = False
+        stream.skip(size)
+        self._buffered += stream.weight - before
+        self.give_room(stream)
 
     def put_back(self, stream: Stream, messages: list[bytes]) -> None:
         """Messages that were taken too early."""

@@ -143,8 +143,11 @@ class Stream:
             self._set_buffer(self.buffer[at:])
         return messages
 
-    def take_even(self, limit: int, least: int) -> NDArray[np.uint8] | None:
-        """Up to `limit` messages of one length as rows of bytes; None where fewer than `least` of them are next."""
+    def peek_even(self, limit: int, least: int) -> NDArray[np.uint8] | None:
+        """What lies there in rows as long as the first message with its prefix, up to `limit`; the others are unread.
+
+        None where fewer than `least` are whole. Raises MessageError where the first is no message.
+        """
         if self.size < least * PREFIX or self.missing:
             return None
         compressed, length = MESSAGE.unpack_from(self.buffer)
@@ -153,14 +156,11 @@ class Stream:
             return None
         self._gather()
         count = min(limit, self.size // period)
-        rows = np.frombuffer(self.buffer, np.uint8, count * period).reshape(count, period)
-        differs = (rows[:, :PREFIX] != rows[0, :PREFIX]).any(axis=1)
-        if differs.any():
-            count = int(np.argmax(differs))
-            if count < least:
-                return None
-        self._set_buffer(self.buffer[count * period :])
-        return rows[:count, PREFIX:]
+        return np.frombuffer(self.buffer, np.uint8, count * period).reshape(count, period)
+
+    def skip(self, size: int) -> None:
+        """Bytes that were peeked at are taken."""
+        self._set_buffer(self.buffer[size:])
 
     def _take_large(self, limit: int) -> list[bytes]:
         """The same for messages that fill frames: each is put together once, of the frames it came in."""

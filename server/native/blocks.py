@@ -16,7 +16,7 @@ from common.errors import VolcastError
 from server.core.batcher import DEADLINE_PASSED, INLINE_ROWS
 from server.core.dataplane import Job, Outcome
 from server.core.requests import Result
-from server.grpc.forms import Form, FrameForm, answer_prefix, answer_suffix, matrix_of, model_for, varint
+from server.grpc.forms import Form, FrameForm, answer_suffix, matrix_of, model_for, varint
 from server.http2.blocks import LEAST, Block, Bytes, filled
 from server.http2.frames import MESSAGE
 from server.http2.headers import NO_TIMEOUT
@@ -26,30 +26,14 @@ if TYPE_CHECKING:
     from server.native.front import NativeFront
     from server.native.link import Link
 
-_ID_TAG, _MORE = 0x08, 0x80
 # Calls answered by one write: the caller reads the first while the last are written.
 SENT_AT_ONCE = 16
 
 
-def frames_alike(messages: Bytes, known: FrameForm) -> bool:
-    """Whether all of (frames, length) are of this form: an id of one varint, the marker, values."""
-    end = known.id_end
-    marker = np.frombuffer(known.marker, np.uint8)
-    if not (messages[:, end : end + len(marker)] == marker).all():
-        return False
-    if end == 0:
-        return True
-    return bool(
-        (messages[:, 0] == _ID_TAG).all()
-        and (messages[:, end - 1] < _MORE).all()
-        and (messages[:, 1 : end - 1] >= _MORE).all()
-    )
-
-
-def _body(result: Result, rows: int, queue_ns: int) -> tuple[bytes, int]:
+def _body(front: NativeFront, result: Result, rows: int) -> tuple[bytes, int]:
     """A PredictResponse of `rows` probabilities, and where they stand in it."""
-    head = answer_prefix(result.model) + b"\x22" + varint(8 * rows)
-    return head + bytes(8 * rows) + answer_suffix(queue_ns, result.compute_ns), len(head)
+    head = front.prefixes.of(result.model) + b"\x22" + varint(8 * rows)
+    return head + bytes(8 * rows) + answer_suffix(result.queue_ns, result.compute_ns), len(head)
 
 
 def _probabilities(result: Result, rows: int) -> Bytes:
@@ -76,19 +60,19 @@ class FrameBlock:
 
     def finish(self, outcome: Outcome) -> None:
         call, messages, known = self._call, self._messages, self._known
+        front = call.link.front
         if not isinstance(outcome, Result):
             for one in messages:
                 call.put_again(one.tobytes(), self._arrived_ns)
             return
         rows = known.form.rows
-        body, at = _body(outcome, rows, outcome.queue_ns)
+        body, at = _body(front, outcome, rows)
         marker = b"\x12" + varint(len(body))
         head = MESSAGE.pack(0, known.id_end + len(marker) + len(body))
         template = head + bytes(known.id_end) + marker + body
         at += len(template) - len(body)
         ids = messages[:, : known.id_end]
         answers = filled(template, len(messages), (len(head), ids), (at, _probabilities(outcome, rows)))
-        front = call.link.front
         call.answered_by(answers, len(messages))
         front.metrics.requests([("StreamPredict", self._arrived_ns, len(messages))], front.now_ns())
 
@@ -124,7 +108,7 @@ class CallBlock:
             return
         rows = self._form.rows
         values = _probabilities(outcome, rows)
-        body, at = _body(outcome, rows, outcome.queue_ns)
+        body, at = _body(front, outcome, rows)
         connection = link.connection
         for begin in range(0, len(ids), SENT_AT_ONCE):
             some, own = ids[begin : begin + SENT_AT_ONCE], values[begin : begin + SENT_AT_ONCE]

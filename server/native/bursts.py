@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 from common.errors import VolcastError
 from server.core.batcher import DEADLINE_PASSED, INLINE_ROWS
 from server.core.dataplane import Job, Outcome
-from server.core.models import Model
 from server.core.requests import Result
-from server.grpc.forms import Form, answer_prefix, answer_suffix, matrix_of, model_for, varint
+from server.grpc.forms import Form, answer_suffix, matrix_of, model_for, varint
 from server.http2.frames import MESSAGE
 from server.http2.headers import NO_TIMEOUT
 from server.native.entries import Entry
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from server.native.front import NativeFront
     from server.native.link import Link
 
-_PREFIXES = 64
 SENT_AT_ONCE = 8
 WORTH_VIEWING = 32  # rows: a view costs more than a copy of fewer
 
@@ -36,7 +34,6 @@ class Lane:
         # A job of more would be computed on another thread, and the frames behind it answered before it.
         self._most_rows = min(INLINE_ROWS, max_batch_rows)
         self._entries: deque[Entry] = deque()
-        self._prefixes: dict[Model, bytes] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -91,7 +88,7 @@ class Lane:
     def answer(self, group: list[Entry], result: Result) -> None:
         """Each caller's part of the result of all."""
         front, now_ns = self._front, self._front.now_ns()
-        prefix = self._prefix(result)
+        prefix = front.prefixes.of(result.model)
         values = result.probabilities.astype("<f8", copy=False).tobytes()
         waited_ns = result.queue_ns + group[0].arrived_ns  # until the run began, on the clock
         begin = 0
@@ -114,14 +111,6 @@ class Lane:
             if index % SENT_AT_ONCE == SENT_AT_ONCE - 1:
                 link.flush()
         front.dirty[link] = None
-
-    def _prefix(self, result: Result) -> bytes:
-        prefix = self._prefixes.get(result.model)
-        if prefix is None:
-            if len(self._prefixes) >= _PREFIXES:
-                self._prefixes.clear()
-            prefix = self._prefixes[result.model] = answer_prefix(result.model)
-        return prefix
 
     def give_up(self, group: list[Entry]) -> None:
         for entry in group:

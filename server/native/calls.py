@@ -15,11 +15,11 @@ from server.core.requests import PredictInput, Result
 from server.grpc.forms import frame_parts, matrix_of, model_for, varint
 from server.grpc.inference import read_predict
 from server.grpc.methods import Frame, ScoringStream
-from server.http2.blocks import LEAST, Bytes
+from server.http2.blocks import LEAST
 from server.http2.frames import MESSAGE
 from server.http2.sending import framed
-from server.http2.stream import Stream
-from server.native.blocks import FrameBlock, frames_alike
+from server.http2.stream import PREFIX, Stream
+from server.native.blocks import FrameBlock
 from server.native.entries import Entry, new_entry
 
 if TYPE_CHECKING:
@@ -104,13 +104,10 @@ class FrameStream:
         front, stream = self.link.front, self.stream
         if self.ended or self._large or self._waiting or stream.unsent > MAX_UNSENT or self.link.paused:
             return False
-        block = self.link.connection.take_even(stream, FRAMES_AT_ONCE, LEAST) if self._method.packed else None
-        if block is not None and self._take_block(block):
+        if self._method.packed and self._take_block():
             front.dirty[self.link] = None  # the room that this gave the caller
             return False  # its answers ask again
         messages = self.link.connection.take(stream, FRAMES_AT_ONCE)
-        if block is not None:
-            messages = [one.tobytes() for one in block] + messages
         front.dirty[self.link] = None
         if stream.closed:
             self.close()
@@ -157,22 +154,25 @@ class FrameStream:
         front.lone.tell("StreamPredict", now_ns)
         return True
 
-    def _take_block(self, messages: Bytes) -> bool:
-        """Frames that are alike, as one work; False where they must be looked at one by one."""
-        front = self.link.front
-        known = front.forms.frame(messages[0].tobytes())
-        if known is None or not frames_alike(messages, known):
+    def _take_block(self) -> bool:
+        """Frames that are alike, as one work; False, and nothing is taken, where they must be looked at one by one."""
+        front, stream, connection = self.link.front, self.stream, self.link.connection
+        rows = connection.peek_even(stream, FRAMES_AT_ONCE, LEAST)
+        known = front.forms.frame(rows[0, PREFIX:].tobytes()) if rows is not None else None
+        if rows is None or known is None:
             return False
+        count = known.alike(rows)
         model = model_for(front.plane.repository, known.form)
-        if model is None or known.form.rows * len(messages) > INLINE_ROWS:
+        if count < LEAST or model is None or known.form.rows * count > INLINE_ROWS:
             return False
-        values = np.ascontiguousarray(messages[:, known.id_end + len(known.marker) :])
-        matrix = matrix_of(values, known.form, len(model.schema))
+        values = rows[:count, len(known.template) :]
+        matrix = matrix_of(np.ascontiguousarray(values), known.form, len(model.schema))
         if matrix is None:
             return False
+        connection.skip(stream, count * rows.shape[1])
         now_ns = self.heard_ns = front.now_ns()
-        self._waiting += len(messages)
-        front.batches.put(FrameBlock(self, messages, known, Job(model, matrix, now_ns)))
+        self._waiting += count
+        front.batches.put(FrameBlock(self, rows[:count, PREFIX:], known, Job(model, matrix, now_ns)))
         return True
 
     def _take(self, messages: list[bytes], now_ns: int) -> None:

@@ -13,7 +13,7 @@ from server.batching import BatchLoop
 from server.core.batcher import FaultError
 from server.core.dataplane import DataPlane, Job, Outcome
 from server.core.requests import Result
-from server.grpc.forms import Forms
+from server.grpc.forms import Forms, Prefixes
 from server.grpc.inference import read_predict
 from server.grpc.lone import Lone
 from server.grpc.methods import Frame, Method, Methods, Scoring, ScoringStream, Unary
@@ -82,6 +82,7 @@ class NativeFront:
         self._spinning = False
         self._few = False
         self.forms = Forms()
+        self.prefixes = Prefixes(plane.repository)
         self._lane = Lane(self, batches.max_batch_rows)
         self.lone = Lone(plane, batches, metrics)
         self._max_queue = batches.max_queue
