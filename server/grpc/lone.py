@@ -53,7 +53,10 @@ class Lone:
             return None
         now_ns = self._now_ns
         began_ns = now_ns()
-        seat.row.run()
+        try:
+            seat.row.run()
+        except Exception:  # the ordinary way meets it again, and tells of it as of any fault
+            return None
         compute_ns = now_ns() - began_ns
         probability = seat.row.probability
         if not isfinite(probability):
