@@ -105,11 +105,11 @@ async def test_a_fault_in_the_model_is_internal_logged_and_tells_nothing(front: 
     async with fronted(front, models, Spy(broken=True), log) as channel:
         predict = channel.unary_unary(PREDICT)
         raw = packed(rows(1)).SerializeToString()
-        for _ in range(3):  # parsed; then recognized, alone
+        for _ in range(6):  # parsed; recognized; and alone, once its headers are known too
             assert await told(predict(raw, timeout=20)) == (grpc.StatusCode.INTERNAL, "internal error")
         other = of_model(packed(rows(1)), "jumps").SerializeToString()
         assert PredictResponse.FromString(await predict(other, timeout=20)).model_name == "jumps"
-    assert log.causes == ["request_failed: secret"] * 3
+    assert log.causes == ["request_failed: secret"] * 6
 
 
 async def test_a_fault_in_a_method_is_internal_logged_and_tells_nothing(front: str, models: Path) -> None:
