@@ -279,6 +279,7 @@ class Connection(Receiving, Control):
             self._forget(stream)
         self._begun.clear()
         self._asked.clear()
+        self._grown.clear()
         self._parts.clear()
         return streams
 
@@ -296,6 +297,8 @@ class Connection(Receiving, Control):
             if stream is not None:
                 self.respond(stream, message)
         elif self._asked.pop(stream_id, None) is not None:
+            if self._grown:
+                self._grown.pop(stream_id, None)
             self._send_window -= length
             self._out.append(
                 b"%b%b%b%b%b%b%b"
@@ -337,10 +340,14 @@ class Connection(Receiving, Control):
         else:
             for one in ids:
                 del self._asked[one]
+        for one in ids if self._grown else ():
+            self._grown.pop(one, None)
 
     def fail_short(self, stream_ids: list[int], block: bytes) -> None:
         """Ends such calls with one block made beforehand."""
         word, asked = len(block) << 8 | frames.HEADERS, self._asked
+        for one in stream_ids if self._grown else ():
+            self._grown.pop(one, None)
         self._out.extend([_pack(word, 5, one) + block for one in stream_ids if asked.pop(one, None) is not None])
 
 

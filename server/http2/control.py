@@ -23,6 +23,12 @@ class Control(Sending):
             return
         if stream_id > self._last_id:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"WINDOW_UPDATE on stream {stream_id}, which is idle")
+        if stream_id in self._begun and increment:
+            # gRPC's own clients send this between the headers and the message of each call, which stays a short one.
+            grown = self._grown.get(stream_id, 0) + increment
+            if self._initial_send + grown <= frames.MAX_WINDOW:
+                self._grown[stream_id] = grown
+                return
         stream = self.stream(stream_id)
         if stream is None:
             return

@@ -55,6 +55,7 @@ class Sending:
         self._begun: dict[int, Head] = {}  # on the short way: the headers are here
         self._parts: dict[int, Parts] = {}  # of those, whose message is here in part
         self._asked: dict[int, Head] = {}  # on the short way: the message is here, the answer is not
+        self._grown: dict[int, int] = {}  # by how much the windows of those have grown
         self._limits = limits
         self._out: list[bytes] = []
         self._last_id = -1
@@ -91,6 +92,7 @@ class Sending:
         if head is None:
             return self.streams.get(stream_id)
         stream = self._new_stream(stream_id, head, ended=ended)
+        stream.send_window += self._grown.pop(stream_id, 0)
         if parts := self._parts.pop(stream_id, None):
             stream.resume(parts)  # its weight is in `_buffered` as it was
         return stream

@@ -14,6 +14,7 @@ from server.core.predictor import Bound
 from server.http2 import frames
 from server.native.front import NativeFront
 from tests.server.bundles import Logistic, rows, write_bundle
+from tests.server.http2.peer import message
 from tests.server.native.conftest import Client, Clock
 from tests.server.native.test_front import a_stream, answers, frame, request, status
 from volcast.v1 import PredictRequest, PredictResponse, StreamPredictResponse
@@ -156,3 +157,48 @@ async def test_buffers_are_not_shared_by_answers(front: NativeFront) -> None:
     assert bound.fill(b"xx" + rows(1, 3).tobytes(), 2)
     bound.run()
     assert bound.probability == pytest.approx(Logistic(1).predict(rows(1, 3))[0])
+
+
+async def test_a_call_whose_window_grows_before_its_message_comes_is_a_short_one(client: Client) -> None:
+    """As gRPC's own clients send it: headers, room for the answer, the message."""
+    await learned(client)
+    client.head(3, b"Predict")
+    client.send(frames.window_update(3, 5))
+    assert client.link.connection.streams == {}
+    client.data(3, message(request().SerializeToString()), frames.END_STREAM)
+    assert len(answers(client.read(), 3)) == 1
+    assert client.link.connection._grown == {}
+
+
+async def test_the_room_given_before_the_message_is_there_for_the_answer(client: Client) -> None:
+    await learned(client)
+    client.send(frames.settings({frames.INITIAL_WINDOW_SIZE: 10}))
+    client.head(3, b"Predict")
+    client.send(frames.window_update(3, 10))
+    client.send(frames.window_update(3, 10))
+    client.data(3, message(request().SerializeToString()), frames.END_STREAM)
+    got = client.read()
+    assert sum(len(one.payload) for one in got if one.kind == frames.DATA) == 30
+    client.send(frames.window_update(3, 100))
+    got += await client.ended(3)
+    assert len(answers(got, 3)) == 1
+    assert client.link.connection._grown == {}
+
+
+@pytest.mark.parametrize(("increment", "code"), [(0, frames.ErrorCode.PROTOCOL_ERROR), (2**31 - 1, 3)])
+async def test_a_window_that_cannot_grow_so_ends_the_call(client: Client, increment: int, code: int) -> None:
+    await learned(client)
+    client.head(3, b"Predict")
+    client.send(frames.window_update(3, increment))
+    assert [one.payload[-1] for one in client.read() if one.kind == frames.RST_STREAM] == [code]
+
+
+async def test_calls_given_up_leave_nothing_of_their_windows(client: Client) -> None:
+    await learned(client)
+    client.head(3, b"Predict")
+    client.send(frames.window_update(3, 5))
+    client.send(frames.rst_stream(3, frames.ErrorCode.CANCEL))
+    client.head(5, b"Predict")
+    client.send(frames.window_update(5, 5))
+    client.link.connection_lost(None)
+    assert client.link.connection._grown == {}
