@@ -45,7 +45,7 @@ from common.status import StatusPipe
     default=None,
     help="How long a batch waits for more calls (0).",
 )
-@click.option("--tls-cert", metavar="FILE", default=None, help="PEM certificate chain; with --tls-key. Needs grpcio.")
+@click.option("--tls-cert", metavar="FILE", default=None, help="PEM certificate chain; with --tls-key.")
 @click.option("--tls-key", metavar="FILE", default=None, help="PEM key of that certificate.")
 @click.option(
     "--tls-client-ca", metavar="FILE", default=None, help="PEM; callers must show a certificate of it (mTLS)."

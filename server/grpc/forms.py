@@ -24,6 +24,7 @@ from server.core.rows import DTYPES, all_finite
 from server.http2.frames import MESSAGE
 
 MAX_ROWS = 1024
+MAX_PREFIX = 1024  # bytes before the values; all of our clients' are some 50, and what is remembered is to stay small
 _REMEMBERED = 32
 _OTHER = bytes(byte ^ 0xFF for byte in range(256))
 _ID_TAG, _MORE = 0x08, 0x80
@@ -103,6 +104,8 @@ class Forms:
         if rows.row_count > MAX_ROWS or rows.data_type not in DTYPES or not raw.endswith(rows.values):
             return
         prefix = raw[: len(raw) - len(rows.values)]
+        if len(prefix) > MAX_PREFIX:
+            return
         # That the message ends as its values do may be chance: other bytes in their place must be other values.
         others = rows.values.translate(_OTHER)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from server.state import ServerState
 from volcast.v1 import PredictRequest, StreamPredictRequest, StreamPredictResponse
 
 SERVICE = "volcast.v1.InferenceService"
+_FRAME_ID = re.compile(rb"\x08[\x80-\xff]{0,9}[\x00-\x7f]")  # field 1 of a frame, at its begin
 
 
 def methods(repository: Repository, state: ServerState) -> Methods:
@@ -43,21 +45,30 @@ def _encode_predict(result: Result) -> bytes:
 
 
 class PredictFrame:
-    """One frame of StreamPredict. Its id is 0 where it cannot be parsed."""
+    """One frame of StreamPredict. Where it cannot be parsed, its id is what stands first in it, or 0."""
 
     __slots__ = ("_frame_id", "input")
 
     def __init__(self, raw: bytes) -> None:
-        self._frame_id = 0
         self.input: PredictInput | VolcastError
         try:
-            frame = parse(StreamPredictRequest, raw)
+            frame = self._parsed(raw)
             self._frame_id = frame.frame_id
             if not frame.HasField("request"):
                 raise RequestError.of("request", "expected a PredictRequest, got none")
             self.input = predict_input(frame.request)
         except RequestError as error:
             self.input = error
+
+    def _parsed(self, raw: bytes) -> Any:
+        self._frame_id = 0
+        try:
+            return parse(StreamPredictRequest, raw)
+        except RequestError:
+            field = _FRAME_ID.match(raw)
+            if field is not None:
+                self._frame_id = StreamPredictRequest.FromString(field[0]).frame_id
+            raise
 
     def encode(self, result: Result) -> bytes:
         return StreamPredictResponse(frame_id=self._frame_id, response=predict_response(result)).SerializeToString()

@@ -346,9 +346,12 @@ class Connection(Receiving, Control):
     def fail_short(self, stream_ids: list[int], block: bytes) -> None:
         """Ends such calls with one block made beforehand."""
         word, asked = len(block) << 8 | frames.HEADERS, self._asked
-        for one in stream_ids if self._grown else ():
-            self._grown.pop(one, None)
-        self._out.extend([_pack(word, 5, one) + block for one in stream_ids if asked.pop(one, None) is not None])
+        for one in stream_ids:
+            if asked.pop(one, None) is not None:
+                self._grown.pop(one, None)
+                self._out.append(_pack(word, 5, one) + block)
+            elif (stream := self.streams.get(one)) is not None:  # left the short way meanwhile
+                self.fail_fast(stream, block)
 
 
 # By the numbers of frames' kinds.

@@ -63,7 +63,7 @@ class FrameBlock:
         front = call.link.front
         if not isinstance(outcome, Result):
             for one in messages:
-                call.put_again(one.tobytes(), self._arrived_ns)
+                call.run_now(one.tobytes(), self._arrived_ns)
             return
         rows = known.form.rows
         body, at = _body(front, outcome, rows)
@@ -100,11 +100,11 @@ class CallBlock:
         front.blocks.waiting -= len(ids)
         if outcome is DEADLINE_PASSED:
             for one in ids:
-                front.late(link, one, DEADLINE_PASSED)
+                front.late(link, one, DEADLINE_PASSED, self._arrived_ns)
             return
         if not isinstance(outcome, Result):
             for stream_id, one in zip(ids, self._messages, strict=True):
-                front.alone(link, stream_id, one.tobytes())
+                front.alone(link, stream_id, one.tobytes(), self._arrived_ns)
             return
         rows = self._form.rows
         values = _probabilities(outcome, rows)

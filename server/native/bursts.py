@@ -57,7 +57,7 @@ class Lane:
                 if not entry.link.connection.is_waiting(entry.stream_id):
                     continue  # the caller has gone
                 if head.timeout_ns != NO_TIMEOUT and entry.arrived_ns + head.timeout_ns <= now_ns:
-                    self._front.late(entry.link, entry.stream_id, DEADLINE_PASSED)
+                    self._front.late(entry.link, entry.stream_id, DEADLINE_PASSED, entry.arrived_ns)
                     continue
             if entry.form is not form:
                 if form is not None and not _alike(form, entry.form):
@@ -113,8 +113,12 @@ class Lane:
         front.dirty[link] = None
 
     def give_up(self, group: list[Entry]) -> None:
+        """The run of all has failed: frames are run again at once, as those behind them may be answered next."""
         for entry in group:
-            self._front.ordinary(entry)
+            if entry.frames is not None:
+                entry.frames.run_now(entry.raw, entry.arrived_ns)
+            else:
+                self._front.ordinary(entry)
         self._front.batches.wake()
 
 

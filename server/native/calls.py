@@ -211,6 +211,16 @@ class FrameStream:
         self._waiting -= 1
         self.put_ordinary(raw, now_ns)
 
+    def run_now(self, raw: bytes, arrived_ns: int) -> None:
+        """A frame whose burst has failed, by itself and before the frames behind it."""
+        if self.ended:
+            return
+        front = self.link.front
+        frame = self._method.decode(raw)
+        job = front.job_of(frame, arrived_ns)
+        outcome = front.batches.batcher.run_now(job) if isinstance(job, Job) else job
+        self.answered(FrameWork(self, frame, job, arrived_ns), outcome)
+
     def answered(self, work: FrameWork, outcome: Outcome) -> None:
         self.answered_by(framed(self.link.front.frame_answer(self._method.name, work, outcome)), 1)
 

@@ -241,17 +241,19 @@ class NativeFront:
         if entry.frames is not None:
             entry.frames.put_again(entry.raw, entry.arrived_ns)
         else:
-            self.alone(entry.link, entry.stream_id, entry.raw)
+            self.alone(entry.link, entry.stream_id, entry.raw, entry.arrived_ns)
 
-    def alone(self, link: Link, stream_id: int, raw: bytes) -> None:
+    def alone(self, link: Link, stream_id: int, raw: bytes, arrived_ns: int) -> None:
         """The same for a unary call, which has had its place in the queue."""
         stream = link.connection.stream(stream_id)
         if stream is not None:
+            stream.arrived_ns = arrived_ns
             self._request(link, stream, raw, waited=True)
 
-    def late(self, link: Link, stream_id: int, error: VolcastError) -> None:
+    def late(self, link: Link, stream_id: int, error: VolcastError, arrived_ns: int) -> None:
         stream = link.connection.stream(stream_id)
         if stream is not None:
+            stream.arrived_ns = arrived_ns
             link.fail(stream, stream.head.method.name, error)
 
     def put_entries(self, entries: list[Entry]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from common.schema import CORE_1
+from server.core.requests import Matrix, Vector
 from server.http2 import frames
 from server.native.calls import Dialogue, FrameStream
 from server.native.front import NativeFront
@@ -294,3 +295,67 @@ async def test_frames_of_many_rows_are_answered_in_order(client: Client) -> None
     assert [one.frame_id for one in replies] == [10 + n for n in range(many)]
     for n, one in enumerate(replies):
         np.testing.assert_allclose(one.response.probabilities, Logistic(1).predict(rows(count, n)))
+
+
+async def test_frames_whose_burst_fails_are_answered_before_those_behind_it(
+    front: NativeFront, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = front.plane.repository.held.labelled["volatility", "stable"].predictor
+    whole = predictor.predict_few
+
+    def with_a_gap(matrix: Matrix) -> Vector:
+        """No probability for rows that begin with 7."""
+        return np.where(matrix[:, 0] == 7.0, np.nan, whole(matrix))
+
+    monkeypatch.setattr(predictor, "predict_few", with_a_gap)
+    bad = request()
+    bad.packed.values = np.array([7.0, *rows(1)[0][1:]]).tobytes()
+    named = request(seed=3)
+    named.model.name = "volatility"
+    a_stream(client)
+    client.data(1, frame(1, request()) + frame(2, named))
+    await client.until(lambda got: len(answers(got, 1)) == 2)
+    sent = [request(seed=1), bad, named, named, request(seed=2), bad, named]
+    client.data(1, b"".join([frame(10 + n, one) for n, one in enumerate(sent)]))
+    got = await client.until(lambda got: len(answers(got, 1)) == len(sent))
+    replies = [StreamPredictResponse.FromString(one) for one in answers(got, 1)]
+    assert [one.frame_id for one in replies] == [10 + n for n in range(len(sent))]
+    assert [one.error.code for one in replies] == [3 if one is bad else 0 for one in sent]
+
+
+@pytest.mark.parametrize("begins", [frames.settings({frames.INITIAL_WINDOW_SIZE: 2**20}), frames.window_update(5, 9)])
+async def test_a_refused_call_that_left_the_short_way_is_told_so(
+    front: NativeFront, client: Client, begins: bytes
+) -> None:
+    await_known = request(2)
+    client.call(1, await_known.SerializeToString())
+    await client.ended(1)
+    front._max_queue = 0
+    head = block(SERVICE + b"Predict")
+    call = frames.frame(frames.HEADERS, 4, 3, head) + frames.frame(
+        frames.DATA, frames.END_STREAM, 3, message(await_known.SerializeToString())
+    )
+    second = call.replace((3).to_bytes(4, "big"), (5).to_bytes(4, "big"))
+    client.send(call + second + begins)
+    got = client.read() + (await client.until(lambda got: True))
+    assert [status(got, one) for one in (3, 5)] == [b"8", b"8"]
+    assert client.link.connection.open_calls == 0
+
+
+async def test_what_is_remembered_of_a_request_is_small(front: NativeFront, client: Client) -> None:
+    padded = request().SerializeToString()
+    unknown = b"\xfa\x3f\xa0\x1f" + bytes(4000)  # field 1023, which nobody knows
+    client.call(1, unknown + padded)
+    assert status(await client.ended(1), 1) == b"0"
+    assert all(len(form.prefix) < 1100 for form in front.forms.by_length.values())
+    assert not front.forms.by_length
+
+
+@pytest.mark.parametrize("number", [1, 42, 300, 2**40])
+async def test_a_frame_that_cannot_be_read_keeps_its_id(client: Client, number: int) -> None:
+    a_stream(client)
+    raw = StreamPredictRequest(frame_id=number).SerializeToString() + b"\x12\x05abcde"
+    client.data(1, message(raw))
+    got = await client.until(lambda got: len(answers(got, 1)) == 1)
+    (reply,) = [StreamPredictResponse.FromString(one) for one in answers(got, 1)]
+    assert (reply.frame_id, reply.error.code) == (number, 3)

@@ -1,0 +1,68 @@
+"""What goes into one run, and on which thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter_ns
+
+import numpy as np
+import pytest
+
+from server.core.batcher import INLINE_ROWS, Batcher
+from server.core.dataplane import Computed, DataPlane, Job, Outcome
+from server.core.models import Repository
+from server.core.predictor import FEW
+from server.core.requests import Result
+from tests.server.bundles import Logistic, rows, write_bundle
+
+
+class Work:
+    deadline_ns: int | None = None
+    cancelled = False
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.outcome: Outcome | None = None
+
+    def finish(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    write_bundle(tmp_path)
+    write_bundle(tmp_path, "other", seed=2)
+    one = Repository("volatility")
+    one.load(tmp_path)
+    return one
+
+
+def test_a_large_job_is_a_batch_of_its_own_whatever_the_batch_may_hold(repository: Repository) -> None:
+    """On the other thread nothing may run that the loop runs itself: its buffers are the loop's."""
+    large, small = (repository.held.labelled[name, "stable"] for name in ("volatility", "other"))
+    elsewhere: list[int] = []
+
+    def offload(compute: Callable[[], Computed], finish: Callable[[Computed], None]) -> None:
+        computed: list[Computed] = []
+        thread = threading.Thread(target=lambda: computed.append(compute()))
+        thread.start()
+        thread.join()
+        elsewhere.append(sum(len(run.matrix) for run in computed[0].runs))
+        finish(computed[0])
+
+    plane = DataPlane(repository, 65_536, perf_counter_ns)
+    batcher = Batcher(plane, 65_536, 512, offload)
+    works = [Work(Job(small, rows(FEW, 1), 0)), Work(Job(large, rows(INLINE_ROWS + 1, 2), 0))]
+    works += [Work(Job(small, rows(FEW, 3), 0)), Work(Job(large, rows(INLINE_ROWS + 5, 4), 0))]
+    for work in works:
+        batcher.put(work)
+    while batcher.waiting:
+        batcher.run()
+    assert elsewhere == [INLINE_ROWS + 1, INLINE_ROWS + 5]
+    for work in works:
+        assert isinstance(work.outcome, Result)
+        seed = 1 if work.job.model is large else 2
+        np.testing.assert_allclose(work.outcome.probabilities, Logistic(seed).predict(work.job.matrix))
+    assert batcher.rows == 0
