@@ -58,7 +58,7 @@ class Candidate:
     exported: NDArray[np.float64]  # what model.onnx says of every row of the data set, (rows,)
     trained: NDArray[np.float64]  # what the trained form says of them
     final_exported: NDArray[np.float64]  # what model.onnx says of the final part, (final rows,)
-    latency_us: float  # one row in ONNX Runtime, median
+    latency_us: float  # CPU time of one row in ONNX Runtime (OnnxModel.one_row_us)
     champion: Champion | None = None  # None: nothing is served under this name
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from common.errors import InputError, UsageError
 from common.schema import FeatureSchema
+from training.data.features import HASH_KEY, NAME_KEY
 
 CHUNK_ROWS = 65_536
 NAMES_OF_ROWS = ("product_id", "event_time_ns", "sequence_num")  # told with the answer where the input has them
@@ -76,6 +77,7 @@ def read_chunks(path: Path, schema: FeatureSchema) -> Iterator[Chunk]:
 def _parquet_chunks(path: Path, schema: FeatureSchema) -> Iterator[Chunk]:
     with pq.ParquetFile(path) as file:
         columns = file.schema_arrow.names
+        _require_schema(path, schema, file.schema_arrow.metadata or {})
         _require(path, schema, columns)
         names = [name for name in NAMES_OF_ROWS if name in columns]
         for batch in file.iter_batches(CHUNK_ROWS, columns=[*names, *schema.names]):
@@ -90,6 +92,13 @@ def _as_float64(path: Path, name: str, column: Any) -> NDArray[np.float64]:
     except pa.ArrowException:
         raise InputError(f"{path}: column {name}: expected numbers, got {column.type}") from None
     return np.asarray(values, dtype=np.float64)
+
+
+def _require_schema(path: Path, schema: FeatureSchema, metadata: Mapping[bytes, bytes]) -> None:
+    """Columns of the same names may mean something else in another schema; a file that names none is taken by names."""
+    name, got = (metadata.get(key, b"").decode(errors="replace") for key in (NAME_KEY, HASH_KEY))
+    if got and got != schema.hash:
+        raise InputError(f"{path}: expected rows of schema {schema.name} ({schema.hash}), got {name} ({got})")
 
 
 def _require(path: Path, schema: FeatureSchema, columns: Sequence[str]) -> None:

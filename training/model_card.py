@@ -396,13 +396,30 @@ def _limits(manifest: Manifest, evaluations: Sequence[tuple[Evaluated, ModelEval
 - {whose}: {manifest.rows["ticks"]:,} updates, trained on {_span(manifest.training)}{seen}.
 - τ is an absolute level of that time. In a livelier market most minutes are above it and the model says so; in a
   quieter one none is. Retraining moves it.
-- Rows lie a second apart and share most of their label; the number of rows says little about how much is known. The
-  intervals draw whole blocks of time, and cannot speak of markets that were not recorded.
+{_against_har(manifest)}- Rows lie a second apart and share most of their label; their number says little about how
+  much is known. The intervals draw whole blocks of time, and cannot speak of markets that were not recorded.
 - Times are those of the recordings: the recorder's clock where it was not the exchange's.
 - **What the numbers do not mean.** PR-AUC depends on the base rate and compares only on the same rows. A lift over the
   base rate is not a profit: costs, latency and the market's answer to one's own orders are in none of these figures. An
   interval that holds zero means that nothing was shown, not that two models are equal. Scores near 1 on this problem,
   as others publish them, mean leakage."""
+
+
+def _against_har(manifest: Manifest) -> str:
+    """A line where the model was not shown to beat HAR logit on the final part; "" where it was, or nobody looked."""
+    own, har = manifest.metrics.get(manifest.kind, {}), manifest.metrics.get("har", {})
+    low, skill, har_skill = own.get("pr_auc_minus_har_low"), own.get("brier_skill"), har.get("brier_skill")
+    folds, har_folds = (manifest.walk_forward.get(name, {}).get("pr_auc") for name in (manifest.kind, "har"))
+    if low is None or skill is None or har_skill is None or folds is None or har_folds is None or low > 0:
+        return ""
+    better = "HAR" if har_skill > skill else "it"
+    return (
+        "- **Not shown to be better than HAR logit**: the interval of the difference holds zero. It ships as the gate\n"
+        f"  asks for the best mean PR-AUC over the folds ({folds:.3f}, HAR {har_folds:.3f}), and as HAR needs\n"
+        "  volatilities over several windows, which not every schema has. In the final part the Brier skill of its\n"
+        f"  probabilities is {skill:.3f}, that of HAR's {har_skill:.3f}: who bets on probabilities there, and not on\n"
+        f"  ranks, is better served by {better}.\n"
+    )
 
 
 def _ethics() -> str:
@@ -428,13 +445,16 @@ def _again(manifest: Manifest, evaluations: Sequence[tuple[Evaluated, ModelEval]
         f"volcast train --name {manifest.name} --version {manifest.version} --model-type {manifest.kind} "
         f"--seed {seed:g} --force"
     )
+    evaluate = f"volcast evaluate FILE… --bundle models/{manifest.name}/{manifest.version}"
     return f"""## How to reproduce
 
 - Data: {len(manifest.data)} files, SHA-256 `{manifest.data_sha256}`{f" ({files})" if files else ""}; where they are
   looked for: `VOLCAST_DATA_DIR`.
 - Model: `{train}`;
   the same data, code and seed give the same bytes.
-- Evaluations: `volcast evaluate FILE… --bundle models/{manifest.name}/{manifest.version}`; this page: `make docs`."""
+- The final part is the training run's own evaluation. `{evaluate}`
+  judges the bundle on every row behind its training part, of which there are some more.
+- This page: `make docs`."""
 
 
 def docs(root: Path = ROOT) -> Path:

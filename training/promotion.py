@@ -44,6 +44,9 @@ class Registry(Protocol):
     def note(self, name: str, version: str, tags: Mapping[str, str]) -> None:
         """Writes tags on a version of the registry."""
 
+    def noted(self, name: str, alias: Role, tag: str) -> str | None:
+        """A tag of the version that an alias is at; None where there is no such alias or tag."""
+
 
 @dataclass(frozen=True, slots=True)
 class Judged:
@@ -230,16 +233,17 @@ def rollback(store: ModelStore) -> Moved:
     return Moved(store.name, previous, "champion", after, True, labels.stable)
 
 
-def reconcile(store: ModelStore, registry: Registry, runs_dir: Path) -> dict[str, str]:
+def reconcile(store: ModelStore, registry: Registry, runs_dir: Path) -> dict[str, str | None]:
     """Points the registry's aliases at what labels.json says; alias -> the registry's version.
 
-    A bundle whose run is not kept here, or not in the registry, leaves its alias as it is.
+    Where the registry does not know the bundle's run, or the run is not kept here, an alias that is at another bundle
+    is taken away (None): it would name a model that does not answer any more.
     """
     labels = store.effective_labels()
     if labels is None:
         return {}
     candidate = labels.canary.version if labels.canary else next(iter(labels.shadow), None)
-    moved: dict[str, str] = {}
+    moved: dict[str, str | None] = {}
     wanted: tuple[tuple[Role, str | None], ...] = (("champion", labels.stable), ("candidate", candidate))
     for role, version in wanted:
         folder = None if version is None else run_of_bundle(store.path(version), runs_dir)
@@ -248,6 +252,9 @@ def reconcile(store: ModelStore, registry: Registry, runs_dir: Path) -> dict[str
             registry.note(store.name, registered, {VERSION_NOTE: version})
             registry.point(store.name, role, registered)
             moved[role] = registered
+        elif version is not None and registry.noted(store.name, role, VERSION_NOTE) not in (None, version):
+            registry.point(store.name, role, None)
+            moved[role] = None
     return moved
 
 

@@ -59,6 +59,9 @@ class FakeRegistry:
         self._call()
         self.tags.setdefault(version, {}).update(tags)
 
+    def noted(self, name: str, alias: Role, tag: str) -> str | None:
+        return self.tags.get(self.aliases.get(alias, ""), {}).get(tag)
+
 
 @pytest.fixture(scope="module")
 def made() -> Made:
@@ -290,6 +293,20 @@ def test_aliases_follow_the_labels_afterwards(made: Made, later: Made, runs_dir:
     assert registry.aliases == {"champion": "2"}
     assert promotion.reconcile(store, registry, runs_dir) == {"champion": "1"}
     assert registry.aliases == {"champion": "1"}
+
+
+def test_an_alias_does_not_stay_on_a_withdrawn_model_where_the_one_before_is_not_in_the_registry(
+    made: Made, later: Made, runs_dir: Path, store: ModelStore
+) -> None:
+    """As with the shipped versions, whose runs are kept nowhere."""
+    registry = FakeRegistry()
+    promote(judged(made, runs_dir, store), store)
+    promotion.promote(judged(later, runs_dir, store, 1_765_000_001.0), store, registry, "champion", now_ms=1)
+    assert registry.aliases == {"champion": "1"}
+    promotion.rollback(store)
+    assert promotion.reconcile(store, registry, runs_dir) == {"champion": None}
+    assert registry.aliases == {}
+    assert promotion.reconcile(store, registry, runs_dir) == {}
 
 
 def test_rows_of_a_part_are_found_by_time_and_product() -> None:

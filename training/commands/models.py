@@ -219,7 +219,8 @@ def sync(
     click.echo(f"uploaded {len(uploaded)} run{plural} to {tracker.uri}: {', '.join(uploaded) or 'none waited'}")
     for name, moved in aliases.items():
         for alias, version in moved.items():
-            click.echo(f"{name}: {alias} is the registry's version {version}")
+            text = f"is the registry's version {version}" if version else "is taken away: its model is not there"
+            click.echo(f"{name}: {alias} {text}")
     return 0
 
 
@@ -258,7 +259,7 @@ class _Here:
             self._tracker = MlflowServer(self.config.tracking)
         return self._tracker
 
-    def reconcile(self, name: str) -> dict[str, str]:
+    def reconcile(self, name: str) -> dict[str, str | None]:
         from training import promotion
 
         return promotion.reconcile(self.store(name), self.tracker(), self.runs_dir)

@@ -96,6 +96,14 @@ class MlflowServer:
             for key, value in tags.items():
                 self._client().set_model_version_tag(name, version, key, value)
 
+    def noted(self, name: str, alias: Role, tag: str) -> str | None:
+        version = self.aliases(name).get(alias)
+        if version is None:
+            return None
+        with self._asking(f"alias {alias} of {name} cannot be looked up"):
+            found: str | None = self._client().get_model_version(name, version).tags.get(tag)
+            return found
+
     def aliases(self, name: str) -> dict[str, str]:
         """Alias -> the registry's version; none where the registry does not know the model."""
         with self._asking(f"model {name} cannot be looked up"):

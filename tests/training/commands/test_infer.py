@@ -160,6 +160,18 @@ def test_a_damaged_file_is_one_line(name: str, content: bytes, said: str, capfd:
     assert not Path("out.parquet").exists()
 
 
+def test_rows_of_another_schema_are_refused_whatever_their_columns_are(
+    made: Made, capfd: pytest.CaptureFixture[str]
+) -> None:
+    table = pq.read_table(parquet(made))
+    named = {b"volcast.schema.name": b"core/9", b"volcast.schema.hash": b"0123456789ab"}
+    pq.write_table(table.replace_schema_metadata(named), "rows.parquet")
+    assert infer("rows.parquet", "--out", "out.csv") == 1
+    said = capfd.readouterr().err
+    assert f"expected rows of schema core/1 ({made.rows.schema.hash}), got core/9 (0123456789ab)" in said
+    assert not Path("out.csv").exists()
+
+
 def test_text_in_a_feature_is_told(made: Made, capfd: pytest.CaptureFixture[str]) -> None:
     assert infer(parquet(made, price=["much"] * ROWS)) == 1
     assert "column price: expected numbers" in capfd.readouterr().err

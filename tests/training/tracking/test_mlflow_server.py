@@ -158,6 +158,11 @@ def test_promotion_and_rollback_move_the_aliases(server: Server, made: Made, tmp
     promotion.rollback(store)
     assert promotion.reconcile(store, tracker, runs_dir) == {"champion": "1"}
     assert tracker.aliases("aliased") == {"champion": "1"}
+    tracker.point("aliased", "champion", "2")
+    assert tracker.noted("aliased", "champion", promotion.VERSION_NOTE) == "2"
+    assert tracker.noted("aliased", "candidate", promotion.VERSION_NOTE) is None
+    assert promotion.reconcile(store, tracker, tmp_path / "kept elsewhere") == {"champion": None}
+    assert tracker.aliases("aliased") == {}
 
 
 def test_a_run_comes_back_from_the_server_to_a_machine_that_has_none(
