@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from common.log import configure_logs
 from pipeline.archive import expand_paths
 from pipeline.datasets import DATA_DIR, coinbase_ticker_2025
 from pipeline.drift import LARGE_PSI
+from training.commands.console import tables
 from training.commands.progress import steps
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 DRIFTED = 3  # exit code
 FINAL_SHARE = 0.20
-FILE_WIDTH = 160  # a file has no width of its own
 
 Bundle = tuple[Manifest, bytes]
 Progress = Callable[[str], None]
@@ -167,7 +166,6 @@ def _from_topic(config: Config, since_s: float) -> Rows:
 
 def _say(summary: DriftSummary, written: list[Path], as_json: bool) -> None:
     import msgspec
-    from rich.console import Console
     from rich.table import Table
 
     if as_json:
@@ -181,7 +179,7 @@ def _say(summary: DriftSummary, written: list[Path], as_json: bool) -> None:
             one.column, _number(one.psi), one.verdict, "yes" if one.judged else "no", _number(one.reference_median),
             _number(one.current_median), f"{one.reference_missing:.1%}", f"{one.current_missing:.1%}", style=colour,
         )  # fmt: skip
-    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
+    console = tables()
     console.print(table)
     for part in (summary.reference, summary.current):
         span = f"{_utc(part.start_ns)} to {_utc(part.end_ns)}"

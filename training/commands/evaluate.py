@@ -13,6 +13,7 @@ from common.cli import Duration, config_option, examples, json_option
 from common.config import load_config
 from common.errors import BundleError, InputError, UsageError
 from common.log import configure_logs
+from training.commands.console import tables
 from training.commands.progress import steps
 
 if TYPE_CHECKING:
@@ -115,9 +116,8 @@ def evaluate(
 
         click.echo(encode(evaluation))
         return 0
-    from rich.console import Console
 
-    _print(Console(), evaluation)
+    _print(tables(), evaluation)
     click.echo(f"wrote {written[0]}, {written[1]} and {len(written) - 2} pictures in {written[-1].parent}")
     return 0
 

@@ -13,6 +13,7 @@ from common.cli import config_option, examples, json_option
 from common.config import Config, load_config
 from common.errors import InputError, UsageError
 from common.log import configure_logs
+from training.commands.console import tables
 from training.commands.progress import counting
 
 if TYPE_CHECKING:
@@ -212,7 +213,6 @@ def _trained_folder(config: Config, bundle: Path) -> Path | None:
 
 def _print_timed(manifest: Manifest, timed: list[Timed], difference: float | None, rows: int) -> None:
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table
 
     title = f"{manifest.name}/{manifest.version} ({manifest.kind}): median time of a call, one thread"
@@ -223,7 +223,7 @@ def _print_timed(manifest: Manifest, timed: list[Timed], difference: float | Non
         slower = "–" if one.ratio is None else f"{one.ratio:.2f}"
         trained = "–" if one.trained_us is None else f"{one.trained_us:,.1f}"
         table.add_row(f"{one.rows:,}", f"{one.onnx_us:,.1f}", f"{one.onnx_rows_per_s:,.0f}", trained, slower)
-    Console().print(table)
+    tables().print(table)
     if difference is None:
         click.echo("no trained form beside the bundle, and no run here made it: --trained FOLDER names one")
     else:

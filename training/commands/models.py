@@ -14,6 +14,7 @@ from common.cli import config_option, examples, json_option
 from common.config import Config, load_config
 from common.errors import BundleError, UnavailableError, UsageError
 from common.log import configure_logs
+from training.commands.console import tables
 
 if TYPE_CHECKING:
     from training.gate import Check, Limits
@@ -73,9 +74,8 @@ def list_(
     if as_json:
         click.echo(msgspec.json.encode({"models": found, "runs": kept, "unreadable": damaged}).decode())
         return 0
-    from rich.console import Console
 
-    console = Console()
+    console = tables()
     console.print(
         _table("Models", found, ("name", "version", "label", "kind", "schema", "trained_until", "pr_auc", "error"))
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ from common.errors import ConfigError, UsageError
 from common.lifecycle import stop_on_signals
 from common.log import configure_logs, get_logger
 from common.status import StatusPipe
+from training.commands.console import tables
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -32,7 +32,6 @@ HORIZON_S = 60.0
 WARM_UP_S = 600.0  # ticks read before the first prediction: the longest window, twice
 AHEAD_NS = 360 * 10**9  # ticks read beyond the newest prediction, at most, while predictions are still to be read
 STEP_S = 0.2
-FILE_WIDTH = 160  # a file has no width of its own
 
 
 @click.command(
@@ -204,9 +203,8 @@ def _say(session: Session, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.encode(session.as_json()))
         return
-    from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
+    console = tables()
     console.print(_table(session))
     console.print(_footer(session), highlight=False, soft_wrap=True)
 

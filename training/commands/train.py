@@ -18,6 +18,7 @@ from common.schema import CORE_1, FULL_1, SCHEMAS
 from pipeline.archive import expand_paths
 from pipeline.datasets import DATA_DIR, btc_quotes_2021, coinbase_ticker_2025
 from training import MODEL_TYPES
+from training.commands.console import tables
 from training.commands.progress import steps
 
 if TYPE_CHECKING:
@@ -126,7 +127,6 @@ def train(
     if cluster and no_cluster:
         raise UsageError("--cluster and --no-cluster: choose one")
     # What follows takes seconds to import and needs the extra; options are checked and help is shown without it.
-    from rich.console import Console
 
     from training import report
     from training.bundle import bundle_folder, write_bundle
@@ -156,7 +156,7 @@ def train(
         told = report.as_json(made.bundle.manifest, str(folder), made.latency_us)
         click.echo(msgspec.json.encode({**told, "run": run and run.name}))
     else:
-        report.print_report(Console(), made.bundle.manifest, made.latency_us)
+        report.print_report(tables(), made.bundle.manifest, made.latency_us)
         click.echo(f"wrote {folder}")
     if run is not None:
         uploaded = upload_waiting(config.tracking, runs_dir)
