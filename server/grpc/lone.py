@@ -20,6 +20,8 @@ from server.metrics import ServerMetrics
 _FLOAT64 = 2  # volcast.v1.DataType
 _DOUBLE = struct.Struct("<d")
 _SEATS = 64
+# A call that gives less time than this may be too late already, which only the ways with a queue look at.
+AMPLE_NS = 1_000_000
 
 
 class Seat:

@@ -18,7 +18,7 @@ from server.core.dataplane import DataPlane, Job, Outcome
 from server.core.requests import PredictInput, Result
 from server.grpc.forms import Forms, answer_of, job_of
 from server.grpc.inference import read_predict
-from server.grpc.lone import Lone
+from server.grpc.lone import AMPLE_NS, Lone
 from server.grpc.methods import Method, Methods, Scoring, ScoringStream, Stream, Unary
 from server.metrics import ServerMetrics
 from server.security.guard import Guarded
@@ -32,7 +32,6 @@ IDLE_NS = 50_000_000
 # clients do not try again). Those who watch health are given so long to leave before the goodbye
 # (benchmarks/rolling.py).
 LEAVE_S = 0.25
-AMPLE_S = 0.001  # a call that gives less time may be too late already, which the batcher looks at
 REBIND_S = 0.01  # until the kernel has let go of a port
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -167,8 +166,6 @@ class GrpcioFront:
         return handle
 
     def _scoring(self, method: Scoring) -> Any:
-        recognized = self._recognized if method.packed else None
-        form_of = self._forms.of if method.packed else None
 
         async def handle(raw: bytes, context: Context) -> bytes:
             arrived_ns = self._now_ns()
@@ -177,12 +174,15 @@ class GrpcioFront:
                     raise self._batches.overloaded
                 remaining_s = context.time_remaining()
                 deadline_ns = None if remaining_s is None else arrived_ns + int(remaining_s * 1e9)
-                if form_of is not None and (form := form_of(raw)) is not None and self._spot(remaining_s):
+                # A request that looks like one before it is not parsed.
+                form = self._forms.of(raw) if method.packed and self._state.accepting else None
+                if form is not None and self._is_spot(deadline_ns, arrived_ns):
                     answer = self._lone.answer(form, raw, len(form.prefix), arrived_ns)
                     if answer is not None:
                         self._lone.tell(method.name, arrived_ns)
                         return answer
-                if recognized is not None and (job := recognized(raw, arrived_ns)) is not None:
+                job = job_of(raw, form, self._plane.repository, arrived_ns) if form is not None else None
+                if job is not None:
                     answer = answer_of(await self._run(job, deadline_ns))
                 else:
                     request, encode = method.decode(raw)
@@ -198,16 +198,9 @@ class GrpcioFront:
 
         return handle
 
-    def _spot(self, remaining_s: float | None) -> bool:
+    def _is_spot(self, deadline_ns: int | None, arrived_ns: int) -> bool:
         """Whether a call may be answered on the spot: grpc.aio gives them one by one, a batch would wait for them."""
-        return not self._batches.waits and self._state.accepting and (remaining_s is None or remaining_s > AMPLE_S)
-
-    def _recognized(self, raw: bytes, arrived_ns: int) -> Job | None:
-        """A request that looks like one before it, without parsing; None where it must be parsed."""
-        form = self._forms.of(raw)
-        if form is None or not self._state.accepting:
-            return None
-        return job_of(raw, form, self._plane.repository, arrived_ns)
+        return not self._batches.waits and (deadline_ns is None or deadline_ns - arrived_ns >= AMPLE_NS)
 
     async def _score(self, request: PredictInput, arrived_ns: int) -> Result:
         self._state.require_accepting()

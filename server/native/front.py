@@ -15,7 +15,7 @@ from server.core.dataplane import DataPlane, Job, Outcome
 from server.core.requests import Result
 from server.grpc.forms import Forms, Prefixes
 from server.grpc.inference import read_predict
-from server.grpc.lone import Lone
+from server.grpc.lone import AMPLE_NS, Lone
 from server.grpc.methods import Frame, Method, Methods, Scoring, ScoringStream, Unary
 from server.grpc.methods import Stream as StreamMethod
 from server.http2.connection import Event, Limits
@@ -36,8 +36,6 @@ DRAIN_TICK_S = 0.02
 FEW_BYTES = 1024
 # Calls this many spins apart are near enough to spin for: asleep, the same caller takes twice as long a turn.
 NEAR = 4
-# A call that gives less time than this may be too late already, which the lane looks at.
-AMPLE_NS = 1_000_000
 # A stream that has sent nothing for so long has no frame on its way, and can be ended by a drain.
 IDLE_NS = 50_000_000
 

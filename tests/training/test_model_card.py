@@ -12,9 +12,10 @@ from common.bundle import MANIFEST_FILE, MODEL_FILE, Calibration, Manifest, read
 from common.errors import InputError
 from tests.training.evaluation.made_up import scored
 from training import model_card, reports
+from training.card_page import PICTURES, Evaluated, brief, failures, render
 from training.evaluation import ModelEval, Settings, evaluate_scored
 from training.evaluation.result import ModelRef, encode
-from training.model_card import Evaluated, brief, failures, kept, render, take_up
+from training.model_card import kept, take_up
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "models" / "volatility" / "1"
@@ -43,7 +44,7 @@ def project(tmp_path: Path, evaluation: ModelEval) -> Path:
     for name in (MANIFEST_FILE, MODEL_FILE):
         (bundle / name).write_bytes((SHIPPED / name).read_bytes())
     reports.write_whole(tmp_path / "reports" / "model_eval.json", encode(evaluation))
-    for name in model_card.PICTURES:
+    for name in PICTURES:
         reports.write_whole(tmp_path / "reports" / "model_eval" / f"{name}.png", b"a picture")
     return tmp_path
 
@@ -62,7 +63,7 @@ def test_the_card_shows_pictures_that_are_there() -> None:
 def test_the_card_has_the_usual_sections_and_says_that_nothing_is_traded(
     manifest: Manifest, evaluation: ModelEval
 ) -> None:
-    text = render(manifest, [(Evaluated("the final part", "final", tuple(model_card.PICTURES)), evaluation)])
+    text = render(manifest, [(Evaluated("the final part", "final", tuple(PICTURES)), evaluation)])
     headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
     assert [one for one in SECTIONS if not any(heading.startswith(one) for heading in headings)] == []
     assert "No trade is placed by this software" in text
@@ -70,7 +71,7 @@ def test_the_card_has_the_usual_sections_and_says_that_nothing_is_traded(
 
 
 def test_every_figure_has_its_interval_beside_every_baseline(manifest: Manifest, evaluation: ModelEval) -> None:
-    text = render(manifest, [(Evaluated("the final part", "final", tuple(model_card.PICTURES)), evaluation)])
+    text = render(manifest, [(Evaluated("the final part", "final", tuple(PICTURES)), evaluation)])
     line = next(one for one in text.splitlines() if one.startswith("| PR-AUC |"))
     assert len(re.findall(r"\d \[\d", line)) == 3
     assert "| | logistic | z-score | HAR logit |" in text
@@ -79,7 +80,7 @@ def test_every_figure_has_its_interval_beside_every_baseline(manifest: Manifest,
 
 def test_the_calibration_inside_the_graph_is_told(manifest: Manifest, evaluation: ModelEval) -> None:
     calibrated = msgspec.structs.replace(manifest, calibration=Calibration(0.8, -0.25))
-    text = render(calibrated, [(Evaluated("the final part", "final", tuple(model_card.PICTURES)), evaluation)])
+    text = render(calibrated, [(Evaluated("the final part", "final", tuple(PICTURES)), evaluation)])
     assert "0.8 · logit -0.25" in text
 
 
@@ -100,7 +101,7 @@ def test_failures_are_counted_not_praised() -> None:
 
 
 def test_what_is_kept_is_a_fraction_and_gives_the_same_card(manifest: Manifest, evaluation: ModelEval) -> None:
-    title = Evaluated("the final part", "final", tuple(model_card.PICTURES))
+    title = Evaluated("the final part", "final", tuple(PICTURES))
     short = brief(evaluation)
     assert len(encode(short)) < len(encode(evaluation)) / 2
     assert render(manifest, [(title, short)]) == render(manifest, [(title, evaluation)])
@@ -116,7 +117,7 @@ def test_taking_up_replaces_what_was_kept_before(project: Path) -> None:
         "the_final_part.json",
     ]
     pictures = {path.name for path in (project / "docs" / "img" / "model_card_v1").iterdir()}
-    assert pictures == {f"the_final_part_{name}.png" for name in model_card.PICTURES}
+    assert pictures == {f"the_final_part_{name}.png" for name in PICTURES}
     text = (project / "docs" / "model_card_v1.md").read_text()
     assert set(re.findall(r"img/model_card_v1/([^)]+)\)", text)) == pictures
 
