@@ -104,7 +104,7 @@ class CallBlock:
             return
         if not isinstance(outcome, Result):
             for stream_id, one in zip(ids, self._messages, strict=True):
-                front.alone(link, stream_id, one.tobytes(), self._arrived_ns)
+                front.ordinary_call(link, stream_id, one.tobytes(), self._arrived_ns)
             return
         rows = self._form.rows
         values = _probabilities(outcome, rows)

@@ -180,7 +180,7 @@ class NativeFront:
         return self._max_queue - len(self._lane) - self.batches.batcher.waiting - self.blocks.waiting
 
     @property
-    def _alone(self) -> bool:
+    def _nothing_waits(self) -> bool:
         """Whether what has just come may be answered on the spot: no batch is to be made, and nothing waits."""
         return (
             self._few
@@ -208,7 +208,7 @@ class NativeFront:
         """Calls that came the short way."""
         connection = link.connection
         calls, connection.calls = connection.calls, []
-        if len(calls) == 1 and self._alone and self._answered(link, *calls[0], now_ns):
+        if len(calls) == 1 and self._nothing_waits and self._answered(link, *calls[0], now_ns):
             return
         lane, forms = self._lane, self.forms
         room = self.room
@@ -239,9 +239,9 @@ class NativeFront:
         if entry.frames is not None:
             entry.frames.put_again(entry.raw, entry.arrived_ns)
         else:
-            self.alone(entry.link, entry.stream_id, entry.raw, entry.arrived_ns)
+            self.ordinary_call(entry.link, entry.stream_id, entry.raw, entry.arrived_ns)
 
-    def alone(self, link: Link, stream_id: int, raw: bytes, arrived_ns: int) -> None:
+    def ordinary_call(self, link: Link, stream_id: int, raw: bytes, arrived_ns: int) -> None:
         """The same for a unary call, which has had its place in the queue."""
         stream = link.connection.stream(stream_id)
         if stream is not None:
@@ -271,7 +271,7 @@ class NativeFront:
             elif kind == Event.RESET:
                 stream.app.cancel()
             elif isinstance(stream.app, FrameStream):
-                if len(events) > 1 or not self._alone or not stream.app.answer_alone():
+                if len(events) > 1 or not self._nothing_waits or not stream.app.answer_alone():
                     self.activate(stream.app)
             elif isinstance(stream.app, Dialogue):
                 stream.app.woken()
