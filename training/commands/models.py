@@ -65,7 +65,10 @@ def models() -> None:
 def list_(
     name: str | None, models_dir: Path | None, runs_dir: Path | None, as_json: bool, config_file: Path | None
 ) -> int:
-    """Versions below the models folder with their labels, and the runs that are kept here."""
+    """Versions below the models folder with their labels, and the runs that are kept here.
+
+    τ is the volatility from which on a version calls a minute a spike; pr_auc is its mean over the walk-forward folds.
+    """
     here = _Here(config_file, models_dir, runs_dir)
     from training.tracking.record import unreadable
 
@@ -76,9 +79,12 @@ def list_(
         return 0
 
     console = tables()
-    console.print(
-        _table("Models", found, ("name", "version", "label", "kind", "schema", "trained_until", "pr_auc", "error"))
-    )
+    columns = ("name", "version", "label", "kind", "schema", "trained_until", "τ", "pr_auc", "error")
+    console.print(_table("Models", [_shown(one) for one in found], columns))
+    if _judged_apart(found):
+        click.echo(
+            "scores of versions with another τ or other rows do not compare; the gate compares on the same rows\n"
+        )
     for line in damaged:
         click.echo(f"volcast: {line}", err=True)
     console.print(_table("Runs", kept, ("run", "code", "pr_auc", "version", "mlflow")))
@@ -309,22 +315,39 @@ def _say_if_away(ask: Callable[[], object]) -> None:
         click.echo(f"volcast: {error}", err=True)
 
 
-def _versions(store: ModelStore) -> list[dict[str, str]]:
+def _versions(store: ModelStore) -> list[dict[str, Any]]:
     from common.bundle import read_bundle
 
     labels = store.effective_labels()
     found = []
     for version, folder in store.versions().items():
-        told = {"name": store.name, "version": version, "label": labels.of(version) if labels else ""}
+        told: dict[str, Any] = {
+            "name": store.name,
+            "version": version,
+            "label": labels.of(version) if labels else "",
+        }
         try:
             manifest, _ = read_bundle(folder)
         except BundleError as error:
             found.append(told | {"error": str(error)})
             continue
         told |= {"kind": manifest.kind, "schema": manifest.schema.name, "trained_until": _day(manifest.training.end_ns)}
+        told |= {"label_threshold": manifest.label.threshold}
+        told |= {"evaluation_ns": (manifest.evaluation.start_ns, manifest.evaluation.end_ns)}
         score = manifest.walk_forward.get(manifest.kind, {}).get("pr_auc")
         found.append(told | {"pr_auc": "" if score is None else f"{score:.3f}", "error": ""})
     return found
+
+
+def _shown(version: dict[str, Any]) -> dict[str, str]:
+    threshold = version.get("label_threshold")
+    return version if threshold is None else version | {"τ": f"{1e4 * threshold:.2f} bp"}
+
+
+def _judged_apart(versions: list[dict[str, Any]]) -> bool:
+    """Whether some were scored against another τ, or on other rows, than others."""
+    judged = {(one["label_threshold"], one["evaluation_ns"]) for one in versions if "label_threshold" in one}
+    return len(judged) > 1
 
 
 def _runs(here: _Here, name: str | None) -> list[dict[str, str]]:

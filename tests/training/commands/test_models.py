@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from cli.main import run_command
@@ -134,6 +135,30 @@ def test_the_list_shows_labels_runs_and_what_is_damaged(made: Made, capfd: pytes
     assert len(said["unreadable"]) == 1
     assert models("list") == 0
     assert "stable" in capfd.readouterr().out
+
+
+def test_the_list_shows_thresholds_and_says_where_scores_do_not_compare(
+    made: Made, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def listed(threshold: float) -> str:
+        label = msgspec.structs.replace(made.manifest.label, threshold=threshold)
+        store().put(msgspec.structs.replace(made.manifest, label=label), made.model, {})
+        assert models("list") == 0
+        return capfd.readouterr().out
+
+    assert "do not compare" not in listed(2.6444e-4)
+    said = listed(2.811e-4)
+    assert "2.64 bp" in said
+    assert "2.81 bp" in said
+    assert said.count("scores of versions with another τ or other rows do not compare") == 1
+
+
+def test_versions_scored_on_other_rows_do_not_compare_either(made: Made, capfd: pytest.CaptureFixture[str]) -> None:
+    later = msgspec.structs.replace(made.manifest.evaluation, end_ns=made.manifest.evaluation.end_ns + 1)
+    for evaluation in (made.manifest.evaluation, later):
+        store().put(msgspec.structs.replace(made.manifest, evaluation=evaluation), made.model, {})
+    assert models("list") == 0
+    assert "do not compare" in capfd.readouterr().out
 
 
 def test_verify_tells_a_sound_bundle_from_a_damaged_one(made: Made, capfd: pytest.CaptureFixture[str]) -> None:
