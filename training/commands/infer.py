@@ -41,16 +41,19 @@ class Sizes(click.ParamType[tuple[int, ...]]):
     "infer",
     epilog=examples(
         "volcast infer features.parquet --out predictions.parquet",
-        "volcast infer rows.ndjson --model-path models/volatility/1          # JSON lines on standard output",
+        "volcast infer rows.ndjson --bundle models/volatility/1          # JSON lines on standard output",
         "volcast infer --benchmark",
         "volcast infer features.parquet --benchmark --batch-sizes 1,256 --json",
     ),
 )
 @click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
+    "--bundle",
     "--model-path",
+    "bundle_folder",
     type=click.Path(path_type=Path, file_okay=False),
-    help="A bundle (default: what servers answer with by default).",
+    metavar="DIR",
+    help="A bundle (default: what servers answer with by default). --model-path is the older name.",
 )
 @click.option(
     "--out",
@@ -72,7 +75,7 @@ class Sizes(click.ParamType[tuple[int, ...]]):
 @config_option
 def infer(
     file: Path | None,
-    model_path: Path | None,
+    bundle_folder: Path | None,
     out: str,
     benchmark: bool,
     batch_sizes: tuple[int, ...],
@@ -93,7 +96,7 @@ def infer(
         raise UsageError("--json tells what was done: name a file with --out")
     from common.bundle import read_bundle
 
-    folder = model_path or _default_bundle(config)
+    folder = bundle_folder or _default_bundle(config)
     manifest, model = read_bundle(folder)
     predict = _predictor(model)
     if benchmark:
@@ -108,7 +111,7 @@ def _default_bundle(config: Config) -> Path:
     store = ModelStore(Path(config.server.models_dir), config.server.default_model)
     labels = store.effective_labels()
     if labels is None:
-        raise InputError(f"no version of {store.name} in {store.folder}: name a bundle with --model-path")
+        raise InputError(f"no version of {store.name} in {store.folder}: name a bundle with --bundle")
     return store.path(labels.stable)
 
 

@@ -172,6 +172,15 @@ def test_rows_of_another_schema_are_refused_whatever_their_columns_are(
     assert not Path("out.csv").exists()
 
 
+@pytest.mark.parametrize("option", ["--bundle", "--model-path"])
+def test_a_bundle_is_named_as_in_the_other_commands_or_by_the_older_name(
+    made: Made, option: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ModelStore(Path("elsewhere"), "other").put(made.manifest, made.model, {})
+    assert infer(parquet(made), option, "elsewhere/other/1", "--out", "out.csv", "--json") == 0
+    assert json.loads(capfd.readouterr().out)["model"] == "other"
+
+
 def test_text_in_a_feature_is_told(made: Made, capfd: pytest.CaptureFixture[str]) -> None:
     assert infer(parquet(made, price=["much"] * ROWS)) == 1
     assert "column price: expected numbers" in capfd.readouterr().err
