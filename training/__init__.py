@@ -6,4 +6,4 @@ is served (store, promotion) and are called (commands).
 """
 
 # Names of training.models.KINDS, for who offers them and must not import scikit-learn to do so.
-MODEL_TYPES = ("zscore", "ewma", "har", "logistic", "xgboost")
+MODEL_TYPES = ("zscore", "ewma", "har", "har_returns", "logistic", "xgboost")

@@ -77,9 +77,7 @@ def build_bundle(name: str, version: str, dataset: Dataset, experiment: Experime
         self_test=_self_test(rows, exported),
         parameters=_parameters(experiment),
         rows=_row_counts(dataset, part),
-        walk_forward={
-            kind: _digits(metrics.mean_of_folds(one.fold_metrics)) for kind, one in experiment.candidates.items()
-        },
+        walk_forward=_walk_forward(experiment),
         inputs=fitted.columns,
         baselines=_baselines(experiment),
         calibration=fitted.calibration,
@@ -93,6 +91,17 @@ def _schema(schema: FeatureSchema) -> ManifestSchema:
     return ManifestSchema(
         schema.name, schema.hash, tuple(ManifestFeature(one.name, one.unit) for one in schema.features)
     )
+
+
+def _walk_forward(experiment: Experiment) -> dict[str, dict[str, float]]:
+    found = {kind: _digits(metrics.mean_of_folds(one.fold_metrics)) for kind, one in experiment.candidates.items()}
+    for kind, one in experiment.leads.items():
+        interval = {"low": one.low, "high": one.high}
+        found[kind] |= _digits({"pr_auc_minus_har": one.point})
+        found[kind] |= _digits(
+            {f"pr_auc_minus_har_{end}": value for end, value in interval.items() if value is not None}
+        )
+    return found
 
 
 def _baselines(experiment: Experiment) -> dict[str, LinearForm]:

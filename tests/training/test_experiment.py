@@ -17,7 +17,7 @@ from training.data import Dataset
 from training.experiment import Experiment, Settings, on_schema
 from training.labels import spike_threshold
 from training.metrics import mean_of_folds
-from training.models import KINDS
+from training.models import KINDS, LEARNERS
 from training.pool import open_pool
 from training.search import Budget
 
@@ -102,13 +102,27 @@ def test_the_model_for_core_1_sees_no_other_column_and_the_baselines_do(dataset:
     assert np.array_equal(again, result.final.probabilities["logistic"])
 
 
-def test_auto_takes_the_best_on_the_folds_that_the_schema_can_serve(dataset: Dataset, settings: Settings) -> None:
+def test_auto_takes_what_is_shown_to_beat_har_and_else_har(dataset: Dataset, settings: Settings) -> None:
     settings = replace(settings, model_type="auto", ablate=False, budget=Budget(trials=1, choices=2), folds=2)
     result = experiment.run(dataset.rows, settings)
     means = {name: mean_of_folds(one.fold_metrics)["pr_auc"] for name, one in result.candidates.items()}
     assert means.keys() == KINDS.keys()
-    assert result.kind == max(means, key=lambda name: means[name])
+    best = max(means, key=lambda name: means[name])
+    assert best in LEARNERS
+    assert result.leads[best].point == pytest.approx(means[best] - means["har"])
+    assert result.kind == (best if result.leads[best].shown else "har")
     assert next(iter(result.candidates)) == result.kind
+
+
+def test_auto_ships_the_har_that_core_1_has_the_windows_for(dataset: Dataset, settings: Settings) -> None:
+    settings = replace(
+        settings, model_type="auto", schema=CORE_1, ablate=False, budget=Budget(trials=1, choices=2), folds=2
+    )
+    result = experiment.run(dataset.rows, settings)
+    assert not any(lead.shown for lead in result.leads.values())
+    assert result.kind == "har_returns"
+    assert set(result.model.fitted.columns) < set(CORE_1.names)
+    assert set(result.candidates["har"].fitted.columns) - set(CORE_1.names)  # the baseline sees all windows
 
 
 def test_har_for_core_1_is_refused(dataset: Dataset, settings: Settings) -> None:

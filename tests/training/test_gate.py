@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from common.schema import CORE_1, FULL_1, Feature, FeatureSchema
 from tests.training.runs import Made, leaky, make
 from training.gate import Candidate, Champion, Check, Limits, judge, refusals
 from training.promotion import rows_of
+from training.scored import Scored
 
 LIMITS = Limits()
 
@@ -108,13 +110,67 @@ def test_a_model_that_ties_a_baseline_does_not_beat_it(made: Made) -> None:
     assert check.text.startswith("does not beat har: mean PR-AUC over 3 of 3 purged folds")
 
 
-def test_a_baseline_may_ship_where_it_beats_the_others(made: Made) -> None:
-    parts = [
-        replace(part, probabilities={**part.probabilities, "har": part.probabilities["logistic"]})
+def as_kind(made: Made, kind: str, parts: list[Scored]) -> Candidate:
+    manifest = msgspec.structs.replace(made.manifest, kind=kind, metrics={kind: made.manifest.metrics["logistic"]})
+    return candidate(made, parts=parts, manifest=manifest)
+
+
+def saying(made: Made, **said: str) -> list[Scored]:
+    """The parts, in which one kind says what another does."""
+    return [
+        replace(
+            part,
+            probabilities={**part.probabilities, **{name: part.probabilities[other] for name, other in said.items()}},
+            decision_thresholds={
+                **part.decision_thresholds,
+                **{name: part.decision_thresholds[other] for name, other in said.items()},
+            },
+        )
         for part in made.parts
     ]
-    manifest = msgspec.structs.replace(made.manifest, kind="har", metrics={"har": made.manifest.metrics["logistic"]})
-    assert reasons(candidate(made, parts=parts, manifest=manifest)) == []
+
+
+def shuffled(made: Made, kind: str) -> list[Scored]:
+    random = np.random.default_rng(5)
+    return [
+        replace(part, probabilities={**part.probabilities, kind: random.permutation(part.probabilities[kind])})
+        for part in made.parts
+    ]
+
+
+def test_a_baseline_may_ship_where_it_beats_the_others(made: Made) -> None:
+    assert reasons(as_kind(made, "har", saying(made, har="logistic"))) == []
+
+
+def test_a_lead_on_har_that_may_be_chance_is_not_enough(made: Made) -> None:
+    random = np.random.default_rng(3)
+    parts = []
+    for part in saying(made, har="logistic"):
+        moved = part.probabilities["har"] + random.normal(0, 0.02, len(part))
+        parts.append(replace(part, probabilities={**part.probabilities, "har": np.clip(moved, 0, 1)}))
+    check = verdict(candidate(made, parts=parts), "baselines")
+    assert not check.passed
+    assert check.text.startswith("not shown to beat har, so HAR ships: mean PR-AUC over 3 of 3 purged folds")
+    assert "on har +0.0" in check.text
+
+
+@pytest.mark.parametrize("kind", ["har", "har_returns"])
+def test_har_ships_unless_it_is_shown_to_be_behind_a_baseline(made: Made, kind: str) -> None:
+    equal = saying(made, har="logistic", har_returns="logistic", ewma="logistic")
+    assert verdict(as_kind(made, kind, equal), "baselines").passed
+    check = verdict(as_kind(made, kind, shuffled(replace(made, parts=equal), kind)), "baselines")
+    assert not check.passed
+    assert re.match("behind .*ewma.* by more than chance: mean PR-AUC", check.text)
+
+
+def test_probabilities_that_are_worse_than_a_constant_are_refused(made: Made) -> None:
+    said = made.fitted.probabilities(made.rows.features)
+    final = rows_of(made.rows, made.parts[-1])
+    loud = 1 - (1 - said[final]) ** 8  # the same ranks, far too high
+    check = verdict(candidate(made, final_exported=loud), "probabilities")
+    assert not check.passed
+    assert check.text.startswith("worse than a constant: Brier skill -")
+    assert verdict(candidate(made), "probabilities").passed
 
 
 def test_a_walk_forward_without_a_baseline_is_no_evidence(made: Made) -> None:

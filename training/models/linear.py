@@ -1,4 +1,4 @@
-"""Logistic regressions over logs of sizes: the three baselines, and the model of many inputs.
+"""Logistic regressions over logs of sizes: the three baselines, HAR of returns, and the model of many inputs.
 
 All are one form, standardize → logistic regression with an L2 penalty, over different inputs. Classes
 are not weighted: what is wanted is the probability of a spike, and weights would inflate it.
@@ -28,6 +28,7 @@ from training.rows import Rows
 CURRENT_WINDOW_S = 60  # of the z-score: as long as the horizon
 HAR_SCALES = 3
 _VOLATILITY = re.compile(r"volatility(?:_(\d+)s)?")
+_RETURN = re.compile(r"return_(\d+)s")
 _CHARS = "+"  # between the names of HAR's windows in its parameter
 
 
@@ -156,7 +157,8 @@ class Har:
         found = tuple(windows_s(schema).values())
         if len(found) < HAR_SCALES:
             raise InputError(
-                f"model har: schema {schema.name} has {len(found)} windows of volatility, {HAR_SCALES} are needed"
+                f"model har: schema {schema.name} has {len(found)} windows of volatility, {HAR_SCALES} are needed "
+                "(har_returns needs one)"
             )
         return found
 
@@ -168,6 +170,42 @@ class Har:
     def space(self, schema: FeatureSchema) -> Space:
         triples = itertools.combinations(self.columns(schema), HAR_SCALES)
         return {"windows": Choice(tuple(_CHARS.join(triple) for triple in triples))}
+
+    def fit(
+        self, rows: Rows, y: NDArray[np.int8], params: Params, seed: int, columns: tuple[str, ...] | None = None
+    ) -> Fitted:
+        return fit_linear(self.name, rows, y, params, tuple(str(params["windows"]).split(_CHARS)))
+
+
+@dataclass(frozen=True, slots=True)
+class HarReturns:
+    """HAR for a schema with one window of volatility, as core/1: its shorter horizons are absolute returns.
+
+    An absolute return measures the volatility of its span as the root of its squared return does, only noisier
+    (Forsberg and Ghysels 2007, "Why do absolute returns predict volatility so well?", J. Financial Econometrics 5).
+    """
+
+    name: str = "har_returns"
+
+    def columns(self, schema: FeatureSchema) -> tuple[str, ...]:
+        (volatility,) = ZScore().columns(schema)
+        spans = {int(match[1]): name for name in schema.names if (match := _RETURN.fullmatch(name))}
+        found = tuple(name for span, name in sorted(spans.items()) if span < CURRENT_WINDOW_S)
+        if len(found) < HAR_SCALES - 1:
+            raise InputError(
+                f"model har_returns: schema {schema.name} has {len(found)} returns over less than {CURRENT_WINDOW_S} "
+                f"s, {HAR_SCALES - 1} are needed"
+            )
+        return (*found, volatility)
+
+    def defaults(self, schema: FeatureSchema) -> Params:
+        *found, volatility = self.columns(schema)
+        return {"windows": _CHARS.join((found[0], found[-1], volatility))}
+
+    def space(self, schema: FeatureSchema) -> Space:
+        *found, volatility = self.columns(schema)
+        pairs = itertools.combinations(found, HAR_SCALES - 1)
+        return {"windows": Choice(tuple(_CHARS.join((*pair, volatility)) for pair in pairs))}
 
     def fit(
         self, rows: Rows, y: NDArray[np.int8], params: Params, seed: int, columns: tuple[str, ...] | None = None

@@ -179,8 +179,10 @@ def test_har_can_have_any_three_windows() -> None:
 @pytest.mark.parametrize("schema", [FULL_1, QUOTES_1, MINUTES_1], ids=lambda one: one.name)
 def test_every_kind_finds_its_columns_in_every_data_set(name: str, schema: FeatureSchema) -> None:
     kind = KINDS[name]
-    if (name, schema) == ("ewma", MINUTES_1):
-        pytest.skip("minutes/1 has no exponentially weighted volatility")
+    if (name, schema.name) in {("ewma", "minutes/1"), ("har_returns", "minutes/1"), ("har_returns", "quotes/1")}:
+        with pytest.raises(InputError, match=f"model {name}: schema {schema.name} has "):
+            kind.columns(schema)
+        return
     assert set(kind.columns(schema)) <= set(schema.names)
     assert kind.space(schema).keys() <= kind.defaults(schema).keys()
 
@@ -193,6 +195,16 @@ def test_ewma_says_what_a_schema_lacks() -> None:
 def test_har_refuses_a_schema_with_one_window() -> None:
     with pytest.raises(InputError, match="model har: schema core/1 has 1 windows of volatility, 3 are needed"):
         KINDS["har"].columns(CORE_1)
+
+
+def test_har_of_returns_has_the_volatility_and_two_shorter_returns() -> None:
+    (windows,) = KINDS["har_returns"].space(CORE_1).values()
+    assert windows.values == (  # type: ignore[union-attr]
+        "return_1s+return_5s+volatility",
+        "return_1s+return_30s+volatility",
+        "return_5s+return_30s+volatility",
+    )
+    assert KINDS["har_returns"].defaults(CORE_1)["windows"] == windows.values[1]  # type: ignore[union-attr]
 
 
 def test_models_are_fitted_on_no_quantity_in_units_of_the_quote_currency() -> None:
