@@ -118,19 +118,24 @@ def test_the_benchmark_times_both_forms(made: Made, capfd: pytest.CaptureFixture
         assert batch["ratio"] == pytest.approx(batch["trained_us"] / batch["onnx_us"])
         assert batch["onnx_us"] > 0.1
     assert said["max_abs_difference"] < 1e-5
+    assert (said["called"], said["trained"]) == ("InferenceSession.run", "models/volatility/1")
 
 
 def test_the_benchmark_is_a_table_and_needs_no_file(capfd: pytest.CaptureFixture[str]) -> None:
     assert infer("--benchmark", "--batch-sizes", "1") == 0
     said = capfd.readouterr().out
     assert "volatility/1 (logistic): median time of a call, one thread" in said
+    assert "ONNX Runtime by InferenceSession.run" in said
     assert "the two differ by" in said
 
 
 def test_the_benchmark_says_where_there_is_no_trained_form(made: Made, capfd: pytest.CaptureFixture[str]) -> None:
     Path("models/volatility/1/trained.json").unlink()
     assert infer("--benchmark", "--batch-sizes", "1") == 0
-    assert "--trained FOLDER names one" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "trained form, µs" not in said
+    assert "no trained form is kept beside models/volatility/1, and no run in data/runs made it" in said
+    assert "`models promote` puts trained.json beside a bundle; --trained FOLDER names one" in said
 
 
 def test_a_file_without_the_features_names_them(made: Made, capfd: pytest.CaptureFixture[str]) -> None:
