@@ -45,6 +45,8 @@ URI_VARIABLE = "MLFLOW_TRACKING_URI"
 RUN_TAG, MODEL_TAG = "volcast.run", "volcast.model_sha256"
 FINISHED = "finished"
 SQLITE = "sqlite:///"
+# The tag by which MLflow's pages tell training from chats with language models.
+KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
 MAX_BATCH = 100  # of parameters and tags in one request; MLflow's limit
 CONNECT_S = 3.0
 
@@ -139,13 +141,13 @@ class MlflowServer:
         client = self._client()
         known = client.get_experiment_by_name(self._config.experiment)
         if known is not None:
+            if KIND_TAG not in known.tags:
+                client.set_experiment_tag(known.experiment_id, KIND_TAG, KIND)
             return str(known.experiment_id)
         location = None
         if self.uri.startswith("sqlite"):
             location = _made(Path(self._config.artifacts_dir)).resolve().as_uri()
-        # The tag by which MLflow's pages tell training from chats with language models.
-        kind = {"mlflow.experimentKind": "custom_model_development"}
-        return str(client.create_experiment(self._config.experiment, artifact_location=location, tags=kind))
+        return str(client.create_experiment(self._config.experiment, artifact_location=location, tags={KIND_TAG: KIND}))
 
     @contextlib.contextmanager
     def _asking(self, otherwise: str) -> Iterator[None]:

@@ -19,7 +19,7 @@ from training import promotion
 from training.gate import Limits
 from training.store import ModelStore
 from training.tracking import experiments, mlflow_server
-from training.tracking.mlflow_server import FINISHED, RUN_TAG, URI_VARIABLE, MlflowServer, waiting
+from training.tracking.mlflow_server import FINISHED, KIND_TAG, RUN_TAG, URI_VARIABLE, MlflowServer, waiting
 from training.tracking.record import read_run, read_upload
 
 pytestmark = pytest.mark.timeout(400)
@@ -190,6 +190,21 @@ def test_sqlite_is_enough_without_a_server(made: Made, tmp_path: Path, monkeypat
     assert read_upload(folder).has(FINISHED)
     assert (tmp_path / "data" / "mlflow.db").is_file()
     assert list((tmp_path / "data" / "mlartifacts").rglob("manifest.json"))
+
+
+@pytest.mark.parametrize(
+    ("there", "kind"),
+    [(None, "custom_model_development"), ({}, "custom_model_development"), ({KIND_TAG: "another"}, "another")],
+    ids=["no experiment", "one without a kind", "one of another kind"],
+)
+def test_an_experiment_without_a_kind_gets_that_of_training(
+    server: Server, made: Made, tmp_path: Path, there: dict[str, str] | None, kind: str
+) -> None:
+    client = client_of(server.uri)
+    if there is not None:
+        client.create_experiment(tmp_path.name, tags=there)
+    MlflowServer(TrackingConfig(uri=server.uri, experiment=tmp_path.name)).upload(made.write(tmp_path))
+    assert client.get_experiment_by_name(tmp_path.name).tags["mlflow.experimentKind"] == kind
 
 
 def test_the_variable_names_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
