@@ -47,6 +47,8 @@ FINISHED = "finished"
 SQLITE = "sqlite:///"
 # The tag by which MLflow's pages tell training from chats with language models.
 KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
+# What is there where nobody chose one: nothing, or the guess of a page that was opened.
+GUESSED = (None, "", "no_inferred_type", "genai_development_inferred", "custom_model_development_inferred")
 MAX_BATCH = 100  # of parameters and tags in one request; MLflow's limit
 CONNECT_S = 3.0
 
@@ -141,7 +143,7 @@ class MlflowServer:
         client = self._client()
         known = client.get_experiment_by_name(self._config.experiment)
         if known is not None:
-            if KIND_TAG not in known.tags:
+            if known.tags.get(KIND_TAG) in GUESSED:
                 client.set_experiment_tag(known.experiment_id, KIND_TAG, KIND)
             return str(known.experiment_id)
         location = None

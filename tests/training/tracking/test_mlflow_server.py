@@ -194,10 +194,15 @@ def test_sqlite_is_enough_without_a_server(made: Made, tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize(
     ("there", "kind"),
-    [(None, "custom_model_development"), ({}, "custom_model_development"), ({KIND_TAG: "another"}, "another")],
-    ids=["no experiment", "one without a kind", "one of another kind"],
+    [
+        (None, "custom_model_development"),
+        ({}, "custom_model_development"),
+        ({KIND_TAG: "genai_development_inferred"}, "custom_model_development"),
+        ({KIND_TAG: "genai_development"}, "genai_development"),
+    ],
+    ids=["no experiment", "none", "one that a page guessed", "one that was chosen"],
 )
-def test_an_experiment_without_a_kind_gets_that_of_training(
+def test_an_experiment_whose_kind_nobody_chose_gets_that_of_training(
     server: Server, made: Made, tmp_path: Path, there: dict[str, str] | None, kind: str
 ) -> None:
     client = client_of(server.uri)
