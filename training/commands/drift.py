@@ -18,6 +18,7 @@ from pipeline.archive import expand_paths
 from pipeline.datasets import DATA_DIR, coinbase_ticker_2025
 from pipeline.drift import LARGE_PSI
 from training.commands.console import tables
+from training.commands.folders import taken_back
 from training.commands.progress import steps
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ def drift(
         step("comparing")
         summary = compare(*pair, threshold, bundle[0].inputs if bundle else ())
         step("Evidently's report")
-        written = write_report(*pair, summary, out, stem)
+        with taken_back(out):
+            written = write_report(*pair, summary, out, stem)
     _say(summary, written, as_json)
     return DRIFTED if summary.drifted else 0
 

@@ -14,6 +14,7 @@ from common.config import load_config
 from common.errors import BundleError, InputError, UsageError
 from common.log import configure_logs
 from training.commands.console import tables
+from training.commands.folders import taken_back
 from training.commands.progress import steps
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def evaluate(
     manifest, model = read_bundle(folder)
     from training.evaluation import Settings
     from training.evaluation.blocks import LEAST_BLOCK_S, block_s
-    from training.reports import write_report
+    from training.reports import PICTURES_FOLDER, write_report
 
     settings = Settings(
         horizon_s=manifest.label.horizon_s,
@@ -110,7 +111,8 @@ def evaluate(
         predictions = _predictions(predictions_file, made_by) if predictions_file else None
         evaluation, scored = _evaluate(files, manifest, model, predictions, predictions_file, seen, settings, step)
         step("drawing")
-        written = write_report(out, evaluation, [scored])
+        with taken_back(out, out / PICTURES_FOLDER):
+            written = write_report(out, evaluation, [scored])
     if as_json:
         from training.evaluation.result import encode
 

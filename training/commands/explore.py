@@ -14,6 +14,7 @@ from common.errors import InputError
 from common.log import configure_logs
 from common.schema import SCHEMAS
 from pipeline.datasets import DATA_DIR, btc_quotes_2021, coinbase_minutes, coinbase_ticker_2025
+from training.commands.folders import taken_back
 from training.commands.progress import steps
 
 if TYPE_CHECKING:
@@ -106,7 +107,9 @@ def explore(
         step(f"figures of {len(loaded.rows):,} rows")
         exploration = figures.explore(loaded, quantile, final_share)
         step("pictures")
-        written = write(out, exploration, plots.pictures(exploration))
+        drawn = plots.pictures(exploration)
+        with taken_back(out):
+            written = write(out, exploration, drawn)
     if as_json:
         click.echo(msgspec.json.encode(exploration))
     else:

@@ -245,6 +245,25 @@ def test_a_disk_that_refuses_is_one_line_and_leaves_the_old_report(
     assert [path.name for path in tmp_path.iterdir()] == ["model_eval.json"]
 
 
+def test_a_disk_that_fills_up_leaves_none_of_the_folders_that_were_made(
+    recording: Path, ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write = Path.write_bytes
+
+    def full_at_the_picture(self: Path, data: bytes) -> int:
+        if ".png" in self.name:
+            raise OSError(28, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full_at_the_picture)
+    (tmp_path / "there").mkdir()
+    for out in (tmp_path / "a" / "b", tmp_path / "there"):
+        assert evaluate(recording, "--bundle", ours, "--out", out, *FEW) == 1
+        assert "cannot be written: No space left on device" in one_line(capfd)
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert [path.name for path in (tmp_path / "there").iterdir() if path.is_dir()] == []
+
+
 def test_help_shows_examples(capfd: pytest.CaptureFixture[str]) -> None:
     assert evaluate("--help") == 0
     assert "volcast evaluate RECORDING --predictions predictions.ndjson" in capfd.readouterr().out

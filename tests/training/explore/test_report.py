@@ -83,6 +83,21 @@ def test_a_summary_is_printed_for_people(tmp_path: Path, quotes: Path, monkeypat
     assert "0 left out for judging" in result.output
 
 
+def test_a_disk_that_is_full_leaves_only_what_was_there(
+    tmp_path: Path, quotes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(plots, "pictures", lambda exploration: {})
+    monkeypatch.setattr(Path, "write_bytes", full)
+    (tmp_path / "there").mkdir()
+    for out in (tmp_path / "a" / "b", tmp_path / "there"):
+        assert run_command(["explore", str(quotes), "--out", str(out)]) == 1
+        assert f"{out}: cannot be written: No space left on device\n" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, report: Path) -> None:
     exploration = msgspec.json.decode((report / "exploration.json").read_bytes(), type=Exploration)
     (tmp_path / "file").write_text("")
