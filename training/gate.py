@@ -20,7 +20,7 @@ from common.bundle import Manifest
 from common.schema import SCHEMAS, FeatureSchema
 from training.evaluation.blocks import LEAST_BLOCK_S, RESAMPLES, Blocks, block_s, interval
 from training.evaluation.figures import areas
-from training.lead import Lead, lead
+from training.lead import LEAST_OF_A_CLASS, Lead, counting, lead, mean_pr_auc
 from training.leakage import SUSPICIOUS_PR_AUC
 from training.models import BASELINES, HAR, HAR_KINDS
 from training.scored import FINAL, Scored
@@ -29,8 +29,7 @@ from training.ticks import NS_PER_S
 PARITY_LIMIT = 1e-5
 REPORTED_TOLERANCE = 1e-3  # of PR-AUC: within PARITY_LIMIT, rows that are nearly tied may change places
 HIGHEST_BASE_RATE = 0.5  # of the parts whose scores may betray a leak
-MINIMUM_POSITIVES = 10  # of rows that models are compared on; fewer say nothing
-MINIMUM_FOLDS = 2  # that hold so many; one fold is no walk-forward
+MINIMUM_FOLDS = 2  # that count; one fold is no walk-forward
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,23 +182,24 @@ def _leak(candidate: Candidate) -> Check:
 def _baselines(candidate: Candidate, limits: Limits) -> Check:
     """A model beats every baseline, and HAR by more than chance; HAR itself only must not be shown to be behind."""
     kind = candidate.manifest.kind
-    every = [one for one in candidate.parts[:-1] if kind in one.probabilities]
-    folds = [one for one in every if np.count_nonzero(one.y) >= MINIMUM_POSITIVES and _both_classes(one.y)]
-    if len(folds) < MINIMUM_FOLDS:
+    folds = [one for one in candidate.parts[:-1] if kind in one.probabilities]
+    count = len(counting(folds))
+    if count < MINIMUM_FOLDS:
         return Check(
             "baselines",
             False,
-            f"{len(folds)} of {len(every)} walk-forward folds hold {MINIMUM_POSITIVES} spikes and rows that are none, "
+            f"{count} of {len(folds)} walk-forward folds hold {LEAST_OF_A_CLASS} spikes and as many other rows, "
             f"{MINIMUM_FOLDS} are needed to say that a model beats a baseline; longer data is needed",
         )
-    mine = _mean_pr_auc(folds, kind)
     rivals = [one for one in BASELINES if one != kind]
     missing = [one for one in rivals if not all(one in fold.probabilities for fold in folds)]
     if missing:
         return Check("baselines", False, f"the run kept no walk-forward of {', '.join(missing)}")
-    theirs = {one: _mean_pr_auc(folds, one) for one in rivals}
+    if not all(np.isfinite(fold.probabilities[one]).all() for fold in folds for one in (kind, *rivals)):
+        return Check("baselines", False, "the run kept probabilities that are no numbers")
+    mine, theirs = mean_pr_auc(folds, kind), {one: mean_pr_auc(folds, one) for one in rivals}
     told = ", ".join(f"{one} {score:.4f}" for one, score in theirs.items())
-    found = f"mean PR-AUC over {len(folds)} of {len(every)} purged folds {mine:.4f}, {told}"
+    found = f"mean PR-AUC over {count} of {len(folds)} purged folds {mine:.4f}, {told}"
     if kind in HAR_KINDS:
         behind = [one for one in rivals if _lead(candidate, folds, one, limits).lost]
         if behind:
@@ -242,7 +242,7 @@ def _champion(candidate: Candidate, limits: Limits) -> Check:
     # What the champion learned from would flatter it; where nothing else is left, it may be flattered.
     unseen = final.time_ns > champion.trained_until_ns + int(candidate.manifest.label.horizon_s * NS_PER_S)
     said = ""
-    if np.count_nonzero(final.y[unseen]) < MINIMUM_POSITIVES:
+    if np.count_nonzero(final.y[unseen]) < LEAST_OF_A_CLASS:
         unseen = np.ones(len(final), dtype=np.bool_)
         said = ", which the champion has trained on in part"
     y = final.y[unseen]
@@ -278,10 +278,6 @@ def _latency(latency_us: float, limits: Limits) -> Check:
 
 def _both_classes(y: NDArray[np.int8]) -> bool:
     return len(y) > 0 and bool(y.min() != y.max())
-
-
-def _mean_pr_auc(folds: Sequence[Scored], kind: str) -> float:
-    return float(np.mean([_pr_auc(fold.y, fold.probabilities[kind]) for fold in folds]))
 
 
 def _pr_auc(y: NDArray[np.int8], probability: NDArray[np.float64]) -> float:

@@ -9,13 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
-from training.evaluation.blocks import RESAMPLES, Blocks, interval
+from training.evaluation.blocks import Blocks, interval
 from training.evaluation.figures import areas
 from training.models import BASELINES, HAR, HAR_KINDS
 from training.scored import Scored
 from training.ticks import NS_PER_S
 
 Floats = NDArray[np.float64]
+
+LEAST_OF_A_CLASS = 10  # rows of a fold; fewer say nothing of ranks
+RESAMPLES = 2000  # with 500 the ends of an interval move by 0.003 with the seed, and a decision with them
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +49,13 @@ class Lead:
 
 
 def lead(folds: Sequence[Scored], kind: str, rival: str, block_s: float, seed: int) -> Lead:
-    """Of `kind` on `rival`; folds of one class say nothing of ranks and are passed over.
+    """Of `kind` on `rival`; folds that do not count are passed over.
 
-    Blocks are drawn within each fold, and both kinds see the same draws. One fold at least holds both classes.
+    Blocks are drawn within each fold, and both kinds see the same draws. One fold at least counts.
     """
     points: list[Floats] = []
     samples: list[Floats] = []
-    for number, fold in _of_both_classes(folds):
+    for number, fold in counting(folds):
         blocks = Blocks.of(fold.time_ns, int(block_s * NS_PER_S))
         for draws, found in ((blocks.once(), points), (blocks.draws(RESAMPLES, [seed, number]), samples)):
             mine, theirs = (areas(fold.y, fold.probabilities[one], blocks.of_row, draws)[0] for one in (kind, rival))
@@ -77,7 +80,7 @@ def what_ships(
     HAR may be chance, HAR ships (docs/decisions/0016), in the form that the schema has the windows for.
     """
     har = next((kind for kind in (*HAR_KINDS, *BASELINES) if kind in servable), servable[0])
-    if not _of_both_classes(folds):
+    if not counting(folds):
         return asked or har, {}
     best = asked or max(servable, key=lambda kind: mean_pr_auc(folds, kind))
     if best in HAR_KINDS or HAR not in folds[0].probabilities:
@@ -87,12 +90,14 @@ def what_ships(
 
 
 def mean_pr_auc(folds: Sequence[Scored], kind: str) -> float:
-    """Over the folds that hold both classes; one at least does."""
-    return float(
-        np.mean([average_precision_score(fold.y, fold.probabilities[kind]) for _, fold in _of_both_classes(folds)])
-    )
+    """Over the folds that count; one at least does."""
+    return float(np.mean([average_precision_score(fold.y, fold.probabilities[kind]) for _, fold in counting(folds)]))
 
 
-def _of_both_classes(folds: Sequence[Scored]) -> list[tuple[int, Scored]]:
-    """With their numbers, which seed the draws."""
-    return [(number, fold) for number, fold in enumerate(folds) if 0 < np.count_nonzero(fold.y) < len(fold)]
+def counting(folds: Sequence[Scored]) -> list[tuple[int, Scored]]:
+    """Those with enough rows of both classes, and their numbers, which seed the draws."""
+    return [
+        (number, fold)
+        for number, fold in enumerate(folds)
+        if LEAST_OF_A_CLASS <= np.count_nonzero(fold.y) <= len(fold) - LEAST_OF_A_CLASS
+    ]
