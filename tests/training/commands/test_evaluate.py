@@ -12,6 +12,7 @@ import pytest
 from cli.main import run_command
 from common.bundle import MANIFEST_FILE, MODEL_FILE, LinearForm, Manifest, read_bundle
 from common.schema import CORE_1
+from tests.training.commands.said import one_line
 from tests.training.synthetic import START_NS, market, write_recording
 from training import reports
 from training.data import load
@@ -34,12 +35,6 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def evaluate(*arguments: object) -> int:
     return run_command(["evaluate", *map(str, arguments)])
-
-
-def one_line(capfd: pytest.CaptureFixture[str]) -> str:
-    lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == 1
-    return lines[0]
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from cli.main import run_command
 from common.bundle import read_bundle
 from common.errors import UsageError
 from common.schema import FULL_1
+from tests.training.commands.said import one_line
 from tests.training.synthetic import market, write_recording
 from training.commands.train import settings_of
 from training.schemas import QUOTES_1
@@ -27,13 +28,6 @@ def train(*arguments: object) -> int:
     return run_command(["train", "--no-track", *QUICK, *map(str, arguments)])
 
 
-def one_line(capfd: pytest.CaptureFixture[str]) -> str:
-    """What went to standard error; a traceback or a second line is a failure."""
-    lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == 1
-    return lines[0]
-
-
 @pytest.fixture(scope="module")
 def long_recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_recording(tmp_path_factory.mktemp("long") / "BTC-USD_long.ndjson", *market(7200, seed=5))
@@ -48,6 +42,7 @@ def test_writes_a_bundle_and_says_what_it_did(
     assert [word for word in words if word not in " ".join(text.split())] == []
     assert f"wrote {out / 'volatility' / '1'}" in text
     assert read_bundle(out / "volatility" / "1")[0].data == (long_recording.name,)
+    assert (out / "volatility" / "1" / "trained.json").is_file()
 
 
 def test_json_is_one_object_and_the_next_version_is_taken(
