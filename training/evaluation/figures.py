@@ -171,7 +171,7 @@ def areas(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """PR-AUC and ROC-AUC of rows (rows,) weighted by how often their block is drawn, (draws,) each.
 
-    NaN where a draw holds no spike, and for ROC-AUC where it holds nothing else.
+    NaN where a draw holds no spike, or nothing but spikes: any order of such rows would score 1.
     """
     order = np.argsort(-probability, kind="stable")
     ends_tie = np.append(np.diff(probability[order]) != 0, True)

@@ -74,5 +74,6 @@ def _areas(spike: Any, block: Any, ends_tie: Any, draws: Any, pr_auc: Any, roc_a
                     gained_false[lane] = 0.0
         for lane in range(width):
             spikes, others = hits[lane], false[lane]
-            pr_auc[first + lane] = precision_sum[lane] / spikes if spikes > 0.0 else np.nan
-            roc_auc[first + lane] = above[lane] / (spikes * others) if spikes > 0.0 and others > 0.0 else np.nan
+            both = spikes > 0.0 and others > 0.0  # of one class, every order is as good as any other
+            pr_auc[first + lane] = precision_sum[lane] / spikes if both else np.nan
+            roc_auc[first + lane] = above[lane] / (spikes * others) if both else np.nan

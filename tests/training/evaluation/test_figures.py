@@ -110,14 +110,15 @@ def test_perfect_probabilities_score_perfectly() -> None:
 def test_rows_of_one_class_have_no_ranks_but_a_brier_score(spike: int) -> None:
     found = value(np.full(5, spike, np.int8), np.full(5, 0.2))
     assert found["brier"] == pytest.approx((spike - 0.2) ** 2)
-    assert np.isnan([found["roc_auc"], found["brier_skill_own_rate"]]).all()
-    assert np.isnan(found["pr_auc"]) == (spike == 0)
+    names = ("pr_auc", "pr_auc_lift", "roc_auc", "brier_skill_own_rate")
+    assert np.isnan([found[name] for name in names]).all()
 
 
-def test_a_draw_without_a_spike_defines_no_area() -> None:
+@pytest.mark.parametrize("alike", [0, 1])
+def test_a_draw_of_one_class_defines_no_area(alike: int) -> None:
     draws = np.array([[1.0, 0.0], [0.0, 1.0]])
     pr_auc, roc_auc = areas(
-        np.array([1, 0, 0, 0], np.int8), np.array([0.9, 0.1, 0.5, 0.2]), np.array([0, 0, 1, 1]), draws
+        np.array([1, 0, alike, alike], np.int8), np.array([0.9, 0.1, 0.5, 0.2]), np.array([0, 0, 1, 1]), draws
     )
     assert pr_auc[0] == roc_auc[0] == 1.0
     assert np.isnan([pr_auc[1], roc_auc[1]]).all()
