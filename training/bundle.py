@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 import numpy as np
@@ -180,10 +182,10 @@ def bundle_folder(out: Path, name: str, version: int | None, force: bool) -> Pat
     return folder
 
 
-def write_bundle(folder: Path, bundle: Bundle) -> None:
+def write_bundle(folder: Path, bundle: Bundle, extra: Mapping[str, bytes] = MappingProxyType({})) -> None:
     """Writes beside the folder and renames, so that a server never sees half a bundle.
 
-    Raises InputError where the disk refuses; what was there before is then still there.
+    extra: files that go along and no server reads. Raises InputError where the disk refuses; what was there before is then still there.
     """
     making = folder.with_name(f".{folder.name}.new-{os.getpid()}")
     replaced = folder.with_name(f".{folder.name}.old-{os.getpid()}")
@@ -191,6 +193,8 @@ def write_bundle(folder: Path, bundle: Bundle) -> None:
         making.mkdir(parents=True)
         _write(making / MODEL_FILE, bundle.model)
         _write(making / MANIFEST_FILE, msgspec.json.format(msgspec.json.encode(bundle.manifest), indent=2) + b"\n")
+        for name, data in extra.items():
+            _write(making / name, data)
         if folder.exists():
             folder.rename(replaced)
         making.rename(folder)

@@ -52,7 +52,7 @@ TICKS_FOLDS, FOLDS = 8, 5  # few tick rows are spikes, and they come together: m
     type=click.Choice((*MODEL_TYPES, "auto")),
     default="auto",
     show_default=True,
-    help="What to ship; auto: the best on the walk-forward folds.",
+    help="What to ship; auto: the best on the walk-forward folds, where it is shown to beat HAR, else HAR.",
 )
 @click.option(
     "--schema",
@@ -133,6 +133,7 @@ def train(
     from training.search import Budget
     from training.store import ModelStore
     from training.tracking.experiments import upload_waiting
+    from training.trained import trained_files
 
     folder = bundle_folder(out or Path(config.server.models_dir), name, version, force)
     request = Request(
@@ -151,7 +152,7 @@ def train(
     run = None if no_track else keep(made, runs_dir, started_s)
     # What is stable now stays so: a model answers once it is promoted, not by being the newest.
     ModelStore(folder.parents[1], name).pin()
-    write_bundle(folder, made.bundle)
+    write_bundle(folder, made.bundle, trained_files(made.experiment.model.fitted))
     if as_json:
         told = report.as_json(made.bundle.manifest, str(folder), made.latency_us)
         click.echo(msgspec.json.encode({**told, "run": run and run.name}))
