@@ -12,12 +12,16 @@ from training.evaluation.figures import METRICS
 from training.evaluation.result import Figure, Group, ModelEval, Part
 from training.evaluation.words import (
     findings,
+    first,
     folds_text,
     interval_text,
     metric_name,
     model_name,
+    notes,
     number,
     span_text,
+    too_few,
+    without_bars,
 )
 
 NAME = "model_card_v1"
@@ -57,7 +61,7 @@ class Evaluated(msgspec.Struct, frozen=True):
 
     title: str
     stem: str
-    pictures: tuple[str, ...]  # those that the evaluation has: without both classes there is no precision and recall
+    pictures: tuple[str, ...]  # those that the evaluation has: none of ranks where one class has too few rows
 
 
 def brief(evaluation: ModelEval) -> ModelEval:
@@ -211,6 +215,7 @@ def _metrics(one: Evaluated, evaluation: ModelEval) -> str:
     lines = [
         f"## Metrics: {one.title}",
         "",
+        *([f"**{first(evaluation)}.**", ""] if first(evaluation) else []),
         f"{span_text(part.start_ns, part.end_ns)}: {part.rows:,} rows, base rate {part.positives / part.rows:.4f}, "
         f"{part.episodes} spike episodes in {part.observed_hours:.2f} h. Brackets: 95 %, {given.resamples:,} draws of "
         f"{part.blocks:,} blocks of {given.block_s:g} s.",
@@ -223,10 +228,10 @@ def _metrics(one: Evaluated, evaluation: ModelEval) -> str:
             if any(metric in part.models[name].metrics for name in names)
         ),
         "",
-        *(f"- {line}." for line in [*findings(evaluation), *evaluation.notes]),
-        "",
-        *_pictures(one, "precision_recall"),
+        *(f"- {line}." for line in [*findings(evaluation), *notes(evaluation)]),
     ]
+    if pictures := _pictures(one, evaluation, "precision_recall"):
+        lines += ["", *pictures]
     means = evaluation.walk_forward
     if means is not None:
         lines += [
@@ -256,8 +261,27 @@ def _cell(figure: Figure | None) -> str:
     return f"{number(figure.value)} [{number(figure.low)}, {number(figure.high)}]"
 
 
-def _pictures(one: Evaluated, *names: str) -> list[str]:
-    return [f"![{PICTURES[name]}](img/{NAME}/{one.stem}_{name}.png)" for name in names if name in one.pictures]
+def _pictures(one: Evaluated, evaluation: ModelEval, *names: str) -> list[str]:
+    captions = _captions(evaluation)
+    return [
+        f"![{captions[name]}](img/{NAME}/{one.stem}_{name}.png)"
+        for name in names
+        if name in one.pictures and name in captions
+    ]
+
+
+def _captions(evaluation: ModelEval) -> dict[str, str]:
+    """Of the pictures that such rows allow: one of an evaluation before may lie in the same folder."""
+    part, captions = evaluation.headline, dict(PICTURES)
+    if too_few(part.rows, part.positives):
+        captions["percentiles"] = "Volatility by percentile with τ"
+        del captions["precision_recall"]
+    regimes = next((one for one in part.groupings if one.by == "regime"), None)
+    if regimes is None or all(too_few(one.rows, one.positives) for one in regimes.groups):
+        del captions["by_regime"]
+    else:
+        captions["by_regime"] = ". ".join([captions["by_regime"], *without_bars(regimes)])
+    return captions
 
 
 def _in_training(manifest: Manifest) -> str:
@@ -302,7 +326,7 @@ def _calibration(manifest: Manifest, evaluations: Sequence[tuple[Evaluated, Mode
             f"{_cell(mine['ece_equal_mass'])}; it said {number(mine['mean_probability'].value)} on average, and "
             f"{number(mine['base_rate'].value)} came.",
             "",
-            *_pictures(one, *CALIBRATION),
+            *_pictures(one, evaluation, *CALIBRATION),
         ]
     return "\n".join(lines)
 
@@ -311,12 +335,8 @@ def _failures(evaluations: Sequence[tuple[Evaluated, ModelEval]]) -> str:
     lines = ["## Failure cases"]
     for one, evaluation in evaluations:
         lines += ["", f"**{_capital(one.title)}**", "", *(f"- {text}." for text in failures(evaluation)), ""]
-        lines += _pictures(one, *(name for name in FAILURES if name == "over_time" or _has_regimes(evaluation)))
+        lines += _pictures(one, evaluation, *FAILURES)
     return "\n".join(lines)
-
-
-def _has_regimes(evaluation: ModelEval) -> bool:
-    return 0 < evaluation.headline.positives < evaluation.headline.rows
 
 
 def failures(evaluation: ModelEval) -> list[str]:

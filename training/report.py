@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from common.bundle import Manifest, ManifestSpan
+from training.evaluation.result import Difference
+from training.evaluation.words import standing
 from training.ticks import NS_PER_S
 
 COLUMNS = {
@@ -73,12 +75,9 @@ def verdict(manifest: Manifest) -> list[str]:
         if name == manifest.kind:
             continue
         low, high = mine[f"pr_auc_minus_{name}_low"], mine[f"pr_auc_minus_{name}_high"]
-        difference = mine["pr_auc"] - theirs["pr_auc"]
-        stands = "is ahead of" if difference > 0 else "IS BEATEN by"
-        chance = "more than chance" if low > 0 or high < 0 else "may be chance"
-        lines.append(
-            f"{manifest.kind} {stands} {name} by {abs(difference):.3f} PR-AUC, 95 % {low:+.3f} to {high:+.3f}: {chance}"
-        )
+        better = True if low > 0 else False if high < 0 else None
+        found = Difference(manifest.kind, name, "pr_auc", mine["pr_auc"] - theirs["pr_auc"], low, high, better)
+        lines.append(standing(found, manifest.kind, name))
     return lines
 
 

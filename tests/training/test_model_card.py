@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from common.bundle import MANIFEST_FILE, MODEL_FILE, Calibration, Manifest, read_bundle
 from common.errors import InputError
-from tests.training.evaluation.made_up import scored
+from tests.training.evaluation.made_up import scored, with_spikes
 from training import model_card, reports
 from training.card_page import PICTURES, Evaluated, brief, failures, render
 from training.evaluation import ModelEval, Settings, evaluate_scored
@@ -88,6 +88,31 @@ def test_a_card_without_evaluations_falls_back_on_the_manifest(manifest: Manifes
     text = render(manifest)
     assert "As the manifest has it" in text
     assert "| PR-AUC | 0.1522 | 0.1500 | 0.1205 | 0.1477 |" in text
+
+
+@pytest.mark.parametrize(("spikes", "counted"), [(700, "all 700 rows are spikes"), (4, "4 of 700 rows are spikes")])
+def test_a_part_with_too_few_rows_of_a_class_is_introduced_by_that_and_has_no_picture_of_ranks(
+    manifest: Manifest, spikes: int, counted: str
+) -> None:
+    thin = evaluate_scored([with_spikes(spikes)], "logistic", Settings(resamples=40, group_resamples=20))
+    text = " ".join(render(manifest, [(Evaluated("April", "april", tuple(PICTURES)), thin)]).split())
+    section = text[text.index("## Metrics: April") : text.index("## As the manifest has it")]
+    assert section.startswith(
+        f"## Metrics: April **Nothing about ranking can be concluded from the final part ({counted})"
+    )
+    assert section.count("Nothing about ranking") == 1
+    pictures = re.findall(r"img/model_card_v1/april_(\w+)\.png", text)
+    assert pictures == ["reliability", "percentiles", "over_time"]
+    assert "Right: rate of spikes" not in text
+    assert ("| PR-AUC |" in section) == (spikes < 700)
+    assert "says as much as" not in text
+
+
+def test_the_card_names_the_regimes_without_a_bar(manifest: Manifest) -> None:
+    few_at_first = with_spikes(60, rows=1500)
+    evaluation = evaluate_scored([few_at_first], "logistic", Settings(resamples=40, group_resamples=20))
+    text = render(manifest, [(Evaluated("the final part", "final", tuple(PICTURES)), evaluation)])
+    assert "No bar, for want of 10 rows of each class: not known (3 of 60 rows are spikes)" in text
 
 
 def test_failures_are_counted_not_praised() -> None:

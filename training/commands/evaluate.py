@@ -281,7 +281,7 @@ def _print(console: Console, evaluation: ModelEval) -> None:
     from rich.table import Table
 
     from training.evaluation.figures import METRICS
-    from training.evaluation.words import findings, model_name, number, span_text
+    from training.evaluation.words import findings, first, model_name, notes, number, span_text
 
     part = evaluation.headline
     title = (
@@ -302,8 +302,10 @@ def _print(console: Console, evaluation: ModelEval) -> None:
                 for one in figures
             ]  # fmt: skip
             table.add_row(label, *texts)
+    if text := first(evaluation):
+        console.print(f"{text}.", style="bold", highlight=False, markup=False)
     console.print(table)
-    for line in [*findings(evaluation), *evaluation.notes]:
+    for line in [*findings(evaluation), *notes(evaluation)]:
         console.print(f"{line}.", highlight=False, markup=False)
     given = evaluation.predictions
     if given is not None:

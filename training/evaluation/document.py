@@ -12,6 +12,7 @@ import msgspec
 from training.evaluation import episodes
 from training.evaluation.figures import ECE_BINS, METRICS
 from training.evaluation.result import FORMAT, ModelEval
+from training.evaluation.words import LEAST_OF_A_CLASS
 
 MEANINGS = {
     "base_rate": "share of rows with a spike: what random ranks score as PR-AUC",
@@ -58,6 +59,11 @@ that stands alone, and pictures in `reports/model_eval/`. Format {FORMAT}; this 
 
 - A metric that the rows do not define is **absent**, an interval that too few draws define is `null`: ranks where all
   rows are of one class, precision without an alert, a lead time where nothing was caught. Nothing is filled in.
+- Where a part has fewer than {LEAST_OF_A_CLASS} rows of either class, nothing about ranking can be concluded from it.
+  `notes` say so, with the counts; of the last part, page, terminal and model card say it first, have no sentence on who
+  is ahead there by PR-AUC, ROC-AUC or F1, and no picture of precision and recall, differences or spikes by percentile
+  of the probability. Nor has a group with so few a bar; the page names these groups, and hours without a row.
+- A difference whose interval holds zero may be chance, either way: only who is behind by more than that is beaten.
 - Intervals are the middle 95 % over draws of whole blocks of time, with replacement; all models see the same draws, so
   differences are paired. Value and interval are made by the same function.
 - Decision thresholds come from validation rows, never from the rows evaluated. The alert budget's threshold comes from

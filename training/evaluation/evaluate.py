@@ -37,6 +37,7 @@ from training.evaluation.result import (
     ReliabilityBin,
     Settings,
 )
+from training.evaluation.words import unranked
 from training.scored import Scored
 
 REFERENCE = "har"  # the baseline that is hardest to beat (FACTS), so every model is set against it
@@ -248,7 +249,7 @@ def _reliability(forecast: Forecast, blocks: Blocks, draws: NDArray[np.float64])
 
 def _curve(forecast: Forecast) -> tuple[CurvePoint, ...]:
     spikes = int(forecast.y.sum())
-    if spikes == 0:
+    if spikes in (0, len(forecast.y)):
         return ()
     order = np.argsort(-forecast.probability, kind="stable")
     ranked = forecast.probability[order]
@@ -351,14 +352,12 @@ def _mean(folds: Sequence[Samples]) -> Samples:
 
 
 def _notes(looks: Sequence[_Look], reference: str | None) -> list[str]:
-    notes = []
+    counted = [(look.scored.part, len(look.scored), int(look.scored.y.sum())) for look in looks]
+    # The last part is what is quoted, so it is told apart: pages begin with it.
+    notes = [one for one in (unranked(counted[-1:]), unranked(counted[:-1])) if one]
     if reference is None:
         notes.append("HAR logit is not among the models, so there are no differences against it")
     parts = {look.scored.part: look for look in looks}
-    for spike, what in enumerate(("no row is a spike", "all rows are spikes")):
-        alike = [name for name, look in parts.items() if np.all(look.scored.y == spike)]
-        if alike:
-            notes.append(f"{', '.join(alike)}: {what}: ranks, lift and skill against the own base rate are not defined")
     few = [f"{name} {look.blocks.count}" for name, look in parts.items() if look.blocks.count < FEW_BLOCKS]
     if few:
         notes.append(f"Few blocks of time to draw from, so intervals are rough and likely too narrow: {', '.join(few)}")

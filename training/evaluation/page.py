@@ -11,12 +11,16 @@ from training.evaluation.figures import METRICS
 from training.evaluation.result import Confusion, Difference, Figure, Group, Grouping, ModelEval, ModelFigures, Part
 from training.evaluation.words import (
     findings,
+    first,
     folds_text,
     interval_text,
     metric_name,
     model_name,
+    notes,
     number,
     span_text,
+    too_few,
+    without_bars,
 )
 from training.look import document, picture
 
@@ -39,12 +43,13 @@ def page(evaluation: ModelEval, pictures: Mapping[str, bytes]) -> str:
     part = evaluation.headline
     body = [
         _head(evaluation, part),
+        _first(evaluation),
         _tiles(evaluation, part),
         _list("What it comes to", findings(evaluation)),
-        _list("To know before reading on", evaluation.notes, "note"),
+        _list("To know before reading on", notes(evaluation), "note"),
         f"<h2>Metrics, with every baseline</h2><section>{_metrics(part, evaluation.primary)}</section>",
         f"<h2>Differences</h2><section>{_differences(part.differences)}{_block_lengths(part)}</section>",
-        _pictures(pictures),
+        _pictures(pictures, part),
         f"<h2>Decisions</h2><section>{_decisions(part)}</section>",
         _folds(evaluation),
         *(_grouping(one, evaluation) for one in part.groupings),
@@ -67,6 +72,11 @@ def _head(evaluation: ModelEval, part: Part) -> str:
         f"<h1>{escape(_title(evaluation))}</h1>"
         f'<p class="sub">{escape(what)} · {span_text(part.start_ns, part.end_ns)}{products}{data}</p>'
     )
+
+
+def _first(evaluation: ModelEval) -> str:
+    text = first(evaluation)
+    return f'<section class="note"><b>{escape(text)}.</b></section>' if text else ""
 
 
 def _tiles(evaluation: ModelEval, part: Part) -> str:
@@ -171,9 +181,17 @@ def _block_lengths(part: Part) -> str:
     return f"<h3>{escape(title)}</h3>{_table(['blocks of', 'blocks', 'difference'], rows)}"
 
 
-def _pictures(pictures: Mapping[str, bytes]) -> str:
-    figures = [picture(pictures[name], caption, caption) for name, caption in PICTURES.items() if name in pictures]
+def _pictures(pictures: Mapping[str, bytes], part: Part) -> str:
+    captions = {name: _caption(name, part) for name in PICTURES if name in pictures}
+    figures = [picture(pictures[name], caption, caption) for name, caption in captions.items()]
     return f"<h2>Pictures</h2><section>{''.join(figures)}</section>" if figures else ""
+
+
+def _caption(name: str, part: Part) -> str:
+    if name == "percentiles.png" and too_few(part.rows, part.positives):
+        return "What volatility did in this time."
+    grouping = next((one for one in part.groupings if name == f"by_{one.by}.png"), None)
+    return " ".join([PICTURES[name], *(f"{one}." for one in without_bars(grouping))]) if grouping else PICTURES[name]
 
 
 def _decisions(part: Part) -> str:
@@ -240,7 +258,8 @@ def _grouping(grouping: Grouping, evaluation: ModelEval) -> str:
         shown.append(str(evaluation.reference))
     head = ["", "rows", "base rate", *(f"{escape(metric_name(one))}" for one in GROUP_COLUMNS)]
     rows = [line for group in grouping.groups for line in _group_lines(group, shown)]
-    note = f'<p class="sub">{escape(grouping.note)}</p>' if grouping.note else ""
+    said = [one for one in (grouping.note, *without_bars(grouping)) if one]
+    note = f'<p class="sub">{escape(". ".join(said))}</p>' if said else ""
     return (
         f"<h2>By {escape(grouping.by)}</h2><section><details{' open' if len(grouping.groups) <= 6 else ''}>"
         f"<summary>{len(grouping.groups)} {'group' if len(grouping.groups) == 1 else 'groups'}</summary>"

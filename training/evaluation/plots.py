@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from training.evaluation.episodes import NS_PER_S, Line
 from training.evaluation.result import Difference, Figure, ModelEval, Part
-from training.evaluation.words import model_name, span_text
+from training.evaluation.words import model_name, span_text, too_few
 from training.look import BLUE, GREY, ORANGE, STYLE, png
 from training.look import canvas as axes_of
 from training.scored import Scored
@@ -69,7 +69,7 @@ def _reliability(part: Part, primary: str) -> Canvas:
     """Observed rate against what was said, the model large, each baseline beside it."""
     names = list(part.models)
     colour = colours(names, primary)
-    canvas, ((axes, small),) = axes_of(9.6, 4.6, 1, 2, gridspec_kw={"width_ratios": (1.25, 1)})
+    canvas, ((axes, small),) = axes_of(11.2, 4.6, 1, 2)
     for axis, shown in ((axes, [primary]), (small, names)):
         top = _reliability_top(part, shown)
         axis.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", zorder=1)
@@ -77,7 +77,10 @@ def _reliability(part: Part, primary: str) -> Canvas:
             bins = part.models[name].reliability
             said = [one.mean_probability for one in bins]
             seen = [one.observed.value for one in bins]
-            axis.plot(said, seen, marker="o", markersize=4, color=colour[name], label=model_name(name), zorder=3)
+            axis.plot(
+                said, seen, marker="o", markersize=4, color=colour[name], label=model_name(name), zorder=3,
+                clip_on=False,
+            )  # fmt: skip
         axis.set(xlim=(0, top), ylim=(0, top), xlabel="mean probability said")
         axis.set_aspect("equal")
         axis.xaxis.set_major_locator(MaxNLocator(6))
@@ -88,18 +91,18 @@ def _reliability(part: Part, primary: str) -> Canvas:
             axes.vlines(
                 one.mean_probability, one.observed.low, one.observed.high, color=PRIMARY_COLOUR, linewidth=5, alpha=0.25
             )
-    axes.axhline(part.positives / part.rows, color=GREY, linewidth=1, linestyle=":")
-    axes.text(
-        axes.get_xlim()[1], part.positives / part.rows, "base rate ", ha="right", va="bottom", color=GREY, fontsize=8
-    )
+    rate = part.positives / part.rows
+    axes.axhline(rate, color=GREY, linewidth=1, linestyle=":")
+    if rate < 0.9 * axes.get_ylim()[1]:
+        axes.text(axes.get_xlim()[1], rate, "base rate ", ha="right", va="bottom", color=GREY, fontsize=8)
+    else:  # above it is the title, and the diagonal ends to the right
+        axes.text(0, rate, " base rate", ha="left", va="top", color=GREY, fontsize=8)
     ece = part.models[primary].metrics["ece"].value
     axes.set(ylabel="rate of spikes seen", title=f"{model_name(primary)}: ECE {ece:.4f}")
-    axes.text(
-        0.02, 0.98, "ten bins of equal numbers of rows;\nbars: 95 % by block bootstrap", transform=axes.transAxes,
-        va="top", fontsize=8, color=GREY,
-    )  # fmt: skip
+    axes.set_xlabel("mean probability said; tenths of the rows, bars: 95 %")
     small.set_title("beside the baselines")
-    small.legend(loc="upper left")
+    handles, labels = small.get_legend_handles_labels()
+    small.legend(handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return canvas
 
 
@@ -110,7 +113,7 @@ def _reliability_top(part: Part, names: Sequence[str]) -> float:
 
 
 def _precision_recall(part: Part, primary: str) -> Canvas | None:
-    if part.positives in (0, part.rows):
+    if too_few(part.rows, part.positives):
         return None
     colour = colours(list(part.models), primary)
     canvas, ((axes,),) = axes_of(9.6, 4.6)
@@ -152,8 +155,19 @@ def _precision_recall(part: Part, primary: str) -> Canvas | None:
 
 
 def _percentiles(part: Part, rows: Scored, primary: str) -> Canvas:
-    """Left: what volatility did, and where τ stands in it. Right: spikes by percentile of the probability."""
-    canvas, ((left, right),) = axes_of(9.6, 4.2, 1, 2)
+    """Left: what volatility did, and where τ stands in it. Right: spikes by percentile of the probability.
+
+    There is no right side where one class has too few rows: of one class it is a line at the base rate.
+    """
+    ranked = not too_few(part.rows, part.positives)
+    canvas, panels = axes_of(11.2 if ranked else 5.6, 4.2, 1, 2 if ranked else 1)
+    _volatility_percentiles(panels[0, 0], part, rows)
+    if ranked:
+        _warned_percentiles(panels[0, 1], part, rows, primary)
+    return canvas
+
+
+def _volatility_percentiles(left: Any, part: Part, rows: Scored) -> None:
     at = np.linspace(0, 100, 201)
     volatility_bps = 1e4 * np.percentile(rows.future_volatility, at)
     threshold_bps = 1e4 * part.label_threshold
@@ -161,15 +175,21 @@ def _percentiles(part: Part, rows: Scored, primary: str) -> Canvas:
     left.axhline(threshold_bps, color=ALARM_COLOUR, linewidth=1.4)
     rate = part.positives / part.rows
     left.axvspan(100 * (1 - rate), 100, color=SPIKE_COLOUR, alpha=0.6, linewidth=0)
-    left.text(1, threshold_bps, f"τ = {threshold_bps:.3g} bps", color=ALARM_COLOUR, va="bottom", fontsize=8.5)
+    left.text(
+        1, threshold_bps, f"τ = {threshold_bps:.3g} bps", color=ALARM_COLOUR, va="bottom", fontsize=8.5, clip_on=True
+    )
     left.set_yscale("log")
-    # A market that stood still for a moment would stretch the scale by decades.
-    left.set_ylim(bottom=0.8 * max(1e-3, float(np.percentile(volatility_bps, 1))))
+    # A market that stood still for a moment would stretch the scale by decades; τ is to be seen all the same.
+    left.set_ylim(bottom=0.8 * max(1e-3, min(float(np.percentile(volatility_bps, 1)), threshold_bps)))
     left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     left.yaxis.set_minor_locator(NullLocator())
     left.set(xlim=(0, 100), xlabel="percentile of these rows", ylabel="volatility over the horizon, bps")
     left.set_title(f"What came: {rate:.1%} of rows at τ or above")
+
+
+def _warned_percentiles(right: Any, part: Part, rows: Scored, primary: str) -> None:
+    rate = part.positives / part.rows
     colour = colours(list(part.models), primary)
     for name in [*reversed([one for one in part.models if one != primary]), primary]:
         middle, seen = _spikes_by_percentile(rows.y, rows.probabilities[name])
@@ -182,8 +202,7 @@ def _percentiles(part: Part, rows: Scored, primary: str) -> Canvas:
     right.set(xlim=(0, 100), ylim=(0, None), xlabel="percentile of the probability said", ylabel="rate of spikes")
     right.set_title(f"Who was warned: spikes in each {100 // PERCENTILE_STEPS} % of rows")
     handles, labels = right.get_legend_handles_labels()
-    right.legend(handles[::-1], labels[::-1], loc="upper left")
-    return canvas
+    right.legend(handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _spikes_by_percentile(
@@ -248,7 +267,7 @@ def _bars(part: Part, evaluation: ModelEval, by: str) -> Canvas | None:
     grouping = next(one for one in part.groupings if one.by == by)
     primary, reference = evaluation.primary, evaluation.reference
     shown = [primary, *([reference] if reference not in (None, primary) else [])]
-    groups = [one for one in grouping.groups if any("pr_auc" in one.models[name] for name in shown if name)]
+    groups = [one for one in grouping.groups if not too_few(one.rows, one.positives)]
     if not groups:
         return None
     colour = colours(list(part.models), primary)
@@ -299,10 +318,12 @@ def _whiskers(axes: Any, at: NDArray[Any], figures: Sequence[Figure | None]) -> 
 
 def _differences(evaluation: ModelEval) -> Canvas | None:
     """The model's PR-AUC less each other's, with intervals: right of zero is better."""
-    means = evaluation.walk_forward
-    given: Mapping[str, Sequence[Difference]] = {f"{evaluation.headline.name}": evaluation.headline.differences} | (
-        {"folds' mean": means.differences} if means else {}
-    )
+    part, means = evaluation.headline, evaluation.walk_forward
+    given: dict[str, Sequence[Difference]] = {}
+    if not too_few(part.rows, part.positives):
+        given[part.name] = part.differences
+    if means is not None:
+        given["folds' mean"] = means.differences
     shown = [
         (where, one)
         for where, differences in given.items()

@@ -75,7 +75,10 @@ class ModelFigures(msgspec.Struct, frozen=True):
     confusion: Annotated[Confusion, said("at the decision threshold")]
     budget: Annotated[Budget | None, said("null where already the highest probability raises too many alarms")]
     reliability: Annotated[tuple[ReliabilityBin, ...], said("bins of equal numbers of rows, from the lowest up")]
-    curve: Annotated[tuple[CurvePoint, ...], said("precision and recall, thinned, from the highest threshold down")]
+    curve: Annotated[
+        tuple[CurvePoint, ...],
+        said("precision and recall, thinned, from the highest threshold down; empty of one class"),
+    ]
 
 
 class Difference(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,3 +46,11 @@ def scored(
         probabilities=probabilities,
         decision_thresholds=dict.fromkeys(kinds, 0.5),
     )
+
+
+def with_spikes(count: int, rows: int = 700, part: str = "final", start_s: int = 0) -> Scored:
+    """A part with so many spikes among its rows, spread over them."""
+    given = scored(part, rows=rows, start_s=start_s)
+    volatility = np.full(rows, 0.5)
+    volatility[np.linspace(0, rows - 1, count).astype(np.int64)] = 2.0
+    return replace(given, future_volatility=volatility, y=labels(volatility, given.threshold))

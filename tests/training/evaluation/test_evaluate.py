@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from tests.training.evaluation.made_up import NS_PER_S, scored
+from tests.training.evaluation.made_up import NS_PER_S, scored, with_spikes
 from training.evaluation import ModelEval, Settings, evaluate_scored
 from training.evaluation.groups import volatility_before
 from training.evaluation.result import decode, encode
@@ -119,18 +119,44 @@ def test_the_regime_looks_back_and_never_ahead() -> None:
     assert np.array_equal(before[60:], part.future_volatility[:240])
 
 
-def test_a_part_of_one_class_has_no_ranks_and_says_so() -> None:
-    quiet = scored(rows=700, threshold=1e9)
-    found = evaluate_scored([quiet], "logistic", SETTINGS)
+RANKS = ("pr_auc", "pr_auc_lift", "roc_auc", "brier_skill_own_rate")
+
+
+@pytest.mark.parametrize(
+    ("spikes", "undefined", "counted"),
+    [
+        (0, (*RANKS, "recall", "f1", "lead_time_s"), "none of 700 rows is a spike"),
+        (700, RANKS, "all 700 rows are spikes"),
+    ],
+)
+def test_a_part_of_one_class_has_no_ranks_and_says_so(spikes: int, undefined: tuple[str, ...], counted: str) -> None:
+    found = evaluate_scored([with_spikes(spikes)], "logistic", SETTINGS)
     metrics = found.headline.models["logistic"].metrics
     assert "brier" in metrics
-    assert [
-        name for name in ("pr_auc", "pr_auc_lift", "roc_auc", "recall", "f1", "lead_time_s") if name in metrics
-    ] == []
+    assert [name for name in undefined if name in metrics] == []
+    assert [one for one in found.headline.differences if one.metric in RANKS] == []
+    assert found.headline.block_lengths == ()
     assert found.headline.models["logistic"].curve == ()
-    assert any("no row is a spike" in note for note in found.notes)
+    assert counted in found.notes[0]
     assert b"NaN" not in encode(found)
     assert decode(encode(found), "x") == found
+
+
+def test_folds_of_one_class_are_left_out_of_the_mean_and_named() -> None:
+    parts = [
+        scored("fold 1", rows=1500, seed=1),
+        with_spikes(700, part="fold 2", start_s=5000),
+        with_spikes(3, part="fold 3", start_s=9000),
+        scored("final", rows=1500, seed=2, start_s=20_000),
+    ]
+    found = evaluate_scored(parts, "logistic", SETTINGS)
+    assert found.walk_forward is not None
+    assert found.walk_forward.folds_with_both_classes == 2
+    folds = [one.models["har"].metrics for one in found.parts[:3]]
+    defined = [fold["pr_auc"].value for fold in folds if "pr_auc" in fold]
+    assert len(defined) == 2
+    assert found.walk_forward.models["har"]["pr_auc"].value == pytest.approx(np.mean(defined), abs=1e-8)
+    assert "fold 2 (all 700 rows are spikes), fold 3 (3 of 700 rows are spikes)" in found.notes[0]
 
 
 def test_few_blocks_are_told() -> None:

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
+import matplotlib
+import numpy as np
 import pytest
 
-from tests.training.evaluation.made_up import scored
-from training.evaluation import ModelEval, Settings, evaluate_scored
+from tests.training.evaluation.made_up import scored, with_spikes
+from training.evaluation import ModelEval, Settings, evaluate_scored, plots
 from training.evaluation.page import page
 from training.evaluation.plots import pictures
-from training.evaluation.result import Figure
-from training.evaluation.words import findings, interval_text, number
+from training.labels import labels
+from training.look import STYLE
 from training.scored import Scored
 
 PNG = b"\x89PNG\r\n\x1a\n"
+FEW = Settings(resamples=40, group_resamples=20)
 
 
 @pytest.fixture(scope="module")
@@ -93,28 +97,58 @@ def test_each_picture_is_a_png_and_the_same_one_every_time(
     assert pictures(evaluation, parts) == drawn
 
 
-def test_rows_of_one_class_leave_out_what_cannot_be_drawn() -> None:
-    quiet = [scored(rows=700, threshold=1e9)]
-    evaluation = evaluate_scored(quiet, "logistic", Settings(resamples=40, group_resamples=20))
-    drawn = pictures(evaluation, quiet)
-    assert drawn.keys() == {"reliability.png", "percentiles.png", "over_time.png"}
-    assert "no row is a spike" in page(evaluation, drawn)
-
-
-def test_the_bad_is_said_with_the_good(parts: list[Scored]) -> None:
-    worst_first = evaluate_scored(parts, "har", Settings(resamples=40, group_resamples=20))
-    lines = " | ".join(findings(worst_first))
-    assert "HAR logit IS BEATEN by logistic" in lines
-    assert "On the final part the better ROC-AUC is that of logistic" in lines
-
-
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), (0.12346, "0.1235"), (1.5, "1.50"), (12345.6, "12,346"), (2e-5, "2e-05")]
+    ("spikes", "counted"),
+    [
+        (0, "none of 700 rows is a spike"),
+        (9, "9 of 700 rows are spikes"),
+        (691, "691 of 700 rows are spikes"),
+        (700, "all 700 rows are spikes"),
+    ],
 )
-def test_numbers_have_the_digits_that_matter(value: float, text: str) -> None:
-    assert number(value) == text
+def test_where_a_class_has_too_few_rows_no_picture_of_ranks_is_drawn_and_the_page_begins_with_it(
+    spikes: int, counted: str
+) -> None:
+    thin = [with_spikes(spikes)]
+    evaluation = evaluate_scored(thin, "logistic", FEW)
+    drawn = pictures(evaluation, thin)
+    assert drawn.keys() == {"reliability.png", "percentiles.png", "over_time.png"}
+    text = page(evaluation, drawn)
+    assert text.index(counted) < text.index('<div class="tiles">')
+    assert text.count("Nothing about ranking can be concluded") == 1
+    assert "Right:" not in text
 
 
-def test_an_interval_that_is_not_known_is_not_made_up() -> None:
-    assert interval_text(Figure(0.5, None, None)) == "not known"
-    assert interval_text(Figure(0.5, -0.1, 0.25), signed=True) == "-0.100 to +0.250"
+def test_the_differences_of_the_folds_are_drawn_though_the_last_part_has_too_few_spikes() -> None:
+    parts = [scored("fold 1", rows=1500, seed=1), with_spikes(4, rows=1500, start_s=5000)]
+    assert "differences.png" in pictures(evaluate_scored(parts, "logistic", FEW), parts)
+
+
+def test_groups_without_a_bar_and_hours_without_a_row_are_named_beside_the_picture() -> None:
+    lively = scored(rows=5000)
+    volatility = np.where(np.arange(5000) < 3600, 0.1, lively.future_volatility)
+    part = replace(lively, future_volatility=volatility, y=labels(volatility, lively.threshold))
+    evaluation = evaluate_scored([part], "logistic", FEW)
+    drawn = pictures(evaluation, [part])
+    text = page(evaluation, drawn)
+    told = (
+        "No bar, for want of 10 rows of each class: 05 (none of 3,600 rows is a spike)",
+        "No row at all in 22 of the 24 hours: 00 to 04, 07 to 23",
+    )
+    assert "by_hour.png" in drawn
+    assert [text.count(one) for one in told] == [3, 3]  # the note, and the picture's caption and its alternative text
+
+
+@pytest.mark.parametrize("picture", ["percentiles", "reliability"])
+def test_a_legend_covers_no_curve(evaluation: ModelEval, parts: list[Scored], picture: str) -> None:
+    part = evaluation.headline
+    with matplotlib.rc_context(STYLE):
+        if picture == "percentiles":
+            canvas = plots._percentiles(part, parts[-1], "logistic")
+        else:
+            canvas = plots._reliability(part, "logistic")
+        canvas.draw_without_rendering()
+        legends = [(axes, legend) for axes in canvas.axes if (legend := axes.get_legend()) is not None]
+        assert len(legends) == 1
+        for axes, legend in legends:
+            assert not legend.get_window_extent().overlaps(axes.get_window_extent())
