@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from common.errors import InputError, UsageError
 from common.schema import FeatureSchema
 from training.data.features import HASH_KEY, NAME_KEY
+from training.data.tables import damaged, parquet_schema
 
 CHUNK_ROWS = 65_536
 NAMES_OF_ROWS = ("product_id", "event_time_ns", "sequence_num")  # told with the answer where the input has them
@@ -68,17 +69,16 @@ def read_chunks(path: Path, schema: FeatureSchema) -> Iterator[Chunk]:
     reader = _parquet_chunks if path.suffix == ".parquet" else _json_chunks
     try:
         yield from reader(path, schema)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or ' '.join(str(error).split())[:200]}") from None
-    except pa.ArrowException as error:
-        raise InputError(f"{path}: not a Parquet file that can be read: {' '.join(str(error).split())[:200]}") from None
+    except (OSError, pa.ArrowException) as error:
+        raise damaged(str(path), error) from None
 
 
 def _parquet_chunks(path: Path, schema: FeatureSchema) -> Iterator[Chunk]:
+    found = parquet_schema(path)
+    columns = found.names
+    _require_schema(path, schema, found.metadata or {})
+    _require(path, schema, columns)
     with pq.ParquetFile(path) as file:
-        columns = file.schema_arrow.names
-        _require_schema(path, schema, file.schema_arrow.metadata or {})
-        _require(path, schema, columns)
         names = [name for name in NAMES_OF_ROWS if name in columns]
         for batch in file.iter_batches(CHUNK_ROWS, columns=[*names, *schema.names]):
             features = [_as_float64(path, name, batch.column(name)) for name in schema.names]
@@ -88,7 +88,7 @@ def _parquet_chunks(path: Path, schema: FeatureSchema) -> Iterator[Chunk]:
 
 def _as_float64(path: Path, name: str, column: Any) -> NDArray[np.float64]:
     try:
-        values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        values = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     except pa.ArrowException:
         raise InputError(f"{path}: column {name}: expected numbers, got {column.type}") from None
     return np.asarray(values, dtype=np.float64)

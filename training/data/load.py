@@ -13,7 +13,7 @@ from common.schema import FULL_1, SCHEMAS, FeatureSchema
 from pipeline.archive import SUFFIXES as ARCHIVE_SUFFIXES
 from training.data import archives, features, minutes, quotes
 from training.data.dataset import Columns, Dataset, Progress, fingerprint
-from training.data.tables import parquet_schema
+from training.data.tables import parquet_schema, some_of
 from training.rows import Rows, build_rows, select_rows
 from training.schemas import MINUTES_1, QUOTES_1, window_s
 from training.ticks import NS_PER_S
@@ -92,7 +92,7 @@ def kind_of(path: Path) -> str:
         return "quotes"
     raise InputError(
         f"{path}: expected a feature file (volcast features) or quotes with columns {', '.join(quotes.COLUMNS)}; "
-        f"it has {', '.join(found.names)[:200] or 'no columns'}"
+        f"it has {some_of(found.names)}"
     )
 
 

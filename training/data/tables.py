@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -15,6 +17,8 @@ from common.errors import InputError
 # A few rows out of order are a recorder's hiccup, and are dropped as the live path drops them. More are a
 # file that was never sorted, of which little would be left.
 MOST_OUT_OF_ORDER = 0.01
+MAGIC = b"PAR1"  # at both ends of a Parquet file
+NAMED = 6  # columns that a message tells of a file that has others than are needed
 
 
 def parquet_schema(path: Path) -> Any:
@@ -22,20 +26,29 @@ def parquet_schema(path: Path) -> Any:
     try:
         return pq.read_schema(path)
     except (OSError, pa.ArrowException) as error:
-        raise _refusal(path, "not a complete Parquet file", error) from None
+        raise incomplete(path, error) from None
 
 
 def parquet_columns(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    """Columns by name, as Arrow arrays in one piece. Raises InputError, naming the column that is missing."""
+    """Columns by name, as Arrow arrays in one piece. Raises InputError, naming a column that is missing or damaged."""
     schema = parquet_schema(path)
     for name in names:
         if name not in schema.names:
-            raise InputError(f"{path}: no column {name}; it has {', '.join(schema.names)}")
+            raise InputError(f"{path}: no column {name}; it has {some_of(schema.names)}")
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        return {name: _column(path, file, name) for name in names}
+
+
+def _column(path: Path, file: Any, name: str) -> Any:
     try:
-        table = pq.read_table(path, columns=list(names), page_checksum_verification=True).combine_chunks()
+        return file.read([name]).combine_chunks()[name]
     except (OSError, pa.ArrowException) as error:
-        raise _refusal(path, "damaged", error) from None
-    return {name: table[name] for name in names}
+        raise damaged(f"{path}: {name}", error) from None
+
+
+def some_of(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more or "no columns"
 
 
 def times_ns(path: Path, name: str, column: Any) -> NDArray[np.int64]:
@@ -50,8 +63,12 @@ def times_ns(path: Path, name: str, column: Any) -> NDArray[np.int64]:
         raise InputError(f"{path}: {name}: {column.null_count} of {len(column)} times are missing")
     try:
         exact = column.cast(pa.timestamp("ns", tz=column.type.tz)).cast(pa.int64())
-    except pa.ArrowException as error:
-        raise InputError(f"{path}: {name}: {_line(error)}") from None
+    except pa.ArrowException:
+        span = pc.min_max(column.cast(pa.int64())).as_py()
+        raise InputError(
+            f"{path}: {name}: expected times between the years 1678 and 2262, got {span['min']} to {span['max']} "
+            f"{column.type.unit} since 1970"
+        ) from None
     values: NDArray[np.int64] = exact.to_numpy()
     return values
 
@@ -60,7 +77,7 @@ def numbers(path: Path, name: str, column: Any) -> NDArray[np.float64]:
     """Doubles with NaN for what is missing, (n,). Raises InputError for what are no numbers, or none at all."""
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
         raise InputError(f"{path}: {name}: expected numbers, got {column.type}")
-    values: NDArray[np.float64] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    values: NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     if len(values) and not np.isfinite(values).any():
         raise InputError(f"{path}: {name}: expected numbers, got {len(values)} times NaN or nothing")
     return values
@@ -85,12 +102,32 @@ def in_order(where: str, name: str, time_ns: NDArray[np.int64], ties: bool = Fal
     return good
 
 
-def _refusal(path: Path, otherwise: str, error: Exception) -> InputError:
+def incomplete(path: Path, error: Exception) -> InputError:
+    """A line on a file that Arrow does not take: what was expected of it, and what it holds instead."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(MAGIC))
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - len(MAGIC)))
+            tail = file.read()
+    except OSError as refused:
+        return InputError(f"{path}: cannot be read: {refused.strerror}")
+    expected, got = f"{MAGIC.decode()} at both ends", f"{size} bytes"
+    if size and head != MAGIC:
+        got = f"{head!r} at its beginning"
+    elif size and tail != MAGIC:
+        got = f"{tail!r} at the end of {size:,} bytes, as if it were cut off"
+    elif size:
+        expected, got = "a footer that can be read", _line(error)
+    return InputError(f"{path}: not a complete Parquet file: expected {expected}, got {got}")
+
+
+def damaged(where: str, error: Exception) -> InputError:
     """Arrow tells damage by OSError as well, without the number that the system gives to its own."""
     if isinstance(error, OSError) and error.errno is not None:
-        return InputError(f"{path}: cannot be read: {error.strerror or _line(error)}")
-    return InputError(f"{path}: {otherwise}: {_line(error)}")
+        return InputError(f"{where}: cannot be read: {error.strerror}")
+    return InputError(f"{where}: damaged: {_line(error)}")
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return " ".join(str(error).split())[:120]

@@ -150,7 +150,7 @@ def test_a_file_without_the_features_names_them(made: Made, capfd: pytest.Captur
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("rows.parquet", b"PAR1", "not a Parquet file that can be read"),
+        ("rows.parquet", b"PAR1", "not a complete Parquet file: expected a footer that can be read"),
         ("rows.ndjson", b"{\n", "rows.ndjson:1:"),
         ("rows.ndjson", b"\n", "no row in it"),
         ("rows.ndjson", b"[1]\n", "rows.ndjson:1: Expected `object`"),
