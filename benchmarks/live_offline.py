@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,7 +34,7 @@ from cli.run.plan import Exchange, environment
 from cli.run.view import View
 from common.bundle import Manifest, read_bundle
 from common.config import KafkaConfig, load_config
-from common.errors import UnavailableError, VolcastError
+from common.errors import InputError, UnavailableError, VolcastError
 from common.schema import SCHEMAS
 from pipeline.archive import expand_paths, read_archive
 from pipeline.features.table import compute_features
@@ -42,6 +43,7 @@ from training.data import Dataset, load
 from training.monitoring.scoreboard import METRICS
 from training.onnx_model import OnnxModel
 from training.scoring import schema_for
+from training.store import ModelStore
 from volcast.v1 import Prediction
 
 JOINED = "joined.ndjson"
@@ -99,10 +101,13 @@ def compare(recordings: str, bundle: Path, folder: Path, console: Console) -> tu
 def run_live(recordings: str, bundle: Path, folder: Path, console: Console) -> Live:
     """Replays through all parts of `volcast run`, then asks the monitor while the broker still stands."""
     manifest, _ = read_bundle(bundle)
+    # A folder with this version alone: elsewhere labels.json may say that another answers.
+    models = folder / "models"
+    shutil.copytree(bundle, models / manifest.name / manifest.version)
     settings = {
         **{f"VOLCAST_{part}__PORT": str(free_port()) for part in ("BROKER", "EXCHANGE", "SERVER", "GATEWAY")},
         **{f"VOLCAST_{part}__METRICS_PORT": "0" for part in ("SERVER", "WORKER", "INGEST", "MONITOR")},
-        "VOLCAST_SERVER__MODELS_DIR": str(bundle.parents[1].resolve()),
+        "VOLCAST_SERVER__MODELS_DIR": str(models.resolve()),
         "VOLCAST_SERVER__DEFAULT_MODEL": manifest.name,
         "VOLCAST_WORKER__SCHEMA": manifest.schema.name,
         "VOLCAST_WORKER__MODEL": manifest.name,
@@ -225,10 +230,18 @@ def show(console: Console, differences: Sequence[Difference], figures: Mapping[s
         console.print(f"{name}: {value}", highlight=False)
 
 
+def _shipped() -> Path:
+    store = ModelStore(Path("models"), "volatility")
+    labels = store.effective_labels()
+    if labels is None:
+        raise InputError("models/volatility holds no version: name one with --bundle")
+    return store.path(labels.stable)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recordings", help="FILE, DIR, GLOB or several with commas")
-    parser.add_argument("--bundle", type=Path, default=Path("models/volatility/1"))
+    parser.add_argument("--bundle", type=Path, help="default: the version of models/volatility that answers")
     parser.add_argument("--tolerance", type=float, default=TOLERANCE)
     parser.add_argument("--keep", type=Path, help="a folder for logs, joined.ndjson and the evaluation")
     arguments = parser.parse_args()
@@ -236,11 +249,12 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory() as temporary:
             folder = arguments.keep or Path(temporary)
-            differences, figures = compare(arguments.recordings, arguments.bundle, folder, console)
+            bundle = arguments.bundle or _shipped()
+            differences, figures = compare(arguments.recordings, bundle, folder, console)
     except VolcastError as error:
         print(f"live_offline: {error}", file=sys.stderr)
         return 1
-    header(console, f"python -m benchmarks.live_offline {arguments.recordings}", str(arguments.bundle))
+    header(console, f"python -m benchmarks.live_offline {arguments.recordings}", str(bundle))
     show(console, differences, figures, arguments.tolerance)
     return 0 if all(one.within(arguments.tolerance) for one in differences) else 1
 
