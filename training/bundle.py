@@ -185,7 +185,8 @@ def bundle_folder(out: Path, name: str, version: int | None, force: bool) -> Pat
 def write_bundle(folder: Path, bundle: Bundle, extra: Mapping[str, bytes] = MappingProxyType({})) -> None:
     """Writes beside the folder and renames, so that a server never sees half a bundle.
 
-    extra: files that go along and no server reads. Raises InputError where the disk refuses; what was there before is then still there.
+    extra: files that go along and no server reads. Raises InputError where the disk refuses; what was there before is
+    then still there.
     """
     making = folder.with_name(f".{folder.name}.new-{os.getpid()}")
     replaced = folder.with_name(f".{folder.name}.old-{os.getpid()}")

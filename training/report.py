@@ -11,7 +11,7 @@ from rich.table import Table
 
 from common.bundle import Manifest, ManifestSpan
 from training.evaluation.result import Difference
-from training.evaluation.words import standing
+from training.evaluation.words import standing, why_it_ships
 from training.ticks import NS_PER_S
 
 COLUMNS = {
@@ -39,7 +39,8 @@ def print_report(console: Console, manifest: Manifest, latency_us: float) -> Non
     console.print(_folds_table(manifest))
     if manifest.ablation:
         console.print(_ablation_table(manifest))
-    for line in [*verdict(manifest), *weaknesses(manifest)]:
+    why = why_it_ships(manifest.kind, manifest.walk_forward)
+    for line in [*verdict(manifest), *weaknesses(manifest), *([why] if why else [])]:
         console.print(line)
     console.print(
         f"ONNX: differs from the trained form by at most {manifest.parity_max_abs_error:.2g} on "

@@ -25,6 +25,7 @@ COLOURS = ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 KIND_COLOURS = {
     "har": "#009e73",
     "har_logit": "#009e73",
+    "har_returns": "#000000",
     "ewma": "#cc79a7",
     "zscore": "#e69f00",
     "logistic": "#d55e00",
