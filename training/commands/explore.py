@@ -104,6 +104,7 @@ def explore(
             sample_period_s=sample_period_s,
             progress=step,
         )
+        loaded.require_moves()
         step(f"figures of {len(loaded.rows):,} rows")
         exploration = figures.explore(loaded, quantile, final_share)
         step("pictures")

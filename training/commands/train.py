@@ -241,6 +241,7 @@ def make(request: Request, name: str, version: str) -> Made:
     with steps() as step:
         step(f"reading {len(request.paths)} files, computing features")
         dataset = load(request.paths, progress=step)
+        dataset.require_moves()
         settings = settings_of(request, dataset)
         step("starting the workers" if request.cluster else "training")
         with open_pool(request.cluster) as pool:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from common.errors import InputError
 from common.schema import FeatureSchema
 from training.rows import Rows
 from training.schemas import window_s
@@ -60,6 +61,16 @@ class Dataset:
     def window_s(self) -> int:
         """The longest feature window: what an embargo needs."""
         return window_s(self.rows.schema)
+
+    def require_moves(self) -> None:
+        """Raises InputError where the mid stood still in every minute to come: of such rows all are spikes, or none."""
+        if not self.rows.future_volatility.any():
+            low, high = self.ticks.mid.min(), self.ticks.mid.max()
+            at = f"{low:.10g}" + (f" to {high:.10g}" if high > low else "")
+            raise InputError(
+                f"the mid never moved in the {self.horizon_s} s after any of {len(self.rows):,} rows ({at} in "
+                f"{len(self.ticks):,} ticks), so no spike is told from the rest: a livelier recording is needed"
+            )
 
 
 @dataclass(frozen=True, slots=True)

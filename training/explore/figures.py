@@ -56,7 +56,7 @@ def explore(dataset: Dataset, quantile: float = 0.90, final_share: float = 0.20)
         counts=dataset.counts,
         gaps=len(dataset.gaps),
         longest_gap_s=max((hole.seconds for hole in dataset.gaps), default=0.0),
-        notes=list(dataset.notes),
+        notes=[*dataset.notes, *_threshold_notes(rows, threshold, dataset.horizon_s)],
         rows=len(rows),
         rows_left_out=len(dataset.rows) - len(rows),
         start=_utc(int(rows.time_ns[0])),
@@ -73,6 +73,16 @@ def explore(dataset: Dataset, quantile: float = 0.90, final_share: float = 0.20)
         features=[_feature(rows, number, y) for number in range(len(rows.schema))],
         correlations=rank_correlations(_sampled(rows.features)).tolist(),
     )
+
+
+def _threshold_notes(rows: Rows, threshold: float, horizon_s: int) -> list[str]:
+    if threshold > 0:
+        return []
+    still = np.mean(rows.future_volatility == 0)
+    return [
+        f"the mid does not move in the {horizon_s} s after {still:.0%} of the rows: the threshold is 0, and every row "
+        "a spike; a higher quantile or a livelier recording is needed"
+    ]
 
 
 def development_rows(dataset: Dataset, final_share: float) -> Rows:

@@ -135,3 +135,12 @@ def test_constant_and_single_class_data_are_explored_all_the_same(tmp_path: Path
     assert (still.threshold, still.base_rate) == (0.0, 1.0)
     assert {feature.roc_auc for feature in still.features} == {None}
     assert still.lags == []
+
+
+def test_a_threshold_of_zero_is_noted(dataset: Dataset) -> None:
+    lively = dataset.rows.future_volatility.copy()
+    lively[np.arange(len(lively)) % 20 > 0] = 0.0
+    still = explore(replace(dataset, rows=replace(dataset.rows, future_volatility=lively)))
+    assert still.threshold == 0.0
+    assert still.notes[-1].startswith("the mid does not move in the 60 s after 95% of the rows: the threshold is 0")
+    assert not explore(dataset).notes

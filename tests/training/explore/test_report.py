@@ -83,6 +83,15 @@ def test_a_summary_is_printed_for_people(tmp_path: Path, quotes: Path, monkeypat
     assert "0 left out for judging" in result.output
 
 
+def test_a_market_that_stands_still_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = quotes_table()
+    table["bid"][:], table["ask"][:] = 100.0, 100.0
+    still = write_quotes(tmp_path / "still.parquet", table)
+    assert run_command(["explore", str(still), "--out", str(tmp_path / "r")]) == 1
+    assert "the mid never moved in the 60 s after any of 768 rows (100 in 1,500 ticks)" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
 def test_a_disk_that_is_full_leaves_only_what_was_there(
     tmp_path: Path, quotes: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
