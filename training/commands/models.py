@@ -186,9 +186,7 @@ def rollback(
     MLflow being away does not hold it up: the alias follows with `volcast models sync`.
     """
     here = _Here(config_file, models_dir, runs_dir)
-    from training import promotion
-
-    moved = promotion.rollback(here.store(name))
+    moved = _rolled_back(here, here.store(name))
     if not no_track:
         _say_if_away(lambda: here.reconcile(name))
     tell_move(moved, (), as_json)
@@ -306,6 +304,20 @@ def tell_move(moved: Moved, checks: tuple[Check, ...], as_json: bool) -> None:
     verb = "is now" if moved.changed else "was already"
     before = f" (before: {moved.previous})" if moved.previous else ""
     click.echo(f"{moved.name}: version {moved.version} {verb} the {moved.role}{before}")
+
+
+def _rolled_back(here: _Here, store: ModelStore) -> Moved:
+    """Raises UsageError, with what is there instead, where there is no such model or no champion to go back to."""
+    from training import promotion
+
+    if not store.versions():
+        raise UsageError(
+            f"model {store.name} has no version in {here.models_dir}; models there: {', '.join(here.names()) or 'none'}"
+        )
+    try:
+        return promotion.rollback(store)
+    except UsageError as error:
+        raise UsageError(f"{error}; `volcast models promote {store.name} VERSION` makes another the champion") from None
 
 
 def _say_if_away(ask: Callable[[], object]) -> None:

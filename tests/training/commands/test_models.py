@@ -191,7 +191,7 @@ def test_verify_refuses_a_trained_form_that_says_something_else(made: Made, capf
         (("promote", "volatility", "--run", "x", "--share", "0.5"), "--share is a candidate's"),
         (("promote", "../elsewhere", "1"), "expected letters, digits, - and _"),
         (("verify", "volatility"), "name a bundle: NAME VERSION, or --path FOLDER"),
-        (("rollback", "volatility"), "nothing was ever promoted"),
+        (("rollback", "volatility"), "model volatility has no version in models; models there: none"),
     ],
 )
 def test_wrong_usage_is_one_line(arguments: tuple[str, ...], said: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -199,6 +199,29 @@ def test_wrong_usage_is_one_line(arguments: tuple[str, ...], said: str, capfd: p
     line = capfd.readouterr().err
     assert said in line
     assert line.count("\n") == 1
+
+
+def test_a_rollback_that_cannot_be_says_what_is_there_and_what_else_helps(
+    made: Made, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refused(name: str) -> str:
+        capfd.readouterr()
+        assert models("rollback", name, "--no-track") == 2
+        line = capfd.readouterr().err
+        assert line.count("\n") == 1
+        return line
+
+    hint = "`volcast models promote volatility VERSION` makes another the champion"
+    store().put(made.manifest, made.model, {})
+    assert f"nothing was ever promoted; {hint}" in refused("volatility")
+    assert models("promote", "volatility", "--run", kept(made), "--no-track") == 0
+    assert f"no champion is known before version 1; {hint}" in refused("volatility")
+    second = make(rows=made.rows, columns=("volatility", "trade_intensity"))
+    assert models("promote", "volatility", "--run", kept(second, 1), "--no-track") == 0
+    Path("models/volatility/1").rename("elsewhere")
+    assert f"model volatility has no version '1' in models/volatility; there: 2; {hint}" in refused("volatility")
+    assert "model volatile has no version in models; models there: volatility" in refused("volatile")
+    assert not Path("models/volatile").exists()
 
 
 def test_help_has_examples(capfd: pytest.CaptureFixture[str]) -> None:
