@@ -39,6 +39,7 @@ CALIBRATION, FAILURES = ("reliability", "percentiles"), ("over_time", "by_regime
 ROW_METRICS = tuple(name for name in METRICS if not name.startswith("budget_"))
 FOLD_METRICS = ("base_rate", "pr_auc", "pr_auc_lift", "roc_auc", "brier", "brier_skill", "log_loss", "ece", "f1")
 GROUPS = ("day", "regime")
+FAR_OFF = 0.1  # of the mean probability from the rate of spikes
 REASONS = {
     "late_old_sequence": "messages older than one before",
     "unused_jumped_back": "ticks older than the one before",
@@ -365,6 +366,9 @@ def failures(evaluation: ModelEval) -> list[str]:
         )
     else:
         found.append("At the decision threshold it never raised an alert here")
+    said, came = metrics["mean_probability"].value, metrics["base_rate"].value
+    if abs(said - came) > FAR_OFF:
+        found.append(f"It said {number(said)} on average, and {number(came)} came")
     found += _weak_groups(part, primary)
     return found
 
@@ -395,8 +399,8 @@ def _limits(manifest: Manifest, evaluations: Sequence[tuple[Evaluated, ModelEval
     return f"""## Limits
 
 - {whose}: {manifest.rows["ticks"]:,} updates, trained on {_span(manifest.training)}{seen}.
-- τ is an absolute level of that time. In a livelier market most minutes are above it and the model says so; in a
-  quieter one none is. Retraining moves it.
+- τ is an absolute level of that time. In a livelier market most minutes are above it, in a quieter one none is, and
+  its probabilities follow only so far. Retraining moves it.
 {_against_har(manifest)}- Rows lie a second apart and share most of their label; their number says little about how
   much is known. The intervals draw whole blocks of time, and cannot speak of markets that were not recorded.
 - Times are those of the recordings: the recorder's clock where it was not the exchange's.

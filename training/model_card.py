@@ -1,7 +1,7 @@
 """Writes the card of the shipped model from its manifest and its evaluations, so that no figure can be stale.
 
 python -m training.model_card                                      write docs/model_card_v1.md again (make docs)
-python -m training.model_card models/volatility/2 \\
+python -m training.model_card models/volatility/3 \\
     --evaluation "The final part of the training data=reports/train/model_eval.json" \\
     --evaluation "A recording never touched before=reports/model_eval.json"
                                                                    take up a bundle and evaluations of it

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -123,6 +124,16 @@ def test_failures_are_counted_not_praised() -> None:
         r"Spike episodes at the decision threshold: (\d+) in all, 0 caught in advance, 0 .*, \1 not", lines[0]
     )
     assert "never raised an alert" in lines[1]
+
+
+def test_a_mean_probability_far_from_what_came_is_a_failure() -> None:
+    settings = Settings(resamples=40, group_resamples=20)
+    timid = scored("final", rows=1500)
+    assert not any(line.startswith("It said") for line in failures(evaluate_scored([timid], "logistic", settings)))
+    timid = replace(timid, probabilities={name: said / 50 for name, said in timid.probabilities.items()})
+    often = replace(timid, y=np.ones_like(timid.y), future_volatility=timid.future_volatility + timid.threshold)
+    lines = failures(evaluate_scored([often], "logistic", settings))
+    assert any(re.fullmatch(r"It said 0\.0\d+ on average, and 1\.00 came", line) for line in lines)
 
 
 def test_what_is_kept_is_a_fraction_and_gives_the_same_card(manifest: Manifest, evaluation: ModelEval) -> None:
