@@ -64,15 +64,19 @@ class BatchLoop:
     def _turn(self) -> None:
         self._timer = None
         more = self.feed()
-        self.batcher.run()
-        self.after()
-        if more or self.batcher.waiting:
-            self._timer = self._loop.call_soon(self._turn)
+        try:
+            self.batcher.run()
+        finally:  # the loop logs a fault; what waits is not to wait for the next caller
+            self.after()
+            if more or self.batcher.waiting:
+                self._timer = self._loop.call_soon(self._turn)
 
     def _offload(self, compute: Callable[[], Computed], finish: Callable[[Computed], None]) -> None:
         def done(future: asyncio.Future[Computed]) -> None:
             if not future.cancelled():
-                finish(future.result())
-                self.after()
+                try:
+                    finish(future.result())
+                finally:
+                    self.after()
 
         self._loop.run_in_executor(None, compute).add_done_callback(done)

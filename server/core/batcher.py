@@ -126,13 +126,19 @@ class Batcher:
 
     def _finish(self, batch: Sequence[Work], computed: Computed) -> None:
         outcomes = iter(computed.outcomes)
+        fault: Exception | None = None
         for work in batch:
             job = work.job
             outcome = next(outcomes) if isinstance(job, Job) else job
             if not work.cancelled:
-                work.finish(outcome)
+                try:
+                    work.finish(outcome)
+                except Exception as error:  # in one caller's answer: the others of the batch get theirs
+                    fault = error
         for run in computed.runs:
             self.observe(run)
+        if fault is not None:
+            raise fault
 
 
 class FaultError(VolcastError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from time import perf_counter_ns
 import numpy as np
 import pytest
 
+from server.batching import BatchLoop
 from server.core.batcher import INLINE_ROWS, Batcher
 from server.core.dataplane import Computed, DataPlane, Job, Outcome
 from server.core.models import Repository
@@ -66,3 +68,42 @@ def test_a_large_job_is_a_batch_of_its_own_whatever_the_batch_may_hold(repositor
         seed = 1 if work.job.model is large else 2
         np.testing.assert_allclose(work.outcome.probabilities, Logistic(seed).predict(work.job.matrix))
     assert batcher.rows == 0
+
+
+async def test_after_a_fault_the_loop_goes_on_with_what_waits(repository: Repository) -> None:
+    class Broken(Work):
+        def finish(self, outcome: Outcome) -> None:
+            raise RuntimeError("of one connection")
+
+    told: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    model = repository.held.labelled["volatility", "stable"]
+    loop = BatchLoop(DataPlane(repository, 65_536, perf_counter_ns), 1, 512, 0)
+    broken, behind = Broken(Job(model, rows(1, 1), 0)), Work(Job(model, rows(1, 2), 0))
+    loop.put(broken)
+    loop.put(behind)
+    async with asyncio.timeout(5):
+        while behind.outcome is None:
+            await asyncio.sleep(0)
+    assert isinstance(behind.outcome, Result)
+    assert [str(one["exception"]) for one in told] == ["of one connection"]
+
+
+def test_a_fault_in_one_callers_answer_leaves_the_others_theirs_and_is_told(repository: Repository) -> None:
+    class Broken(Work):
+        def finish(self, outcome: Outcome) -> None:
+            raise RuntimeError("of one connection")
+
+    model = repository.held.labelled["volatility", "stable"]
+    observed: list[int] = []
+    plane = DataPlane(repository, 65_536, perf_counter_ns)
+    batcher = Batcher(plane, 256, 512, lambda compute, finish: finish(compute()), lambda run: observed.append(1))
+    first, broken, last = (one(Job(model, rows(1, seed), 0)) for seed, one in ((1, Work), (2, Broken), (3, Work)))
+    for work in (first, broken, last):
+        batcher.put(work)
+    with pytest.raises(RuntimeError, match="of one connection"):
+        batcher.run()
+    assert isinstance(first.outcome, Result)
+    assert isinstance(last.outcome, Result)
+    assert observed
+    assert not batcher.waiting
