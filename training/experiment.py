@@ -315,6 +315,11 @@ def _part(name: str, rows: Rows, split: Split, settings: Settings) -> Part:
 
 
 def _single_class(where: str, y: NDArray[np.int8], threshold: float) -> InputError:
+    if threshold == 0:
+        return InputError(
+            f"{where} on {len(y)} rows after most of which the mid never moved: the spike threshold is 0, and every "
+            "row a spike; livelier data is needed"
+        )
     return InputError(
         f"single-class labels: {where} on {len(y)} rows that are all {'' if y[0] else 'no '}spikes (future volatility "
         f"at least {threshold:.3g}); longer or livelier data is needed"

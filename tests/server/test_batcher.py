@@ -82,9 +82,8 @@ async def test_after_a_fault_the_loop_goes_on_with_what_waits(repository: Reposi
     broken, behind = Broken(Job(model, rows(1, 1), 0)), Work(Job(model, rows(1, 2), 0))
     loop.put(broken)
     loop.put(behind)
-    async with asyncio.timeout(5):
-        while behind.outcome is None:
-            await asyncio.sleep(0)
+    for _ in range(10):  # turns of the loop
+        await asyncio.sleep(0)
     assert isinstance(behind.outcome, Result)
     assert [str(one["exception"]) for one in told] == ["of one connection"]
 
