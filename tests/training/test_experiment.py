@@ -180,5 +180,5 @@ def test_too_few_rows_are_refused(dataset: Dataset, settings: Settings) -> None:
 
 def test_a_market_that_stands_still_is_refused(dataset: Dataset, settings: Settings) -> None:
     still = replace(dataset.rows, future_volatility=np.zeros(len(dataset.rows)))
-    with pytest.raises(InputError, match="the final part trains on .* the mid never moved: the spike threshold is 0"):
+    with pytest.raises(InputError, match=r"the final part trains on .* the mid never moved: the spike threshold is 0"):
         experiment.run(still, settings)
