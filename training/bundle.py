@@ -98,11 +98,7 @@ def _schema(schema: FeatureSchema) -> ManifestSchema:
 def _walk_forward(experiment: Experiment) -> dict[str, dict[str, float]]:
     found = {kind: _digits(metrics.mean_of_folds(one.fold_metrics)) for kind, one in experiment.candidates.items()}
     for kind, one in experiment.leads.items():
-        interval = {"low": one.low, "high": one.high}
-        found[kind] |= _digits({"pr_auc_minus_har": one.point})
-        found[kind] |= _digits(
-            {f"pr_auc_minus_har_{end}": value for end, value in interval.items() if value is not None}
-        )
+        found[kind] |= _digits(one.metrics())
     return found
 
 

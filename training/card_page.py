@@ -21,9 +21,9 @@ from training.evaluation.words import (
     number,
     span_text,
     too_few,
-    why_it_ships,
     without_bars,
 )
+from training.lead import why_it_ships
 from training.models import BASELINES
 
 NAME = "model_card_v1"

@@ -17,19 +17,20 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
 from common.bundle import Manifest
+from common.errors import InputError
 from common.schema import SCHEMAS, FeatureSchema
 from training.evaluation.blocks import LEAST_BLOCK_S, RESAMPLES, Blocks, block_s, interval
 from training.evaluation.figures import areas
-from training.lead import LEAST_OF_A_CLASS, Lead, counting, lead, mean_pr_auc
+from training.lead import LEAST_OF_A_CLASS, MINIMUM_FOLDS, Lead, counting, lead, mean_pr_auc
 from training.leakage import SUSPICIOUS_PR_AUC
-from training.models import BASELINES, HAR, HAR_KINDS
+from training.models import BASELINES, HAR, HAR_KINDS, KINDS
+from training.models.linear import HAR_SCALES
 from training.scored import FINAL, Scored
 from training.ticks import NS_PER_S
 
 PARITY_LIMIT = 1e-5
 REPORTED_TOLERANCE = 1e-3  # of PR-AUC: within PARITY_LIMIT, rows that are nearly tied may change places
 HIGHEST_BASE_RATE = 0.5  # of the parts whose scores may betray a leak
-MINIMUM_FOLDS = 2  # that count; one fold is no walk-forward
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Champion:
     schema: FeatureSchema
     trained_until_ns: int  # event time of the last row it learned from
     probabilities: NDArray[np.float64] | None  # (final rows,); None: the rows lack features it takes
+    proven: bool  # HAR itself, or shown to be ahead of it on the folds of its own training
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +203,8 @@ def _baselines(candidate: Candidate, limits: Limits) -> Check:
     told = ", ".join(f"{one} {score:.4f}" for one, score in theirs.items())
     found = f"mean PR-AUC over {count} of {len(folds)} purged folds {mine:.4f}, {told}"
     if kind in HAR_KINDS:
+        if not _looks_as_har(candidate.manifest):
+            return Check("baselines", False, f"{', '.join(candidate.manifest.inputs)} are no inputs of {kind}")
         behind = [one for one in rivals if _lead(candidate, folds, one, limits).lost]
         if behind:
             return Check("baselines", False, f"behind {', '.join(behind)} by more than chance: {found}")
@@ -212,6 +216,15 @@ def _baselines(candidate: Candidate, limits: Limits) -> Check:
     if not ahead.shown:
         return Check("baselines", False, f"not shown to beat {HAR}, so HAR ships: {found}; on {HAR} {ahead}")
     return Check("baselines", True, f"{found}; on {HAR} {ahead}")
+
+
+def _looks_as_har(manifest: Manifest) -> bool:
+    """A name alone would open the gate to anything."""
+    try:
+        allowed = KINDS[manifest.kind].columns(manifest.feature_schema())
+    except InputError:
+        return False
+    return len(manifest.inputs) == HAR_SCALES and set(manifest.inputs) <= set(allowed)
 
 
 def _lead(candidate: Candidate, folds: Sequence[Scored], rival: str, limits: Limits) -> Lead:
@@ -226,6 +239,8 @@ def _block_s(manifest: Manifest) -> float:
 def _probabilities(candidate: Candidate) -> Check:
     """Ranks are half of it: who is told a probability must be better off than with the rate of spikes."""
     final = candidate.parts[-1]
+    if not np.isfinite(candidate.final_exported).all():
+        return Check("probabilities", False, "model.onnx gives no number for some rows of the final part")
     constant = float(np.mean(np.square(final.y - final.climatology)))
     brier = float(np.mean(np.square(final.y - candidate.final_exported)))
     skill = 1 - brier / constant if constant > 0 else float("-inf")
@@ -236,7 +251,7 @@ def _probabilities(candidate: Candidate) -> Check:
 def _champion(candidate: Candidate, limits: Limits) -> Check:
     champion, final = candidate.champion, candidate.parts[-1]
     if champion is None:
-        return Check("champion", True, "nothing is served under this name yet")
+        return Check("champion", True, "no other version is served under this name")
     if champion.probabilities is None:
         return Check("champion", False, f"champion {champion.version} takes features that the run's rows lack")
     # What the champion learned from would flatter it; where nothing else is left, it may be flattered.
@@ -249,6 +264,8 @@ def _champion(candidate: Candidate, limits: Limits) -> Check:
     if not _both_classes(y):
         return Check("champion", False, "the final part holds one class: the two cannot be compared")
     mine, theirs = candidate.final_exported[unseen], champion.probabilities[unseen]
+    if not (np.isfinite(mine).all() and np.isfinite(theirs).all()):
+        return Check("champion", False, f"it or champion {champion.version} gives no number for some rows")
     blocks = Blocks.of(final.time_ns[unseen], int(_block_s(candidate.manifest) * NS_PER_S))
     draws = blocks.draws(RESAMPLES, limits.seed)
     samples = [areas(y, one, blocks.of_row, draws)[0] for one in (mine, theirs)]
@@ -263,8 +280,8 @@ def _champion(candidate: Candidate, limits: Limits) -> Check:
     )
     if high < 0:
         return Check("champion", False, f"worse: {found}")
-    # HAR needs no proof against a champion that may be ahead of it by chance: that one would not pass today.
-    if low < -limits.champion_margin and candidate.manifest.kind not in HAR_KINDS:
+    # HAR needs no proof against a champion that was never shown to be ahead of it: that one would not pass today.
+    if low < -limits.champion_margin and (champion.proven or candidate.manifest.kind not in HAR_KINDS):
         return Check(
             "champion", False, f"not shown to be no worse: {found}; it must stay above {-limits.champion_margin:+g}"
         )

@@ -18,6 +18,8 @@ from common.bundle import Manifest, read_bundle
 from common.errors import GateError, InputError, UnavailableError, UsageError
 from training import gate
 from training.gate import Check, Limits
+from training.lead import recorded
+from training.models import HAR_KINDS
 from training.onnx_model import OnnxModel
 from training.rows import Rows
 from training.scored import Scored
@@ -91,6 +93,11 @@ def judge(folder: Path, store: ModelStore, limits: Limits) -> Judged:
     exported = probabilities(model, evidence.rows.features)
     trained = read_trained(folder / TRAINED)
     require_schema(trained, manifest.feature_schema())
+    if (trained.form.kind, trained.form.columns) != (manifest.kind, manifest.inputs):
+        raise InputError(
+            f"run {folder}: the trained form is {trained.form.kind} of {', '.join(trained.form.columns)}, the manifest "
+            f"says {manifest.kind} of {', '.join(manifest.inputs)}"
+        )
     final = rows_of(evidence.rows, evidence.parts[-1])
     candidate = gate.Candidate(
         manifest=manifest,
@@ -112,7 +119,9 @@ def _champion(store: ModelStore, manifest: Manifest, rows: Rows) -> gate.Champio
     schema = held.feature_schema()
     known = set(schema.names) <= set(rows.schema.names)
     said = probabilities(model, rows.columns(schema.names)) if known else None
-    return gate.Champion(labels.stable, schema, held.training.end_ns, said)
+    lead = recorded(held.walk_forward.get(held.kind, {}))
+    proven = held.kind in HAR_KINDS or (lead is not None and lead.shown)
+    return gate.Champion(labels.stable, schema, held.training.end_ns, said, proven)
 
 
 def rows_of(rows: Rows, part: Scored) -> NDArray[np.int64]:

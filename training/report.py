@@ -11,7 +11,8 @@ from rich.table import Table
 
 from common.bundle import Manifest, ManifestSpan
 from training.evaluation.result import Difference
-from training.evaluation.words import standing, why_it_ships
+from training.evaluation.words import standing
+from training.lead import why_it_ships
 from training.ticks import NS_PER_S
 
 COLUMNS = {

@@ -86,7 +86,7 @@ def draw_rows(count: int, seed: int, schema: FeatureSchema = CORE_1) -> Rows:
 def make(
     *,
     seed: int = 1,
-    count: int = 6000,
+    count: int = 12_000,
     name: str = "volatility",
     columns: tuple[str, ...] = COLUMNS,
     rows: Rows | None = None,
@@ -162,7 +162,7 @@ def _manifest(name: str, rows: Rows, train: Rows, fitted: Fitted, model: bytes, 
         self_test=SelfTest(tuple(rows.features[0].tolist()), float(fitted.probabilities(rows.features[:1])[0])),
         parameters={"embargo_s": 120.0},
         walk_forward={"logistic": {"pr_auc": 0.5, "folds": float(folds)}},
-        inputs=COLUMNS,
+        inputs=fitted.columns,
     )
 
 

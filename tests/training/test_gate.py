@@ -18,6 +18,7 @@ from training.promotion import rows_of
 from training.scored import Scored
 
 LIMITS = Limits()
+INPUTS_OF_HAR = ("return_1s", "return_5s", "volatility")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,7 @@ def champion(made: Made, probabilities: Any, **other: Any) -> Champion:
         "schema": CORE_1,
         "trained_until_ns": made.manifest.training.end_ns,
         "probabilities": probabilities,
+        "proven": True,
     }
     return Champion(**(whole | other))
 
@@ -83,7 +85,7 @@ def test_an_export_that_differs_on_one_row_is_refused_and_the_row_named(made: Ma
     bad[1234] += 2e-5
     (reason,) = reasons(candidate(made, exported=bad))
     assert reason == (
-        "parity: the ONNX form differs from the trained form on 1 of 6,000 rows, by 2e-05 on row 1234; at most 1e-05 "
+        "parity: the ONNX form differs from the trained form on 1 of 12,000 rows, by 2e-05 on row 1234; at most 1e-05 "
         "is allowed"
     )
 
@@ -97,7 +99,7 @@ def test_an_export_that_gives_no_number_is_refused(made: Made, wrong: float) -> 
 
 def test_an_export_that_leaves_rows_out_is_refused(made: Made) -> None:
     said = made.fitted.probabilities(made.rows.features)
-    assert "5,999 probabilities for 6,000" in verdict(candidate(made, exported=said[:-1]), "parity").text
+    assert "11,999 probabilities for 12,000" in verdict(candidate(made, exported=said[:-1]), "parity").text
 
 
 def test_a_model_that_ties_a_baseline_does_not_beat_it(made: Made) -> None:
@@ -111,7 +113,9 @@ def test_a_model_that_ties_a_baseline_does_not_beat_it(made: Made) -> None:
 
 
 def as_kind(made: Made, kind: str, parts: list[Scored]) -> Candidate:
-    manifest = msgspec.structs.replace(made.manifest, kind=kind, metrics={kind: made.manifest.metrics["logistic"]})
+    manifest = msgspec.structs.replace(
+        made.manifest, kind=kind, metrics={kind: made.manifest.metrics["logistic"]}, inputs=INPUTS_OF_HAR
+    )
     return candidate(made, parts=parts, manifest=manifest)
 
 
@@ -139,7 +143,7 @@ def shuffled(made: Made, kind: str) -> list[Scored]:
 
 
 def test_a_baseline_may_ship_where_it_beats_the_others(made: Made) -> None:
-    assert reasons(as_kind(made, "har", saying(made, har="logistic"))) == []
+    assert reasons(as_kind(made, "har_returns", saying(made, har_returns="logistic"))) == []
 
 
 def test_a_lead_on_har_that_may_be_chance_is_not_enough(made: Made) -> None:
@@ -154,13 +158,57 @@ def test_a_lead_on_har_that_may_be_chance_is_not_enough(made: Made) -> None:
     assert "on har +0.0" in check.text
 
 
-@pytest.mark.parametrize("kind", ["har", "har_returns"])
-def test_har_ships_unless_it_is_shown_to_be_behind_a_baseline(made: Made, kind: str) -> None:
+def test_har_ships_unless_it_is_shown_to_be_behind_a_baseline(made: Made) -> None:
+    kind = "har_returns"
     equal = saying(made, har="logistic", har_returns="logistic", ewma="logistic")
     assert verdict(as_kind(made, kind, equal), "baselines").passed
     check = verdict(as_kind(made, kind, shuffled(replace(made, parts=equal), kind)), "baselines")
     assert not check.passed
     assert re.match("behind .*ewma.* by more than chance: mean PR-AUC", check.text)
+
+
+def test_har_is_what_looks_at_its_windows_whatever_it_is_called(made: Made) -> None:
+    given = as_kind(made, "har_returns", saying(made, har_returns="logistic"))
+    manifest = msgspec.structs.replace(given.manifest, inputs=("volatility", "trade_intensity", "return_60s"))
+    check = verdict(replace(given, manifest=manifest), "baselines")
+    assert not check.passed
+    assert check.text == "volatility, trade_intensity, return_60s are no inputs of har_returns"
+    assert not verdict(as_kind(made, "har", saying(made, har="logistic")), "baselines").passed  # core/1 has no windows
+
+
+@pytest.mark.parametrize(
+    ("kind", "proven", "passes"),
+    [
+        ("har_returns", False, True),
+        ("har_returns", True, False),
+        ("logistic", False, False),
+    ],
+)
+def test_only_har_and_only_an_unproven_champion_make_way_for_each_other_without_proof(
+    made: Made, kind: str, proven: bool, passes: bool
+) -> None:
+    random = np.random.default_rng(1)
+    said = made.fitted.probabilities(made.rows.features)[rows_of(made.rows, made.parts[-1])]
+    theirs = np.clip(said + random.normal(0, 0.03, len(said)), 0, 1)
+    ours = np.clip(said + random.normal(0, 0.03, len(said)), 0, 1)
+    given = as_kind(made, kind, saying(made, har_returns="logistic"))
+    check = verdict(
+        replace(given, final_exported=ours, champion=champion(made, theirs, proven=proven)),
+        "champion",
+        Limits(champion_margin=0.0),
+    )
+    assert check.passed == passes, check.text
+
+
+def test_probabilities_that_are_no_numbers_pass_nothing(made: Made) -> None:
+    said = made.fitted.probabilities(made.rows.features)[rows_of(made.rows, made.parts[-1])]
+    broken = said.copy()
+    broken[3] = np.nan
+    given = candidate(made, final_exported=broken, champion=champion(made, said))
+    for name in ("probabilities", "champion"):
+        check = verdict(given, name)
+        assert not check.passed
+        assert "no number for some rows" in check.text
 
 
 def test_probabilities_that_are_worse_than_a_constant_are_refused(made: Made) -> None:

@@ -164,15 +164,22 @@ def test_a_refused_model_changes_nothing_and_every_reason_is_told(
     assert registry.calls == 0
 
 
-def test_a_graph_whose_weights_were_changed_is_refused_by_its_trained_form(
-    made: Made, later: Made, runs_dir: Path, store: ModelStore
-) -> None:
+def test_a_graph_whose_weights_were_changed_is_refused_by_its_trained_form(runs_dir: Path, store: ModelStore) -> None:
     """The run's bundle holds another graph than the one its trained form stands for."""
     mixed = make()
-    mixed.trained = {TRAINED_FILE: _trained(later)}
+    mixed.trained = {TRAINED_FILE: _trained(make(seed=2))}
     checks = {check.name: check for check in judged(mixed, runs_dir, store).checks}
     assert not checks["parity"].passed
     assert "the ONNX form differs from the trained form on" in checks["parity"].text
+
+
+def test_a_trained_form_of_another_kind_than_the_manifest_says_is_refused(runs_dir: Path, store: ModelStore) -> None:
+    made = make()
+    made.change(kind="har_returns", inputs=("return_1s", "return_5s", "volatility"))
+    with pytest.raises(
+        InputError, match=r"the trained form is logistic of volatility.*, the manifest says har_returns of"
+    ):
+        judged(made, runs_dir, store)
 
 
 def _trained(made: Made) -> bytes:
@@ -317,7 +324,7 @@ def test_rows_of_a_part_are_found_by_time_and_product() -> None:
         time_ns=np.repeat(rows.time_ns[:300], 2),
         product=np.tile(np.array([0, 1]), 300),
     )
-    made = make(rows=draw_rows(6000, seed=1))
+    made = make(rows=draw_rows(12_000, seed=1))
     part = replace(
         made.parts[-1],
         time_ns=two.time_ns[100:110],

@@ -31,7 +31,7 @@ def train(recording: Path, out: Path, *options: str, hash_seed: int) -> dict[str
     command += ["--folds", "2", "--out", "models", *options]
     done = subprocess.run(command, cwd=out, env=environ, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith("volcast: tracking server http://127.0.0.1:1 is away: Connection refused")
+    assert "\nvolcast: tracking server http://127.0.0.1:1 is away: Connection refused" in done.stderr
     (run,) = (out / "data" / "runs").iterdir()
     folders = [out / "models" / "volatility" / "1", run / "bundle", run / "trained", run / "evidence", run / "plots"]
     return {f"{one.parent.name}/{one.name}": one.read_bytes() for folder in folders for one in folder.iterdir()}

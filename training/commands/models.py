@@ -85,6 +85,9 @@ def list_(
         click.echo(
             "scores of versions with another τ or other rows do not compare; the gate compares on the same rows\n"
         )
+    for one in found:
+        if one.get("why") and one["label"] == "stable":
+            click.echo(f"{one['name']} {one['version']}: {one['why']}\n")
     for line in damaged:
         click.echo(f"volcast: {line}", err=True)
     console.print(_table("Runs", kept, ("run", "code", "pr_auc", "version", "mlflow")))
@@ -317,7 +320,10 @@ def _rolled_back(here: _Here, store: ModelStore) -> Moved:
     try:
         return promotion.rollback(store)
     except UsageError as error:
-        raise UsageError(f"{error}; `volcast models promote {store.name} VERSION` makes another the champion") from None
+        raise UsageError(
+            f"{error}; `volcast models promote {store.name} VERSION` makes another the champion, where the run that "
+            "made it is kept; without one, write labels.json (docs/models.md)"
+        ) from None
 
 
 def _say_if_away(ask: Callable[[], object]) -> None:
@@ -329,6 +335,7 @@ def _say_if_away(ask: Callable[[], object]) -> None:
 
 def _versions(store: ModelStore) -> list[dict[str, Any]]:
     from common.bundle import read_bundle
+    from training.lead import why_it_ships
 
     labels = store.effective_labels()
     found = []
@@ -345,6 +352,7 @@ def _versions(store: ModelStore) -> list[dict[str, Any]]:
             continue
         told |= {"kind": manifest.kind, "schema": manifest.schema.name, "trained_until": _day(manifest.training.end_ns)}
         told |= {"label_threshold": manifest.label.threshold}
+        told |= {"why": why_it_ships(manifest.kind, manifest.walk_forward)}
         told |= {"evaluation_ns": (manifest.evaluation.start_ns, manifest.evaluation.end_ns)}
         score = manifest.walk_forward.get(manifest.kind, {}).get("pr_auc")
         found.append(told | {"pr_auc": "" if score is None else f"{score:.3f}", "error": ""})

@@ -49,7 +49,7 @@ METRICS_TIMEOUT_S = 5.0
     "--model-type", type=click.Choice((*MODEL_TYPES, "auto")), default="auto", show_default=True, help="As train's."
 )
 @click.option("--schema", "schema_name", type=click.Choice(tuple(SCHEMAS)), default=None, help="As train's.")
-@click.option("--folds", type=click.IntRange(min=2, max=50), default=5, show_default=True, help="As train's.")
+@click.option("--folds", type=click.IntRange(min=2, max=50), default=None, help="As train's.")
 @click.option("--trials", type=click.IntRange(min=1), default=10, show_default=True, help="As train's.")
 @click.option("--threshold-rows", type=click.IntRange(min=0), default=None, help="As train's.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="As train's.")
@@ -74,7 +74,7 @@ def retrain(
     name: str | None,
     model_type: str,
     schema_name: str | None,
-    folds: int,
+    folds: int | None,
     trials: int,
     threshold_rows: int | None,
     seed: int,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from training.evaluation.episodes import NS_PER_S
@@ -201,20 +201,3 @@ def folds_text(means: Means) -> str:
     if means.folds == means.folds_with_both_classes:
         return f"{means.folds} folds"
     return f"{means.folds} folds, of which {means.folds_with_both_classes} hold both spikes and quiet"
-
-
-def why_it_ships(kind: str, walk_forward: Mapping[str, Mapping[str, float]]) -> str:
-    """Of a manifest's means over the folds: what its lead on HAR decided. "" where no lead was taken."""
-    asked = next((name for name, means in walk_forward.items() if "pr_auc_minus_har" in means), None)
-    if asked is None:
-        return ""
-    means = walk_forward[asked]
-    low, high = means.get("pr_auc_minus_har_low"), means.get("pr_auc_minus_har_high")
-    spread = "no interval is known" if low is None or high is None else f"95 % {low:+.3f} to {high:+.3f}"
-    point = f"{means['pr_auc_minus_har']:+.3f} mean PR-AUC over the folds"
-    lead = f"{model_name(asked)}'s lead on HAR logit is {point}, {spread}"
-    if asked != kind:
-        return f"{lead}. That may be chance, so {model_name(kind)} ships"
-    if low is not None and low > 0:
-        return f"{lead}: more than chance, so it ships"
-    return f"{lead}: not shown to be better than HAR logit. It was asked for by name"

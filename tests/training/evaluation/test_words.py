@@ -20,7 +20,6 @@ from training.evaluation.words import (
     standing,
     too_few,
     unranked,
-    why_it_ships,
 )
 from training.report import verdict
 
@@ -121,24 +120,3 @@ def test_numbers_have_the_digits_that_matter(value: float, text: str) -> None:
 def test_an_interval_that_is_not_known_is_not_made_up() -> None:
     assert interval_text(Figure(0.5, None, None)) == "not known"
     assert interval_text(Figure(0.5, -0.1, 0.25), signed=True) == "-0.100 to +0.250"
-
-
-LEAD = {"pr_auc_minus_har": 0.068, "pr_auc_minus_har_low": -0.006, "pr_auc_minus_har_high": 0.129}
-
-
-@pytest.mark.parametrize(
-    ("kind", "means", "said"),
-    [
-        ("har_returns", LEAD, "95 % -0.006 to +0.129. That may be chance, so HAR of returns ships"),
-        ("logistic", LEAD, "95 % -0.006 to +0.129: not shown to be better than HAR logit. It was asked for by name"),
-        ("logistic", LEAD | {"pr_auc_minus_har_low": 0.01}, "95 % +0.010 to +0.129: more than chance, so it ships"),
-        ("har", {"pr_auc_minus_har": 0.068}, "no interval is known. That may be chance, so HAR logit ships"),
-    ],
-)
-def test_what_the_lead_on_har_decided_is_said(kind: str, means: dict[str, float], said: str) -> None:
-    text = why_it_ships(kind, {"har": {"pr_auc": 0.1}, "logistic": means})
-    assert text == f"logistic's lead on HAR logit is +0.068 mean PR-AUC over the folds, {said}"
-
-
-def test_without_a_lead_nothing_is_said_of_it() -> None:
-    assert why_it_ships("har", {"har": {"pr_auc": 0.1}}) == ""
