@@ -21,7 +21,8 @@ from common.errors import InputError
 from common.schema import SCHEMAS, FeatureSchema
 from training.evaluation.blocks import LEAST_BLOCK_S, RESAMPLES, Blocks, block_s, interval
 from training.evaluation.figures import areas
-from training.lead import LEAST_OF_A_CLASS, MINIMUM_FOLDS, Lead, counting, lead, mean_pr_auc
+from training.evaluation.words import LEAST_OF_A_CLASS
+from training.lead import MINIMUM_FOLDS, Lead, counting, lead, mean_pr_auc
 from training.leakage import SUSPICIOUS_PR_AUC
 from training.models import BASELINES, HAR, HAR_KINDS, KINDS
 from training.models.linear import HAR_SCALES

@@ -11,14 +11,13 @@ from sklearn.metrics import average_precision_score
 
 from training.evaluation.blocks import Blocks, interval
 from training.evaluation.figures import areas
-from training.evaluation.words import model_name
+from training.evaluation.words import LEAST_OF_A_CLASS, model_name
 from training.models import BASELINES, HAR, HAR_KINDS
 from training.scored import Scored
 from training.ticks import NS_PER_S
 
 Floats = NDArray[np.float64]
 
-LEAST_OF_A_CLASS = 10  # rows of a fold; fewer say nothing of ranks
 MINIMUM_FOLDS = 2  # that count; one fold is no walk-forward
 # With fewer independent pieces of evidence a bootstrap says "more than chance" too often: from four blocks in one case
 # of ten (Cameron, Gelbach and Miller 2008, "Bootstrap-based improvements for inference with clustered errors").
