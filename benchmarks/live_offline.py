@@ -34,7 +34,7 @@ from cli.run.plan import Exchange, environment
 from cli.run.view import View
 from common.bundle import Manifest, read_bundle
 from common.config import KafkaConfig, load_config
-from common.errors import InputError, UnavailableError, VolcastError
+from common.errors import UnavailableError, VolcastError
 from common.schema import SCHEMAS
 from pipeline.archive import expand_paths, read_archive
 from pipeline.features.table import compute_features
@@ -230,14 +230,6 @@ def show(console: Console, differences: Sequence[Difference], figures: Mapping[s
         console.print(f"{name}: {value}", highlight=False)
 
 
-def _shipped() -> Path:
-    store = ModelStore(Path("models"), "volatility")
-    labels = store.effective_labels()
-    if labels is None:
-        raise InputError("models/volatility holds no version: name one with --bundle")
-    return store.path(labels.stable)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recordings", help="FILE, DIR, GLOB or several with commas")
@@ -249,7 +241,7 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory() as temporary:
             folder = arguments.keep or Path(temporary)
-            bundle = arguments.bundle or _shipped()
+            bundle = arguments.bundle or ModelStore(Path("models"), "volatility").answering()
             differences, figures = compare(arguments.recordings, bundle, folder, console)
     except VolcastError as error:
         print(f"live_offline: {error}", file=sys.stderr)

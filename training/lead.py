@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
-from training.evaluation.blocks import Blocks, interval
+from training.evaluation.blocks import Blocks, interval, mean_of_defined
 from training.evaluation.figures import areas
 from training.evaluation.words import LEAST_OF_A_CLASS, model_name
 from training.models import BASELINES, HAR, HAR_KINDS
@@ -85,13 +85,7 @@ def lead(folds: Sequence[Scored], kind: str, rival: str, block_s: float, seed: i
             mine, theirs = (areas(fold.y, fold.probabilities[one], blocks.of_row, draws)[0] for one in (kind, rival))
             found.append(mine - theirs)
     # A draw without spikes in one fold is a draw of the others.
-    stacked = np.stack(samples)
-    defined = ~np.isnan(stacked)
-    count = defined.sum(axis=0)
-    means = np.divide(
-        np.where(defined, stacked, 0.0).sum(axis=0), count, out=np.full(len(count), np.nan), where=count > 0
-    )
-    low, high = interval(means) or (None, None)
+    low, high = interval(mean_of_defined(samples)) or (None, None)
     return Lead(float(np.mean(points)), low, high, with_spikes)
 
 

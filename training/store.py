@@ -125,6 +125,13 @@ class ModelStore:
             return Labels(list(versions)[-1])
         return labels
 
+    def answering(self) -> Path:
+        """The folder of the version that callers get who select nothing. Raises InputError where there is none."""
+        labels = self.effective_labels()
+        if labels is None:
+            raise InputError(f"no version of {self.name} in {self.folder}: name a bundle with --bundle")
+        return self.path(labels.stable)
+
     def history(self) -> History:
         try:
             return msgspec.json.decode((self.folder / HISTORY_FILE).read_bytes(), type=History)

@@ -109,11 +109,7 @@ def infer(
 def _default_bundle(config: Config) -> Path:
     from training.store import ModelStore
 
-    store = ModelStore(Path(config.server.models_dir), config.server.default_model)
-    labels = store.effective_labels()
-    if labels is None:
-        raise InputError(f"no version of {store.name} in {store.folder}: name a bundle with --bundle")
-    return store.path(labels.stable)
+    return ModelStore(Path(config.server.models_dir), config.server.default_model).answering()
 
 
 def _predictor(model: bytes) -> Predict:

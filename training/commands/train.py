@@ -128,7 +128,6 @@ def train(
         raise UsageError("--cluster and --no-cluster: choose one")
     # What follows takes seconds to import and needs the extra; options are checked and help is shown without it.
 
-    from training import report
     from training.bundle import bundle_folder, write_bundle
     from training.search import Budget
     from training.store import ModelStore
@@ -153,12 +152,7 @@ def train(
     # What is stable now stays so: a model answers once it is promoted, not by being the newest.
     ModelStore(folder.parents[1], name).pin()
     write_bundle(folder, made.bundle, trained_files(made.experiment.model.fitted))
-    if as_json:
-        told = report.as_json(made.bundle.manifest, str(folder), made.latency_us)
-        click.echo(msgspec.json.encode({**told, "run": run and run.name}))
-    else:
-        report.print_report(tables(), made.bundle.manifest, made.latency_us)
-        click.echo(f"wrote {folder}")
+    _tell(made, folder, run, as_json)
     if run is not None:
         uploaded = upload_waiting(config.tracking, runs_dir)
         if not as_json:
@@ -178,6 +172,17 @@ class Request:
     budget: Budget
     seed: int
     cluster: str | None  # None: in this process
+
+
+def _tell(made: Made, folder: Path, run: Path | None, as_json: bool) -> None:
+    from training import report
+
+    if as_json:
+        told = report.as_json(made.bundle.manifest, str(folder), made.latency_us)
+        click.echo(msgspec.json.encode({**told, "run": run and run.name}))
+        return
+    report.print_report(tables(), made.bundle.manifest, made.latency_us)
+    click.echo(f"wrote {folder}")
 
 
 def _paths(files: tuple[str, ...], data: str | None, dataset: str) -> list[Path]:

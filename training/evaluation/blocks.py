@@ -10,6 +10,7 @@ draws, so that differences between models are paired.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -64,3 +65,12 @@ def interval(samples: NDArray[np.float64]) -> tuple[float, float] | None:
         return None
     low, high = np.quantile(defined, [0.025, 0.975])
     return float(low), float(high)
+
+
+def mean_of_defined(samples: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The mean of several (resamples,), draw by draw, over those that define it; NaN where none does."""
+    stacked = np.stack(samples)
+    defined = ~np.isnan(stacked)
+    total, count = np.where(defined, stacked, 0.0).sum(axis=0), defined.sum(axis=0)
+    mean: NDArray[np.float64] = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return mean

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from training.evaluation.blocks import Blocks, interval
+from training.evaluation.blocks import Blocks, interval, mean_of_defined
 from training.evaluation.episodes import NS_PER_S, Line, budget_threshold
 from training.evaluation.figures import (
     METRICS,
@@ -342,13 +342,10 @@ def _means(folds: Sequence[_Look], primary: str, reference: str | None) -> Means
 
 def _mean(folds: Sequence[Samples]) -> Samples:
     """Each metric's mean over the folds that define it, draw by draw."""
-    means = {}
-    for metric in METRICS:
-        stacked = np.stack([fold[metric] for fold in folds if metric in fold] or [np.array([np.nan])])
-        defined = ~np.isnan(stacked)
-        total, count = np.where(defined, stacked, 0.0).sum(axis=0), defined.sum(axis=0)
-        means[metric] = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-    return means
+    return {
+        metric: mean_of_defined([fold[metric] for fold in folds if metric in fold] or [np.array([np.nan])])
+        for metric in METRICS
+    }
 
 
 def _notes(looks: Sequence[_Look], reference: str | None) -> list[str]:
