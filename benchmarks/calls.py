@@ -23,19 +23,19 @@ import structlog
 import uvloop
 
 from benchmarks.requests import request
-from server import service
-from server.batching import BatchLoop
+from server.app import services
 from server.core.dataplane import DataPlane
 from server.core.models import Repository
 from server.core.shadow import Shadows
 from server.http2 import frames
 from server.http2.connection import Limits
-from server.metrics import ServerMetrics
 from server.native.front import NativeFront
 from server.native.link import Link, SocketLimits
-from server.reload import Reloader
+from server.runtime.batch_loop import BatchLoop
+from server.runtime.metrics import ServerMetrics
+from server.runtime.reload import Reloader
+from server.runtime.state import ServerState
 from server.security.tokens import Gate
-from server.state import ServerState
 from volcast.v1 import StreamPredictRequest
 
 SERVICE = b"/volcast.v1.InferenceService/"
@@ -84,7 +84,7 @@ def _front(models: Path) -> NativeFront:
     repository, state = Repository("volatility", time), ServerState("bench", "native", accepting=True)
     log = structlog.wrap_logger(structlog.testing.CapturingLogger(), processors=[])
     Reloader(repository, models, 0, log).load()
-    table, _ = service.methods(repository, state, with_reflection=False)
+    table, _ = services.methods(repository, state, with_reflection=False)
     plane = DataPlane(repository, 65_536, perf_counter_ns)
     metrics = ServerMetrics(repository, state, Shadows(repository))
     limits, sockets = Limits(), SocketLimits(spin_us=0)

@@ -15,20 +15,20 @@ from typing import Any
 import structlog
 
 from common.errors import RequestError, VolcastError
-from server import service
+from server.app import services
 from server.core.dataplane import DataPlane
 from server.core.models import Repository
 from server.core.requests import PackedInput, PredictInput
-from server.grpc.forms import Forms
-from server.grpc.inference import PredictFrame, read_predict
-from server.grpc.methods import Scoring, ScoringStream, Unary
 from server.http2 import frames
 from server.http2.connection import Connection, Event, Limits
 from server.http2.frames import ProtocolError
 from server.http2.headers import SHORT, STREAMING, UNARY, HeadReader, MalformedError
 from server.http2.sending import framed
-from server.reload import Reloader
-from server.state import ServerState
+from server.rpc.inference import PredictFrame, read_predict
+from server.rpc.methods import Scoring, ScoringStream, Unary
+from server.runtime.reload import Reloader
+from server.runtime.state import ServerState
+from server.wire.templates import Forms
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 GREETING = frames.PREFACE + frames.settings({})
@@ -52,7 +52,7 @@ class Decoders:
         state = ServerState("abuse", "native")
         state.accepting = True
         self._plane = DataPlane(repository, 1000, perf_counter_ns)
-        table, _ = service.methods(repository, state, with_reflection=False)
+        table, _ = services.methods(repository, state, with_reflection=False)
         self._methods = {path.encode(): method for path, method in table.items()}
         self._infer = next(one for path, one in table.items() if path.endswith("/ModelInfer"))
         self._infer_stream = [

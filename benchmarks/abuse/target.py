@@ -46,7 +46,7 @@ class Target(Process):
         return [line for line in lines if any(word in line for word in words)]
 
     def lost_listeners(self) -> int:
-        """How often the grpcio front had to listen anew (server.grpc.transport)."""
+        """How often the grpcio front had to listen anew (server.grpcio.front)."""
         self.log.seek(0)
         return self.log.read().count(b"listener_lost")
 

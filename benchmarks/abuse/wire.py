@@ -112,7 +112,7 @@ class Wire:
 
 
 def _connected(address: tuple[str, int], timeout_s: float) -> socket.socket:
-    """The grpcio front may be listening anew at this moment (server.grpc.transport)."""
+    """The grpcio front may be listening anew at this moment (server.grpcio.front)."""
     until = monotonic() + 2
     while True:
         try:

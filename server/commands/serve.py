@@ -76,7 +76,7 @@ def serve(config_file: Path | None, models_dir: Path | None, **options: Any) -> 
     else:
         import uvloop
 
-        from server.run import run_server
+        from server.app.run import run_server
 
         require_free_port(server.host, server.port, "--port or server.port")
         uvloop.run(run_server(server, stop, status, log))

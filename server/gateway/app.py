@@ -19,18 +19,9 @@ from common.access import Access
 from common.errors import VolcastError
 from common.schema import CORE_1, CORE_1_EXAMPLE
 from server.gateway import oip
+from server.gateway.auth_middleware import Doorkeeper, admitted
 from server.gateway.backend import PLAINTEXT, Backend
-from server.gateway.bodies import (
-    ErrorBody,
-    PredictAnswer,
-    PredictBody,
-    one_line,
-    predict_answer,
-    predict_request,
-    violations_of,
-)
-from server.gateway.doorkeeper import Doorkeeper, admitted
-from server.gateway.edge import (
+from server.gateway.middleware import (
     MAX_BODY_BYTES,
     Edge,
     GatewayMetrics,
@@ -38,6 +29,15 @@ from server.gateway.edge import (
     error_response,
     limited_body,
     response_for,
+)
+from server.gateway.schemas import (
+    ErrorBody,
+    PredictAnswer,
+    PredictBody,
+    one_line,
+    predict_answer,
+    predict_request,
+    violations_of,
 )
 from server.security.tokens import Gate, Tokens
 

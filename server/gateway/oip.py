@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from common.errors import OverloadedError, RequestError, UnavailableError, UnsupportedError, VolcastError
-from server.gateway.edge import HTTP_CODES
+from server.gateway.middleware import HTTP_CODES
 from server.oip import NOT_UNLOADED, rest
 from volcast.oip.v2 import (
     ModelMetadataRequest,

@@ -16,10 +16,10 @@ from common.errors import VolcastError
 from server.core.batcher import DEADLINE_PASSED, INLINE_ROWS
 from server.core.dataplane import Job, Outcome
 from server.core.requests import Result
-from server.grpc.forms import Form, FrameForm, answer_suffix, matrix_of, model_for, varint
 from server.http2.blocks import LEAST, Block, Bytes, filled
 from server.http2.frames import MESSAGE
 from server.http2.headers import NO_TIMEOUT
+from server.wire.templates import Form, FrameForm, answer_suffix, matrix_of, model_for, varint
 
 if TYPE_CHECKING:
     from server.native.calls import FrameStream

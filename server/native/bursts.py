@@ -1,7 +1,7 @@
 """The lane of recognized requests: what came in one turn of the loop, scored as one matrix.
 
 A call here is a tuple and a slice of bytes, nothing is parsed, and the answers are cut from one array
-(server.grpc.forms). Whatever does not fit, or turns out wrong, goes the ordinary way and fails or
+(server.wire.templates). Whatever does not fit, or turns out wrong, goes the ordinary way and fails or
 succeeds there, alone.
 """
 
@@ -15,10 +15,10 @@ from common.errors import VolcastError
 from server.core.batcher import DEADLINE_PASSED, INLINE_ROWS
 from server.core.dataplane import Job, Outcome
 from server.core.requests import Result
-from server.grpc.forms import Form, answer_suffix, matrix_of, model_for, varint
 from server.http2.frames import MESSAGE
 from server.http2.headers import NO_TIMEOUT
 from server.native.entries import Entry
+from server.wire.templates import Form, answer_suffix, matrix_of, model_for, varint
 
 if TYPE_CHECKING:
     from server.native.front import NativeFront

@@ -12,15 +12,15 @@ from common.errors import DeadlineError, VolcastError
 from server.core.batcher import INLINE_ROWS
 from server.core.dataplane import Job, Outcome
 from server.core.requests import PredictInput, Result
-from server.grpc.forms import frame_parts, matrix_of, model_for, varint
-from server.grpc.inference import read_predict
-from server.grpc.methods import Frame, ScoringStream
 from server.http2.blocks import LEAST
 from server.http2.frames import MESSAGE
 from server.http2.sending import framed
 from server.http2.stream import PREFIX, Stream
 from server.native.blocks import FrameBlock
 from server.native.entries import Entry, new_entry
+from server.rpc.inference import read_predict
+from server.rpc.methods import Frame, ScoringStream
+from server.wire.templates import frame_parts, matrix_of, model_for, varint
 
 if TYPE_CHECKING:
     from server.native.link import Link

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, NamedTuple
 
-from server.grpc.forms import Form
 from server.http2.headers import Head
+from server.wire.templates import Form
 
 if TYPE_CHECKING:
     from server.native.calls import FrameStream

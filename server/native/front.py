@@ -9,26 +9,26 @@ from typing import Any
 
 from common.errors import DeadlineError, UnavailableError, VolcastError
 from common.rpc_status import to_status
-from server.batching import BatchLoop
 from server.core.batcher import FaultError
 from server.core.dataplane import DataPlane, Job, Outcome
 from server.core.requests import Result
-from server.grpc.forms import Forms, Prefixes
-from server.grpc.inference import read_predict
-from server.grpc.lone import AMPLE_NS, Lone
-from server.grpc.methods import Frame, Method, Methods, Scoring, ScoringStream, Unary
-from server.grpc.methods import Stream as StreamMethod
 from server.http2.connection import Event, Limits
 from server.http2.headers import NO_TIMEOUT, SHORT, STREAMING, UNARY, Head, failure
 from server.http2.stream import RESOURCE_EXHAUSTED, Stream
-from server.metrics import CODE_NAMES, ServerMetrics
 from server.native.blocks import Blocks
 from server.native.bursts import Lane
 from server.native.calls import Dialogue, FrameStream, FrameWork, UnaryCall
 from server.native.entries import Entry, new_entry
 from server.native.link import Link, SocketLimits
+from server.rpc.inference import read_predict
+from server.rpc.methods import Frame, Method, Methods, Scoring, ScoringStream, Unary
+from server.rpc.methods import Stream as StreamMethod
+from server.runtime.batch_loop import BatchLoop
+from server.runtime.metrics import CODE_NAMES, ServerMetrics
+from server.runtime.state import ServerState
 from server.security.tokens import Gate
-from server.state import ServerState
+from server.wire.inline import AMPLE_NS, Lone
+from server.wire.templates import Forms, Prefixes
 
 SWEEP_S = 1.0
 DRAIN_TICK_S = 0.02

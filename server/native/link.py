@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from server.http2.connection import Connection
 from server.http2.frames import ErrorCode, ProtocolError
 from server.http2.stream import Stream
-from server.metrics import CODE_NAMES
 from server.native.calls import Dialogue, FrameStream
+from server.runtime.metrics import CODE_NAMES
 
 if TYPE_CHECKING:
     from server.native.front import NativeFront

@@ -17,7 +17,7 @@ from common.errors import RequestError, VolcastError
 from common.rpc_status import to_status
 from server.core.requests import PredictInput, Result, Selection
 from server.core.tensors import Tensor, TensorInput
-from server.grpc.inference import parse
+from server.rpc.inference import parse
 from volcast.oip.v2 import (
     InferParameter,
     InferTensorContents,

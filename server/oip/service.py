@@ -11,11 +11,11 @@ from server.core.held import version_order
 from server.core.models import Changes, Repository
 from server.core.requests import Selection
 from server.core.tensors import FEATURES
-from server.grpc.inference import parse
-from server.grpc.methods import Method, Methods, Scoring, ScoringStream, Stream, StreamContext, Unary
 from server.oip import NOT_UNLOADED
 from server.oip.infer import PROBABILITY, InferFrame, decode
-from server.state import ServerState
+from server.rpc.inference import parse
+from server.rpc.methods import Method, Methods, Scoring, ScoringStream, Stream, StreamContext, Unary
+from server.runtime.state import ServerState
 from volcast.oip.v2 import (
     ModelMetadataRequest,
     ModelMetadataResponse,

@@ -12,7 +12,7 @@ from common.errors import VolcastError
 from common.lifecycle import stop_on_signals
 from common.log import configure_logs, get_logger
 from common.status import StatusPipe
-from server.run import run_server
+from server.app.run import run_server
 from server.workers.job import Job
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 
 from server.core.models import Repository
-from server.metrics import ServerMetrics
-from server.state import ServerState
+from server.runtime.metrics import ServerMetrics
+from server.runtime.state import ServerState
 from tests.deploy.files import DEPLOY, ROOT, alerts, load, load_script
 
 DASHBOARD = json.loads((DEPLOY / "grafana" / "dashboards" / "volcast.json").read_text())

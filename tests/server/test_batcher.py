@@ -11,12 +11,12 @@ from time import perf_counter_ns
 import numpy as np
 import pytest
 
-from server.batching import BatchLoop
 from server.core.batcher import INLINE_ROWS, Batcher
 from server.core.dataplane import Computed, DataPlane, Job, Outcome
 from server.core.models import Repository
 from server.core.predictor import FEW
 from server.core.requests import Result
+from server.runtime.batch_loop import BatchLoop
 from tests.server.bundles import Logistic, rows, write_bundle
 
 

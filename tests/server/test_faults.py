@@ -15,18 +15,18 @@ import pytest
 
 from common.config import ServerConfig
 from common.schema import CORE_1
-from server import service
-from server.batching import BatchLoop
+from server.app import services
+from server.app.fronts import Parts, make_front
 from server.core.batcher import INLINE_ROWS
 from server.core.dataplane import DataPlane
 from server.core.models import Repository
 from server.core.predictor import Bound, Predictor
 from server.core.requests import Selection
-from server.fronts import Parts, make_front
-from server.grpc.methods import Stream, StreamContext, Unary
-from server.metrics import ServerMetrics
+from server.rpc.methods import Stream, StreamContext, Unary
+from server.runtime.batch_loop import BatchLoop
+from server.runtime.metrics import ServerMetrics
+from server.runtime.state import ServerState
 from server.security.tokens import Gate
-from server.state import ServerState
 from tests.server.bundles import Logistic, rows
 from tests.server.conformance.calls import SERVICE, frame, of_model, packed
 from volcast.v1 import PredictResponse, StreamPredictResponse
@@ -82,7 +82,7 @@ async def fronted(front: str, models: Path, spy: Spy, log: Log) -> AsyncIterator
     object.__setattr__(repository.resolve(Selection()), "predictor", spy)
     state = ServerState("test", front, accepting=True, ready=True)
     plane = DataPlane(repository, 10_000, perf_counter_ns)
-    table, _ = service.methods(repository, state, with_reflection=False)
+    table, _ = services.methods(repository, state, with_reflection=False)
     table = {**table, "/test.Broken/Unary": Unary("Unary", broken), "/test.Broken/Stream": Stream("S", broken_dialogue)}
     parts = Parts(
         table, plane, BatchLoop(plane, 1024, 512, 0), state, ServerMetrics(repository, state), Gate(None), log

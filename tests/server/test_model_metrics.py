@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 from server.core.models import Repository
 from server.core.requests import Selection
 from server.core.shadow import Shadows
-from server.model_metrics import model_metrics
+from server.runtime.model_metrics import model_metrics
 from tests.server.bundles import rows, write_bundle
 
 

@@ -14,7 +14,7 @@ import pytest
 from common.errors import InputError
 from server.core.models import Repository
 from server.core.requests import Selection
-from server.reload import Reloader
+from server.runtime.reload import Reloader
 from tests.processes import await_true
 from tests.server.bundles import write_bundle
 
@@ -81,14 +81,14 @@ def test_a_half_written_bundle_is_tried_again_when_it_is_whole(tmp_path: Path) -
 def test_a_folder_that_does_not_change_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_bundle(tmp_path)
     looks = 0
-    real = __import__("server.reload", fromlist=["fingerprint"]).fingerprint
+    real = __import__("server.runtime.reload", fromlist=["fingerprint"]).fingerprint
 
     def counted(folder: Path) -> object:
         nonlocal looks
         looks += 1
         return real(folder)
 
-    monkeypatch.setattr("server.reload.fingerprint", counted)
+    monkeypatch.setattr("server.runtime.reload.fingerprint", counted)
     with reloading(tmp_path, FAST_S) as (_, _, log):
         await_true(lambda: looks > 5)
     assert [one["cause"] for one in log.named("models_read")] == ["start"]

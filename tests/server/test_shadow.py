@@ -10,7 +10,7 @@ import pytest
 from server.core.models import Model, Repository
 from server.core.requests import Matrix, Selection, Vector
 from server.core.shadow import ROWS_A_CALL, Agreement, Shadows
-from server.shadowing import ShadowThread
+from server.runtime.shadow_thread import ShadowThread
 from tests.processes import await_true
 from tests.server.bundles import Logistic, other_schema, rows, write_bundle
 

@@ -23,7 +23,7 @@ from common.errors import (
     VolcastError,
 )
 from common.schema import CORE_1, CORE_1_EXAMPLE
-from server.gateway.edge import MAX_BODY_BYTES, response_for
+from server.gateway.middleware import MAX_BODY_BYTES, response_for
 from tests.server.bundles import EXAMPLE, Logistic
 from tests.server.processes import Process, run_to_end, running
 

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from common.access import make_access
 from common.schema import CORE_1_EXAMPLE
 from server.gateway.app import create_app
-from server.gateway.doorkeeper import OPEN
+from server.gateway.auth_middleware import OPEN
 from server.security.tokens import REFUSED, Tokens
 from tests.processes import await_true
 from tests.server.processes import run_to_end, running

@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 import structlog
 
-from server import service
-from server.batching import BatchLoop
+from server.app import services
 from server.core.dataplane import DataPlane
 from server.core.models import Repository
 from server.core.shadow import Shadows
 from server.http2 import frames
 from server.http2.connection import Limits
-from server.metrics import ServerMetrics
 from server.native.front import NativeFront
 from server.native.link import Link, SocketLimits
-from server.reload import Reloader
+from server.runtime.batch_loop import BatchLoop
+from server.runtime.metrics import ServerMetrics
+from server.runtime.reload import Reloader
+from server.runtime.state import ServerState
 from server.security.tokens import Gate
-from server.state import ServerState
 from tests.server.bundles import write_bundle
 from tests.server.http2.peer import Frame, block, message
 
@@ -131,7 +131,7 @@ async def front(repository: Repository, clock: Clock) -> NativeFront:
     plane = DataPlane(repository, 65_536, clock)
     metrics = ServerMetrics(repository, state, Shadows(repository))
     batches = BatchLoop(plane, 1024, 512, 0, metrics.ran)
-    table, _ = service.methods(repository, state, with_reflection=True)
+    table, _ = services.methods(repository, state, with_reflection=True)
     log = structlog.wrap_logger(structlog.testing.CapturingLogger(), processors=[])
     state.accepting = True
     return NativeFront(table, plane, batches, state, metrics, Gate(None), log, Limits(), SocketLimits(spin_us=0))

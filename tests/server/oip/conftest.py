@@ -12,7 +12,7 @@ from server.core.dataplane import DataPlane
 from server.core.models import Repository
 from server.core.requests import PredictInput, Result
 from server.oip.service import OpenInference
-from server.state import ServerState
+from server.runtime.state import ServerState
 from tests.server.conftest import MAX_ROWS
 from tests.server.processes import Process, running
 

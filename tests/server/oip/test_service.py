@@ -11,7 +11,7 @@ from common.errors import ModelNotFoundError, RequestError, UnsupportedError
 from server.core.dataplane import DataPlane
 from server.core.models import Changes
 from server.oip.service import OpenInference
-from server.state import ServerState
+from server.runtime.state import ServerState
 from volcast.oip.v2 import (
     ModelMetadataRequest,
     ModelMetadataResponse,

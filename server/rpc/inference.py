@@ -12,9 +12,9 @@ from common.errors import RequestError, VolcastError
 from common.rpc_status import to_status
 from server.core.models import Repository
 from server.core.requests import PredictInput, Result
-from server.grpc.convert import health_response, predict_input, predict_response
-from server.grpc.methods import Methods, Scoring, ScoringStream, Unary
-from server.state import ServerState
+from server.rpc.convert import health_response, predict_input, predict_response
+from server.rpc.methods import Methods, Scoring, ScoringStream, Unary
+from server.runtime.state import ServerState
 from volcast.v1 import PredictRequest, StreamPredictRequest, StreamPredictResponse
 
 SERVICE = "volcast.v1.InferenceService"

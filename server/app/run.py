@@ -16,22 +16,23 @@ from typing import Any
 from common.config import ServerConfig
 from common.errors import BundleError
 from common.status import StatusPipe
-from server import service, trial
-from server.batching import BatchLoop
+from server.app import services
+from server.app.fronts import Front, Parts, chosen_front, make_front
 from server.core.dataplane import DataPlane, Run
 from server.core.models import Repository
 from server.core.requests import Selection
 from server.core.shadow import Shadows
-from server.fronts import Front, Parts, chosen_front, make_front
-from server.grpc import inference
-from server.metrics import ServerMetrics
 from server.native.front import NativeFront
-from server.reload import Reloader
+from server.rpc import inference
+from server.runtime import self_check
+from server.runtime.batch_loop import BatchLoop
+from server.runtime.metrics import ServerMetrics
+from server.runtime.reload import Reloader
+from server.runtime.shadow_thread import ShadowThread
+from server.runtime.state import ServerState
 from server.security.listener import is_loopback, require_safe_listener
 from server.security.tls import Certificates
 from server.security.tokens import Gate, Tokens
-from server.shadowing import ShadowThread
-from server.state import ServerState
 from volcast.v1 import DataType, PackedRows, PredictRequest
 
 STATS_EVERY_S = 1.0
@@ -83,7 +84,7 @@ class Server:
         plane = DataPlane(self._repository, config.max_rows, perf_counter_ns)
         delay_us = config.max_queue_delay_us
         batches = BatchLoop(plane, config.max_batch, config.max_queue, delay_us, self._ran)
-        table, self._health = service.methods(
+        table, self._health = services.methods(
             self._repository, self._state, with_reflection=config.reflection, reload=self._reloader.request
         )
         gate = Gate(self._tokens, () if config.health_needs_token else Gate.OPEN)
@@ -163,15 +164,15 @@ class Server:
     async def _try_out(self, host: str, port: int) -> None:
         """Raises UnavailableError where the front does not answer over its socket."""
         if self._certificates is not None:
-            await trial.handshake(host, port)
+            await self_check.handshake(host, port)
             return
         message = _trial_request(self._repository)
         path = f"/{inference.SERVICE}/Predict"
         if self._tokens is None:
-            await trial.call(host, port, path, message)
+            await self_check.call(host, port, path, message)
         else:
             with self._tokens.lent() as authorization:
-                await trial.call(host, port, path, message, authorization)
+                await self_check.call(host, port, path, message, authorization)
             self._forget_callers()
         self.metrics.forget_trial()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from server.core.models import Held, Model, version_order
 from server.core.requests import DEFAULT_SELECTION, NamedInput, PackedInput, PredictInput, Result, Selection
-from server.state import ServerState
+from server.runtime.state import ServerState
 from volcast.v1 import FeatureSpec, HealthResponse, ModelSelector, ModelStatus, PredictRequest, PredictResponse
 
 

@@ -12,18 +12,18 @@ from grpc.aio import EOF, AbortError
 
 from common.errors import UnavailableError, VolcastError
 from common.rpc_status import DETAILS_KEY, to_status
-from server.batching import BatchLoop
 from server.core.batcher import FaultError
 from server.core.dataplane import DataPlane, Job, Outcome
 from server.core.requests import PredictInput, Result
-from server.grpc.forms import Forms, answer_of, job_of
-from server.grpc.inference import read_predict
-from server.grpc.lone import AMPLE_NS, Lone
-from server.grpc.methods import Method, Methods, Scoring, ScoringStream, Stream, Unary
-from server.metrics import ServerMetrics
+from server.rpc.inference import read_predict
+from server.rpc.methods import Method, Methods, Scoring, ScoringStream, Stream, Unary
+from server.runtime.batch_loop import BatchLoop
+from server.runtime.metrics import ServerMetrics
+from server.runtime.state import ServerState
 from server.security.guard import Guarded
 from server.security.tokens import Gate
-from server.state import ServerState
+from server.wire.inline import AMPLE_NS, Lone
+from server.wire.templates import Forms, answer_of, job_of
 
 DRAIN_TICK_S = 0.02
 # A stream that has sent nothing for so long has no frame on its way, and can be ended by a drain.

@@ -1,7 +1,7 @@
 """gRPC methods as both fronts carry them: bytes in, bytes out, whatever moves the bytes.
 
-A door (server.grpc.inference, health, reflection, server.oip) gives a table from path to method; a front
-(server.grpc.transport, server.native) carries every table the same way. What a method raises becomes the
+A door (server.rpc.inference, health, reflection, server.oip) gives a table from path to method; a front
+(server.grpcio.front, server.native) carries every table the same way. What a method raises becomes the
 call's status by common.rpc_status.
 """
 
@@ -28,7 +28,7 @@ class Scoring(msgspec.Struct, frozen=True):
 
     name: str
     decode: Callable[[bytes], tuple[PredictInput, Callable[[Result], bytes]]]
-    packed: bool = False  # takes PredictRequest and gives PredictResponse: server.grpc.forms knows their bytes
+    packed: bool = False  # takes PredictRequest and gives PredictResponse: server.wire.templates knows their bytes
 
 
 class Frame(Protocol):

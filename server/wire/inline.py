@@ -10,12 +10,12 @@ from __future__ import annotations
 import struct
 from math import isfinite
 
-from server.batching import BatchLoop
 from server.core.dataplane import DataPlane, Run
 from server.core.held import Held, Model
 from server.core.predictor import Bound
-from server.grpc.forms import Form, answer_prefix, answer_suffix, model_for
-from server.metrics import ServerMetrics
+from server.runtime.batch_loop import BatchLoop
+from server.runtime.metrics import ServerMetrics
+from server.wire.templates import Form, answer_prefix, answer_suffix, model_for
 
 _FLOAT64 = 2  # volcast.v1.DataType
 _DOUBLE = struct.Struct("<d")

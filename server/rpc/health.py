@@ -13,8 +13,8 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2 import DESCRIPTOR, HealthCheckRequest, HealthCheckResponse
 
 from common.errors import NotFoundError
-from server.grpc.inference import parse
-from server.grpc.methods import Methods, Stream, StreamContext, Unary
+from server.rpc.inference import parse
+from server.rpc.methods import Methods, Stream, StreamContext, Unary
 
 SERVICE: str = DESCRIPTOR.services_by_name["Health"].full_name
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from server.core.models import Changes, Repository
-from server.grpc import inference, reflection
-from server.grpc.health import SERVICE as HEALTH_SERVICE
-from server.grpc.health import HealthDoor
-from server.grpc.methods import Methods
 from server.oip.service import SERVICE as OPEN_INFERENCE
 from server.oip.service import OpenInference
-from server.state import ServerState
+from server.rpc import inference, reflection
+from server.rpc.health import SERVICE as HEALTH_SERVICE
+from server.rpc.health import HealthDoor
+from server.rpc.methods import Methods
+from server.runtime.state import ServerState
 
 
 def methods(

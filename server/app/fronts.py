@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.config import ServerConfig
-from server.batching import BatchLoop
 from server.core.dataplane import DataPlane
-from server.grpc.methods import Methods
-from server.grpc.transport import GrpcioFront
+from server.grpcio.front import GrpcioFront
 from server.http2.connection import Limits
-from server.metrics import ServerMetrics
 from server.native.front import NativeFront
 from server.native.link import SocketLimits
+from server.rpc.methods import Methods
+from server.runtime.batch_loop import BatchLoop
+from server.runtime.metrics import ServerMetrics
+from server.runtime.state import ServerState
 from server.security.limits import channel_options
 from server.security.tls import Certificates
 from server.security.tokens import Gate
-from server.state import ServerState
 
 Front = NativeFront | GrpcioFront
 

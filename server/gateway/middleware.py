@@ -19,7 +19,7 @@ from common.errors import (
     UnavailableError,
     VolcastError,
 )
-from server.gateway.bodies import ErrorBody, Violation, named_violations, one_line
+from server.gateway.schemas import ErrorBody, Violation, named_violations, one_line
 
 MAX_BODY_BYTES = 64 * 1024  # a row is 400 bytes
 BUCKETS_S = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5)

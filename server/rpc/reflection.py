@@ -14,8 +14,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import SERVICE_NAME as V1ALPHA
 from grpc_reflection.v1alpha.reflection import aio
 
-from server.grpc.inference import parse
-from server.grpc.methods import Methods, Stream, StreamContext
+from server.rpc.inference import parse
+from server.rpc.methods import Methods, Stream, StreamContext
 
 V1 = V1ALPHA.replace(".v1alpha.", ".v1.")
 

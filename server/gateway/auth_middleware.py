@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from common.errors import UnauthenticatedError
-from server.gateway.edge import response_for
+from server.gateway.middleware import response_for
 from server.security.tokens import HEADER, Gate
 
 # Exact paths, as the router compares them; what is added later is closed until it is named here.

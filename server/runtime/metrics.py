@@ -19,8 +19,8 @@ from prometheus_client.registry import Collector
 from server.core.dataplane import Run
 from server.core.models import Repository
 from server.core.shadow import Shadows
-from server.model_metrics import model_metrics
-from server.state import ServerState
+from server.runtime.model_metrics import model_metrics
+from server.runtime.state import ServerState
 
 # Seconds. One row takes tens of microseconds; the upper end is what a client would have given up on.
 BUCKETS_S = (

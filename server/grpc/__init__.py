@@ -1,1 +1,0 @@
-"""The gRPC door: `grpc.aio` on uvloop. Translates, calls the data plane, translates back."""
