@@ -292,7 +292,7 @@ class Connection(Receiving, Control):
     def respond_short(self, stream_id: int, message: bytes) -> None:
         """Answers such a call, with success."""
         length = len(message) + PREFIX
-        if length > self._send_window or length > self._initial_send or length > frames.FRAME_SIZE:
+        if length > self._send_window or length > self._fast_answer_bytes:
             stream = self.stream(stream_id)
             if stream is not None:
                 self.respond(stream, message)
@@ -317,7 +317,7 @@ class Connection(Receiving, Control):
         """
         asked, length = self._asked, len(message) + PREFIX
         total = length * len(ids)
-        if total > self._send_window or length > min(self._initial_send, frames.FRAME_SIZE):
+        if total > self._send_window or length > self._fast_answer_bytes:
             return False
         if not all(map(asked.__contains__, ids)):
             return False
@@ -328,11 +328,14 @@ class Connection(Receiving, Control):
 
     def fail_block(self, ids: range, block: bytes) -> None:
         """Ends calls of a block with one header block made beforehand."""
-        if all(map(self._asked.__contains__, ids)):
+        if self._may_fail_fast(block) and all(map(self._asked.__contains__, ids)):
             self._leave(ids)
             self._out.append(blocks.failures(ids, block))
         else:
             self.fail_short(list(ids), block)
+
+    def _may_fail_fast(self, block: bytes) -> bool:
+        return not self._table_update_due and len(block) <= frames.FRAME_SIZE and self._may_list(block)
 
     def _leave(self, ids: range) -> None:
         if len(self._asked) == len(ids):
@@ -347,7 +350,10 @@ class Connection(Receiving, Control):
         """Ends such calls with one block made beforehand."""
         word, asked = len(block) << 8 | frames.HEADERS, self._asked
         for one in stream_ids:
-            if asked.pop(one, None) is not None:
+            if not self._may_fail_fast(block):
+                if (stream := self.stream(one)) is not None:
+                    self.fail_fast(stream, block)
+            elif asked.pop(one, None) is not None:
                 self._grown.pop(one, None)
                 self._out.append(_pack(word, 5, one) + block)
             elif (stream := self.streams.get(one)) is not None:  # left the short way meanwhile

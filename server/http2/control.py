@@ -55,6 +55,15 @@ class Control(Sending):
     def _set(self, key: int, value: int) -> None:
         if key == frames.INITIAL_WINDOW_SIZE:
             self._set_initial_window(value)
+        elif key == frames.HEADER_TABLE_SIZE:
+            # RFC 7541, section 4.2: the next header block confirms a smaller table. nghttp2 expects the
+            # confirmation after each reduction, even if the last one gave the size 0 already.
+            if value < self._header_table_size:
+                self._table_update_due = True
+                self._set_fast_answer_bytes()
+            self._header_table_size = value
+        elif key == frames.MAX_HEADER_LIST_SIZE:
+            self._max_list_bytes = value
         elif key == frames.MAX_FRAME_SIZE:
             if not frames.FRAME_SIZE <= value < 2**24:
                 raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"a frame size of {value}")
@@ -74,6 +83,7 @@ class Control(Sending):
         for stream_id in [*self._begun, *self._asked]:
             self.stream(stream_id)  # each has a window of its own from now on
         self._initial_send = value
+        self._set_fast_answer_bytes()
         for stream in list(self.streams.values()):
             stream.send_window += grows
             if stream.send_window > frames.MAX_WINDOW:

@@ -28,6 +28,7 @@ _INDEXED = 0x80
 _STATUS_200 = b"\x88"  # index 8 of the static table
 _CONTENT_TYPE = b"\x0f\x10\x10application/grpc"  # literal, name of index 31
 _STATUS_415 = b"\x08\x03415"
+NO_TABLE = b"\x20"  # a dynamic table of 0 bytes (RFC 7541, section 6.3)
 _PLAIN_TEXT = b"\x0f\x10\x0atext/plain"
 ENCODINGS = b"identity,deflate,gzip"
 
@@ -211,3 +212,25 @@ def failure(code: int, message: str, details: bytes, *, started: bool) -> bytes:
     if code == 12:  # UNIMPLEMENTED may be for the encoding of a message: say which are understood
         block += literal(b"grpc-accept-encoding", ENCODINGS)
     return block if started else RESPONSE + block
+
+
+# What a response cannot do without.
+_REQUIRED = frozenset({b":status", b"content-type", b"grpc-status"})
+_BROKEN_ESCAPE = re.compile(rb"%.?$")
+
+
+def fitted(block: bytes, max_bytes: int) -> bytes:
+    """A block of ours without what exceeds the list that the peer accepts: details first, then the message's end."""
+    fields = [(bytes(name), bytes(value)) for name, value in Decoder().decode(block, raw=True)]
+    room = max_bytes - sum(len(name) + len(value) + 32 for name, value in fields if name in _REQUIRED)
+    out = b""
+    for name, value in fields:  # the message stands before the details
+        if name not in _REQUIRED:
+            left = room - len(name) - 32
+            if name == b"grpc-message" and left < len(value):
+                value = _BROKEN_ESCAPE.sub(b"", value[: max(0, left)])
+            if not value or left < len(value):
+                continue
+            room = left - len(value)
+        out += _STATUS_200 if (name, value) == (b":status", b"200") else literal(name, value)
+    return out

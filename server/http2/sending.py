@@ -8,10 +8,11 @@ from enum import IntEnum
 from server.http2 import frames
 from server.http2.blocks import Bytes
 from server.http2.frames import ErrorCode, ProtocolError
-from server.http2.headers import NOT_GRPC, NOT_GRPC_TEXT, RESPONSE, RESPONSE_WORD, Head, failure
+from server.http2.headers import NO_TABLE, NOT_GRPC, NOT_GRPC_TEXT, RESPONSE, Head, failure, fitted
 from server.http2.stream import RESOURCE_EXHAUSTED, MessageError, Parts, Stream
 
 _REMEMBERED_CUTS = 1024
+LIST_OVERHEAD = 256  # bytes by which a header list counts more than its block: 6 fields, names of the static table
 _pack = frames.HEADER.pack
 _pack_message = frames.MESSAGE.pack
 
@@ -63,6 +64,11 @@ class Sending:
         self._send_window = frames.DEFAULT_WINDOW
         self._initial_send = frames.DEFAULT_WINDOW
         self._frame_size = frames.FRAME_SIZE
+        self._header_table_size = frames.HEADER_TABLE  # of the peer's decoder; our blocks use no dynamic table
+        self._table_update_due = False  # the next header block confirms a smaller table
+        self._max_list_bytes = frames.MAX_WINDOW  # of one header list that the peer accepts
+        # The largest answer, with its prefix, that the fast path writes; 0 while a table update is due.
+        self._fast_answer_bytes = frames.FRAME_SIZE
         self._starved: dict[int, Stream] = {}  # streams whose output waits for the connection's window
         self._buffered = 0  # weight of all streams
         self._unsent = 0  # bytes that wait in all streams
@@ -119,7 +125,7 @@ class Sending:
         if stream.closed:
             return
         if not stream.started:
-            self._out.append(_pack(RESPONSE_WORD, 4, stream.id) + RESPONSE)
+            self._send_headers(stream.id, RESPONSE)
             stream.started = True
         self._queue(stream, messages)
         self._pump(stream)
@@ -129,7 +135,7 @@ class Sending:
         if stream.closed or stream.trailers is not None:
             return
         if not stream.started and code == 0:
-            self._out.append(_pack(RESPONSE_WORD, 4, stream.id) + RESPONSE)
+            self._send_headers(stream.id, RESPONSE)
             stream.started = True
         block = failure(code, message, details, started=stream.started)
         if stream.out and code == 0:
@@ -234,7 +240,7 @@ class Sending:
 
     def _end(self, stream: Stream, block: bytes) -> None:
         """Sends the last header block, and closes the peer's side where it is open."""
-        self._out.append(frames.frame(frames.HEADERS, frames.END_STREAM | frames.END_HEADERS, stream.id, block))
+        self._send_headers(stream.id, block, frames.END_STREAM)
         if not stream.ended:
             self._out.append(frames.rst_stream(stream.id, ErrorCode.NO_ERROR))
             self._remember_cut(stream.id)
@@ -242,10 +248,31 @@ class Sending:
 
     def _not_grpc(self, stream: Stream) -> None:
         """HTTP status 415, as gRPC over HTTP/2 says, and a word for whoever reads it."""
-        self._out.append(frames.frame(frames.HEADERS, frames.END_HEADERS, stream.id, NOT_GRPC))
+        self._send_headers(stream.id, NOT_GRPC)
         stream.trailers = b""
         self._queue(stream, NOT_GRPC_TEXT)
         self._pump(stream)
+
+    def _send_headers(self, stream_id: int, block: bytes, flags: int = 0) -> None:
+        """A header block as the peer's SETTINGS ask for it; the fast path writes blocks that need none of this."""
+        if not self._may_list(block):
+            block = fitted(block, self._max_list_bytes)
+        if self._table_update_due:
+            block = NO_TABLE + block
+            self._table_update_due = False
+            self._set_fast_answer_bytes()
+        size, kind = self._frame_size, frames.HEADERS
+        for at in range(0, len(block), size):
+            last = frames.END_HEADERS if at + size >= len(block) else 0
+            self._out.append(frames.frame(kind, flags | last, stream_id, block[at : at + size]))
+            flags, kind = 0, frames.CONTINUATION
+
+    def _may_list(self, block: bytes) -> bool:
+        """Whether the list of a block is surely within the peer's limit: its few fields count 32 bytes more each."""
+        return len(block) + LIST_OVERHEAD <= self._max_list_bytes
+
+    def _set_fast_answer_bytes(self) -> None:
+        self._fast_answer_bytes = 0 if self._table_update_due else min(self._initial_send, frames.FRAME_SIZE)
 
     def _forget(self, stream: Stream) -> None:
         stream.closed = True
