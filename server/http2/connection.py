@@ -18,14 +18,14 @@ from server.http2.frames import ErrorCode, ProtocolError
 from server.http2.headers import OK_TRAILERS, RESPONSE, RESPONSE_WORD, TRAILERS_WORD, Gate, Head
 from server.http2.receiving import Receiving
 from server.http2.sending import Event, Limits
-from server.http2.stream import FRAME_WEIGHT, PREFIX, Parts, Stream
+from server.http2.stream import FRAME_WEIGHT, MAX_SMALL_CHUNKS, PREFIX, Parts, Stream, join_small_chunks
 
 __all__ = ["Connection", "Event", "Limits"]
 
 # The most that a peer may send in one frame: a message of 256 rows is one, where a client takes this up.
 RECEIVED_FRAME_SIZE = 256 * 1024
-# A smaller read is joined with what was left of the one before as it is.
-WORTH_PARTING = 4096
+# Below this size, the rest of the last read and the new read are joined as a whole.
+MIN_SPLIT_BYTES = 4096
 LEAST_BLOCK_BYTES = 64 * blocks.LEAST  # no call is that small
 _PREFACE = frames.PREFACE
 _unpack = frames.HEADER.unpack_from
@@ -42,7 +42,10 @@ class Connection(Receiving, Control):
         self.blocks: list[Block] = []  # the same, where many came alike
         # When the preface, the frame or the header block began that the peer has not ended.
         self.partial_since_ns: int | None = None
-        self._rest = b""
+        self._rest: list[bytes | memoryview] = []  # pieces of the frame that is not whole
+        self._rest_bytes = 0
+        self._missing = 0  # bytes that its next step needs: the preface, the frame's header or its end
+        self._new_views: list[int] = []  # calls of the fast path whose message has views of the read in hand
         self._started = False
         # What one DATA frame may hold that is a call's whole message.
         self._short_size = min(limits.max_message + PREFIX, limits.stream_window)
@@ -60,33 +63,44 @@ class Connection(Receiving, Control):
         """Takes bytes of the socket; leaves events. Raises ProtocolError once the peer broke the protocol."""
         self._now_ns = now_ns
         at = 0
-        if rest := self._rest:
-            # A frame that began in the last read is put together alone: the rest of a large read is not copied.
-            until = self._first_end(rest, data) if self._started else 0
-            if until:
-                self._rest = b""
-                self._frames(rest + data[:until], 0)
-                at = until
+        if self._rest:
+            if len(data) < self._missing:  # without a look at what waits
+                self._missing -= len(data)
+                self._wait_for_more(data)
+                return
+            whole, self._rest, self._rest_bytes = self._rest, [], 0
+            if self._started and MIN_SPLIT_BYTES <= len(data) > self._missing:
+                # The frame that began in the last read is joined alone: the rest of a large read is not copied.
+                at = self._missing
+                begun = b"".join((*whole, memoryview(data)[:at]))
+                left = self._frames(begun, 0)
+                if left < len(begun):  # its header alone was whole
+                    data, at = begun[left:] + data[at:], 0
             else:
-                data = rest + data
+                data = b"".join((*whole, data))
         if not self._started:
             at = self._read_preface(data)
             if not at:
                 self._keep(data, 0, len(data), now_ns)
                 return
         at = self._frames(data, at)
-        if self._parts:
-            for parts in self._parts.values():
-                parts.own()
+        if self._new_views:
+            self._copy_views()
         self._keep(data, at, len(data), now_ns)
 
-    @staticmethod
-    def _first_end(rest: bytes, data: bytes) -> int:
-        """Where in `data` the frame ends that `rest` began; 0 where it is as well to join them."""
-        if len(data) < WORTH_PARTING or len(rest) < 9:
-            return 0
-        until = 9 + (_unpack(rest)[0] >> 8) - len(rest)
-        return until if until < len(data) else 0
+    def _copy_views(self) -> None:
+        for stream_id in self._new_views:
+            parts = self._parts.get(stream_id)
+            if parts is not None:  # neither whole nor given up meanwhile
+                self._buffered -= parts.weight
+                parts.copy_views()
+                self._buffered += parts.weight
+        self._new_views.clear()
+
+    def _wait_for_more(self, data: bytes) -> None:
+        self._rest.append(data)
+        self._rest_bytes += len(data)
+        join_small_chunks(self._rest, self._rest_bytes)
 
     def _frames(self, data: bytes, at: int) -> int:
         """Takes the whole frames in `data` from `at` on; says where the first one begins that is not whole."""
@@ -142,6 +156,8 @@ class Connection(Receiving, Control):
                 stream.receive_window -= length
                 stream.size += length
                 stream.unread.append(data[begin:until])
+                if len(stream.unread) > MAX_SMALL_CHUNKS:
+                    self._join_unread(stream)
                 if not stream.told:
                     stream.told = True
                     self.events.append((Event.DATA, stream, b""))
@@ -208,18 +224,25 @@ class Connection(Receiving, Control):
         ):
             return False
         self._untold += length
-        parts.chunks.append(memoryview(data)[begin:until])
         if whole:
             self._parts.pop(stream_id, None)
             self._buffered -= parts.weight
             call = self._asked[stream_id] = self._begun.pop(stream_id)
+        elif parts.copied == len(parts.chunks):
+            self._new_views.append(stream_id)
+        parts.chunks.append(memoryview(data)[begin:until])
+        parts.size = size
+        if whole:
             self.calls.append((stream_id, call, parts.message()))
         else:
             self._parts[stream_id] = parts
             self._buffered += weight
-            parts.weight += weight
-            parts.size = size
         return True
+
+    def _join_unread(self, stream: Stream) -> None:
+        before = stream.weight
+        join_small_chunks(stream.unread, stream.size)
+        self._buffered += stream.weight - before
 
     def _begin_parts(self, stream_id: int, data: bytes, begin: int, length: int) -> Parts | None:
         call = self._begun[stream_id]
@@ -242,7 +265,14 @@ class Connection(Receiving, Control):
 
     def _keep(self, data: bytes, at: int, end: int, now_ns: int) -> None:
         """Keeps what is no whole frame yet, and gives the connection's window back."""
-        self._rest = data[at:] if at else data
+        size = end - at
+        if size:
+            self._rest = [data[at:] if at else data]
+            self._rest_bytes = size
+            if not self._started:
+                self._missing = 1
+            else:
+                self._missing = 9 - size if size < 9 else 9 + (_unpack(self._rest[0])[0] >> 8) - size
         if self._block is not None or at == 0:
             if self.partial_since_ns is None:
                 self.partial_since_ns = now_ns

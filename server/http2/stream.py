@@ -14,8 +14,9 @@ from server.http2.headers import NO_TIMEOUT, Head
 
 PREFIX = MESSAGE.size
 LARGE = 4096  # a message of so many bytes is not copied once more than it must be
-# What a frame that waits costs beside its bytes: many small ones are to count as what they are.
-FRAME_WEIGHT = 64
+FRAME_WEIGHT = 64  # what a chunk that waits costs beside its bytes
+MAX_SMALL_CHUNKS = 64  # that wait before they are joined
+MIN_CHUNK_BYTES = 4096  # of chunks on average: such chunks are not joined
 _WINDOW_BITS = {b"gzip": 31, b"deflate": 15}
 
 # Numbers of google.rpc.Code, without its package.
@@ -30,20 +31,43 @@ class MessageError(Exception):
         self.code = code
 
 
+def join_small_chunks(chunks: list[bytes | memoryview], size: int) -> None:
+    """Joins the newest of many small chunks; size: bytes of all chunks.
+
+    A join takes the last chunks and all before them that are no larger than the result, so each byte is copied
+    O(log n) times, and the work for a chunk does not grow with the chunks that wait.
+    """
+    if len(chunks) <= MAX_SMALL_CHUNKS or size >= MIN_CHUNK_BYTES * len(chunks):
+        return
+    begin = len(chunks) - MAX_SMALL_CHUNKS
+    joined_size = sum(map(len, chunks[begin:]))
+    while begin and len(chunks[begin - 1]) <= joined_size:
+        begin -= 1
+        joined_size += len(chunks[begin])
+    chunks[begin:] = [b"".join(chunks[begin:])]
+
+
 class Parts:
     """A message of known length that has come in part, with its prefix."""
 
-    __slots__ = ("chunks", "size", "total", "weight")
+    __slots__ = ("chunks", "copied", "size", "total")
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.size = 0
-        self.weight = 0  # as a stream's
         self.chunks: list[bytes | memoryview] = []
+        self.copied = 0  # chunks that are no views of the read in hand
 
-    def own(self) -> None:
-        """Copies what is still a view of a read, which would be kept as a whole for it."""
-        self.chunks = [bytes(one) for one in self.chunks]
+    @property
+    def weight(self) -> int:
+        """As of a stream."""
+        return self.size + FRAME_WEIGHT * len(self.chunks)
+
+    def copy_views(self) -> None:
+        """Replaces the views of a read by one copy; otherwise the whole read stays in memory."""
+        self.chunks[self.copied :] = [b"".join(self.chunks[self.copied :])]
+        join_small_chunks(self.chunks, self.size)
+        self.copied = len(self.chunks)
 
     def message(self) -> bytes:
         """The message without its prefix, which the first chunk holds."""
@@ -70,7 +94,7 @@ class Stream:
         self.max_message = max_message
         self.arrived_ns = arrived_ns
         self.buffer = b""  # messages that nobody has taken
-        self.unread: list[bytes] = []  # the same, newer
+        self.unread: list[bytes | memoryview] = []  # the same, newer
         self.size = 0  # bytes of both
         self.received = 0  # bytes of all frames' bodies, where they are compared with the content-length
         self.plain = False  # streaming, open on the peer's side, of no announced length: frames take the short way
@@ -98,11 +122,13 @@ class Stream:
     def append(self, body: bytes) -> None:
         self.unread.append(body)
         self.size += len(body)
+        if len(self.unread) > MAX_SMALL_CHUNKS:
+            join_small_chunks(self.unread, self.size)
 
     def resume(self, parts: Parts) -> None:
         """Goes on with a message that began on the short way."""
-        for chunk in parts.chunks:
-            self.append(bytes(chunk))
+        self.unread = [bytes(chunk) for chunk in parts.chunks]
+        self.size = parts.size
         self.received += parts.size
         self.receive_window -= parts.size
 
@@ -164,14 +190,14 @@ class Stream:
 
     def _take_large(self, limit: int) -> list[bytes]:
         """The same for messages that fill frames: each is put together once, of the frames it came in."""
-        chunks = deque((self.buffer, *self.unread))
+        chunks: deque[bytes | memoryview] = deque((self.buffer, *self.unread))
         self.unread.clear()
         left, at = self.size, 0  # bytes in all chunks; where the first one goes on
         messages: list[bytes] = []
         while len(messages) < limit and self.size - left <= self.max_message and left >= PREFIX:
             while len(chunks[0]) - at < PREFIX:
                 first = chunks.popleft()[at:]
-                chunks[0], at = first + chunks[0], 0
+                chunks[0], at = b"".join((first, chunks[0])), 0
             compressed, length = MESSAGE.unpack_from(chunks[0], at)
             if compressed or length < LARGE or length > self.max_message or left < PREFIX + length:
                 break  # the next turn sees to it
@@ -188,7 +214,7 @@ class Stream:
         if len(chunks) > 1 and at == len(chunks[0]):
             chunks.popleft()
             at = 0
-        self.buffer = chunks.popleft()[at:]
+        self.buffer = bytes(chunks.popleft()[at:])
         self.unread.extend(chunks)
         self.size = left
         return messages

@@ -10,7 +10,7 @@ import pytest
 from server.http2 import frames
 from server.http2.connection import Event, Limits
 from server.http2.frames import ErrorCode
-from server.http2.stream import FRAME_WEIGHT, Stream
+from server.http2.stream import FRAME_WEIGHT, MAX_SMALL_CHUNKS, Stream
 from tests.server.http2.peer import Frame, Peer, block, message
 
 MIB = 1024 * 1024
@@ -366,9 +366,9 @@ def test_partial_messages_of_all_calls_are_bounded() -> None:
 
 
 def test_many_small_frames_count_as_what_they_cost() -> None:
-    peer = Peer(Limits(max_buffered=100 * FRAME_WEIGHT))
+    peer = Peer(Limits(max_buffered=MAX_SMALL_CHUNKS * FRAME_WEIGHT - 1))
     stream = opened(peer)
-    for _ in range(200):
+    for _ in range(MAX_SMALL_CHUNKS):  # more are joined
         peer.data(1, b"\0")
     assert stream.closed
     assert peer.status(1) == 8
