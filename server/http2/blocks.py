@@ -16,7 +16,7 @@ from server.http2.headers import OK_TRAILERS, RESPONSE, RESPONSE_WORD, TRAILERS_
 
 Bytes = NDArray[np.uint8]
 # Fewer calls are split one by one: NumPy's calls cost more than they save.
-LEAST = 16
+MIN_COLUMNAR_CALLS = 16
 _ID = 5  # where a frame's header has the stream's id
 _pack = frames.HEADER.pack
 
@@ -33,7 +33,7 @@ class Block(NamedTuple):
         return range(self.first_id, self.first_id + 2 * len(self.messages), 2)
 
 
-def alike(data: bytes, at: int, most: int, header: int, body: int, first_id: int) -> Bytes:
+def matching_prefix(data: bytes, at: int, most: int, header: int, body: int, first_id: int) -> Bytes:
     """As many calls as begin at `at` and are like the first: (calls, header + body + 18), at most `most`.
 
     header, body: bytes of the payloads of HEADERS and DATA. The first must have been found right; the others are
@@ -57,7 +57,7 @@ def id_bytes(ids: range) -> Bytes:
     return np.arange(ids.start, ids.stop, ids.step, dtype=">u4").view(np.uint8).reshape(-1, 4)
 
 
-def filled(template: bytes, count: int, *columns: tuple[int, Bytes]) -> bytes:
+def fill_template(template: bytes, count: int, *columns: tuple[int, Bytes]) -> bytes:
     """`count` copies of a template, with columns (begin, (count, n)) written over."""
     out = np.empty((count, len(template)), np.uint8)
     out[:] = np.frombuffer(template, np.uint8)
@@ -66,7 +66,7 @@ def filled(template: bytes, count: int, *columns: tuple[int, Bytes]) -> bytes:
     return out.tobytes()
 
 
-def answers(ids: range, message: bytes, at: int, values: Bytes) -> bytes:
+def response_frames(ids: range, message: bytes, at: int, values: Bytes) -> bytes:
     """Frames of successful answers: `message` with a row of values (calls, n) at `at`."""
     head = _pack(RESPONSE_WORD, frames.END_HEADERS, 0) + RESPONSE
     body = frames.MESSAGE.pack(0, len(message)) + message
@@ -75,10 +75,10 @@ def answers(ids: range, message: bytes, at: int, values: Bytes) -> bytes:
     begins, shown = (0, len(head), len(head) + len(data)), id_bytes(ids)
     columns = [(begin + _ID, shown) for begin in begins]
     at += len(head) + len(data) - len(message)
-    return filled(head + data + tail, len(ids), *columns, (at, values))
+    return fill_template(head + data + tail, len(ids), *columns, (at, values))
 
 
-def failures(ids: range, block: bytes) -> bytes:
+def failure_frames(ids: range, block: bytes) -> bytes:
     """Frames that end calls with one header block."""
     flags = frames.END_HEADERS | frames.END_STREAM
-    return filled(_pack(len(block) << 8 | frames.HEADERS, flags, 0) + block, len(ids), (_ID, id_bytes(ids)))
+    return fill_template(_pack(len(block) << 8 | frames.HEADERS, flags, 0) + block, len(ids), (_ID, id_bytes(ids)))

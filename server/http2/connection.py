@@ -1,8 +1,8 @@
 """One HTTP/2 connection, the server's side: RFC 9113 as far as gRPC uses it.
 
-`receive` takes what the socket gave and leaves events; `respond`, `send`, `finish` and `fail_fast` take what
+`receive` takes what the socket gave and leaves events; `respond`, `send`, `finish` and `fail_stream` take what
 the application says; `output` is what the socket is to send. A unary call that comes as one HEADERS and
-one DATA frame, as all small ones do, takes the short way through `receive`, as do the frames of a stream;
+one DATA frame, as all small ones do, takes the fast path through `receive`, as do the frames of a stream;
 everything else is in `receiving` and `control`, and the answers are in `sending`.
 """
 
@@ -15,10 +15,10 @@ from server.http2 import blocks, frames
 from server.http2.blocks import Block, Bytes
 from server.http2.control import Control
 from server.http2.frames import ErrorCode, ProtocolError
-from server.http2.headers import OK_TRAILERS, RESPONSE, RESPONSE_WORD, TRAILERS_WORD, Gate, Head
+from server.http2.headers import OK_TRAILERS, RESPONSE, RESPONSE_WORD, TRAILERS_WORD, CallPolicy, Head
 from server.http2.receiving import Receiving
 from server.http2.sending import Event, Limits
-from server.http2.stream import FRAME_WEIGHT, MAX_SMALL_CHUNKS, PREFIX, Parts, Stream, join_small_chunks
+from server.http2.stream import FRAME_WEIGHT, MAX_SMALL_CHUNKS, PREFIX, PartialMessage, Stream, join_small_chunks
 
 __all__ = ["Connection", "Event", "Limits"]
 
@@ -26,7 +26,7 @@ __all__ = ["Connection", "Event", "Limits"]
 RECEIVED_FRAME_SIZE = 256 * 1024
 # Below this size, the rest of the last read and the new read are joined as a whole.
 MIN_SPLIT_BYTES = 4096
-LEAST_BLOCK_BYTES = 64 * blocks.LEAST  # no call is that small
+MIN_COLUMNAR_BYTES = 64 * blocks.MIN_COLUMNAR_CALLS  # no call is that small
 _PREFACE = frames.PREFACE
 _unpack = frames.HEADER.unpack_from
 _pack = frames.HEADER.pack
@@ -35,10 +35,10 @@ _unpack_message = frames.MESSAGE.unpack_from
 
 
 class Connection(Receiving, Control):
-    def __init__(self, methods: Mapping[bytes, Any], gate: Gate, limits: Limits) -> None:
+    def __init__(self, methods: Mapping[bytes, Any], gate: CallPolicy, limits: Limits) -> None:
         """methods: what to put in Head.method for a path."""
         super().__init__(methods, gate, limits)
-        self.calls: list[tuple[int, Head, bytes]] = []  # calls that came the short way, whole
+        self.calls: list[tuple[int, Head, bytes]] = []  # calls that came the fast path, whole
         self.blocks: list[Block] = []  # the same, where many came alike
         # When the preface, the frame or the header block began that the peer has not ended.
         self.partial_since_ns: int | None = None
@@ -48,7 +48,7 @@ class Connection(Receiving, Control):
         self._new_views: list[int] = []  # calls of the fast path whose message has views of the read in hand
         self._started = False
         # What one DATA frame may hold that is a call's whole message.
-        self._short_size = min(limits.max_message + PREFIX, limits.stream_window)
+        self._max_fast_body = min(limits.max_message + PREFIX, limits.stream_window)
         values = {
             frames.MAX_CONCURRENT_STREAMS: limits.max_streams,
             frames.INITIAL_WINDOW_SIZE: limits.stream_window,
@@ -81,16 +81,16 @@ class Connection(Receiving, Control):
         if not self._started:
             at = self._read_preface(data)
             if not at:
-                self._keep(data, 0, len(data), now_ns)
+                self._keep_rest(data, 0, len(data), now_ns)
                 return
         at = self._frames(data, at)
         if self._new_views:
             self._copy_views()
-        self._keep(data, at, len(data), now_ns)
+        self._keep_rest(data, at, len(data), now_ns)
 
     def _copy_views(self) -> None:
         for stream_id in self._new_views:
-            parts = self._parts.get(stream_id)
+            parts = self._partial_bodies.get(stream_id)
             if parts is not None:  # neither whole nor given up meanwhile
                 self._buffered -= parts.weight
                 parts.copy_views()
@@ -105,8 +105,13 @@ class Connection(Receiving, Control):
     def _frames(self, data: bytes, at: int) -> int:
         """Takes the whole frames in `data` from `at` on; says where the first one begins that is not whole."""
         end = len(data)
-        known, begun, asked, streams = self._heads.known, self._begun, self._asked, self.streams
-        worth_trying = LEAST_BLOCK_BYTES
+        cached, begun, asked, streams = (
+            self._heads.cached,
+            self._headers_received,
+            self._awaiting_response,
+            self.streams,
+        )
+        worth_trying = MIN_COLUMNAR_BYTES
         while end - at >= 9:
             head, flags, stream_id = _unpack(data, at)
             length, kind = head >> 8, head & 0xFF
@@ -124,8 +129,8 @@ class Connection(Receiving, Control):
             at = until
             # A unary call as clients send it: HEADERS with a body to come, DATA that is one message and the end.
             if kind == 1 and flags == 4:
-                call = known.get(data[begin:until])
-                if call is not None and call.short and self._may_open(stream_id):
+                call = cached.get(data[begin:until])
+                if call is not None and call.fast_path and self._may_open(stream_id):
                     self._last_id = stream_id
                     begun[stream_id] = call
                     continue
@@ -134,11 +139,11 @@ class Connection(Receiving, Control):
                 and flags == 1
                 and (call := begun.get(stream_id)) is not None
                 and call.content_length in (None, length)
-                and PREFIX <= length <= self._short_size
+                and PREFIX <= length <= self._max_fast_body
                 and _unpack_message(data, begin) == (0, length - PREFIX)
-                and self._block is None
+                and self._open_header_block is None
             ):
-                self._untold += length
+                self._unacked_bytes += length
                 asked[stream_id] = begun.pop(stream_id)
                 self.calls.append((stream_id, call, data[begin + PREFIX : until]))
                 continue
@@ -146,25 +151,30 @@ class Connection(Receiving, Control):
                 kind == 0
                 and flags == 0
                 and (stream := streams.get(stream_id)) is not None
-                and stream.plain
+                and stream.fast_path
                 and 0 < length <= stream.receive_window
                 and self._buffered < self._limits.max_buffered
-                and self._block is None
+                and self._open_header_block is None
             ):
-                self._untold += length
+                self._unacked_bytes += length
                 self._buffered += length + FRAME_WEIGHT
                 stream.receive_window -= length
                 stream.size += length
                 stream.unread.append(data[begin:until])
                 if len(stream.unread) > MAX_SMALL_CHUNKS:
                     self._join_unread(stream)
-                if not stream.told:
-                    stream.told = True
+                if not stream.data_event_pending:
+                    stream.data_event_pending = True
                     self.events.append((Event.DATA, stream, b""))
                 continue
-            if kind == 0 and flags < 2 and stream_id in begun and self._on_part(stream_id, flags, data, begin, until):
+            if (
+                kind == 0
+                and flags < 2
+                and stream_id in begun
+                and self._on_partial_body(stream_id, flags, data, begin, until)
+            ):
                 continue
-            self._other(kind, flags, stream_id & frames.MAX_WINDOW, data[begin:until])
+            self._on_slow_path(kind, flags, stream_id & frames.MAX_WINDOW, data[begin:until])
         return at
 
     def _block_of_calls(self, data: bytes, at: int) -> int:
@@ -179,55 +189,55 @@ class Connection(Receiving, Control):
         begin = at + 9 + header
         if begin + 9 + PREFIX > len(data):
             return at
-        call = self._heads.known.get(data[at + 9 : begin])
+        call = self._heads.cached.get(data[at + 9 : begin])
         head, flags, data_id = _unpack(data, begin)
         body = head >> 8
         if (
             call is None
-            or not call.short
+            or not call.fast_path
             or (head & 0xFF, flags, data_id) != (frames.DATA, frames.END_STREAM, stream_id)
-            or not PREFIX <= body <= self._short_size
+            or not PREFIX <= body <= self._max_fast_body
             or call.content_length not in (None, body)
             or _unpack_message(data, begin + 9) != (0, body - PREFIX)
         ):
             return at
         most = min(self._limits.max_streams - self.open_calls, (frames.MAX_WINDOW - stream_id) // 2)
-        if min(most, (len(data) - at) // (header + body + 18)) < blocks.LEAST:
+        if min(most, (len(data) - at) // (header + body + 18)) < blocks.MIN_COLUMNAR_CALLS:
             return at
-        rows = blocks.alike(data, at, most, header, body, stream_id)
+        rows = blocks.matching_prefix(data, at, most, header, body, stream_id)
         count = len(rows)
-        if count < blocks.LEAST:
+        if count < blocks.MIN_COLUMNAR_CALLS:
             return at
         block = Block(stream_id, call, rows[:, -(body - PREFIX) :] if body > PREFIX else rows[:, :0])
         self._last_id = block.ids[-1]
-        self._untold += count * body
-        self._asked.update(dict.fromkeys(block.ids, call))
+        self._unacked_bytes += count * body
+        self._awaiting_response.update(dict.fromkeys(block.ids, call))
         self.blocks.append(block)
         return at + rows.size
 
-    def _on_part(self, stream_id: int, flags: int, data: bytes, begin: int, until: int) -> bool:
-        """A frame of a unary call whose one message takes several; False where it must go the ordinary way."""
-        length, parts = until - begin, self._parts.get(stream_id)
+    def _on_partial_body(self, stream_id: int, flags: int, data: bytes, begin: int, until: int) -> bool:
+        """A frame of a unary call whose one message takes several; False where it must go the slow path."""
+        length, parts = until - begin, self._partial_bodies.get(stream_id)
         if parts is None:
-            parts = self._begin_parts(stream_id, data, begin, length)
+            parts = self._begin_message(stream_id, data, begin, length)
             if parts is None:
                 return False
         size = parts.size + length
         whole = size == parts.total
         weight = length + FRAME_WEIGHT
         if (
-            self._block is not None
+            self._open_header_block is not None
             or not length
             or size > parts.total
             or whole != flags
             or self._buffered + weight > self._limits.max_buffered
         ):
             return False
-        self._untold += length
+        self._unacked_bytes += length
         if whole:
-            self._parts.pop(stream_id, None)
+            self._partial_bodies.pop(stream_id, None)
             self._buffered -= parts.weight
-            call = self._asked[stream_id] = self._begun.pop(stream_id)
+            call = self._awaiting_response[stream_id] = self._headers_received.pop(stream_id)
         elif parts.copied == len(parts.chunks):
             self._new_views.append(stream_id)
         parts.chunks.append(memoryview(data)[begin:until])
@@ -235,7 +245,7 @@ class Connection(Receiving, Control):
         if whole:
             self.calls.append((stream_id, call, parts.message()))
         else:
-            self._parts[stream_id] = parts
+            self._partial_bodies[stream_id] = parts
             self._buffered += weight
         return True
 
@@ -244,15 +254,15 @@ class Connection(Receiving, Control):
         join_small_chunks(stream.unread, stream.size)
         self._buffered += stream.weight - before
 
-    def _begin_parts(self, stream_id: int, data: bytes, begin: int, length: int) -> Parts | None:
-        call = self._begun[stream_id]
-        if length < PREFIX or not call.short:
+    def _begin_message(self, stream_id: int, data: bytes, begin: int, length: int) -> PartialMessage | None:
+        call = self._headers_received[stream_id]
+        if length < PREFIX or not call.fast_path:
             return None
         compressed, size = _unpack_message(data, begin)
         total = PREFIX + size
-        if compressed or total > self._short_size or call.content_length not in (None, total):
+        if compressed or total > self._max_fast_body or call.content_length not in (None, total):
             return None
-        return Parts(total)
+        return PartialMessage(total)
 
     def _read_preface(self, data: bytes) -> int:
         """Where the first frame begins; 0 where the preface is not whole."""
@@ -263,7 +273,7 @@ class Connection(Receiving, Control):
         self._started = True
         return len(_PREFACE)
 
-    def _keep(self, data: bytes, at: int, end: int, now_ns: int) -> None:
+    def _keep_rest(self, data: bytes, at: int, end: int, now_ns: int) -> None:
         """Keeps what is no whole frame yet, and gives the connection's window back."""
         size = end - at
         if size:
@@ -273,32 +283,34 @@ class Connection(Receiving, Control):
                 self._missing = 1
             else:
                 self._missing = 9 - size if size < 9 else 9 + (_unpack(self._rest[0])[0] >> 8) - size
-        if self._block is not None or at == 0:
+        if self._open_header_block is not None or at == 0:
             if self.partial_since_ns is None:
                 self.partial_since_ns = now_ns
         else:
             self.partial_since_ns = now_ns if at < end else None
-        if self._untold >= self._window // 2:
-            self._out.append(frames.window_update(0, self._untold))
-            self._untold = 0
+        if self._unacked_bytes >= self._window // 2:
+            self._out.append(frames.window_update(0, self._unacked_bytes))
+            self._unacked_bytes = 0
 
     def _may_open(self, stream_id: int) -> bool:
         return (
             stream_id == self._last_id + 2
-            and self._block is None
+            and self._open_header_block is None
             and not self.closing
             and stream_id <= frames.MAX_WINDOW
             and self.open_calls < self._limits.max_streams
         )
 
-    def _other(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
-        """A frame that is not on the short way."""
-        if self._block is not None and (kind != frames.CONTINUATION or stream_id != self._block[0]):
+    def _on_slow_path(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
+        """A frame that is not on the fast path."""
+        if self._open_header_block is not None and (
+            kind != frames.CONTINUATION or stream_id != self._open_header_block[0]
+        ):
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a header block was left open")
-        if not self._settled:
+        if not self._settings_received:
             if kind != frames.SETTINGS:
                 raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "the first frame is no SETTINGS")
-            self._settled = True
+            self._settings_received = True
         handler = _HANDLERS[kind] if kind < len(_HANDLERS) else Connection._on_unknown
         handler(self, flags, stream_id, payload)
 
@@ -306,29 +318,29 @@ class Connection(Receiving, Control):
         """The socket has gone: nothing wants an answer any more. Gives the calls that were open."""
         streams = list(self.streams.values())
         for stream in streams:
-            self._forget(stream)
-        self._begun.clear()
-        self._asked.clear()
-        self._grown.clear()
-        self._parts.clear()
+            self._close(stream)
+        self._headers_received.clear()
+        self._awaiting_response.clear()
+        self._extra_credit.clear()
+        self._partial_bodies.clear()
         return streams
 
-    # What the application calls for calls that came the short way.
+    # What the application calls for calls that came the fast path.
 
-    def is_waiting(self, stream_id: int) -> bool:
+    def awaits_response(self, stream_id: int) -> bool:
         """Whether such a call still wants its answer."""
-        return stream_id in self._asked or stream_id in self.streams
+        return stream_id in self._awaiting_response or stream_id in self.streams
 
-    def respond_short(self, stream_id: int, message: bytes) -> None:
+    def respond_fast(self, stream_id: int, message: bytes) -> None:
         """Answers such a call, with success."""
         length = len(message) + PREFIX
         if length > self._send_window or length > self._fast_answer_bytes:
-            stream = self.stream(stream_id)
+            stream = self.promote(stream_id)
             if stream is not None:
                 self.respond(stream, message)
-        elif self._asked.pop(stream_id, None) is not None:
-            if self._grown:
-                self._grown.pop(stream_id, None)
+        elif self._awaiting_response.pop(stream_id, None) is not None:
+            if self._extra_credit:
+                self._extra_credit.pop(stream_id, None)
             self._send_window -= length
             self._out.append(
                 b"%b%b%b%b%b%b%b"
@@ -340,54 +352,54 @@ class Connection(Receiving, Control):
         elif (stream := self.streams.get(stream_id)) is not None:
             self.respond(stream, message)
 
-    def respond_block(self, ids: range, message: bytes, at: int, values: Bytes) -> bool:
+    def respond_columnar(self, ids: range, message: bytes, at: int, values: Bytes) -> bool:
         """Answers calls of a block with one message and, at `at` in it, a row of values (calls, n) each.
 
         False, and nothing is done, where one of them wants no answer any more or a window has no room for all.
         """
-        asked, length = self._asked, len(message) + PREFIX
+        asked, length = self._awaiting_response, len(message) + PREFIX
         total = length * len(ids)
         if total > self._send_window or length > self._fast_answer_bytes:
             return False
         if not all(map(asked.__contains__, ids)):
             return False
-        self._leave(ids)
+        self._remove_calls(ids)
         self._send_window -= total
-        self._out.append(blocks.answers(ids, message, at, values))
+        self._out.append(blocks.response_frames(ids, message, at, values))
         return True
 
-    def fail_block(self, ids: range, block: bytes) -> None:
+    def fail_columnar(self, ids: range, block: bytes) -> None:
         """Ends calls of a block with one header block made beforehand."""
-        if self._may_fail_fast(block) and all(map(self._asked.__contains__, ids)):
-            self._leave(ids)
-            self._out.append(blocks.failures(ids, block))
+        if self._may_fail_fast(block) and all(map(self._awaiting_response.__contains__, ids)):
+            self._remove_calls(ids)
+            self._out.append(blocks.failure_frames(ids, block))
         else:
-            self.fail_short(list(ids), block)
+            self.fail_calls(list(ids), block)
 
     def _may_fail_fast(self, block: bytes) -> bool:
         return not self._table_update_due and len(block) <= frames.FRAME_SIZE and self._may_list(block)
 
-    def _leave(self, ids: range) -> None:
-        if len(self._asked) == len(ids):
-            self._asked.clear()
+    def _remove_calls(self, ids: range) -> None:
+        if len(self._awaiting_response) == len(ids):
+            self._awaiting_response.clear()
         else:
             for one in ids:
-                del self._asked[one]
-        for one in ids if self._grown else ():
-            self._grown.pop(one, None)
+                del self._awaiting_response[one]
+        for one in ids if self._extra_credit else ():
+            self._extra_credit.pop(one, None)
 
-    def fail_short(self, stream_ids: list[int], block: bytes) -> None:
+    def fail_calls(self, stream_ids: list[int], block: bytes) -> None:
         """Ends such calls with one block made beforehand."""
-        word, asked = len(block) << 8 | frames.HEADERS, self._asked
+        word, asked = len(block) << 8 | frames.HEADERS, self._awaiting_response
         for one in stream_ids:
             if not self._may_fail_fast(block):
-                if (stream := self.stream(one)) is not None:
-                    self.fail_fast(stream, block)
+                if (stream := self.promote(one)) is not None:
+                    self.fail_stream(stream, block)
             elif asked.pop(one, None) is not None:
-                self._grown.pop(one, None)
+                self._extra_credit.pop(one, None)
                 self._out.append(_pack(word, 5, one) + block)
-            elif (stream := self.streams.get(one)) is not None:  # left the short way meanwhile
-                self.fail_fast(stream, block)
+            elif (stream := self.streams.get(one)) is not None:  # left the fast path meanwhile
+                self.fail_stream(stream, block)
 
 
 # By the numbers of frames' kinds.

@@ -47,7 +47,7 @@ def join_small_chunks(chunks: list[bytes | memoryview], size: int) -> None:
     chunks[begin:] = [b"".join(chunks[begin:])]
 
 
-class Parts:
+class PartialMessage:
     """A message of known length that has come in part, with its prefix."""
 
     __slots__ = ("chunks", "copied", "size", "total")
@@ -79,8 +79,27 @@ class Stream:
     """server.http2.connection fills and empties it; the fields are its own but for `app`."""
 
     __slots__ = (
-        "app", "arrived_ns", "blocked", "buffer", "closed", "ended", "head", "id", "max_message", "out", "plain",
-        "receive_window", "received", "send_window", "size", "started", "told", "trailers", "unary", "unread", "unsent",
+        "arrived_ns",
+        "buffer",
+        "call",
+        "closed",
+        "data_event_pending",
+        "fast_path",
+        "head",
+        "headers_sent",
+        "id",
+        "max_message",
+        "notify_when_drained",
+        "out",
+        "receive_window",
+        "received",
+        "remote_closed",
+        "send_window",
+        "size",
+        "trailers",
+        "unary",
+        "unread",
+        "unsent",
     )  # fmt: skip
 
     def __init__(
@@ -97,17 +116,17 @@ class Stream:
         self.unread: list[bytes | memoryview] = []  # the same, newer
         self.size = 0  # bytes of both
         self.received = 0  # bytes of all frames' bodies, where they are compared with the content-length
-        self.plain = False  # streaming, open on the peer's side, of no announced length: frames take the short way
-        self.ended = False  # the peer sends no more
+        self.fast_path = False  # streaming, open on the peer's side, of no announced length: frames take the fast path
+        self.remote_closed = False  # the peer sends no more
         self.closed = False  # nobody sends any more
-        self.told = False  # an event says that there is more to take
-        self.started = False  # response headers are out
+        self.data_event_pending = False  # an event says that there is more to take
+        self.headers_sent = False  # response headers are out
         self.out: deque[bytes | memoryview] = deque()  # frames' payloads that the peer's windows hold up
         self.unsent = 0  # bytes of them
-        self.blocked = False  # the application wants to hear once they are sent
+        self.notify_when_drained = False  # the application wants to hear once they are sent
         # The block that ends the call, where it waits behind `out`; an empty one: `out` itself ends the call.
         self.trailers: bytes | None = None
-        self.app: Any = None  # whatever the caller of the connection keeps for a call
+        self.call: Any = None  # whatever the caller of the connection keeps for a call
 
     @property
     def deadline_ns(self) -> int | None:
@@ -125,14 +144,14 @@ class Stream:
         if len(self.unread) > MAX_SMALL_CHUNKS:
             join_small_chunks(self.unread, self.size)
 
-    def resume(self, parts: Parts) -> None:
-        """Goes on with a message that began on the short way."""
+    def resume(self, parts: PartialMessage) -> None:
+        """Goes on with a message that began on the fast path."""
         self.unread = [bytes(chunk) for chunk in parts.chunks]
         self.size = parts.size
         self.received += parts.size
         self.receive_window -= parts.size
 
-    def take(self, limit: int) -> list[bytes]:
+    def take_messages(self, limit: int) -> list[bytes]:
         """Up to `limit` whole messages, in order, and little more at once than one may hold.
 
         Raises MessageError where the next is none.
@@ -169,7 +188,7 @@ class Stream:
             self._set_buffer(self.buffer[at:])
         return messages
 
-    def peek_even(self, limit: int, least: int) -> NDArray[np.uint8] | None:
+    def peek_rows(self, limit: int, least: int) -> NDArray[np.uint8] | None:
         """What lies there in rows as long as the first message with its prefix, up to `limit`; the others are unread.
 
         None where fewer than `least` are whole. Raises MessageError where the first is no message.
@@ -184,7 +203,7 @@ class Stream:
         count = min(limit, self.size // period)
         return np.frombuffer(self.buffer, np.uint8, count * period).reshape(count, period)
 
-    def skip(self, size: int) -> None:
+    def consume(self, size: int) -> None:
         """Bytes that were peeked at are taken."""
         self._set_buffer(self.buffer[size:])
 

@@ -16,7 +16,7 @@ from common.errors import VolcastError
 from server.core.batcher import DEADLINE_PASSED, INLINE_ROWS
 from server.core.dataplane import Job, Outcome
 from server.core.requests import Result
-from server.http2.blocks import LEAST, Block, Bytes, filled
+from server.http2.blocks import MIN_COLUMNAR_CALLS, Block, Bytes, fill_template
 from server.http2.frames import MESSAGE
 from server.http2.headers import NO_TIMEOUT
 from server.wire.templates import Form, FrameForm, answer_suffix, matrix_of, model_for, varint
@@ -72,7 +72,7 @@ class FrameBlock:
         template = head + bytes(known.id_end) + marker + body
         at += len(template) - len(body)
         ids = messages[:, : known.id_end]
-        answers = filled(template, len(messages), (len(head), ids), (at, _probabilities(outcome, rows)))
+        answers = fill_template(template, len(messages), (len(head), ids), (at, _probabilities(outcome, rows)))
         call.answered_by(answers, len(messages))
         front.metrics.requests([("StreamPredict", self._arrived_ns, len(messages))], front.now_ns())
 
@@ -112,9 +112,9 @@ class CallBlock:
         connection = link.connection
         for begin in range(0, len(ids), SENT_AT_ONCE):
             some, own = ids[begin : begin + SENT_AT_ONCE], values[begin : begin + SENT_AT_ONCE]
-            if not connection.respond_block(some, body, at, own):
+            if not connection.respond_columnar(some, body, at, own):
                 for stream_id, one in zip(some, own, strict=True):
-                    connection.respond_short(stream_id, body[:at] + one.tobytes() + body[at + 8 * rows :])
+                    connection.respond_fast(stream_id, body[:at] + one.tobytes() + body[at + 8 * rows :])
             if begin + SENT_AT_ONCE < len(ids):
                 link.flush()
         front.dirty[link] = None
@@ -139,7 +139,7 @@ class Blocks:
             room = max(0, front.room)
             ids, messages = block.ids, block.messages
             if room < len(ids):
-                connection.fail_block(ids[room:], self._refusal)
+                connection.fail_columnar(ids[room:], self._refusal)
                 front.metrics.refused({block.head.method.name: len(ids) - room})
             self._put(link, Block(block.first_id, block.head, messages[:room]), now_ns)
         front.dirty[link] = None
@@ -169,7 +169,7 @@ class Blocks:
         if not len(messages) or not block.head.method.packed or not front.state.accepting:
             return None
         form = front.forms.of(messages[0].tobytes())
-        if form is None or form.rows * LEAST > self._most_rows:
+        if form is None or form.rows * MIN_COLUMNAR_CALLS > self._most_rows:
             return None
         prefix = np.frombuffer(form.prefix, np.uint8)
         return form if (messages[:, : len(prefix)] == prefix).all() else None

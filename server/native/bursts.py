@@ -54,7 +54,7 @@ class Lane:
             entry = entries.popleft()
             head = entry.head
             if head is not None:
-                if not entry.link.connection.is_waiting(entry.stream_id):
+                if not entry.link.connection.awaits_response(entry.stream_id):
                     continue  # the caller has gone
                 if head.timeout_ns != NO_TIMEOUT and entry.arrived_ns + head.timeout_ns <= now_ns:
                     self._front.late(entry.link, entry.stream_id, DEADLINE_PASSED, entry.arrived_ns)
@@ -105,7 +105,7 @@ class Lane:
         front.metrics.requests(_counted(group), now_ns)
 
     def _respond(self, link: Link, alike: list[Entry], head: bytes, values: bytes, tail: bytes) -> None:
-        front, respond, size = self._front, link.connection.respond_short, len(values) // len(alike)
+        front, respond, size = self._front, link.connection.respond_fast, len(values) // len(alike)
         for index, entry in enumerate(alike):
             respond(entry.stream_id, head + values[index * size : (index + 1) * size] + tail)
             if index % SENT_AT_ONCE == SENT_AT_ONCE - 1:

@@ -12,7 +12,7 @@ from common.errors import DeadlineError, VolcastError
 from server.core.batcher import INLINE_ROWS
 from server.core.dataplane import Job, Outcome
 from server.core.requests import PredictInput, Result
-from server.http2.blocks import LEAST
+from server.http2.blocks import MIN_COLUMNAR_CALLS
 from server.http2.frames import MESSAGE
 from server.http2.sending import framed
 from server.http2.stream import PREFIX, Stream
@@ -47,7 +47,7 @@ class UnaryCall:
         self.cancelled = False
 
     def finish(self, outcome: Outcome) -> None:
-        self.stream.app = None  # its rows are not to wait with an answer that the caller leaves unread
+        self.stream.call = None  # its rows are not to wait with an answer that the caller leaves unread
         if isinstance(outcome, Result):
             self.link.respond(self.stream, self.name, self.encode(outcome))
         else:
@@ -107,14 +107,14 @@ class FrameStream:
         if self._method.packed and self._take_block():
             front.dirty[self.link] = None  # the room that this gave the caller
             return False  # its answers ask again
-        messages = self.link.connection.take(stream, FRAMES_AT_ONCE)
+        messages = self.link.connection.take_messages(stream, FRAMES_AT_ONCE)
         front.dirty[self.link] = None
         if stream.closed:
             self.close()
             return False
         now_ns = self.heard_ns = front.now_ns()
         self._take(messages, now_ns)
-        if not messages and stream.ended and not stream.closed:
+        if not messages and stream.remote_closed and not stream.closed:
             self.link.end(stream)
             self.close()
         return len(messages) == FRAMES_AT_ONCE
@@ -122,11 +122,18 @@ class FrameStream:
     def answer_alone(self) -> bool:
         """Answers the one frame that has come; False where there are others, or it must wait its turn."""
         stream = self.stream
-        if not self._method.packed or self.ended or self._large or self._waiting or stream.ended or self.link.paused:
+        if (
+            not self._method.packed
+            or self.ended
+            or self._large
+            or self._waiting
+            or stream.remote_closed
+            or self.link.paused
+        ):
             return False
         if stream.unsent or stream.size > LONE_BYTES:
             return False
-        messages = self.link.connection.take(stream, 2)
+        messages = self.link.connection.take_messages(stream, 2)
         if stream.closed:  # by what it sent
             self.close()
             return True
@@ -157,19 +164,19 @@ class FrameStream:
     def _take_block(self) -> bool:
         """Frames that are alike, as one work; False, and nothing is taken, where they must be looked at one by one."""
         front, stream, connection = self.link.front, self.stream, self.link.connection
-        rows = connection.peek_even(stream, FRAMES_AT_ONCE, LEAST)
+        rows = connection.peek_rows(stream, FRAMES_AT_ONCE, MIN_COLUMNAR_CALLS)
         known = front.forms.frame(rows[0, PREFIX:].tobytes()) if rows is not None else None
         if rows is None or known is None:
             return False
         count = known.alike(rows)
         model = model_for(front.plane.repository, known.form)
-        if count < LEAST or model is None or known.form.rows * count > INLINE_ROWS:
+        if count < MIN_COLUMNAR_CALLS or model is None or known.form.rows * count > INLINE_ROWS:
             return False
         values = rows[:count, len(known.template) :]
         matrix = matrix_of(np.ascontiguousarray(values), known.form, len(model.schema))
         if matrix is None:
             return False
-        connection.skip(stream, count * rows.shape[1])
+        connection.consume(stream, count * rows.shape[1])
         now_ns = self.heard_ns = front.now_ns()
         self._waiting += count
         front.batches.put(FrameBlock(self, rows[:count, PREFIX:], known, Job(model, matrix, now_ns)))
@@ -265,11 +272,11 @@ class Dialogue:
     async def read(self) -> bytes | None:
         while True:
             self._more.clear()
-            messages = self.link.connection.take(self.stream, 1)
+            messages = self.link.connection.take_messages(self.stream, 1)
             self.link.flush()
             if messages:
                 return messages[0]
-            if self.stream.ended or self.stream.closed:
+            if self.stream.remote_closed or self.stream.closed:
                 return None
             await self._more.wait()
 

@@ -13,7 +13,7 @@ from server.core.batcher import FaultError
 from server.core.dataplane import DataPlane, Job, Outcome
 from server.core.requests import Result
 from server.http2.connection import Event, Limits
-from server.http2.headers import NO_TIMEOUT, SHORT, STREAMING, UNARY, Head, failure
+from server.http2.headers import FAST_UNARY, NO_TIMEOUT, STREAMING, UNARY, Head, failure
 from server.http2.stream import RESOURCE_EXHAUSTED, Stream
 from server.native.blocks import Blocks
 from server.native.bursts import Lane
@@ -92,7 +92,7 @@ class NativeFront:
 
     def kind(self, method: Method) -> int:
         if isinstance(method, Scoring):
-            return SHORT
+            return FAST_UNARY
         return UNARY if isinstance(method, Unary) else STREAMING
 
     def refusal(self, path: bytes, authorization: bytes) -> str:
@@ -199,7 +199,7 @@ class NativeFront:
         answer = self.lone.answer(form, raw, len(form.prefix), now_ns)
         if answer is None:
             return False
-        link.connection.respond_short(stream_id, answer)
+        link.connection.respond_fast(stream_id, answer)
         link.flush()
         self.lone.tell("Predict", now_ns)
         return True
@@ -225,11 +225,11 @@ class NativeFront:
             if form is not None and accepting:
                 room -= 1
                 lane.put(new_entry((form, raw, 0, now_ns, link, stream_id, head, None, 0)))
-            elif (stream := connection.stream(stream_id)) is not None:
+            elif (stream := connection.promote(stream_id)) is not None:
                 room -= 1
                 self._request(link, stream, raw)
         if refused:
-            connection.fail_short(refused, self._refusal)
+            connection.fail_calls(refused, self._refusal)
             self.metrics.refused(names)
         if lane:
             self.batches.wake(len(lane))
@@ -243,13 +243,13 @@ class NativeFront:
 
     def ordinary_call(self, link: Link, stream_id: int, raw: bytes, arrived_ns: int) -> None:
         """The same for a unary call, which has had its place in the queue."""
-        stream = link.connection.stream(stream_id)
+        stream = link.connection.promote(stream_id)
         if stream is not None:
             stream.arrived_ns = arrived_ns
             self._request(link, stream, raw, waited=True)
 
     def late(self, link: Link, stream_id: int, error: VolcastError, arrived_ns: int) -> None:
-        stream = link.connection.stream(stream_id)
+        stream = link.connection.promote(stream_id)
         if stream is not None:
             stream.arrived_ns = arrived_ns
             link.fail(stream, stream.head.method.name, error)
@@ -266,15 +266,15 @@ class NativeFront:
                 self._request(link, stream, message)
             elif kind == Event.OPENED:
                 self._opened(link, stream)
-            elif stream.app is None:
+            elif stream.call is None:
                 continue
             elif kind == Event.RESET:
-                stream.app.cancel()
-            elif isinstance(stream.app, FrameStream):
-                if len(events) > 1 or not self._nothing_waits or not stream.app.answer_alone():
-                    self.activate(stream.app)
-            elif isinstance(stream.app, Dialogue):
-                stream.app.woken()
+                stream.call.cancel()
+            elif isinstance(stream.call, FrameStream):
+                if len(events) > 1 or not self._nothing_waits or not stream.call.answer_alone():
+                    self.activate(stream.call)
+            elif isinstance(stream.call, Dialogue):
+                stream.call.woken()
 
     def _request(self, link: Link, stream: Stream, message: bytes, *, waited: bool = False) -> None:
         if stream.closed:
@@ -291,7 +291,7 @@ class NativeFront:
                 link.respond(stream, method.name, answer)
             return
         if self.full and not waited:
-            link.connection.fail_fast(stream, self._refusal)
+            link.connection.fail_stream(stream, self._refusal)
             self.metrics.request(method.name, "RESOURCE_EXHAUSTED", 0)
             self.dirty[link] = None
             return
@@ -311,8 +311,8 @@ class NativeFront:
         except Exception as error:
             link.fail(stream, method.name, FaultError(error))
         else:
-            stream.app = UnaryCall(link, stream, method.name, job, encode, stream.deadline_ns)
-            self.batches.put(stream.app)
+            stream.call = UnaryCall(link, stream, method.name, job, encode, stream.deadline_ns)
+            self.batches.put(stream.call)
 
     def _opened(self, link: Link, stream: Stream) -> None:
         method = stream.head.method
@@ -322,10 +322,10 @@ class NativeFront:
             except UnavailableError as error:
                 link.fail(stream, method.name, error)
             else:
-                stream.app = FrameStream(link, stream, method)
-                self.activate(stream.app)
+                stream.call = FrameStream(link, stream, method)
+                self.activate(stream.call)
         else:
-            dialogue = stream.app = Dialogue(link, stream)
+            dialogue = stream.call = Dialogue(link, stream)
             dialogue.task = self._loop.create_task(self._converse(dialogue, method))
 
     async def _converse(self, dialogue: Dialogue, method: StreamMethod) -> None:
@@ -404,7 +404,7 @@ class NativeFront:
         now_ns = self.now_ns()
         for link in list(self.links):
             for stream in list(link.connection.streams.values()):
-                call = stream.app
+                call = stream.call
                 if isinstance(call, FrameStream) and call.idle and now_ns - call.heard_ns > IDLE_NS:
                     call.fail(UnavailableError("the server is draining"))
             link.flush()

@@ -79,8 +79,8 @@ class Link(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self.front.links.discard(self)
         for stream in self.connection.abandon():
-            if stream.app is not None:
-                stream.app.cancel()
+            if stream.call is not None:
+                stream.call.cancel()
 
     def pause_writing(self) -> None:
         self.paused = True
@@ -90,10 +90,10 @@ class Link(asyncio.Protocol):
         self.paused = False
         self._transport.resume_reading()
         for stream in self.connection.streams.values():
-            if isinstance(stream.app, FrameStream):
-                self.front.activate(stream.app)
-            elif isinstance(stream.app, Dialogue):
-                stream.app.woken()
+            if isinstance(stream.call, FrameStream):
+                self.front.activate(stream.call)
+            elif isinstance(stream.call, Dialogue):
+                stream.call.woken()
 
     def respond(self, stream: Stream, name: str, message: bytes) -> None:
         self.connection.respond(stream, message)
@@ -126,7 +126,7 @@ class Link(asyncio.Protocol):
         self._transport.abort()
 
     def sweep(self, now_ns: int) -> None:
-        self.connection.forgive()
+        self.connection.reset_abuse_score()
         since_ns = self.connection.partial_since_ns
         if since_ns is not None and now_ns - since_ns > self.front.sockets.partial_s * 1e9:
             self._break(ProtocolError(ErrorCode.SETTINGS_TIMEOUT, "nothing whole came in time"))

@@ -32,7 +32,7 @@ def announce(peer: Peer, *sizes: int) -> None:
 def answer(peer: Peer, stream: int) -> None:
     peer.call(stream)
     peer.asked()
-    peer.connection.respond_short(stream, b"answer")
+    peer.connection.respond_fast(stream, b"answer")
 
 
 def answer_fast(peer: Peer, stream: int) -> None:
@@ -41,27 +41,27 @@ def answer_fast(peer: Peer, stream: int) -> None:
 
 def answer_slowly(peer: Peer, stream: int) -> None:
     peer.call(stream)
-    promoted = peer.connection.stream(stream)
+    promoted = peer.connection.promote(stream)
     assert promoted is not None
     peer.connection.respond(promoted, b"answer")
 
 
 def fail(peer: Peer, stream: int) -> None:
     peer.call(stream)
-    peer.connection.fail_short([stream], failure(8, "full", b"", started=False))
+    peer.connection.fail_calls([stream], failure(8, "full", b"", started=False))
 
 
-def fail_block(peer: Peer, stream: int) -> None:
+def fail_columnar(peer: Peer, stream: int) -> None:
     peer.call(stream)
     peer.asked()
-    peer.connection.fail_block(range(stream, stream + 2, 2), failure(8, "full", b"", started=False))
+    peer.connection.fail_columnar(range(stream, stream + 2, 2), failure(8, "full", b"", started=False))
 
 
 def answer_block(peer: Peer, stream: int) -> None:
     peer.call(stream)
     peer.asked()
-    if not peer.connection.respond_block(range(stream, stream + 2, 2), b"answer", 0, np.zeros((1, 1), np.uint8)):
-        peer.connection.respond_short(stream, b"answer")
+    if not peer.connection.respond_columnar(range(stream, stream + 2, 2), b"answer", 0, np.zeros((1, 1), np.uint8)):
+        peer.connection.respond_fast(stream, b"answer")
 
 
 def refuse(peer: Peer, stream: int) -> None:
@@ -73,7 +73,9 @@ def not_grpc(peer: Peer, stream: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "end", [answer_fast, answer_slowly, fail, fail_block, answer_block, refuse, not_grpc], ids=lambda end: end.__name__
+    "end",
+    [answer_fast, answer_slowly, fail, fail_columnar, answer_block, refuse, not_grpc],
+    ids=lambda end: end.__name__,
 )
 def test_a_smaller_header_table_is_confirmed_at_the_start_of_the_next_block_and_not_again(end: object) -> None:
     assert callable(end)

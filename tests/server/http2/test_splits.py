@@ -62,7 +62,7 @@ def outcome(chunks: list[bytes], limits: Limits | None = None) -> Any:
             sent += connection.output()
     for stream in list(connection.streams.values()):
         if not stream.unary:
-            got.setdefault(stream.id, []).extend(connection.take(stream, 100))
+            got.setdefault(stream.id, []).extend(connection.take_messages(stream, 100))
     sent += connection.output()
     return got, sent, fault, connection.open_calls, connection._buffered
 
@@ -143,7 +143,7 @@ def test_many_calls_alike_are_the_calls_that_they_are_one_by_one(
 
 def test_calls_alike_come_as_a_block() -> None:
     connection = Connection(METHODS, EveryCall(), Limits())
-    connection.receive(b"".join(conversation([(b"/score", b"row")])), 0)  # whose headers are known from now on
+    connection.receive(b"".join(conversation([(b"/score", b"row")])), 0)  # whose headers are cached
     connection.receive(b"".join(conversation([(b"/score", bytes([one])) for one in range(41)])[2 + 1 :]), 0)
     (block,) = connection.blocks
     assert block.ids == range(3, 83, 2)

@@ -93,7 +93,7 @@ def test_a_message_of_many_small_frames_is_kept_in_few_chunks_and_comes_whole(pa
     data = b"".join(frames.frame(frames.DATA, 0, 3, body[at : at + 1]) for at in range(len(body) - 1))
     send(peer, data)
     connection = peer.connection
-    chunks = connection._parts[3].chunks if path == b"/score" else connection.streams[3].unread
+    chunks = connection._partial_bodies[3].chunks if path == b"/score" else connection.streams[3].unread
     assert len(chunks) <= 2 * MAX_SMALL_CHUNKS
     assert connection._buffered < 2 * len(body)
     if path == b"/score":
@@ -101,7 +101,7 @@ def test_a_message_of_many_small_frames_is_kept_in_few_chunks_and_comes_whole(pa
         assert (3, body) in peer.asked()
     else:
         peer.data(3, body[-1:])
-        assert connection.take(connection.streams[3], 9) == [body]
+        assert connection.take_messages(connection.streams[3], 9) == [body]
     assert connection._buffered == 0
 
 
