@@ -48,6 +48,7 @@ class Case(NamedTuple):
     in_flight: int
     streaming: bool
     turns: int  # of `in_flight` calls, in one round
+    credit: bool = False  # WINDOW_UPDATE frames within each call, as gRPC's own clients write them
 
 
 CASES = {
@@ -55,6 +56,10 @@ CASES = {
     "unary": Case(1, 32, False, 30),
     "unary-many": Case(1, 500, False, 4),
     "unary-256": Case(256, 16, False, 6),
+    "grpc-8": Case(1, 8, False, 60, credit=True),
+    "grpc-32": Case(1, 32, False, 30, credit=True),
+    "grpc-128": Case(1, 128, False, 10, credit=True),
+    "grpc-256-rows": Case(256, 16, False, 6, credit=True),
     "ping-pong": Case(1, 1, True, 300),
     "stream": Case(1, 64, True, 20),
     "stream-256": Case(256, 16, True, 6),
@@ -120,7 +125,10 @@ def _bursts(case: Case) -> Iterator[bytes]:
     while True:
         burst = room
         for _ in range(case.in_flight):
-            burst += _head(stream, b"Predict") + _data(stream, message, last=True)
+            head, data = _head(stream, b"Predict"), _data(stream, message, last=True)
+            if case.credit:
+                head, data = head + frames.window_update(stream, 5), data + frames.window_update(0, 5)
+            burst += head + data
             stream += 2
         yield burst
 

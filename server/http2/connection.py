@@ -8,11 +8,12 @@ everything else is in `receiving` and `control`, and the answers are in `sending
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from typing import Any
 
 from server.http2 import blocks, frames
-from server.http2.blocks import Block, Bytes
+from server.http2.blocks import CREDIT_WORD, MIN_COLUMNAR_CALLS, Block, Bytes, CallLayout
 from server.http2.control import Control
 from server.http2.frames import ErrorCode, ProtocolError
 from server.http2.headers import OK_TRAILERS, RESPONSE, RESPONSE_WORD, TRAILERS_WORD, CallPolicy, Head
@@ -26,12 +27,16 @@ __all__ = ["Connection", "Event", "Limits"]
 RECEIVED_FRAME_SIZE = 256 * 1024
 # Below this size, the rest of the last read and the new read are joined as a whole.
 MIN_SPLIT_BYTES = 4096
-MIN_COLUMNAR_BYTES = 64 * blocks.MIN_COLUMNAR_CALLS  # no call is that small
+MIN_COLUMNAR_BYTES = 32 * MIN_COLUMNAR_CALLS  # calls of a block are not that small
+RETRY_BYTES = 1024  # from a call that begins no block to the next one that is tried
+# WINDOW_UPDATE with its payload, and the header of DATA.
+CREDIT_AND_DATA = struct.Struct(">IBIIIBI")
 _PREFACE = frames.PREFACE
 _unpack = frames.HEADER.unpack_from
 _pack = frames.HEADER.pack
 _pack_message = frames.MESSAGE.pack
 _unpack_message = frames.MESSAGE.unpack_from
+_unpack_word = struct.Struct(">I").unpack_from
 
 
 class Connection(Receiving, Control):
@@ -48,7 +53,7 @@ class Connection(Receiving, Control):
         self._new_views: list[int] = []  # calls of the fast path whose message has views of the read in hand
         self._started = False
         # What one DATA frame may hold that is a call's whole message.
-        self._max_fast_body = min(limits.max_message + PREFIX, limits.stream_window)
+        self._max_fast_body = min(limits.max_message + PREFIX, limits.stream_window, RECEIVED_FRAME_SIZE)
         values = {
             frames.MAX_CONCURRENT_STREAMS: limits.max_streams,
             frames.INITIAL_WINDOW_SIZE: limits.stream_window,
@@ -111,7 +116,7 @@ class Connection(Receiving, Control):
             self._awaiting_response,
             self.streams,
         )
-        worth_trying = MIN_COLUMNAR_BYTES
+        next_try = at  # of a block
         while end - at >= 9:
             head, flags, stream_id = _unpack(data, at)
             length, kind = head >> 8, head & 0xFF
@@ -121,18 +126,24 @@ class Connection(Receiving, Control):
             until = begin + length
             if until > end:
                 break
-            if kind == 1 and end - at > worth_trying and (after := self._block_of_calls(data, at)) > at:
-                at = after
-                continue
-            if kind == 1:
-                worth_trying = end  # once a read: what differs from call to call does so all along
+            if kind == 1 and at >= next_try and end - at >= MIN_COLUMNAR_BYTES:
+                after = self._block_of_calls(data, at)
+                if after > at:
+                    at = after
+                    continue
+                next_try = at + RETRY_BYTES
             at = until
             # A unary call as clients send it: HEADERS with a body to come, DATA that is one message and the end.
             if kind == 1 and flags == 4:
                 call = cached.get(data[begin:until])
                 if call is not None and call.fast_path and self._may_open(stream_id):
                     self._last_id = stream_id
-                    begun[stream_id] = call
+                    if until + CREDIT_AND_DATA.size <= end and (
+                        after := self._credited_call(data, at, stream_id, call)
+                    ):
+                        at = after
+                    else:
+                        begun[stream_id] = call
                     continue
             elif (
                 kind == 0
@@ -167,6 +178,8 @@ class Connection(Receiving, Control):
                     stream.data_event_pending = True
                     self.events.append((Event.DATA, stream, b""))
                 continue
+            elif kind == 8 and stream_id == 0 and length == 4 and self._grow_connection(data, begin):
+                continue
             if (
                 kind == 0
                 and flags < 2
@@ -177,43 +190,88 @@ class Connection(Receiving, Control):
             self._on_slow_path(kind, flags, stream_id & frames.MAX_WINDOW, data[begin:until])
         return at
 
-    def _block_of_calls(self, data: bytes, at: int) -> int:
-        """Takes the calls at `at` that are alike, where they are enough to be worth it; says where the next frame is.
-
-        The first is looked at as `_frames` looks at each.
-        """
-        head, flags, stream_id = _unpack(data, at)
-        header = head >> 8
-        if head & 0xFF != frames.HEADERS or flags != frames.END_HEADERS or not self._may_open(stream_id):
-            return at
-        begin = at + 9 + header
-        if begin + 9 + PREFIX > len(data):
-            return at
-        call = self._heads.cached.get(data[at + 9 : begin])
-        head, flags, data_id = _unpack(data, begin)
-        body = head >> 8
+    def _credited_call(self, data: bytes, at: int, stream_id: int, call: Head) -> int:
+        """Takes WINDOW_UPDATE and DATA behind HEADERS, as gRPC's own clients send them; 0 if there is anything else."""
+        word, _, credit_id, increment, data_word, flags, data_id = CREDIT_AND_DATA.unpack_from(data, at)
+        length, begin = data_word >> 8, at + CREDIT_AND_DATA.size
+        until: int = begin + length
         if (
-            call is None
-            or not call.fast_path
-            or (head & 0xFF, flags, data_id) != (frames.DATA, frames.END_STREAM, stream_id)
-            or not PREFIX <= body <= self._max_fast_body
-            or call.content_length not in (None, body)
-            or _unpack_message(data, begin + 9) != (0, body - PREFIX)
+            word != CREDIT_WORD
+            or not stream_id == credit_id == data_id
+            or (data_word & 0xFF, flags) != (frames.DATA, frames.END_STREAM)
+            or until > len(data)
+            or not 0 < increment <= frames.MAX_WINDOW - self._initial_send
+            or not PREFIX <= length <= self._max_fast_body
+            or call.content_length not in (None, length)
+            or _unpack_message(data, begin) != (0, length - PREFIX)
+        ):
+            return 0
+        self._unacked_bytes += length
+        self._extra_credit[stream_id] = increment
+        self._awaiting_response[stream_id] = call
+        self.calls.append((stream_id, call, data[begin + PREFIX : until]))
+        return until
+
+    def _grow_connection(self, data: bytes, begin: int) -> bool:
+        """Takes WINDOW_UPDATE of the connection; False if the slow path must judge it or send what waits."""
+        increment: int = _unpack_word(data, begin)[0]
+        if (
+            not 0 < increment <= frames.MAX_WINDOW - self._send_window
+            or self._blocked_on_connection_window
+            or self._open_header_block is not None
+            or not self._settings_received
+        ):
+            return False
+        self._send_window += increment
+        return True
+
+    def _block_of_calls(self, data: bytes, at: int) -> int:
+        """Takes the calls from `at` on that have one layout, if there are enough; returns where the next frame begins.
+
+        `_frames` validates a single call by the same rules.
+        """
+        word, flags, stream_id = _unpack(data, at)
+        header = word >> 8
+        if flags != frames.END_HEADERS or not self._may_open(stream_id):
+            return at
+        call = self._heads.cached.get(data[at + 9 : at + 9 + header])
+        layout = blocks.call_layout(data, at, header, stream_id) if call is not None and call.fast_path else None
+        if call is None or layout is None or layout.body > self._max_fast_body:
+            return at
+        last = at + (MIN_COLUMNAR_CALLS - 1) * layout.period
+        limit = min(self._limits.max_streams - self.open_calls, (frames.MAX_WINDOW - stream_id) // 2)
+        if (
+            call.content_length not in (None, layout.body)
+            or limit < MIN_COLUMNAR_CALLS
+            or last + layout.period > len(data)
+            or _unpack(data, last) != (word, flags, stream_id + 2 * (MIN_COLUMNAR_CALLS - 1))
         ):
             return at
-        most = min(self._limits.max_streams - self.open_calls, (frames.MAX_WINDOW - stream_id) // 2)
-        if min(most, (len(data) - at) // (header + body + 18)) < blocks.MIN_COLUMNAR_CALLS:
+        rows = blocks.matching_prefix(data, at, limit, layout, stream_id)
+        ids = range(stream_id, stream_id + 2 * len(rows), 2)
+        if len(rows) < MIN_COLUMNAR_CALLS or not self._credit_block(rows, layout, ids):
             return at
-        rows = blocks.matching_prefix(data, at, most, header, body, stream_id)
-        count = len(rows)
-        if count < blocks.MIN_COLUMNAR_CALLS:
-            return at
-        block = Block(stream_id, call, rows[:, -(body - PREFIX) :] if body > PREFIX else rows[:, :0])
-        self._last_id = block.ids[-1]
-        self._unacked_bytes += count * body
-        self._awaiting_response.update(dict.fromkeys(block.ids, call))
-        self.blocks.append(block)
+        self._last_id = ids[-1]
+        self._unacked_bytes += len(rows) * layout.body
+        self._awaiting_response.update(dict.fromkeys(ids, call))
+        messages = rows[:, layout.message : layout.message + layout.body - PREFIX]
+        self.blocks.append(Block(stream_id, call, messages))
         return at + rows.size
+
+    def _credit_block(self, rows: Bytes, layout: CallLayout, ids: range) -> bool:
+        """Grows the windows as the calls of a block ask for; False, and nothing is done, if the slow path must."""
+        stream_credit = blocks.credit(rows, layout.stream_credits)
+        connection_credit = blocks.credit(rows, layout.connection_credits)
+        if stream_credit is not None and stream_credit.max() > frames.MAX_WINDOW - self._initial_send:
+            return False
+        if connection_credit is not None:
+            total = int(connection_credit.sum())
+            if self._blocked_on_connection_window or total > frames.MAX_WINDOW - self._send_window:
+                return False
+            self._send_window += total
+        if stream_credit is not None:
+            self._extra_credit.update(zip(ids, stream_credit.tolist(), strict=True))
+        return True
 
     def _on_partial_body(self, stream_id: int, flags: int, data: bytes, begin: int, until: int) -> bool:
         """A frame of a unary call whose one message takes several; False where it must go the slow path."""
@@ -380,8 +438,9 @@ class Connection(Receiving, Control):
         return not self._table_update_due and len(block) <= frames.FRAME_SIZE and self._may_list(block)
 
     def _remove_calls(self, ids: range) -> None:
-        if len(self._awaiting_response) == len(ids):
+        if len(self._awaiting_response) == len(ids) and not self._headers_received:
             self._awaiting_response.clear()
+            self._extra_credit.clear()
         else:
             for one in ids:
                 del self._awaiting_response[one]

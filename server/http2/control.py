@@ -23,8 +23,8 @@ class Control(Sending):
             return
         if stream_id > self._last_id:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"WINDOW_UPDATE on stream {stream_id}, which is idle")
-        if stream_id in self._headers_received and increment:
-            # gRPC's own clients send this between the headers and the message of each call, which stays a short one.
+        if increment and (stream_id in self._headers_received or stream_id in self._awaiting_response):
+            # gRPC's own clients send this between the headers and the message of each call, which keeps the fast path.
             grown = self._extra_credit.get(stream_id, 0) + increment
             if self._initial_send + grown <= frames.MAX_WINDOW:
                 self._extra_credit[stream_id] = grown
