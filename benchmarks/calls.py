@@ -161,7 +161,7 @@ def _waits(link: ServerConnection, case: Case) -> bool:
     """Whether a call, or a frame of the one stream, has no answer yet."""
     if not case.streaming:
         return link.h2.open_calls > 0
-    return not link.h2.streams[1].app.idle
+    return not link.h2.streams[1].call.idle
 
 
 @contextmanager

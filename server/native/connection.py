@@ -32,7 +32,7 @@ class SocketLimits:
 
 
 class StreamCall(Protocol):
-    """A streaming call, as `Stream.app` holds it."""
+    """A streaming call, as `Stream.call` holds it."""
 
     def on_data(self, *, alone: bool) -> None:
         """Messages or the end of the peer's side have arrived, or the peer has room again.
@@ -98,8 +98,8 @@ class ServerConnection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._peers.discard(self)
         for stream in self.h2.abandon():
-            if stream.app is not None:
-                stream.app.cancel()
+            if stream.call is not None:
+                stream.call.cancel()
 
     def pause_writing(self) -> None:
         self.paused = True
@@ -109,13 +109,13 @@ class ServerConnection(asyncio.Protocol):
         self.paused = False
         self._transport.resume_reading()
         for stream in list(self.h2.streams.values()):
-            if stream.app is not None:
-                stream.app.on_data(alone=False)
+            if stream.call is not None:
+                stream.call.on_data(alone=False)
         self.flush()
 
     def fail_call(self, stream_id: int, name: str, error: Exception, arrived_ns: int) -> None:
         """Ends a unary call with the status of an error, if its caller still waits."""
-        stream = self.h2.stream(stream_id)
+        stream = self.h2.promote(stream_id)
         if stream is not None:
             stream.arrived_ns = arrived_ns
             self.fail(stream, name, error)
@@ -150,7 +150,7 @@ class ServerConnection(asyncio.Protocol):
 
     def sweep(self, now_ns: int) -> None:
         """Called once a second: ends the connection if a frame that began has not ended in time."""
-        self.h2.forgive()
+        self.h2.reset_abuse_score()
         since_ns = self.h2.partial_since_ns
         if since_ns is not None and now_ns - since_ns > self._limits.partial_s * 1e9:
             self._break(ProtocolError(ErrorCode.SETTINGS_TIMEOUT, "nothing whole came in time"))

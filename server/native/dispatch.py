@@ -40,21 +40,21 @@ class Dispatcher:
                 h2.calls.append((stream.id, stream.head, message))
             elif kind == Event.OPENED:
                 self._open(connection, stream)
-            elif stream.app is None:
+            elif stream.call is None:
                 continue
             elif kind == Event.RESET:
-                stream.app.cancel()
+                stream.call.cancel()
             else:
-                stream.app.on_data(alone=len(events) == 1)
+                stream.call.on_data(alone=len(events) == 1)
 
     def _open(self, connection: ServerConnection, stream: Stream) -> None:
         method = stream.head.method
         if not isinstance(method, ScoringStream):
-            stream.app = StreamingCall(connection, stream, method)
+            stream.call = StreamingCall(connection, stream, method)
             return
         try:
             self._serving.state.require_accepting()
         except UnavailableError as error:
             connection.fail(stream, method.name, error)
         else:
-            stream.app = ScoringStreamCall(connection, stream, method)
+            stream.call = ScoringStreamCall(connection, stream, method)

@@ -10,7 +10,7 @@ from typing import Any
 from common.errors import UnavailableError
 from server.core.dataplane import DataPlane
 from server.http2.connection import Connection, Limits
-from server.http2.headers import SHORT, STREAMING, UNARY
+from server.http2.headers import FAST_UNARY, STREAMING, UNARY
 from server.native.connection import ServerConnection, SocketLimits
 from server.native.dispatch import Dispatcher
 from server.native.scoring_stream import ScoringStreamCall
@@ -66,7 +66,7 @@ class NativeFront:
 
     def kind(self, method: Method) -> int:
         if isinstance(method, Scoring):
-            return SHORT
+            return FAST_UNARY
         return UNARY if isinstance(method, Unary) else STREAMING
 
     def refusal(self, path: bytes, authorization: bytes) -> str:
@@ -118,7 +118,7 @@ class NativeFront:
         now_ns = self.serving.now_ns()
         for connection in list(self.connections):
             for stream in list(connection.h2.streams.values()):
-                call = stream.app
+                call = stream.call
                 if isinstance(call, ScoringStreamCall) and call.idle and now_ns - call.last_frame_ns > IDLE_NS:
                     call.fail(UnavailableError("the server is draining"))
             connection.flush()

@@ -16,7 +16,7 @@ from common.errors import DeadlineError, VolcastError
 from server.core.batcher import INLINE_ROWS, FaultError, Work
 from server.core.dataplane import Job, Outcome
 from server.core.requests import PredictInput, Result
-from server.http2.blocks import LEAST as MIN_COLUMNAR_FRAMES
+from server.http2.blocks import MIN_COLUMNAR_CALLS as MIN_COLUMNAR_FRAMES
 from server.http2.blocks import Bytes
 from server.http2.sending import framed
 from server.http2.stream import PREFIX, Stream
@@ -80,24 +80,24 @@ class ScoringStreamCall:
         connection.serving.mark_for_flush(connection)  # taking frames makes room for the peer
         if self._method.packed and self._take_columns():
             return
-        messages = connection.h2.take(stream, FRAMES_PER_PULL)
+        messages = connection.h2.take_messages(stream, FRAMES_PER_PULL)
         if stream.closed:  # by a message that could not be taken
             self.close()
             return
         if messages:
             self._take(messages)
-        elif stream.ended:
+        elif stream.remote_closed:
             connection.finish(stream)
             self.close()
 
     def _score_inline(self) -> bool:
         """Scores and answers the only frame; False if there are more, or if the batcher must take it."""
         stream, connection = self.stream, self.connection
-        if not self._method.packed or self.ended or self._in_flight or stream.ended or connection.paused:
+        if not self._method.packed or self.ended or self._in_flight or stream.remote_closed or connection.paused:
             return False
         if stream.unsent or stream.size > MAX_INLINE_BYTES:
             return False
-        messages = connection.h2.take(stream, 2)
+        messages = connection.h2.take_messages(stream, 2)
         if stream.closed:
             self.close()
             return True
@@ -119,7 +119,7 @@ class ScoringStreamCall:
     def _take_columns(self) -> bool:
         """Queues frames of equal layout as one array; False, with nothing taken, if they are too few or differ."""
         serving, stream, h2 = self._serving, self.stream, self.connection.h2
-        frames = h2.peek_even(stream, FRAMES_PER_PULL, MIN_COLUMNAR_FRAMES)
+        frames = h2.peek_rows(stream, FRAMES_PER_PULL, MIN_COLUMNAR_FRAMES)
         template = serving.templates.match_frame(frames[0, PREFIX:].tobytes()) if frames is not None else None
         if frames is None or template is None:
             return False
@@ -131,7 +131,7 @@ class ScoringStreamCall:
         matrix = matrix_of(values, template.request, len(model.schema))
         if matrix is None:
             return False
-        h2.skip(stream, count * frames.shape[1])
+        h2.consume(stream, count * frames.shape[1])
         now_ns = self.last_frame_ns = serving.now_ns()
         self._in_flight += count
         replies = FrameRunReplies(self, frames[:count, PREFIX:], [template], now_ns)

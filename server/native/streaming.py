@@ -27,11 +27,11 @@ class StreamingCall:
     async def read(self) -> bytes | None:
         while True:
             self._readable.clear()
-            messages = self._connection.h2.take(self._stream, 1)
+            messages = self._connection.h2.take_messages(self._stream, 1)
             self._connection.flush()
             if messages:
                 return messages[0]
-            if self._stream.ended or self._stream.closed:
+            if self._stream.remote_closed or self._stream.closed:
                 return None
             await self._readable.wait()
 

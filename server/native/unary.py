@@ -17,7 +17,7 @@ from common.rpc_status import to_status
 from server.core.batcher import DEADLINE_PASSED, Work
 from server.core.dataplane import Job, Outcome
 from server.core.requests import Matrix, Result
-from server.http2.blocks import LEAST as MIN_COLUMNAR_CALLS
+from server.http2.blocks import MIN_COLUMNAR_CALLS as MIN_COLUMNAR_CALLS
 from server.http2.blocks import Block, Bytes
 from server.http2.headers import NO_TIMEOUT, Head, failure
 from server.http2.stream import RESOURCE_EXHAUSTED
@@ -95,7 +95,7 @@ class UnaryCalls:
     def retry_each(self, connection: ServerConnection, calls: Iterable[Call], arrived_ns: int) -> None:
         """The calls of a run that failed as a whole: each takes the slow path. Their place in the queue is paid for."""
         for call in calls:
-            if connection.h2.is_waiting(call[0]):
+            if connection.h2.awaits_response(call[0]):
                 self._slow(connection, call, arrived_ns)
 
     def _admitted(self, connection: ServerConnection, calls: list[Call]) -> list[Call]:
@@ -116,9 +116,9 @@ class UnaryCalls:
 
     def _refuse(self, connection: ServerConnection, ids: Sequence[int], name: str) -> None:
         if isinstance(ids, range):
-            connection.h2.fail_block(ids, self._refusal)
+            connection.h2.fail_columnar(ids, self._refusal)
         else:
-            connection.h2.fail_short(list(ids), self._refusal)
+            connection.h2.fail_calls(list(ids), self._refusal)
         self._serving.metrics.refused({name: len(ids)})
         self._serving.mark_for_flush(connection)
 
@@ -131,7 +131,7 @@ class UnaryCalls:
         response = serving.inline.score(template, raw, len(template.prefix), now_ns)
         if response is None:
             return False
-        connection.h2.respond_short(stream_id, response)
+        connection.h2.respond_fast(stream_id, response)
         connection.flush()
         serving.inline.observe("Predict", now_ns)
         return True
@@ -209,7 +209,7 @@ class ParsedReply:
 
     @property
     def abandoned(self) -> bool:
-        return not self._connection.h2.is_waiting(self._stream_id)
+        return not self._connection.h2.awaits_response(self._stream_id)
 
     def send(self, outcome: Outcome) -> None:
         if isinstance(outcome, VolcastError):
@@ -219,7 +219,7 @@ class ParsedReply:
 
     def respond(self, response: bytes) -> None:
         serving = self._connection.serving
-        self._connection.h2.respond_short(self._stream_id, response)
+        self._connection.h2.respond_fast(self._stream_id, response)
         serving.metrics.request(self._name, "OK", serving.now_ns() - self._arrived_ns)
         serving.mark_for_flush(self._connection)
 
@@ -253,7 +253,7 @@ class RunReplies:
 
     @property
     def abandoned(self) -> bool:
-        return not any(map(self._connection.h2.is_waiting, self.ids))
+        return not any(map(self._connection.h2.awaits_response, self.ids))
 
     def send(self, outcome: Outcome) -> None:
         connection, arrived_ns = self._connection, self._arrived_ns
@@ -292,7 +292,7 @@ class RunReplies:
         serving.metrics.requests([("Predict", self._arrived_ns, len(ids))], serving.now_ns())
 
     def _respond_uniform(self, before: bytes, values: bytes, after: bytes) -> None:
-        connection, respond, size = self._connection, self._connection.h2.respond_short, 8 * self._rows[0]
+        connection, respond, size = self._connection, self._connection.h2.respond_fast, 8 * self._rows[0]
         at = 0
         for index, stream_id in enumerate(self.ids):
             respond(stream_id, before + values[at : at + size] + after)
@@ -301,7 +301,7 @@ class RunReplies:
                 connection.flush()
 
     def _respond_mixed(self, fields: bytes, values: bytes, after: bytes) -> None:
-        connection, respond = self._connection, self._connection.h2.respond_short
+        connection, respond = self._connection, self._connection.h2.respond_fast
         befores: dict[int, bytes] = {}  # by rows
         at = 0
         for index, (stream_id, rows) in enumerate(zip(self.ids, self._rows, strict=True)):
@@ -319,9 +319,9 @@ class RunReplies:
         template = before + bytes(values.shape[1]) + after
         for begin in range(0, len(ids), COLUMNAR_CALLS_PER_WRITE):
             some = slice(begin, begin + COLUMNAR_CALLS_PER_WRITE)
-            if not h2.respond_block(ids[some], template, len(before), values[some]):
+            if not h2.respond_columnar(ids[some], template, len(before), values[some]):
                 for stream_id, own in zip(ids[some], values[some], strict=True):
-                    h2.respond_short(stream_id, before + own.tobytes() + after)
+                    h2.respond_fast(stream_id, before + own.tobytes() + after)
             if begin + COLUMNAR_CALLS_PER_WRITE < len(ids):
                 connection.flush()
 

@@ -16,7 +16,7 @@ import numpy as np
 from server.core.held import Held
 from server.core.models import Model, Repository
 from server.core.requests import Result
-from server.http2.blocks import Bytes, filled
+from server.http2.blocks import Bytes, fill_template
 from server.http2.frames import MESSAGE
 
 # Tags of PredictResponse: field number and wire type (Protocol Buffers, Encoding).
@@ -103,7 +103,7 @@ def stream_message_rows(frame_ids: Bytes, before: bytes, values: Bytes, after: b
     prefix = MESSAGE.pack(0, id_size + len(field) + length)
     values_at = len(prefix) + id_size + len(field) + len(before)
     template = prefix + bytes(id_size) + field + before + bytes(size) + after
-    return filled(template, count, (len(prefix), frame_ids), (values_at, values))
+    return fill_template(template, count, (len(prefix), frame_ids), (values_at, values))
 
 
 class ModelFields:

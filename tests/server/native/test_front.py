@@ -52,7 +52,7 @@ def answers(got: list[Frame], stream: int) -> list[bytes]:
 
 def a_stream(client: Client, stream: int = 1, *extra: tuple[bytes, bytes]) -> ScoringStreamCall:
     client.head(stream, b"StreamPredict", *extra)
-    call = client.link.h2.streams[stream].app
+    call = client.link.h2.streams[stream].call
     assert isinstance(call, ScoringStreamCall)
     return call
 
@@ -152,7 +152,7 @@ async def test_a_lost_link_leaves_nothing_behind(client: Client, front: NativeFr
     call = a_stream(client, 3, (b"grpc-timeout", b"1H"))
     client.head(5, b"", path=WATCH)
     client.data(5, message(b""), frames.END_STREAM)
-    dialogue = client.link.h2.streams[5].app
+    dialogue = client.link.h2.streams[5].call
     assert isinstance(dialogue, StreamingCall)
     assert dialogue.task is not None
     await client.until(lambda got: bool(answers(got, 5)))
@@ -189,7 +189,7 @@ async def test_a_dialogue_whose_link_is_paused_waits(client: Client) -> None:
     client.link.pause_writing()
     client.head(1, b"", path=WATCH)
     client.data(1, message(b""), frames.END_STREAM)
-    dialogue = client.link.h2.streams[1].app
+    dialogue = client.link.h2.streams[1].call
     assert isinstance(dialogue, StreamingCall)
     assert not client.transport.reading
     await client.until(lambda got: bool(answers(got, 1)))
@@ -235,12 +235,12 @@ async def test_an_idle_link_is_left_alone(client: Client, clock: Clock) -> None:
 async def test_an_answer_that_waits_for_its_reader_does_not_keep_the_rows_of_its_request(client: Client) -> None:
     client.send(frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
     client.call(1, request(1000).SerializeToString())
-    stream = client.link.h2.streams.get(1) or client.link.h2.stream(1)
+    stream = client.link.h2.streams.get(1) or client.link.h2.promote(1)
     assert stream is not None
     async with asyncio.timeout(10):
         while not stream.unsent:  # noqa: ASYNC110
             await asyncio.sleep(0)
-    assert stream.app is None
+    assert stream.call is None
     client.send(frames.window_update(1, 100_000))
     assert status(await client.ended(1), 1) == b"0"
 

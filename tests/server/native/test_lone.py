@@ -167,7 +167,7 @@ async def test_a_call_whose_window_grows_before_its_message_comes_is_a_short_one
     assert client.link.h2.streams == {}
     client.data(3, message(request().SerializeToString()), frames.END_STREAM)
     assert len(answers(client.read(), 3)) == 1
-    assert client.link.h2._grown == {}
+    assert client.link.h2._extra_credit == {}
 
 
 async def test_the_room_given_before_the_message_is_there_for_the_answer(client: Client) -> None:
@@ -182,7 +182,7 @@ async def test_the_room_given_before_the_message_is_there_for_the_answer(client:
     client.send(frames.window_update(3, 100))
     got += await client.ended(3)
     assert len(answers(got, 3)) == 1
-    assert client.link.h2._grown == {}
+    assert client.link.h2._extra_credit == {}
 
 
 @pytest.mark.parametrize(("increment", "code"), [(0, frames.ErrorCode.PROTOCOL_ERROR), (2**31 - 1, 3)])
@@ -201,4 +201,4 @@ async def test_calls_given_up_leave_nothing_of_their_windows(client: Client) -> 
     client.head(5, b"Predict")
     client.send(frames.window_update(5, 5))
     client.link.connection_lost(None)
-    assert client.link.h2._grown == {}
+    assert client.link.h2._extra_credit == {}
