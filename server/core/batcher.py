@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from common.errors import DeadlineError, VolcastError
-from server.core.dataplane import Computed, DataPlane, Job, Outcome, Run
+from server.core.dataplane import Computed, DataPlane, ModelRun, Outcome, ScoringJob
 
 DEADLINE_PASSED = DeadlineError("the deadline had passed before the model ran")
 # More rows than this are computed on another thread: so many of the slowest model we serve take half a
@@ -23,7 +23,7 @@ INLINE_ROWS = 2048
 class Work(Protocol):
     """What a door queues for one call."""
 
-    job: Job | VolcastError  # an error keeps its place in the order of a stream
+    job: ScoringJob | VolcastError  # an error keeps its place in the order of a stream
 
     @property
     def deadline_ns(self) -> int | None: ...  # on the data plane's clock
@@ -48,7 +48,7 @@ class Batcher:
         max_batch_rows: int,
         max_queue: int,
         offload: Offload,
-        observe: Callable[[Run], None] = lambda run: None,
+        observe: Callable[[ModelRun], None] = lambda run: None,
     ) -> None:
         self._plane = plane
         self.observe = observe
@@ -69,13 +69,13 @@ class Batcher:
 
     def put(self, work: Work) -> None:
         self._queue.append(work)
-        if type(work.job) is Job:
+        if type(work.job) is ScoringJob:
             self.rows += len(work.job.matrix)
 
     def run(self) -> None:
         """Answers one batch of what waits."""
         batch = self._take()
-        jobs = [work.job for work in batch if type(work.job) is Job]
+        jobs = [work.job for work in batch if type(work.job) is ScoringJob]
         if jobs and len(jobs[0].matrix) > INLINE_ROWS:  # such a job is a batch of its own
             self._offload(lambda: self._computed(jobs), lambda computed: self._finish(batch, computed))
         else:
@@ -88,7 +88,7 @@ class Batcher:
         while queue:
             work = queue[0]
             job = work.job
-            if type(job) is Job:
+            if type(job) is ScoringJob:
                 count = len(job.matrix)
                 if rows and (rows + count > self._max_batch_rows or count > INLINE_ROWS):
                     break
@@ -103,18 +103,18 @@ class Batcher:
                 else:
                     rows += count
             batch.append(queue.popleft())
-            if type(job) is Job and len(job.matrix) > INLINE_ROWS:
+            if type(job) is ScoringJob and len(job.matrix) > INLINE_ROWS:
                 break  # computed on another thread, where nothing may be that the loop computes itself
         return batch
 
-    def run_now(self, job: Job) -> Outcome:
+    def run_now(self, job: ScoringJob) -> Outcome:
         """The outcome of a job that has waited already, before whatever waits."""
         computed = self._computed([job])
         for run in computed.runs:
             self.observe(run)
         return computed.outcomes[0]
 
-    def _computed(self, jobs: Sequence[Job]) -> Computed:
+    def _computed(self, jobs: Sequence[ScoringJob]) -> Computed:
         try:
             return self._plane.compute(jobs)
         except Exception as error:
@@ -129,7 +129,7 @@ class Batcher:
         fault: Exception | None = None
         for work in batch:
             job = work.job
-            outcome = next(outcomes) if isinstance(job, Job) else job
+            outcome = next(outcomes) if isinstance(job, ScoringJob) else job
             if not work.cancelled:
                 try:
                     work.finish(outcome)

@@ -13,8 +13,8 @@ from grpc.aio import EOF, AbortError
 from common.errors import UnavailableError, VolcastError
 from common.rpc_status import DETAILS_KEY, to_status
 from server.core.batcher import FaultError
-from server.core.dataplane import DataPlane, Job, Outcome
-from server.core.requests import PredictInput, Result
+from server.core.dataplane import DataPlane, Outcome, Result, ScoringJob
+from server.core.requests import PredictInput
 from server.rpc.inference import read_predict
 from server.rpc.methods import Method, Methods, Scoring, ScoringStream, Stream, Unary
 from server.runtime.batch_loop import BatchLoop
@@ -43,8 +43,8 @@ class FutureWork:
 
     __slots__ = ("_future", "cancelled", "deadline_ns", "job")
 
-    def __init__(self, job: Job, deadline_ns: int | None, future: asyncio.Future[Result]) -> None:
-        self.job: Job | VolcastError = job
+    def __init__(self, job: ScoringJob, deadline_ns: int | None, future: asyncio.Future[Result]) -> None:
+        self.job: ScoringJob | VolcastError = job
         self.deadline_ns = deadline_ns
         self.cancelled = False
         self._future = future
@@ -206,7 +206,7 @@ class GrpcioFront:
         self._state.require_accepting()
         return await self._run(self._plane.prepare(request, arrived_ns), None)
 
-    async def _run(self, job: Job, deadline_ns: int | None) -> Result:
+    async def _run(self, job: ScoringJob, deadline_ns: int | None) -> Result:
         work = FutureWork(job, deadline_ns, self._loop.create_future())
         self._batches.put(work)
         try:

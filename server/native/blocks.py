@@ -14,8 +14,7 @@ import numpy as np
 
 from common.errors import VolcastError
 from server.core.batcher import DEADLINE_PASSED, INLINE_ROWS
-from server.core.dataplane import Job, Outcome
-from server.core.requests import Result
+from server.core.dataplane import Outcome, Result, ScoringJob
 from server.http2.blocks import LEAST, Block, Bytes, filled
 from server.http2.frames import MESSAGE
 from server.http2.headers import NO_TIMEOUT
@@ -46,12 +45,12 @@ class FrameBlock:
 
     __slots__ = ("_arrived_ns", "_call", "_known", "_messages", "deadline_ns", "job")
 
-    def __init__(self, call: FrameStream, messages: Bytes, known: FrameForm, job: Job) -> None:
+    def __init__(self, call: FrameStream, messages: Bytes, known: FrameForm, job: ScoringJob) -> None:
         self._call = call
         self._messages = messages
         self._known = known
         self._arrived_ns = job.arrived_ns
-        self.job: Job | VolcastError = job
+        self.job: ScoringJob | VolcastError = job
         self.deadline_ns: int | None = None  # the stream's own deadline ends the stream
 
     @property
@@ -83,7 +82,7 @@ class CallBlock:
     __slots__ = ("_arrived_ns", "_form", "_front", "_ids", "_link", "_messages", "cancelled", "deadline_ns", "job")
 
     def __init__(
-        self, front: NativeFront, link: Link, ids: range, messages: Bytes, form: Form, job: Job, timeout_ns: int
+        self, front: NativeFront, link: Link, ids: range, messages: Bytes, form: Form, job: ScoringJob, timeout_ns: int
     ) -> None:
         self._front = front
         self._link = link
@@ -91,7 +90,7 @@ class CallBlock:
         self._messages = messages
         self._form = form
         self._arrived_ns = job.arrived_ns
-        self.job: Job | VolcastError = job
+        self.job: ScoringJob | VolcastError = job
         self.deadline_ns = None if timeout_ns == NO_TIMEOUT else job.arrived_ns + timeout_ns
         self.cancelled = False  # whoever has gone meanwhile is answered by nothing
 
@@ -160,7 +159,7 @@ class Blocks:
         step, timeout_ns = self._most_rows // form.rows, block.head.timeout_ns
         for begin in range(0, len(block.messages), step):
             ids, messages = block.ids[begin : begin + step], block.messages[begin : begin + step]
-            job = Job(model, matrix[begin * form.rows : (begin + step) * form.rows], now_ns)
+            job = ScoringJob(model, matrix[begin * form.rows : (begin + step) * form.rows], now_ns)
             front.batches.put(CallBlock(front, link, ids, messages, form, job, timeout_ns))
 
     def _form(self, block: Block) -> Form | None:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import VolcastError
 from server.core.batcher import DEADLINE_PASSED, INLINE_ROWS
-from server.core.dataplane import Job, Outcome
-from server.core.requests import Result
+from server.core.dataplane import Outcome, Result, ScoringJob
 from server.http2.frames import MESSAGE
 from server.http2.headers import NO_TIMEOUT
 from server.native.entries import Entry
@@ -79,11 +78,11 @@ class Lane:
         else:
             self._front.batches.batcher.put(Burst(self, job, group))
 
-    def _job(self, form: Form, group: list[Entry]) -> Job | None:
+    def _job(self, form: Form, group: list[Entry]) -> ScoringJob | None:
         """One job of all rows; None where one of them is not as it must be."""
         model = model_for(self._front.plane.repository, form)
         matrix = matrix_of(_values(group), form, len(model.schema)) if model is not None else None
-        return Job(model, matrix, group[0].arrived_ns) if model is not None and matrix is not None else None
+        return ScoringJob(model, matrix, group[0].arrived_ns) if model is not None and matrix is not None else None
 
     def answer(self, group: list[Entry], result: Result) -> None:
         """Each caller's part of the result of all."""
@@ -127,10 +126,10 @@ class Burst:
 
     __slots__ = ("_group", "_lane", "cancelled", "deadline_ns", "job")
 
-    def __init__(self, lane: Lane, job: Job, group: list[Entry]) -> None:
+    def __init__(self, lane: Lane, job: ScoringJob, group: list[Entry]) -> None:
         self._lane = lane
         self._group = group
-        self.job: Job | VolcastError = job
+        self.job: ScoringJob | VolcastError = job
         self.deadline_ns: int | None = None  # each caller's own has been looked at
         self.cancelled = False
 

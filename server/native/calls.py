@@ -10,8 +10,8 @@ import numpy as np
 
 from common.errors import DeadlineError, VolcastError
 from server.core.batcher import INLINE_ROWS
-from server.core.dataplane import Job, Outcome
-from server.core.requests import PredictInput, Result
+from server.core.dataplane import Outcome, Result, ScoringJob
+from server.core.requests import PredictInput
 from server.http2.blocks import LEAST
 from server.http2.frames import MESSAGE
 from server.http2.sending import framed
@@ -36,12 +36,18 @@ class UnaryCall:
     __slots__ = ("cancelled", "deadline_ns", "encode", "job", "link", "name", "stream")
 
     def __init__(
-        self, link: Link, stream: Stream, name: str, job: Job, encode: Callable[[Result], bytes], deadline: int | None
+        self,
+        link: Link,
+        stream: Stream,
+        name: str,
+        job: ScoringJob,
+        encode: Callable[[Result], bytes],
+        deadline: int | None,
     ) -> None:
         self.link = link
         self.stream = stream
         self.name = name
-        self.job: Job | VolcastError = job
+        self.job: ScoringJob | VolcastError = job
         self.encode = encode
         self.deadline_ns = deadline
         self.cancelled = False
@@ -62,7 +68,7 @@ class FrameWork:
 
     __slots__ = ("arrived_ns", "call", "deadline_ns", "frame", "job")
 
-    def __init__(self, call: FrameStream, frame: Frame, job: Job | VolcastError, arrived_ns: int) -> None:
+    def __init__(self, call: FrameStream, frame: Frame, job: ScoringJob | VolcastError, arrived_ns: int) -> None:
         self.call = call
         self.frame = frame
         self.job = job
@@ -172,7 +178,7 @@ class FrameStream:
         connection.skip(stream, count * rows.shape[1])
         now_ns = self.heard_ns = front.now_ns()
         self._waiting += count
-        front.batches.put(FrameBlock(self, rows[:count, PREFIX:], known, Job(model, matrix, now_ns)))
+        front.batches.put(FrameBlock(self, rows[:count, PREFIX:], known, ScoringJob(model, matrix, now_ns)))
         return True
 
     def _take(self, messages: list[bytes], now_ns: int) -> None:
@@ -199,7 +205,7 @@ class FrameStream:
         front = self.link.front
         frame = self._method.decode(raw)
         work = FrameWork(self, frame, front.job_of(frame, now_ns), now_ns)
-        if type(work.job) is Job:
+        if type(work.job) is ScoringJob:
             self._large = len(work.job.matrix) > INLINE_ROWS
             if self._method.packed and isinstance(frame.input, PredictInput) and (at := frame_parts(raw)[1]):
                 front.forms.learn(raw[at:], frame.input, read_predict)
@@ -218,7 +224,7 @@ class FrameStream:
         front = self.link.front
         frame = self._method.decode(raw)
         job = front.job_of(frame, arrived_ns)
-        outcome = front.batches.batcher.run_now(job) if isinstance(job, Job) else job
+        outcome = front.batches.batcher.run_now(job) if isinstance(job, ScoringJob) else job
         self.answered(FrameWork(self, frame, job, arrived_ns), outcome)
 
     def answered(self, work: FrameWork, outcome: Outcome) -> None:

@@ -10,8 +10,7 @@ from typing import Any
 from common.errors import DeadlineError, UnavailableError, VolcastError
 from common.rpc_status import to_status
 from server.core.batcher import FaultError
-from server.core.dataplane import DataPlane, Job, Outcome
-from server.core.requests import Result
+from server.core.dataplane import DataPlane, Outcome, Result, ScoringJob
 from server.http2.connection import Event, Limits
 from server.http2.headers import NO_TIMEOUT, SHORT, STREAMING, UNARY, Head, failure
 from server.http2.stream import RESOURCE_EXHAUSTED, Stream
@@ -139,7 +138,7 @@ class NativeFront:
         if self._sweeper is not None:
             self._sweeper.cancel()
 
-    def job_of(self, frame: Frame, now_ns: int) -> Job | VolcastError:
+    def job_of(self, frame: Frame, now_ns: int) -> ScoringJob | VolcastError:
         if isinstance(frame.input, VolcastError):
             return frame.input
         try:

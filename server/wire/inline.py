@@ -10,9 +10,9 @@ from __future__ import annotations
 import struct
 from math import isfinite
 
-from server.core.dataplane import DataPlane, Run
-from server.core.held import Held, Model
-from server.core.predictor import Bound
+from server.core.dataplane import DataPlane, ModelRun
+from server.core.predictor import BoundBuffers
+from server.core.snapshot import Model, ModelSnapshot
 from server.runtime.batch_loop import BatchLoop
 from server.runtime.metrics import ServerMetrics
 from server.wire.templates import Form, answer_prefix, answer_suffix, model_for
@@ -31,7 +31,7 @@ class Seat:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.row: Bound = model.predictor.bound(1)
+        self.row: BoundBuffers = model.predictor.bind(1)
         self.head = answer_prefix(model) + b"\x22\x08"
 
 
@@ -43,7 +43,7 @@ class Lone:
         self._now_ns = plane.now_ns
         self._observe = batches.batcher.observe
         self._metrics = metrics
-        self._held: Held | None = None  # that the seats were taken of
+        self._snapshot: ModelSnapshot | None = None  # that the seats were taken of
         self._seats: dict[bytes, Seat | None] = {}  # by the form's prefix; None: not for us
         self._seat: Seat | None = None  # of the last request
         self._compute_ns = 0
@@ -71,14 +71,14 @@ class Lone:
         seat = self._seat
         if seat is not None:
             self._metrics.request(method, "OK", self._now_ns() - arrived_ns)
-            self._observe(Run(seat.model, seat.row.matrix, seat.row.probabilities, self._compute_ns))
+            self._observe(ModelRun(seat.model, seat.row.matrix, seat.row.probabilities, self._compute_ns))
 
     def _seat_for(self, form: Form) -> Seat | None:
-        held = self._plane.repository.held
-        if held is not self._held or len(self._seats) > _SEATS:
+        snapshot = self._plane.repository.snapshot
+        if snapshot is not self._snapshot or len(self._seats) > _SEATS:
             self._seats.clear()  # models were swapped: the buffers of those that went go too
             self._seat = None
-            self._held = held
+            self._snapshot = snapshot
         try:
             return self._seats[form.prefix]
         except KeyError:

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import RequestError, VolcastError
-from server.core.dataplane import Job
-from server.core.held import Held
-from server.core.models import Model, Repository
-from server.core.requests import Matrix, PackedInput, PredictInput, Result, Selection
-from server.core.rows import DTYPES, all_finite
+from server.core.arrays import Matrix
+from server.core.dataplane import Result, ScoringJob
+from server.core.models import Repository
+from server.core.requests import PredictInput, Selection
+from server.core.rows import DTYPES, PackedInput, all_finite
+from server.core.snapshot import Model, ModelSnapshot
 from server.http2.frames import MESSAGE
 
 MAX_ROWS = 1024
@@ -139,14 +140,14 @@ class Prefixes:
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._held: Held | None = None
+        self._snapshot: ModelSnapshot | None = None
         self._known: dict[Model, bytes] = {}
 
     def of(self, model: Model) -> bytes:
-        held = self._repository.held
-        if held is not self._held:  # models that went are not kept for this
+        snapshot = self._repository.snapshot
+        if snapshot is not self._snapshot:  # models that went are not kept for this
             self._known.clear()
-            self._held = held
+            self._snapshot = snapshot
         known = self._known.get(model)
         if known is None:
             known = self._known[model] = answer_prefix(model)
@@ -157,13 +158,13 @@ def answer_suffix(queue_ns: int, compute_ns: int) -> bytes:
     return b"\x28" + varint(max(0, queue_ns)) + b"\x30" + varint(max(0, compute_ns))
 
 
-def job_of(raw: bytes, form: Form, repository: Repository, arrived_ns: int) -> Job | None:
+def job_of(raw: bytes, form: Form, repository: Repository, arrived_ns: int) -> ScoringJob | None:
     """A recognized request as a job; None where it must be parsed to be told what is wrong with it."""
     model = model_for(repository, form)
     if model is None:
         return None
     matrix = matrix_of(memoryview(raw)[len(form.prefix) :], form, len(model.schema))
-    return None if matrix is None else Job(model, matrix, arrived_ns)
+    return None if matrix is None else ScoringJob(model, matrix, arrived_ns)
 
 
 def matrix_of(values: bytes | memoryview | NDArray[np.uint8], form: Form, width: int) -> Matrix | None:

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 
 from server.core.batcher import INLINE_ROWS, Batcher
-from server.core.dataplane import Computed, DataPlane, Job, Outcome
+from server.core.dataplane import Computed, DataPlane, Outcome, Result, ScoringJob
 from server.core.models import Repository
-from server.core.predictor import FEW
-from server.core.requests import Result
+from server.core.predictor import MAX_BOUND_ROWS
 from server.runtime.batch_loop import BatchLoop
 from tests.server.bundles import Logistic, rows, write_bundle
 
@@ -24,7 +23,7 @@ class Work:
     deadline_ns: int | None = None
     cancelled = False
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: ScoringJob) -> None:
         self.job = job
         self.outcome: Outcome | None = None
 
@@ -43,7 +42,7 @@ def repository(tmp_path: Path) -> Repository:
 
 def test_a_large_job_is_a_batch_of_its_own_whatever_the_batch_may_hold(repository: Repository) -> None:
     """On the other thread nothing may run that the loop runs itself: its buffers are the loop's."""
-    large, small = (repository.held.labelled[name, "stable"] for name in ("volatility", "other"))
+    large, small = (repository.snapshot.labelled[name, "stable"] for name in ("volatility", "other"))
     elsewhere: list[int] = []
 
     def offload(compute: Callable[[], Computed], finish: Callable[[Computed], None]) -> None:
@@ -56,8 +55,8 @@ def test_a_large_job_is_a_batch_of_its_own_whatever_the_batch_may_hold(repositor
 
     plane = DataPlane(repository, 65_536, perf_counter_ns)
     batcher = Batcher(plane, 65_536, 512, offload)
-    works = [Work(Job(small, rows(FEW, 1), 0)), Work(Job(large, rows(INLINE_ROWS + 1, 2), 0))]
-    works += [Work(Job(small, rows(FEW, 3), 0)), Work(Job(large, rows(INLINE_ROWS + 5, 4), 0))]
+    works = [Work(ScoringJob(small, rows(MAX_BOUND_ROWS, 1), 0)), Work(ScoringJob(large, rows(INLINE_ROWS + 1, 2), 0))]
+    works += [Work(ScoringJob(small, rows(MAX_BOUND_ROWS, 3), 0)), Work(ScoringJob(large, rows(INLINE_ROWS + 5, 4), 0))]
     for work in works:
         batcher.put(work)
     while batcher.waiting:
@@ -77,9 +76,9 @@ async def test_after_a_fault_the_loop_goes_on_with_what_waits(repository: Reposi
 
     told: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
-    model = repository.held.labelled["volatility", "stable"]
+    model = repository.snapshot.labelled["volatility", "stable"]
     loop = BatchLoop(DataPlane(repository, 65_536, perf_counter_ns), 1, 512, 0)
-    broken, behind = Broken(Job(model, rows(1, 1), 0)), Work(Job(model, rows(1, 2), 0))
+    broken, behind = Broken(ScoringJob(model, rows(1, 1), 0)), Work(ScoringJob(model, rows(1, 2), 0))
     loop.put(broken)
     loop.put(behind)
     for _ in range(10):  # turns of the loop
@@ -93,11 +92,13 @@ def test_a_fault_in_one_callers_answer_leaves_the_others_theirs_and_is_told(repo
         def finish(self, outcome: Outcome) -> None:
             raise RuntimeError("of one connection")
 
-    model = repository.held.labelled["volatility", "stable"]
+    model = repository.snapshot.labelled["volatility", "stable"]
     observed: list[int] = []
     plane = DataPlane(repository, 65_536, perf_counter_ns)
     batcher = Batcher(plane, 256, 512, lambda compute, finish: finish(compute()), lambda run: observed.append(1))
-    first, broken, last = (one(Job(model, rows(1, seed), 0)) for seed, one in ((1, Work), (2, Broken), (3, Work)))
+    first, broken, last = (
+        one(ScoringJob(model, rows(1, seed), 0)) for seed, one in ((1, Work), (2, Broken), (3, Work))
+    )
     for work in (first, broken, last):
         batcher.put(work)
     with pytest.raises(RuntimeError, match="of one connection"):
