@@ -26,7 +26,7 @@ from benchmarks.requests import request
 from server.app import services
 from server.core.dataplane import DataPlane
 from server.core.models import Repository
-from server.core.shadow import Shadows
+from server.core.shadow import ShadowScorer
 from server.http2 import frames
 from server.http2.connection import Limits
 from server.native.connection import ServerConnection, SocketLimits
@@ -86,7 +86,7 @@ def _front(models: Path) -> NativeFront:
     Reloader(repository, models, 0, log).load()
     table, _ = services.methods(repository, state, with_reflection=False)
     plane = DataPlane(repository, 65_536, perf_counter_ns)
-    metrics = ServerMetrics(repository, state, Shadows(repository))
+    metrics = ServerMetrics(repository, state, ShadowScorer(repository))
     limits, sockets = Limits(), SocketLimits(spin_us=0)
     return NativeFront(table, plane, BatchLoop(plane, 1024, 512, 0), state, metrics, Gate(None), log, limits, sockets)
 
