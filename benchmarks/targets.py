@@ -10,6 +10,8 @@ from typing import Literal
 import msgspec
 from rich.table import Table
 
+from benchmarks.paired import Paired, paired
+
 Bound = Literal["at least", "at most"]
 _HOLDS = {"at least": operator.ge, "at most": operator.le}
 _SIGNS = {"at least": "≥", "at most": "≤"}
@@ -49,10 +51,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
     our_rounds: tuple[float, ...] = ()
     their_rounds: tuple[float, ...] = ()
+    paired: Paired | None = None
 
     @property
     def ratio(self) -> float | None:
         """Ours over theirs, whichever way is better."""
+        if self.paired is not None:
+            return self.paired.ratio
         return self.ours / self.theirs if self.theirs else None
 
     @property
@@ -88,6 +93,21 @@ def medians(
     )
 
 
+def paired_row(
+    what: str,
+    unit: str,
+    ours: Sequence[float],
+    beside: str,
+    theirs: Sequence[float],
+    *,
+    target: Target | None = None,
+    note: str = "",
+) -> Row:
+    """As `medians`, with the ratio and its interval of the rounds' ratios."""
+    row = medians(what, unit, ours, beside, theirs, target=target, note=note)
+    return msgspec.structs.replace(row, paired=paired(ours, theirs))
+
+
 def figure(value: float) -> str:
     """As many digits as say something."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
@@ -101,7 +121,7 @@ def table(rows: Iterable[Row]) -> Table:
     printed = Table("what", "ours", "beside, in turns", "ratio", "target", "reached")
     for row in rows:
         beside = row.beside if row.theirs is None else f"{row.beside}: {figure(row.theirs)}"
-        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+        ratio = str(row.paired) if row.paired else "" if row.ratio is None else f"{row.ratio:.2f}"
         style = "red" if row.reached is False else None
         what = f"{row.what}\n[dim]{row.note}[/dim]" if row.note else row.what
         ours = f"{figure(row.ours)} {row.unit}"
