@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from benchmarks.native.peers import UnaryClient, unary_client
 from benchmarks.requests import request
-from benchmarks.sides import Side, compared
+from benchmarks.sides import CPP, Side, compared
 from benchmarks.targets import Row, Target, at_least, at_most
 from benchmarks.turns import Run
-from benchmarks.unary import CPP
 
 SECONDS, QUICK_SECONDS = 1.5, 0.5
 # What the rows' other fields cost: no model reads them, but clients fill them in.

@@ -25,7 +25,7 @@ from benchmarks.targets import Row, at_most, paired_row, table
 ROUNDS, QUICK_ROUNDS = 9, 3
 ROUNDS_OF_A_RUN = 20  # of benchmarks.calls, of which the best counts
 LIMIT_S = 300.0
-MAX_LOSS = at_most(1.05)
+MAX_LOSS = at_most(1.05, interval=True)
 LINE = re.compile(r"^(\S+) +([\d.]+) us of CPU a call at best, +([\d.]+) in the middle$", re.MULTILINE)
 
 
@@ -63,11 +63,6 @@ def rows(here: Checkout, baseline: Checkout, rounds: int, cases: list[str], cons
             yield paired_row(what, "us", mine, baseline.name, other, target=MAX_LOSS)
 
 
-def allows_no_more_than_the_loss(row: Row) -> bool:
-    """Whether the whole interval of the ratio keeps to the limit."""
-    return row.paired is not None and MAX_LOSS.holds(row.paired.high)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE", help="of benchmarks.calls; all by default")
@@ -81,9 +76,6 @@ def main() -> None:
         measured = list(rows(here, baseline, given.rounds, given.cases, console))
     header(console, command, f"{given.rounds} rounds in turns; at best of {ROUNDS_OF_A_RUN}; ratio and its interval")
     console.print(table(measured))
-    for row in measured:
-        if not allows_no_more_than_the_loss(row):
-            console.print(f"{row.what}: the interval allows more than 5 % loss", style="red", highlight=False)
     if given.save:
         store("calls", command, measured)
 

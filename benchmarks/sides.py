@@ -12,8 +12,8 @@ from benchmarks.native.peers import cpp_echo
 from benchmarks.processes import server
 from benchmarks.targets import Row, Target, paired_row
 from benchmarks.turns import Run
-from benchmarks.unary import CPP
 
+CPP, TONIC = "C++ echo", "tonic echo"
 UNITS = {
     "calls_per_s": "calls/s",
     "messages_per_s": "messages/s",

@@ -23,9 +23,10 @@ class Target(msgspec.Struct, frozen=True):
     bound: Bound
     limit: float
     unit: str = "×"
+    interval: bool = False  # whether the whole interval of the ratio must keep to the limit, not its median alone
 
     def __str__(self) -> str:
-        return f"{_SIGNS[self.bound]} {self.limit:,.10g} {self.unit}"
+        return f"{_SIGNS[self.bound]} {self.limit:,.10g} {self.unit}{', interval' if self.interval else ''}"
 
     def holds(self, value: float) -> bool:
         return bool(_HOLDS[self.bound](value, self.limit))
@@ -35,8 +36,8 @@ def at_least(limit: float, unit: str = "×") -> Target:
     return Target("at least", limit, unit)
 
 
-def at_most(limit: float, unit: str = "×") -> Target:
-    return Target("at most", limit, unit)
+def at_most(limit: float, unit: str = "×", *, interval: bool = False) -> Target:
+    return Target("at most", limit, unit, interval)
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +66,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         """None where the row is shown for comparison only."""
         if self.target is None:
             return None
+        if self.target.interval:
+            return self.paired is not None and all(map(self.target.holds, (self.paired.low, self.paired.high)))
         value = self.ratio if self.target.unit == "×" else self.ours
         return value is not None and self.target.holds(value)
 
