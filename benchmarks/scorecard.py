@@ -138,13 +138,13 @@ def table(rows: list[Row], baseline: str) -> Table:
             f"{paired(before.their_rounds, echo.their_rounds).ratio:.2f}" if before and echo else "",
             _ratio(before),
             "\n".join(f"{row.target} {row.beside}" for row in bounded),
-            "\n".join(f"{verdict(row)}{_found(row)}" for row in bounded),
+            "\n".join(f"{verdict(row)}{_against(row)}" for row in bounded),
             style="red" if any(row.reached is False for row in bounded) else None,
         )
     return printed
 
 
-def _found(row: Row) -> str:
+def _against(row: Row) -> str:
     return "" if row.ratio is None else f", {row.ratio:.2f}"
 
 

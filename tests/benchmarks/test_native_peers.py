@@ -90,7 +90,9 @@ def test_a_stream_is_driven_with_no_more_in_flight_than_asked(
     echo: Any, mode: peers.StreamMode, in_flight: int, coalesce: bool
 ) -> None:
     with echo() as server:
-        figures = peers.stream_client(server.address, mode, request(2), count=1000, in_flight=in_flight, coalesce=coalesce)
+        figures = peers.stream_client(
+            server.address, mode, request(2), count=1000, in_flight=in_flight, coalesce=coalesce
+        )
     assert figures["messages"] == 1000
     assert figures["rows"] == 2
     assert 1 <= figures["most_in_flight"] <= (in_flight or 1100)
