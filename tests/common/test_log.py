@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 from common.config import LogConfig
 from common.log import configure_logs, get_logger
@@ -16,6 +18,7 @@ get_logger().info("second")
 """
 
 
+@pytest.mark.process
 def test_an_event_and_its_line_end_are_one_write_so_that_lines_of_several_processes_do_not_mix() -> None:
     # Each write to a datagram socket is a datagram of its own.
     reading, writing = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)

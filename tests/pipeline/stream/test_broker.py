@@ -36,6 +36,7 @@ def test_port_0_becomes_a_free_one_and_it_ends_with_its_context() -> None:
     assert not exists(pid)
 
 
+@pytest.mark.process
 def test_what_does_not_start_is_told_with_its_own_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = tmp_path / "tansu"
     fake.write_text("#!/bin/sh\necho 'first'\necho 'no such engine' >&2\nexit 3\n")
@@ -45,6 +46,7 @@ def test_what_does_not_start_is_told_with_its_own_last_words(tmp_path: Path, mon
         EmbeddedBroker("127.0.0.1", free_port()).start()
 
 
+@pytest.mark.process
 def test_what_never_listens_is_ended_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = tmp_path / "tansu"
     fake.write_text("#!/bin/sh\nexec sleep 60\n")

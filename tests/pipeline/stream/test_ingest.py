@@ -67,7 +67,7 @@ async def exchange(feed: list[Item | Restart]) -> AsyncIterator[str]:
     """Volcast's own exchange, at full speed."""
     server = ExchangeServer(iter(feed), products=None, speed=math.inf, end_reason="the end")
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(server.app.run("127.0.0.1", 0, on_ready=ready.set_result))
+    task = asyncio.create_task(server.run("127.0.0.1", 0, on_ready=ready.set_result))
     try:
         yield f"ws://127.0.0.1:{await ready}"
     finally:
