@@ -85,7 +85,7 @@ class FieldViolation:
 
 class RequestError(VolcastError):
     def __init__(self, violations: Sequence[FieldViolation]) -> None:
-        super().__init__("; ".join(f"{violation.field}: {violation.description}" for violation in violations))
+        super().__init__("; ".join(f"{fault.field}: {fault.description}" for fault in violations))
         self.violations = tuple(violations)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Start and end of a process: free ports, and SIGINT and SIGTERM as an event."""
+"""Orderly ends: SIGINT and SIGTERM become an event that loops wait on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from common.errors import UnavailableError
 
 
 def stop_on_signals() -> threading.Event:
-    """An event that SIGINT and SIGTERM set. Call this from the main thread, before work begins."""
+    """An event that SIGINT and SIGTERM set. Call from the main thread, before work begins."""
     stop = threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -24,11 +24,11 @@ def stop_on_signals() -> threading.Event:
 
 
 def require_free_port(host: str, port: int, option: str) -> int:
-    """The port; a free port for 0.
+    """The port, or a free one for 0.
 
-    option: the option and the key that set the port, such as "--port or server.port". The key comes last.
+    option: what changes the port; its last word is the key, as in "--port or server.port".
 
-    Raises UnavailableError if host:port is in use or not an address of this machine; the message names `option`.
+    Raises UnavailableError where host:port is taken or no address of this machine, naming what changes it.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -41,9 +41,9 @@ def require_free_port(host: str, port: int, option: str) -> int:
 
 
 def _cannot_listen(host: str, port: int, option: str, error: OSError | UnicodeError) -> UnavailableError:
-    """The error of bind(2), or of resolving the host, for host:port. `option` as in require_free_port."""
+    """What bind(2), or looking up the host before it, said of host:port; `option` as for require_free_port."""
     reason = getattr(error, "strerror", None) or str(error)
-    # A host name that does not resolve or is malformed, or an address of another machine.
+    # A name that no resolver knows (or that cannot be one at all), and an address of some other machine.
     if isinstance(error, socket.gaierror | UnicodeError) or error.errno == errno.EADDRNOTAVAIL:
         key = option.split()[-1].removesuffix("port") + "host"
         return UnavailableError(f"host {host}: {reason}; set an address of this machine with {key}")

@@ -1,9 +1,9 @@
-"""The status pipe: a process reports readiness, statistics and a summary to its supervisor.
+"""How a process tells its supervisor that it is ready, how it fares and how it ended.
 
-`volcast run` starts each part with the write end of a pipe in VOLCAST_STATUS_FD. The part writes a JSON object
-per line: {"event": "ready" | "stats" | "summary", ...}. A process that is started by hand has no such variable,
-and its reports are dropped. If the supervisor dies, the pipe breaks and the part stops, so no part outlives a
-killed supervisor.
+`volcast run` starts each part with the write end of a pipe in VOLCAST_STATUS_FD. A part writes one
+JSON object a line: {"event": "ready" | "stats" | "summary", ...}. Started by hand there is no such
+variable and reports go nowhere. When the supervisor dies the pipe breaks, and the part stops, so that
+nothing outlives a killed supervisor.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ STATUS_FD = "VOLCAST_STATUS_FD"
 
 
 class StatusPipe:
-    """Writes the reports of this process. `stop` is set if the supervisor has ended."""
+    """Reports of one process. `stop` is set when the supervisor has gone."""
 
     def __init__(self, stop: threading.Event) -> None:
         fd = os.environ.get(STATUS_FD)
         self._fd = int(fd) if fd else None
         self._stop = stop
         self._lock = threading.Lock()
-        self.orphaned = False  # the supervisor has ended
+        self.orphaned = False  # the supervisor was there and has gone
 
     def report(self, event: str, **fields: object) -> None:
         if self._fd is None:
@@ -32,7 +32,7 @@ class StatusPipe:
         line = msgspec.json.encode({"event": event, **fields}) + b"\n"
         with self._lock:
             try:
-                while line:  # a signal may interrupt a long write
+                while line:  # a signal may cut a long write short
                     line = line[os.write(self._fd, line) :]
             except BrokenPipeError:
                 self._fd = None
