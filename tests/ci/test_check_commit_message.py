@@ -35,7 +35,7 @@ def test_comments_and_the_diff_of_a_verbose_commit_do_not_count(tmp_path: Path) 
     assert check(tmp_path, message).returncode == 0
 
 
-@pytest.mark.parametrize("subject", ["Merge branch 'w/x'", "Revert \"A\"", "fixup! " + "x" * 80])
+@pytest.mark.parametrize("subject", ["Merge branch 'w/x'", 'Revert "A"', "fixup! " + "x" * 80])
 def test_subjects_that_git_writes_are_accepted_without_a_body(tmp_path: Path, subject: str) -> None:
     assert check(tmp_path, subject + "\n").returncode == 0
 
