@@ -22,7 +22,6 @@ from server.core.dataplane import DataPlane, Run
 from server.core.models import Repository
 from server.core.requests import Selection
 from server.core.shadow import Shadows
-from server.native.front import NativeFront
 from server.rpc import inference
 from server.runtime import self_check
 from server.runtime.batch_loop import BatchLoop
@@ -178,8 +177,7 @@ class Server:
 
     def _forget_callers(self) -> None:
         """What connections remember of tokens that were right."""
-        if isinstance(self._front, NativeFront):
-            self._front.forget_heads()
+        self._front.forget_callers()
 
     def _ran(self, run: Run) -> None:
         self.metrics.ran(run)
