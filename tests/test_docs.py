@@ -39,7 +39,8 @@ def tracked() -> tuple[Path, ...]:
     )
     if listed.returncode != 0:
         pytest.skip("not a git checkout")
-    return tuple(path for line in listed.stdout.splitlines() if (path := ROOT / line).is_file())
+    lines = dict.fromkeys(listed.stdout.splitlines())  # during a merge git lists a file once per version
+    return tuple(path for line in lines if (path := ROOT / line).is_file())
 
 
 def texts() -> Iterator[tuple[Path, str]]:

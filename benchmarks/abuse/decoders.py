@@ -18,7 +18,8 @@ from common.errors import RequestError, VolcastError
 from server.app import services
 from server.core.dataplane import DataPlane
 from server.core.models import Repository
-from server.core.requests import PackedInput, PredictInput
+from server.core.requests import PredictInput
+from server.core.rows import PackedInput
 from server.http2 import frames
 from server.http2.connection import Connection, Event, Limits
 from server.http2.frames import ProtocolError

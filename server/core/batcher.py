@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from common.errors import DeadlineError, VolcastError
-from server.core.dataplane import Computed, DataPlane, Job, Outcome, Run
+from server.core.dataplane import Computed, DataPlane, ModelRun, Outcome, ScoringJob
 
 DEADLINE_PASSED = DeadlineError("the deadline had passed before the model ran")
 # A job of more rows is computed on another thread: at this size our slowest model takes between half a millisecond
@@ -42,7 +42,7 @@ class Work:
     __slots__ = ("calls", "deadline_ns", "job", "replies")
 
     def __init__(
-        self, job: Job | VolcastError, replies: Replies, deadline_ns: int | None = None, calls: int = 1
+        self, job: ScoringJob | VolcastError, replies: Replies, deadline_ns: int | None = None, calls: int = 1
     ) -> None:
         self.job = job
         self.replies = replies
@@ -63,7 +63,7 @@ class Batcher:
         max_batch_rows: int,
         max_queue: int,
         offload: Offload,
-        observe: Callable[[Run], None] = lambda run: None,
+        observe: Callable[[ModelRun], None] = lambda run: None,
     ) -> None:
         self._plane = plane
         self.observe = observe
@@ -88,13 +88,13 @@ class Batcher:
     def put(self, work: Work) -> None:
         self._queue.append(work)
         self.calls += work.calls
-        if type(work.job) is Job:
+        if type(work.job) is ScoringJob:
             self.rows += len(work.job.matrix)
 
     def run(self) -> None:
         """Answers one batch of the waiting work."""
         batch = self._take()
-        jobs = [work.job for work in batch if type(work.job) is Job]
+        jobs = [work.job for work in batch if type(work.job) is ScoringJob]
         if jobs and len(jobs[0].matrix) > INLINE_ROWS:  # such a job is a batch of its own
             self._offload(lambda: self._computed(jobs), lambda computed: self._send(batch, computed))
         else:
@@ -107,7 +107,7 @@ class Batcher:
         while queue:
             work = queue[0]
             job = work.job
-            if type(job) is Job:
+            if type(job) is ScoringJob:
                 count = len(job.matrix)
                 if rows and (rows + count > self._max_batch_rows or count > INLINE_ROWS):
                     break
@@ -124,18 +124,18 @@ class Batcher:
                     rows += count
             self.calls -= work.calls
             batch.append(queue.popleft())
-            if type(job) is Job and len(job.matrix) > INLINE_ROWS:
+            if type(job) is ScoringJob and len(job.matrix) > INLINE_ROWS:
                 break  # computed on another thread, which must not share a batch with the event loop
         return batch
 
-    def run_now(self, job: Job) -> Outcome:
+    def run_now(self, job: ScoringJob) -> Outcome:
         """The outcome of a job that has waited already, ahead of the queue."""
         computed = self._computed([job])
         for run in computed.runs:
             self.observe(run)
         return computed.outcomes[0]
 
-    def _computed(self, jobs: Sequence[Job]) -> Computed:
+    def _computed(self, jobs: Sequence[ScoringJob]) -> Computed:
         try:
             return self._plane.compute(jobs)
         except Exception as error:
@@ -150,7 +150,7 @@ class Batcher:
         fault: Exception | None = None
         for work in batch:
             job = work.job
-            outcome = next(outcomes) if isinstance(job, Job) else job
+            outcome = next(outcomes) if isinstance(job, ScoringJob) else job
             if not work.replies.abandoned:
                 try:
                     work.replies.send(outcome)

@@ -13,8 +13,8 @@ from grpc.aio import EOF, AbortError
 from common.errors import UnavailableError, VolcastError
 from common.rpc_status import DETAILS_KEY, to_status
 from server.core.batcher import FaultError, Work
-from server.core.dataplane import DataPlane, Job, Outcome
-from server.core.requests import PredictInput, Result
+from server.core.dataplane import DataPlane, Outcome, Result, ScoringJob
+from server.core.requests import PredictInput
 from server.rpc.inference import read_predict
 from server.rpc.methods import Method, Methods, Scoring, ScoringStream, Stream, Unary
 from server.runtime.batch_loop import BatchLoop
@@ -206,7 +206,7 @@ class GrpcioFront:
         self._state.require_accepting()
         return await self._run(self._plane.prepare(request, arrived_ns), None)
 
-    async def _run(self, job: Job, deadline_ns: int | None) -> Result:
+    async def _run(self, job: ScoringJob, deadline_ns: int | None) -> Result:
         future: asyncio.Future[Result] = self._loop.create_future()
         reply = AwaitedReply(future)
         self._batches.put(Work(job, reply, deadline_ns))

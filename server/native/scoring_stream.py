@@ -14,8 +14,8 @@ import numpy as np
 
 from common.errors import DeadlineError, VolcastError
 from server.core.batcher import INLINE_ROWS, FaultError, Work
-from server.core.dataplane import Job, Outcome
-from server.core.requests import PredictInput, Result
+from server.core.dataplane import Outcome, Result, ScoringJob
+from server.core.requests import PredictInput
 from server.http2.blocks import MIN_COLUMNAR_CALLS as MIN_COLUMNAR_FRAMES
 from server.http2.blocks import Bytes
 from server.http2.sending import framed
@@ -135,7 +135,7 @@ class ScoringStreamCall:
         now_ns = self.last_frame_ns = serving.now_ns()
         self._in_flight += count
         replies = FrameRunReplies(self, frames[:count, PREFIX:], [template], now_ns)
-        serving.batches.put(Work(Job(model, matrix, now_ns), replies))
+        serving.batches.put(Work(ScoringJob(model, matrix, now_ns), replies))
         return True
 
     def _take(self, messages: list[bytes]) -> None:
@@ -177,20 +177,20 @@ class ScoringStreamCall:
                 self._put_slow(raw, now_ns)
             return len(frames)
         self._in_flight += len(frames)
-        serving.batches.put(Work(Job(model, matrix, now_ns), FrameRunReplies(self, frames, templates, now_ns)))
+        serving.batches.put(Work(ScoringJob(model, matrix, now_ns), FrameRunReplies(self, frames, templates, now_ns)))
         return len(frames)
 
     def _put_slow(self, raw: bytes, now_ns: int) -> None:
         """Parses and checks a frame, then queues it; a frame at fault is queued with its error."""
         frame, job = self._parsed(raw, now_ns)
-        if isinstance(job, Job):
+        if isinstance(job, ScoringJob):
             self._offloaded = len(job.matrix) > INLINE_ROWS
             if self._method.packed and isinstance(frame.input, PredictInput) and (at := frame_parts(raw)[1]):
                 self._serving.templates.learn(raw[at:], frame.input, read_predict)
         self._in_flight += 1
         self._serving.batches.put(Work(job, ParsedFrameReply(self, frame, now_ns)))
 
-    def _parsed(self, raw: bytes, now_ns: int) -> tuple[Frame, Job | VolcastError]:
+    def _parsed(self, raw: bytes, now_ns: int) -> tuple[Frame, ScoringJob | VolcastError]:
         frame = self._method.decode(raw)
         if isinstance(frame.input, VolcastError):
             return frame, frame.input
@@ -206,7 +206,7 @@ class ScoringStreamCall:
         if self.ended:
             return
         frame, job = self._parsed(raw, arrived_ns)
-        outcome = self._serving.batches.batcher.run_now(job) if isinstance(job, Job) else job
+        outcome = self._serving.batches.batcher.run_now(job) if isinstance(job, ScoringJob) else job
         self.answer_frame(frame, outcome, arrived_ns)
 
     def answer_frame(self, frame: Frame, outcome: Outcome, arrived_ns: int) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 
 from common.errors import VolcastError
 from common.rpc_status import to_status
+from server.core.arrays import Matrix
 from server.core.batcher import DEADLINE_PASSED, Work
-from server.core.dataplane import Job, Outcome
-from server.core.requests import Matrix, Result
+from server.core.dataplane import Outcome, Result, ScoringJob
 from server.http2.blocks import MIN_COLUMNAR_CALLS as MIN_COLUMNAR_CALLS
 from server.http2.blocks import Block, Bytes
 from server.http2.headers import NO_TIMEOUT, Head, failure
@@ -89,7 +89,7 @@ class UnaryCalls:
         for begin in range(0, len(ids), step):
             some = slice(begin, begin + step)
             replies = RunReplies(self, connection, block.head, ids[some], messages[some], [rows], now_ns)
-            job = Job(model, matrix[begin * rows : (begin + step) * rows], now_ns)
+            job = ScoringJob(model, matrix[begin * rows : (begin + step) * rows], now_ns)
             self._serving.batches.put(Work(job, replies, deadline_ns, len(replies.ids)))
 
     def retry_each(self, connection: ServerConnection, calls: Iterable[Call], arrived_ns: int) -> None:
@@ -162,7 +162,7 @@ class UnaryCalls:
         replies = RunReplies(self, connection, run[0][1], ids, run, rows, now_ns)
         deadlines = [ns for call in run if (ns := _deadline(call[1], now_ns)) is not None]
         self._serving.batches.put(
-            Work(Job(model, matrix, now_ns), replies, min(deadlines) if deadlines else None, len(run))
+            Work(ScoringJob(model, matrix, now_ns), replies, min(deadlines) if deadlines else None, len(run))
         )
 
     def _slow(self, connection: ServerConnection, call: Call, arrived_ns: int) -> None:

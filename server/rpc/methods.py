@@ -13,7 +13,8 @@ from typing import ClassVar, Protocol
 import msgspec
 
 from common.errors import VolcastError
-from server.core.requests import PredictInput, Result
+from server.core.dataplane import Result
+from server.core.requests import PredictInput
 
 
 class Unary(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from common.errors import OverloadedError
 from server.core.batcher import Batcher, Work
-from server.core.dataplane import Computed, DataPlane, Run
+from server.core.dataplane import Computed, DataPlane, ModelRun
 
 RETRY_AFTER_S = 0.05  # a full queue is a few milliseconds of work
 
@@ -25,7 +25,7 @@ class BatchLoop:
         max_batch_rows: int,
         max_queue: int,
         max_delay_us: int,
-        observe: Callable[[Run], None] = lambda run: None,
+        observe: Callable[[ModelRun], None] = lambda run: None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.batcher = Batcher(plane, max_batch_rows, max_queue, self._offload, observe)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from math import isfinite
 
-from server.core.dataplane import DataPlane, Run
-from server.core.held import Held, Model
-from server.core.predictor import Bound
+from server.core.dataplane import DataPlane, ModelRun
+from server.core.predictor import BoundBuffers
+from server.core.snapshot import Model, ModelSnapshot
 from server.runtime.batch_loop import BatchLoop
 from server.runtime.metrics import ServerMetrics
 from server.wire.response import DOUBLE, after_values, before_values, model_fields
@@ -30,7 +30,7 @@ class BoundTemplate:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.row: Bound = model.predictor.bound(1)
+        self.row: BoundBuffers = model.predictor.bind(1)
         self.before = before_values(model_fields(model), 1)
 
 
@@ -42,7 +42,7 @@ class InlineScorer:
         self._now_ns = plane.now_ns
         self._observe = batches.batcher.observe
         self._metrics = metrics
-        self._snapshot: Held | None = None  # whose models the bound templates use
+        self._snapshot: ModelSnapshot | None = None  # whose models the bound templates use
         self._bound: dict[bytes, BoundTemplate | None] = {}  # by the template's prefix; None: not eligible
         self._last: BoundTemplate | None = None
         self._compute_ns = 0
@@ -70,10 +70,10 @@ class InlineScorer:
         bound = self._last
         if bound is not None:
             self._metrics.request(method, "OK", self._now_ns() - arrived_ns)
-            self._observe(Run(bound.model, bound.row.matrix, bound.row.probabilities, self._compute_ns))
+            self._observe(ModelRun(bound.model, bound.row.matrix, bound.row.probabilities, self._compute_ns))
 
     def _bound_for(self, template: RequestTemplate) -> BoundTemplate | None:
-        snapshot = self._plane.repository.held
+        snapshot = self._plane.repository.snapshot
         if snapshot is not self._snapshot or len(self._bound) > _MAX_BOUND_TEMPLATES:
             self._bound.clear()  # or buffers of replaced models would stay in memory
             self._last = None

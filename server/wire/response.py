@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from server.core.held import Held
-from server.core.models import Model, Repository
-from server.core.requests import Result
+from server.core.dataplane import Result
+from server.core.models import Repository
+from server.core.snapshot import Model, ModelSnapshot
 from server.http2.blocks import Bytes, fill_template
 from server.http2.frames import MESSAGE
 
@@ -111,11 +111,11 @@ class ModelFields:
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._snapshot: Held | None = None
+        self._snapshot: ModelSnapshot | None = None
         self._fields: dict[Model, bytes] = {}
 
     def of(self, model: Model) -> bytes:
-        snapshot = self._repository.held
+        snapshot = self._repository.snapshot
         if snapshot is not self._snapshot:  # or models that were replaced would stay in memory
             self._fields.clear()
             self._snapshot = snapshot

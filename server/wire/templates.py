@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import RequestError, VolcastError
-from server.core.models import Model, Repository
-from server.core.requests import Matrix, PackedInput, PredictInput, Selection
-from server.core.rows import DTYPES, all_finite
+from server.core.arrays import Matrix
+from server.core.models import Repository
+from server.core.requests import PredictInput, Selection
+from server.core.rows import DTYPES, PackedInput, all_finite
+from server.core.snapshot import Model
 from server.http2.frames import MESSAGE
 
 MAX_ROWS = 1024

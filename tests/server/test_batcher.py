@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from server.core.batcher import INLINE_ROWS, Batcher, Work
-from server.core.dataplane import Computed, DataPlane, Job, Outcome
-from server.core.models import Model, Repository
-from server.core.predictor import FEW
-from server.core.requests import Result
+from server.core.dataplane import Computed, DataPlane, Outcome, Result, ScoringJob
+from server.core.models import Repository
+from server.core.predictor import MAX_BOUND_ROWS
+from server.core.snapshot import Model
 from server.runtime.batch_loop import BatchLoop
 from tests.server.bundles import Logistic, rows, write_bundle
 
@@ -41,7 +41,7 @@ class Broken(Recorder):
 
 def work(model: Model, count: int, seed: int, replies: Recorder | None = None) -> tuple[Work, Recorder]:
     replies = replies or Recorder()
-    return Work(Job(model, rows(count, seed), 0), replies), replies
+    return Work(ScoringJob(model, rows(count, seed), 0), replies), replies
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def repository(tmp_path: Path) -> Repository:
 
 def test_a_large_job_is_a_batch_of_its_own_whatever_the_batch_may_hold(repository: Repository) -> None:
     """On the other thread nothing may run that the loop runs itself: its buffers are the loop's."""
-    large, small = (repository.held.labelled[name, "stable"] for name in ("volatility", "other"))
+    large, small = (repository.snapshot.labelled[name, "stable"] for name in ("volatility", "other"))
     elsewhere: list[int] = []
 
     def offload(compute: Callable[[], Computed], finish: Callable[[Computed], None]) -> None:
@@ -68,7 +68,12 @@ def test_a_large_job_is_a_batch_of_its_own_whatever_the_batch_may_hold(repositor
 
     plane = DataPlane(repository, 65_536, perf_counter_ns)
     batcher = Batcher(plane, 65_536, 512, offload)
-    works = [work(small, FEW, 1), work(large, INLINE_ROWS + 1, 2), work(small, FEW, 3), work(large, INLINE_ROWS + 5, 4)]
+    works = [
+        work(small, MAX_BOUND_ROWS, 1),
+        work(large, INLINE_ROWS + 1, 2),
+        work(small, MAX_BOUND_ROWS, 3),
+        work(large, INLINE_ROWS + 5, 4),
+    ]
     jobs = [item.job for item, _ in works]
     for item, _ in works:
         batcher.put(item)
@@ -76,7 +81,7 @@ def test_a_large_job_is_a_batch_of_its_own_whatever_the_batch_may_hold(repositor
         batcher.run()
     assert elsewhere == [INLINE_ROWS + 1, INLINE_ROWS + 5]
     for job, (_, replies) in zip(jobs, works, strict=True):
-        assert isinstance(job, Job)
+        assert isinstance(job, ScoringJob)
         assert isinstance(replies.outcome, Result)
         seed = 1 if job.model is large else 2
         np.testing.assert_allclose(replies.outcome.probabilities, Logistic(seed).predict(job.matrix))
@@ -86,7 +91,7 @@ def test_a_large_job_is_a_batch_of_its_own_whatever_the_batch_may_hold(repositor
 async def test_after_a_fault_the_loop_goes_on_with_what_waits(repository: Repository) -> None:
     told: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
-    model = repository.held.labelled["volatility", "stable"]
+    model = repository.snapshot.labelled["volatility", "stable"]
     loop = BatchLoop(DataPlane(repository, 65_536, perf_counter_ns), 1, 512, 0)
     loop.put(work(model, 1, 1, Broken())[0])
     item, behind = work(model, 1, 2)
@@ -98,7 +103,7 @@ async def test_after_a_fault_the_loop_goes_on_with_what_waits(repository: Reposi
 
 
 def test_a_fault_in_one_callers_answer_leaves_the_others_theirs_and_is_told(repository: Repository) -> None:
-    model = repository.held.labelled["volatility", "stable"]
+    model = repository.snapshot.labelled["volatility", "stable"]
     observed: list[int] = []
     plane = DataPlane(repository, 65_536, perf_counter_ns)
     batcher = Batcher(plane, 256, 512, lambda compute, finish: finish(compute()), lambda run: observed.append(1))

@@ -13,7 +13,7 @@ import structlog
 from server.app import services
 from server.core.dataplane import DataPlane
 from server.core.models import Repository
-from server.core.shadow import Shadows
+from server.core.shadow import ShadowScorer
 from server.http2 import frames
 from server.http2.connection import Limits
 from server.native.connection import SocketLimits
@@ -129,7 +129,7 @@ def clock() -> Clock:
 async def front(repository: Repository, clock: Clock) -> NativeFront:
     state = ServerState("test", "native")
     plane = DataPlane(repository, 65_536, clock)
-    metrics = ServerMetrics(repository, state, Shadows(repository))
+    metrics = ServerMetrics(repository, state, ShadowScorer(repository))
     batches = BatchLoop(plane, 1024, 512, 0, metrics.ran)
     table, _ = services.methods(repository, state, with_reflection=True)
     log = structlog.wrap_logger(structlog.testing.CapturingLogger(), processors=[])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.schema import CORE_1
-from server.core.requests import Matrix, Vector
+from server.core.arrays import Matrix, Vector
 from server.http2 import frames
 from server.native.front import NativeFront
 from server.native.scoring_stream import ScoringStreamCall
@@ -300,14 +300,14 @@ async def test_frames_of_many_rows_are_answered_in_order(client: Client) -> None
 async def test_frames_whose_burst_fails_are_answered_before_those_behind_it(
     front: NativeFront, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predictor = front.serving.plane.repository.held.labelled["volatility", "stable"].predictor
-    whole = predictor.predict_few
+    predictor = front.serving.plane.repository.snapshot.labelled["volatility", "stable"].predictor
+    whole = predictor.predict_bound
 
     def with_a_gap(matrix: Matrix) -> Vector:
         """No probability for rows that begin with 7."""
         return np.where(matrix[:, 0] == 7.0, np.nan, whole(matrix))
 
-    monkeypatch.setattr(predictor, "predict_few", with_a_gap)
+    monkeypatch.setattr(predictor, "predict_bound", with_a_gap)
     bad = request()
     bad.packed.values = np.array([7.0, *rows(1)[0][1:]]).tobytes()
     named = request(seed=3)

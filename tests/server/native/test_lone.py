@@ -10,7 +10,7 @@ import pytest
 
 from common.schema import CORE_1
 from server.core.models import Repository
-from server.core.predictor import Bound
+from server.core.predictor import BoundBuffers
 from server.http2 import frames
 from server.native.front import NativeFront
 from tests.server.bundles import Logistic, rows, write_bundle
@@ -122,12 +122,12 @@ async def test_a_lone_call_is_answered_by_the_version_that_is_held_now(
     newer = Repository("volatility", time)
     write_bundle(tmp_path, version="2", seed=2)
     newer.load(tmp_path)
-    held, front.serving.plane.repository.held = front.serving.plane.repository.held, newer.held
+    held, front.serving.plane.repository.snapshot = front.serving.plane.repository.snapshot, newer.snapshot
     try:
         client.call(5, request().SerializeToString())
         (raw,) = answers(client.read(), 5)
     finally:
-        front.serving.plane.repository.held = held
+        front.serving.plane.repository.snapshot = held
     assert PredictResponse.FromString(raw).model_version == "2"
     np.testing.assert_allclose(probabilities(raw), Logistic(2).predict(rows(1)))
     client.call(7, request().SerializeToString())
@@ -147,12 +147,12 @@ async def test_whoever_waits_is_not_overtaken(front: NativeFront, client: Client
 
 async def test_buffers_are_not_shared_by_answers(front: NativeFront) -> None:
     """The next run writes over what the last one gave: what is kept must be a copy."""
-    predictor = front.serving.plane.repository.held.labelled["volatility", "stable"].predictor
-    first = predictor.predict_few(rows(5, 1))
-    second = predictor.predict_few(rows(5, 2))
+    predictor = front.serving.plane.repository.snapshot.labelled["volatility", "stable"].predictor
+    first = predictor.predict_bound(rows(5, 1))
+    second = predictor.predict_bound(rows(5, 2))
     np.testing.assert_allclose(first, Logistic(1).predict(rows(5, 1)))
     np.testing.assert_allclose(second, Logistic(1).predict(rows(5, 2)))
-    bound: Bound = predictor.bound(1)
+    bound: BoundBuffers = predictor.bind(1)
     assert not bound.fill(np.full(len(CORE_1), np.nan).tobytes(), 0)
     assert bound.fill(b"xx" + rows(1, 3).tobytes(), 2)
     bound.run()

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from common.errors import RequestError
 from common.schema import CORE_1
-from server.core.requests import PackedInput, PredictInput
+from server.core.requests import PredictInput
+from server.core.rows import PackedInput
 from server.rpc.inference import read_predict
 from server.wire.response import varint
 from server.wire.templates import TemplateCache, frame_parts
