@@ -17,6 +17,7 @@ from server.http2.blocks import CREDIT_WORD, MIN_COLUMNAR_CALLS, Block, Bytes, C
 from server.http2.control import Control
 from server.http2.frames import ErrorCode, ProtocolError
 from server.http2.headers import OK_TRAILERS, RESPONSE, RESPONSE_WORD, TRAILERS_WORD, CallPolicy, Head
+from server.http2.inflating import InflateBudget
 from server.http2.receiving import Receiving
 from server.http2.sending import Event, Limits
 from server.http2.stream import FRAME_WEIGHT, MAX_SMALL_CHUNKS, PREFIX, PartialMessage, Stream, join_small_chunks
@@ -40,9 +41,11 @@ _unpack_word = struct.Struct(">I").unpack_from
 
 
 class Connection(Receiving, Control):
-    def __init__(self, methods: Mapping[bytes, Any], gate: CallPolicy, limits: Limits) -> None:
-        """methods: what to put in Head.method for a path."""
-        super().__init__(methods, gate, limits)
+    def __init__(
+        self, methods: Mapping[bytes, Any], gate: CallPolicy, limits: Limits, budget: InflateBudget | None = None
+    ) -> None:
+        """methods: what to put in Head.method for a path. budget: of all connections of an event loop."""
+        super().__init__(methods, gate, limits, budget or InflateBudget())
         self.calls: list[tuple[int, Head, bytes]] = []  # calls that came the fast path, whole
         self.blocks: list[Block] = []  # the same, where many came alike
         # When the preface, the frame or the header block began that the peer has not ended.

@@ -8,22 +8,17 @@ from typing import Any
 from server.http2 import frames
 from server.http2.frames import ErrorCode, ProtocolError
 from server.http2.headers import STREAMING, CallPolicy, Head, HeadReader, MalformedError
+from server.http2.inflating import InflateBudget
 from server.http2.sending import Event, Limits, Sending
-from server.http2.stream import (
-    INVALID_ARGUMENT,
-    RESOURCE_EXHAUSTED,
-    UNAUTHENTICATED,
-    UNIMPLEMENTED,
-    MessageError,
-    Stream,
-)
+from server.http2.status import RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNIMPLEMENTED
+from server.http2.stream import Stream
 
 MAX_SKIPPED_IDS = 256
 
 
 class Receiving(Sending):
-    def __init__(self, methods: Mapping[bytes, Any], gate: CallPolicy, limits: Limits) -> None:
-        super().__init__(limits)
+    def __init__(self, methods: Mapping[bytes, Any], gate: CallPolicy, limits: Limits, budget: InflateBudget) -> None:
+        super().__init__(limits, budget)
         self._heads = HeadReader(methods, gate, limits.max_header_bytes)
         self._settings_received = False  # the peer's first frame was SETTINGS, as it must be
         self._open_header_block: tuple[int, int, bytearray] | None = (
@@ -167,22 +162,6 @@ class Receiving(Sending):
             self._on_unary_end(stream)
         else:
             self.events.append((Event.DATA, stream, b""))
-
-    def _on_unary_end(self, stream: Stream) -> None:
-        """A unary call whose side has ended: one message, no more and no less."""
-        before = stream.weight
-        try:
-            messages = stream.take_messages(2)
-        except MessageError as error:
-            self._buffered += stream.weight - before
-            self.finish(stream, error.code, str(error))
-            return
-        self._buffered += stream.weight - before
-        if len(messages) == 1 and not stream.size:
-            self.events.append((Event.REQUEST, stream, messages[0]))
-            return
-        got = "more" if messages else "a part of one" if stream.size else "none"
-        self.finish(stream, INVALID_ARGUMENT, f"expected one message, got {got}")
 
 
 def _unpadded(flags: int, payload: bytes) -> bytes:

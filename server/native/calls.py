@@ -114,7 +114,7 @@ class FrameStream:
             return False
         now_ns = self.heard_ns = front.now_ns()
         self._take(messages, now_ns)
-        if not messages and stream.remote_closed and not stream.closed:
+        if not messages and stream.remote_closed and not stream.is_inflating and not stream.closed:
             self.link.end(stream)
             self.close()
         return len(messages) == FRAMES_AT_ONCE
@@ -276,7 +276,7 @@ class Dialogue:
             self.link.flush()
             if messages:
                 return messages[0]
-            if self.stream.remote_closed or self.stream.closed:
+            if self.stream.closed or (self.stream.remote_closed and not self.stream.is_inflating):
                 return None
             await self._more.wait()
 

@@ -14,11 +14,13 @@ from server.core.dataplane import DataPlane, Job, Outcome
 from server.core.requests import Result
 from server.http2.connection import Event, Limits
 from server.http2.headers import FAST_UNARY, NO_TIMEOUT, STREAMING, UNARY, Head, failure
-from server.http2.stream import RESOURCE_EXHAUSTED, Stream
+from server.http2.status import RESOURCE_EXHAUSTED
+from server.http2.stream import Stream
 from server.native.blocks import Blocks
 from server.native.bursts import Lane
 from server.native.calls import Dialogue, FrameStream, FrameWork, UnaryCall
 from server.native.entries import Entry, new_entry
+from server.native.inflating import InflateTurns
 from server.native.link import Link, SocketLimits
 from server.rpc.inference import read_predict
 from server.rpc.methods import Frame, Method, Methods, Scoring, ScoringStream, Unary
@@ -69,6 +71,7 @@ class NativeFront:
         self._active: dict[FrameStream, None] = {}
         self._loop = asyncio.get_running_loop()
         self._servers: list[asyncio.Server] = []
+        self.inflate_turns = InflateTurns(self._loop)
         self._sweeper: asyncio.TimerHandle | None = None
         self.sockets = sockets
         self._tls = tls

@@ -39,7 +39,7 @@ class Link(asyncio.Protocol):
 
     def __init__(self, front: NativeFront) -> None:
         self.front = front
-        self.connection = Connection(front.methods, front, front.limits)
+        self.connection = Connection(front.methods, front, front.limits, front.inflate_turns.budget)
         self.paused = False  # the kernel takes no more: nothing is read until it does
         self._transport: Any = None
 
@@ -78,6 +78,7 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.front.links.discard(self)
+        self.front.inflate_turns.discard(self)
         for stream in self.connection.abandon():
             if stream.call is not None:
                 stream.call.cancel()
@@ -118,6 +119,14 @@ class Link(asyncio.Protocol):
     def flush(self) -> None:
         if self._transport is not None and (data := self.connection.output()):
             self._transport.write(data)
+        if self.connection.is_inflating:
+            self.front.inflate_turns.add(self)
+
+    def inflate(self) -> bool:
+        self.connection.inflate()
+        self.front.take(self)
+        self.flush()
+        return self.connection.is_inflating
 
     def close(self) -> None:
         self._transport.close()

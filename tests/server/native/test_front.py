@@ -109,7 +109,7 @@ async def test_frames_before_one_that_cannot_be_read_are_answered(client: Client
     client.data(1, frame(1, request()) + frame(2, request()) + message(b"", 1))
     got = await client.ended(1)
     assert [StreamPredictResponse.FromString(one).frame_id for one in answers(got, 1)] == [1, 2]
-    assert status(got, 1) == b"12"
+    assert status(got, 1) == b"13"
     assert call.ended
 
 
