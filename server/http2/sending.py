@@ -31,6 +31,7 @@ class Event(IntEnum):
     DATA = 3  # a streaming call has more messages, or the peer has ended its side
     RESET = 4  # the call is over before its end: the peer gave it up, or broke it
     DRAINED = 5  # the peer has more room for what a call sends
+    EXPIRED = 6  # the deadline of a unary call has passed before its message was whole
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Sending:
         self._awaiting_response: dict[int, Head] = {}  # on the fast path: the message is here, the answer is not
         self._extra_credit: dict[int, int] = {}  # by how much the windows of those have grown
         self._limits = limits
+        self._deadlines: dict[int, int] = {}  # of unary calls whose message was not whole at the end of a read
         self._budget = budget
         self._inflating: dict[int, Stream] = {}  # wait for the budget, in order; the first has begun
         self._out: list[bytes] = []
@@ -114,6 +116,9 @@ class Sending:
         limits = self._limits
         stream = Stream(stream_id, head, self._initial_send, limits.stream_window, limits.max_message, self._now_ns)
         stream.remote_closed = ended
+        deadline_ns = self._deadlines.get(stream_id)
+        if deadline_ns is not None:
+            stream.arrived_ns = deadline_ns - head.timeout_ns
         self.streams[stream_id] = stream
         return stream
 
@@ -333,6 +338,7 @@ class Sending:
         stream.clear()
         del self.streams[stream.id]
         self._inflating.pop(stream.id, None)
+        self._deadlines.pop(stream.id, None)
         self._blocked_on_connection_window.pop(stream.id, None)
 
     def _remember_local_reset(self, stream_id: int) -> None:

@@ -269,6 +269,9 @@ class NativeFront:
                 self._request(link, stream, message)
             elif kind == Event.OPENED:
                 self._opened(link, stream)
+            elif kind == Event.EXPIRED:
+                error = DeadlineError("the deadline has passed before the message arrived")
+                link.fail(stream, stream.head.method.name, error)
             elif stream.call is None:
                 continue
             elif kind == Event.RESET:

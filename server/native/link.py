@@ -16,6 +16,7 @@ from server.runtime.metrics import CODE_NAMES
 if TYPE_CHECKING:
     from server.native.front import NativeFront
 
+MAX_TIMER_S = 3600.0  # of the event loop: timeouts of callers may be years
 WRITE_HIGH = 1024 * 1024  # bytes the kernel has not taken before a connection is read no more
 
 
@@ -42,6 +43,8 @@ class Link(asyncio.Protocol):
         self.connection = Connection(front.methods, front, front.limits, front.inflate_turns.budget)
         self.paused = False  # the kernel takes no more: nothing is read until it does
         self._transport: Any = None
+        self._deadline_ns: int | None = None  # when the timer for it goes off
+        self._deadline_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -74,11 +77,33 @@ class Link(asyncio.Protocol):
             front.take_calls(self, now_ns)
         if connection.events:
             front.take(self)
+        if connection.next_deadline_ns is not None:
+            self._watch_deadline(now_ns)
+        self.flush()
+
+    def _watch_deadline(self, now_ns: int) -> None:
+        next_ns = self.connection.next_deadline_ns
+        if next_ns is None or (self._deadline_ns is not None and self._deadline_ns <= next_ns):
+            return
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+        self._deadline_ns = next_ns
+        delay_s = min(max(0, next_ns - now_ns) * 1e-9, MAX_TIMER_S)
+        self._deadline_timer = asyncio.get_running_loop().call_later(delay_s, self._expire)
+
+    def _expire(self) -> None:
+        self._deadline_ns = self._deadline_timer = None
+        now_ns = self.front.now_ns()
+        self.connection.expire(now_ns)
+        self.front.take(self)
+        self._watch_deadline(now_ns)
         self.flush()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.front.links.discard(self)
         self.front.inflate_turns.discard(self)
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
         for stream in self.connection.abandon():
             if stream.call is not None:
                 stream.call.cancel()
