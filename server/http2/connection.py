@@ -17,6 +17,7 @@ from server.http2.blocks import CREDIT_WORD, MIN_COLUMNAR_CALLS, Block, Bytes, C
 from server.http2.control import Control
 from server.http2.frames import ErrorCode, ProtocolError
 from server.http2.headers import OK_TRAILERS, RESPONSE, RESPONSE_WORD, TRAILERS_WORD, CallPolicy, Head
+from server.http2.inflating import InflateBudget
 from server.http2.receiving import Receiving
 from server.http2.sending import Event, Limits
 from server.http2.stream import FRAME_WEIGHT, MAX_SMALL_CHUNKS, PREFIX, PartialMessage, Stream, join_small_chunks
@@ -28,6 +29,7 @@ RECEIVED_FRAME_SIZE = 256 * 1024
 # Below this size, the rest of the last read and the new read are joined as a whole.
 MIN_SPLIT_BYTES = 4096
 MIN_COLUMNAR_BYTES = 32 * MIN_COLUMNAR_CALLS  # calls of a block are not that small
+MAX_BODY_NS = 10_000_000  # from headers to the end of the message of a call with a deadline, on the fast path
 RETRY_BYTES = 1024  # from a call that begins no block to the next one that is tried
 # WINDOW_UPDATE with its payload, and the header of DATA.
 CREDIT_AND_DATA = struct.Struct(">IBIIIBI")
@@ -40,9 +42,11 @@ _unpack_word = struct.Struct(">I").unpack_from
 
 
 class Connection(Receiving, Control):
-    def __init__(self, methods: Mapping[bytes, Any], gate: CallPolicy, limits: Limits) -> None:
-        """methods: what to put in Head.method for a path."""
-        super().__init__(methods, gate, limits)
+    def __init__(
+        self, methods: Mapping[bytes, Any], gate: CallPolicy, limits: Limits, budget: InflateBudget | None = None
+    ) -> None:
+        """methods: what to put in Head.method for a path. budget: of all connections of an event loop."""
+        super().__init__(methods, gate, limits, budget or InflateBudget())
         self.calls: list[tuple[int, Head, bytes]] = []  # calls that came the fast path, whole
         self.blocks: list[Block] = []  # the same, where many came alike
         # When the preface, the frame or the header block began that the peer has not ended.
@@ -91,6 +95,8 @@ class Connection(Receiving, Control):
         at = self._frames(data, at)
         if self._new_views:
             self._copy_views()
+        if self._new_deadlines:
+            self._watch_deadlines()
         self._keep_rest(data, at, len(data), now_ns)
 
     def _copy_views(self) -> None:
@@ -116,6 +122,7 @@ class Connection(Receiving, Control):
             self._awaiting_response,
             self.streams,
         )
+        deadlines = self._deadlines
         next_try = at  # of a block
         while end - at >= 9:
             head, flags, stream_id = _unpack(data, at)
@@ -144,6 +151,8 @@ class Connection(Receiving, Control):
                         at = after
                     else:
                         begun[stream_id] = call
+                        if call.timeout_ns >= 0:
+                            self._new_deadlines.append(stream_id)
                     continue
             elif (
                 kind == 0
@@ -153,6 +162,7 @@ class Connection(Receiving, Control):
                 and PREFIX <= length <= self._max_fast_body
                 and _unpack_message(data, begin) == (0, length - PREFIX)
                 and self._open_header_block is None
+                and not (deadlines and stream_id in deadlines)
             ):
                 self._unacked_bytes += length
                 asked[stream_id] = begun.pop(stream_id)
@@ -289,10 +299,12 @@ class Connection(Receiving, Control):
             or size > parts.total
             or whole != flags
             or self._buffered + weight > self._limits.max_buffered
+            or (whole and self._is_late(stream_id))
         ):
             return False
         self._unacked_bytes += length
         if whole:
+            self._deadlines.pop(stream_id, None)
             self._partial_bodies.pop(stream_id, None)
             self._buffered -= parts.weight
             call = self._awaiting_response[stream_id] = self._headers_received.pop(stream_id)
@@ -306,6 +318,13 @@ class Connection(Receiving, Control):
             self._partial_bodies[stream_id] = parts
             self._buffered += weight
         return True
+
+    def _is_late(self, stream_id: int) -> bool:
+        """Whether the time since the headers counts: the fast path measures a deadline from the end of the message."""
+        deadline_ns = self._deadlines.get(stream_id)
+        if deadline_ns is None:
+            return False
+        return self._now_ns - (deadline_ns - self._headers_received[stream_id].timeout_ns) > MAX_BODY_NS
 
     def _join_unread(self, stream: Stream) -> None:
         before = stream.weight
@@ -381,6 +400,7 @@ class Connection(Receiving, Control):
         self._awaiting_response.clear()
         self._extra_credit.clear()
         self._partial_bodies.clear()
+        self._deadlines.clear()
         return streams
 
     # What the application calls for calls that came the fast path.

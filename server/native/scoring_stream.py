@@ -86,7 +86,7 @@ class ScoringStreamCall:
             return
         if messages:
             self._take(messages)
-        elif stream.remote_closed:
+        elif stream.remote_closed and not stream.is_inflating:
             connection.finish(stream)
             self.close()
 

@@ -20,7 +20,7 @@ from server.core.dataplane import Outcome, Result, ScoringJob
 from server.http2.blocks import MIN_COLUMNAR_CALLS as MIN_COLUMNAR_CALLS
 from server.http2.blocks import Block, Bytes
 from server.http2.headers import NO_TIMEOUT, Head, failure
-from server.http2.stream import RESOURCE_EXHAUSTED
+from server.http2.status import RESOURCE_EXHAUSTED
 from server.native.connection import ServerConnection
 from server.native.serving import Serving
 from server.rpc.inference import read_predict

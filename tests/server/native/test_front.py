@@ -110,7 +110,7 @@ async def test_frames_before_one_that_cannot_be_read_are_answered(client: Client
     client.data(1, frame(1, request()) + frame(2, request()) + message(b"", 1))
     got = await client.ended(1)
     assert [StreamPredictResponse.FromString(one).frame_id for one in answers(got, 1)] == [1, 2]
-    assert status(got, 1) == b"12"
+    assert status(got, 1) == b"13"
     assert call.ended
 
 
@@ -359,3 +359,13 @@ async def test_a_frame_that_cannot_be_read_keeps_its_id(client: Client, number: 
     got = await client.until(lambda got: len(answers(got, 1)) == 1)
     (reply,) = [StreamPredictResponse.FromString(one) for one in answers(got, 1)]
     assert (reply.frame_id, reply.error.code) == (number, 3)
+
+
+@pytest.mark.parametrize("part", [b"", b"\0\0\0", message(request().SerializeToString())[:-1]])
+async def test_a_unary_call_whose_message_never_arrives_ends_at_its_deadline(client: Client, part: bytes) -> None:
+    client.call(1, request().SerializeToString())
+    await client.ended(1)
+    client.head(3, b"Predict", (b"grpc-timeout", b"20m"))
+    client.data(3, part) if part else None
+    assert status(await client.ended(3), 3) == b"4"
+    assert client.link.h2.open_calls == 0
