@@ -73,6 +73,7 @@ class NativeFront:
         self._servers: list[asyncio.Server] = []
         self.inflate_turns = InflateTurns(self._loop)
         self._sweeper: asyncio.TimerHandle | None = None
+        self._swept_ns = self.now_ns()
         self.sockets = sockets
         self._tls = tls
         self._gate = gate
@@ -419,6 +420,8 @@ class NativeFront:
 
     def _sweep(self) -> None:
         now_ns = self.now_ns()
+        is_late = now_ns - self._swept_ns > 2e9 * SWEEP_S
+        self._swept_ns = now_ns
         for link in list(self.links):
-            link.sweep(now_ns)
+            link.sweep(now_ns, is_late=is_late)
         self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)

@@ -22,7 +22,8 @@ WRITE_HIGH = 1024 * 1024  # bytes the kernel has not taken before a connection i
 
 @dataclass(frozen=True)
 class SocketLimits:
-    """partial_s: how long a preface or a frame that has begun may take to its end (slow loris).
+    """partial_s: how long a preface, a frame or a header block that has begun may take to its end, or, if it arrives
+    faster than MIN_BYTES_PER_S, until its progress is measured again (slow loris).
 
     spin_us: how long the loop looks for the next call before it sleeps, while calls are arriving.
     """
@@ -55,7 +56,7 @@ class Link(asyncio.Protocol):
         if len(self.front.links) >= self.front.sockets.max_connections:
             self._transport.abort()
             return
-        self.connection.partial_since_ns = self.front.now_ns()
+        self.connection.restart_clock(self.front.now_ns())
         self.front.links.add(self)
         if self.front.state.draining:
             self.connection.go_away()
@@ -111,15 +112,23 @@ class Link(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.paused = True
         self._transport.pause_reading()
+        self._set_user_timeout(0)  # the kernel's limit would end a peer that takes its time to read
 
     def resume_writing(self) -> None:
         self.paused = False
+        self.connection.excuse(self.front.now_ns())
         self._transport.resume_reading()
+        self._set_user_timeout(self.front.sockets.keepalive_timeout_s)
         for stream in self.connection.streams.values():
             if isinstance(stream.call, FrameStream):
                 self.front.activate(stream.call)
             elif isinstance(stream.call, Dialogue):
                 stream.call.woken()
+
+    def _set_user_timeout(self, timeout_s: float) -> None:
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None:
+            _set_user_timeout(sock, timeout_s)
 
     def respond(self, stream: Stream, name: str, message: bytes) -> None:
         self.connection.respond(stream, message)
@@ -159,10 +168,13 @@ class Link(asyncio.Protocol):
     def abort(self) -> None:
         self._transport.abort()
 
-    def sweep(self, now_ns: int) -> None:
+    def sweep(self, now_ns: int, *, is_late: bool = False) -> None:
+        """Called about once a second. is_late: the loop stood still, and nothing was read meanwhile."""
         self.connection.reset_abuse_score()
-        since_ns = self.connection.partial_since_ns
-        if since_ns is not None and now_ns - since_ns > self.front.sockets.partial_s * 1e9:
+        if is_late:
+            self.connection.excuse(now_ns)
+        timeout_ns = round(self.front.sockets.partial_s * 1e9)
+        if not self.paused and self.connection.is_stalled(now_ns, timeout_ns):
             self._break(ProtocolError(ErrorCode.SETTINGS_TIMEOUT, "nothing whole came in time"))
 
     def _break(self, fault: ProtocolError) -> None:
@@ -175,4 +187,9 @@ def _keep_alive(sock: socket.socket, limits: SocketLimits) -> None:
     """TCP's own probes find a peer that has gone without a word."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(limits.keepalive_s)))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(limits.keepalive_timeout_s * 1000)))
+    _set_user_timeout(sock, limits.keepalive_timeout_s)
+
+
+def _set_user_timeout(sock: socket.socket, timeout_s: float) -> None:
+    """How long sent bytes may stay without an acknowledgement, or the peer's window shut; 0: as the system has it."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(timeout_s * 1000))
