@@ -29,6 +29,7 @@ RECEIVED_FRAME_SIZE = 256 * 1024
 # Below this size, the rest of the last read and the new read are joined as a whole.
 MIN_SPLIT_BYTES = 4096
 MIN_COLUMNAR_BYTES = 32 * MIN_COLUMNAR_CALLS  # calls of a block are not that small
+MIN_BYTES_PER_S = 1024  # of a frame or header block that takes longer than its timeout
 MAX_BODY_NS = 10_000_000  # from headers to the end of the message of a call with a deadline, on the fast path
 RETRY_BYTES = 1024  # from a call that begins no block to the next one that is tried
 # WINDOW_UPDATE with its payload, and the header of DATA.
@@ -49,8 +50,9 @@ class Connection(Receiving, Control):
         super().__init__(methods, gate, limits, budget or InflateBudget())
         self.calls: list[tuple[int, Head, bytes]] = []  # calls that came the fast path, whole
         self.blocks: list[Block] = []  # the same, where many came alike
-        # When the preface, the frame or the header block began that the peer has not ended.
-        self.partial_since_ns: int | None = None
+        # When the preface, the frame or the header block began that the peer has not ended, or its clock was restarted.
+        self._partial_since_ns: int | None = None
+        self._partial_bytes = 0  # received since
         self._rest: list[bytes | memoryview] = []  # pieces of the frame that is not whole
         self._rest_bytes = 0
         self._missing = 0  # bytes that its next step needs: the preface, the frame's header or its end
@@ -71,6 +73,7 @@ class Connection(Receiving, Control):
     def receive(self, data: bytes, now_ns: int) -> None:
         """Takes bytes of the socket; leaves events. Raises ProtocolError once the peer broke the protocol."""
         self._now_ns = now_ns
+        self._partial_bytes += len(data)
         at = 0
         if self._rest:
             if len(data) < self._missing:  # without a look at what waits
@@ -361,13 +364,34 @@ class Connection(Receiving, Control):
             else:
                 self._missing = 9 - size if size < 9 else 9 + (_unpack(self._rest[0])[0] >> 8) - size
         if self._open_header_block is not None or at == 0:
-            if self.partial_since_ns is None:
-                self.partial_since_ns = now_ns
+            if self._partial_since_ns is None:
+                self.restart_clock(now_ns)
+        elif at < end:
+            self.restart_clock(now_ns)
         else:
-            self.partial_since_ns = now_ns if at < end else None
+            self._partial_since_ns = None
         if self._unacked_bytes >= self._window // 2:
             self._out.append(frames.window_update(0, self._unacked_bytes))
             self._unacked_bytes = 0
+
+    def restart_clock(self, now_ns: int) -> None:
+        """Measures the peer's progress from now on: something began, or the server could not read meanwhile."""
+        self._partial_since_ns = now_ns
+        self._partial_bytes = 0
+
+    def is_stalled(self, now_ns: int, timeout_ns: int) -> bool:
+        """Whether what the peer has begun did not end within the timeout and arrives slower than MIN_BYTES_PER_S."""
+        if self._partial_since_ns is None or now_ns - self._partial_since_ns <= timeout_ns:
+            return False
+        if self._partial_bytes * 1_000_000_000 < MIN_BYTES_PER_S * (now_ns - self._partial_since_ns):
+            return True
+        self.restart_clock(now_ns)
+        return False
+
+    def excuse(self, now_ns: int) -> None:
+        """The server did not read for a while: the time does not count against the peer."""
+        if self._partial_since_ns is not None:
+            self.restart_clock(now_ns)
 
     def _may_open(self, stream_id: int) -> bool:
         return (
