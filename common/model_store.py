@@ -27,6 +27,7 @@ from common.files import replace_file
 LABELS_FILE = "labels.json"
 HISTORY_FILE = ".history.json"
 LOCK_FILE = ".lock"
+MAX_NAME = 128  # of a model
 Role = Literal["candidate", "champion"]
 
 
@@ -261,6 +262,14 @@ class ModelStore:
 
     def _next(self) -> str:
         return str(max((int(one) for one in self.versions() if one.isdecimal()), default=0) + 1)
+
+
+def model_name(name: str) -> str:
+    """The name itself. Raises UsageError if no server would take a folder of that name."""
+    plain = name.replace("-", "").replace("_", "")
+    if not (plain.isascii() and plain.isalnum() and len(name) <= MAX_NAME):
+        raise UsageError(f"NAME: expected letters, digits, - and _ (at most {MAX_NAME}), got {name[:MAX_NAME]!r}")
+    return name
 
 
 def model_names(models_dir: Path) -> list[str]:
