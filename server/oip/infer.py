@@ -15,7 +15,8 @@ import numpy as np
 
 from common.errors import RequestError, VolcastError
 from common.rpc_status import to_status
-from server.core.requests import PredictInput, Result, Selection
+from server.core.dataplane import Result
+from server.core.requests import PredictInput, Selection
 from server.core.tensors import Tensor, TensorInput
 from server.rpc.inference import parse
 from volcast.oip.v2 import (
