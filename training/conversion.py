@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -116,7 +117,32 @@ def _from_sklearn(model: Any, precision: str, inputs: int | Sequence[str]) -> An
     else:
         types = [(name, kind([None, 1])) for name in inputs]
     options = {id(model): {"zipmap": False}} if hasattr(model, "predict_proba") else None
-    return convert_sklearn(model, initial_types=types, target_opset=TARGET, options=options)
+    with _integers_for_booleans():
+        return convert_sklearn(model, initial_types=types, target_opset=TARGET, options=options)
+
+
+@contextmanager
+def _integers_for_booleans() -> Iterator[None]:
+    """skl2onnx 1.20 gives booleans of HistGradientBoosting for integers, which protobuf 7 refuses."""
+    from skl2onnx.common import _container
+
+    make_node = _container.make_node
+
+    def make_plain_node(*arguments: Any, **attributes: Any) -> Any:
+        plain = {key: _without_booleans(value) for key, value in attributes.items()}
+        return make_node(*arguments, **plain)
+
+    _container.make_node = make_plain_node
+    try:
+        yield
+    finally:
+        _container.make_node = make_node
+
+
+def _without_booleans(value: Any) -> Any:
+    if isinstance(value, list) and any(isinstance(item, bool | np.bool_) for item in value):
+        return [int(item) for item in value]
+    return value
 
 
 def _from_xgboost(model: Any, width: int) -> Any:

@@ -25,7 +25,7 @@ from common.bundle import (
 from common.errors import BundleError
 from common.model_store import ModelStore
 from common.schema import FeatureSchema
-from server.core.bundles import load_bundle
+from server.core.bundles import load_model
 
 DEFAULT_THRESHOLD = 0.5
 
@@ -71,7 +71,7 @@ def write_adapted(
 
     def before_it_appears(folder: Path, version: str) -> None:
         try:
-            load_bundle(folder, store.name, version)
+            load_model(folder, store.name, version)
         except BundleError as error:
             raise BundleError(str(error).removeprefix(f"bundle {folder}: ")) from None
         store.pin()
