@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -55,6 +56,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.process)
         if fixtures & SLOW_FIXTURES or item.nodeid.startswith(SLOW_FOLDERS):
             item.add_marker(pytest.mark.slow)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return  # in the order that was asked for
     units = {_file_of(item) for item in items} - {_file_of(item) for item in items if not is_unit(item)}
     rank = {file: number for number, file in enumerate(LONGEST)}
     items.sort(key=lambda item: (_file_of(item) not in units, rank.get(_file_of(item), len(LONGEST))))
