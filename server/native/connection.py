@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -67,6 +68,7 @@ class ServerConnection(asyncio.Protocol):
         self._limits = limits
         self._peers = peers
         self._transport: Any = None
+        self._fd = -1  # of a plaintext socket
         self._deadline_ns: int | None = None  # that the timer is set for
         self._deadline_timer: asyncio.TimerHandle | None = None
 
@@ -76,6 +78,8 @@ class ServerConnection(asyncio.Protocol):
         sock = self._transport.get_extra_info("socket")
         if sock is not None:
             _keep_alive(sock, self._limits)
+            if self._transport.get_extra_info("sslcontext") is None:
+                self._fd = sock.fileno()
         if len(self._peers) >= self._limits.max_connections:
             self._transport.abort()
             return
@@ -121,6 +125,7 @@ class ServerConnection(asyncio.Protocol):
         self.flush()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._fd = -1
         self._peers.discard(self)
         self.serving.inflate_turns.discard(self)
         if self._deadline_timer is not None:
@@ -175,10 +180,24 @@ class ServerConnection(asyncio.Protocol):
         self.serving.mark_for_flush(self)
 
     def flush(self) -> None:
+        """Writes the output. The transport would write at the end of the loop's turn; a plaintext socket takes it now,
+        so that the peer reads while other responses are made."""
         if self._transport is not None and (data := self.h2.output()):
-            self._transport.write(data)
+            rest: bytes | memoryview = data
+            if self._fd >= 0 and not self._transport.get_write_buffer_size():
+                rest = self._write_now(data)
+            if rest:
+                self._transport.write(rest)
         if self.h2.is_inflating:
             self.serving.inflate_turns.add(self)
+
+    def _write_now(self, data: bytes) -> bytes | memoryview:
+        """Writes to the socket itself; returns the rest."""
+        try:
+            written = os.write(self._fd, data)
+        except OSError:  # the transport meets the error again, and reports a lost connection
+            return data
+        return memoryview(data)[written:]
 
     def inflate(self) -> bool:
         """Inflates messages within the budget; returns whether some still wait."""
@@ -188,9 +207,11 @@ class ServerConnection(asyncio.Protocol):
         return self.h2.is_inflating
 
     def close(self) -> None:
+        self._fd = -1
         self._transport.close()
 
     def abort(self) -> None:
+        self._fd = -1
         self._transport.abort()
 
     def sweep(self, now_ns: int, *, is_late: bool = False) -> None:
@@ -207,7 +228,7 @@ class ServerConnection(asyncio.Protocol):
     def _break(self, error: ProtocolError) -> None:
         self.h2.go_away(error.code, error.reason)
         self.flush()
-        self._transport.close()
+        self.close()
 
 
 def _keep_alive(sock: socket.socket, limits: SocketLimits) -> None:
