@@ -44,6 +44,8 @@ class Link(asyncio.Protocol):
         self.connection = Connection(front.methods, front, front.limits, front.inflate_turns.budget)
         self.paused = False  # the kernel takes no more: nothing is read until it does
         self._transport: Any = None
+        self._fault: ProtocolError | None = None  # of the peer: the connection ends once whole calls are answered
+        self._fault_ns = 0
         self._deadline_ns: int | None = None  # when the timer for it goes off
         self._deadline_timer: asyncio.TimerHandle | None = None
 
@@ -60,18 +62,18 @@ class Link(asyncio.Protocol):
         self.front.links.add(self)
         if self.front.state.draining:
             self.connection.go_away()
-        self.flush()
+        # The server's SETTINGS are sent once the peer's first bytes are here: HTTP/1 is answered in its own form.
 
     def data_received(self, data: bytes) -> None:
+        if self._fault is not None:
+            return
         front, connection = self.front, self.connection
         now_ns = front.now_ns()
         front.arrived(len(data), now_ns)
         try:
             connection.receive(data, now_ns)
         except ProtocolError as fault:
-            front.take(self)
             self._break(fault)
-            return
         if connection.blocks:
             front.blocks.take(self, now_ns)
         if connection.calls:
@@ -117,7 +119,8 @@ class Link(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.paused = False
         self.connection.excuse(self.front.now_ns())
-        self._transport.resume_reading()
+        if self._fault is None:
+            self._transport.resume_reading()
         self._set_user_timeout(self.front.sockets.keepalive_timeout_s)
         for stream in self.connection.streams.values():
             if isinstance(stream.call, FrameStream):
@@ -155,6 +158,8 @@ class Link(asyncio.Protocol):
             self._transport.write(data)
         if self.connection.is_inflating:
             self.front.inflate_turns.add(self)
+        if self._fault is not None and not self._transport.is_closing() and not self._answers_due:
+            self._close_for_fault(self._fault)
 
     def inflate(self) -> bool:
         self.connection.inflate()
@@ -174,12 +179,33 @@ class Link(asyncio.Protocol):
         if is_late:
             self.connection.excuse(now_ns)
         timeout_ns = round(self.front.sockets.partial_s * 1e9)
-        if not self.paused and self.connection.is_stalled(now_ns, timeout_ns):
+        if self._fault is not None:
+            if now_ns - self._fault_ns > timeout_ns:  # the peer does not read its answers
+                self._close_for_fault(self._fault)
+        elif not self.paused and self.connection.is_stalled(now_ns, timeout_ns):
             self._break(ProtocolError(ErrorCode.SETTINGS_TIMEOUT, "nothing whole came in time"))
+            self.flush()
 
     def _break(self, fault: ProtocolError) -> None:
+        """Reads no more. Whole calls are answered first: the last stream id in GOAWAY promises it."""
+        self._fault = fault
+        self._fault_ns = self.front.now_ns()
+        self.connection.forget_partial()
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    @property
+    def _answers_due(self) -> bool:
+        connection = self.connection
+        return connection.has_whole_calls or any(
+            isinstance(stream.call, FrameStream) and (stream.remote_closed or not stream.call.idle)
+            for stream in connection.streams.values()
+        )
+
+    def _close_for_fault(self, fault: ProtocolError) -> None:
         self.connection.go_away(fault.code, fault.reason)
-        self.flush()
+        if data := self.connection.output():
+            self._transport.write(data)
         self._transport.close()
 
 
