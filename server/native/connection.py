@@ -46,6 +46,10 @@ class StreamCall(Protocol):
     def cancel(self) -> None:
         """The peer has ended the call, or its connection is lost."""
 
+    @property
+    def responses_due(self) -> bool:
+        """Whether whole messages of the peer have no response yet."""
+
 
 class Handler(Protocol):
     """Takes the calls of connections."""
@@ -69,6 +73,8 @@ class ServerConnection(asyncio.Protocol):
         self._peers = peers
         self._transport: Any = None
         self._fd = -1  # of a plaintext socket
+        self._fault: ProtocolError | None = None  # of the peer: the connection ends once whole calls are answered
+        self._fault_ns = 0
         self._deadline_ns: int | None = None  # that the timer is set for
         self._deadline_timer: asyncio.TimerHandle | None = None
 
@@ -87,18 +93,18 @@ class ServerConnection(asyncio.Protocol):
         self._peers.add(self)
         if self.serving.state.draining:
             self.h2.go_away()
-        self.flush()
+        # The server's SETTINGS are sent with the peer's first bytes, since HTTP/1 is answered in its own form.
 
     def data_received(self, data: bytes) -> None:
+        if self._fault is not None:
+            return
         serving, h2 = self.serving, self.h2
         now_ns = serving.now_ns()
         serving.spinner.on_read(len(data), now_ns)
         try:
             h2.receive(data, now_ns)
         except ProtocolError as error:
-            self._handler.accept(self, now_ns)
             self._break(error)
-            return
         if h2.calls or h2.blocks or h2.events:
             self._handler.accept(self, now_ns)
         if h2.next_deadline_ns is not None:
@@ -142,7 +148,8 @@ class ServerConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.paused = False
         self.h2.excuse(self.serving.now_ns())
-        self._transport.resume_reading()
+        if self._fault is None:
+            self._transport.resume_reading()
         self._set_user_timeout(self._limits.keepalive_timeout_s)
         for stream in list(self.h2.streams.values()):
             if stream.call is not None:
@@ -190,6 +197,8 @@ class ServerConnection(asyncio.Protocol):
                 self._transport.write(rest)
         if self.h2.is_inflating:
             self.serving.inflate_turns.add(self)
+        if self._fault is not None and not self._transport.is_closing() and not self._responses_due:
+            self._close_for_fault(self._fault)
 
     def _write_now(self, data: bytes) -> bytes | memoryview:
         """Writes to the socket itself; returns the rest."""
@@ -222,12 +231,32 @@ class ServerConnection(asyncio.Protocol):
         self.h2.reset_abuse_score()
         if is_late:
             self.h2.excuse(now_ns)
-        if not self.paused and self.h2.is_stalled(now_ns, round(self._limits.partial_s * 1e9)):
-            self._break(ProtocolError(ErrorCode.SETTINGS_TIMEOUT, "nothing whole came in time"))
+        timeout_ns = round(self._limits.partial_s * 1e9)
+        if self._fault is not None:
+            if now_ns - self._fault_ns > timeout_ns:  # the peer does not read its responses
+                self._close_for_fault(self._fault)
+        elif not self.paused and self.h2.is_stalled(now_ns, timeout_ns):
+            self._break(ProtocolError(ErrorCode.SETTINGS_TIMEOUT, "no whole frame arrived in time"))
+            self.flush()
 
-    def _break(self, error: ProtocolError) -> None:
-        self.h2.go_away(error.code, error.reason)
-        self.flush()
+    def _break(self, fault: ProtocolError) -> None:
+        """Stops reading. Whole calls are answered first, as the last stream id in GOAWAY promises."""
+        self._fault = fault
+        self._fault_ns = self.serving.now_ns()
+        self.h2.forget_partial()
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    @property
+    def _responses_due(self) -> bool:
+        return self.h2.has_whole_calls or any(
+            stream.call is not None and stream.call.responses_due for stream in self.h2.streams.values()
+        )
+
+    def _close_for_fault(self, fault: ProtocolError) -> None:
+        self.h2.go_away(fault.code, fault.reason)
+        if data := self.h2.output():
+            self._transport.write(data)
         self.close()
 
 

@@ -68,6 +68,10 @@ class ScoringStreamCall:
         """Whether no frame and no response is under way."""
         return not self._in_flight and not self.stream.size and not self.stream.out
 
+    @property
+    def responses_due(self) -> bool:
+        return not self.ended and (self.stream.remote_closed or not self.idle)
+
     def on_data(self, *, alone: bool) -> None:
         try:
             if not (alone and self._serving.may_score_inline and self._score_inline()):

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from server.http2 import frames
+from server.native.connection import ServerConnection
 from server.native.front import NativeFront
 from tests.server.native.conftest import Transport
 
@@ -41,6 +43,14 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         sock.close()
 
 
+def opened(front: NativeFront, transport: SocketTransport) -> ServerConnection:
+    """A connection whose peer has sent its preface, and so gets the server's SETTINGS."""
+    connection = front.connect()
+    connection.connection_made(transport)  # type: ignore[arg-type]
+    connection.data_received(frames.PREFACE + frames.settings({}))
+    return connection
+
+
 def read_all(sock: socket.socket, size: int) -> bytes:
     data = b""
     while len(data) < size:
@@ -51,8 +61,8 @@ def read_all(sock: socket.socket, size: int) -> bytes:
 async def test_output_is_on_the_socket_before_the_loop_turns(
     front: NativeFront, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    connection, transport = front.connect(), SocketTransport(pair[0])
-    connection.connection_made(transport)  # type: ignore[arg-type]
+    transport = SocketTransport(pair[0])
+    opened(front, transport)
     assert transport.written == b""
     assert len(pair[1].recv(1000)) > 9  # SETTINGS
 
@@ -60,8 +70,8 @@ async def test_output_is_on_the_socket_before_the_loop_turns(
 async def test_what_the_socket_does_not_take_goes_to_the_transport_in_order(
     front: NativeFront, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    connection, transport = front.connect(), SocketTransport(pair[0])
-    connection.connection_made(transport)  # type: ignore[arg-type]
+    transport = SocketTransport(pair[0])
+    connection = opened(front, transport)
     settings = len(pair[1].recv(1000))
     assert settings
     connection.h2._out.append(LARGE)
@@ -75,9 +85,8 @@ async def test_what_the_socket_does_not_take_goes_to_the_transport_in_order(
 async def test_the_socket_is_not_written_to_beside_its_transport(
     front: NativeFront, pair: tuple[socket.socket, socket.socket], why: str
 ) -> None:
-    connection, transport = front.connect(), SocketTransport(pair[0], tls=object() if why == "TLS" else None)
-    transport.queued = 1
-    connection.connection_made(transport)  # type: ignore[arg-type]
+    transport = SocketTransport(pair[0], tls=object() if why == "TLS" else None)
+    connection = opened(front, transport)
     transport.queued = int(why == "bytes wait in the transport")
     if why == "closed":
         connection.close()
@@ -90,8 +99,8 @@ async def test_the_socket_is_not_written_to_beside_its_transport(
 async def test_a_broken_socket_is_left_to_the_transport(
     front: NativeFront, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    connection, transport = front.connect(), SocketTransport(pair[0])
-    connection.connection_made(transport)  # type: ignore[arg-type]
+    transport = SocketTransport(pair[0])
+    connection = opened(front, transport)
     pair[1].close()
     connection.h2._out.append(b"abc")
     connection.flush()
