@@ -63,6 +63,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (_file_of(item) not in units, rank.get(_file_of(item), len(LONGEST))))
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Binary values by their length: bytes of gzip carry the time, and all workers must collect the same ids."""
+    return f"{len(val)}_bytes" if isinstance(val, bytes) and not val.isascii() else None
+
+
 def _file_of(item: pytest.Item) -> str:
     return item.nodeid.partition("::")[0]
 
@@ -81,7 +86,8 @@ sys.addaudithook(_refuse_processes)
 @pytest.fixture(autouse=True)
 def _unit_tests_start_no_process(request: pytest.FixtureRequest) -> Iterator[None]:
     global _unit_test
-    _unit_test = request.node.nodeid if is_unit(request.node) else ""
+    only_units = "not process" in request.config.getoption("markexpr")
+    _unit_test = request.node.nodeid if only_units and is_unit(request.node) else ""
     yield
     _unit_test = ""
 
