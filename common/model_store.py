@@ -16,49 +16,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 
-from common.bundle import MANIFEST_FILE, MODEL_FILE, Manifest, manifest_json, read_bundle
+from common.bundle import MANIFEST_FILE, MODEL_FILE, Manifest, has_bundle_file, manifest_json, read_bundle
 from common.errors import BundleError, InputError, UnavailableError, UsageError
 from common.files import replace_file
+from common.labels import LABELS_FILE, Labels, read_labels
+from common.versions import newest_version, next_version, version_order
 
-LABELS_FILE = "labels.json"
 HISTORY_FILE = ".history.json"
 LOCK_FILE = ".lock"
 Role = Literal["candidate", "champion"]
-
-
-class CanaryLabel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    version: str
-    share: Annotated[float, msgspec.Meta(ge=0, le=1)]
-
-
-class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """labels.json, as server/core/labels.py reads it."""
-
-    stable: str
-    canary: CanaryLabel | None = None
-    shadow: tuple[str, ...] = ()
-
-    def of(self, version: str) -> str:
-        """The label a version has; "" for none."""
-        if version == self.stable:
-            return "stable"
-        if self.canary is not None and version == self.canary.version:
-            return "canary"
-        return "shadow" if version in self.shadow else ""
-
-    def without(self, version: str) -> Labels:
-        """The labels with that version neither canary nor shadow."""
-        canary = None if self.canary is None or self.canary.version == version else self.canary
-        return Labels(self.stable, canary, tuple(shadow for shadow in self.shadow if shadow != version))
-
-    def with_stable(self, version: str) -> Labels:
-        """The labels with that version stable, and neither canary nor shadow."""
-        rest = self.without(version)
-        return Labels(version, rest.canary, rest.shadow)
 
 
 class Reign(msgspec.Struct, frozen=True):
@@ -110,12 +80,15 @@ class ModelStore:
             os.close(descriptor)
 
     def versions(self) -> dict[str, Path]:
-        """Folders of versions, in order: numbers by value, above every other name."""
+        """The folders of bundles, in the order of `version_order`. Folders without a bundle file are no versions."""
+        folders = [folder for folder in self._folders() if has_bundle_file(folder)]
+        return {folder.name: folder for folder in sorted(folders, key=lambda folder: version_order(folder.name))}
+
+    def _folders(self) -> list[Path]:
         try:
-            found = [one for one in self.folder.iterdir() if one.is_dir() and not one.name.startswith(".")]
+            return [path for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
         except OSError:
-            return {}
-        return {one.name: one for one in sorted(found, key=lambda one: _order(one.name))}
+            return []
 
     def path(self, version: str) -> Path:
         """Raises UsageError where the version is not there."""
@@ -126,27 +99,33 @@ class ModelStore:
         return versions[version]
 
     def labels(self) -> Labels | None:
-        """What labels.json says; None where there is none. Raises InputError where it is wrong."""
+        """The labels in labels.json; None if there is no file. Raises InputError if the file is wrong."""
         path = self.folder / LABELS_FILE
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=Labels)
-        except FileNotFoundError:
+        if not os.path.lexists(path):
             return None
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: {error}") from None
+        try:
+            return read_labels(path)
+        except BundleError as error:
+            raise InputError(f"{path}: {str(error).removeprefix(f'{LABELS_FILE}: ')}") from None
 
     def effective_labels(self) -> Labels | None:
-        """What a server goes by: the file, else the highest version as stable; None where there is no version."""
+        """The labels that a server uses on its first load: those of the file, else the newest version as stable.
+
+        None if there is no version, or if the versions have no order.
+        """
         labels = self.labels()
-        if labels is None and (versions := self.versions()):
-            return Labels(list(versions)[-1])
+        if labels is None and (newest := newest_version(self.versions())):
+            return Labels(newest)
         return labels
 
     def answering(self) -> Path:
-        """The folder of the version that callers get who select nothing. Raises InputError where there is none."""
+        """The folder of the stable version, which answers calls that select nothing. Raises InputError if none is."""
         labels = self.effective_labels()
+        if labels is None and (versions := self.versions()):
+            raise InputError(
+                f"no stable version of {self.name} in {self.folder}: {', '.join(versions)} have no order; name one in "
+                f"{LABELS_FILE}, or name a bundle with --bundle"
+            )
         if labels is None:
             raise InputError(f"no version of {self.name} in {self.folder}: name a bundle with --bundle")
         return self.path(labels.stable)
@@ -163,9 +142,13 @@ class ModelStore:
         replace_file(self.folder / HISTORY_FILE, msgspec.json.encode(history))
 
     def write_labels(self, labels: Labels) -> None:
-        """Raises InputError where a version it names is not there, or the disk refuses."""
+        """Raises InputError if a version has two labels or no folder, or if the disk refuses the write."""
+        try:
+            labels.require_single()
+        except BundleError as error:
+            raise InputError(f"{self.folder}: {error}") from None
         versions = self.versions()
-        for version in (labels.stable, *labels.shadow, *([labels.canary.version] if labels.canary else [])):
+        for _, version in labels.pairs():
             if version not in versions:
                 raise InputError(f"{self.folder / LABELS_FILE}: version {version} is not there")
         replace_file(self.folder / LABELS_FILE, msgspec.json.encode(labels) + b"\n")
@@ -233,7 +216,7 @@ class ModelStore:
         held = self.find(manifest)
         if held is not None:
             return held
-        version = max(manifest.version, self._next(), key=_order)
+        version = max(manifest.version, self._next(), key=version_order)
         told = msgspec.structs.replace(manifest, name=self.name, version=version)
         files = {**extra, MODEL_FILE: model, MANIFEST_FILE: manifest_json(told)}
         making = self.folder / f".{version}.new-{os.getpid()}"
@@ -252,7 +235,7 @@ class ModelStore:
         return version
 
     def _next(self) -> str:
-        return str(max((int(one) for one in self.versions() if one.isdecimal()), default=0) + 1)
+        return next_version([folder.name for folder in self._folders()])
 
 
 def model_names(models_dir: Path) -> list[str]:
@@ -270,7 +253,3 @@ def _lock(descriptor: int, busy: str) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UnavailableError(busy) from None
-
-
-def _order(version: str) -> tuple[int, str]:
-    return (int(version) if version.isdecimal() else -1, version)

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from common.bundle import Manifest, read_bundle
 from common.check import Check
 from common.errors import GateError, InputError, UnavailableError, UsageError
+from common.labels import CanaryLabel, Labels
 from common.lead import recorded
-from common.model_store import CanaryLabel, History, Labels, ModelStore, Moved, Reign, Role
+from common.model_store import History, ModelStore, Moved, Reign, Role
 from training import gate
 from training.gate import Limits
 from training.models import HAR_KINDS

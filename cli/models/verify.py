@@ -11,17 +11,17 @@ from common.bundle import Manifest, read_bundle
 from common.check import Check
 from common.errors import BundleError, InputError
 from common.timing import best_call_us
-from server.core.bundles import find_bundles, load_bundle
+from server.core.bundles import load_model, scan_folder
 
 if TYPE_CHECKING:
-    from server.core.held import Model
+    from server.core.snapshot import Model
 
 RANDOM_ROWS = 4096
 
 
 def verify_version(models_dir: Path, name: str, version: str, max_latency_us: float) -> tuple[Check, ...]:
     """Checks of one version of the models folder. Raises InputError if the folder cannot be read."""
-    scan = find_bundles(models_dir)
+    scan = scan_folder(models_dir)
     for failure in scan.failures:
         if (failure.name, failure.version) in ((name, ""), (name, version)):
             return (Check("load", False, failure.reason),)
@@ -41,7 +41,7 @@ def verify_folder(folder: Path, max_latency_us: float) -> tuple[Check, ...]:
 def _verify(folder: Path, name: str, version: str, max_latency_us: float) -> tuple[Check, ...]:
     """Checks in order; those that need a model that loads are left out without one."""
     try:
-        model = load_bundle(folder, name, version)
+        model = load_model(folder, name, version)
         manifest, _ = read_bundle(folder)
     except BundleError as error:
         return (Check("load", False, str(error)),)
@@ -50,7 +50,7 @@ def _verify(folder: Path, name: str, version: str, max_latency_us: float) -> tup
 
 
 def _latency(manifest: Manifest, model: Model, max_latency_us: float) -> Check:
-    bound = model.predictor.bound(1)
+    bound = model.predictor.bind(1)
     bound.matrix[:] = manifest.self_test.features
     latency_us = best_call_us(bound.run)
     text = f"one row takes {latency_us:.1f} µs, the budget is {max_latency_us:g} µs"

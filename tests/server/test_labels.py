@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from common.errors import ModelNotFoundError
-from server.core.labels import LABELS_FILE
+from common.labels import LABELS_FILE
 from server.core.models import Repository
 from server.core.requests import Selection
 from tests.server.bundles import other_schema, write_bundle

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from common.errors import GateError, InputError, UnavailableError, UsageError
-from common.model_store import CanaryLabel, Labels, ModelStore, Moved, Role
+from common.labels import CanaryLabel, Labels
+from common.model_store import ModelStore, Moved, Role
 from tests.training.runs import Made, draw_rows, leaky, make
 from training import promotion
 from training.gate import Limits

@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from cli.main import run_command
-from common.model_store import Labels, ModelStore
+from common.labels import Labels
+from common.model_store import ModelStore
 from tests.training.runs import Made, leaky, make
 from training.trained import TRAINED_FILE, trained_files
 
