@@ -29,8 +29,8 @@ from server.core.models import Repository
 from server.core.shadow import ShadowScorer
 from server.http2 import frames
 from server.http2.connection import Limits
+from server.native.connection import ServerConnection, SocketLimits
 from server.native.front import NativeFront
-from server.native.link import Link, SocketLimits
 from server.runtime.batch_loop import BatchLoop
 from server.runtime.metrics import ServerMetrics
 from server.runtime.reload import Reloader
@@ -128,7 +128,7 @@ def _bursts(case: Case) -> Iterator[bytes]:
 async def measure(case: Case, models: Path, rounds: int, profile: bool) -> list[float]:
     """Microseconds of CPU a call, a figure a round."""
     front, sink = _front(models), Sink()
-    link = Link(front)
+    link = front.connect()
     link.connection_made(sink)  # type: ignore[arg-type]
     link.data_received(frames.PREFACE + frames.settings({frames.INITIAL_WINDOW_SIZE: 2**20}))
     if case.streaming:
@@ -157,11 +157,11 @@ async def measure(case: Case, models: Path, rounds: int, profile: bool) -> list[
     return taken
 
 
-def _waits(link: Link, case: Case) -> bool:
+def _waits(link: ServerConnection, case: Case) -> bool:
     """Whether a call, or a frame of the one stream, has no answer yet."""
     if not case.streaming:
-        return link.connection.open_calls > 0
-    return not link.connection.streams[1].app.idle
+        return link.h2.open_calls > 0
+    return not link.h2.streams[1].call.idle
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from server.core.dataplane import DataPlane, ModelRun
 from server.core.models import Repository
 from server.core.requests import Selection
 from server.core.shadow import ShadowScorer
-from server.native.front import NativeFront
 from server.rpc import inference
 from server.runtime import self_check
 from server.runtime.batch_loop import BatchLoop
@@ -154,10 +153,10 @@ class Server:
 
     def _load(self) -> None:
         """Raises BundleError where the default model has no usable version."""
-        held = self._reloader.load().snapshot
+        snapshot = self._reloader.load().snapshot
         name, folder = self._config.default_model, self._config.models_dir
-        if not any(one == name for one, _ in held.models):
-            why = "; ".join(one.reason for one in held.failures) or "no bundle of that name"
+        if not any(owner == name for owner, _ in snapshot.models):
+            why = "; ".join(failure.reason for failure in snapshot.failures) or "no bundle of that name"
             raise BundleError(f"no usable model {name!r} in {folder}: {why}")
         self._repository.resolve(Selection())
 
@@ -178,8 +177,7 @@ class Server:
 
     def _forget_callers(self) -> None:
         """What connections remember of tokens that were right."""
-        if isinstance(self._front, NativeFront):
-            self._front.forget_heads()
+        self._front.forget_callers()
 
     def _ran(self, run: ModelRun) -> None:
         self.metrics.ran(run)

@@ -8,7 +8,7 @@ call's status by common.rpc_status.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import msgspec
 
@@ -19,6 +19,8 @@ from server.core.requests import PredictInput
 
 class Unary(msgspec.Struct, frozen=True):
     """Answered at once, never behind work that waits."""
+
+    packed: ClassVar[bool] = False
 
     name: str
     answer: Callable[[bytes], bytes]
