@@ -12,6 +12,7 @@ from common.onnx_errors import onnx_reason
 from server.core.arrays import Matrix, Vector
 from server.core.graph_scan import scan_graph
 from server.core.predictor import ROUNDING, Predictor
+from server.core.row_independence import require_independent_rows
 
 TOLERANCE = 1e-6
 # One row, a burst, a full message: ONNX Runtime plans its memory once for each number of rows.
@@ -34,6 +35,7 @@ def check_model(graph: bytes, manifest: Manifest) -> Predictor:
     predictor = Predictor(graph, width)
     _self_test(predictor, manifest, width)
     _warm_up(predictor, manifest)
+    require_independent_rows(graph, width, manifest.opset)
     _check_rows_are_independent(predictor, manifest)
     return predictor
 

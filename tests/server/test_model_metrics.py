@@ -34,6 +34,7 @@ def repository(tmp_path: Path) -> Repository:
     for version in ("1", "2", "3"):
         write_bundle(tmp_path, version=version, seed=int(version))
     (tmp_path / "volatility" / "4").mkdir()
+    (tmp_path / "volatility" / "4" / "manifest.json").touch()
     labels = '{"stable": "1", "canary": {"version": "2", "share": 0.25}, "shadow": ["3"]}'
     (tmp_path / "volatility" / "labels.json").write_text(labels)
     repository = Repository("volatility", lambda: 1234.5)

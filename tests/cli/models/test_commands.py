@@ -123,7 +123,8 @@ def test_a_tracking_server_that_is_away_holds_a_promotion_up_and_a_rollback_not(
 def test_the_list_shows_labels_runs_and_what_is_damaged(made: Made, capfd: pytest.CaptureFixture[str]) -> None:
     run = kept(made)
     assert models("promote", "volatility", "--run", run, "--no-track") == 0
-    (Path("models/volatility/2")).mkdir()
+    Path("models/volatility/2").mkdir()
+    Path("models/volatility/2/manifest.json").touch()
     damaged = Path("data/runs") / kept(made, 1)
     (damaged / "run.json").write_text("{")
     capfd.readouterr()
