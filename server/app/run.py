@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import signal
+import struct
 import threading
 from collections.abc import Callable
 from importlib.metadata import version
@@ -186,12 +187,13 @@ class Server:
 
 
 def _trial_request(repository: Repository) -> bytes:
+    """The self-test's row: the model may have no probability for another row."""
     model = repository.resolve(Selection())
     rows = PackedRows(
         schema_hash=model.schema.hash,
         data_type=DataType.DATA_TYPE_FLOAT64,
         row_count=1,
-        values=bytes(8 * len(model.schema)),
+        values=struct.pack(f"<{len(model.example)}d", *model.example),
     )
     return PredictRequest(packed=rows).SerializeToString()
 

@@ -124,4 +124,5 @@ def load_model(folder: Path, name: str, version: str, previous: Model | None = N
         predictor = check_model(graph, manifest)
     except BundleError as error:
         raise BundleError(f"bundle {folder}: {error}") from None
-    return Model(name, version, manifest.feature_schema(), manifest.decision_threshold, predictor, digest)
+    schema, example = manifest.feature_schema(), manifest.self_test.features
+    return Model(name, version, schema, manifest.decision_threshold, predictor, digest, example)

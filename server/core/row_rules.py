@@ -255,7 +255,7 @@ def _per_row(call: Call) -> Sequence[Value]:
 
 
 def _array_feature_extractor(call: Call) -> Sequence[Value]:
-    require_const(call.input(1), "its indices")
+    require_const(call.input(1), "its choice of columns")
     value = _per_row(call)[0]
     if value.rank < 2:
         return [Value((1, None), None, value.sized)]
@@ -270,7 +270,8 @@ def _feature_vectorizer(call: Call) -> Sequence[Value]:
 
 
 def _one_hot_encoder(call: Call) -> Sequence[Value]:
-    return [call.first.reshaped([*(call.first.dims or ()), None])]
+    count = max(call.node.count("cats_int64s"), call.node.count("cats_strings")) or None
+    return [call.first.reshaped([*(call.first.dims or ()), count])]
 
 
 def _distances(call: Call) -> Sequence[Value]:

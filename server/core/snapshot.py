@@ -22,6 +22,7 @@ class Model:
     threshold: float  # decision threshold, in [0, 1]
     predictor: Predictor
     digest: str = ""  # SHA-256 over the bundle's files: unchanged bytes are not loaded twice
+    example: tuple[float, ...] = ()  # the self-test's row: the model has a probability for it
 
 
 @dataclass(frozen=True)

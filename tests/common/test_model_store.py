@@ -100,6 +100,30 @@ def test_without_a_file_the_highest_number_is_stable_as_for_a_server(store: Mode
     assert store.effective_labels() == Labels(held.labelled["volatility", "stable"].version)
 
 
+def test_the_newest_version_is_stable_in_natural_order_and_none_without_an_order(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path, "volatility")
+    for version in ("v9", "v10", "v11"):
+        (store.folder / version).mkdir(parents=True)
+        (store.folder / version / MANIFEST_FILE).touch()
+    assert list(store.versions()) == ["v9", "v10", "v11"]
+    assert store.effective_labels() == Labels("v11")
+    (store.folder / "2026-11-27").mkdir()
+    (store.folder / "2026-11-27" / MANIFEST_FILE).touch()
+    assert store.effective_labels() is None
+    with pytest.raises(InputError, match=r"no stable version of volatility .* have no order"):
+        store.answering()
+    store.pin()
+    assert store.labels() is None
+
+
+def test_folders_without_a_bundle_file_are_no_versions(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path, "volatility")
+    for name in ("1", "7", "__pycache__"):
+        (store.folder / name).mkdir(parents=True)
+    (store.folder / "1" / MANIFEST_FILE).touch()
+    assert list(store.versions()) == ["1"]
+
+
 def test_pinning_writes_down_what_is_stable_and_leaves_a_file_alone(store: ModelStore, made: Made) -> None:
     store.folder.mkdir(parents=True)
     store.pin()
