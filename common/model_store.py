@@ -12,7 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,15 +207,22 @@ class ModelStore:
             self.write_history(History(history.champions[:number]))
         return Moved(self.name, previous, "champion", after, True, labels.stable)
 
-    def put(self, manifest: Manifest, model: bytes, extra: Mapping[str, bytes]) -> str:
+    def put(
+        self,
+        manifest: Manifest,
+        model: bytes,
+        extra: Mapping[str, bytes],
+        before_it_appears: Callable[[Path, str], None] = lambda folder, version: None,
+    ) -> str:
         """Writes the bundle as a version of this name and returns the version; nothing where it is there already.
 
         Takes the bundle's own version where that is above all others, else the next number. extra: files beside it that
-        no server reads. Raises InputError where the disk refuses: nothing is left then.
+        no server reads. before_it_appears: checks the whole bundle in a folder that no server looks at; if it raises,
+        nothing is left. Raises InputError where the disk refuses: nothing is left then.
         """
-        held = self.find(manifest)
-        if held is not None:
-            return held
+        existing = self.find(manifest)
+        if existing is not None:
+            return existing
         version = max(manifest.version, self._next(), key=version_order)
         told = msgspec.structs.replace(manifest, name=self.name, version=version)
         files = {**extra, MODEL_FILE: model, MANIFEST_FILE: manifest_json(told)}
@@ -227,6 +234,7 @@ class ModelStore:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
+            before_it_appears(making, version)
             making.rename(self.folder / version)
         except OSError as error:
             raise InputError(f"bundle {self.folder / version}: cannot be written: {error.strerror or error}") from None

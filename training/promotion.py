@@ -153,6 +153,11 @@ def promote(
     registered = None if registry is None else registry.upload(judged.folder)
     with store.locked():
         store.pin()
+        if role == "candidate" and store.labels() is None and (versions := store.versions()):
+            raise UsageError(
+                f"model {store.name}: no version is stable, and the versions {', '.join(versions)} have no order; name the "
+                "stable one in labels.json first"
+            )
         version = store.put(judged.manifest, judged.model, trained_beside(judged.folder))
         before = store.labels()
         # The first of a name is stable, whatever it was meant for: somebody has to answer.

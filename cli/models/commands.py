@@ -12,13 +12,14 @@ import click
 
 from cli.extras import missing_extra
 from cli.models import listing
-from cli.models.output import print_checks, print_json, print_move, print_verdict, table
+from cli.models.output import print_added, print_checks, print_json, print_move, print_verdict, table
 from common.cli import config_option, examples, json_option
 from common.config import Config, load_config
 from common.console import tables
-from common.errors import UnavailableError, UsageError
+from common.errors import BundleError, UnavailableError, UsageError
 from common.log import configure_logs
 from common.model_store import ModelStore, Moved, Role, model_names
+from common.schema import CORE_1
 
 if TYPE_CHECKING:
     from training.gate import Limits
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 # The extra that brings the imports of a subcommand; `list` and `rollback` need none.
 EXTRAS = {"add": "models", "verify": "serving", "promote": "training", "sync": "training"}
+
+
+MAX_NAME = 128  # of a model, as servers take it
 
 
 class _Group(click.Group):
@@ -104,6 +108,61 @@ def list_(
     for line in damaged:
         click.echo(f"volcast: {line}", err=True)
     console.print(table("Runs", runs, ("run", "code", "pr_auc", "version", "mlflow")))
+    return 0
+
+
+@models.command(
+    "add",
+    epilog=examples(
+        "volcast models add forest.onnx --name mine",
+        "volcast models add forest.onnx --name mine --features features.json --threshold 0.3",
+        "volcast models add classes.onnx --name mine --output probabilities:2",
+    ),
+)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--name", required=True, help="Name of the model, which callers select.")
+@click.option("--schema", "schema_name", metavar="SCHEMA", help="Features of the graph: core/1 (default) or full/1.")
+@click.option(
+    "--features",
+    "features_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="JSON file with the names of your own features, in the order of the graph.",
+)
+@click.option("--output", metavar="NAME[:COLUMN]", help="The output that holds the probability, and its column.")
+@click.option("--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Decision threshold.")
+@options
+def add(
+    file: Path,
+    name: str,
+    schema_name: str | None,
+    features_file: Path | None,
+    output: str | None,
+    threshold: float,
+    models_dir: Path | None,
+    runs_dir: Path | None,
+    as_json: bool,
+    config_file: Path | None,
+) -> int:
+    """Adds your own ONNX graph as the next version of a model, without a label (docs/own_model.md).
+
+    Types, names and outputs are adapted inside the graph; every change is printed. The server's load checks decide.
+    """
+    if schema_name is not None and features_file is not None:
+        raise UsageError("--schema and --features: choose one")
+    workplace = Workplace(config_file, models_dir, runs_dir)
+    store = workplace.store(name)
+    from cli.models.add import add_graph
+    from cli.models.features import known_schema, read_features
+    from cli.models.source import read_source
+
+    choice = read_features(features_file, name) if features_file else known_schema(schema_name or CORE_1.name)
+    source, changes = read_source(file)
+    try:
+        added = add_graph(source, store, choice, output=output, threshold=threshold)
+    except BundleError as error:
+        raise BundleError(f"{file}: {error}") from None
+    print_added(added, str(file), changes, as_json)
     return 0
 
 
@@ -258,8 +317,9 @@ class Workplace:
         self.runs_dir = runs_dir or Path(self.config.tracking.runs_dir)
 
     def store(self, name: str) -> ModelStore:
-        if not name.replace("-", "").replace("_", "").isalnum():
-            raise UsageError(f"NAME: expected letters, digits, - and _, got {name!r}")
+        plain = name.replace("-", "").replace("_", "")
+        if not (plain.isascii() and plain.isalnum() and len(name) <= MAX_NAME):
+            raise UsageError(f"NAME: expected letters, digits, - and _ (at most {MAX_NAME}), got {name[:MAX_NAME]!r}")
         return ModelStore(self.models_dir, name)
 
     def names(self) -> list[str]:

@@ -11,6 +11,7 @@ from common.check import Check
 from common.model_store import Moved
 
 if TYPE_CHECKING:
+    from cli.models.add import Added
     from training.promotion import Judged
 
 REFUSED = 3
@@ -51,6 +52,36 @@ def print_move(moved: Moved, checks: tuple[Check, ...], as_json: bool) -> None:
     verb = "is now" if moved.changed else "was already"
     before = f" (before: {moved.previous})" if moved.previous else ""
     click.echo(f"{moved.name}: version {moved.version} {verb} the {moved.role}{before}")
+
+
+def print_added(added: Added, file: str, changes: list[str], as_json: bool) -> None:
+    every_change = [*changes, *added.changes]
+    if as_json:
+        print_json(
+            {
+                "name": added.name,
+                "version": added.version,
+                "folder": str(added.folder),
+                "new": added.is_new,
+                "label": added.label,
+                "schema": {"name": added.schema.name, "hash": added.schema.hash, "features": added.schema.names},
+                "threshold": added.threshold,
+                "changes": every_change,
+            }
+        )
+        return
+    verb = "added as" if added.is_new else "is already"
+    click.echo(f"{file} {verb} {added.name} version {added.version}: {added.folder}")
+    count = len(added.schema)
+    plural = "" if count == 1 else "s"
+    click.echo(
+        f"  schema    {added.schema.name} {added.schema.hash}, {count} feature{plural}; threshold {added.threshold:g}"
+    )
+    for line in every_change or ["nothing"]:
+        click.echo(f"  changed   {line}")
+    click.echo("  checked   a server loads it")
+    label = f"{added.label} (the first version of a name answers)" if added.label else "none; labels.json decides"
+    click.echo(f"  label     {label}")
 
 
 def print_json(value: object) -> None:

@@ -85,9 +85,9 @@ class BoundBuffers:
         ):
             bind(name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
 
-    def fill(self, raw: bytes, at: int) -> bool:
-        """Copies the rows' float64 values from `raw`, beginning at `at`. False if a value is not finite."""
-        self._bytes[:] = raw[at:]
+    def fill(self, values: bytes) -> bool:
+        """Copies the rows' float64 values. False if a value is not finite."""
+        self._bytes[:] = values
         return isfinite(sum(self._flat.tolist())) or bool(np.isfinite(self._flat).all())
 
     def run(self) -> None:

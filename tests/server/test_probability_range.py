@@ -69,7 +69,7 @@ def test_such_a_row_has_no_probability_however_it_is_scored(predictor: Predictor
 @pytest.mark.parametrize(("factor", "inside"), [(1.0, True), (2.0, False), (0.5, False)])
 def test_such_a_row_has_no_probability_in_bound_buffers(predictor: Predictor, factor: float, inside: bool) -> None:
     buffers = predictor.bind(1)
-    assert buffers.fill(matrix(factor).tobytes(), 0)
+    assert buffers.fill(matrix(factor).tobytes())
     buffers.run()
     assert np.isfinite(buffers.probability) == inside
     assert np.isfinite(buffers.probabilities).tolist() == [inside]
