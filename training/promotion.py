@@ -155,8 +155,8 @@ def promote(
         store.pin()
         if role == "candidate" and store.labels() is None and (versions := store.versions()):
             raise UsageError(
-                f"model {store.name}: no version is stable, and the versions {', '.join(versions)} have no order; name the "
-                "stable one in labels.json first"
+                f"model {store.name}: no version is stable, and the versions {', '.join(versions)} have no order; "
+                "name the stable one in labels.json first"
             )
         version = store.put(judged.manifest, judged.model, trained_beside(judged.folder))
         before = store.labels()

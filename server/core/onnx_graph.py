@@ -37,10 +37,8 @@ class Node:
     data: bytes = field(repr=False)
 
     def integer(self, name: str, default: int) -> int:
-        for number, value in self._fields(name):
-            if number == 3 and isinstance(value, int):
-                return _signed(value)
-        return default
+        values = [value for number, value in self._fields(name) if number == 3 and isinstance(value, int)]
+        return _signed(values[-1]) if values else default  # the last one counts, as in any parser
 
     def integers(self, name: str) -> tuple[int, ...] | None:
         if name not in self.attributes:
@@ -48,7 +46,8 @@ class Node:
         return tuple(_repeated_ints(self.data, self._fields(name), 8))
 
     def string(self, name: str) -> str:
-        return next((text(self.data, value) for number, value in self._fields(name) if number == 4), "")
+        values = [value for number, value in self._fields(name) if number == 4]
+        return text(self.data, values[-1]) if values else ""
 
     def constant(self, name: str) -> Constant | None:
         return next(
@@ -59,10 +58,6 @@ class Node:
         """Of the values in a list."""
         fields = list(self._fields(name))
         return len(_repeated_ints(self.data, fields, 8)) + sum(number in (7, 9) for number, _ in fields)
-
-    @property
-    def has_graph(self) -> bool:
-        return any(number in (6, 11) for name in self.attributes for number, _ in self._fields(name, skip_runs=True))
 
     def reference(self, name: str) -> str:
         """The attribute of the enclosing function that this attribute stands for; "" if it has a value of its own."""

@@ -15,6 +15,7 @@ from server.core.arrays import Matrix, Vector
 INPUT = "features"
 OUTPUT = "probability"
 MAX_BOUND_ROWS = 64
+MAX_PYTHON_ROWS = 32  # up to here Python finds the least and the largest value faster than NumPy
 # Sums in float32 can leave [0, 1] by rounding, for instance the mean of many trees. Such values are cut to the range;
 # any other value outside it is no probability.
 ROUNDING = 1e-5
@@ -107,11 +108,17 @@ class BoundBuffers:
 
 def in_range(values: Vector) -> Vector:
     """`values` (rows,) if all lie in [0, 1]; else a copy, with NaN for each value that is no probability."""
-    # A comparison with NaN is false, so NaN takes the second way. For one row, item() is the faster of the two tests.
-    if 0.0 <= values.item() <= 1.0 if values.size == 1 else bool(((values >= 0.0) & (values <= 1.0)).all()):
+    if values.size == 1:
+        if 0.0 <= values.item() <= 1.0:
+            return values
+    elif values.size <= MAX_PYTHON_ROWS:
+        numbers = values.tolist()
+        # min() and max() can miss a NaN, sum() cannot.
+        if not numbers or (isfinite(sum(numbers)) and min(numbers) >= 0.0 and max(numbers) <= 1.0):
+            return values
+    elif values.min() >= 0.0 and values.max() <= 1.0:  # false with a NaN
         return values
-    with np.errstate(invalid="ignore"):  # comparisons with NaN
-        near = np.abs(values - 0.5) <= 0.5 + ROUNDING
+    near = np.abs(values - 0.5) <= 0.5 + ROUNDING
     return np.where(near, np.clip(values, 0.0, 1.0), nan)
 
 

@@ -28,6 +28,10 @@ class Value:
     ints: tuple[Dim, ...] | None = None  # the values, if they are integers and known; ROWS: the number of rows
     sized: bool = False
 
+    def __post_init__(self) -> None:
+        if self.dims is not None and self.dims.count(ROWS) > 1:
+            raise RowsMixError("it combines each row with every row")
+
     @property
     def rows(self) -> int | None:
         """The batch axis."""

@@ -239,6 +239,37 @@ MIXED: dict[str, tuple[Nodes, dict[str, Any], str]] = {
         ZERO,
         "Div): the number of rows enters the calculation",
     ),
+    "sum over as many columns as rows": (
+        [
+            node("Shape", ["features"], ["count"], start=0, end=1),
+            node("Concat", ["count", "count"], ["square"], axis=0),
+            node("Gather", ["features", "first"], ["tall"], axis=1),
+            node("Expand", ["tall", "square"], ["wide"]),
+            node("ReduceSum", ["wide", "last"], ["probability"], keepdims=0),
+        ],
+        {"first": [0], "last": [1]},
+        "Expand): it combines each row with every row",
+    ),
+    "place of the maximum in the whole tensor": (
+        [
+            node("Unsqueeze", ["features", "axis"], ["x"]),
+            node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
+            node("MaxPool", ["f"], ["m", "places"], kernel_shape=[4]),
+            node("Cast", ["places"], ["p"], to=TensorProto.FLOAT),
+            node("Reshape", ["p", "flat"], ["probability"]),
+        ],
+        {"axis": [1], "flat": [-1]},
+        "Cast): its input 'places' is not in the graph",
+    ),
+    "columns up to the number of rows": (
+        [
+            node("Shape", ["features"], ["count"], start=0, end=1),
+            node("Slice", ["features", "start", "count", "axis"], ["s"]),
+            node("ReduceSum", ["s", "axis"], ["probability"], keepdims=0),
+        ],
+        {"start": [0], "axis": [1]},
+        "Slice): the input `ends` depends on the number of rows",
+    ),
     "normalized over rows": (
         [
             node("Gather", ["features", "zero"], ["flat"], axis=1),
