@@ -28,6 +28,7 @@ from common.versions import newest_version, next_version, version_order
 
 HISTORY_FILE = ".history.json"
 LOCK_FILE = ".lock"
+MAX_NAME = 128  # of a model
 Role = Literal["candidate", "champion"]
 
 
@@ -67,7 +68,7 @@ class ModelStore:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One writer at a time; raises UnavailableError at once where there is another."""
+        """Allows one writer at a time. Raises UnavailableError at once if there is another."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -91,7 +92,7 @@ class ModelStore:
             return []
 
     def path(self, version: str) -> Path:
-        """Raises UsageError where the version is not there."""
+        """The folder of a version. Raises UsageError if it does not exist."""
         versions = self.versions()
         if version not in versions:
             known = ", ".join(versions) or "none"
@@ -154,30 +155,29 @@ class ModelStore:
         replace_file(self.folder / LABELS_FILE, msgspec.json.encode(labels) + b"\n")
 
     def pin(self) -> None:
-        """Writes down what is stable now, where only the order of versions says so: else a new version would be
-        stable by being there."""
+        """Writes labels.json if there is none and a version is stable. Otherwise a new version would become stable."""
         labels = self.effective_labels()
         if labels is not None and self.labels() is None:
             self.write_labels(labels)
 
     def find(self, manifest: Manifest) -> str | None:
-        """The version that holds this very bundle, whatever number the bundle itself came with."""
+        """The version with the same bundle. The bundle's own name and version do not matter."""
         for version, folder in self.versions().items():
             try:
-                held, _ = read_bundle(folder)
+                stored, _ = read_bundle(folder)
             except BundleError:
                 continue
-            if msgspec.structs.replace(held, name=manifest.name, version=manifest.version) == manifest:
+            if msgspec.structs.replace(stored, name=manifest.name, version=manifest.version) == manifest:
                 return version
         return None
 
     def version_of(self, bundle: Path) -> str:
-        """The version that holds the bundle of that folder; "" where none does. Raises BundleError."""
+        """The version with the same bundle as that folder; "" if there is none. Raises BundleError."""
         manifest, _ = read_bundle(bundle)
         return self.find(manifest) or ""
 
     def withdraw(self, version: str) -> None:
-        """Takes a candidate off trial; its bundle stays."""
+        """Removes a candidate's label; its bundle stays."""
         with self.locked():
             labels, history = self.labels(), self.history()
             if labels is not None:
@@ -186,10 +186,10 @@ class ModelStore:
                 self.write_history(History(history.champions))
 
     def rollback(self) -> Moved:
-        """Gives the stable label back to the champion before; one more goes one further back.
+        """Makes the previous champion stable again. A second rollback goes one champion further back.
 
-        Raises UsageError where none was before, or its version is gone. No registry is asked: going back must not
-        wait for one (`training.promotion.reconcile` brings it up to date).
+        Raises UsageError if there is no previous champion, or if its version is gone. A rollback must not wait for the
+        registry: `training.promotion.reconcile` updates it afterwards.
         """
         with self.locked():
             labels, history = self.labels(), self.history()
@@ -202,7 +202,7 @@ class ModelStore:
             previous = history.champions[number].previous
             self.path(previous)
             after = labels.with_stable(previous)
-            # Labels first: they are what counts. The entry goes once it is used.
+            # Labels first, since servers read them. Then the used entry is removed.
             self.write_labels(after)
             self.write_history(History(history.champions[:number]))
         return Moved(self.name, previous, "champion", after, True, labels.stable)
@@ -214,18 +214,18 @@ class ModelStore:
         extra: Mapping[str, bytes],
         before_it_appears: Callable[[Path, str], None] = lambda folder, version: None,
     ) -> str:
-        """Writes the bundle as a version of this name and returns the version; nothing where it is there already.
+        """Writes the bundle as a version of this name and returns the version. An existing copy is not written again.
 
-        Takes the bundle's own version where that is above all others, else the next number. extra: files beside it that
-        no server reads. before_it_appears: checks the whole bundle in a folder that no server looks at; if it raises,
-        nothing is left. Raises InputError where the disk refuses: nothing is left then.
+        Uses the bundle's own version if it is above all others, else the next number. extra: files that no server
+        reads. before_it_appears: checks the complete bundle in a folder that no server reads. If it raises, or if the
+        disk refuses a write (InputError), nothing is left.
         """
         existing = self.find(manifest)
         if existing is not None:
             return existing
         version = max(manifest.version, self._next(), key=version_order)
-        told = msgspec.structs.replace(manifest, name=self.name, version=version)
-        files = {**extra, MODEL_FILE: model, MANIFEST_FILE: manifest_json(told)}
+        numbered = msgspec.structs.replace(manifest, name=self.name, version=version)
+        files = {**extra, MODEL_FILE: model, MANIFEST_FILE: manifest_json(numbered)}
         making = self.folder / f".{version}.new-{os.getpid()}"
         try:
             making.mkdir(parents=True)
@@ -246,10 +246,18 @@ class ModelStore:
         return next_version([folder.name for folder in self._folders()])
 
 
+def model_name(name: str) -> str:
+    """The name itself. Raises UsageError if no server would take a folder of that name."""
+    plain = name.replace("-", "").replace("_", "")
+    if not (plain.isascii() and plain.isalnum() and len(name) <= MAX_NAME):
+        raise UsageError(f"NAME: expected letters, digits, - and _ (at most {MAX_NAME}), got {name[:MAX_NAME]!r}")
+    return name
+
+
 def model_names(models_dir: Path) -> list[str]:
-    """None where there is no folder; raises InputError where it cannot be read."""
+    """Empty if there is no folder. Raises InputError if it cannot be read."""
     try:
-        return sorted(one.name for one in models_dir.iterdir() if one.is_dir() and not one.name.startswith("."))
+        return sorted(path.name for path in models_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
     except FileNotFoundError:
         return []
     except OSError as error:

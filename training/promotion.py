@@ -18,8 +18,8 @@ from common.bundle import Manifest, read_bundle
 from common.check import Check
 from common.errors import GateError, InputError, UnavailableError, UsageError
 from common.labels import CanaryLabel, Labels
-from common.lead import recorded
 from common.model_store import History, ModelStore, Moved, Reign, Role
+from common.paired_difference import recorded
 from training import gate
 from training.gate import Limits
 from training.models import HAR_KINDS
@@ -109,7 +109,7 @@ def _champion(store: ModelStore, manifest: Manifest, rows: Rows) -> gate.Champio
     known = set(schema.names) <= set(rows.schema.names)
     said = probabilities(model, rows.columns(schema.names)) if known else None
     lead = recorded(held.walk_forward.get(held.kind, {}))
-    proven = held.kind in HAR_KINDS or (lead is not None and lead.shown)
+    proven = held.kind in HAR_KINDS or (lead is not None and lead.significantly_better)
     return gate.Champion(labels.stable, schema, held.training.end_ns, said, proven)
 
 
