@@ -36,7 +36,7 @@ def check_model(graph: bytes, manifest: Manifest) -> Predictor:
     _self_test(predictor, manifest, width)
     _warm_up(predictor, manifest)
     require_independent_rows(graph, width, manifest.opset)
-    _check_rows_are_independent(predictor, manifest)
+    check_rows_are_independent(predictor, manifest)
     return predictor
 
 
@@ -69,7 +69,7 @@ def _warm_up(predictor: Predictor, manifest: Manifest) -> None:
             raise BundleError(f"warm-up: a row scores {worst:.3g} off when it is one of {rows}")
 
 
-def _check_rows_are_independent(predictor: Predictor, manifest: Manifest) -> None:
+def check_rows_are_independent(predictor: Predictor, manifest: Manifest) -> None:
     """Different rows: alone, together, in reverse order and in batches of several sizes."""
     matrix = probe_rows(manifest)
     alone = np.concatenate([_run(predictor.predict, matrix[row : row + 1]) for row in range(len(matrix))])
