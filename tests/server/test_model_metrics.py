@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_loads_and_their_failures_are_shown(repository: Repository, tmp_path: Pa
     assert shown["volcast_server_model_load_failures_total"] == 1.0
     assert shown["volcast_server_model_swaps_total"] == 1.0
     assert shown["volcast_server_model_last_good_load_timestamp_seconds"] == 0.0
-    (tmp_path / "volatility" / "4").rmdir()
+    shutil.rmtree(tmp_path / "volatility" / "4")
     repository.load(tmp_path)
     shown = samples(repository)
     assert shown["volcast_server_model_last_good_load_timestamp_seconds"] == 1234.5
