@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import click
 
-from common.errors import VolcastError
+from common.errors import OutputError, VolcastError
+from common.streams import ReaderGoneError, protect_standard_streams
 
 
 class Lazy(NamedTuple):
@@ -99,8 +100,10 @@ def volcast() -> None:
 
 
 def main() -> None:
-    """Runs one command; what goes wrong is one line on standard error and an exit code."""
-    sys.exit(run_command(sys.argv[1:]))
+    """Runs one command. An error is one line on standard error and an exit code."""
+    protect_standard_streams()
+    code = run_command(sys.argv[1:])
+    sys.exit(_flush(code))
 
 
 def run_command(arguments: list[str]) -> int:
@@ -112,17 +115,31 @@ def run_command(arguments: list[str]) -> int:
         return 2
     except click.ClickException as error:
         where = f" (see: {error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
-        click.echo(f"volcast: {' '.join(error.format_message().split())}{where}", err=True)
+        _print_error(f"{' '.join(error.format_message().split())}{where}")
         return error.exit_code
     except VolcastError as error:
-        click.echo(f"volcast: {' '.join(str(error).split())}", err=True)
+        _print_error(" ".join(str(error).split()))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         return 130
-    except BrokenPipeError:
-        # The reader of our output (`| head`) has gone; nothing is left to say.
-        sys.stderr.close()
+    except ReaderGoneError:
         return 0
+
+
+def _flush(code: int) -> int:
+    """Writes what standard output still buffers; returns the exit code."""
+    try:
+        sys.stdout.flush()
+    except ReaderGoneError:
+        return code
+    except OutputError as error:
+        _print_error(str(error))
+        return code or error.exit_code
+    return code
+
+
+def _print_error(text: str) -> None:
+    click.echo(f"volcast: {text}", err=True)
 
 
 if __name__ == "__main__":

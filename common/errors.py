@@ -9,6 +9,7 @@ VolcastError
 │   └── GateError        a model did not pass the gate (each reason)
 ├── UnavailableError     something this process needs is away, or a port is taken
 │   └── DeadlineError    it did not answer in time
+├── OutputError          standard output cannot be written
 ├── RequestError         a caller's request is wrong (the fields at fault)
 │   ├── SchemaMismatchError  the rows were packed for another feature schema
 │   └── NotFoundError        what the request names is not here
@@ -75,6 +76,10 @@ class DeadlineError(UnavailableError):
     pass
 
 
+class OutputError(VolcastError):
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
     """One field at fault: its path in the request, and what was wrong and expected."""
@@ -85,7 +90,7 @@ class FieldViolation:
 
 class RequestError(VolcastError):
     def __init__(self, violations: Sequence[FieldViolation]) -> None:
-        super().__init__("; ".join(f"{one.field}: {one.description}" for one in violations))
+        super().__init__("; ".join(f"{fault.field}: {fault.description}" for fault in violations))
         self.violations = tuple(violations)
 
     @classmethod

@@ -12,11 +12,13 @@ from common.errors import VolcastError
 from common.lifecycle import stop_on_signals
 from common.log import configure_logs, get_logger
 from common.status import StatusPipe
+from common.streams import protect_standard_streams
 from server.app.run import run_server
 from server.workers.job import Job
 
 
 def main() -> int:
+    protect_standard_streams()
     stop = stop_on_signals()
     status = StatusPipe(stop)
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
