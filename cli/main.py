@@ -13,6 +13,7 @@ from typing import NamedTuple
 import click
 
 from common.errors import OutputError, VolcastError
+from common.lifecycle import survive_hangups
 from common.streams import ReaderGoneError, protect_standard_streams
 
 
@@ -101,6 +102,7 @@ def volcast() -> None:
 
 def main() -> None:
     """Runs one command. An error is one line on standard error and an exit code."""
+    survive_hangups()
     protect_standard_streams()
     code = run_command(sys.argv[1:])
     sys.exit(_flush(code))

@@ -7,7 +7,8 @@ import ssl
 from collections.abc import Mapping
 from typing import Any
 
-from common.errors import DeadlineError, UnavailableError, VolcastError
+from common.errors import DeadlineError, VolcastError
+from common.ports import BACKLOG, BoundPort
 from common.rpc_status import to_status
 from server.core.batcher import FaultError
 from server.core.dataplane import DataPlane, Job, Outcome
@@ -103,20 +104,14 @@ class NativeFront:
         for link in self.links:
             link.connection.forget_heads()
 
-    async def start(self, *addresses: tuple[str, int]) -> list[int]:
-        """Listens at each; returns their ports, which are chosen freely where 0 was asked for."""
-        for host, port in addresses:
-            try:
-                server = await self._loop.create_server(
-                    lambda: Link(self), host, port, reuse_port=self.sockets.reuse_port, backlog=1024, **self._secured()
-                )
-            except OSError:
-                raise UnavailableError(
-                    f"cannot listen on {host}:{port}; choose another with --host and --port"
-                ) from None
-            self._servers.append(server)
+    async def start(self, *ports: BoundPort) -> None:
+        """Listens at each. Raises UnavailableError if another process was first."""
+        for port in ports:
+            listener = port.listen()
+            self._servers.append(
+                await self._loop.create_server(lambda: Link(self), sock=listener, backlog=BACKLOG, **self._secured())
+            )
         self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
-        return [server.sockets[0].getsockname()[1] for server in self._servers]
 
     def _secured(self) -> dict[str, Any]:
         """A handshake that is not done in time ends; so does a goodbye that the peer does not answer."""

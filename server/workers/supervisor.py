@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import threading
 from contextlib import suppress
 from typing import Any
@@ -17,10 +18,11 @@ import msgspec
 
 from common.config import LogConfig, ServerConfig
 from common.errors import UnavailableError, VolcastError
+from common.ports import BoundPort, open_port
 from common.status import StatusPipe
+from server.app.ports import METRICS_OPTION, PORT_OPTION
 from server.workers.job import Job
 from server.workers.metrics import LOOPBACK, WorkerMetrics, serve_metrics
-from server.workers.port import SharedPort
 from server.workers.process import TOTALS, Worker
 
 STATS_EVERY_S = 1.0
@@ -36,8 +38,9 @@ async def supervise(
     config: ServerConfig, log_config: LogConfig, stop: threading.Event, status: StatusPipe, log: Any
 ) -> None:
     """Returns after an orderly end. Raises VolcastError where the port is taken or workers do not live."""
-    with SharedPort(config.host, config.port, "--port or server.port") as shared:
-        await Supervisor(config, log_config, shared, stop, status, log).run()
+    with BoundPort(config.host, config.port, PORT_OPTION, shared=True) as shared:
+        metrics = open_port(config.metrics_host, config.metrics_port, METRICS_OPTION)
+        await Supervisor(config, log_config, shared, metrics, stop, status, log).run()
 
 
 def pause_s(quick_deaths: int) -> float:
@@ -52,13 +55,15 @@ class Supervisor:
         self,
         config: ServerConfig,
         log_config: LogConfig,
-        shared: SharedPort,
+        shared: BoundPort,
+        metrics_listener: socket.socket,
         stop: threading.Event,
         status: StatusPipe,
         log: Any,
     ) -> None:
         self._config = config
         self._shared = shared
+        self._metrics_listener = metrics_listener
         self._stop = stop
         self._status = status
         self._log = log
@@ -72,7 +77,8 @@ class Supervisor:
 
     async def run(self) -> None:
         self._on_signals()
-        metrics_port = serve_metrics(self._metrics, self._config.metrics_host, self._config.metrics_port)
+        serve_metrics(self._metrics, self._metrics_listener)
+        metrics_port = self._metrics_listener.getsockname()[1]
         keepers = [asyncio.ensure_future(self._keep(job)) for job in self._jobs]
         others = [asyncio.ensure_future(self._asked()), asyncio.ensure_future(self._report(metrics_port))]
         try:

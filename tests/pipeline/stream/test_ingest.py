@@ -17,6 +17,7 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from common.config import IngestConfig
 from common.errors import UnavailableError
+from common.ports import open_port
 from pipeline.archive import ArchiveWriter, expand_paths, read_archive
 from pipeline.exchange.items import Item, Restart, simulated
 from pipeline.exchange.server import ExchangeServer
@@ -67,7 +68,7 @@ async def exchange(feed: list[Item | Restart]) -> AsyncIterator[str]:
     """Volcast's own exchange, at full speed."""
     server = ExchangeServer(iter(feed), products=None, speed=math.inf, end_reason="the end")
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(server.app.run("127.0.0.1", 0, on_ready=ready.set_result))
+    task = asyncio.create_task(server.app.run(open_port("127.0.0.1", 0, "--port"), on_ready=ready.set_result))
     try:
         yield f"ws://127.0.0.1:{await ready}"
     finally:
