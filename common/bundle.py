@@ -53,6 +53,12 @@ class ManifestSpan(msgspec.Struct, frozen=True):
     positives: int
 
 
+# Of an added graph nobody knows what it was trained on.
+NO_LABEL = ManifestLabel(0.0, 0.0, 0.0)
+NO_SPAN = ManifestSpan(0, 0, 0, 0)
+ADDED_KIND = "onnx"
+
+
 class SelfTest(msgspec.Struct, frozen=True):
     """A row and what the exported model says of it: a server tells a model that works from one that only loads."""
 
@@ -108,19 +114,19 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     format: int
     name: str
     version: str
-    kind: str  # "logistic"
+    kind: str  # "logistic"; ADDED_KIND for a graph of somebody's own
     created: str  # date, ISO 8601
     schema: ManifestSchema
-    label: ManifestLabel
+    label: ManifestLabel = NO_LABEL
     decision_threshold: Unit
-    training: ManifestSpan
-    evaluation: ManifestSpan  # the untouched final part
-    metrics: dict[str, dict[str, float]]  # model or baseline -> metric -> value on the final part
-    data: tuple[str, ...]  # names of the files trained on
-    data_sha256: str
+    training: ManifestSpan = NO_SPAN
+    evaluation: ManifestSpan = NO_SPAN  # the untouched final part
+    metrics: dict[str, dict[str, float]] = {}  # model or baseline -> metric -> value on the final part
+    data: tuple[str, ...] = ()  # names of the files trained on
+    data_sha256: str = ""
     model_sha256: str
     opset: int
-    parity_max_abs_error: float  # exported against trained form, over every row
+    parity_max_abs_error: float = 0.0  # exported against trained form, over every row
     self_test: SelfTest
     parameters: dict[str, float] = {}  # chosen in training: regularization, seed, folds
     rows: dict[str, int] = {}  # read, dropped by reason, kept
@@ -130,6 +136,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     calibration: Calibration | None = None
     reference: DriftReference | None = None
     ablation: tuple[AblationRow, ...] = ()
+
+    @property
+    def is_added(self) -> bool:
+        """Whether `volcast models add` made the bundle: it records no training, label or evaluation."""
+        return self.kind == ADDED_KIND
 
     def feature_schema(self) -> FeatureSchema:
         """The schema as the server uses it; raises BundleError where hash and features disagree."""
@@ -141,6 +152,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
                 f"units), got {self.schema.hash}"
             )
         return schema
+
+
+def manifest_json(manifest: Manifest) -> bytes:
+    """The bytes of manifest.json."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
 def read_bundle(folder: Path) -> tuple[Manifest, bytes]:

@@ -95,7 +95,7 @@ class BackgroundWriter:
                 written += _write(self._fd, data[written:])
             self._torn = False
         except (OSError, ValueError):
-            self._torn = self._torn or 0 < written
+            self._torn = self._torn or written > 0
             with self._lock:
                 self.lost += 1
         with self._lock:

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from common.bundle import AblationRow
 from common.errors import InputError
+from common.lead import Lead
 from common.schema import FeatureSchema
 from training import leakage, metrics, search
 from training.evaluation.blocks import RESAMPLES, Blocks, block_s
 from training.evaluation.figures import areas
 from training.labels import labels, spike_threshold
-from training.lead import Lead, what_ships
+from training.lead import what_ships
 from training.models import BASELINES, HAR, KINDS, LEARNERS, Fitted
 from training.pool import InProcess, Pool
 from training.rows import Rows

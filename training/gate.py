@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
 from common.bundle import Manifest
+from common.check import Check
 from common.errors import InputError
+from common.lead import Lead
 from common.schema import SCHEMAS, FeatureSchema
 from training.evaluation.blocks import LEAST_BLOCK_S, RESAMPLES, Blocks, block_s, interval
 from training.evaluation.figures import areas
 from training.evaluation.words import LEAST_OF_A_CLASS
-from training.lead import MINIMUM_FOLDS, Lead, counting, lead, mean_pr_auc
+from training.lead import MINIMUM_FOLDS, counting, lead, mean_pr_auc
 from training.leakage import SUSPICIOUS_PR_AUC
 from training.models import BASELINES, HAR, HAR_KINDS, KINDS
 from training.models.linear import HAR_SCALES
@@ -63,15 +65,6 @@ class Candidate:
     final_exported: NDArray[np.float64]  # what model.onnx says of the final part, (final rows,)
     latency_us: float  # CPU time of one row in ONNX Runtime (OnnxModel.one_row_us)
     champion: Champion | None = None  # None: nothing is served under this name
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One rule and what it found; `text` reads as a reason where it did not pass."""
-
-    name: str
-    passed: bool
-    text: str
 
 
 def judge(candidate: Candidate, limits: Limits) -> tuple[Check, ...]:

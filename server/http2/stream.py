@@ -14,8 +14,9 @@ from server.http2.headers import NO_TIMEOUT, Head
 
 PREFIX = MESSAGE.size
 LARGE = 4096  # a message of so many bytes is not copied once more than it must be
-# What a frame that waits costs beside its bytes: many small ones are to count as what they are.
-FRAME_WEIGHT = 64
+FRAME_WEIGHT = 64  # what a chunk that waits costs beside its bytes
+MAX_SMALL_CHUNKS = 64  # that wait before they are joined
+MIN_CHUNK_BYTES = 4096  # of chunks on average: such chunks are not joined
 _WINDOW_BITS = {b"gzip": 31, b"deflate": 15}
 
 # Numbers of google.rpc.Code, without its package.
@@ -30,20 +31,43 @@ class MessageError(Exception):
         self.code = code
 
 
-class Parts:
+def join_small_chunks(chunks: list[bytes | memoryview], size: int) -> None:
+    """Joins the newest of many small chunks; size: bytes of all chunks.
+
+    A join takes the last chunks and all before them that are no larger than the result, so each byte is copied
+    O(log n) times, and the work for a chunk does not grow with the chunks that wait.
+    """
+    if len(chunks) <= MAX_SMALL_CHUNKS or size >= MIN_CHUNK_BYTES * len(chunks):
+        return
+    begin = len(chunks) - MAX_SMALL_CHUNKS
+    joined_size = sum(map(len, chunks[begin:]))
+    while begin and len(chunks[begin - 1]) <= joined_size:
+        begin -= 1
+        joined_size += len(chunks[begin])
+    chunks[begin:] = [b"".join(chunks[begin:])]
+
+
+class PartialMessage:
     """A message of known length that has come in part, with its prefix."""
 
-    __slots__ = ("chunks", "size", "total", "weight")
+    __slots__ = ("chunks", "copied", "size", "total")
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.size = 0
-        self.weight = 0  # as a stream's
         self.chunks: list[bytes | memoryview] = []
+        self.copied = 0  # chunks that are no views of the read in hand
 
-    def own(self) -> None:
-        """Copies what is still a view of a read, which would be kept as a whole for it."""
-        self.chunks = [bytes(one) for one in self.chunks]
+    @property
+    def weight(self) -> int:
+        """As of a stream."""
+        return self.size + FRAME_WEIGHT * len(self.chunks)
+
+    def copy_views(self) -> None:
+        """Replaces the views of a read by one copy; otherwise the whole read stays in memory."""
+        self.chunks[self.copied :] = [b"".join(self.chunks[self.copied :])]
+        join_small_chunks(self.chunks, self.size)
+        self.copied = len(self.chunks)
 
     def message(self) -> bytes:
         """The message without its prefix, which the first chunk holds."""
@@ -55,8 +79,27 @@ class Stream:
     """server.http2.connection fills and empties it; the fields are its own but for `app`."""
 
     __slots__ = (
-        "app", "arrived_ns", "blocked", "buffer", "closed", "ended", "head", "id", "max_message", "out", "plain",
-        "receive_window", "received", "send_window", "size", "started", "told", "trailers", "unary", "unread", "unsent",
+        "arrived_ns",
+        "buffer",
+        "call",
+        "closed",
+        "data_event_pending",
+        "fast_path",
+        "head",
+        "headers_sent",
+        "id",
+        "max_message",
+        "notify_when_drained",
+        "out",
+        "receive_window",
+        "received",
+        "remote_closed",
+        "send_window",
+        "size",
+        "trailers",
+        "unary",
+        "unread",
+        "unsent",
     )  # fmt: skip
 
     def __init__(
@@ -70,20 +113,20 @@ class Stream:
         self.max_message = max_message
         self.arrived_ns = arrived_ns
         self.buffer = b""  # messages that nobody has taken
-        self.unread: list[bytes] = []  # the same, newer
+        self.unread: list[bytes | memoryview] = []  # the same, newer
         self.size = 0  # bytes of both
         self.received = 0  # bytes of all frames' bodies, where they are compared with the content-length
-        self.plain = False  # streaming, open on the peer's side, of no announced length: frames take the short way
-        self.ended = False  # the peer sends no more
+        self.fast_path = False  # streaming, open on the peer's side, of no announced length: frames take the fast path
+        self.remote_closed = False  # the peer sends no more
         self.closed = False  # nobody sends any more
-        self.told = False  # an event says that there is more to take
-        self.started = False  # response headers are out
+        self.data_event_pending = False  # an event says that there is more to take
+        self.headers_sent = False  # response headers are out
         self.out: deque[bytes | memoryview] = deque()  # frames' payloads that the peer's windows hold up
         self.unsent = 0  # bytes of them
-        self.blocked = False  # the application wants to hear once they are sent
+        self.notify_when_drained = False  # the application wants to hear once they are sent
         # The block that ends the call, where it waits behind `out`; an empty one: `out` itself ends the call.
         self.trailers: bytes | None = None
-        self.app: Any = None  # whatever the caller of the connection keeps for a call
+        self.call: Any = None  # whatever the caller of the connection keeps for a call
 
     @property
     def deadline_ns(self) -> int | None:
@@ -98,15 +141,17 @@ class Stream:
     def append(self, body: bytes) -> None:
         self.unread.append(body)
         self.size += len(body)
+        if len(self.unread) > MAX_SMALL_CHUNKS:
+            join_small_chunks(self.unread, self.size)
 
-    def resume(self, parts: Parts) -> None:
-        """Goes on with a message that began on the short way."""
-        for chunk in parts.chunks:
-            self.append(bytes(chunk))
+    def resume(self, parts: PartialMessage) -> None:
+        """Goes on with a message that began on the fast path."""
+        self.unread = [bytes(chunk) for chunk in parts.chunks]
+        self.size = parts.size
         self.received += parts.size
         self.receive_window -= parts.size
 
-    def take(self, limit: int) -> list[bytes]:
+    def take_messages(self, limit: int) -> list[bytes]:
         """Up to `limit` whole messages, in order, and little more at once than one may hold.
 
         Raises MessageError where the next is none.
@@ -143,7 +188,7 @@ class Stream:
             self._set_buffer(self.buffer[at:])
         return messages
 
-    def peek_even(self, limit: int, least: int) -> NDArray[np.uint8] | None:
+    def peek_rows(self, limit: int, least: int) -> NDArray[np.uint8] | None:
         """What lies there in rows as long as the first message with its prefix, up to `limit`; the others are unread.
 
         None where fewer than `least` are whole. Raises MessageError where the first is no message.
@@ -158,20 +203,20 @@ class Stream:
         count = min(limit, self.size // period)
         return np.frombuffer(self.buffer, np.uint8, count * period).reshape(count, period)
 
-    def skip(self, size: int) -> None:
+    def consume(self, size: int) -> None:
         """Bytes that were peeked at are taken."""
         self._set_buffer(self.buffer[size:])
 
     def _take_large(self, limit: int) -> list[bytes]:
         """The same for messages that fill frames: each is put together once, of the frames it came in."""
-        chunks = deque((self.buffer, *self.unread))
+        chunks: deque[bytes | memoryview] = deque((self.buffer, *self.unread))
         self.unread.clear()
         left, at = self.size, 0  # bytes in all chunks; where the first one goes on
         messages: list[bytes] = []
         while len(messages) < limit and self.size - left <= self.max_message and left >= PREFIX:
             while len(chunks[0]) - at < PREFIX:
                 first = chunks.popleft()[at:]
-                chunks[0], at = first + chunks[0], 0
+                chunks[0], at = b"".join((first, chunks[0])), 0
             compressed, length = MESSAGE.unpack_from(chunks[0], at)
             if compressed or length < LARGE or length > self.max_message or left < PREFIX + length:
                 break  # the next turn sees to it
@@ -188,7 +233,7 @@ class Stream:
         if len(chunks) > 1 and at == len(chunks[0]):
             chunks.popleft()
             at = 0
-        self.buffer = chunks.popleft()[at:]
+        self.buffer = bytes(chunks.popleft()[at:])
         self.unread.extend(chunks)
         self.size = left
         return messages

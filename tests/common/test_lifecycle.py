@@ -60,7 +60,9 @@ def test_a_process_under_nohup_keeps_ignoring_hangups() -> None:
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-LIVES_ON = "from common.lifecycle import survive_hangups; survive_hangups(); print('up', flush=True); input(); print('on')"
+LIVES_ON = (
+    "from common.lifecycle import survive_hangups; survive_hangups(); print('up', flush=True); input(); print('on')"
+)
 
 
 def test_a_hangup_of_a_terminal_that_has_gone_is_an_interrupt() -> None:

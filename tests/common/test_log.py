@@ -114,7 +114,9 @@ def test_a_closed_stream_costs_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_warnings_of_libraries_are_events_of_the_log() -> None:
-    body = "import logging\nlogging.getLogger('asyncio').error('%s lost', 'a task')\nlogging.getLogger('x').info('quiet')"
+    body = (
+        "import logging\nlogging.getLogger('asyncio').error('%s lost', 'a task')\nlogging.getLogger('x').info('quiet')"
+    )
     done = run(body, subprocess.STDOUT)
     event = json.loads(done.stdout)
     assert (event["event"], event["logger"], event["text"]) == ("library", "asyncio", "a task lost")

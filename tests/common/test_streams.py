@@ -145,7 +145,7 @@ def test_a_flush_gives_up_on_a_reader_that_does_not_read() -> None:
 
 def test_a_forked_child_writes_too() -> None:
     read_end, write_end = os.pipe()
-    body = f"import os, sys\nsys.stderr.write('parent\\n')\nif os.fork() == 0:\n    sys.stderr.write('child\\n')\n    sys.exit(0)\nos.wait()"
+    body = "import os, sys\nsys.stderr.write('parent\\n')\nif os.fork() == 0:\n    sys.stderr.write('child\\n')\n    sys.exit(0)\nos.wait()"
     done = run(body, stderr=subprocess.PIPE)
     os.close(read_end)
     os.close(write_end)

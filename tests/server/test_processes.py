@@ -40,9 +40,7 @@ def require_one_winner(processes: list[Process], port: int, setting: str) -> Non
     for loser in losers:
         assert loser.popen.returncode == 1
         (line,) = stderr_of(loser)
-        assert line == (
-            f"volcast: port {port} on 127.0.0.1: Address already in use; choose another with --{setting}"
-        )
+        assert line == (f"volcast: port {port} on 127.0.0.1: Address already in use; choose another with --{setting}")
     winners[0].popen.send_signal(signal.SIGTERM)
     assert winners[0].popen.wait(30) == 0
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from training.lead import LEAST_BLOCKS, Lead, lead, recorded, what_ships, why_it_ships
+from common.lead import LEAST_BLOCKS, Lead, recorded, why_it_ships
+from training.lead import lead, what_ships
 from training.scored import Scored
 from training.ticks import NS_PER_S
 

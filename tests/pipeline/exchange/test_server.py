@@ -37,7 +37,9 @@ async def serving(
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     stopped = stop.is_set if stop else lambda: False
     task = asyncio.create_task(
-        server.run(open_port("127.0.0.1", 0, "--port"), on_ready=ready.set_result, stopped=stopped, duration_s=duration_s)
+        server.run(
+            open_port("127.0.0.1", 0, "--port"), on_ready=ready.set_result, stopped=stopped, duration_s=duration_s
+        )
     )
     try:
         await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)

@@ -8,10 +8,10 @@ from hpack import Decoder
 
 from server.http2 import frames
 from server.http2.connection import Connection, Event, Limits
-from server.http2.headers import SHORT, STREAMING, UNARY, literal
+from server.http2.headers import FAST_UNARY, STREAMING, UNARY, literal
 
 NOW_NS = 1_000
-METHODS = {b"/score": SHORT, b"/health": UNARY, b"/stream": STREAMING}
+METHODS = {b"/score": FAST_UNARY, b"/health": UNARY, b"/stream": STREAMING}
 
 
 class Frame(NamedTuple):
@@ -91,7 +91,7 @@ class Peer:
         return [(kind, stream.id, body) for kind, stream, body in events]
 
     def calls(self) -> list[tuple[int, bytes]]:
-        """Calls that came the short way."""
+        """Calls that came the fast path."""
         calls, self.connection.calls = self.connection.calls, []
         return [(stream, body) for stream, _, body in calls]
 

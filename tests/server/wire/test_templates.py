@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from common.errors import RequestError
 from common.schema import CORE_1
-from server.core.requests import PackedInput, PredictInput
+from server.core.requests import PredictInput
+from server.core.rows import PackedInput
 from server.rpc.inference import read_predict
-from server.wire.templates import Forms, frame_parts, varint
+from server.wire.response import varint
+from server.wire.templates import TemplateCache, frame_parts
 from volcast.v1 import ModelSelector, PackedRows, PredictRequest, StreamPredictRequest
 
 WIDTH = len(CORE_1)
@@ -55,12 +57,12 @@ def parsed(raw: bytes) -> PredictInput | None:
         return None
 
 
-def recognized(forms: Forms, raw: bytes) -> PredictInput | None:
-    form = forms.of(raw)
-    if form is None:
+def recognized(templates: TemplateCache, raw: bytes) -> PredictInput | None:
+    template = templates.match(raw)
+    if template is None:
         return None
-    rows = PackedInput(form.schema_hash, form.data_type, form.rows, raw[len(form.prefix) :])
-    return PredictInput(rows, form.selection)
+    rows = PackedInput(template.schema_hash, template.data_type, template.rows, raw[len(template.prefix) :])
+    return PredictInput(rows, template.selection)
 
 
 def plain(rows: int = 1, **changes: object) -> bytes:
@@ -69,37 +71,37 @@ def plain(rows: int = 1, **changes: object) -> bytes:
     return PredictRequest(packed=PackedRows(**{**fields, **changes})).SerializeToString()
 
 
-def learned(forms: Forms, raw: bytes) -> None:
+def learned(templates: TemplateCache, raw: bytes) -> None:
     request = parsed(raw)
     if request is not None:
-        forms.learn(raw, request, read_predict)
+        templates.learn(raw, request, read_predict)
 
 
 @given(st.lists(requests, min_size=1, max_size=6), st.data())
 def test_whatever_is_recognized_is_what_parsing_gives(messages: list[bytes], data: st.DataObject) -> None:
-    forms = Forms()
+    templates = TemplateCache()
     for raw in messages:
-        learned(forms, raw)
+        learned(templates, raw)
     for raw in messages:
         changed = bytearray(raw)
         for at in data.draw(st.lists(st.integers(0, max(0, len(raw) - 1)), max_size=4)):
             if changed:
                 changed[at] = data.draw(st.integers(0, 255))
         for one in (raw, bytes(changed)):
-            found = recognized(forms, one)
+            found = recognized(templates, one)
             assert found is None or found == parsed(one)
 
 
 @given(st.integers(1, 20), st.sampled_from([None, ModelSelector(name="volatility"), ModelSelector(label="canary")]))
 def test_other_values_of_a_known_form_are_recognized(rows: int, model: ModelSelector | None) -> None:
-    forms = Forms()
+    templates = TemplateCache()
     request = PredictRequest.FromString(plain(rows))
     if model is not None:
         request.model.CopyFrom(model)
-    learned(forms, request.SerializeToString())
+    learned(templates, request.SerializeToString())
     request.packed.values = np.random.default_rng(rows).random(rows * WIDTH).tobytes()
     raw = request.SerializeToString()
-    assert recognized(forms, raw) == parsed(raw) is not None
+    assert recognized(templates, raw) == parsed(raw) is not None
 
 
 @pytest.mark.parametrize(
@@ -114,15 +116,18 @@ def test_other_values_of_a_known_form_are_recognized(rows: int, model: ModelSele
     ],
 )
 def test_what_is_more_than_rows_of_one_schema_is_not_remembered(raw: bytes) -> None:
-    forms = Forms()
-    learned(forms, raw)
-    assert not forms.by_length
+    templates = TemplateCache()
+    learned(templates, raw)
+    assert not templates.by_length
 
 
 def test_a_message_that_ends_like_its_values_by_chance_is_taken_as_it_is() -> None:
-    forms, tail = Forms(), b"\x78\x00" * (4 * WIDTH)  # unknown fields, which other bytes in their place would break
-    learned(forms, plain(values=tail) + tail)
-    assert not forms.by_length
+    templates, tail = (
+        TemplateCache(),
+        b"\x78\x00" * (4 * WIDTH),
+    )  # unknown fields, which other bytes in their place would break
+    learned(templates, plain(values=tail) + tail)
+    assert not templates.by_length
 
 
 @given(st.integers(0, 2**63 - 1), requests)
@@ -144,7 +149,7 @@ def test_bytes_taken_for_a_frame_are_one(raw: bytes) -> None:
 
 
 def test_known_forms_are_few() -> None:
-    forms = Forms()
+    templates = TemplateCache()
     for rows in range(1, 100):
-        learned(forms, plain(rows))
-    assert len(forms.by_length) <= 32
+        learned(templates, plain(rows))
+    assert len(templates.by_length) <= 32

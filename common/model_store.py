@@ -1,7 +1,7 @@
 """The models folder as promotion writes it: bundles, labels.json, and who was champion before.
 
-The layout is the server's (docs/models.md); this side of it is written here because training may not import
-the server, and a test holds the two against each other. Beside it lies `.history.json`, which no server reads.
+The layout is the server's (docs/models.md). Commands and training write it, the server only reads it; a test
+compares the two. Beside it lies `.history.json`, which no server reads.
 
 Every write is a rename, and their order keeps the folder right at each moment: a label never names a version
 that is not there.
@@ -12,20 +12,22 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
-from common.bundle import MANIFEST_FILE, MODEL_FILE, Manifest, read_bundle
+from common.bundle import MANIFEST_FILE, MODEL_FILE, Manifest, manifest_json, read_bundle
 from common.errors import BundleError, InputError, UnavailableError, UsageError
-from training.tracking.record import manifest_json, replace_file
+from common.files import replace_file
 
 LABELS_FILE = "labels.json"
 HISTORY_FILE = ".history.json"
 LOCK_FILE = ".lock"
+Role = Literal["candidate", "champion"]
 
 
 class CanaryLabel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,7 +53,12 @@ class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     def without(self, version: str) -> Labels:
         """The labels with that version neither canary nor shadow."""
         canary = None if self.canary is None or self.canary.version == version else self.canary
-        return Labels(self.stable, canary, tuple(one for one in self.shadow if one != version))
+        return Labels(self.stable, canary, tuple(shadow for shadow in self.shadow if shadow != version))
+
+    def with_stable(self, version: str) -> Labels:
+        """The labels with that version stable, and neither canary nor shadow."""
+        rest = self.without(version)
+        return Labels(version, rest.canary, rest.shadow)
 
 
 class Reign(msgspec.Struct, frozen=True):
@@ -67,6 +74,18 @@ class History(msgspec.Struct, frozen=True):
     champions: tuple[Reign, ...] = ()
     candidate: str = ""  # version under trial
     candidate_since_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The result of a promotion or rollback."""
+
+    name: str
+    version: str
+    role: Role
+    labels: Labels
+    changed: bool  # False: the version had the role already
+    previous: str = ""  # champion before
 
 
 class ModelStore:
@@ -183,15 +202,44 @@ class ModelStore:
             if history.candidate == version:
                 self.write_history(History(history.champions))
 
-    def put(self, manifest: Manifest, model: bytes, extra: Mapping[str, bytes]) -> str:
+    def rollback(self) -> Moved:
+        """Gives the stable label back to the champion before; one more goes one further back.
+
+        Raises UsageError where none was before, or its version is gone. No registry is asked: going back must not
+        wait for one (`training.promotion.reconcile` brings it up to date).
+        """
+        with self.locked():
+            labels, history = self.labels(), self.history()
+            if labels is None:
+                raise UsageError(f"model {self.name}: no labels.json, so nothing was ever promoted")
+            reigns = [number for number, reign in enumerate(history.champions) if reign.version == labels.stable]
+            if not reigns:
+                raise UsageError(f"model {self.name}: no champion is known before version {labels.stable}")
+            number = reigns[-1]
+            previous = history.champions[number].previous
+            self.path(previous)
+            after = labels.with_stable(previous)
+            # Labels first: they are what counts. The entry goes once it is used.
+            self.write_labels(after)
+            self.write_history(History(history.champions[:number]))
+        return Moved(self.name, previous, "champion", after, True, labels.stable)
+
+    def put(
+        self,
+        manifest: Manifest,
+        model: bytes,
+        extra: Mapping[str, bytes],
+        before_it_appears: Callable[[Path, str], None] = lambda folder, version: None,
+    ) -> str:
         """Writes the bundle as a version of this name and returns the version; nothing where it is there already.
 
         Takes the bundle's own version where that is above all others, else the next number. extra: files beside it that
-        no server reads. Raises InputError where the disk refuses: nothing is left then.
+        no server reads. before_it_appears: checks the whole bundle in a folder that no server looks at; if it raises,
+        nothing is left. Raises InputError where the disk refuses: nothing is left then.
         """
-        held = self.find(manifest)
-        if held is not None:
-            return held
+        existing = self.find(manifest)
+        if existing is not None:
+            return existing
         version = max(manifest.version, self._next(), key=_order)
         told = msgspec.structs.replace(manifest, name=self.name, version=version)
         files = {**extra, MODEL_FILE: model, MANIFEST_FILE: manifest_json(told)}
@@ -203,6 +251,7 @@ class ModelStore:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
+            before_it_appears(making, version)
             making.rename(self.folder / version)
         except OSError as error:
             raise InputError(f"bundle {self.folder / version}: cannot be written: {error.strerror or error}") from None

@@ -9,10 +9,10 @@ import pytest
 
 from common.bundle import read_bundle
 from common.errors import InputError, UnavailableError, UsageError
+from common.model_store import CanaryLabel, History, Labels, ModelStore, model_names
 from server.core.labels import decode_labels
 from server.core.models import Repository
 from tests.training.runs import Made, make
-from training.store import CanaryLabel, History, Labels, ModelStore, model_names
 
 
 @pytest.fixture(scope="module")

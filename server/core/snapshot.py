@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from common.schema import FeatureSchema
 from server.core.predictor import Predictor
-from server.core.routing import Split
+from server.core.routing import CanarySplit
 
 STABLE = "stable"
 CANARY = "canary"
@@ -37,7 +37,7 @@ class Failure:
     folder: str = ""  # the models folder, as it stands in the reason
 
     @property
-    def told(self) -> str:
+    def public_reason(self) -> str:
         """The reason for callers, whom the paths of a server do not concern."""
         return self.reason.replace(f"{self.folder}/", "") if self.folder else self.reason
 
@@ -47,11 +47,11 @@ class Canary:
     """The version that a share of the callers gets instead of the stable one."""
 
     model: Model
-    split: Split
+    split: CanarySplit
 
 
 @dataclass(frozen=True)
-class Held:
+class ModelSnapshot:
     """What is served at one moment."""
 
     models: Mapping[tuple[str, str], Model] = field(default_factory=lambda: MappingProxyType({}))  # name, version
@@ -63,8 +63,3 @@ class Held:
     def labels(self, model: Model) -> list[str]:
         labels = [label for (_, label), one in self.labelled.items() if one is model]
         return sorted([*labels, SHADOW] if model in self.shadows.get(model.name, ()) else labels)
-
-
-def version_order(version: str) -> tuple[int, str]:
-    """Numbers by value, above every other name."""
-    return (int(version) if version.isdecimal() else -1, version)
