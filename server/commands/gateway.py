@@ -53,9 +53,8 @@ def gateway(
     config = load_config(config_file)
     configure_logs(config.log, "gateway")
     options = {"host": host, "port": port, "server": server, "allow_plaintext": allow_plaintext}
-    settings = msgspec.structs.replace(
-        config.gateway, **{key: value for key, value in options.items() if value is not None}
-    )
+    given = {key: value for key, value in options.items() if value is not None}
+    settings = msgspec.structs.replace(config.gateway, **given)
     require_safe_listener("gateway", settings.host, bool(settings.tls_cert), settings.allow_plaintext)
     log = get_logger()
     files = _WatchedFiles(settings, log)

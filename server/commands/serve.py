@@ -65,9 +65,8 @@ def serve(config_file: Path | None, models_dir: Path | None, **options: Any) -> 
     config = load_config(config_file)
     configure_logs(config.log, "server")
     options["models_dir"] = models_dir and str(models_dir)
-    server = msgspec.structs.replace(
-        config.server, **{key: value for key, value in options.items() if value is not None}
-    )
+    given = {key: value for key, value in options.items() if value is not None}
+    server = msgspec.structs.replace(config.server, **given)
     status, log = StatusPipe(stop), get_logger()
     # Imported only here: a supervisor has no part of what its workers serve with.
     if server.workers > 1:

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Mapping
 from typing import Any
 
+from common.errors import UnavailableError
 from common.ports import BACKLOG, BoundPort
 from server.core.dataplane import DataPlane
 from server.http2.connection import Connection, Limits

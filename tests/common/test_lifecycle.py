@@ -60,16 +60,19 @@ def test_a_process_under_nohup_keeps_ignoring_hangups() -> None:
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-LIVES_ON = (
-    "from common.lifecycle import survive_hangups; survive_hangups(); print('up', flush=True); input(); print('on')"
-)
+SLEEPER = """
+import time
+from common.lifecycle import survive_hangups
+survive_hangups()
+print("up", flush=True)
+time.sleep(30)
+"""
 
 
 def test_a_hangup_of_a_terminal_that_has_gone_is_an_interrupt() -> None:
     master, slave = pty.openpty()
-    script = LIVES_ON.replace("input()", "import time; time.sleep(30)")
     process = subprocess.Popen(
-        [sys.executable, "-c", script], stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+        [sys.executable, "-c", SLEEPER], stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
     )
     os.close(slave)
     assert process.stdout is not None

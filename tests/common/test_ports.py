@@ -70,10 +70,10 @@ def test_of_two_that_have_not_listened_yet_the_second_is_refused(shared: bool) -
 
 
 def test_the_first_that_listens_wins_without_a_claim() -> None:
-    with BoundPort(HOST, 0, OPTION, claimed=False) as first:
-        with BoundPort(HOST, first.port, OPTION, claimed=False) as second, second.listen():
-            with pytest.raises(UnavailableError, match=TAKEN):
-                first.listen()
+    first = BoundPort(HOST, 0, OPTION, claimed=False)
+    second = BoundPort(HOST, first.port, OPTION, claimed=False)
+    with first, second, second.listen(), pytest.raises(UnavailableError, match=TAKEN):
+        first.listen()
 
 
 def test_a_port_can_be_had_again_once_it_was_closed() -> None:

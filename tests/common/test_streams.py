@@ -22,7 +22,7 @@ def program(body: str) -> list[str]:
     """A program that prints as the `volcast` program does."""
     script = (
         "import sys, click\nfrom cli import main\n"
-        "@click.command()\ndef body():\n" + "".join(f"    {line}\n" for line in body.splitlines()) + "\n"
+        "@click.command()\ndef body():\n" + "".join(f"    {line}\n" for line in body.splitlines() if line) + "\n"
         "main.volcast = body\nmain.main()\n"
     )
     return [sys.executable, "-c", script]
@@ -78,8 +78,12 @@ def test_a_full_disk_under_standard_error_does_not_change_what_a_command_does() 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
 def test_a_closed_standard_stream_is_never_another_file(closed: str) -> None:
-    body = "import os\nclick.echo('answer')\nclick.echo('warning', err=True)\nfile = open('/dev/zero')\nopened = file.fileno()"
-    body += "\nimport sys\nsys.exit(0 if opened > 2 else 9)"
+    body = """
+click.echo('answer')
+click.echo('warning', err=True)
+file = open('/dev/zero')
+sys.exit(0 if file.fileno() > 2 else 9)
+"""
     done = subprocess.run(["bash", "-c", f'"$@" {closed}', "bash", *program(body)], cwd=ROOT, timeout=60, check=False)
     assert done.returncode == 0
 
@@ -144,11 +148,15 @@ def test_a_flush_gives_up_on_a_reader_that_does_not_read() -> None:
 
 
 def test_a_forked_child_writes_too() -> None:
-    read_end, write_end = os.pipe()
-    body = "import os, sys\nsys.stderr.write('parent\\n')\nif os.fork() == 0:\n    sys.stderr.write('child\\n')\n    sys.exit(0)\nos.wait()"
+    body = """
+import os
+sys.stderr.write('parent\\n')
+if os.fork() == 0:
+    sys.stderr.write('child\\n')
+    sys.exit(0)
+os.wait()
+"""
     done = run(body, stderr=subprocess.PIPE)
-    os.close(read_end)
-    os.close(write_end)
     assert sorted(done.stderr.split()) == [b"child", b"parent"]
 
 
