@@ -7,6 +7,7 @@ serve` starts without numba and works where only the serving extra is installed.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import click
 from cli.extras import missing_extra
 from common.errors import OutputError, VolcastError
 from common.lifecycle import survive_hangups
+from common.proxies import bypass_proxies_on_this_machine
 from common.streams import ReaderGoneError, protect_standard_streams
 
 
@@ -99,6 +101,7 @@ def main() -> None:
     """Runs one command. An error is one line on standard error and an exit code."""
     survive_hangups()
     protect_standard_streams()
+    bypass_proxies_on_this_machine(os.environ)
     code = run_command(sys.argv[1:])
     sys.exit(_flush(code))
 

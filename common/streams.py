@@ -196,7 +196,7 @@ def protect_standard_streams() -> None:
     )
     # write_through: each write is one line of the queue.
     raw_error: io.RawIOBase = _RawError(_error_writer)
-    sys.stderr = io.TextIOWrapper(raw_error, encoding="utf-8", errors="backslashreplace", write_through=True)  # type: ignore[type-var]
+    sys.stderr = io.TextIOWrapper(raw_error, encoding="utf-8", errors="backslashreplace", write_through=True)
     atexit.register(flush_standard_error, EXIT_FLUSH_S)
     os.register_at_fork(after_in_child=_error_writer.restart_after_fork)
 
