@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.run.parts import Parts
+from cli.run.processes import ProcessGroup
 from common.config import KafkaConfig
 from common.errors import UnavailableError
 from pipeline.stream import broker as module
@@ -58,12 +58,12 @@ def test_what_never_listens_is_ended_and_told(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("broker")
-def test_the_command_ends_on_sigterm_and_even_killed_leaves_no_broker(parts: Parts) -> None:
+def test_the_command_ends_on_sigterm_and_even_killed_leaves_no_broker(parts: ProcessGroup) -> None:
     for number, name in ((signal.SIGTERM, "term"), (signal.SIGKILL, "kill")):
         part = start(parts, name, ["broker", "--port", str(free_port())])
-        assert part.process is not None
-        (child,) = Path(f"/proc/{part.process.pid}/task/{part.process.pid}/children").read_text().split()
-        part.process.send_signal(number)
-        part.process.wait(10)
-        assert part.process.returncode == (0 if number == signal.SIGTERM else -signal.SIGKILL)
+        assert part.popen is not None
+        (child,) = Path(f"/proc/{part.popen.pid}/task/{part.popen.pid}/children").read_text().split()
+        part.popen.send_signal(number)
+        part.popen.wait(10)
+        assert part.popen.returncode == (0 if number == signal.SIGTERM else -signal.SIGKILL)
         await_true(lambda child=child: not exists(int(child)), 5, "the end of the broker")  # type: ignore[misc]
