@@ -23,10 +23,12 @@ import msgspec
 from common.bundle import MANIFEST_FILE, MODEL_FILE, Manifest, manifest_json, read_bundle
 from common.errors import BundleError, InputError, UnavailableError, UsageError
 from common.files import replace_file
+from common.versions import version_order
 
 LABELS_FILE = "labels.json"
 HISTORY_FILE = ".history.json"
 LOCK_FILE = ".lock"
+MAX_NAME = 128  # of a model
 Role = Literal["candidate", "champion"]
 
 
@@ -115,7 +117,7 @@ class ModelStore:
             found = [one for one in self.folder.iterdir() if one.is_dir() and not one.name.startswith(".")]
         except OSError:
             return {}
-        return {one.name: one for one in sorted(found, key=lambda one: _order(one.name))}
+        return {one.name: one for one in sorted(found, key=lambda one: version_order(one.name))}
 
     def path(self, version: str) -> Path:
         """Raises UsageError where the version is not there."""
@@ -240,7 +242,7 @@ class ModelStore:
         existing = self.find(manifest)
         if existing is not None:
             return existing
-        version = max(manifest.version, self._next(), key=_order)
+        version = max(manifest.version, self._next(), key=version_order)
         told = msgspec.structs.replace(manifest, name=self.name, version=version)
         files = {**extra, MODEL_FILE: model, MANIFEST_FILE: manifest_json(told)}
         making = self.folder / f".{version}.new-{os.getpid()}"
@@ -263,6 +265,14 @@ class ModelStore:
         return str(max((int(one) for one in self.versions() if one.isdecimal()), default=0) + 1)
 
 
+def model_name(name: str) -> str:
+    """The name itself. Raises UsageError if no server would take a folder of that name."""
+    plain = name.replace("-", "").replace("_", "")
+    if not (plain.isascii() and plain.isalnum() and len(name) <= MAX_NAME):
+        raise UsageError(f"NAME: expected letters, digits, - and _ (at most {MAX_NAME}), got {name[:MAX_NAME]!r}")
+    return name
+
+
 def model_names(models_dir: Path) -> list[str]:
     """None where there is no folder; raises InputError where it cannot be read."""
     try:
@@ -278,7 +288,3 @@ def _lock(descriptor: int, busy: str) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UnavailableError(busy) from None
-
-
-def _order(version: str) -> tuple[int, str]:
-    return (int(version) if version.isdecimal() else -1, version)

@@ -155,15 +155,17 @@ def _input_nodes(graph: Any, plan: Plan, names: dict[str, str]) -> tuple[list[An
     nodes, changes = [], []
     for number, given in enumerate(plan.inputs):
         name, column = names.get(given.name, given.name), INPUT
-        if given.column is not None:
+        if given.columns is not None:
             index, column = f"{PREFIX}index_{number}", f"{PREFIX}column_{number}"
-            position = np.array(given.column if given.flat else [given.column], np.int64)
+            position = np.array(given.columns[0] if given.flat else given.columns, np.int64)
             graph.initializer.append(numpy_helper.from_array(position, index))
             nodes.append(helper.make_node("Gather", [INPUT, index], [column], axis=1))
         nodes.append(helper.make_node("Cast", [column], [name], to=given.element))
     kinds = sorted({type_name(given.element) for given in plan.inputs})
-    if plan.inputs[0].column is not None:
-        changes.append(f"{len(plan.inputs)} inputs ({', '.join(kinds)}) taken from the columns of {INPUT} (float64)")
+    if plan.inputs[0].columns is not None:
+        plural = "s" if len(plan.inputs) > 1 else ""
+        text = f"{len(plan.inputs)} input{plural} ({', '.join(kinds)}) taken from the columns of {INPUT} (float64)"
+        changes.append(text)
     elif (plan.inputs[0].name, kinds) != (INPUT, ["double"]):
         changes.append(f"input {plan.inputs[0].name} ({kinds[0]}) fed from {INPUT} (float64)")
     return nodes, changes

@@ -25,7 +25,7 @@ from common.bundle import (
 from common.errors import BundleError
 from common.model_store import ModelStore
 from common.schema import FeatureSchema
-from server.core.bundles import load_bundle
+from server.core.bundles import load_model
 
 DEFAULT_THRESHOLD = 0.5
 
@@ -58,22 +58,20 @@ def add_graph(
     rows: typical ones, (rows, features), to try the graph with; without them rows are drawn.
     Raises BundleError if the graph cannot be served: nothing is written then.
     """
-    return write_adapted(adapted(source, choice, output, rows), store, choice.schema, threshold)
-
-
-def adapted(source: Any, choice: SchemaChoice, output: str | None, rows: NDArray[np.float64] | None) -> Adapted:
-    """The graph adapted and tried, not yet written. Raises BundleError."""
     tried = probe_rows(choice.examples) if rows is None else rows
-    return adapt(source, plan(source, choice.schema, output), tried)
+    adapted = adapt(source, plan(source, choice.schema, output), tried)
+    return write_adapted(adapted, store, choice.schema, threshold)
 
 
-def write_adapted(graph: Adapted, store: ModelStore, schema: FeatureSchema, threshold: float) -> Added:
+def write_adapted(
+    graph: Adapted, store: ModelStore, schema: FeatureSchema, threshold: float, *, parity_error: float = 0.0
+) -> Added:
     """Writes the bundle as the next version, if a server would load it. Raises BundleError or InputError."""
-    manifest = _manifest(graph, store.name, schema, threshold)
+    manifest = _manifest(graph, store.name, schema, threshold, parity_error)
 
     def before_it_appears(folder: Path, version: str) -> None:
         try:
-            load_bundle(folder, store.name, version)
+            load_model(folder, store.name, version)
         except BundleError as error:
             raise BundleError(str(error).removeprefix(f"bundle {folder}: ")) from None
         store.pin()
@@ -87,7 +85,7 @@ def write_adapted(graph: Adapted, store: ModelStore, schema: FeatureSchema, thre
     return Added(store.name, version, folder, schema, threshold, label, graph.changes, held is None)
 
 
-def _manifest(graph: Adapted, name: str, schema: FeatureSchema, threshold: float) -> Manifest:
+def _manifest(graph: Adapted, name: str, schema: FeatureSchema, threshold: float, parity_error: float) -> Manifest:
     usable = np.flatnonzero(np.isfinite(graph.probabilities))
     row = int(usable[0])
     return Manifest(
@@ -104,6 +102,7 @@ def _manifest(graph: Adapted, name: str, schema: FeatureSchema, threshold: float
         decision_threshold=threshold,
         model_sha256=hashlib.sha256(graph.model).hexdigest(),
         opset=graph.opset,
+        parity_max_abs_error=float(f"{parity_error:.2g}"),
         self_test=SelfTest(tuple(graph.rows[row].tolist()), float(graph.probabilities[row])),
         inputs=schema.names,
     )

@@ -18,7 +18,7 @@ from common.config import Config, load_config
 from common.console import tables
 from common.errors import BundleError, UnavailableError, UsageError
 from common.log import configure_logs
-from common.model_store import ModelStore, Moved, Role, model_names
+from common.model_store import ModelStore, Moved, Role, model_name, model_names
 from common.schema import CORE_1
 
 if TYPE_CHECKING:
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 # The extra that brings the imports of a subcommand; `list` and `rollback` need none.
 EXTRAS = {"add": "models", "verify": "serving", "promote": "training", "sync": "training"}
-
-
-MAX_NAME = 128  # of a model, as servers take it
 
 
 class _Group(click.Group):
@@ -317,10 +314,7 @@ class Workplace:
         self.runs_dir = runs_dir or Path(self.config.tracking.runs_dir)
 
     def store(self, name: str) -> ModelStore:
-        plain = name.replace("-", "").replace("_", "")
-        if not (plain.isascii() and plain.isalnum() and len(name) <= MAX_NAME):
-            raise UsageError(f"NAME: expected letters, digits, - and _ (at most {MAX_NAME}), got {name[:MAX_NAME]!r}")
-        return ModelStore(self.models_dir, name)
+        return ModelStore(self.models_dir, model_name(name))
 
     def names(self) -> list[str]:
         return model_names(self.models_dir)

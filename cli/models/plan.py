@@ -24,16 +24,16 @@ CLASSIFIERS = {"TreeEnsembleClassifier", "LinearClassifier", "SVMClassifier"}
 
 @dataclass(frozen=True)
 class InputPlan:
-    """One input of the graph: the whole matrix (column None), or one feature of it."""
+    """One input of the graph: the whole matrix (columns None), or some columns of it."""
 
     name: str
     element: int  # TensorProto.DataType
-    column: int | None = None
-    flat: bool = False  # (rows,), not (rows, 1)
+    columns: tuple[int, ...] | None = None
+    flat: bool = False  # one column as (rows,), not (rows, 1)
 
     def values(self, matrix: NDArray[np.float64]) -> NDArray[Any]:
         """The input's array for rows of features (rows, features)."""
-        part = matrix if self.column is None else matrix[:, self.column : self.column + 1]
+        part = matrix if self.columns is None else matrix[:, list(self.columns)]
         with np.errstate(over="ignore"):
             return np.ascontiguousarray(part.reshape(-1) if self.flat else part).astype(INPUT_TYPES[self.element])
 
@@ -56,11 +56,14 @@ class Plan:
     notes: tuple[str, ...] = field(default=())
 
 
-def plan(model: Any, schema: FeatureSchema, output: str | None) -> Plan:
-    """Raises BundleError if the graph does not fit, UsageError if `output` names nothing of it."""
+def plan(model: Any, schema: FeatureSchema, output: str | None = None, columns: tuple[str, ...] | None = None) -> Plan:
+    """Raises BundleError if the graph does not fit, UsageError if `output` names nothing of it.
+
+    columns: the features that the graph's matrix takes, in its order, if they are not the schema's.
+    """
     constants = {tensor.name for tensor in model.graph.initializer}
     given = [value for value in model.graph.input if value.name not in constants]
-    inputs = _inputs(given, schema)
+    inputs = _inputs(given, schema, columns or schema.names)
     fixed = any(_fixed_batch(value) for value in given)
     return Plan(inputs, _output(model.graph, output), fixed, _unused(inputs, schema))
 
@@ -72,7 +75,7 @@ def named_features(model: Any) -> list[str]:
     return [value.name for value in given] if len(given) > 1 and all(_is_one_feature(value) for value in given) else []
 
 
-def _inputs(given: Sequence[Any], schema: FeatureSchema) -> tuple[InputPlan, ...]:
+def _inputs(given: Sequence[Any], schema: FeatureSchema, columns: tuple[str, ...]) -> tuple[InputPlan, ...]:
     if not given:
         raise BundleError("the graph has no input")
     for value in given:
@@ -82,11 +85,11 @@ def _inputs(given: Sequence[Any], schema: FeatureSchema) -> tuple[InputPlan, ...
             raise BundleError(f"input {value.name}: expected numbers, got {describe(value)}")
     if all(value.name in schema.names and _is_one_feature(value) for value in given):
         return tuple(
-            InputPlan(value.name, _element(value), schema.names.index(value.name), len(_shape(value) or (0, 0)) == 1)
+            InputPlan(value.name, _element(value), (schema.names.index(value.name),), len(_shape(value) or (0, 0)) == 1)
             for value in given
         )
     if len(given) == 1:
-        return (_matrix(given[0], schema),)
+        return (_matrix(given[0], schema, columns),)
     unknown = [value.name for value in given if value.name not in schema.names]
     if unknown:
         raise BundleError(
@@ -97,8 +100,8 @@ def _inputs(given: Sequence[Any], schema: FeatureSchema) -> tuple[InputPlan, ...
     raise BundleError(f"input {odd.name}: expected one feature, [rows] or [rows, 1], got {describe(odd)}")
 
 
-def _matrix(value: Any, schema: FeatureSchema) -> InputPlan:
-    shape, width = _shape(value), len(schema)
+def _matrix(value: Any, schema: FeatureSchema, columns: tuple[str, ...]) -> InputPlan:
+    shape, width = _shape(value), len(columns)
     if shape is not None and len(shape) != 2:
         raise BundleError(f"input {value.name}: expected [rows, features], got {describe(value)}")
     if shape is not None and isinstance(shape[1], int) and shape[1] != width:
@@ -106,18 +109,17 @@ def _matrix(value: Any, schema: FeatureSchema) -> InputPlan:
             f"input {value.name}: takes {shape[1]} features, schema {schema.name} has {width}; name your own with "
             "--features FILE"
         )
-    return InputPlan(value.name, _element(value))
+    if columns == schema.names:
+        return InputPlan(value.name, _element(value))
+    return InputPlan(value.name, _element(value), tuple(schema.names.index(name) for name in columns))
 
 
 def _unused(inputs: tuple[InputPlan, ...], schema: FeatureSchema) -> tuple[str, ...]:
-    taken = {one.column for one in inputs}
-    if None in taken or len(taken) == len(schema):
+    if any(given.columns is None for given in inputs):
         return ()
-    return (f"features that the graph does not take: {', '.join(_names_without(schema, taken))}",)
-
-
-def _names_without(schema: FeatureSchema, taken: set[int | None]) -> list[str]:
-    return [name for index, name in enumerate(schema.names) if index not in taken]
+    taken = {column for given in inputs for column in given.columns or ()}
+    unused = [name for index, name in enumerate(schema.names) if index not in taken]
+    return (f"features that the graph does not take: {', '.join(unused)}",) if unused else ()
 
 
 def _output(graph: Any, text: str | None) -> OutputPlan:

@@ -1,4 +1,4 @@
-"""What a run shows: a live table on a terminal, otherwise a line every PLAIN_EVERY_S."""
+"""Progress of a run: a live table on a terminal, otherwise a line every few seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cli.run.processes import Process, ProcessGroup
 
 PLAIN_EVERY_S = 5.0
 
-# Process -> the figures of its status to show.
+# Process -> fields of its statistics in the table.
 FIGURES = {
     "exchange": ("sent",),
     "ingest": ("ticks", "gaps", "late", "dead", "reconnects"),
@@ -23,7 +23,7 @@ FIGURES = {
 
 
 class View:
-    """Draws the processes of a run on standard error; the summary goes to standard output."""
+    """Draws the processes of a run on standard error. Standard output is for the summary."""
 
     def __init__(self, processes: ProcessGroup, console: Console) -> None:
         self._processes = processes
