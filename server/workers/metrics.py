@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from common.metrics import LostLogLines, MetricsServer
 from server.workers.merge import Kept, cumulative, of_worker
-from server.workers.process import Worker
+from server.workers.process import WorkerProcess
 
 LOOPBACK = "127.0.0.1"
 # A worker that takes longer hangs; the scrape itself must stay below Prometheus' 10 s.
@@ -26,7 +26,7 @@ STATES = ("ready", "starting", "silent")
 class _Source:
     """One worker, and the last that was heard of it."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: WorkerProcess) -> None:
         self.worker = worker
         self.families: list[Metric] = []
 
@@ -54,7 +54,7 @@ class WorkerMetrics(Collector):
         self._lock = threading.Lock()
         self._process = ProcessCollector(registry=None)
 
-    def add(self, worker: Worker) -> None:
+    def add(self, worker: WorkerProcess) -> None:
         self._sources.append(_Source(worker))
 
     def collect(self) -> Iterator[Metric]:

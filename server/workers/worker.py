@@ -15,7 +15,7 @@ from common.status import StatusPipe
 from common.streams import protect_standard_streams
 from server.app.ports import ServerPorts
 from server.app.run import run_server
-from server.workers.job import Job
+from server.workers.job import WorkerJob
 
 
 def main() -> int:
@@ -23,7 +23,7 @@ def main() -> int:
     protect_standard_streams()
     stop = stop_on_signals()
     status = StatusPipe(stop)
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=WorkerJob)
     configure_logs(job.log, "server")
     structlog.contextvars.bind_contextvars(worker=job.worker)
     try:
