@@ -1,8 +1,9 @@
 """Standard output and standard error of a program, made safe.
 
 Standard output: if the reader has left (`| head`), the command ends without an error; any other failure to
-write is an OutputError. Standard error: writing never blocks and never raises. A thread of its own writes
-what is queued; lines that find the queue full, or that cannot be written, are dropped and counted.
+write is an OutputError. Standard error: writing never raises, and a reader that does not read holds nothing
+up. A thread of its own writes what is queued; lines that find the queue full, or that cannot be written, are
+dropped and counted.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 MAX_QUEUED_BYTES = 1 << 20  # some 5,000 log lines
+# A line is normally out before the program goes on, so that a crash loses no line and the log of one process is
+# not older than what others see of it. The first line that is not out in time ends that until the thread has
+# caught up: a reader that stops reading costs this long, once.
+WRITE_WAIT_S = 0.01
 EXIT_FLUSH_S = 2.0  # how long the end of a program waits for a reader of standard error
 
 
@@ -33,7 +38,8 @@ class ReaderGoneError(Exception):
 class BackgroundWriter:
     """Writes to a file descriptor on a thread of its own, which starts with the first write.
 
-    `write` never blocks and never raises. It may be called from any thread and from a signal handler.
+    `write` never raises and waits for WRITE_WAIT_S at most. It may be called from any thread and from a signal
+    handler.
     """
 
     def __init__(self, fd: int, max_bytes: int = MAX_QUEUED_BYTES) -> None:
@@ -46,6 +52,7 @@ class BackgroundWriter:
         self._lines: queue.SimpleQueue[bytes | threading.Event] = queue.SimpleQueue()
         self._queued_bytes = 0
         self._torn = False
+        self._behind = False  # a line was not out in time, and the queue has not been empty since
         # Reentrant, because a signal handler may write while its own thread is inside `write`.
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
@@ -59,6 +66,8 @@ class BackgroundWriter:
             self._queued_bytes += len(line)
             self._lines.put(line)
             self._start()
+        if not self._behind and not self.flush(WRITE_WAIT_S):
+            self._behind = True
 
     def flush(self, timeout_s: float) -> bool:
         """Waits until everything queued so far is written or dropped. Returns False if the time is over first."""
@@ -82,6 +91,8 @@ class BackgroundWriter:
     def _run(self) -> None:
         while True:
             self._handle(self._lines.get())
+            if self._lines.empty():
+                self._behind = False
 
     def _handle(self, line: bytes | threading.Event) -> None:
         if isinstance(line, threading.Event):

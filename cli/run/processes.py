@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from cli.run.progress import Progress
 from common.errors import UnavailableError
+from common.progress import Progress
 from common.status import STATUS_FD
 
 # A process that was asked to end and does nothing for so long hangs: it is killed.

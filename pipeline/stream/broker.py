@@ -90,7 +90,9 @@ class EmbeddedBroker:
         # A broker that could not bind the port ends; what accepts a connection is then another program.
         while not (self._accepts() and self.alive):
             if not self.alive or time.monotonic() > deadline:
-                raise UnavailableError(f"broker: did not start on {self.host}:{self.port}: {self._failure_line()}")
+                raise UnavailableError(
+                    f"broker: did not start on tcp://{self.host}:{self.port}: {self._failure_line()}"
+                )
             time.sleep(0.02)
 
     @property

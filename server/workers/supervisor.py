@@ -19,6 +19,7 @@ import msgspec
 from common.config import LogConfig, ServerConfig
 from common.errors import UnavailableError, VolcastError
 from common.ports import BoundPort, open_port
+from common.progress import LOOK_EVERY_S, Progress
 from common.status import StatusPipe
 from server.app.ports import METRICS_OPTION, PORT_OPTION
 from server.workers.job import WorkerJob
@@ -26,8 +27,9 @@ from server.workers.metrics import LOOPBACK, WorkerMetrics, serve_metrics
 from server.workers.process import TOTALS, WorkerProcess
 
 STATS_EVERY_S = 1.0
-# Beyond drain_s: a load that is under way is waited for.
-DRAIN_GRACE_S = 10.0
+# Beyond drain_s, for a load in progress. A worker that is not done by then, and does nothing for MAX_IDLE_S, is killed.
+DRAIN_GRACE_S = 5.0
+MAX_IDLE_S = 5.0
 # What ends a worker so soon will very likely end its successor too.
 QUICK_S = 10.0
 MAX_QUICK_DEATHS = 5
@@ -155,12 +157,22 @@ class Supervisor:
     async def _drain(self, keepers: list[asyncio.Task[None]]) -> None:
         self._send(signal.SIGTERM)
         _, late = await asyncio.wait(keepers, timeout=self._config.drain_s + DRAIN_GRACE_S)
-        if late:
-            self._log.error(
-                "workers_killed", workers=[worker.number for worker in self._workers.values() if not worker.ended]
-            )
+        if late and await self._await_progress(late):
+            hanging = [worker.number for worker in self._workers.values() if not worker.ended]
+            self._log.error("workers_killed", workers=hanging)
             self._send(signal.SIGKILL)
         await asyncio.gather(*keepers, return_exceptions=True)
+
+    async def _await_progress(self, late: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+        """Waits while a worker is at work; returns what is left once all others have done nothing for MAX_IDLE_S."""
+        loop = asyncio.get_running_loop()
+        progress = {worker: Progress(worker.pid, loop.time()) for worker in self._workers.values() if not worker.ended}
+        while late:
+            idle_s = [each.idle_s(0, loop.time()) for worker, each in progress.items() if not worker.ended]
+            if idle_s and min(idle_s) > MAX_IDLE_S:
+                break
+            _, late = await asyncio.wait(late, timeout=LOOK_EVERY_S)
+        return late
 
     def _send(self, number: int) -> None:
         for worker in self._workers.values():

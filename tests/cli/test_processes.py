@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cli.run.processes import Process, ProcessGroup
-from cli.run.progress import Progress, demand_ns
+from common.progress import Progress, demand_ns
 
 # Each prints "up" once its handler is set up.
 AT_WORK = """

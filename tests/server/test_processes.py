@@ -184,3 +184,16 @@ def test_each_command_that_is_piped_into_head_ends_well(models: Path) -> None:
         command = f"{sys.executable} -m cli.main {' '.join(arguments)} | head -n 0; exit ${{PIPESTATUS[0]}}"
         done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, timeout=60, check=False)
         assert (done.returncode, done.stderr) == (0, b""), arguments
+
+
+def test_a_supervisor_kills_a_worker_that_hangs_in_its_drain(models: Path) -> None:
+    options = ("--port", "0", "--metrics-port", "0", "--models-dir", str(models), "--workers", "2", "--drain-s", "0")
+    with starting("serve", *options) as process:
+        assert process.ready
+        (hanging,) = [
+            event["pid"] for event in process.events() if event["event"] == "worker_started" and event["worker"] == 1
+        ]
+        os.kill(hanging, signal.SIGSTOP)
+        assert process.stop(timeout_s=60) == 0
+        killed = [event["workers"] for event in process.events() if event["event"] == "workers_killed"]
+    assert killed == [[1]]

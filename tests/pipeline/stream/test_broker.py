@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,30 @@ def test_what_does_not_start_is_told_with_its_own_last_words(tmp_path: Path, mon
     monkeypatch.setattr(module, "broker_binary", lambda: fake)
     with pytest.raises(UnavailableError, match=r"^broker: did not start on tcp://127\.0\.0\.1:\d+: no such engine$"):
         EmbeddedBroker("127.0.0.1", free_port()).start()
+
+
+def test_of_two_brokers_that_start_together_exactly_one_runs() -> None:
+    port = free_port()
+    barrier = threading.Barrier(2)
+
+    def start(_: int) -> EmbeddedBroker | UnavailableError:
+        barrier.wait()
+        embedded = EmbeddedBroker("127.0.0.1", port)
+        try:
+            embedded.start()
+        except UnavailableError as error:
+            return error
+        return embedded
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(start, range(2)))
+    (winner,) = [outcome for outcome in outcomes if isinstance(outcome, EmbeddedBroker)]
+    (loser,) = [outcome for outcome in outcomes if isinstance(outcome, UnavailableError)]
+    assert winner.alive
+    winner.stop()
+    assert str(loser) == (
+        f"port {port} on 127.0.0.1: Address already in use; choose another with --port or broker.port"
+    )
 
 
 def test_what_never_listens_is_ended_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
