@@ -46,7 +46,10 @@ ROUNDS = 40
 
 
 class Case(NamedTuple):
-    """grpc: the frames of gRPC's clients. forms: rows of one call after another, in turn; grpc only."""
+    """grpc: the frames of gRPC's clients. forms: rows of one call after another, in turn; grpc only.
+
+    connections: that many reads, of `in_flight` calls each, in one turn of the loop.
+    """
 
     rows: int
     in_flight: int
@@ -55,6 +58,7 @@ class Case(NamedTuple):
     grpc: bool = False
     forms: tuple[int, ...] = ()
     metadata: bool = False  # event times and product ids, which no model reads
+    connections: int = 1
 
 
 CASES = {
@@ -67,6 +71,7 @@ CASES = {
     "stream-256": Case(256, 16, True, 6),
     "grpc-8": Case(1, 8, False, 120, grpc=True),
     "grpc-32": Case(1, 32, False, 30, grpc=True),
+    "grpc-4x16": Case(1, 16, False, 15, grpc=True, connections=4),
     "grpc-forms": Case(1, 32, False, 30, grpc=True, forms=(1, 2, 3, 5)),
     "grpc-256": Case(256, 8, False, 12, grpc=True),
     "grpc-metadata": Case(1, 32, False, 30, grpc=True, metadata=True),
@@ -179,29 +184,36 @@ def _bursts(case: Case) -> Iterator[bytes]:
         yield burst
 
 
-async def measure(case: Case, models: Path, rounds: int, profile: bool) -> list[float]:
-    """Microseconds of CPU a call, a figure a round."""
-    front, sink = _front(models), Sink()
+def _connected(front: NativeFront, sink: Sink, case: Case) -> ServerConnection:
     link = front.connect()
     link.connection_made(sink)  # type: ignore[arg-type]
     link.data_received(frames.PREFACE + frames.settings({frames.INITIAL_WINDOW_SIZE: 2**20}))
     if case.streaming:
         link.data_received(_head(1, b"StreamPredict"))
-    bursts = _grpc_bursts(case) if case.grpc else _bursts(case)
+    return link
+
+
+async def measure(case: Case, models: Path, rounds: int, profile: bool) -> list[float]:
+    """Microseconds of CPU a call, a figure a round."""
+    front, sink = _front(models), Sink()
+    links = [_connected(front, sink, case) for _ in range(case.connections)]
+    bursts = [_grpc_bursts(case) if case.grpc else _bursts(case) for _ in links]
+    calls = case.turns * case.in_flight * case.connections
 
     async def round_us() -> float:
-        ready = [next(bursts) for _ in range(case.turns)]
+        ready = [[next(burst) for burst in bursts] for _ in range(case.turns)]
         began, before = process_time_ns(), sink.written
-        for burst in ready:
-            for at in range(0, len(burst), READ_BYTES):
-                link.data_received(burst[at : at + READ_BYTES])
+        for turn in ready:
+            for at in range(0, max(map(len, turn)), READ_BYTES):
+                for link, burst in zip(links, turn, strict=True):
+                    link.data_received(burst[at : at + READ_BYTES])
                 await asyncio.sleep(0)
-            while _waits(link, case):  # noqa: ASYNC110 - it is the loop's turns that count
+            while any(_waits(link, case) for link in links):  # noqa: ASYNC110 - it is the loop's turns that count
                 await asyncio.sleep(0)
         taken = process_time_ns() - began
-        if sink.written - before < case.turns * case.in_flight * 8 * case.rows:
+        if sink.written - before < calls * 8 * case.rows:
             raise RuntimeError("not every call was answered")
-        return taken / (case.turns * case.in_flight) / 1000
+        return taken / calls / 1000
 
     taken = [await round_us() for _ in range(rounds)]
     if profile:

@@ -30,6 +30,7 @@ from benchmarks.stored import store, stored
 from benchmarks.targets import Row, Target, at_least, at_most, figure, verdict
 from benchmarks.turns import Run
 from benchmarks.unary import IN_FLIGHT, ROWS
+from benchmarks.versions import versions
 
 FULL_ROUNDS, QUICK_ROUNDS = 6, 2  # six are the fewest whose interval has 95 % confidence
 NO_LOSS, NO_SLOWER = at_least(0.95), at_most(1.05)  # of a rate and of a time, beside the baseline
@@ -177,6 +178,7 @@ def main(quick: bool, only: tuple[str, ...], baseline: str, save: bool) -> None:
             messages += [f"{name}: {figures.message}"] if figures.message else []
     kept = [] if only else [row for name in STORED for row in stored_rows(name)]
     header(console, command, f"{rounds} rounds in turns; medians; the ratio of the rounds and its interval")
+    console.print(", ".join(f"{name} {number}" for name, number in versions().items()), highlight=False)
     console.print(table(rows + kept, baseline))
     for message in messages:
         console.print(message, style="red", markup=False)

@@ -1,4 +1,4 @@
-"""Where commands print their tables."""
+"""The console for tables of commands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FILE_WIDTH = 160  # a file or a pipe has no width of its own, and a table cut to
 
 
 def tables() -> Console:
-    """Standard output, wide where it is no terminal."""
+    """Standard output; wide if it is not a terminal."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else FILE_WIDTH)

@@ -9,7 +9,7 @@ from common.errors import InputError
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Writes beside and renames. Raises InputError."""
+    """Writes a new file in the same folder and renames it. Raises InputError."""
     beside = path.with_name(f".{path.name}.new-{os.getpid()}")
     try:
         with beside.open("wb") as file:

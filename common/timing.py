@@ -6,12 +6,12 @@ import math
 import time
 from collections.abc import Callable
 
-# Short rounds: the best of them was disturbed by nobody.
+# Rounds are short, so that other work of the machine disturbs only some of them.
 TIMED_CALLS, TIMED_ROUNDS, ROUNDS_AT_ONCE, PAUSE_S = 20, 600, 200, 0.5
 
 
 def best_call_us(call: Callable[[], object]) -> float:
-    """CPU time of one call: the mean of the best of many rounds, in microseconds."""
+    """CPU time of a call, in microseconds: the mean of the best of many rounds."""
     clock = time.thread_time_ns
     best = math.inf
     for number in range(TIMED_ROUNDS):

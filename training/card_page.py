@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from common.bundle import Manifest, ManifestSpan
-from common.lead import model_name, why_it_ships
+from common.paired_difference import model_name, why_it_ships
 from training.evaluation.figures import METRICS
 from training.evaluation.result import Figure, Group, ModelEval, Part
 from training.evaluation.words import (

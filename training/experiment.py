@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from common.bundle import AblationRow
 from common.errors import InputError
-from common.lead import Lead
+from common.paired_difference import PairedDifference
 from common.schema import FeatureSchema
 from training import leakage, metrics, search
 from training.evaluation.blocks import RESAMPLES, Blocks, block_s
@@ -107,7 +107,9 @@ class Experiment:
     folds: tuple[Scored, ...]
     final: Scored
     candidates: dict[str, Candidate]  # the model first
-    leads: dict[str, Lead] = field(default_factory=dict)  # on HAR over the folds, of the kinds that were asked about it
+    leads: dict[str, PairedDifference] = field(
+        default_factory=dict
+    )  # on HAR over the folds, of the kinds that were asked about it
 
     @property
     def model(self) -> Candidate:

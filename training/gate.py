@@ -19,7 +19,7 @@ from sklearn.metrics import average_precision_score
 from common.bundle import Manifest
 from common.check import Check
 from common.errors import InputError
-from common.lead import Lead
+from common.paired_difference import PairedDifference
 from common.schema import SCHEMAS, FeatureSchema
 from training.evaluation.blocks import LEAST_BLOCK_S, RESAMPLES, Blocks, block_s, interval
 from training.evaluation.figures import areas
@@ -199,7 +199,7 @@ def _baselines(candidate: Candidate, limits: Limits) -> Check:
     if kind in HAR_KINDS:
         if not _looks_as_har(candidate.manifest):
             return Check("baselines", False, f"{', '.join(candidate.manifest.inputs)} are no inputs of {kind}")
-        behind = [one for one in rivals if _lead(candidate, folds, one, limits).lost]
+        behind = [one for one in rivals if _lead(candidate, folds, one, limits).significantly_worse]
         if behind:
             return Check("baselines", False, f"behind {', '.join(behind)} by more than chance: {found}")
         return Check("baselines", True, f"{found}; {kind} is what ships where no model is shown to beat HAR")
@@ -207,7 +207,7 @@ def _baselines(candidate: Candidate, limits: Limits) -> Check:
     if beaten_by:
         return Check("baselines", False, f"does not beat {', '.join(beaten_by)}: {found}")
     ahead = _lead(candidate, folds, HAR, limits)
-    if not ahead.shown:
+    if not ahead.significantly_better:
         return Check("baselines", False, f"not shown to beat {HAR}, so HAR ships: {found}; on {HAR} {ahead}")
     return Check("baselines", True, f"{found}; on {HAR} {ahead}")
 
@@ -221,7 +221,7 @@ def _looks_as_har(manifest: Manifest) -> bool:
     return len(manifest.inputs) == HAR_SCALES and set(manifest.inputs) <= set(allowed)
 
 
-def _lead(candidate: Candidate, folds: Sequence[Scored], rival: str, limits: Limits) -> Lead:
+def _lead(candidate: Candidate, folds: Sequence[Scored], rival: str, limits: Limits) -> PairedDifference:
     manifest = candidate.manifest
     return lead(folds, manifest.kind, rival, _block_s(manifest), limits.seed)
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
-from common.lead import Lead
+from common.paired_difference import PairedDifference
 from training.evaluation.blocks import Blocks, interval, mean_of_defined
 from training.evaluation.figures import areas
 from training.evaluation.words import LEAST_OF_A_CLASS
@@ -22,7 +22,7 @@ MINIMUM_FOLDS = 2  # that count; one fold is no walk-forward
 RESAMPLES = 2000  # with 500 the ends of an interval move by 0.003 with the seed, and a decision with them
 
 
-def lead(folds: Sequence[Scored], kind: str, rival: str, block_s: float, seed: int) -> Lead:
+def lead(folds: Sequence[Scored], kind: str, rival: str, block_s: float, seed: int) -> PairedDifference:
     """Of `kind` on `rival`; folds that do not count are passed over.
 
     Blocks are drawn within each fold, and both kinds see the same draws. One fold at least counts.
@@ -38,12 +38,12 @@ def lead(folds: Sequence[Scored], kind: str, rival: str, block_s: float, seed: i
             found.append(mine - theirs)
     # A draw without spikes in one fold is a draw of the others.
     low, high = interval(mean_of_defined(samples)) or (None, None)
-    return Lead(float(np.mean(points)), low, high, with_spikes)
+    return PairedDifference(float(np.mean(points)), low, high, with_spikes)
 
 
 def what_ships(
     folds: Sequence[Scored], servable: Sequence[str], asked: str | None, block_s: float, seed: int
-) -> tuple[str, dict[str, Lead]]:
+) -> tuple[str, dict[str, PairedDifference]]:
     """The kind to ship, and leads on HAR: of the kind that was asked for, or of all that have a better point.
 
     Ships, of the kinds that the schema can serve and that are ahead of HAR by more than chance, the one with the
@@ -57,7 +57,7 @@ def what_ships(
         return asked or max(servable, key=lambda kind: means[kind]), {}
     rivals = [asked] if asked else [kind for kind in servable if means[kind] > means[HAR]]
     leads = {kind: lead(folds, kind, HAR, block_s, seed) for kind in rivals if kind not in HAR_KINDS}
-    shown = [kind for kind, one in leads.items() if one.shown]
+    shown = [kind for kind, one in leads.items() if one.significantly_better]
     return asked or max(shown, key=lambda kind: means[kind], default=har), leads
 
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from common.bundle import Manifest, read_bundle
 from common.check import Check
 from common.errors import GateError, InputError, UnavailableError, UsageError
-from common.lead import recorded
 from common.model_store import CanaryLabel, History, Labels, ModelStore, Moved, Reign, Role
+from common.paired_difference import recorded
 from training import gate
 from training.gate import Limits
 from training.models import HAR_KINDS
@@ -108,7 +108,7 @@ def _champion(store: ModelStore, manifest: Manifest, rows: Rows) -> gate.Champio
     known = set(schema.names) <= set(rows.schema.names)
     said = probabilities(model, rows.columns(schema.names)) if known else None
     lead = recorded(held.walk_forward.get(held.kind, {}))
-    proven = held.kind in HAR_KINDS or (lead is not None and lead.shown)
+    proven = held.kind in HAR_KINDS or (lead is not None and lead.significantly_better)
     return gate.Champion(labels.stable, schema, held.training.end_ns, said, proven)
 
 

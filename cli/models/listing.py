@@ -9,8 +9,8 @@ from typing import Any
 from common.bundle import read_bundle
 from common.config import TrackingConfig
 from common.errors import BundleError
-from common.lead import why_it_ships
 from common.model_store import ModelStore
+from common.paired_difference import why_it_ships
 
 
 def versions(store: ModelStore) -> list[dict[str, Any]]:

@@ -77,9 +77,9 @@ class BoundBuffers:
         ):
             bind(name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
 
-    def fill(self, raw: bytes, at: int) -> bool:
-        """Takes the rows' float64 that are raw from `at` on; False where they are not all finite."""
-        self._bytes[:] = raw[at:]
+    def fill(self, values: bytes) -> bool:
+        """Copies the rows' float64 values. False if a value is not finite."""
+        self._bytes[:] = values
         return isfinite(sum(self._flat.tolist())) or bool(np.isfinite(self._flat).all())
 
     def run(self) -> None:

@@ -200,7 +200,7 @@ class GrpcioFront:
         if deadline_ns is not None and deadline_ns - arrived_ns < MIN_INLINE_TIMEOUT_NS:
             return None
         template = self._templates.match(raw)
-        return None if template is None else self._inline.score(template, raw, len(template.prefix), arrived_ns)
+        return None if template is None else self._inline.score(template, raw[template.values], arrived_ns)
 
     async def _score(self, request: PredictInput, arrived_ns: int) -> Result:
         self._state.require_accepting()

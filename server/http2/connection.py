@@ -17,6 +17,7 @@ from server.http2.blocks import CREDIT_WORD, MIN_COLUMNAR_CALLS, Block, Bytes, C
 from server.http2.control import Control
 from server.http2.frames import ErrorCode, ProtocolError
 from server.http2.headers import OK_TRAILERS, RESPONSE, RESPONSE_WORD, TRAILERS_WORD, CallPolicy, Head
+from server.http2.inflating import InflateBudget
 from server.http2.receiving import Receiving
 from server.http2.sending import Event, Limits
 from server.http2.stream import FRAME_WEIGHT, MAX_SMALL_CHUNKS, PREFIX, PartialMessage, Stream, join_small_chunks
@@ -28,6 +29,8 @@ RECEIVED_FRAME_SIZE = 256 * 1024
 # Below this size, the rest of the last read and the new read are joined as a whole.
 MIN_SPLIT_BYTES = 4096
 MIN_COLUMNAR_BYTES = 32 * MIN_COLUMNAR_CALLS  # calls of a block are not that small
+MIN_BYTES_PER_S = 1024  # of a frame or header block that takes longer than its timeout
+MAX_BODY_NS = 10_000_000  # from headers to the end of the message of a call with a deadline, on the fast path
 RETRY_BYTES = 1024  # from a call that begins no block to the next one that is tried
 # WINDOW_UPDATE with its payload, and the header of DATA.
 CREDIT_AND_DATA = struct.Struct(">IBIIIBI")
@@ -40,13 +43,16 @@ _unpack_word = struct.Struct(">I").unpack_from
 
 
 class Connection(Receiving, Control):
-    def __init__(self, methods: Mapping[bytes, Any], gate: CallPolicy, limits: Limits) -> None:
-        """methods: what to put in Head.method for a path."""
-        super().__init__(methods, gate, limits)
+    def __init__(
+        self, methods: Mapping[bytes, Any], gate: CallPolicy, limits: Limits, budget: InflateBudget | None = None
+    ) -> None:
+        """methods: what to put in Head.method for a path. budget: of all connections of an event loop."""
+        super().__init__(methods, gate, limits, budget or InflateBudget())
         self.calls: list[tuple[int, Head, bytes]] = []  # calls that came the fast path, whole
         self.blocks: list[Block] = []  # the same, where many came alike
-        # When the preface, the frame or the header block began that the peer has not ended.
-        self.partial_since_ns: int | None = None
+        # When the preface, the frame or the header block began that the peer has not ended, or its clock was restarted.
+        self._partial_since_ns: int | None = None
+        self._partial_bytes = 0  # received since
         self._rest: list[bytes | memoryview] = []  # pieces of the frame that is not whole
         self._rest_bytes = 0
         self._missing = 0  # bytes that its next step needs: the preface, the frame's header or its end
@@ -67,6 +73,7 @@ class Connection(Receiving, Control):
     def receive(self, data: bytes, now_ns: int) -> None:
         """Takes bytes of the socket; leaves events. Raises ProtocolError once the peer broke the protocol."""
         self._now_ns = now_ns
+        self._partial_bytes += len(data)
         at = 0
         if self._rest:
             if len(data) < self._missing:  # without a look at what waits
@@ -91,6 +98,8 @@ class Connection(Receiving, Control):
         at = self._frames(data, at)
         if self._new_views:
             self._copy_views()
+        if self._new_deadlines:
+            self._watch_deadlines()
         self._keep_rest(data, at, len(data), now_ns)
 
     def _copy_views(self) -> None:
@@ -116,6 +125,7 @@ class Connection(Receiving, Control):
             self._awaiting_response,
             self.streams,
         )
+        deadlines = self._deadlines
         next_try = at  # of a block
         while end - at >= 9:
             head, flags, stream_id = _unpack(data, at)
@@ -144,6 +154,8 @@ class Connection(Receiving, Control):
                         at = after
                     else:
                         begun[stream_id] = call
+                        if call.timeout_ns >= 0:
+                            self._new_deadlines.append(stream_id)
                     continue
             elif (
                 kind == 0
@@ -153,6 +165,7 @@ class Connection(Receiving, Control):
                 and PREFIX <= length <= self._max_fast_body
                 and _unpack_message(data, begin) == (0, length - PREFIX)
                 and self._open_header_block is None
+                and not (deadlines and stream_id in deadlines)
             ):
                 self._unacked_bytes += length
                 asked[stream_id] = begun.pop(stream_id)
@@ -289,10 +302,12 @@ class Connection(Receiving, Control):
             or size > parts.total
             or whole != flags
             or self._buffered + weight > self._limits.max_buffered
+            or (whole and self._is_late(stream_id))
         ):
             return False
         self._unacked_bytes += length
         if whole:
+            self._deadlines.pop(stream_id, None)
             self._partial_bodies.pop(stream_id, None)
             self._buffered -= parts.weight
             call = self._awaiting_response[stream_id] = self._headers_received.pop(stream_id)
@@ -306,6 +321,13 @@ class Connection(Receiving, Control):
             self._partial_bodies[stream_id] = parts
             self._buffered += weight
         return True
+
+    def _is_late(self, stream_id: int) -> bool:
+        """Whether the time since the headers counts: the fast path measures a deadline from the end of the message."""
+        deadline_ns = self._deadlines.get(stream_id)
+        if deadline_ns is None:
+            return False
+        return self._now_ns - (deadline_ns - self._headers_received[stream_id].timeout_ns) > MAX_BODY_NS
 
     def _join_unread(self, stream: Stream) -> None:
         before = stream.weight
@@ -342,13 +364,34 @@ class Connection(Receiving, Control):
             else:
                 self._missing = 9 - size if size < 9 else 9 + (_unpack(self._rest[0])[0] >> 8) - size
         if self._open_header_block is not None or at == 0:
-            if self.partial_since_ns is None:
-                self.partial_since_ns = now_ns
+            if self._partial_since_ns is None:
+                self.restart_clock(now_ns)
+        elif at < end:
+            self.restart_clock(now_ns)
         else:
-            self.partial_since_ns = now_ns if at < end else None
+            self._partial_since_ns = None
         if self._unacked_bytes >= self._window // 2:
             self._out.append(frames.window_update(0, self._unacked_bytes))
             self._unacked_bytes = 0
+
+    def restart_clock(self, now_ns: int) -> None:
+        """Measures the peer's progress from now on: something began, or the server could not read meanwhile."""
+        self._partial_since_ns = now_ns
+        self._partial_bytes = 0
+
+    def is_stalled(self, now_ns: int, timeout_ns: int) -> bool:
+        """Whether what the peer has begun did not end within the timeout and arrives slower than MIN_BYTES_PER_S."""
+        if self._partial_since_ns is None or now_ns - self._partial_since_ns <= timeout_ns:
+            return False
+        if self._partial_bytes * 1_000_000_000 < MIN_BYTES_PER_S * (now_ns - self._partial_since_ns):
+            return True
+        self.restart_clock(now_ns)
+        return False
+
+    def excuse(self, now_ns: int) -> None:
+        """The server did not read for a while: the time does not count against the peer."""
+        if self._partial_since_ns is not None:
+            self.restart_clock(now_ns)
 
     def _may_open(self, stream_id: int) -> bool:
         return (
@@ -381,6 +424,7 @@ class Connection(Receiving, Control):
         self._awaiting_response.clear()
         self._extra_credit.clear()
         self._partial_bodies.clear()
+        self._deadlines.clear()
         return streams
 
     # What the application calls for calls that came the fast path.

@@ -7,29 +7,26 @@ from typing import Any
 
 from server.http2 import frames
 from server.http2.frames import ErrorCode, ProtocolError
-from server.http2.headers import STREAMING, CallPolicy, Head, HeadReader, MalformedError
+from server.http2.headers import NO_TIMEOUT, STREAMING, CallPolicy, Head, HeadReader, MalformedError
+from server.http2.inflating import InflateBudget
 from server.http2.sending import Event, Limits, Sending
-from server.http2.stream import (
-    INVALID_ARGUMENT,
-    RESOURCE_EXHAUSTED,
-    UNAUTHENTICATED,
-    UNIMPLEMENTED,
-    MessageError,
-    Stream,
-)
+from server.http2.status import RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNIMPLEMENTED
+from server.http2.stream import Stream
 
 MAX_SKIPPED_IDS = 256
 
 
 class Receiving(Sending):
-    def __init__(self, methods: Mapping[bytes, Any], gate: CallPolicy, limits: Limits) -> None:
-        super().__init__(limits)
+    def __init__(self, methods: Mapping[bytes, Any], gate: CallPolicy, limits: Limits, budget: InflateBudget) -> None:
+        super().__init__(limits, budget)
         self._heads = HeadReader(methods, gate, limits.max_header_bytes)
         self._settings_received = False  # the peer's first frame was SETTINGS, as it must be
         self._open_header_block: tuple[int, int, bytearray] | None = (
             None  # a header block that CONTINUATION goes on with
         )
         self._skipped_ids: list[tuple[int, int]] = []  # stream ids that were passed over, which closed them
+        self._new_deadlines: list[int] = []  # calls with a deadline whose headers came in the read in hand
+        self.next_deadline_ns: int | None = None  # when `expire` is due, or earlier
         self._unacked_bytes = 0  # bytes received that the connection's window has not been given back
 
     def forget_heads(self) -> None:
@@ -102,6 +99,32 @@ class Receiving(Sending):
             self.events.append((Event.OPENED, stream, b""))
         if ended and not stream.closed:
             self._on_end(stream)
+        elif stream.unary and head.timeout_ns != NO_TIMEOUT and not head.unsupported:
+            self._new_deadlines.append(stream.id)
+
+    def _watch_deadlines(self) -> None:
+        """At the end of a read: most calls with a deadline are whole by then."""
+        for stream_id in self._new_deadlines:
+            head = self._headers_received.get(stream_id)
+            if head is None:
+                stream = self.streams.get(stream_id)
+                if stream is None or stream.remote_closed:
+                    continue
+                head = stream.head
+            deadline_ns = self._deadlines[stream_id] = self._now_ns + head.timeout_ns
+            if self.next_deadline_ns is None or deadline_ns < self.next_deadline_ns:
+                self.next_deadline_ns = deadline_ns
+        self._new_deadlines.clear()
+
+    def expire(self, now_ns: int) -> None:
+        """Turns unary calls whose deadline has passed before their message was whole into events."""
+        due = [stream_id for stream_id, deadline_ns in self._deadlines.items() if deadline_ns <= now_ns]
+        for stream_id in due:
+            stream = self.promote(stream_id)
+            del self._deadlines[stream_id]
+            if stream is not None:
+                self.events.append((Event.EXPIRED, stream, b""))
+        self.next_deadline_ns = min(self._deadlines.values(), default=None)
 
     def _on_trailers(self, stream_id: int, block: bytes, ended: bool) -> None:
         """Trailers of a request mean nothing to us; HEADERS on a stream that is closed break the connection."""
@@ -159,6 +182,7 @@ class Receiving(Sending):
     def _on_end(self, stream: Stream) -> None:
         """The peer's side of a call is closed."""
         stream.remote_closed, stream.fast_path = True, False
+        self._deadlines.pop(stream.id, None)
         if stream.head.content_length not in (None, stream.received):
             self._reset(stream.id, ErrorCode.PROTOCOL_ERROR)  # malformed: RFC 9113, section 8.1.1
         elif stream.head.unsupported:
@@ -167,22 +191,6 @@ class Receiving(Sending):
             self._on_unary_end(stream)
         else:
             self.events.append((Event.DATA, stream, b""))
-
-    def _on_unary_end(self, stream: Stream) -> None:
-        """A unary call whose side has ended: one message, no more and no less."""
-        before = stream.weight
-        try:
-            messages = stream.take_messages(2)
-        except MessageError as error:
-            self._buffered += stream.weight - before
-            self.finish(stream, error.code, str(error))
-            return
-        self._buffered += stream.weight - before
-        if len(messages) == 1 and not stream.size:
-            self.events.append((Event.REQUEST, stream, messages[0]))
-            return
-        got = "more" if messages else "a part of one" if stream.size else "none"
-        self.finish(stream, INVALID_ARGUMENT, f"expected one message, got {got}")
 
 
 def _unpadded(flags: int, payload: bytes) -> bytes:

@@ -9,10 +9,13 @@ from server.http2 import frames
 from server.http2.blocks import Bytes
 from server.http2.frames import ErrorCode, ProtocolError
 from server.http2.headers import NO_TABLE, NOT_GRPC, NOT_GRPC_TEXT, RESPONSE, Head, failure, fitted
-from server.http2.stream import RESOURCE_EXHAUSTED, MessageError, PartialMessage, Stream
+from server.http2.inflating import InflateBudget
+from server.http2.status import INVALID_ARGUMENT, RESOURCE_EXHAUSTED, MessageError
+from server.http2.stream import PartialMessage, Stream
 
 MAX_LOCAL_RESETS = 1024
 MAX_LIST_OVERHEAD = 256  # bytes by which a header list counts more than its block: 6 fields, names of the static table
+_SPENT = InflateBudget(0)
 _pack = frames.HEADER.pack
 _pack_message = frames.MESSAGE.pack
 
@@ -28,6 +31,7 @@ class Event(IntEnum):
     DATA = 3  # a streaming call has more messages, or the peer has ended its side
     RESET = 4  # the call is over before its end: the peer gave it up, or broke it
     DRAINED = 5  # the peer has more room for what a call sends
+    EXPIRED = 6  # the deadline of a unary call has passed before its message was whole
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Limits:
 class Sending:
     """State of one connection, and its way out."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, budget: InflateBudget) -> None:
         self.events: list[tuple[Event, Stream, bytes]] = []
         self.streams: dict[int, Stream] = {}
         self.closing = False  # GOAWAY is out and no call may begin
@@ -58,6 +62,9 @@ class Sending:
         self._awaiting_response: dict[int, Head] = {}  # on the fast path: the message is here, the answer is not
         self._extra_credit: dict[int, int] = {}  # by how much the windows of those have grown
         self._limits = limits
+        self._deadlines: dict[int, int] = {}  # of unary calls whose message was not whole at the end of a read
+        self._budget = budget
+        self._inflating: dict[int, Stream] = {}  # wait for the budget, in order; the first has begun
         self._out: list[bytes] = []
         self._last_id = -1
         self._locally_reset: dict[int, None] = {}  # ended by us before the peer had: what it still sent is no fault
@@ -109,6 +116,9 @@ class Sending:
         limits = self._limits
         stream = Stream(stream_id, head, self._initial_send, limits.stream_window, limits.max_message, self._now_ns)
         stream.remote_closed = ended
+        deadline_ns = self._deadlines.get(stream_id)
+        if deadline_ns is not None:
+            stream.arrived_ns = deadline_ns - head.timeout_ns
         self.streams[stream_id] = stream
         return stream
 
@@ -155,7 +165,7 @@ class Sending:
         before = stream.weight
         stream.data_event_pending = False
         try:
-            messages = stream.take_messages(limit)
+            messages = self._messages(stream, limit)
         except MessageError as error:
             self._buffered += stream.weight - before
             self.finish(stream, error.code, str(error))
@@ -163,6 +173,51 @@ class Sending:
         self._buffered += stream.weight - before
         self.open_window(stream)
         return messages
+
+    def _messages(self, stream: Stream, limit: int) -> list[bytes]:
+        """Inflates one message after another, so that one is in part inflated. Raises MessageError."""
+        messages = stream.take_messages(limit, _SPENT if self._inflating else self._budget)
+        if stream.is_inflating:
+            self._inflating.setdefault(stream.id, stream)
+        return messages
+
+    @property
+    def is_inflating(self) -> bool:
+        """Whether a message waits for the budget of the next turn."""
+        return bool(self._inflating)
+
+    def inflate(self) -> None:
+        """Goes on with the messages that wait, as far as the budget goes; those that are whole become events."""
+        while self._inflating and self._budget.left > 0:
+            stream = next(iter(self._inflating.values()))
+            if not stream.inflate(self._budget):
+                return
+            del self._inflating[stream.id]
+            if stream.unary:
+                self._on_unary_end(stream)
+            elif not stream.data_event_pending:
+                stream.data_event_pending = True
+                self.events.append((Event.DATA, stream, b""))
+
+    def _on_unary_end(self, stream: Stream) -> None:
+        """A unary call whose side has ended: one message, no more and no less."""
+        before = stream.weight
+        try:
+            messages = self._messages(stream, 2)
+            if stream.is_inflating:
+                stream.put_back(messages)
+                self._buffered += stream.weight - before
+                return
+        except MessageError as error:
+            self._buffered += stream.weight - before
+            self.finish(stream, error.code, str(error))
+            return
+        self._buffered += stream.weight - before
+        if len(messages) == 1 and not stream.size:
+            self.events.append((Event.REQUEST, stream, messages[0]))
+            return
+        got = "more" if messages else "a part of one" if stream.size else "none"
+        self.finish(stream, INVALID_ARGUMENT, f"expected one message, got {got}")
 
     def peek_rows(self, stream: Stream, limit: int, least: int) -> Bytes | None:
         """Stream.peek_rows; None also where the next is no message, which `take` tells its caller."""
@@ -282,6 +337,8 @@ class Sending:
         self._unsent -= stream.unsent
         stream.clear()
         del self.streams[stream.id]
+        self._inflating.pop(stream.id, None)
+        self._deadlines.pop(stream.id, None)
         self._blocked_on_connection_window.pop(stream.id, None)
 
     def _remember_local_reset(self, stream_id: int) -> None:

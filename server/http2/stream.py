@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import deque
 from typing import Any
 
@@ -11,24 +10,14 @@ from numpy.typing import NDArray
 
 from server.http2.frames import MESSAGE
 from server.http2.headers import NO_TIMEOUT, Head
+from server.http2.inflating import WINDOW_BITS, InflateBudget, Inflation
+from server.http2.status import INTERNAL, RESOURCE_EXHAUSTED, UNIMPLEMENTED, MessageError
 
 PREFIX = MESSAGE.size
 LARGE = 4096  # a message of so many bytes is not copied once more than it must be
 FRAME_WEIGHT = 64  # what a chunk that waits costs beside its bytes
 MAX_SMALL_CHUNKS = 64  # that wait before they are joined
 MIN_CHUNK_BYTES = 4096  # of chunks on average: such chunks are not joined
-_WINDOW_BITS = {b"gzip": 31, b"deflate": 15}
-
-# Numbers of google.rpc.Code, without its package.
-INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNIMPLEMENTED, UNAUTHENTICATED = 3, 8, 12, 16
-
-
-class MessageError(Exception):
-    """A message that cannot be taken; `code` is the status its call ends with."""
-
-    def __init__(self, text: str, code: int = INVALID_ARGUMENT) -> None:
-        super().__init__(text)
-        self.code = code
 
 
 def join_small_chunks(chunks: list[bytes | memoryview], size: int) -> None:
@@ -79,27 +68,9 @@ class Stream:
     """server.http2.connection fills and empties it; the fields are its own but for `app`."""
 
     __slots__ = (
-        "arrived_ns",
-        "buffer",
-        "call",
-        "closed",
-        "data_event_pending",
-        "fast_path",
-        "head",
-        "headers_sent",
-        "id",
-        "max_message",
-        "notify_when_drained",
-        "out",
-        "receive_window",
-        "received",
-        "remote_closed",
-        "send_window",
-        "size",
-        "trailers",
-        "unary",
-        "unread",
-        "unsent",
+        "_inflation", "arrived_ns", "buffer", "call", "closed", "data_event_pending", "fast_path", "head",
+        "headers_sent", "id", "max_message", "notify_when_drained", "out", "receive_window", "received",
+        "remote_closed", "send_window", "size", "trailers", "unary", "unread", "unsent",
     )  # fmt: skip
 
     def __init__(
@@ -126,6 +97,7 @@ class Stream:
         self.notify_when_drained = False  # the application wants to hear once they are sent
         # The block that ends the call, where it waits behind `out`; an empty one: `out` itself ends the call.
         self.trailers: bytes | None = None
+        self._inflation: Inflation | None = None  # of the first compressed message in `buffer`
         self.call: Any = None  # whatever the caller of the connection keeps for a call
 
     @property
@@ -151,8 +123,10 @@ class Stream:
         self.received += parts.size
         self.receive_window -= parts.size
 
-    def take_messages(self, limit: int) -> list[bytes]:
+    def take_messages(self, limit: int, budget: InflateBudget) -> list[bytes]:
         """Up to `limit` whole messages, in order, and little more at once than one may hold.
+
+        Ends before a compressed message for which the budget has no room.
 
         Raises MessageError where the next is none.
         """
@@ -174,7 +148,7 @@ class Stream:
                 at = until
                 continue
             try:
-                message, until = self._message(at)
+                message, until = self._message(at, budget)
             except MessageError:
                 if messages:
                     break  # those before it are answered first
@@ -238,15 +212,15 @@ class Stream:
         self.size = left
         return messages
 
-    def _message(self, at: int) -> tuple[bytes | None, int]:
-        """The message at an offset, and where it ends; None where it is not whole."""
+    def _message(self, at: int, budget: InflateBudget) -> tuple[bytes | None, int]:
+        """The message at an offset, and where it ends; None while it is not whole, or not inflated."""
         compressed, length = MESSAGE.unpack_from(self.buffer, at)
         self._require_size(length)
         until = at + PREFIX + length
         if until > self.size:
             return None, at
         message = self.buffer[at + PREFIX : until]
-        return (message if compressed == 0 else self._inflated(compressed, message)), until
+        return (message if compressed == 0 else self._inflated(compressed, message, budget)), until
 
     def put_back(self, messages: list[bytes]) -> None:
         """Messages that were taken too early, whole as they came but for their compression."""
@@ -267,6 +241,7 @@ class Stream:
 
     def clear(self) -> None:
         self._set_buffer(b"")
+        self._inflation = None
         self.unread.clear()
         self.out.clear()
         self.unsent = 0
@@ -285,19 +260,28 @@ class Stream:
             text = f"a message of {length} bytes; at most {self.max_message} are taken"
             raise MessageError(text, RESOURCE_EXHAUSTED)
 
-    def _inflated(self, compressed: int, message: bytes) -> bytes:
-        bits = _WINDOW_BITS.get(self.head.encoding)
-        if compressed != 1 or bits is None:
-            name = self.head.encoding.decode("ascii", "backslashreplace")[:40]
-            raise MessageError(f"a message compressed by {name!a}; identity, deflate and gzip are taken", UNIMPLEMENTED)
-        inflate = zlib.decompressobj(bits)
-        try:
-            whole = inflate.decompress(message, self.max_message + 1)
-        except zlib.error:
-            raise MessageError("a message that cannot be decompressed") from None
-        if len(whole) > self.max_message:
-            text = f"a message of more than {self.max_message} bytes when decompressed; no more are taken"
-            raise MessageError(text, RESOURCE_EXHAUSTED)
-        if not inflate.eof:
-            raise MessageError("a message that cannot be decompressed")
-        return whole
+    def _inflated(self, compressed: int, message: bytes, budget: InflateBudget) -> bytes | None:
+        """The content of the next compressed message; None while it waits for the budget."""
+        if self._inflation is None:
+            encoding = self.head.encoding
+            bits = WINDOW_BITS.get(encoding)
+            if compressed != 1 or bits is None:
+                if compressed == 1 and encoding == b"identity":  # gRPC's compression document, "Test Cases"
+                    raise MessageError("a compressed message without grpc-encoding", INTERNAL)
+                name = encoding.decode("ascii", "backslashreplace")[:40]
+                text = f"a message compressed by {name!a}; identity, deflate and gzip are taken"
+                raise MessageError(text, UNIMPLEMENTED)
+            self._inflation = Inflation(memoryview(message), bits, self.max_message)
+        if not self._inflation.run(budget):
+            return None
+        inflation, self._inflation = self._inflation, None
+        return inflation.result()
+
+    @property
+    def is_inflating(self) -> bool:
+        """Whether the next compressed message waits for the budget."""
+        return self._inflation is not None
+
+    def inflate(self, budget: InflateBudget) -> bool:
+        """Goes on with it; returns whether it can be taken."""
+        return self._inflation is None or self._inflation.run(budget)

@@ -13,12 +13,14 @@ from server.http2.stream import Stream
 from server.native.serving import Serving
 from server.runtime.metrics import CODE_NAMES
 
+MAX_TIMER_S = 3600.0  # callers' timeouts may be years, which timers of the event loop do not take
 MAX_UNSENT_BYTES = 1024 * 1024  # that the kernel has not taken; above it the connection is not read
 
 
 @dataclass(frozen=True)
 class SocketLimits:
-    """partial_s: how long a preface or a frame may take from its first byte to its last (slow loris).
+    """partial_s: how long a preface, a frame or a header block may take from its first byte to its last, or, if it
+    arrives faster than MIN_BYTES_PER_S, until its progress is measured again (slow loris).
 
     spin_us: how long the loop polls for the next call before it sleeps, while calls are arriving.
     """
@@ -65,6 +67,8 @@ class ServerConnection(asyncio.Protocol):
         self._limits = limits
         self._peers = peers
         self._transport: Any = None
+        self._deadline_ns: int | None = None  # that the timer is set for
+        self._deadline_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -75,7 +79,7 @@ class ServerConnection(asyncio.Protocol):
         if len(self._peers) >= self._limits.max_connections:
             self._transport.abort()
             return
-        self.h2.partial_since_ns = self.serving.now_ns()
+        self.h2.restart_clock(self.serving.now_ns())
         self._peers.add(self)
         if self.serving.state.draining:
             self.h2.go_away()
@@ -93,10 +97,34 @@ class ServerConnection(asyncio.Protocol):
             return
         if h2.calls or h2.blocks or h2.events:
             self._handler.accept(self, now_ns)
+        if h2.next_deadline_ns is not None:
+            self._watch_deadline(now_ns)
+        self.flush()
+
+    def _watch_deadline(self, now_ns: int) -> None:
+        """Sets the timer for calls whose message is not whole."""
+        next_ns = self.h2.next_deadline_ns
+        if next_ns is None or (self._deadline_ns is not None and self._deadline_ns <= next_ns):
+            return
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+        self._deadline_ns = next_ns
+        delay_s = min(max(0, next_ns - now_ns) * 1e-9, MAX_TIMER_S)
+        self._deadline_timer = asyncio.get_running_loop().call_later(delay_s, self._expire)
+
+    def _expire(self) -> None:
+        self._deadline_ns = self._deadline_timer = None
+        now_ns = self.serving.now_ns()
+        self.h2.expire(now_ns)
+        self._handler.accept(self, now_ns)
+        self._watch_deadline(now_ns)
         self.flush()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._peers.discard(self)
+        self.serving.inflate_turns.discard(self)
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
         for stream in self.h2.abandon():
             if stream.call is not None:
                 stream.call.cancel()
@@ -104,14 +132,22 @@ class ServerConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.paused = True
         self._transport.pause_reading()
+        self._set_user_timeout(0)  # the kernel's limit would end a peer that takes its time to read
 
     def resume_writing(self) -> None:
         self.paused = False
+        self.h2.excuse(self.serving.now_ns())
         self._transport.resume_reading()
+        self._set_user_timeout(self._limits.keepalive_timeout_s)
         for stream in list(self.h2.streams.values()):
             if stream.call is not None:
                 stream.call.on_data(alone=False)
         self.flush()
+
+    def _set_user_timeout(self, timeout_s: float) -> None:
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None:
+            _set_user_timeout(sock, timeout_s)
 
     def fail_call(self, stream_id: int, name: str, error: Exception, arrived_ns: int) -> None:
         """Ends a unary call with the status of an error, if its caller still waits."""
@@ -141,6 +177,15 @@ class ServerConnection(asyncio.Protocol):
     def flush(self) -> None:
         if self._transport is not None and (data := self.h2.output()):
             self._transport.write(data)
+        if self.h2.is_inflating:
+            self.serving.inflate_turns.add(self)
+
+    def inflate(self) -> bool:
+        """Inflates messages within the budget; returns whether some still wait."""
+        self.h2.inflate()
+        self._handler.accept(self, self.serving.now_ns())
+        self.flush()
+        return self.h2.is_inflating
 
     def close(self) -> None:
         self._transport.close()
@@ -148,11 +193,15 @@ class ServerConnection(asyncio.Protocol):
     def abort(self) -> None:
         self._transport.abort()
 
-    def sweep(self, now_ns: int) -> None:
-        """Called once a second: ends the connection if a frame that began has not ended in time."""
+    def sweep(self, now_ns: int, *, is_late: bool = False) -> None:
+        """Called about once a second: ends the connection if a frame that began makes no progress.
+
+        is_late: the event loop stood still, and nothing was read meanwhile.
+        """
         self.h2.reset_abuse_score()
-        since_ns = self.h2.partial_since_ns
-        if since_ns is not None and now_ns - since_ns > self._limits.partial_s * 1e9:
+        if is_late:
+            self.h2.excuse(now_ns)
+        if not self.paused and self.h2.is_stalled(now_ns, round(self._limits.partial_s * 1e9)):
             self._break(ProtocolError(ErrorCode.SETTINGS_TIMEOUT, "nothing whole came in time"))
 
     def _break(self, error: ProtocolError) -> None:
@@ -165,4 +214,9 @@ def _keep_alive(sock: socket.socket, limits: SocketLimits) -> None:
     """TCP's own probes find a peer that is gone without a FIN."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(limits.keepalive_s)))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(limits.keepalive_timeout_s * 1000)))
+    _set_user_timeout(sock, limits.keepalive_timeout_s)
+
+
+def _set_user_timeout(sock: socket.socket, timeout_s: float) -> None:
+    """How long sent bytes may stay without an acknowledgement, or the peer's window closed; 0: the system's default."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(timeout_s * 1000))

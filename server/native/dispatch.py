@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.errors import UnavailableError
+from common.errors import DeadlineError, UnavailableError
 from server.http2.connection import Event
 from server.http2.stream import Stream
 from server.native.connection import ServerConnection
@@ -37,9 +37,12 @@ class Dispatcher:
         events, h2.events = h2.events, []
         for kind, stream, message in events:
             if kind == Event.REQUEST:
-                h2.calls.append((stream.id, stream.head, message))
+                self._unary.accept(connection, [(stream.id, stream.head, message)], stream.arrived_ns)
             elif kind == Event.OPENED:
                 self._open(connection, stream)
+            elif kind == Event.EXPIRED:
+                error = DeadlineError("the deadline has passed before the message arrived")
+                connection.fail(stream, stream.head.method.name, error)
             elif stream.call is None:
                 continue
             elif kind == Event.RESET:

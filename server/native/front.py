@@ -13,6 +13,7 @@ from server.http2.connection import Connection, Limits
 from server.http2.headers import FAST_UNARY, STREAMING, UNARY
 from server.native.connection import ServerConnection, SocketLimits
 from server.native.dispatch import Dispatcher
+from server.native.inflating import InflateTurns
 from server.native.scoring_stream import ScoringStreamCall
 from server.native.serving import Serving
 from server.native.spin import Spinner
@@ -51,15 +52,17 @@ class NativeFront:
         self._tls = tls
         self._loop = asyncio.get_running_loop()
         self.spinner = Spinner(self._loop, plane.now_ns, sockets.spin_us * 1000)
-        self.serving = Serving(plane, batches, state, metrics, self.spinner, log)
+        self.inflate_turns = InflateTurns(self._loop)
+        self.serving = Serving(plane, batches, state, metrics, self.spinner, self.inflate_turns, log)
         self._dispatcher = Dispatcher(self.serving)
         self.connections: set[ServerConnection] = set()
         self._servers: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
+        self._swept_ns = plane.now_ns()
 
     def connect(self) -> ServerConnection:
         """The protocol of a new connection."""
-        h2 = Connection(self._methods, self, self._limits)
+        h2 = Connection(self._methods, self, self._limits, self.inflate_turns.budget)
         return ServerConnection(self.serving, self._dispatcher, h2, self._sockets, self.connections)
 
     # The `Gate` of server.http2.
@@ -127,6 +130,8 @@ class NativeFront:
 
     def _sweep(self) -> None:
         now_ns = self.serving.now_ns()
+        is_late = now_ns - self._swept_ns > 2e9 * SWEEP_S
+        self._swept_ns = now_ns
         for connection in list(self.connections):
-            connection.sweep(now_ns)
+            connection.sweep(now_ns, is_late=is_late)
         self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)

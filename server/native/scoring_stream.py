@@ -86,7 +86,7 @@ class ScoringStreamCall:
             return
         if messages:
             self._take(messages)
-        elif stream.remote_closed:
+        elif stream.remote_closed and not stream.is_inflating:
             connection.finish(stream)
             self.close()
 
@@ -106,7 +106,7 @@ class ScoringStreamCall:
             self.last_frame_ns = now_ns
             template = self._serving.templates.match_frame(raw)
             inline = self._serving.inline
-            response = inline.score(template.request, raw, template.values_at, now_ns) if template else None
+            response = inline.score(template.request, raw[template.values], now_ns) if template else None
             if template is not None and response is not None:
                 connection.h2.send(stream, stream_message(raw[: template.id_end], response))
                 connection.flush()
@@ -127,7 +127,7 @@ class ScoringStreamCall:
         model = model_for(serving.plane.repository, template.request)
         if count < MIN_COLUMNAR_FRAMES or model is None:
             return False
-        values = np.ascontiguousarray(frames[:count, len(template.head) :])
+        values = np.ascontiguousarray(frames[:count, len(template.head) : template.values.stop])
         matrix = matrix_of(values, template.request, len(model.schema))
         if matrix is None:
             return False
@@ -322,5 +322,5 @@ class FrameRunReplies:
 def _values(frames: Sequence[bytes], templates: Sequence[FrameTemplate]) -> bytes:
     """The values of all frames, one after another."""
     if templates[0].request.rows < MIN_VIEW_ROWS:
-        return b"".join([raw[template.values_at :] for raw, template in zip(frames, templates, strict=True)])
-    return b"".join([memoryview(raw)[template.values_at :] for raw, template in zip(frames, templates, strict=True)])
+        return b"".join([raw[template.values] for raw, template in zip(frames, templates, strict=True)])
+    return b"".join([memoryview(raw)[template.values] for raw, template in zip(frames, templates, strict=True)])

@@ -8,6 +8,7 @@ from common.errors import VolcastError
 from common.rpc_status import to_status
 from server.core.batcher import INLINE_ROWS, FaultError
 from server.core.dataplane import DataPlane
+from server.native.inflating import InflateTurns
 from server.native.spin import Spinner
 from server.runtime.batch_loop import BatchLoop
 from server.runtime.metrics import ServerMetrics
@@ -31,6 +32,7 @@ class Serving:
         state: ServerState,
         metrics: ServerMetrics,
         spinner: Spinner,
+        inflate_turns: InflateTurns,
         log: Any,
     ) -> None:
         self.plane = plane
@@ -39,6 +41,7 @@ class Serving:
         self.state = state
         self.metrics = metrics
         self.spinner = spinner
+        self.inflate_turns = inflate_turns
         self.log = log
         self.templates = TemplateCache()
         self.model_fields = ModelFields(plane.repository)

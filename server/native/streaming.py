@@ -31,7 +31,7 @@ class StreamingCall:
             self._connection.flush()
             if messages:
                 return messages[0]
-            if self._stream.remote_closed or self._stream.closed:
+            if self._stream.closed or (self._stream.remote_closed and not self._stream.is_inflating):
                 return None
             await self._readable.wait()
 

@@ -20,7 +20,7 @@ from server.core.dataplane import Outcome, Result, ScoringJob
 from server.http2.blocks import MIN_COLUMNAR_CALLS as MIN_COLUMNAR_CALLS
 from server.http2.blocks import Block, Bytes
 from server.http2.headers import NO_TIMEOUT, Head, failure
-from server.http2.stream import RESOURCE_EXHAUSTED
+from server.http2.status import RESOURCE_EXHAUSTED
 from server.native.connection import ServerConnection
 from server.native.serving import Serving
 from server.rpc.inference import read_predict
@@ -79,7 +79,7 @@ class UnaryCalls:
         model = model_for(self._serving.plane.repository, template) if template is not None else None
         matrix = None
         if template is not None and model is not None:
-            matrix = matrix_of(np.ascontiguousarray(messages[:, len(template.prefix) :]), template, len(model.schema))
+            matrix = matrix_of(np.ascontiguousarray(messages[:, template.values]), template, len(model.schema))
         if template is None or model is None or matrix is None:
             calls = [(id_, block.head, raw.tobytes()) for id_, raw in zip(ids, messages, strict=True)]
             self.accept(connection, calls, now_ns)
@@ -128,7 +128,7 @@ class UnaryCalls:
         template = serving.templates.match(raw) if head.method.packed else None
         if template is None or (head.timeout_ns != NO_TIMEOUT and head.timeout_ns < MIN_INLINE_TIMEOUT_NS):
             return False
-        response = serving.inline.score(template, raw, len(template.prefix), now_ns)
+        response = serving.inline.score(template, raw[template.values], now_ns)
         if response is None:
             return False
         connection.h2.respond_fast(stream_id, response)
@@ -143,8 +143,7 @@ class UnaryCalls:
         template = self._serving.templates.match(messages[0].tobytes())
         if template is None or template.rows * MIN_COLUMNAR_CALLS > self._serving.max_run_rows:
             return None
-        prefix = np.frombuffer(template.prefix, np.uint8)
-        return template if (messages[:, : len(prefix)] == prefix).all() else None
+        return template if template.count_matching(messages) == len(messages) else None
 
     def _put_run(
         self, connection: ServerConnection, run: list[Call], templates: list[RequestTemplate], now_ns: int
@@ -333,5 +332,5 @@ def _deadline(head: Head, arrived_ns: int) -> int | None:
 def _matrix(run: list[Call], templates: list[RequestTemplate], width: int) -> Matrix | None:
     """The rows of all calls, one after another; None if a value is not finite."""
     view: Callable[[bytes], bytes | memoryview] = bytes if templates[0].rows < MIN_VIEW_ROWS else memoryview
-    parts = [view(call[2])[len(template.prefix) :] for call, template in zip(run, templates, strict=True)]
+    parts = [view(call[2])[template.values] for call, template in zip(run, templates, strict=True)]
     return matrix_of(parts[0] if len(parts) == 1 else b"".join(parts), templates[0], width)  # type: ignore[arg-type]

@@ -47,10 +47,10 @@ class InlineScorer:
         self._last: BoundTemplate | None = None
         self._compute_ns = 0
 
-    def score(self, template: RequestTemplate, raw: bytes, values_at: int, arrived_ns: int) -> bytes | None:
-        """The PredictResponse to a request whose values begin at `values_at`; None if the batcher must score it."""
+    def score(self, template: RequestTemplate, values: bytes, arrived_ns: int) -> bytes | None:
+        """The PredictResponse to a request with these values; None if the batcher must score it."""
         bound = self._bound_for(template)
-        if bound is None or not bound.row.fill(raw, values_at):
+        if bound is None or not bound.row.fill(values):
             return None
         now_ns = self._now_ns
         began_ns = now_ns()

@@ -1,9 +1,10 @@
 """Templates of requests: rows found by comparing bytes, without parsing.
 
-Clients send the same message again and again with other numbers in it. Once a request was parsed and its
-`packed.values` were the end of the message, the bytes before them are a prefix that fixes their meaning: tags, lengths,
-schema, type, row count. A message of the same length that begins with the same prefix can differ in the values only.
-A request that matches no template is parsed (docs/decisions/0009).
+Clients send the same message again and again with other numbers in it. The bytes before `packed.values` are a prefix
+that fixes their meaning: tags, lengths, schema, type, row count. Behind the values may stand a tail: event times and
+product ids, which no model reads, so that only their tags, lengths and numbers must be right. A message of the same
+length with the same prefix and such a tail can differ in the values only, once a request like it was parsed. A request
+that matches no template is parsed (docs/decisions/0009).
 """
 
 from __future__ import annotations
@@ -24,9 +25,32 @@ from server.http2.frames import MESSAGE
 
 MAX_ROWS = 1024
 MAX_PREFIX_BYTES = 1024  # our clients' prefixes have about 50 bytes; a larger one is not worth its memory
+MAX_TAIL_BYTES = 32 * 1024  # 1,024 rows with an event time and a product id
 _MAX_TEMPLATES = 32
 _INVERTED = bytes(byte ^ 0xFF for byte in range(256))
 _ID_TAG, _MORE = 0x08, 0x80
+_TIMES_TAG, _PRODUCT_TAG = 0x2A, 0x32  # of PackedRows: event_times_ns (packed varints), product_ids
+_MAX_TIME_BYTES = 9  # of a varint that any int64 reader takes
+
+
+class Tail(msgspec.Struct, frozen=True, gc=False):
+    """The bytes behind the values: fixed where the bits of `mask` are set. Both numbers are little-endian."""
+
+    size: int
+    bits: int
+    mask: int
+
+    def matches(self, tail: bytes) -> bool:
+        return not (int.from_bytes(tail, "little") ^ self.bits) & self.mask
+
+    def array(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """bits and mask as arrays (size,)."""
+        both = (number.to_bytes(self.size, "little") for number in (self.bits, self.mask))
+        bits, mask = (np.frombuffer(number, np.uint8) for number in both)
+        return bits, mask
+
+
+NO_TAIL = Tail(0, 0, 0)
 
 
 class RequestTemplate(msgspec.Struct, frozen=True, gc=False):
@@ -37,6 +61,16 @@ class RequestTemplate(msgspec.Struct, frozen=True, gc=False):
     schema_hash: str
     data_type: int
     rows: int
+    values: slice  # where the values lie in a message
+    tail: Tail = NO_TAIL
+
+    def count_matching(self, messages: NDArray[np.uint8]) -> int:
+        """How many of the first messages match. messages: (messages, their length), all of one length."""
+        prefix = np.frombuffer(self.prefix, np.uint8)
+        differs = (messages[:, : len(prefix)] != prefix).any(axis=1)
+        if self.tail.size:
+            differs |= _tails_differ(messages, self.tail)
+        return int(np.argmax(differs)) if differs.any() else len(messages)
 
     def shares_matrix(self, other: RequestTemplate) -> bool:
         """Whether rows of both fit into one matrix for one model."""
@@ -54,13 +88,13 @@ class FrameTemplate:
     this template share.
     """
 
-    __slots__ = ("head", "id_end", "mask", "middle", "request", "values_at")
+    __slots__ = ("head", "id_end", "mask", "middle", "request", "values")
 
     def __init__(self, request: RequestTemplate, raw: bytes, id_end: int, request_at: int) -> None:
         """raw: such a frame. id_end: where its frame_id ends. request_at: where its request begins."""
         self.request = request
         self.id_end = id_end
-        self.values_at = request_at + len(request.prefix)
+        self.values = slice(request_at + len(request.prefix), request.values.stop)
         self.middle = raw[id_end:request_at] + request.prefix  # the request's tag and length, its fixed part
         # The id is one varint: its tag, bytes with the highest bit set, and one byte without.
         frame_id = bytes([_ID_TAG, *[_MORE] * (id_end - 2), 0]) if id_end else b""
@@ -72,6 +106,8 @@ class FrameTemplate:
     def count_matching(self, frames: NDArray[np.uint8]) -> int:
         """How many of the first frames match. frames: (frames, prefix and frame)."""
         differs = ((frames[:, : len(self.head)] ^ self.head) & self.mask).any(axis=1)
+        if self.request.tail.size:
+            differs |= _tails_differ(frames, self.request.tail)
         return int(np.argmax(differs)) if differs.any() else len(frames)
 
 
@@ -85,13 +121,18 @@ class TemplateCache:
     def match(self, raw: bytes, at: int = 0) -> RequestTemplate | None:
         """The template of the request that begins at `at`, or None."""
         template = self.by_length.get(len(raw) - at)
-        return template if template is not None and raw.startswith(template.prefix, at) else None
+        if template is None or not raw.startswith(template.prefix, at):
+            return None
+        tail = template.tail
+        return template if not tail.size or tail.matches(raw[-tail.size :]) else None
 
     def match_frame(self, raw: bytes) -> FrameTemplate | None:
         """The template of a frame of a stream, or None."""
         frame = self._frames.get(len(raw))
         if frame is not None and raw.startswith(frame.middle, frame.id_end) and _is_id(raw, frame.id_end):
-            return frame
+            tail = frame.request.tail
+            if not tail.size or tail.matches(raw[-tail.size :]):
+                return frame
         id_end, request_at = frame_parts(raw)
         template = self.match(raw, request_at) if request_at else None
         if template is None:
@@ -105,18 +146,19 @@ class TemplateCache:
     def learn(self, raw: bytes, request: PredictInput, parse: Callable[[bytes], PredictInput]) -> None:
         """Remembers a valid request that `parse` read from `raw`."""
         rows = request.rows
-        if not isinstance(rows, PackedInput) or request.routing_key or rows.event_times or rows.product_ids:
+        if not isinstance(rows, PackedInput) or request.routing_key:
             return
-        if rows.row_count > MAX_ROWS or rows.data_type not in DTYPES or not raw.endswith(rows.values):
+        if rows.row_count > MAX_ROWS or rows.data_type not in DTYPES:
             return
-        prefix = raw[: len(raw) - len(rows.values)]
-        if len(prefix) > MAX_PREFIX_BYTES:
+        values_at, tail = _values_and_tail(raw, rows)
+        if not 0 < values_at <= MAX_PREFIX_BYTES:
             return
-        # The message may end with its values by chance. Proof that it does not: other bytes in their place are
-        # parsed as other values, and nothing else changes.
-        probe = rows.values.translate(_INVERTED)
+        # The values may stand there by chance. Proof that they do not: with other bytes in their place, and in the
+        # free bits of the tail, the message is parsed as a request with other values and no other difference.
+        prefix, probe = raw[:values_at], rows.values.translate(_INVERTED)
+        free = (int.from_bytes(raw[len(raw) - tail.size :], "little") ^ ~tail.mask) & (1 << 8 * tail.size) - 1
         try:
-            parsed = parse(prefix + probe)
+            parsed = parse(prefix + probe + free.to_bytes(tail.size, "little"))
         except RequestError:
             return
         if parsed != PredictInput(msgspec.structs.replace(rows, values=probe), request.selection):
@@ -124,8 +166,9 @@ class TemplateCache:
         if len(self.by_length) >= _MAX_TEMPLATES:
             self.by_length.clear()
         self._frames.clear()
+        values = slice(len(prefix), -tail.size or None)
         self.by_length[len(raw)] = RequestTemplate(
-            prefix, request.selection, rows.schema_hash, rows.data_type, rows.row_count
+            prefix, request.selection, rows.schema_hash, rows.data_type, rows.row_count, values, tail
         )
 
 
@@ -144,6 +187,59 @@ def model_for(repository: Repository, template: RequestTemplate) -> Model | None
     except VolcastError:
         return None
     return model if model.schema.hash == template.schema_hash else None
+
+
+def _tails_differ(messages: NDArray[np.uint8], tail: Tail) -> NDArray[np.bool_]:
+    bits, mask = tail.array()
+    return np.asarray(((messages[:, -tail.size :] ^ bits) & mask).any(axis=1))
+
+
+def _values_and_tail(raw: bytes, rows: PackedInput) -> tuple[int, Tail]:
+    """Where the values seem to begin in a request, and the layout of the bytes behind them; (0, NO_TAIL) if unclear."""
+    if not rows.event_times and not rows.product_ids:
+        return (len(raw) - len(rows.values) if raw.endswith(rows.values) else 0), NO_TAIL
+    begin = raw.find(rows.values)
+    tail = raw[begin + len(rows.values) :]
+    mask = _tail_mask(tail, rows) if begin > 0 and 0 < len(tail) <= MAX_TAIL_BYTES else None
+    if mask is None:
+        return 0, NO_TAIL
+    fixed = int.from_bytes(mask, "little")
+    return begin, Tail(len(tail), int.from_bytes(tail, "little") & fixed, fixed)
+
+
+def _tail_mask(tail: bytes, rows: PackedInput) -> bytes | None:
+    """The bits of a tail that must not change: tags, lengths, the ends of varints, and that ids are ASCII.
+
+    None unless the tail is event times, then product ids, as many as `rows` says, and nothing else.
+    """
+    mask = bytearray()
+    at = times = products = 0
+    while at + 1 < len(tail):
+        tag, size, begin = tail[at], 0, at + 1
+        for shift in range(0, 21, 7):
+            byte = tail[begin] if begin < len(tail) else _MORE
+            size |= (byte & 0x7F) << shift
+            begin += 1
+            if byte < _MORE:
+                break
+        else:
+            return None
+        body = tail[begin : begin + size]
+        if len(body) != size:
+            return None
+        if tag == _TIMES_TAG and not times and not products:
+            ends = [index for index, byte in enumerate(body) if byte < _MORE]
+            widths = [end - start for start, end in zip([-1, *ends], ends, strict=False)]
+            if not ends or ends[-1] != size - 1 or max(widths) > _MAX_TIME_BYTES:
+                return None
+            times = len(ends)
+        elif tag == _PRODUCT_TAG and body.isascii():
+            products += 1
+        else:
+            return None
+        mask += b"\xff" * (begin - at) + b"\x80" * size
+        at = begin + size
+    return bytes(mask) if at == len(tail) and (times, products) == (rows.event_times, rows.product_ids) else None
 
 
 def _is_id(raw: bytes, end: int) -> bool:

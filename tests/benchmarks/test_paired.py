@@ -21,9 +21,9 @@ def test_the_interval_drops_as_many_rounds_at_either_end_as_its_confidence_allow
     rounds: int, dropped: int, confidence: float
 ) -> None:
     ratios = [float(number) for number in range(1, rounds + 1)]
-    found = paired(ratios, [1.0] * rounds)
-    assert (found.low, found.high) == (ratios[dropped], ratios[rounds - 1 - dropped])
-    assert found.confidence == pytest.approx(confidence)
+    interval = paired(ratios, [1.0] * rounds)
+    assert (interval.low, interval.high) == (ratios[dropped], ratios[rounds - 1 - dropped])
+    assert interval.confidence == pytest.approx(confidence)
 
 
 def test_the_interval_holds_the_median_as_often_as_it_promises() -> None:

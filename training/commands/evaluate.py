@@ -280,7 +280,7 @@ def _print(console: Console, evaluation: ModelEval) -> None:
     from rich.box import SIMPLE
     from rich.table import Table
 
-    from common.lead import model_name
+    from common.paired_difference import model_name
     from training.evaluation.figures import METRICS
     from training.evaluation.words import findings, first, notes, number, span_text
 

@@ -7,7 +7,7 @@ from html import escape
 
 import msgspec
 
-from common.lead import model_name
+from common.paired_difference import model_name
 from training.evaluation.figures import METRICS
 from training.evaluation.result import Confusion, Difference, Figure, Group, Grouping, ModelEval, ModelFigures, Part
 from training.evaluation.words import (

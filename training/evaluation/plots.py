@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
-from common.lead import model_name
+from common.paired_difference import model_name
 from training.evaluation.episodes import NS_PER_S, Line
 from training.evaluation.result import Difference, Figure, ModelEval, Part
 from training.evaluation.words import span_text, too_few

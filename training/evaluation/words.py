@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from common.lead import model_name
+from common.paired_difference import model_name
 from training.evaluation.episodes import NS_PER_S
 from training.evaluation.figures import METRICS
 from training.evaluation.result import Difference, Figure, Grouping, Means, ModelEval

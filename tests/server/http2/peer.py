@@ -9,6 +9,7 @@ from hpack import Decoder
 from server.http2 import frames
 from server.http2.connection import Connection, Event, Limits
 from server.http2.headers import FAST_UNARY, STREAMING, UNARY, literal
+from server.http2.inflating import InflateBudget
 
 NOW_NS = 1_000
 METHODS = {b"/score": FAST_UNARY, b"/health": UNARY, b"/stream": STREAMING}
@@ -43,8 +44,10 @@ def message(body: bytes, compressed: int = 0) -> bytes:
 
 
 class Peer:
-    def __init__(self, limits: Limits | None = None, settings: dict[int, int] | None = None) -> None:
-        self.connection = Connection(METHODS, EveryCall(), limits or Limits())
+    def __init__(
+        self, limits: Limits | None = None, settings: dict[int, int] | None = None, budget: InflateBudget | None = None
+    ) -> None:
+        self.connection = Connection(METHODS, EveryCall(), limits or Limits(), budget)
         self.received = 0
         self._decoder = Decoder()
         self.raw(frames.PREFACE + frames.settings(settings or {}))

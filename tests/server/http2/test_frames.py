@@ -290,16 +290,16 @@ def test_a_byte_now_and_then_does_not_make_a_half_frame_young() -> None:
     data = frames.frame(frames.HEADERS, 4, 1, block())
     for at in range(20):
         peer.connection.receive(data[at : at + 1], 100 + at)
-    assert peer.connection.partial_since_ns == 100
+    assert peer.connection._partial_since_ns == 100
     peer.connection.receive(data[20:], 500)
-    assert peer.connection.partial_since_ns is None
+    assert peer.connection._partial_since_ns is None
 
 
 def test_a_half_header_block_stays_as_old_as_its_first_frame() -> None:
     peer = Peer()
     peer.connection.receive(frames.frame(frames.HEADERS, 0, 1, block()[:5]), 100)
     peer.connection.receive(frames.frame(frames.CONTINUATION, 0, 1, b""), 200)
-    assert peer.connection.partial_since_ns == 100
+    assert peer.connection._partial_since_ns == 100
 
 
 def test_frames_after_frames_are_as_old_as_the_last_that_began() -> None:
@@ -307,4 +307,4 @@ def test_frames_after_frames_are_as_old_as_the_last_that_began() -> None:
     ping = frames.frame(frames.PING, 0, 0, bytes(8))
     peer.connection.receive(ping + ping[:5], 100)
     peer.connection.receive(ping[5:] + ping[:5], 200)
-    assert peer.connection.partial_since_ns == 200
+    assert peer.connection._partial_since_ns == 200

@@ -110,7 +110,7 @@ async def test_frames_before_one_that_cannot_be_read_are_answered(client: Client
     client.data(1, frame(1, request()) + frame(2, request()) + message(b"", 1))
     got = await client.ended(1)
     assert [StreamPredictResponse.FromString(one).frame_id for one in answers(got, 1)] == [1, 2]
-    assert status(got, 1) == b"12"
+    assert status(got, 1) == b"13"
     assert call.ended
 
 
@@ -224,6 +224,56 @@ async def test_what_has_begun_must_end_in_time(client: Client, clock: Clock) -> 
     client.link.sweep(clock())
     assert client.transport.closed
     assert client.read()[-1].kind == frames.GOAWAY
+
+
+async def test_time_does_not_count_while_the_server_reads_nothing(client: Client, clock: Clock) -> None:
+    client.send(b"\0\0")
+    client.link.pause_writing()
+    clock.ahead_ns = 60 * 10**9
+    client.link.sweep(clock())
+    client.link.resume_writing()
+    clock.ahead_ns += 9 * 10**9
+    client.link.sweep(clock())
+    assert not client.transport.closed
+    clock.ahead_ns += 2 * 10**9
+    client.link.sweep(clock())
+    assert client.transport.closed
+
+
+async def test_time_does_not_count_while_the_loop_stands_still(
+    front: NativeFront, client: Client, clock: Clock
+) -> None:
+    client.send(b"\0\0")
+    clock.ahead_ns = 60 * 10**9
+    front._sweep()
+    assert not client.transport.closed
+    for _ in range(11):
+        clock.ahead_ns += 10**9
+        front._sweep()
+    assert client.transport.closed
+    front._sweeper.cancel()
+
+
+@pytest.mark.parametrize(("bytes_per_s", "is_cut"), [(15_000, False), (1100, False), (900, True), (1, True)])
+async def test_a_slow_frame_lives_while_it_makes_progress(
+    client: Client, clock: Clock, bytes_per_s: int, is_cut: bool
+) -> None:
+    client.head(1, b"StreamPredict")
+    data = frames.frame(frames.DATA, 0, 1, message(bytes(200_000)))
+    for second in range(min(60, len(data) // bytes_per_s + 1)):
+        clock.ahead_ns = second * 10**9
+        client.send(data[second * bytes_per_s : (second + 1) * bytes_per_s])
+        client.link.sweep(clock())
+    assert client.transport.closed == is_cut
+
+
+async def test_a_header_block_in_slow_pieces_is_cut(client: Client, clock: Clock) -> None:
+    client.send(frames.frame(frames.HEADERS, 0, 1, b""))
+    for second in range(12):
+        clock.ahead_ns = second * 10**9
+        client.send(frames.frame(frames.CONTINUATION, 0, 1, b""))
+        client.link.sweep(clock())
+    assert client.transport.closed
 
 
 async def test_an_idle_link_is_left_alone(client: Client, clock: Clock) -> None:
@@ -359,3 +409,13 @@ async def test_a_frame_that_cannot_be_read_keeps_its_id(client: Client, number: 
     got = await client.until(lambda got: len(answers(got, 1)) == 1)
     (reply,) = [StreamPredictResponse.FromString(one) for one in answers(got, 1)]
     assert (reply.frame_id, reply.error.code) == (number, 3)
+
+
+@pytest.mark.parametrize("part", [b"", b"\0\0\0", message(request().SerializeToString())[:-1]])
+async def test_a_unary_call_whose_message_never_arrives_ends_at_its_deadline(client: Client, part: bytes) -> None:
+    client.call(1, request().SerializeToString())
+    await client.ended(1)
+    client.head(3, b"Predict", (b"grpc-timeout", b"20m"))
+    client.data(3, part) if part else None
+    assert status(await client.ended(3), 3) == b"4"
+    assert client.link.h2.open_calls == 0

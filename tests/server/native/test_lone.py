@@ -153,8 +153,8 @@ async def test_buffers_are_not_shared_by_answers(front: NativeFront) -> None:
     np.testing.assert_allclose(first, Logistic(1).predict(rows(5, 1)))
     np.testing.assert_allclose(second, Logistic(1).predict(rows(5, 2)))
     bound: BoundBuffers = predictor.bind(1)
-    assert not bound.fill(np.full(len(CORE_1), np.nan).tobytes(), 0)
-    assert bound.fill(b"xx" + rows(1, 3).tobytes(), 2)
+    assert not bound.fill(np.full(len(CORE_1), np.nan).tobytes())
+    assert bound.fill(rows(1, 3).tobytes())
     bound.run()
     assert bound.probability == pytest.approx(Logistic(1).predict(rows(1, 3))[0])
 
