@@ -113,6 +113,28 @@ def test_a_class_is_chosen_by_its_label(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("kind", "labels"),
+    [
+        ("XGBoost", (False, True)),  # and nothing else: it takes labels from 0 on only
+        *((kind, pair) for kind in ("forest", "LightGBM") for pair in ((False, True), (-1, 1), (1.0, 2.0), ("a", "b"))),
+    ],
+)
+def test_labels_may_be_of_any_type(kind: str, labels: tuple[Any, Any], tmp_path: Path) -> None:
+    make = {"forest": lambda: trees(RandomForestClassifier), "XGBoost": lambda: trees(xgboost.XGBClassifier, n_jobs=1)}
+    model = make.get(kind, lgbm)().fit(MATRIX, np.array(labels)[Y])
+    added = add_estimator(model, MATRIX, name="mine", models_dir=tmp_path)
+    assert_allclose(served(added.folder, MATRIX), model.predict_proba(MATRIX)[:, 1], rtol=0, atol=PARITY_LIMIT)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_three_classes_of_lightgbm(tmp_path: Path) -> None:
+    model = lgbm().fit(MATRIX, Y + (MATRIX[:, 7] > 5))
+    added = add_estimator(model, MATRIX, name="mine", models_dir=tmp_path, positive_class=1)
+    assert_allclose(served(added.folder, MATRIX), model.predict_proba(MATRIX)[:, 1], rtol=0, atol=PARITY_LIMIT)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_one_of_three_classes_has_to_be_named(tmp_path: Path) -> None:
     model = trees(RandomForestClassifier).fit(MATRIX, Y + (MATRIX[:, 7] > 5))
     with pytest.raises(UsageError, match="positive_class: expected one of 0, 1, 2, got None"):
