@@ -29,7 +29,7 @@ from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardSca
 
 from cli.models.estimator import add_estimator
 from common.bundle import read_bundle
-from common.errors import InputError, TrainingError, UsageError
+from common.errors import BundleError, InputError, TrainingError, UsageError
 from common.schema import CORE_1
 from server.core.bundles import load_model
 from tests.cli.models.exports import Matrix, training_data
@@ -177,6 +177,18 @@ def test_a_scaler_in_front_of_xgboost_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "mine" / "1").exists()
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_random_forest_of_lightgbm_is_exact_or_refused(tmp_path: Path) -> None:
+    """onnxmltools 1.16 sums its trees where LightGBM takes their mean."""
+    forest = lightgbm.LGBMClassifier(
+        boosting_type="rf", bagging_freq=1, bagging_fraction=0.5, n_estimators=10, num_threads=1, verbose=-1
+    ).fit(MATRIX, Y)
+    with contextlib.suppress(TrainingError):
+        add_estimator(forest, MATRIX, name="mine", models_dir=tmp_path)
+    for folder in (tmp_path / "mine").glob("1"):
+        assert_allclose(served(folder, MATRIX), forest.predict_proba(MATRIX)[:, 1], rtol=0, atol=PARITY_LIMIT)
+
+
 class Shifted(LogisticRegression):
     """Answers otherwise than the coefficients say, as a conversion that forgets a step would."""
 
@@ -208,7 +220,7 @@ def test_calibration_is_exact_or_refused(method: str, tmp_path: Path) -> None:
     matrix, y = prices()
     base = make_pipeline(StandardScaler(), trees(RandomForestClassifier, max_depth=4))
     model = CalibratedClassifierCV(base, method=method, cv=3).fit(matrix, y)
-    with contextlib.suppress(TrainingError):
+    with contextlib.suppress(TrainingError, BundleError):
         add_estimator(model, matrix, name="mine", models_dir=tmp_path)
     for folder in (tmp_path / "mine").glob("1"):
         assert_allclose(served(folder, matrix), model.predict_proba(matrix)[:, 1], rtol=0, atol=PARITY_LIMIT)
