@@ -30,6 +30,7 @@ NOT_RUN = {
     "make test": "would run this test again",
     "make bench": "takes minutes; benchmarks have tests of their own",
     ".venv/bin/volcast run --exchange coinbase": "needs the internet",
+    ".venv/bin/volcast models add FILE.onnx --name mine": "tests/test_own_model_page.py adds files",
     ".venv/bin/volcast train": "needs recorded data; tests/training trains",
     ".venv/bin/volcast explore --out /tmp/explore": "needs recorded data; tests/training explores",
     ".venv/bin/volcast evaluate": "needs recorded data; tests/training evaluates",

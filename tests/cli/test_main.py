@@ -88,6 +88,27 @@ def test_an_unknown_command_is_one_line_and_exit_code_2(capfd: pytest.CaptureFix
     assert line == "No such command 'forecast'. (see: volcast --help)"
 
 
+@pytest.mark.parametrize(
+    ("words", "suggestion"),
+    [
+        (["rum"], "Did you mean 'run'? (see: volcast --help)"),
+        (["serv"], "Did you mean 'serve'?"),
+        (["model", "list"], "Did you mean 'models'?"),
+        (["models", "lsit"], "Did you mean 'list'? (see: volcast models --help)"),
+        (["--hlep"], "Did you mean '--help'? (see: volcast --help)"),
+        (["models", "--hlep"], "Did you mean '--help'? (see: volcast models --help)"),
+        (["run", "--duratoin", "3s"], "Did you mean '--duration'?"),
+        (["models", "list", "--jsno"], "Did you mean '--json'?"),
+    ],
+)
+def test_a_misspelt_word_is_answered_with_the_right_one(
+    words: list[str], suggestion: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, line = failing(capfd, *words)
+    assert code == 2
+    assert suggestion in line
+
+
 def test_without_a_command_help_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
     assert run_command([]) == 2
     assert "Commands:" in capfd.readouterr().out
