@@ -8,7 +8,6 @@ everything else is in `receiving` and `control`, and the answers are in `sending
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -32,7 +31,7 @@ MIN_SPLIT_BYTES = 4096
 MIN_COLUMNAR_BYTES = 32 * MIN_COLUMNAR_CALLS  # calls of a block are not that small
 MIN_BYTES_PER_S = 1024  # of a frame or header block that takes longer than its timeout
 MAX_BODY_NS = 10_000_000  # from headers to the end of the message of a call with a deadline, on the fast path
-_HTTP1 = re.compile(rb"(?!PRI)[A-Z]+( |$)")  # a method, or its begin
+HTTP1_METHODS = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT ", b"TRACE ")
 HTTP1_TEXT = b"This port speaks gRPC over HTTP/2. Use a gRPC client, or REST on the port of the gateway.\n"
 HTTP1_ANSWER = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
@@ -355,7 +354,7 @@ class Connection(Receiving, Control):
         """Where the first frame begins; 0 where the preface is not whole."""
         if not data.startswith(_PREFACE):
             if not _PREFACE.startswith(data):
-                if _HTTP1.match(data):
+                if any(data.startswith(method) or method.startswith(data) for method in HTTP1_METHODS):
                     self._out = [HTTP1_ANSWER]
                     self._is_http1 = True
                 raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "no preface of HTTP/2")
