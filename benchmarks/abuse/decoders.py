@@ -73,7 +73,7 @@ class Decoders:
         for reader in (self._blocks, HeadReader(self._methods, Open(), 4096)):
             try:
                 first = reader.read(data)
-                assert reader.read(data) == first or reader.known.get(data) is None
+                assert reader.read(data) == first or reader.cached.get(data) is None
             except MalformedError:
                 pass
             except ProtocolError:

@@ -16,6 +16,7 @@ from server.runtime.metrics import CODE_NAMES
 if TYPE_CHECKING:
     from server.native.front import NativeFront
 
+MAX_READ_WORK = 2048  # of one read before other connections have their turn
 MAX_TIMER_S = 3600.0  # of the event loop: timeouts of callers may be years
 WRITE_HIGH = 1024 * 1024  # bytes the kernel has not taken before a connection is read no more
 
@@ -44,6 +45,7 @@ class Link(asyncio.Protocol):
         self.connection = Connection(front.methods, front, front.limits, front.inflate_turns.budget)
         self.paused = False  # the kernel takes no more: nothing is read until it does
         self._transport: Any = None
+        self.is_yielding = False  # reads nothing in this turn of the loop
         self._fault: ProtocolError | None = None  # of the peer: the connection ends once whole calls are answered
         self._fault_ns = 0
         self._deadline_ns: int | None = None  # when the timer for it goes off
@@ -74,6 +76,8 @@ class Link(asyncio.Protocol):
             connection.receive(data, now_ns)
         except ProtocolError as fault:
             self._break(fault)
+        if connection.work > MAX_READ_WORK:
+            self._yield()
         if connection.blocks:
             front.blocks.take(self, now_ns)
         if connection.calls:
@@ -83,6 +87,22 @@ class Link(asyncio.Protocol):
         if connection.next_deadline_ns is not None:
             self._watch_deadline(now_ns)
         self.flush()
+
+    def _yield(self) -> None:
+        """Lets other connections read: the loop would read on here as long as bytes are there."""
+        if not self.is_yielding and not self._transport.is_closing():
+            self.is_yielding = True
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        self.is_yielding = False
+        if self._transport.is_closing() or self._fault is not None or self.paused:
+            return
+        if self.connection.has_more:
+            self.data_received(b"")
+        if not self.is_yielding and self._fault is None:
+            self._transport.resume_reading()
 
     def _watch_deadline(self, now_ns: int) -> None:
         next_ns = self.connection.next_deadline_ns
@@ -119,7 +139,9 @@ class Link(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.paused = False
         self.connection.excuse(self.front.now_ns())
-        if self._fault is None:
+        if self.connection.has_more:
+            self._yield()
+        elif self._fault is None and not self.is_yielding:
             self._transport.resume_reading()
         self._set_user_timeout(self.front.sockets.keepalive_timeout_s)
         for stream in self.connection.streams.values():
