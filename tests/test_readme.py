@@ -1,4 +1,4 @@
-"""README's commands do what it says. Each one is run here, or stands below with the reason why not."""
+"""README's commands work. This module runs each command, or lists it with the reason why it is not run."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ NOT_RUN = {
     "make test": "would run this test again",
     "make bench": "takes minutes; benchmarks have tests of their own",
     ".venv/bin/volcast run --exchange coinbase": "needs the internet",
+    ".venv/bin/volcast models add FILE.onnx --name mine": "tests/test_own_model_page.py adds files",
     ".venv/bin/volcast train": "needs recorded data; tests/training trains",
     ".venv/bin/volcast explore --out /tmp/explore": "needs recorded data; tests/training explores",
     ".venv/bin/volcast evaluate": "needs recorded data; tests/training evaluates",
@@ -112,6 +113,7 @@ def test_readme_holds_no_command_that_nobody_runs() -> None:
     assert left == []
 
 
+@pytest.mark.process
 def test_make_knows_every_verb_that_readme_names() -> None:
     for verb in set(re.findall(r"\bmake ([a-z-]+)", README)) - {"and"}:
         done = subprocess.run(["make", "-n", verb], cwd=ROOT, capture_output=True, text=True)
@@ -155,6 +157,7 @@ def test_the_client_predicts_as_readme_says(folder: Path, ports: dict[str, str])
 
 
 @pytest.mark.parametrize("command", [one for one in of(".venv/bin/volcast") + of("make help") if one not in NOT_RUN])
+@pytest.mark.process
 def test_commands_of_readme_succeed(command: str, folder: Path) -> None:
     ports = {f"VOLCAST_{key}": str(free_port()) for key in (
         "BROKER__PORT", "EXCHANGE__PORT", "SERVER__PORT", "GATEWAY__PORT",
@@ -167,8 +170,11 @@ def test_commands_of_readme_succeed(command: str, folder: Path) -> None:
         assert summary["predictions"] == summary["features"] - summary["not_warm"] > 0
 
 
-def test_the_table_of_figures_is_what_the_saved_run_gives() -> None:
-    assert readme.with_table(README, json.loads(readme.RESULTS.read_text())) == README
+@pytest.mark.parametrize("page", [readme.README, readme.PAGE], ids=lambda page: page.name)
+def test_the_tables_of_figures_follow_from_the_saved_run(page: Path) -> None:
+    text = page.read_text()
+    assert "reached |" in text
+    assert readme.with_table(text, json.loads(readme.RESULTS.read_text())) == text
 
 
 def test_the_output_shown_is_that_of_a_whole_run() -> None:

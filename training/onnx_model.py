@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from typing import Any
 
 import numpy as np
@@ -11,10 +9,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from common.errors import BundleError
+from common.onnx_errors import onnx_reason
+from common.timing import best_call_us
 
 CHUNK_ROWS = 65_536
-# Short rounds: the best of them was disturbed by nobody.
-TIMED_CALLS, TIMED_ROUNDS, ROUNDS_AT_ONCE, PAUSE_S = 20, 600, 200, 0.5
 
 
 class OnnxModel:
@@ -28,7 +26,7 @@ class OnnxModel:
         try:
             self._session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # whatever a broken graph makes ONNX Runtime raise
-            raise BundleError(f"the model cannot be loaded: {_one_line(error)}") from None
+            raise BundleError(f"the model cannot be loaded: {onnx_reason(error)}") from None
 
     def probabilities(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         """P(spike) for (rows, features), shape (rows,)."""
@@ -47,24 +45,12 @@ class OnnxModel:
         binding = self._session.io_binding()
         binding.bind_cpu_input("features", np.ascontiguousarray(row))
         binding.bind_output("probability")
-        run, clock = self._session.run_with_iobinding, time.thread_time_ns
-        best = math.inf
-        for number in range(TIMED_ROUNDS):
-            if number and number % ROUNDS_AT_ONCE == 0:
-                time.sleep(PAUSE_S)  # what slows the machine down may pass
-            began = clock()
-            for _ in range(TIMED_CALLS):
-                run(binding)
-            best = min(best, (clock() - began) / TIMED_CALLS)
-        return best / 1000
+        run = self._session.run_with_iobinding
+        return best_call_us(lambda: run(binding))
 
     def _run(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         try:
             (said,) = self._session.run(["probability"], {"features": features})
         except Exception as error:
-            raise BundleError(f"the model cannot be run on {len(features)} rows: {_one_line(error)}") from None
+            raise BundleError(f"the model cannot be run on {len(features)} rows: {onnx_reason(error)}") from None
         return np.asarray(said, dtype=np.float64).reshape(-1)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -9,8 +9,8 @@ from common.config import ServerConfig
 from server.core.dataplane import DataPlane
 from server.grpcio.front import GrpcioFront
 from server.http2.connection import Limits
+from server.native.connection import SocketLimits
 from server.native.front import NativeFront
-from server.native.link import SocketLimits
 from server.rpc.methods import Methods
 from server.runtime.batch_loop import BatchLoop
 from server.runtime.metrics import ServerMetrics
@@ -58,7 +58,6 @@ def make_front(config: ServerConfig, parts: Parts, certificates: Certificates | 
             partial_s=config.handshake_timeout_s,
             keepalive_s=config.keepalive_s,
             keepalive_timeout_s=config.keepalive_timeout_s,
-            reuse_port=reuse_port,
         )
         return NativeFront(*common, limits, sockets, certificates.context() if certificates else None)
     options = [(key, int(reuse_port) if key == "grpc.so_reuseport" else one) for key, one in channel_options(config)]

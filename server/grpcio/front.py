@@ -11,10 +11,11 @@ import grpc
 from grpc.aio import EOF, AbortError
 
 from common.errors import UnavailableError, VolcastError
+from common.ports import BoundPort
 from common.rpc_status import DETAILS_KEY, to_status
-from server.core.batcher import FaultError
-from server.core.dataplane import DataPlane, Job, Outcome
-from server.core.requests import PredictInput, Result
+from server.core.batcher import FaultError, Work
+from server.core.dataplane import DataPlane, Outcome, Result, ScoringJob
+from server.core.requests import PredictInput
 from server.rpc.inference import read_predict
 from server.rpc.methods import Method, Methods, Scoring, ScoringStream, Stream, Unary
 from server.runtime.batch_loop import BatchLoop
@@ -22,8 +23,8 @@ from server.runtime.metrics import ServerMetrics
 from server.runtime.state import ServerState
 from server.security.guard import Guarded
 from server.security.tokens import Gate
-from server.wire.inline import AMPLE_NS, Lone
-from server.wire.templates import Forms, answer_of, job_of
+from server.wire.inline import MIN_INLINE_TIMEOUT_NS, InlineScorer
+from server.wire.templates import TemplateCache
 
 DRAIN_TICK_S = 0.02
 # A stream that has sent nothing for so long has no frame on its way, and can be ended by a drain.
@@ -38,18 +39,16 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 Context = Any  # grpc.aio.ServicerContext; its stubs do not know that read() may give EOF
 
 
-class FutureWork:
-    """Work of the batcher for one call that a coroutine waits for."""
+class AwaitedReply:
+    """Hands the outcome of a work item to the coroutine that waits for it."""
 
-    __slots__ = ("_future", "cancelled", "deadline_ns", "job")
+    __slots__ = ("_future", "abandoned")
 
-    def __init__(self, job: Job, deadline_ns: int | None, future: asyncio.Future[Result]) -> None:
-        self.job: Job | VolcastError = job
-        self.deadline_ns = deadline_ns
-        self.cancelled = False
+    def __init__(self, future: asyncio.Future[Result]) -> None:
+        self.abandoned = False
         self._future = future
 
-    def finish(self, outcome: Outcome) -> None:
+    def send(self, outcome: Outcome) -> None:
         if self._future.done():
             return
         if isinstance(outcome, Result):
@@ -83,8 +82,8 @@ class GrpcioFront:
         self._loop = asyncio.get_running_loop()
         self._streams: dict[Context, int] = {}  # when each was last heard of, on the plane's clock
         self._options = list(options)
-        self._forms = Forms()
-        self._lone = Lone(plane, batches, metrics)
+        self._templates = TemplateCache()
+        self._inline = InlineScorer(plane, batches, metrics)
         self._handlers = Guarded(gate, {path: self._handler(method) for path, method in methods.items()})
         self._server = self._new_server()
         self._ending = False
@@ -95,13 +94,16 @@ class GrpcioFront:
         server.add_generic_rpc_handlers((self._handlers,))
         return server
 
-    async def start(self, *addresses: tuple[str, int]) -> list[int]:
-        """Listens at each; returns their ports, which are chosen freely where 0 was asked for."""
-        ports = [self._bind(host, port) for host, port in addresses]
+    async def start(self, *ports: BoundPort) -> None:
+        """Listens at each. Raises UnavailableError if another process was first."""
+        for port in ports:
+            port.hand_over()  # gRPC takes no socket
+            self._bind(port.address, port.port)
         await self._server.start()
-        bound = [(host, port) for (host, _), port in zip(addresses, ports, strict=True)]
-        self._keeper = self._loop.create_task(self._keep_listening(bound))
-        return ports
+        self._keeper = self._loop.create_task(self._keep_listening([(port.address, port.port) for port in ports]))
+
+    def forget_callers(self) -> None:
+        """Nothing to do after a change of the callers that are allowed in: every call is checked."""
 
     async def _keep_listening(self, addresses: list[tuple[str, int]]) -> None:
         """One call whose path is no UTF-8 ends a grpc.aio server for good (grpcio 1.85): another takes its place."""
@@ -128,7 +130,9 @@ class GrpcioFront:
                 return self._server.add_insecure_port(address)
             return self._server.add_secure_port(address, self._credentials)
         except RuntimeError:
-            raise UnavailableError(f"cannot listen on {address}; choose another with --host and --port") from None
+            raise UnavailableError(
+                f"port {port} on {host}: Address already in use; choose another with --port or server.port"
+            ) from None
 
     async def drain(self, drain_s: float) -> None:
         """Watchers of health leave, then no call begins any more; those in hand get the rest of `drain_s` seconds."""
@@ -166,53 +170,53 @@ class GrpcioFront:
         return handle
 
     def _scoring(self, method: Scoring) -> Any:
-
         async def handle(raw: bytes, context: Context) -> bytes:
             arrived_ns = self._now_ns()
             try:
-                if self._batches.batcher.full:
+                if not self._batches.batcher.room:
                     raise self._batches.overloaded
                 remaining_s = context.time_remaining()
                 deadline_ns = None if remaining_s is None else arrived_ns + int(remaining_s * 1e9)
-                # A request that looks like one before it is not parsed.
-                form = self._forms.of(raw) if method.packed and self._state.accepting else None
-                if form is not None and self._is_spot(deadline_ns, arrived_ns):
-                    answer = self._lone.answer(form, raw, len(form.prefix), arrived_ns)
-                    if answer is not None:
-                        self._lone.tell(method.name, arrived_ns)
-                        return answer
-                job = job_of(raw, form, self._plane.repository, arrived_ns) if form is not None else None
-                if job is not None:
-                    answer = answer_of(await self._run(job, deadline_ns))
-                else:
-                    request, encode = method.decode(raw)
-                    self._state.require_accepting()
-                    job = self._plane.prepare(request, arrived_ns)
-                    if method.packed:
-                        self._forms.learn(raw, request, read_predict)
-                    answer = encode(await self._run(job, deadline_ns))
+                if method.packed and (response := self._score_inline(raw, deadline_ns, arrived_ns)) is not None:
+                    self._inline.observe(method.name, arrived_ns)
+                    return response
+                request, encode = method.decode(raw)
+                self._state.require_accepting()
+                job = self._plane.prepare(request, arrived_ns)
+                if method.packed:
+                    self._templates.learn(raw, request, read_predict)
+                response = encode(await self._run(job, deadline_ns))
             except Exception as error:
                 await self._fail(context, method.name, error, arrived_ns)
             self._metrics.request(method.name, "OK", self._now_ns() - arrived_ns)
-            return answer
+            return response
 
         return handle
 
-    def _is_spot(self, deadline_ns: int | None, arrived_ns: int) -> bool:
-        """Whether a call may be answered on the spot: grpc.aio gives them one by one, a batch would wait for them."""
-        return not self._batches.waits and (deadline_ns is None or deadline_ns - arrived_ns >= AMPLE_NS)
+    def _score_inline(self, raw: bytes, deadline_ns: int | None, arrived_ns: int) -> bytes | None:
+        """The response to a request that matches a template, or None.
+
+        grpc.aio delivers calls one by one, and a batch would wait for more of them.
+        """
+        if not self._batches.idle or not self._state.accepting:
+            return None
+        if deadline_ns is not None and deadline_ns - arrived_ns < MIN_INLINE_TIMEOUT_NS:
+            return None
+        template = self._templates.match(raw)
+        return None if template is None else self._inline.score(template, raw[template.values], arrived_ns)
 
     async def _score(self, request: PredictInput, arrived_ns: int) -> Result:
         self._state.require_accepting()
         return await self._run(self._plane.prepare(request, arrived_ns), None)
 
-    async def _run(self, job: Job, deadline_ns: int | None) -> Result:
-        work = FutureWork(job, deadline_ns, self._loop.create_future())
-        self._batches.put(work)
+    async def _run(self, job: ScoringJob, deadline_ns: int | None) -> Result:
+        future: asyncio.Future[Result] = self._loop.create_future()
+        reply = AwaitedReply(future)
+        self._batches.put(Work(job, reply, deadline_ns))
         try:
-            return await work._future
+            return await future
         except asyncio.CancelledError:
-            work.cancelled = True
+            reply.abandoned = True
             raise
 
     def _scoring_stream(self, method: ScoringStream) -> Any:

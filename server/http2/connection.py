@@ -139,6 +139,7 @@ class Connection(Receiving, Control):
         deadlines = self._deadlines
         next_try = at  # of a block
         work = 0
+        last_call = at  # where the last HEADERS began: from there to the next is about the size of a call
         while end - at >= 9:
             if work >= MAX_WORK:
                 break
@@ -151,12 +152,14 @@ class Connection(Receiving, Control):
             until = begin + length
             if until > end:
                 break
-            if kind == 1 and at >= next_try and end - at >= MIN_COLUMNAR_BYTES:
-                after = self._block_of_calls(data, at)
-                if after > at:
-                    at = after
-                    continue
-                next_try = at + RETRY_BYTES
+            if kind == 1:
+                call_bytes, last_call = at - last_call, at
+                if at >= next_try and end - at >= max(MIN_COLUMNAR_BYTES, MIN_COLUMNAR_CALLS * call_bytes):
+                    after = self._block_of_calls(data, at)
+                    if after > at:
+                        at = last_call = after
+                        continue
+                    next_try = at + RETRY_BYTES
             at = until
             # A unary call as clients send it: HEADERS with a body to come, DATA that is one message and the end.
             if kind == 1 and flags == 4:

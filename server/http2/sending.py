@@ -260,8 +260,9 @@ class Sending:
             missing = stream.missing
         except MessageError as error:
             self._buffered += stream.weight - before
-            self._fail_call(stream, error.code, str(error))
-            return
+            if stream.unary:
+                self._fail_call(stream, error.code, str(error))
+            return  # a streaming call ends when the message is taken, behind the responses to those before it
         self._buffered += stream.weight - before
         window = self._limits.stream_window
         room = max(window - stream.size, missing)

@@ -1,4 +1,4 @@
-"""What Prometheus reads of the models a server holds, and of their shadows."""
+"""Prometheus metrics of the loaded models and their shadows."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from server.core.held import Held
 from server.core.models import Repository
-from server.core.shadow import Agreement, Shadows
+from server.core.shadow import Agreement, ShadowScorer
+from server.core.snapshot import ModelSnapshot
 
 VERSION = ("model", "version")
-# Metric, what it says, and the field of Agreement behind it.
+# Metric, its help text, and the field of Agreement that it shows.
 _SHADOW_COUNTERS = (
-    ("volcast_server_shadow_rows", "Rows that a shadow version scored beside the answer.", "rows"),
-    ("volcast_server_shadow_agreed_rows", "Those where it decided as the answer did.", "agreed_rows"),
-    ("volcast_server_shadow_difference", "Sum of absolute differences of probability.", "difference_sum"),
-    ("volcast_server_shadow_dropped_rows", "Rows it never saw, as too many waited.", "dropped_rows"),
-    ("volcast_server_shadow_failed_rows", "Rows it could not score.", "failed_rows"),
+    ("volcast_server_shadow_rows", "Rows that a shadow version scored after the answer.", "rows"),
+    ("volcast_server_shadow_agreed_rows", "Rows for which the shadow decided like the answer.", "agreed_rows"),
+    ("volcast_server_shadow_difference", "Sum of absolute differences of the probabilities.", "difference_sum"),
+    ("volcast_server_shadow_dropped_rows", "Rows that were dropped since the queue was full.", "dropped_rows"),
+    ("volcast_server_shadow_failed_rows", "Rows that the shadow could not score.", "failed_rows"),
 )
 
 
-def model_metrics(repository: Repository, shadows: Shadows | None) -> Iterator[Metric]:
-    held = repository.held
-    models = GaugeMetricFamily("volcast_server_models", "1 for each version held.", labels=VERSION)
-    for name, version in held.models:
+def model_metrics(repository: Repository, shadows: ShadowScorer | None) -> Iterator[Metric]:
+    snapshot = repository.snapshot
+    models = GaugeMetricFamily("volcast_server_models", "1 for each loaded version.", labels=VERSION)
+    for name, version in snapshot.models:
         models.add_metric([name, version], 1.0)
     yield models
-    yield from _labels(held)
-    refused = '1 for each version that is refused, or kept though its folder is gone; version "": the labels file.'
+    yield from _labels(snapshot)
+    refused = '1 for each version that is refused, or kept although its folder is gone; version "": the labels.'
     failing = GaugeMetricFamily("volcast_server_model_failing", refused, labels=VERSION)
-    for name, version in {(one.name, one.version) for one in held.failures}:
+    for name, version in {(failure.name, failure.version) for failure in snapshot.failures}:
         failing.add_metric([name, version], 1.0)
     yield failing
     failures = "Bundles and labels files that could not be loaded."
     yield CounterMetricFamily("volcast_server_model_load_failures", failures, value=float(repository.load_failures))
-    swaps = "Times that what is held was exchanged."
+    swaps = "Times that the loaded models or their labels changed."
     yield CounterMetricFamily("volcast_server_model_swaps", swaps, value=float(repository.swaps))
-    loaded = "When the models folder was last loaded without a failure; 0: never."
+    loaded = "Time of the last load of the models folder without a failure; 0: never."
     yield GaugeMetricFamily(
         "volcast_server_model_last_good_load_timestamp_seconds", loaded, value=repository.last_good_load_s
     )
@@ -45,16 +45,16 @@ def model_metrics(repository: Repository, shadows: Shadows | None) -> Iterator[M
         yield from _shadows(shadows.agreements.copy())
 
 
-def _labels(held: Held) -> Iterator[Metric]:
+def _labels(snapshot: ModelSnapshot) -> Iterator[Metric]:
     info = GaugeMetricFamily("volcast_server_model_info", "1 for each label of a version.", labels=(*VERSION, "label"))
-    for model in held.models.values():
-        for label in held.labels(model):
+    for model in snapshot.models.values():
+        for label in snapshot.labels(model):
             info.add_metric([model.name, model.version, label], 1.0)
     yield info
     share = GaugeMetricFamily(
         "volcast_server_model_canary_share", "Share of the routing keys that get the canary.", labels=VERSION
     )
-    for name, canary in held.canaries.items():
+    for name, canary in snapshot.canaries.items():
         share.add_metric([name, canary.model.version], canary.split.share)
     yield share
 

@@ -11,7 +11,7 @@ import pytest
 from cli.main import COMMANDS
 from tests.deploy.files import DEPLOY, PARTS, ROOT, dockerfile, environment
 
-# What DESIGN's folder map lets a part import, and the extra of pyproject.toml that it installs.
+# What the import contracts of pyproject.toml let a part import, and the extra that it installs.
 CONTRACT_AND_SHARED = {"proto", "common", "cli"}
 FOLDERS = {
     "ingestor": {"clients", "pipeline"},
@@ -93,6 +93,7 @@ def test_no_package_registry_is_named(part: str) -> None:
         ("server.commands.serve, server.commands.gateway", "numba pyarrow confluent_kafka sklearn"),
     ],
 )
+@pytest.mark.process
 def test_a_command_imports_nothing_that_its_image_lacks(modules: str, banned: str) -> None:
     script = f"import sys, {modules}; print(*sorted(set({banned.split()!r}) & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)

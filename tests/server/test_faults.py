@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 from common.config import ServerConfig
+from common.ports import BoundPort
 from common.schema import CORE_1
 from server.app import services
 from server.app.fronts import Parts, make_front
 from server.core.batcher import INLINE_ROWS
 from server.core.dataplane import DataPlane
 from server.core.models import Repository
-from server.core.predictor import Bound, Predictor
+from server.core.predictor import BoundBuffers, Predictor
 from server.core.requests import Selection
 from server.rpc.methods import Stream, StreamContext, Unary
 from server.runtime.batch_loop import BatchLoop
@@ -57,11 +58,11 @@ class Spy:
             raise ZeroDivisionError("secret")
         return np.full(len(matrix), 0.5)
 
-    predict_few = predict
+    predict_bound = predict
 
-    def bound(self, count: int) -> Bound:
+    def bind(self, count: int) -> BoundBuffers:
         """Buffers of a real model, run by this one."""
-        bound = Predictor(Logistic(1).graph().SerializeToString(), len(CORE_1)).bound(count)
+        bound = Predictor(Logistic(1).graph().SerializeToString(), len(CORE_1)).bind(count)
         bound.run = lambda: self.predict(bound.matrix) and None  # type: ignore[method-assign]
         return bound
 
@@ -88,7 +89,9 @@ async def fronted(front: str, models: Path, spy: Spy, log: Log) -> AsyncIterator
         table, plane, BatchLoop(plane, 1024, 512, 0), state, ServerMetrics(repository, state), Gate(None), log
     )
     made = make_front(ServerConfig(), parts, None, reuse_port=False)
-    (port,) = await made.start(("127.0.0.1", 0))
+    bound = BoundPort("127.0.0.1", 0, "--port")
+    await made.start(bound)
+    port = bound.port
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel
     await made.drain(1.0)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +10,20 @@ from prometheus_client.registry import Collector
 
 from server.core.models import Repository
 from server.core.requests import Selection
-from server.core.shadow import Shadows
+from server.core.shadow import ShadowScorer
 from server.runtime.model_metrics import model_metrics
 from tests.server.bundles import rows, write_bundle
 
 
 class Models(Collector):
-    def __init__(self, repository: Repository, shadows: Shadows | None) -> None:
+    def __init__(self, repository: Repository, shadows: ShadowScorer | None) -> None:
         self.repository, self.shadows = repository, shadows
 
     def collect(self):  # type: ignore[no-untyped-def]
         return model_metrics(self.repository, self.shadows)
 
 
-def samples(repository: Repository, shadows: Shadows | None = None) -> dict[str, float]:
+def samples(repository: Repository, shadows: ShadowScorer | None = None) -> dict[str, float]:
     registry = CollectorRegistry()
     registry.register(Models(repository, shadows))
     lines = [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
@@ -34,6 +35,7 @@ def repository(tmp_path: Path) -> Repository:
     for version in ("1", "2", "3"):
         write_bundle(tmp_path, version=version, seed=int(version))
     (tmp_path / "volatility" / "4").mkdir()
+    (tmp_path / "volatility" / "4" / "manifest.json").touch()
     labels = '{"stable": "1", "canary": {"version": "2", "share": 0.25}, "shadow": ["3"]}'
     (tmp_path / "volatility" / "labels.json").write_text(labels)
     repository = Repository("volatility", lambda: 1234.5)
@@ -60,7 +62,7 @@ def test_loads_and_their_failures_are_shown(repository: Repository, tmp_path: Pa
     assert shown["volcast_server_model_load_failures_total"] == 1.0
     assert shown["volcast_server_model_swaps_total"] == 1.0
     assert shown["volcast_server_model_last_good_load_timestamp_seconds"] == 0.0
-    (tmp_path / "volatility" / "4").rmdir()
+    shutil.rmtree(tmp_path / "volatility" / "4")
     repository.load(tmp_path)
     shown = samples(repository)
     assert shown["volcast_server_model_last_good_load_timestamp_seconds"] == 1234.5
@@ -68,7 +70,7 @@ def test_loads_and_their_failures_are_shown(repository: Repository, tmp_path: Pa
 
 
 def test_a_shadow_is_shown_by_model_and_version(repository: Repository) -> None:
-    shadows = Shadows(repository, max_waiting_rows=4)
+    shadows = ShadowScorer(repository, max_waiting_rows=4)
     stable = repository.resolve(Selection())
     shadows.offer(stable, rows(4), np.array([1.0, 1.0, 1.0, np.nan]))
     shadows.offer(stable, rows(2), np.zeros(2))

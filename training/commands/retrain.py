@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,16 +15,17 @@ from common.cli import Duration, config_option, examples, json_option
 from common.config import Config, load_config
 from common.errors import InputError, UnavailableError, UsageError
 from common.log import configure_logs
+from common.proxies import open_url
 from common.schema import FULL_1, SCHEMAS
 from pipeline.archive import expand_paths
 from training import MODEL_TYPES
 
 if TYPE_CHECKING:
+    from common.model_store import ModelStore, Moved, Role
     from training.commands.train import Request
     from training.gate import Limits
-    from training.promotion import Judged, Moved
+    from training.promotion import Judged
     from training.retraining import State, Step
-    from training.store import ModelStore
     from training.tracking.mlflow_server import MlflowServer
 
 GATE_FILE = "gate.json"
@@ -104,10 +104,10 @@ def retrain(
     """
     config = load_config(config_file)
     configure_logs(config.log, "retrain")
+    from common.model_store import ModelStore
     from training.gate import Limits
     from training.retraining import only_one
     from training.search import Budget
-    from training.store import ModelStore
 
     if cluster and no_cluster:
         raise UsageError("--cluster and --no-cluster: choose one")
@@ -210,7 +210,7 @@ class _Loop:
         self._write_verdict(judged)
         if not judged.passed:
             return _refused(step, judged)
-        role: promotion.Role = "candidate" if self.shadow_s > 0 and state.stable else "champion"
+        role: Role = "candidate" if self.shadow_s > 0 and state.stable else "champion"
         if not self.apply:
             return Told(step, False, f"passes the gate; --apply makes it the {role}", judged.run.id)
         moved = self._move(judged, role)
@@ -242,7 +242,7 @@ class _Loop:
     def _move(self, judged: Judged, role: str) -> Moved:
         from training import promotion
 
-        to: promotion.Role = "champion" if role == "champion" else "candidate"
+        to: Role = "champion" if role == "champion" else "candidate"
         now_ms = int(time.time() * 1000)
         try:
             return promotion.promote(judged, self.store, self._registry(), to, now_ms=now_ms)
@@ -262,7 +262,7 @@ class _Loop:
         if self.server_metrics is None:
             return []
         try:
-            with urllib.request.urlopen(self.server_metrics, timeout=METRICS_TIMEOUT_S) as answer:
+            with open_url(self.server_metrics, METRICS_TIMEOUT_S) as answer:
                 text = answer.read().decode()
         except (OSError, ValueError, urllib.error.URLError) as error:
             raise UnavailableError(f"--server-metrics {self.server_metrics}: {error}") from None
@@ -313,8 +313,8 @@ class _Loop:
         return bool(lasting) and verdict.champion == stable
 
     def _write_verdict(self, judged: Judged, objections: list[str] | None = None) -> None:
+        from common.files import replace_file
         from training.gate import refusals
-        from training.tracking.record import replace_file
 
         labels = self.store.effective_labels()
         reasons = [*refusals(judged.checks), *(objections or [])]

@@ -238,6 +238,7 @@ def port() -> int:
     return port
 
 
+@pytest.mark.process
 def test_a_gateway_may_start_first_and_is_healthy_when_the_server_is(models: Path, port: int) -> None:
     address = f"127.0.0.1:{port}"
     with running("gateway", "--port", "0", "--server", address) as process:
@@ -255,6 +256,7 @@ def test_a_gateway_may_start_first_and_is_healthy_when_the_server_is(models: Pat
         assert process.stop(signal.SIGTERM) == 0
 
 
+@pytest.mark.process
 def test_a_server_that_does_not_answer_is_a_gateway_timeout() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as mute,
@@ -284,3 +286,34 @@ def test_a_gateway_ends_in_order_on_a_signal(server: Process) -> None:
     with running("gateway", "--port", "0", "--server", server.address) as process:
         assert process.stop(signal.SIGINT) == 0
         assert process.events()[-1]["event"] == "stopped"
+
+
+@pytest.mark.parametrize("field", ["product_id", "event_time_ns", "model", "version"])
+def test_null_in_an_optional_field_means_absent(gateway: httpx.Client, field: str) -> None:
+    answer = gateway.post("/predict", json=CORE_1_EXAMPLE | {field: None})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["probability"] == gateway.post("/predict", json=CORE_1_EXAMPLE).json()["probability"]
+
+
+def test_features_may_be_an_object_of_names(gateway: httpx.Client) -> None:
+    answer = gateway.post("/predict", json={"model": "volatility", "features": CORE_1_EXAMPLE, "version": None})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["probability"] == gateway.post("/predict", json=CORE_1_EXAMPLE).json()["probability"]
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "problem"),
+    [
+        ({"features": {"price": "1"}}, "price", "expected a finite number"),
+        ({"features": {"price": None}}, "price", "expected a finite number"),
+        ({"features": {}}, "features", "expected an object of feature names and numbers"),
+        ({"features": [1.0]}, "features", "expected an object of feature names and numbers"),
+        ({"features": {"moon": 1.0}}, "moon", "no feature of schema core/1"),
+        ({"features": {"price": 1.0}, "price": 1.0}, "price", "no such field"),
+    ],
+)
+def test_a_wrong_feature_of_the_object_is_named(
+    gateway: httpx.Client, body: dict[str, Any], field: str, problem: str
+) -> None:
+    violations = refused(gateway, json.dumps(body))["violations"]
+    assert (field, problem) in [(one["field"], one["problem"]) for one in violations]

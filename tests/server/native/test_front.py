@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from common.schema import CORE_1
-from server.core.requests import Matrix, Vector
+from server.core.arrays import Matrix, Vector
 from server.http2 import frames
-from server.native.calls import Dialogue, FrameStream
 from server.native.front import NativeFront
-from server.native.link import Link
+from server.native.scoring_stream import ScoringStreamCall
+from server.native.streaming import StreamingCall
 from tests.server.bundles import Logistic, rows
 from tests.server.http2.peer import Frame, block, message
 from tests.server.native.conftest import SERVICE, Client, Clock, Transport
@@ -51,10 +51,10 @@ def answers(got: list[Frame], stream: int) -> list[bytes]:
     return found
 
 
-def a_stream(client: Client, stream: int = 1, *extra: tuple[bytes, bytes]) -> FrameStream:
+def a_stream(client: Client, stream: int = 1, *extra: tuple[bytes, bytes]) -> ScoringStreamCall:
     client.head(stream, b"StreamPredict", *extra)
-    call = client.link.connection.streams[stream].call
-    assert isinstance(call, FrameStream)
+    call = client.link.h2.streams[stream].call
+    assert isinstance(call, ScoringStreamCall)
     return call
 
 
@@ -138,8 +138,8 @@ async def test_a_fault_of_ours_in_one_stream_is_no_others(
     def fails() -> bool:
         raise ZeroDivisionError
 
-    pull = FrameStream.pull
-    monkeypatch.setattr(FrameStream, "pull", lambda self: fails() if self is broken else pull(self))
+    pull = ScoringStreamCall.pull
+    monkeypatch.setattr(ScoringStreamCall, "pull", lambda self: fails() if self is broken else pull(self))
     client.data(1, frame(1, request()))
     client.data(3, frame(1, request()))
     got = await client.until(lambda got: bool(answers(got, 3)))
@@ -153,8 +153,8 @@ async def test_a_lost_link_leaves_nothing_behind(client: Client, front: NativeFr
     call = a_stream(client, 3, (b"grpc-timeout", b"1H"))
     client.head(5, b"", path=WATCH)
     client.data(5, message(b""), frames.END_STREAM)
-    dialogue = client.link.connection.streams[5].call
-    assert isinstance(dialogue, Dialogue)
+    dialogue = client.link.h2.streams[5].call
+    assert isinstance(dialogue, StreamingCall)
     assert dialogue.task is not None
     await client.until(lambda got: bool(answers(got, 5)))
     client.call(7, request().SerializeToString())
@@ -163,17 +163,16 @@ async def test_a_lost_link_leaves_nothing_behind(client: Client, front: NativeFr
     await asyncio.gather(dialogue.task, return_exceptions=True)
     assert dialogue.task.cancelled()
     assert call.ended
-    assert client.link.connection.open_calls == 0
-    assert not front.links
-    assert not front._active
+    assert client.link.h2.open_calls == 0
+    assert not front.connections
     await asyncio.sleep(0)
-    assert not len(front._lane)
+    assert not front.serving.batches.batcher.calls
 
 
 async def test_a_reader_that_stops_is_read_no_more_until_it_goes_on(client: Client) -> None:
     call = a_stream(client)
     client.send(frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
-    client.link.connection.streams[1].send_window = 0
+    client.link.h2.streams[1].send_window = 0
     await client.until(lambda got: any(one.kind == frames.SETTINGS for one in got))
     stream = call.stream
     for number in range(2000):
@@ -191,8 +190,8 @@ async def test_a_dialogue_whose_link_is_paused_waits(client: Client) -> None:
     client.link.pause_writing()
     client.head(1, b"", path=WATCH)
     client.data(1, message(b""), frames.END_STREAM)
-    dialogue = client.link.connection.streams[1].call
-    assert isinstance(dialogue, Dialogue)
+    dialogue = client.link.h2.streams[1].call
+    assert isinstance(dialogue, StreamingCall)
     assert not client.transport.reading
     await client.until(lambda got: bool(answers(got, 1)))
     client.link.resume_writing()
@@ -206,13 +205,13 @@ async def test_a_dialogue_whose_link_is_paused_waits(client: Client) -> None:
 async def test_a_drain_does_not_cut_a_call_of_the_short_way(client: Client, front: NativeFront) -> None:
     client.call(1, request(2).SerializeToString())
     await client.ended(1)
-    client.link.connection.go_away()
+    client.link.h2.go_away()
     client.call(3, request(2).SerializeToString())
     client.send(frames.frame(frames.PING, frames.ACK, 0, b"draining"))
-    front._end_idle()
+    front.end_idle()
     assert not client.transport.closed
     assert status(await client.ended(3), 3) == b"0"
-    front._end_idle()
+    front.end_idle()
     assert client.transport.closed
 
 
@@ -287,7 +286,7 @@ async def test_an_idle_link_is_left_alone(client: Client, clock: Clock) -> None:
 async def test_an_answer_that_waits_for_its_reader_does_not_keep_the_rows_of_its_request(client: Client) -> None:
     client.send(frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
     client.call(1, request(1000).SerializeToString())
-    stream = client.link.connection.streams.get(1) or client.link.connection.promote(1)
+    stream = client.link.h2.streams.get(1) or client.link.h2.promote(1)
     assert stream is not None
     async with asyncio.timeout(10):
         while not stream.unsent:  # noqa: ASYNC110
@@ -298,15 +297,15 @@ async def test_an_answer_that_waits_for_its_reader_does_not_keep_the_rows_of_its
 
 
 async def test_the_loop_spins_while_calls_come_one_by_one(front: NativeFront, client: Client, clock: Clock) -> None:
-    front.spin(100_000_000)  # far longer than the test takes between two calls
+    front.spinner.spin_ns = 100_000_000  # far longer than the test takes between two calls
     for stream in (1, 3, 5):
         client.call(stream, request().SerializeToString())
         await client.ended(stream)
-    assert front.spinning
+    assert front.spinner.spinning
     clock.ahead_ns = 10**9
     for _ in range(3):
         await asyncio.sleep(0)
-    assert not front.spinning
+    assert not front.spinner.spinning
 
 
 def whole(stream: int) -> tuple[bytes, bytes]:
@@ -319,17 +318,17 @@ def whole(stream: int) -> tuple[bytes, bytes]:
 async def test_the_loop_does_not_spin_for_calls_far_apart_or_for_many_at_once(
     front: NativeFront, client: Client, clock: Clock
 ) -> None:
-    front.spin(1_000_000)
+    front.spinner.spin_ns = 1_000_000
     for stream in (1, 3, 5):
         clock.ahead_ns += 10**9
         client.send(*whole(stream))
-        assert not front.spinning
-    front.spin(10**9)
+        assert not front.spinner.spinning
+    front.spinner.spin_ns = 10**9
     for stream in range(7, 47, 2):
         client.send(*whole(stream))
     for _ in range(3):
         await asyncio.sleep(0)
-    assert not front.spinning
+    assert not front.spinner.spinning
 
 
 async def test_frames_of_many_rows_are_answered_in_order(client: Client) -> None:
@@ -352,14 +351,14 @@ async def test_frames_of_many_rows_are_answered_in_order(client: Client) -> None
 async def test_frames_whose_burst_fails_are_answered_before_those_behind_it(
     front: NativeFront, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predictor = front.plane.repository.held.labelled["volatility", "stable"].predictor
-    whole = predictor.predict_few
+    predictor = front.serving.plane.repository.snapshot.labelled["volatility", "stable"].predictor
+    whole = predictor.predict_bound
 
     def with_a_gap(matrix: Matrix) -> Vector:
         """No probability for rows that begin with 7."""
         return np.where(matrix[:, 0] == 7.0, np.nan, whole(matrix))
 
-    monkeypatch.setattr(predictor, "predict_few", with_a_gap)
+    monkeypatch.setattr(predictor, "predict_bound", with_a_gap)
     bad = request()
     bad.packed.values = np.array([7.0, *rows(1)[0][1:]]).tobytes()
     named = request(seed=3)
@@ -382,7 +381,7 @@ async def test_a_refused_call_that_left_the_short_way_is_told_so(
     await_known = request(2)
     client.call(1, await_known.SerializeToString())
     await client.ended(1)
-    front._max_queue = 0
+    front.serving.batches.batcher._max_queue = 0
     head = block(SERVICE + b"Predict")
     call = frames.frame(frames.HEADERS, 4, 3, head) + frames.frame(
         frames.DATA, frames.END_STREAM, 3, message(await_known.SerializeToString())
@@ -391,7 +390,7 @@ async def test_a_refused_call_that_left_the_short_way_is_told_so(
     client.send(call + second + begins)
     got = client.read() + (await client.until(lambda got: True))
     assert [status(got, one) for one in (3, 5)] == [b"8", b"8"]
-    assert client.link.connection.open_calls == 0
+    assert client.link.h2.open_calls == 0
 
 
 async def test_what_is_remembered_of_a_request_is_small(front: NativeFront, client: Client) -> None:
@@ -399,8 +398,8 @@ async def test_what_is_remembered_of_a_request_is_small(front: NativeFront, clie
     unknown = b"\xfa\x3f\xa0\x1f" + bytes(4000)  # field 1023, which nobody knows
     client.call(1, unknown + padded)
     assert status(await client.ended(1), 1) == b"0"
-    assert all(len(form.prefix) < 1100 for form in front.forms.by_length.values())
-    assert not front.forms.by_length
+    assert all(len(form.prefix) < 1100 for form in front.serving.templates.by_length.values())
+    assert not front.serving.templates.by_length
 
 
 @pytest.mark.parametrize("number", [1, 42, 300, 2**40])
@@ -420,7 +419,7 @@ async def test_a_unary_call_whose_message_never_arrives_ends_at_its_deadline(cli
     client.head(3, b"Predict", (b"grpc-timeout", b"20m"))
     client.data(3, part) if part else None
     assert status(await client.ended(3), 3) == b"4"
-    assert client.link.connection.open_calls == 0
+    assert client.link.h2.open_calls == 0
 
 
 BROKEN = frames.frame(frames.RST_STREAM, 0, 0, bytes(4))  # PROTOCOL_ERROR of the connection
@@ -488,7 +487,7 @@ async def test_a_peer_that_leaves_its_answers_unread_is_cut_in_the_end(client: C
 
 async def test_http1_on_the_port_is_answered_by_a_line_of_text(front: NativeFront) -> None:
     transport: Any = Transport()
-    link = Link(front)
+    link = front.connect()
     link.connection_made(transport)
     link.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     assert transport.written.startswith(b"HTTP/1.1 400 ")
@@ -502,14 +501,14 @@ async def test_a_read_with_much_work_lets_others_read_before_it_goes_on(front: N
     client.data(1, b"\0\0\x10\0\0")
     client.send(frames.frame(frames.DATA, 0, 1, b"\1") * 20_000)
     assert not client.transport.reading
-    assert client.link.connection.has_more
+    assert client.link.h2.has_more
     other = Client(front)
     other.call(1, b"", b"Health")
     assert status(other.read(), 1) == b"0"
     async with asyncio.timeout(10):
         while not client.transport.reading:  # noqa: ASYNC110 - it is the loop's turns that count
             await asyncio.sleep(0)
-    assert client.link.connection.streams[1].size == 20_005
+    assert client.link.h2.streams[1].size == 20_005
     other.link.connection_lost(None)
 
 
@@ -519,9 +518,9 @@ async def test_a_pause_during_a_long_read_does_not_lose_the_rest(client: Client)
     client.link.pause_writing()
     for _ in range(5):
         await asyncio.sleep(0)
-    assert client.link.connection.has_more
+    assert client.link.h2.has_more
     client.link.resume_writing()
     async with asyncio.timeout(10):
         while not client.transport.reading:  # noqa: ASYNC110 - it is the loop's turns that count
             await asyncio.sleep(0)
-    assert not client.link.connection.has_more
+    assert not client.link.h2.has_more
