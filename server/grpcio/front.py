@@ -16,6 +16,7 @@ from common.rpc_status import DETAILS_KEY, to_status
 from server.core.batcher import FaultError, Work
 from server.core.dataplane import DataPlane, Outcome, Result, ScoringJob
 from server.core.requests import PredictInput
+from server.grpcio.turns import LargeMessages
 from server.rpc.inference import read_predict
 from server.rpc.methods import Method, Methods, Scoring, ScoringStream, Stream, Unary
 from server.runtime.batch_loop import BatchLoop
@@ -85,6 +86,7 @@ class GrpcioFront:
         self._templates = TemplateCache()
         self._inline = InlineScorer(plane, batches, metrics)
         self._handlers = Guarded(gate, {path: self._handler(method) for path, method in methods.items()})
+        self._large_messages = LargeMessages()
         self._server = self._new_server()
         self._ending = False
         self._keeper: asyncio.Task[None] | None = None
@@ -160,6 +162,7 @@ class GrpcioFront:
     def _unary(self, method: Unary) -> Any:
         async def handle(raw: bytes, context: Context) -> bytes:
             arrived_ns = self._now_ns()
+            await self._large_messages.turn(raw)
             try:
                 answer = method.answer(raw)
             except Exception as error:
@@ -172,6 +175,7 @@ class GrpcioFront:
     def _scoring(self, method: Scoring) -> Any:
         async def handle(raw: bytes, context: Context) -> bytes:
             arrived_ns = self._now_ns()
+            await self._large_messages.turn(raw)
             try:
                 if not self._batches.batcher.room:
                     raise self._batches.overloaded
@@ -238,6 +242,7 @@ class GrpcioFront:
         return handle
 
     async def _frame(self, method: ScoringStream, raw: bytes, arrived_ns: int) -> bytes:
+        await self._large_messages.turn(raw)
         frame = method.decode(raw)
         try:
             if isinstance(frame.input, VolcastError):
