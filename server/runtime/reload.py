@@ -7,13 +7,13 @@ sizes in the folder, which takes tens of microseconds and works on every file sy
 from __future__ import annotations
 
 import queue
-import threading
 from concurrent.futures import Future
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from common.errors import InputError
+from common.threads import essential_thread
 from server.core.bundles import fingerprint
 from server.core.models import ReloadResult, Repository
 
@@ -29,7 +29,7 @@ class Reloader:
         # A SimpleQueue, since a signal handler may call its put() at any moment. None ends the thread.
         self._requests: queue.SimpleQueue[Future[ReloadResult] | None] = queue.SimpleQueue()
         self._seen: object = None
-        self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
+        self._thread = essential_thread("reload", self._run, log)
 
     def load(self) -> ReloadResult:
         """The first load, on the calling thread and before `start`; raises InputError."""
@@ -87,8 +87,8 @@ class Reloader:
             self._log.exception("reload_failed")
 
     def _answer(self, futures: list[Future[ReloadResult]]) -> None:
-        self._seen = fingerprint(self._folder)
         try:
+            self._seen = fingerprint(self._folder)
             changes = self._load("request")
         except Exception as error:
             if isinstance(error, InputError):

@@ -6,6 +6,7 @@ import threading
 from time import perf_counter
 from typing import Any
 
+from common.threads import essential_thread
 from server.core.shadow import ShadowScorer
 
 LOOK_EVERY_S = 0.02
@@ -20,7 +21,7 @@ class ShadowThread:
         self._shadows = shadows
         self._log = log
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
+        self._thread = essential_thread("shadow", self._run, log)
 
     def start(self) -> None:
         self._thread.start()

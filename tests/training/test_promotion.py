@@ -20,6 +20,8 @@ from training.gate import Limits
 from training.promotion import Judged
 from training.trained import TRAINED_FILE, trained_files
 
+pytestmark = pytest.mark.process
+
 LIMITS = Limits(max_latency_us=1000.0, champion_margin=0.2)
 NOW_MS = 1_765_000_000_000
 
