@@ -134,6 +134,7 @@ def test_a_shadow_counts_such_a_row_as_failed(tmp_path: Path) -> None:
     assert (agreement.rows, agreement.failed_rows) == (1, 2)
 
 
+@pytest.mark.process
 def test_both_fronts_answer_such_a_row_with_an_error_on_every_path(front: str, models: Path) -> None:
     inside, outside = packed(matrix(1.0)).SerializeToString(), packed(matrix(2.0)).SerializeToString()
     with serve(models, VOLCAST_SERVER__FRONT=front) as server, grpc.insecure_channel(server.address) as channel:
@@ -163,6 +164,7 @@ def test_both_fronts_answer_such_a_row_with_an_error_on_every_path(front: str, m
         assert code_of(raised.value) == grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.process
 def test_rest_answers_such_a_row_with_an_error(models: Path) -> None:
     with (
         serve(models) as server,
