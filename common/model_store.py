@@ -180,13 +180,14 @@ class ModelStore:
             self.write_labels(labels)
 
     def find(self, manifest: Manifest) -> str | None:
-        """The version that holds this very bundle, whatever number the bundle itself came with."""
+        """The version that holds this very bundle, whatever number and date the bundle itself came with."""
         for version, folder in self.versions().items():
             try:
                 held, _ = read_bundle(folder)
             except BundleError:
                 continue
-            if msgspec.structs.replace(held, name=manifest.name, version=manifest.version) == manifest:
+            same = {"name": manifest.name, "version": manifest.version, "created": manifest.created}
+            if msgspec.structs.replace(held, **same) == manifest:
                 return version
         return None
 

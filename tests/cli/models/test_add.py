@@ -23,6 +23,7 @@ from common.schema import CORE_1
 from server.core.bundles import load_model
 from tests.cli.models.exports import Matrix, Network, forest, sklearn_export, training_data, xgboost_export
 from tests.server.bundles import WIDTH, Logistic, rows, write_bundle
+from training.monitoring.bundles import BundleFolder
 
 Volcast = Callable[..., int]
 
@@ -520,3 +521,23 @@ def test_a_features_file_that_is_wrong_is_refused(content: Any, reason: str, cap
     text = line(capfd)
     assert reason in text
     assert not Path("models/mine/1").exists()
+
+
+def test_what_needs_a_label_refuses_an_added_bundle(capfd: pytest.CaptureFixture[str]) -> None:
+    assert add(PLAIN.proto()) == 0
+    assert run_command(["evaluate", "--bundle", "models/mine/1"]) == 1
+    reason = (
+        "mine/1 was added from an ONNX file: it records no label and no training data, which volcast evaluate needs"
+    )
+    assert reason in line(capfd)
+    with pytest.raises(BundleError, match="which volcast monitor needs"):
+        BundleFolder(Path("models"), 60.0).bundle("mine/1")
+
+
+def test_the_list_shows_an_added_version_without_figures(capfd: pytest.CaptureFixture[str]) -> None:
+    assert add(PLAIN.proto()) == 0
+    capfd.readouterr()
+    assert run_command(["models", "list", "--json"]) == 0
+    (row,) = json.loads(capfd.readouterr().out)["models"]
+    assert (row["kind"], row["label"], row["error"]) == ("onnx", "stable", "")
+    assert "trained_until" not in row

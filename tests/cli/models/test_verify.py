@@ -17,12 +17,6 @@ from server.core.models import Repository
 from tests.server.bundles import WIDTH, Logistic, other_schema, write_bundle
 
 
-@pytest.fixture(autouse=True)
-def _no_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A latency budget that no busy machine breaks."""
-    monkeypatch.setenv("VOLCAST_GATE__MAX_LATENCY_US", "100000")
-
-
 def one_row_only() -> onnx.ModelProto:
     """A graph whose Reshape fixes the batch size, behind a free batch axis of input and output."""
     graph = Logistic(1).graph()
