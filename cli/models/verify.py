@@ -38,6 +38,16 @@ def verify_folder(folder: Path, max_latency_us: float) -> tuple[Check, ...]:
     return _verify(folder, manifest.name, manifest.version, max_latency_us)
 
 
+def load_check(folder: Path) -> Check:
+    """Whether a server would load a bundle, wherever it lies."""
+    try:
+        manifest, _ = read_bundle(folder)
+        load_model(folder, manifest.name, manifest.version)
+    except BundleError as error:
+        return Check("load", False, str(error))
+    return Check("load", True, "a server loads it")
+
+
 def _verify(folder: Path, name: str, version: str, max_latency_us: float) -> tuple[Check, ...]:
     """Checks in order; those that need a model that loads are left out without one."""
     try:
