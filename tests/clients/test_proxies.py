@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from benchmarks.processes import free_port
 from clients.aio import AsyncClient
 from clients.sync import Client
 from common.errors import UnavailableError, VolcastError
-from tests.processes import free_port
 from tests.server.processes import run_to_end, running
 
 ELSEWHERE = "192.0.2.1:50051"  # RFC 5737: an address for documentation
