@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import signal
+import struct
 import threading
 from collections.abc import Callable
 from importlib.metadata import version
@@ -159,10 +160,10 @@ class Server:
 
     def _load(self) -> None:
         """Raises BundleError where the default model has no usable version."""
-        held = self._reloader.load().snapshot
+        snapshot = self._reloader.load().snapshot
         name, folder = self._config.default_model, self._config.models_dir
-        if not any(one == name for one, _ in held.models):
-            why = "; ".join(one.reason for one in held.failures) or "no bundle of that name"
+        if not any(owner == name for owner, _ in snapshot.models):
+            why = "; ".join(failure.reason for failure in snapshot.failures) or "no bundle of that name"
             raise BundleError(f"no usable model {name!r} in {folder}: {why}")
         self._repository.resolve(Selection())
 
@@ -192,12 +193,13 @@ class Server:
 
 
 def _trial_request(repository: Repository) -> bytes:
+    """The self-test's row: the model may have no probability for another row."""
     model = repository.resolve(Selection())
     rows = PackedRows(
         schema_hash=model.schema.hash,
         data_type=DataType.DATA_TYPE_FLOAT64,
         row_count=1,
-        values=bytes(8 * len(model.schema)),
+        values=struct.pack(f"<{len(model.example)}d", *model.example),
     )
     return PredictRequest(packed=rows).SerializeToString()
 

@@ -172,6 +172,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, _broker_here: None) -> Iterat
     runs.close()
 
 
+@pytest.mark.process
 def test_an_interrupt_ends_a_run_in_order_and_leaves_nothing(runs: Runs) -> None:
     run = runs.interrupted
     run.await_ready()
@@ -185,6 +186,7 @@ def test_an_interrupt_ends_a_run_in_order_and_leaves_nothing(runs: Runs) -> None
     assert len(read_features(run.features_dir)) == summary["features"]
 
 
+@pytest.mark.process
 def test_an_interrupt_before_ready_ends_a_run_well_and_leaves_nothing(tmp_path: Path) -> None:
     run = Run(tmp_path)
     try:
@@ -199,6 +201,7 @@ def test_an_interrupt_before_ready_ends_a_run_well_and_leaves_nothing(tmp_path: 
         run.close()
 
 
+@pytest.mark.process
 def test_a_worker_that_was_killed_after_an_interrupt_is_no_failure_of_the_command() -> None:
     class Failing:
         def start(self, config: Config, exchange: list[str] | None) -> bool:
@@ -226,6 +229,7 @@ def test_a_worker_that_was_killed_after_an_interrupt_is_no_failure_of_the_comman
     assert view.lines[-1].startswith("stopped before the end: worker: read 5 of 9 records")
 
 
+@pytest.mark.process
 def test_a_killed_supervisor_leaves_no_process_behind(runs: Runs) -> None:
     run = runs.killed
     run.await_ready()
@@ -248,6 +252,7 @@ def comparable(rows: FeatureRows) -> dict[str, tuple[bytes, bytes, bytes]]:
     }
 
 
+@pytest.mark.process
 def test_the_same_seed_gives_the_same_features_twice(runs: Runs) -> None:
     summaries = [run.summary() for run in runs.same]
     first, second = (read_features(run.features_dir) for run in runs.same)
@@ -263,6 +268,7 @@ def test_the_same_seed_gives_the_same_features_twice(runs: Runs) -> None:
         assert summary["slowest"] in summary["stages_ms"]
 
 
+@pytest.mark.process
 def test_the_last_line_is_all_there_is_on_standard_output(runs: Runs) -> None:
     for run in runs.same:
         run.ended()
@@ -270,6 +276,7 @@ def test_the_last_line_is_all_there_is_on_standard_output(runs: Runs) -> None:
         assert not any("Traceback" in line for line in run.err)
 
 
+@pytest.mark.process
 def test_the_real_recording_goes_through_whole(runs: Runs) -> None:
     if runs.replayed is None:
         pytest.skip("the recording of 2026-04-05 is not here (VOLCAST_DATA_DIR)")
@@ -281,6 +288,7 @@ def test_the_real_recording_goes_through_whole(runs: Runs) -> None:
 
 
 @pytest.mark.parametrize(("part", "setting"), [("broker", "broker.port"), ("server", "server.port")])
+@pytest.mark.process
 def test_a_port_in_use_is_one_line_that_names_it_and_the_setting(part: str, setting: str, tmp_path: Path) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
@@ -299,6 +307,7 @@ def test_a_port_in_use_is_one_line_that_names_it_and_the_setting(part: str, sett
     assert run.alive() == {}
 
 
+@pytest.mark.process
 def test_a_recording_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     run = Run(tmp_path, "--exchange", "replay:/no/such/file")
     try:
@@ -373,6 +382,7 @@ def test_a_folder_in_use_by_another_run_is_left_alone(tmp_path: Path, capfd: pyt
         ("import sys; sys.exit('volcast: port 1: taken')", "port 1: taken"),
     ],
 )
+@pytest.mark.process
 def test_a_part_that_ended_is_told_by_its_own_line_or_by_how_it_ended(tmp_path: Path, script: str, said: str) -> None:
     part = Process("server", [], tmp_path / "server.log")
     with part.log.open("wb") as log:
@@ -381,6 +391,7 @@ def test_a_part_that_ended_is_told_by_its_own_line_or_by_how_it_ended(tmp_path: 
     assert part.failure_line() == said
 
 
+@pytest.mark.process
 def test_only_a_part_that_may_end_and_ends_well_is_not_missed(tmp_path: Path) -> None:
     def ended(name: str, code: int) -> Process:
         part = Process(name, [], tmp_path / f"{name}.log")

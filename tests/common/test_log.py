@@ -35,6 +35,7 @@ def run(body: str, stderr: int, **options: Any) -> subprocess.CompletedProcess[b
     return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, timeout=60, check=False, **options)
 
 
+@pytest.mark.process
 def test_an_event_and_its_line_end_are_one_write_so_that_lines_of_several_processes_do_not_mix() -> None:
     # Each write to a datagram socket is a datagram of its own.
     reading, writing = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)

@@ -43,6 +43,7 @@ def test_features_are_answered_as_json(server: Process) -> None:
         (("--example", "--server", "127.0.0.1:1"), "inference server at 127.0.0.1:1: UNAVAILABLE: "),
     ],
 )
+@pytest.mark.process
 def test_what_cannot_be_asked_is_one_line(options: tuple[str, ...], line: str) -> None:
     done = run_to_end("predict", *options)
     assert done.returncode != 0

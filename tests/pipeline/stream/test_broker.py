@@ -38,6 +38,7 @@ def test_port_0_becomes_a_free_one_and_it_ends_with_its_context() -> None:
     assert not exists(pid)
 
 
+@pytest.mark.process
 def test_what_does_not_start_is_told_with_its_own_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = tmp_path / "tansu"
     fake.write_text("#!/bin/sh\necho 'first'\necho 'no such engine' >&2\nexit 3\n")
@@ -47,6 +48,7 @@ def test_what_does_not_start_is_told_with_its_own_last_words(tmp_path: Path, mon
         EmbeddedBroker("127.0.0.1", free_port()).start()
 
 
+@pytest.mark.process
 def test_of_two_brokers_that_start_together_exactly_one_runs() -> None:
     port = free_port()
     barrier = threading.Barrier(2)
@@ -71,6 +73,7 @@ def test_of_two_brokers_that_start_together_exactly_one_runs() -> None:
     )
 
 
+@pytest.mark.process
 def test_what_never_listens_is_ended_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = tmp_path / "tansu"
     fake.write_text("#!/bin/sh\nexec sleep 60\n")
