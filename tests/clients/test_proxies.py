@@ -69,6 +69,7 @@ def test_predict_and_the_gateway_work(inference_server: str) -> None:
             assert stream.readline().split()[1] == b"200"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("proxy", ["http_proxy"], indirect=True)
 @pytest.mark.usefixtures("proxy")
 def test_predict_says_in_one_line_which_proxy_is_in_the_way() -> None:

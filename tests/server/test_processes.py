@@ -18,6 +18,8 @@ from tests.processes import ROOT, await_true
 from tests.server.bundles import write_bundle
 from tests.server.processes import Process, starting
 
+pytestmark = pytest.mark.process
+
 ROUNDS = 2
 
 
