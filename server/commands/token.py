@@ -26,7 +26,7 @@ def token(config_file: Path | None, name: str, as_json: bool) -> None:
     Give the token to the caller and only the line to the server: the token cannot be found from it.
     The line goes to standard output as the last one; nothing is written to any file.
     """
-    if not name or "#" in name or any(one.isspace() or not one.isprintable() for one in name):
+    if not name or "#" in name or any(letter.isspace() or not letter.isprintable() for letter in name):
         raise UsageError(f"NAME: expected one word without #, got {name!r}")
     file = load_config(config_file).server.tokens_file or "server.tokens_file"
     drawn = secrets.token_urlsafe(TOKEN_BYTES)
