@@ -52,7 +52,7 @@ class OutputPlan:
 class Plan:
     inputs: tuple[InputPlan, ...]
     output: OutputPlan
-    fixed_batch: bool = False
+    fixed_batch: int | None = None  # rows, if the file takes that many only
     notes: tuple[str, ...] = field(default=())
 
 
@@ -64,7 +64,7 @@ def plan(model: Any, schema: FeatureSchema, output: str | None = None, columns: 
     constants = {tensor.name for tensor in model.graph.initializer}
     given = [value for value in model.graph.input if value.name not in constants]
     inputs = _inputs(given, schema, columns or schema.names)
-    fixed = any(_fixed_batch(value) for value in given)
+    fixed = next((rows for value in given if (rows := _fixed_batch(value)) is not None), None)
     return Plan(inputs, _output(model.graph, output), fixed, _unused(inputs, schema))
 
 
@@ -215,6 +215,6 @@ def _is_one_feature(value: Any) -> bool:
     return shape is None or len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
 
 
-def _fixed_batch(value: Any) -> bool:
+def _fixed_batch(value: Any) -> int | None:
     shape = _shape(value)
-    return bool(shape) and isinstance(shape[0], int)  # type: ignore[index]
+    return shape[0] if shape and isinstance(shape[0], int) else None
