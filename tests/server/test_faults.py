@@ -22,7 +22,7 @@ from server.core.dataplane import DataPlane
 from server.core.models import Repository
 from server.core.predictor import BoundBuffers, Predictor
 from server.core.requests import Selection
-from server.rpc.methods import Stream, StreamContext, Unary
+from server.rpc.methods import StreamContext, StreamMethod, Unary
 from server.runtime.batch_loop import BatchLoop
 from server.runtime.metrics import ServerMetrics
 from server.runtime.state import ServerState
@@ -83,7 +83,11 @@ async def fronted(front: str, models: Path, spy: Spy, log: Log) -> AsyncIterator
     state = ServerState("test", front, accepting=True, ready=True)
     plane = DataPlane(repository, 10_000, perf_counter_ns)
     table, _ = services.methods(repository, state, with_reflection=False)
-    table = {**table, "/test.Broken/Unary": Unary("Unary", broken), "/test.Broken/Stream": Stream("S", broken_dialogue)}
+    table = {
+        **table,
+        "/test.Broken/Unary": Unary("Unary", broken),
+        "/test.Broken/Stream": StreamMethod("S", broken_dialogue),
+    }
     parts = Parts(
         table, plane, BatchLoop(plane, 1024, 512, 0), state, ServerMetrics(repository, state), Gate(None), log
     )
