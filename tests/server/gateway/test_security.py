@@ -1,4 +1,4 @@
-"""Who gets through the REST door, and what those learn who do not."""
+"""Which requests the REST API admits, and what a refused caller sees."""
 
 from __future__ import annotations
 
@@ -152,9 +152,9 @@ async def test_the_words_of_a_failure_inside_never_reach_a_caller(
         answer = await client.request(method, path, content=json.dumps(CORE_1_EXAMPLE))
         assert answer.status_code == status
         health = await client.get("/health")
-        for told in (answer.text, health.text):
-            assert SECRET not in told
-            assert "127.0.0.1" not in told
+        for text in (answer.text, health.text):
+            assert SECRET not in text
+            assert "127.0.0.1" not in text
 
 
 async def test_an_error_nobody_thought_of_is_a_plain_500(monkeypatch: pytest.MonkeyPatch) -> None:
