@@ -280,7 +280,7 @@ def test_a_feature_that_is_missing_is_named(plane: DataPlane) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [("moon", "no input 'moon' here"), ("price", "'price' is given twice"), ("features", "no input 'features' here")],
 )
 def test_an_input_too_many_is_named(plane: DataPlane, name: str, expected: str) -> None:

@@ -208,7 +208,7 @@ def test_a_body_that_is_no_inference_request_is_refused(rest: httpx.Client, body
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         ({"data": [1.0] * 10}, "inputs[0].data: expected 11 values, got 10"),
         ({"data": [[1.0] * 10, [1.0]]}, "inputs[0].data: expected numbers, or equally long lists of them"),
@@ -271,7 +271,7 @@ def test_a_header_length_that_is_none_is_refused(rest: httpx.Client, length: str
 
 
 @pytest.mark.parametrize(
-    ("size", "said"),
+    ("size", "expected"),
     [
         (89, "inputs[0].parameters[binary_data_size]: expected at most the 88 bytes"),
         (-1, "inputs[0].parameters[binary_data_size]: expected at most the 88 bytes"),
