@@ -118,8 +118,8 @@ async def _model_ready(request: Request, name: str) -> JSONResponse:
 async def _infer(request: Request, name: str) -> Response:
     """Scores rows: tensor `features`, FP64 or FP32, shape [rows, features], in JSON or as bytes after the JSON."""
     body = await _body(request)
-    message, asked = rest.read_request(body, request.headers.get(rest.HEADER_LENGTH), name, _version(request))
-    content, json_length = rest.write_response(await _call(request, "ModelInfer", message), asked)
+    message, encoding = rest.read_request(body, request.headers.get(rest.HEADER_LENGTH), name, _version(request))
+    content, json_length = rest.write_response(await _call(request, "ModelInfer", message), encoding)
     if json_length is None:
         return Response(content, media_type="application/json")
     return Response(content, headers={rest.HEADER_LENGTH: str(json_length)}, media_type="application/octet-stream")
