@@ -1,4 +1,4 @@
-"""A worker process, `python -m server.workers.worker`. The supervisor starts it and writes its job to standard input."""
+"""A worker: `python -m server.workers.worker`. The supervisor starts it and writes its job to standard input."""
 
 from __future__ import annotations
 
