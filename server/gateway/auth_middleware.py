@@ -11,8 +11,8 @@ from server.gateway.middleware import response_for
 from server.security.tokens import HEADER, Gate
 
 # Exact paths, as the router compares them. A new route needs a token until it is listed here.
-OPEN = frozenset({"/", "/health", "/metrics", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"})
-OPEN_FOLDER = "/docs-assets/"
+OPEN_PATHS = frozenset({"/", "/health", "/metrics", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"})
+OPEN_PREFIX = "/docs-assets/"
 _ADMITTED = "volcast.admitted"
 
 
@@ -33,7 +33,7 @@ class AuthMiddleware:
             self._gate.admit(path, headers[0] if len(headers) == 1 else None)
             scope[_ADMITTED] = True
         except UnauthenticatedError as error:
-            if path not in OPEN and not path.startswith(OPEN_FOLDER):
+            if path not in OPEN_PATHS and not path.startswith(OPEN_PREFIX):
                 await response_for(error)(scope, receive, send)
                 return
             scope[_ADMITTED] = False

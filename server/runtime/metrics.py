@@ -26,7 +26,8 @@ from server.runtime.state import ServerState
 BUCKETS_S = (
     0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5,
 )  # fmt: skip
-METHODS = ("Predict", "StreamPredict", "Health")  # exported from the start; other methods after their first call
+# Exported from the start; other methods appear after their first call.
+INITIAL_METHODS = ("Predict", "StreamPredict", "Health")
 CODE_NAMES: dict[int, str] = {number: name for name, number in code_pb2.Code.items()}
 
 
@@ -57,7 +58,7 @@ class ServerMetrics(Collector):
         self._state = state
         self._requests: dict[tuple[str, str], int] = {}
         self._rows: dict[tuple[str, str], int] = {}
-        self._durations = {method: Histogram() for method in METHODS}
+        self._durations = {method: Histogram() for method in INITIAL_METHODS}
         self._compute = Histogram()
 
     def request(self, method: str, code: str, duration_ns: int) -> None:
@@ -91,7 +92,7 @@ class ServerMetrics(Collector):
         """Resets all counts: the server's own self-check is not a request of a client."""
         self._requests.clear()
         self._rows.clear()
-        self._durations = {method: Histogram() for method in METHODS}
+        self._durations = {method: Histogram() for method in INITIAL_METHODS}
         self._compute = Histogram()
 
     def totals(self) -> dict[str, int]:

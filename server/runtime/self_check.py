@@ -10,7 +10,7 @@ from common.errors import UnavailableError
 from server.http2 import frames
 from server.http2.headers import literal
 
-TIMEOUT_S = 5.0
+CHECK_TIMEOUT_S = 5.0
 
 
 async def handshake(host: str, port: int) -> None:
@@ -23,7 +23,7 @@ async def handshake(host: str, port: int) -> None:
     unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
     unverified.set_alpn_protocols(["h2"])
     try:
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
             _, writer = await asyncio.open_connection(*_split_address(address), ssl=unverified)
     except (OSError, TimeoutError) as error:
         raise UnavailableError(f"the front does not answer at {address}: {type(error).__name__}") from None
@@ -34,7 +34,7 @@ async def call(host: str, port: int, path: str, message: bytes, authorization: s
     """Makes a unary call on its own connection. Raises UnavailableError if there is no response message."""
     address = reachable(host, port)
     try:
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
             payload = await _response_message(address, path, message, authorization)
     except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
         raise UnavailableError(f"the front does not answer at {address}: {type(error).__name__}") from None

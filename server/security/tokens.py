@@ -19,7 +19,7 @@ from common.errors import InputError, UnauthenticatedError
 from server.security.files import signature
 
 HEADER = "authorization"
-REFUSED = "a valid bearer token is needed"  # a missing, a malformed and an unknown token give equal errors
+REFUSAL_TEXT = "a valid bearer token is needed"  # a missing, a malformed and an unknown token give equal errors
 MAX_HEADER_CHARS = 512  # our headers have 50; a longer header is refused without hashing it
 MAX_TOKENS = 1000  # every call compares its token with all of them
 
@@ -102,7 +102,7 @@ class Gate:
         name = self._tokens.verify(header)
         if name is None:
             self.refused += 1
-            raise UnauthenticatedError(REFUSED)
+            raise UnauthenticatedError(REFUSAL_TEXT)
         return name
 
     def refusal(self, path: bytes, header: bytes) -> str:

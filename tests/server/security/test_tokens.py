@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from common.errors import InputError, UnauthenticatedError
-from server.security.tokens import MAX_HEADER_CHARS, MAX_TOKENS, REFUSED, Gate, Tokens, authorization
+from server.security.tokens import MAX_HEADER_CHARS, MAX_TOKENS, REFUSAL_TEXT, Gate, Tokens, authorization
 from tests.server.security.conftest import Log
 from tests.server.security.echo import HEALTH, STREAM, UNARY, call, echo
 
@@ -172,7 +172,7 @@ def test_the_native_front_is_told_why_or_nothing(tokens: Tokens) -> None:
     gate = Gate(tokens)
     assert gate.refusal(UNARY.encode(), b"Bearer first") == ""
     assert gate.refusal(HEALTH.encode(), b"") == ""
-    assert [gate.refusal(UNARY.encode(), header) for header in (b"", b"Bearer \xff", b"Bearer x")] == [REFUSED] * 3
+    assert [gate.refusal(UNARY.encode(), header) for header in (b"", b"Bearer \xff", b"Bearer x")] == [REFUSAL_TEXT] * 3
     assert Gate(None).refusal(UNARY.encode(), b"") == ""
 
 
@@ -209,7 +209,7 @@ async def test_a_grpc_caller_without_one_learns_nothing_not_even_which_methods_t
     async with echo(gate=gate) as address:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(address, path=path, metadata=metadata)
-        assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAUTHENTICATED, REFUSED)
+        assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAUTHENTICATED, REFUSAL_TEXT)
         async with grpc.aio.insecure_channel(address) as channel:
             stream = channel.stream_stream(path)(metadata=metadata, timeout=10)
             # Nothing sent and not closed: the refusal does not wait for a message.
