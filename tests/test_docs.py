@@ -17,9 +17,13 @@ DECISIONS = ROOT / "docs" / "decisions"
 MAX_DECISION_WORDS = 600  # a page
 
 # Folders whose code keeps the naming rules; later issues add pipeline, training, benchmarks and tests.
-PLAIN_FOLDERS = ("cli", "clients", "common", "proto")
+PLAIN_FOLDERS = ("cli", "clients", "common", "proto", "server")
 # Modules of these folders whose names are still to be changed. A module leaves the list with its last vague name.
-NOT_YET_PLAIN: set[str] = set()
+NOT_YET_PLAIN = {
+    "server/grpcio/front.py",
+    "server/http2/connection.py",
+    "server/http2/stream.py",
+}
 VAGUE_NAMES = {"one", "told", "said", "alike", "lone", "lane", "held", "found"}
 
 TEXT_SUFFIXES = {".md", ".py", ".proto", ".tmpl", ".toml", ".yaml", ".yml", ".ipynb", ".in", ".sh", ".cc", ".h", ".rs"}

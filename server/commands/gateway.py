@@ -79,14 +79,14 @@ class _WatchedFiles:
         self._log = log
 
     def refresh(self, context: ssl.SSLContext | None) -> None:
-        """context: the one that connections are accepted with."""
+        """context: the TLS context of the listening socket; None without TLS."""
         if self.tokens is not None:
             self.tokens.refresh()
         if self.certificates is not None and context is not None and self.certificates.refresh():
             try:
                 context.load_cert_chain(*self._files)
             except (OSError, ssl.SSLError):
-                # Changed once more since it was checked: the next look finds it.
+                # The files changed again after the check; the next refresh reads them.
                 self._log.warning("certificate_changed_again", file=self._files[0])
 
 
