@@ -23,7 +23,6 @@ NOT_YET_PLAIN = {
     "cli/run/command.py",
     "cli/run/parts.py",
     "common/config.py",
-    "common/model_store.py",
 }
 VAGUE_NAMES = {"one", "told", "said", "alike", "lone", "lane", "held", "found"}
 

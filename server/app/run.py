@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import signal
+import struct
 import threading
 from collections.abc import Callable
 from importlib.metadata import version
@@ -15,9 +16,13 @@ from typing import Any
 
 from common.config import ServerConfig
 from common.errors import BundleError
+from common.lifecycle import hangup_pending
+from common.metrics import serve_registry
+from common.ports import BoundPort
 from common.status import StatusPipe
 from server.app import services
 from server.app.fronts import Front, Parts, chosen_front, make_front
+from server.app.ports import ServerPorts
 from server.core.dataplane import DataPlane, ModelRun
 from server.core.models import Repository
 from server.core.requests import Selection
@@ -36,18 +41,14 @@ from server.security.tokens import Gate, Tokens
 from volcast.v1 import DataType, PackedRows, PredictRequest
 
 STATS_EVERY_S = 1.0
-LOOPBACK = "127.0.0.1"
 Address = tuple[str, int]
 
 
 async def run_server(
-    config: ServerConfig, stop: threading.Event, status: StatusPipe, log: Any, *, reuse_port: bool = False
+    config: ServerConfig, ports: ServerPorts, stop: threading.Event, status: StatusPipe, log: Any
 ) -> None:
-    """Returns after an orderly end. Raises VolcastError where the port is taken or no model can be used.
-
-    reuse_port: other processes serve the same port (server.workers).
-    """
-    server = Server(config, status, log, reuse_port=reuse_port)
+    """Returns after an orderly end. Raises VolcastError if the port is taken or no model can be used."""
+    server = Server(config, ports, status, log)
     stopping = asyncio.Event()
     _on_signals(asyncio.get_running_loop(), stop, stopping, server.reload)
     try:
@@ -67,11 +68,11 @@ async def run_server(
 class Server:
     """All parts of one server process. Must be built on the running loop. Raises VolcastError."""
 
-    def __init__(self, config: ServerConfig, status: StatusPipe, log: Any, *, reuse_port: bool) -> None:
+    def __init__(self, config: ServerConfig, ports: ServerPorts, status: StatusPipe, log: Any) -> None:
         self._config = config
+        self._ports = ports
         self._status = status
         self._log = log
-        self._reuse_port = reuse_port
         self._certificates = Certificates.of(config, log)
         require_safe_listener("server", config.host, self._certificates is not None, config.allow_plaintext)
         self._tokens = Tokens(Path(config.tokens_file), log) if config.tokens_file else None
@@ -89,16 +90,18 @@ class Server:
         )
         gate = Gate(self._tokens, () if config.health_needs_token else Gate.OPEN)
         parts = Parts(table, plane, batches, self._state, self.metrics, gate, log)
-        self._front: Front = make_front(config, parts, self._certificates, reuse_port=reuse_port)
+        self._front: Front = make_front(config, parts, self._certificates, reuse_port=ports.own is not None)
 
     async def start(self) -> None:
         """Ready when it returns: listening, models loaded and warmed up, one call answered over the socket."""
         config, state = self._config, self._state
-        port, own = await (self._join() if self._reuse_port else self._listen())
+        # Served from the start, so that a scrape finds volcast_server_ready 0 while models load.
+        serve_registry(self._ports.metrics, self.metrics.registry())
+        metrics_port = self._ports.metrics.getsockname()[1]
+        port, own = await (self._listen() if self._ports.own is None else self._join(self._ports.own))
         if self._certificates is None and not is_loopback(config.host):
             self._log.warning("plaintext", host=config.host, port=port, hint="keep the network private")
         await self._try_out(*own)
-        metrics_port = await asyncio.to_thread(_serve_metrics, self.metrics, config)
         self._reloader.start()
         self._shadow_thread.start()
         keep_freed_memory()
@@ -108,7 +111,7 @@ class Server:
         state.ready = True
         self._health.set_serving(True)
         about = {"host": config.host, "port": port, "metrics_port": metrics_port, "front": state.front}
-        if self._reuse_port:
+        if self._ports.own is not None:
             about["own_port"] = own[1]
         self._log.info("ready", **about, uptime_s=round(state.uptime_s, 3))
         self._status.report("ready", **about)
@@ -116,18 +119,19 @@ class Server:
     async def _listen(self) -> tuple[int, Address]:
         """The port, and where a call is sure to reach this process."""
         config = self._config
-        (port,) = await self._front.start((config.host, config.port))
+        await self._front.start(self._ports.calls)
         # On a thread, so that health is answered (not serving) while models load.
         await asyncio.to_thread(self._load)
         self._state.accepting = True
+        port = self._ports.calls.port
         return port, (config.host, port)
 
-    async def _join(self) -> tuple[int, Address]:
+    async def _join(self, own: BoundPort) -> tuple[int, Address]:
         """Listens beside others once it can answer: what they could answer must not be refused here."""
         await asyncio.to_thread(self._load)
         self._state.accepting = True
-        port, own = await self._front.start((self._config.host, self._config.port), (LOOPBACK, 0))
-        return port, (LOOPBACK, own)
+        await self._front.start(self._ports.calls, own)
+        return self._ports.calls.port, (own.address, own.port)
 
     def tick(self) -> None:
         """Once a second."""
@@ -147,6 +151,7 @@ class Server:
         """Health turns, no call begins, those in hand finish within `drain_s`; then the models, then all else."""
         self._state.draining, self._state.ready = True, False
         self._health.close()
+        self._ports.calls.close()  # the next server may have the port once the front listens no more
         await self._front.drain(self._config.drain_s)
         self._state.accepting = False
         if self._reloader.alive:
@@ -155,10 +160,10 @@ class Server:
 
     def _load(self) -> None:
         """Raises BundleError where the default model has no usable version."""
-        held = self._reloader.load().snapshot
+        snapshot = self._reloader.load().snapshot
         name, folder = self._config.default_model, self._config.models_dir
-        if not any(one == name for one, _ in held.models):
-            why = "; ".join(one.reason for one in held.failures) or "no bundle of that name"
+        if not any(owner == name for owner, _ in snapshot.models):
+            why = "; ".join(failure.reason for failure in snapshot.failures) or "no bundle of that name"
             raise BundleError(f"no usable model {name!r} in {folder}: {why}")
         self._repository.resolve(Selection())
 
@@ -188,21 +193,15 @@ class Server:
 
 
 def _trial_request(repository: Repository) -> bytes:
+    """The self-test's row: the model may have no probability for another row."""
     model = repository.resolve(Selection())
     rows = PackedRows(
         schema_hash=model.schema.hash,
         data_type=DataType.DATA_TYPE_FLOAT64,
         row_count=1,
-        values=bytes(8 * len(model.schema)),
+        values=struct.pack(f"<{len(model.example)}d", *model.example),
     )
     return PredictRequest(packed=rows).SerializeToString()
-
-
-def _serve_metrics(metrics: ServerMetrics, config: ServerConfig) -> int:
-    from prometheus_client import start_http_server
-
-    server, _ = start_http_server(config.metrics_port, config.metrics_host, metrics.registry())
-    return server.server_port
 
 
 def _on_signals(
@@ -217,3 +216,5 @@ def _on_signals(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, end, number)
     loop.add_signal_handler(signal.SIGHUP, reload)
+    if hangup_pending():
+        reload()

@@ -11,6 +11,7 @@ import grpc
 from grpc.aio import EOF, AbortError
 
 from common.errors import UnavailableError, VolcastError
+from common.ports import BoundPort
 from common.rpc_status import DETAILS_KEY, to_status
 from server.core.batcher import FaultError, Work
 from server.core.dataplane import DataPlane, Outcome, Result, ScoringJob
@@ -93,13 +94,13 @@ class GrpcioFront:
         server.add_generic_rpc_handlers((self._handlers,))
         return server
 
-    async def start(self, *addresses: tuple[str, int]) -> list[int]:
-        """Listens at each; returns their ports, which are chosen freely where 0 was asked for."""
-        ports = [self._bind(host, port) for host, port in addresses]
+    async def start(self, *ports: BoundPort) -> None:
+        """Listens at each. Raises UnavailableError if another process was first."""
+        for port in ports:
+            port.hand_over()  # gRPC takes no socket
+            self._bind(port.address, port.port)
         await self._server.start()
-        bound = [(host, port) for (host, _), port in zip(addresses, ports, strict=True)]
-        self._keeper = self._loop.create_task(self._keep_listening(bound))
-        return ports
+        self._keeper = self._loop.create_task(self._keep_listening([(port.address, port.port) for port in ports]))
 
     def forget_callers(self) -> None:
         """Nothing to do after a change of the callers that are allowed in: every call is checked."""
@@ -129,7 +130,9 @@ class GrpcioFront:
                 return self._server.add_insecure_port(address)
             return self._server.add_secure_port(address, self._credentials)
         except RuntimeError:
-            raise UnavailableError(f"cannot listen on {address}; choose another with --host and --port") from None
+            raise UnavailableError(
+                f"port {port} on {host}: Address already in use; choose another with --port or server.port"
+            ) from None
 
     async def drain(self, drain_s: float) -> None:
         """Watchers of health leave, then no call begins any more; those in hand get the rest of `drain_s` seconds."""

@@ -75,13 +75,19 @@ def running(command: str, *options: str, cwd: Path | None = None, **environ: str
 
 
 @contextmanager
-def starting(command: str, *options: str, cwd: Path | None = None, **environ: str) -> Iterator[Process]:
-    """As `running`, without waiting."""
+def starting(
+    command: str, *options: str, cwd: Path | None = None, stderr: int | None = None, **environ: str
+) -> Iterator[Process]:
+    """As `running`, without waiting. stderr: where its log goes; None: a file that `Process.lines` reads."""
     read_end, write_end = os.pipe()
     env = {**os.environ, STATUS_FD: str(write_end), "VOLCAST_LOG__FORMAT": "json", **environ}
     with tempfile.TemporaryFile() as log, os.fdopen(read_end, "rb", buffering=0) as reports:
         popen = subprocess.Popen(
-            [sys.executable, "-m", "cli.main", command, *options], env=env, pass_fds=[write_end], stderr=log, cwd=cwd
+            [sys.executable, "-m", "cli.main", command, *options],
+            env=env,
+            pass_fds=[write_end],
+            stderr=log if stderr is None else stderr,
+            cwd=cwd,
         )
         os.close(write_end)
         try:
