@@ -190,7 +190,7 @@ def describe(value: Any) -> str:
     if kind != "tensor_type":
         return (kind or "no type").removesuffix("_type")
     shape = _shape(value)
-    dims = "of unknown shape" if shape is None else f"[{', '.join(map(str, shape))}]"
+    dims = "of unknown shape" if shape is None else f"[{', '.join(str(size) for size in shape)}]"
     return f"{type_name(_element(value))} {dims}"
 
 
@@ -206,7 +206,7 @@ def _shape(value: Any) -> list[int | str] | None:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None
-    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim]
+    return [size.dim_value if size.HasField("dim_value") else size.dim_param or "?" for size in tensor.shape.dim]
 
 
 def _is_one_feature(value: Any) -> bool:
