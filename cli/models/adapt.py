@@ -56,7 +56,7 @@ def adapt(source: Any, plan: Plan, rows: NDArray[np.float64]) -> Adapted:
     _describe_column(plan, column, expected.shape, changes)
     got = _run_adapted(model, plan, rows)
     _require_equal(got, np.clip(values, 0, 1) if clip else values, SAME_FLOAT16 if _has_float16(source) else SAME)
-    opset = next(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
+    opset = next(opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx"))
     return Adapted(model.SerializeToString(deterministic=True), opset, rows, got, (*plan.notes, *changes))
 
 
@@ -275,7 +275,7 @@ def _reads(node: Any) -> Iterator[str]:
 
 def _drop_unused_constants(graph: Any, constants: set[str]) -> None:
     used = {name for node in graph.node for name in _reads(node)}
-    kept = [one for one in graph.initializer if one.name in used or one.name not in constants]
+    kept = [tensor for tensor in graph.initializer if tensor.name in used or tensor.name not in constants]
     del graph.initializer[:]
     graph.initializer.extend(kept)
 
