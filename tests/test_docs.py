@@ -17,7 +17,13 @@ DECISIONS = ROOT / "docs" / "decisions"
 MAX_DECISION_WORDS = 600  # a page
 
 # Folders whose code keeps the naming rules; later issues add pipeline, training, benchmarks and tests.
-PLAIN_FOLDERS = ("cli", "clients", "common", "proto")
+PLAIN_FOLDERS = ("cli", "clients", "common", "proto", "server")
+# Modules of these folders whose names are still to be changed. A module leaves the list with its last vague name.
+NOT_YET_PLAIN = {
+    "server/grpcio/front.py",
+    "server/http2/connection.py",
+    "server/http2/stream.py",
+}
 VAGUE_NAMES = {"one", "told", "said", "alike", "lone", "lane", "held", "found"}
 
 TEXT_SUFFIXES = {".md", ".py", ".proto", ".tmpl", ".toml", ".yaml", ".yml", ".ipynb", ".in", ".sh", ".cc", ".h", ".rs"}
@@ -63,6 +69,7 @@ def test_no_document_outside_the_repository_is_cited() -> None:
     assert cited == []
 
 
+@pytest.mark.process  # git lists the documents
 def test_every_path_of_a_document_exists() -> None:
     """docs/decisions/0008 stands for the page that begins so."""
     missing = []
@@ -117,6 +124,7 @@ def decision_pages() -> list[Path]:
     return sorted(path.relative_to(ROOT) for path in DECISIONS.glob("[0-9]*.md"))
 
 
+@pytest.mark.process  # git lists the documents
 def test_the_index_lists_every_decision_with_its_title() -> None:
     index = (DECISIONS / "README.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| \[(\d+)\]\(([^)]*)\) \| (.*) \|$", index, re.MULTILINE)
@@ -166,15 +174,24 @@ def names(tree: ast.Module) -> Iterator[tuple[int, str]]:
                 yield node.lineno, name
 
 
-@pytest.mark.parametrize("folder", PLAIN_FOLDERS)
-def test_a_name_says_which_thing_it_is(folder: str) -> None:
-    vague = [
-        f"{path}:{line}: {name}"
+def vague_names(folder: str) -> list[tuple[str, str]]:
+    """Modules, and their names that say nothing, with the lines."""
+    return [
+        (str(path), f"{path}:{line}: {name}")
         for path, tree in modules(folder)
         for line, name in names(tree)
         if name.strip("_").lower() in VAGUE_NAMES
     ]
-    assert vague == []
+
+
+@pytest.mark.parametrize("folder", PLAIN_FOLDERS)
+def test_a_name_says_which_thing_it_is(folder: str) -> None:
+    assert [place for module, place in vague_names(folder) if module not in NOT_YET_PLAIN] == []
+
+
+def test_the_list_of_modules_with_vague_names_only_shrinks() -> None:
+    vague = {module for folder in PLAIN_FOLDERS for module, _ in vague_names(folder)}
+    assert vague >= NOT_YET_PLAIN, "remove these from NOT_YET_PLAIN"
 
 
 def test_no_two_public_classes_share_a_name() -> None:
