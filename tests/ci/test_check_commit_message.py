@@ -11,7 +11,6 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / ".ci" / "check_commit_message.py"
