@@ -57,6 +57,7 @@ def server(*options: str) -> Iterator[Process]:
     read_end, write_end = os.pipe()
     port = free_port()
     env = {key: value for key, value in os.environ.items() if key != _NO_BYTECODE}
+    env["VOLCAST_SERVER__LAME_DUCK_S"] = "0"  # no balancer is to notice its end
     command = [sys.executable, "-m", "cli.main", "serve", "--port", str(port), "--metrics-port", "0", *options]
     began = perf_counter()
     process = subprocess.Popen(

@@ -42,7 +42,7 @@ def await_true(condition: Callable[[], bool], timeout_s: float = 30.0, what: str
 
 def start(parts: Parts, name: str, arguments: Sequence[str], environ: Mapping[str, str] | None = None) -> Part:
     """A `volcast` command that reports, once it is ready; fails the test with its words where it ends first."""
-    part = parts.start(name, arguments, environ or {})
+    part = parts.start(name, arguments, {"VOLCAST_SERVER__LAME_DUCK_S": "0", **(environ or {})})
     deadline = time.monotonic() + READY_TIMEOUT_S
     while part.ready is None:
         parts.listen(0.05)

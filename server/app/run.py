@@ -1,4 +1,4 @@
-"""A server's life: listen, load, warm up, serve, drain."""
+"""A server's life: load, warm up, listen, serve, leave, drain."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter_ns, time
@@ -37,7 +38,6 @@ from volcast.v1 import DataType, PackedRows, PredictRequest
 
 STATS_EVERY_S = 1.0
 LOOPBACK = "127.0.0.1"
-Address = tuple[str, int]
 
 
 async def run_server(
@@ -48,15 +48,17 @@ async def run_server(
     reuse_port: other processes serve the same port (server.workers).
     """
     server = Server(config, status, log, reuse_port=reuse_port)
-    stopping = asyncio.Event()
-    _on_signals(asyncio.get_running_loop(), stop, stopping, server.reload)
+    signals = StopSignals(stop)
+    signals.install(asyncio.get_running_loop(), server.reload)
     try:
         await server.start()
-        asked = asyncio.ensure_future(stopping.wait())
-        while not (stop.is_set() or asked.done()):
-            await asyncio.wait([asked], timeout=STATS_EVERY_S)
+        never_served = stop.is_set()
+        while not await signals.requested(STATS_EVERY_S):
             server.tick()
-        asked.cancel()
+        if config.lame_duck_s and not never_served:
+            log.info("leaving", lame_duck_s=config.lame_duck_s)
+            server.leave()
+            await signals.lame_duck(config.lame_duck_s)
         log.info("draining", drain_s=config.drain_s)
     finally:
         await server.drain()
@@ -92,12 +94,11 @@ class Server:
         self._front: Front = make_front(config, parts, self._certificates, reuse_port=reuse_port)
 
     async def start(self) -> None:
-        """Ready when it returns: listening, models loaded and warmed up, one call answered over the socket."""
+        """Loads and warms up the models, answers a call of its own, then opens the port: ready when it returns."""
         config, state = self._config, self._state
-        port, own = await (self._join() if self._reuse_port else self._listen())
-        if self._certificates is None and not is_loopback(config.host):
-            self._log.warning("plaintext", host=config.host, port=port, hint="keep the network private")
-        await self._try_out(*own)
+        await asyncio.to_thread(self._load)
+        state.accepting = True
+        await self._try_out()
         metrics_port = await asyncio.to_thread(_serve_metrics, self.metrics, config)
         self._reloader.start()
         self._shadow_thread.start()
@@ -106,27 +107,23 @@ class Server:
         gc.set_threshold(50_000, 50, 50)
         state.ready = True
         self._health.set_serving(True)
-        about = {"host": config.host, "port": port, "metrics_port": metrics_port, "front": state.front}
-        if self._reuse_port:
-            about["own_port"] = own[1]
+        about = {**await self._listen(), "metrics_port": metrics_port, "front": state.front}
         self._log.info("ready", **about, uptime_s=round(state.uptime_s, 3))
         self._status.report("ready", **about)
 
-    async def _listen(self) -> tuple[int, Address]:
-        """The port, and where a call is sure to reach this process."""
+    async def _listen(self) -> dict[str, Any]:
+        """Opens the port; gives where. own_port: reaches this process alone, where others share the port."""
         config = self._config
-        (port,) = await self._front.start((config.host, config.port))
-        # On a thread, so that health is answered (not serving) while models load.
-        await asyncio.to_thread(self._load)
-        self._state.accepting = True
-        return port, (config.host, port)
-
-    async def _join(self) -> tuple[int, Address]:
-        """Listens beside others once it can answer: what they could answer must not be refused here."""
-        await asyncio.to_thread(self._load)
-        self._state.accepting = True
-        port, own = await self._front.start((self._config.host, self._config.port), (LOOPBACK, 0))
-        return port, (LOOPBACK, own)
+        address = (config.host, config.port)
+        if self._reuse_port:
+            port, own_port = await self._front.start(address, (LOOPBACK, 0))
+            where = {"host": config.host, "port": port, "own_port": own_port}
+        else:
+            (port,) = await self._front.start(address)
+            where = {"host": config.host, "port": port}
+        if self._certificates is None and not is_loopback(config.host):
+            self._log.warning("plaintext", host=config.host, port=port, hint="keep the network private")
+        return where
 
     def tick(self) -> None:
         """Once a second."""
@@ -141,6 +138,11 @@ class Server:
             self._forget_callers()
         if self._certificates is not None:
             self._certificates.refresh(force=True)
+
+    def leave(self) -> None:
+        """Health reports NOT_SERVING; calls and connections are accepted as before."""
+        self._state.ready = False
+        self._health.set_serving(False)
 
     async def drain(self) -> None:
         """Health turns, no call begins, those in hand finish within `drain_s`; then the models, then all else."""
@@ -161,8 +163,15 @@ class Server:
             raise BundleError(f"no usable model {name!r} in {folder}: {why}")
         self._repository.resolve(Selection())
 
-    async def _try_out(self, host: str, port: int) -> None:
-        """Raises UnavailableError where the front does not answer over its socket."""
+    async def _try_out(self) -> None:
+        """Raises UnavailableError where the front does not answer over a socket."""
+        port = await self._front.start_trial(LOOPBACK)
+        try:
+            await self._call_itself(LOOPBACK, port)
+        finally:
+            await self._front.end_trial()
+
+    async def _call_itself(self, host: str, port: int) -> None:
         if self._certificates is not None:
             await self_check.handshake(host, port)
             return
@@ -205,15 +214,39 @@ def _serve_metrics(metrics: ServerMetrics, config: ServerConfig) -> int:
     return server.server_port
 
 
-def _on_signals(
-    loop: asyncio.AbstractEventLoop, stop: threading.Event, stopping: asyncio.Event, reload: Callable[[], None]
-) -> None:
-    def end(number: int) -> None:
-        if stopping.is_set():
-            os._exit(128 + number)  # asked twice: no drain, no clean-up
-        stop.set()
-        stopping.set()
+class StopSignals:
+    """SIGINT and SIGTERM: the first asks for an orderly end, the next one skips the lame duck, the next one ends
+    the process at once."""
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, end, number)
-    loop.add_signal_handler(signal.SIGHUP, reload)
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop  # set by the first, or by who supervises us
+        self._requested = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._in_lame_duck = False
+
+    def install(self, loop: asyncio.AbstractEventLoop, reload: Callable[[], None]) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, reload)
+
+    async def requested(self, timeout_s: float) -> bool:
+        """Whether the end was asked for; waits up to timeout_s for it."""
+        if not self._stop.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._requested.wait(), timeout_s)
+        return self._stop.is_set()
+
+    async def lame_duck(self, lame_duck_s: float) -> None:
+        self._in_lame_duck = True
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), lame_duck_s)
+        self._in_lame_duck = False
+
+    def _on_signal(self, number: int) -> None:
+        if self._in_lame_duck:
+            self._hurry.set()
+            self._in_lame_duck = False
+        elif self._requested.is_set():
+            os._exit(128 + number)  # no drain, no clean-up
+        self._stop.set()
+        self._requested.set()

@@ -97,6 +97,12 @@ class Sending:
             stream.resume(parts)  # its weight is in `_buffered` as it was
         return stream
 
+    def open_streams(self) -> list[Stream]:
+        """Every open call, as a stream."""
+        for stream_id in [*self._begun, *self._asked]:
+            self.stream(stream_id)
+        return list(self.streams.values())
+
     def _new_stream(self, stream_id: int, head: Head, *, ended: bool) -> Stream:
         limits = self._limits
         stream = Stream(stream_id, head, self._initial_send, limits.stream_window, limits.max_message, self._now_ns)

@@ -90,6 +90,7 @@ class FrameStream:
         self._answers: list[bytes] = []
         self.heard_ns = stream.arrived_ns
         self.ended = False
+        self._end_error: VolcastError | None = None  # ends the stream once its frames in the batcher are answered
         self._timer: asyncio.TimerHandle | None = None
         if (deadline_ns := stream.deadline_ns) is not None:
             delay_s = max(0, deadline_ns - link.front.now_ns()) * 1e-9
@@ -103,6 +104,11 @@ class FrameStream:
         """Puts the next frames into the batcher; says whether there may be more at once."""
         front, stream = self.link.front, self.stream
         if self.ended or self._large or self._waiting or stream.unsent > MAX_UNSENT or self.link.paused:
+            return False
+        if self._end_error is not None:
+            if not stream.out:  # else the rest of an answer goes first, as the peer makes room
+                self.fail(self._end_error)
+                front.dirty[self.link] = None
             return False
         if self._method.packed and self._take_block():
             front.dirty[self.link] = None  # the room that this gave the caller
@@ -122,6 +128,8 @@ class FrameStream:
     def answer_alone(self) -> bool:
         """Answers the one frame that has come; False where there are others, or it must wait its turn."""
         stream = self.stream
+        if self._end_error is not None:
+            return False
         if not self._method.packed or self.ended or self._large or self._waiting or stream.ended or self.link.paused:
             return False
         if stream.unsent or stream.size > LONE_BYTES:
@@ -232,6 +240,14 @@ class FrameStream:
             self._large = False
             self.link.send(self.stream, b"".join(self._answers))
             self._answers.clear()
+            self.link.front.activate(self)
+
+    def end_after_frame(self, error: VolcastError) -> None:
+        """Ends the stream once the frames in the batcher are answered; later frames are not read."""
+        self._end_error = error
+        if self.idle:
+            self.fail(error)
+        else:
             self.link.front.activate(self)
 
     def fail(self, error: VolcastError) -> None:

@@ -19,7 +19,7 @@ from server.native.blocks import Blocks
 from server.native.bursts import Lane
 from server.native.calls import Dialogue, FrameStream, FrameWork, UnaryCall
 from server.native.entries import Entry, new_entry
-from server.native.link import Link, SocketLimits
+from server.native.link import LINGER_S, Link, SocketLimits
 from server.rpc.inference import read_predict
 from server.rpc.methods import Frame, Method, Methods, Scoring, ScoringStream, Unary
 from server.rpc.methods import Stream as StreamMethod
@@ -36,8 +36,11 @@ DRAIN_TICK_S = 0.02
 FEW_BYTES = 1024
 # Calls this many spins apart are near enough to spin for: asleep, the same caller takes twice as long a turn.
 NEAR = 4
-# A stream that has sent nothing for so long has no frame on its way, and can be ended by a drain.
+# A stream that has sent nothing for so long has no frame in flight: a drain ends it at once.
 IDLE_NS = 50_000_000
+# How long a drain waits for such a moment before it ends a stream between two frames.
+MAX_BUSY_STREAM_S = 1.0
+DRAINING = "the server is draining"
 
 
 class NativeFront:
@@ -115,8 +118,16 @@ class NativeFront:
                     f"cannot listen on {host}:{port}; choose another with --host and --port"
                 ) from None
             self._servers.append(server)
-        self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
-        return [server.sockets[0].getsockname()[1] for server in self._servers]
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+        return [server.sockets[0].getsockname()[1] for server in self._servers[-len(addresses) :]]
+
+    async def start_trial(self, host: str) -> int:
+        """A port for the server's own first call, before any other is open."""
+        return (await self.start((host, 0)))[0]
+
+    async def end_trial(self) -> None:
+        self._servers.pop().close()
 
     def _secured(self) -> dict[str, Any]:
         """A handshake that is not done in time ends; so does a goodbye that the peer does not answer."""
@@ -124,15 +135,24 @@ class NativeFront:
         return {"ssl": self._tls, "ssl_handshake_timeout": limit_s, "ssl_shutdown_timeout": 1.0} if self._tls else {}
 
     async def drain(self, drain_s: float) -> None:
-        """No connection and no call begins any more; those in hand get `drain_s` seconds."""
+        """Ends every connection: no call begins, and calls in progress get `drain_s` seconds.
+
+        A stream ends when it pauses, or after MAX_BUSY_STREAM_S between two frames; every call that is left
+        ends with UNAVAILABLE. Takes up to LINGER_S longer where a peer does not close its side.
+        """
         for server in self._servers:
             server.close()
         for link in list(self.links):
             link.connection.go_away()
             link.flush()
-        until = self._loop.time() + drain_s
-        while self.links and self._loop.time() < until:
-            self._end_idle()
+        began_s = self._loop.time()
+        busy_s = min(MAX_BUSY_STREAM_S, drain_s / 2)
+        while self.links and (passed_s := self._loop.time() - began_s) < drain_s:
+            self._end_streams(even_busy=passed_s >= busy_s)
+            await asyncio.sleep(DRAIN_TICK_S)
+        lingers_until_s = self._loop.time() + LINGER_S
+        while self.links and self._loop.time() < lingers_until_s:
+            self._end_all_calls()
             await asyncio.sleep(DRAIN_TICK_S)
         for link in list(self.links):
             link.abort()
@@ -399,17 +419,35 @@ class NativeFront:
         else:
             self._spinning = False
 
-    def _end_idle(self) -> None:
-        """Ends the streams with no frame on its way; their callers open another, on another replica."""
+    def _end_streams(self, *, even_busy: bool) -> None:
+        """Ends streams so that their callers open another, on another replica; closes connections without calls."""
         now_ns = self.now_ns()
         for link in list(self.links):
             for stream in list(link.connection.streams.values()):
                 call = stream.app
-                if isinstance(call, FrameStream) and call.idle and now_ns - call.heard_ns > IDLE_NS:
-                    call.fail(UnavailableError("the server is draining"))
+                if isinstance(call, FrameStream):
+                    if even_busy or (call.idle and now_ns - call.heard_ns > IDLE_NS):
+                        call.end_after_frame(UnavailableError(DRAINING))
+                elif even_busy and isinstance(call, Dialogue):
+                    self._end_call(link, stream)
             link.flush()
             if link.connection.closing and not link.connection.open_calls:
-                link.close()
+                link.finish()
+
+    def _end_all_calls(self) -> None:
+        """The drain is over: a status for every call that is still open."""
+        for link in list(self.links):
+            for stream in link.connection.open_streams():
+                self._end_call(link, stream)
+            link.flush()
+            link.finish()
+
+    def _end_call(self, link: Link, stream: Stream) -> None:
+        call, method = stream.app, stream.head.method
+        if method is not None and stream.trailers is None:
+            link.fail(stream, method.name, UnavailableError(DRAINING))
+        if call is not None:
+            call.cancel()
 
     def _sweep(self) -> None:
         now_ns = self.now_ns()

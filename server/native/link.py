@@ -16,6 +16,8 @@ from server.runtime.metrics import CODE_NAMES
 if TYPE_CHECKING:
     from server.native.front import NativeFront
 
+# How long a connection whose write side is closed is read on, so that the peer receives what was sent last.
+LINGER_S = 1.0
 WRITE_HIGH = 1024 * 1024  # bytes the kernel has not taken before a connection is read no more
 
 
@@ -42,6 +44,7 @@ class Link(asyncio.Protocol):
         self.connection = Connection(front.methods, front, front.limits)
         self.paused = False  # the kernel takes no more: nothing is read until it does
         self._transport: Any = None
+        self._lingering: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -60,6 +63,8 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         front, connection = self.front, self.connection
+        if self._lingering is not None:
+            return  # the peer has not read our end yet
         now_ns = front.now_ns()
         front.arrived(len(data), now_ns)
         try:
@@ -78,6 +83,8 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.front.links.discard(self)
+        if self._lingering is not None:
+            self._lingering.cancel()
         for stream in self.connection.abandon():
             if stream.app is not None:
                 stream.app.cancel()
@@ -116,16 +123,25 @@ class Link(asyncio.Protocol):
         self.front.dirty[self] = None
 
     def flush(self) -> None:
-        if self._transport is not None and (data := self.connection.output()):
+        if self._lingering is None and self._transport is not None and (data := self.connection.output()):
             self._transport.write(data)
 
-    def close(self) -> None:
-        self._transport.close()
+    def finish(self) -> None:
+        """Closes the write side and reads on, until the peer closes its own or LINGER_S have passed.
+
+        Closed with bytes unread, TCP would reset the connection, and the peer would lose what it has not read.
+        """
+        if self._lingering is None and not self._transport.is_closing():
+            if self._transport.can_write_eof():  # TLS cannot: there GOAWAY makes the peer close
+                self._transport.write_eof()
+            self._lingering = asyncio.get_running_loop().call_later(LINGER_S, self._transport.close)
 
     def abort(self) -> None:
         self._transport.abort()
 
     def sweep(self, now_ns: int) -> None:
+        if self._lingering is not None:
+            return
         self.connection.forgive()
         since_ns = self.connection.partial_since_ns
         if since_ns is not None and now_ns - since_ns > self.front.sockets.partial_s * 1e9:
@@ -134,7 +150,7 @@ class Link(asyncio.Protocol):
     def _break(self, fault: ProtocolError) -> None:
         self.connection.go_away(fault.code, fault.reason)
         self.flush()
-        self._transport.close()
+        self.finish()
 
 
 def _keep_alive(sock: socket.socket, limits: SocketLimits) -> None:
