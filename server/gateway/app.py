@@ -22,6 +22,7 @@ from server.gateway import oip
 from server.gateway.auth_middleware import Doorkeeper, admitted
 from server.gateway.backend import PLAINTEXT, Backend
 from server.gateway.middleware import (
+    LEAVING,
     MAX_BODY_BYTES,
     Edge,
     GatewayMetrics,
@@ -91,6 +92,7 @@ def create_app(
         # Else Swagger UI asks a validator on the Internet about the page's own address.
         swagger_ui_parameters={"validatorUrl": None, "tryItOutEnabled": True, "displayRequestDuration": True},
     )
+    app.state.leaving = False  # set: readiness is 503, and connections close after their next answer
     app.add_middleware(Doorkeeper, gate=Gate(tokens, open_prefixes=()))
     app.add_middleware(Edge, metrics=metrics, log=log)
     app.add_exception_handler(VolcastError, _on_volcast_error)
@@ -159,6 +161,8 @@ def _add_operations(app: FastAPI, metrics: GatewayMetrics) -> None:
     )
     async def health(request: Request) -> JSONResponse:
         """What the inference server holds, and whether it is ready (200) or not (503)."""
+        if request.app.state.leaving:
+            return JSONResponse({"ready": False, "error": LEAVING}, 503)
         try:
             answer = await request.app.state.backend.health()
         except VolcastError as error:
