@@ -88,6 +88,7 @@ class Control(Sending):
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"RST_STREAM on stream {stream_id}, which is idle")
         self._glitch()
         self._cut.pop(stream_id, None)
+        self._peer_ended(stream_id)
         stream = self.stream(stream_id)
         if stream is not None:
             self._drop(stream)

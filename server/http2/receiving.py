@@ -113,6 +113,7 @@ class Receiving(Sending):
             self._on_end(stream)
         elif stream_id in self._cut:
             self._glitch()
+            self._peer_ended(stream_id)
         else:
             passed_over = any(low < stream_id < high for low, high in self._gaps)
             code = ErrorCode.PROTOCOL_ERROR if passed_over else ErrorCode.STREAM_CLOSED
@@ -129,6 +130,8 @@ class Receiving(Sending):
         stream = self.stream(stream_id)
         if stream is None and stream_id in self._cut:
             self._glitch()
+            if ended:
+                self._peer_ended(stream_id)
         elif stream is None or stream.ended:
             self._reset(stream_id, ErrorCode.STREAM_CLOSED)
         elif len(payload) > stream.receive_window:

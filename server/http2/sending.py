@@ -60,6 +60,9 @@ class Sending:
         self._out: list[bytes] = []
         self._last_id = -1
         self._cut: dict[int, None] = {}  # ended by us before the peer had: what it still sent is no fault
+        # Of those, the ones that the peer holds open: RST_STREAM follows at the next but one call of `forgive`.
+        self._held_open: dict[int, None] = {}
+        self._to_reset: dict[int, None] = {}
         self._send_window = frames.DEFAULT_WINDOW
         self._initial_send = frames.DEFAULT_WINDOW
         self._frame_size = frames.FRAME_SIZE
@@ -215,8 +218,11 @@ class Sending:
             self._out.append(frames.frame(frames.PING, 0, 0, b"draining"))
 
     def forgive(self) -> None:
-        """Called once in a while: what is spread over time is no flood."""
+        """Called once a second: what is spread over time is no flood."""
         self._glitches = 0
+        for stream_id in self._to_reset:
+            self._out.append(frames.rst_stream(stream_id, ErrorCode.NO_ERROR))
+        self._to_reset, self._held_open = self._held_open, {}
 
     # Ends of calls.
 
@@ -239,12 +245,25 @@ class Sending:
         self.events.append((Event.RESET, stream, b""))
 
     def _end(self, stream: Stream, block: bytes) -> None:
-        """Sends the last header block, and closes the peer's side where it is open."""
+        """Sends the last header block.
+
+        A peer closes its side when it reads the end; RFC 9113, section 8.1, lets us ask for it by RST_STREAM. That
+        waits a second: HAProxy discards a status that it reads together with RST_STREAM.
+        """
         self._out.append(frames.frame(frames.HEADERS, frames.END_STREAM | frames.END_HEADERS, stream.id, block))
         if not stream.ended:
-            self._out.append(frames.rst_stream(stream.id, ErrorCode.NO_ERROR))
+            self._held_open[stream.id] = None
+            if len(self._held_open) > _REMEMBERED_CUTS:
+                oldest = next(iter(self._held_open))
+                del self._held_open[oldest]
+                self._out.append(frames.rst_stream(oldest, ErrorCode.NO_ERROR))
             self._remember_cut(stream.id)
         self._forget(stream)
+
+    def _peer_ended(self, stream_id: int) -> None:
+        """The peer has closed its side of a call that we had ended."""
+        self._held_open.pop(stream_id, None)
+        self._to_reset.pop(stream_id, None)
 
     def _not_grpc(self, stream: Stream) -> None:
         """HTTP status 415, as gRPC over HTTP/2 says, and a word for whoever reads it."""

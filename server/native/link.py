@@ -143,6 +143,7 @@ class Link(asyncio.Protocol):
         if self._lingering is not None:
             return
         self.connection.forgive()
+        self.flush()
         since_ns = self.connection.partial_since_ns
         if since_ns is not None and now_ns - since_ns > self.front.sockets.partial_s * 1e9:
             self._break(ProtocolError(ErrorCode.SETTINGS_TIMEOUT, "nothing whole came in time"))
