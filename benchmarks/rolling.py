@@ -213,13 +213,15 @@ _metrics_ports: dict[str, int] = {}
 
 
 @contextmanager
-def replica(port: int, models: Path, front: str) -> Iterator[str]:
+def replica(
+    port: int, models: Path, front: str, *, metrics_port: int = 0, lame_duck_s: float = LAME_DUCK_S
+) -> Iterator[str]:
     """A server on that port once it is ready; drained by SIGTERM at the end."""
     read_end, write_end = os.pipe()
-    command = [sys.executable, "-m", "cli.main", "serve", "--port", str(port), "--metrics-port", "0"]
+    command = [sys.executable, "-m", "cli.main", "serve", "--port", str(port), "--metrics-port", str(metrics_port)]
     command += ["--front", front, "--models-dir", str(models)]
     environ = {**os.environ, STATUS_FD: str(write_end), "VOLCAST_SERVER__WATCH_S": "0"}
-    environ["VOLCAST_SERVER__LAME_DUCK_S"] = str(LAME_DUCK_S)
+    environ["VOLCAST_SERVER__LAME_DUCK_S"] = str(lame_duck_s)
     process = subprocess.Popen(command, env=environ, pass_fds=[write_end], stderr=subprocess.DEVNULL)
     os.close(write_end)
     try:
