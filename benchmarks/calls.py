@@ -2,8 +2,9 @@
 
 python -m benchmarks.calls [--profile] [CASE...]
 
-Bytes of a client as h2load and gRPC write them go into a link, in pieces as the kernel hands them over;
-what comes out is counted. It shows where the time of a call goes and no more: a rate is for `volcast bench`.
+Bytes as h2load writes them go into a link, in pieces as the kernel hands them over; what comes out is counted.
+The cases named grpc are of bytes as gRPC C++ writes them: four frames a call, and another row in every call.
+It shows where the time of a call goes and no more: a rate is for `volcast bench`.
 """
 
 from __future__ import annotations
@@ -19,18 +20,19 @@ from pathlib import Path
 from time import perf_counter_ns, process_time_ns, thread_time, time
 from typing import NamedTuple
 
+import numpy as np
 import structlog
 import uvloop
 
-from benchmarks.requests import request
+from benchmarks.requests import ROW, request
 from server.app import services
 from server.core.dataplane import DataPlane
 from server.core.models import Repository
-from server.core.shadow import Shadows
+from server.core.shadow import ShadowScorer
 from server.http2 import frames
 from server.http2.connection import Limits
+from server.native.connection import ServerConnection, SocketLimits
 from server.native.front import NativeFront
-from server.native.link import Link, SocketLimits
 from server.runtime.batch_loop import BatchLoop
 from server.runtime.metrics import ServerMetrics
 from server.runtime.reload import Reloader
@@ -44,10 +46,19 @@ ROUNDS = 40
 
 
 class Case(NamedTuple):
+    """grpc: the frames of gRPC's clients. forms: rows of one call after another, in turn; grpc only.
+
+    connections: that many reads, of `in_flight` calls each, in one turn of the loop.
+    """
+
     rows: int
     in_flight: int
     streaming: bool
     turns: int  # of `in_flight` calls, in one round
+    grpc: bool = False
+    forms: tuple[int, ...] = ()
+    metadata: bool = False  # event times and product ids, which no model reads
+    connections: int = 1
 
 
 CASES = {
@@ -58,7 +69,15 @@ CASES = {
     "ping-pong": Case(1, 1, True, 300),
     "stream": Case(1, 64, True, 20),
     "stream-256": Case(256, 16, True, 6),
+    "grpc-8": Case(1, 8, False, 120, grpc=True),
+    "grpc-32": Case(1, 32, False, 30, grpc=True),
+    "grpc-4x16": Case(1, 16, False, 15, grpc=True, connections=4),
+    "grpc-forms": Case(1, 32, False, 30, grpc=True, forms=(1, 2, 3, 5)),
+    "grpc-256": Case(256, 8, False, 12, grpc=True),
+    "grpc-metadata": Case(1, 32, False, 30, grpc=True, metadata=True),
 }
+PRODUCTS = ("BTC-USD", "ETH-USD", "DOGE-USD")
+FIRST_EVENT_NS = 1_700_000_000_000_000_000
 
 
 class Sink:
@@ -86,7 +105,7 @@ def _front(models: Path) -> NativeFront:
     Reloader(repository, models, 0, log).load()
     table, _ = services.methods(repository, state, with_reflection=False)
     plane = DataPlane(repository, 65_536, perf_counter_ns)
-    metrics = ServerMetrics(repository, state, Shadows(repository))
+    metrics = ServerMetrics(repository, state, ShadowScorer(repository))
     limits, sockets = Limits(), SocketLimits(spin_us=0)
     return NativeFront(table, plane, BatchLoop(plane, 1024, 512, 0), state, metrics, Gate(None), log, limits, sockets)
 
@@ -99,9 +118,49 @@ def _head(stream: int, method: bytes) -> bytes:
     return frames.frame(frames.HEADERS, frames.END_HEADERS, stream, block)
 
 
-def _data(stream: int, message: bytes, *, last: bool) -> bytes:
+def _grpc_heads() -> Iterator[bytes]:
+    """Blocks of gRPC C++: the first fills the table (RFC 7541, 6.2.1), later ones are nine indices (6.1)."""
+    fields = [(b":path", SERVICE + b"Predict"), (b":authority", b"127.0.0.1:50051"), (b"te", b"trailers")]
+    fields += [(b"content-type", b"application/grpc"), (b"user-agent", b"grpc-c++/1.51.1")]
+    fields += [(b"grpc-accept-encoding", b"identity, deflate, gzip"), (b"accept-encoding", b"identity")]
+    yield b"\x83\x86" + b"".join([b"\x40%c%b%c%b" % (len(name), name, len(value), value) for name, value in fields])
+    indexed = b"\x83\x86" + bytes(0x80 | 61 + len(fields) - number for number in range(len(fields)))
+    while True:
+        yield indexed
+
+
+def _varied(rows: int, number: int, case: Case) -> bytes:
+    """A request whose values no other call has."""
+    message = request(rows)
+    random = np.random.default_rng(number)
+    values = np.frombuffer(message.packed.values) * random.normal(1, 0.05, rows * len(ROW))
+    message.packed.values = values.tobytes()
+    if case.metadata:
+        message.packed.event_times_ns.extend(FIRST_EVENT_NS + number * 1_000_003 + row for row in range(rows))
+        message.packed.product_ids.extend(PRODUCTS[(number + row) % len(PRODUCTS)] for row in range(rows))
+    return message.SerializeToString()
+
+
+def _grpc_bursts(case: Case) -> Iterator[bytes]:
+    forms = case.forms or (case.rows,)
+    # What a call brings beside its stream: made once, as many as one round has.
+    messages = [_varied(forms[number % len(forms)], number, case) for number in range(case.in_flight * case.turns)]
+    heads, stream = _grpc_heads(), 1
+    while True:
+        for begin in range(0, len(messages), case.in_flight):
+            burst = b""
+            for message in messages[begin : begin + case.in_flight]:
+                burst += frames.frame(frames.HEADERS, frames.END_HEADERS, stream, next(heads))
+                burst += frames.window_update(stream, 5) + _data(stream, message, last=True, size=len(message) + 5)
+                burst += frames.window_update(0, 64 + 8 * max(forms))
+                stream += 2
+            yield burst
+
+
+def _data(stream: int, message: bytes, *, last: bool, size: int = frames.FRAME_SIZE) -> bytes:
+    """In frames of up to `size` bytes."""
     body = frames.MESSAGE.pack(0, len(message)) + message
-    pieces = [body[at : at + frames.FRAME_SIZE] for at in range(0, len(body), frames.FRAME_SIZE)]
+    pieces = [body[at : at + size] for at in range(0, len(body), size)]
     flags = [0] * (len(pieces) - 1) + [frames.END_STREAM if last else 0]
     return b"".join([frames.frame(frames.DATA, flag, stream, one) for flag, one in zip(flags, pieces, strict=True)])
 
@@ -125,29 +184,36 @@ def _bursts(case: Case) -> Iterator[bytes]:
         yield burst
 
 
-async def measure(case: Case, models: Path, rounds: int, profile: bool) -> list[float]:
-    """Microseconds of CPU a call, a figure a round."""
-    front, sink = _front(models), Sink()
-    link = Link(front)
+def _connected(front: NativeFront, sink: Sink, case: Case) -> ServerConnection:
+    link = front.connect()
     link.connection_made(sink)  # type: ignore[arg-type]
     link.data_received(frames.PREFACE + frames.settings({frames.INITIAL_WINDOW_SIZE: 2**20}))
     if case.streaming:
         link.data_received(_head(1, b"StreamPredict"))
-    bursts = _bursts(case)
+    return link
+
+
+async def measure(case: Case, models: Path, rounds: int, profile: bool) -> list[float]:
+    """Microseconds of CPU a call, a figure a round."""
+    front, sink = _front(models), Sink()
+    links = [_connected(front, sink, case) for _ in range(case.connections)]
+    bursts = [_grpc_bursts(case) if case.grpc else _bursts(case) for _ in links]
+    calls = case.turns * case.in_flight * case.connections
 
     async def round_us() -> float:
-        ready = [next(bursts) for _ in range(case.turns)]
+        ready = [[next(burst) for burst in bursts] for _ in range(case.turns)]
         began, before = process_time_ns(), sink.written
-        for burst in ready:
-            for at in range(0, len(burst), READ_BYTES):
-                link.data_received(burst[at : at + READ_BYTES])
+        for turn in ready:
+            for at in range(0, max(map(len, turn)), READ_BYTES):
+                for link, burst in zip(links, turn, strict=True):
+                    link.data_received(burst[at : at + READ_BYTES])
                 await asyncio.sleep(0)
-            while _waits(link, case):  # noqa: ASYNC110 - it is the loop's turns that count
+            while any(_waits(link, case) for link in links):  # noqa: ASYNC110 - it is the loop's turns that count
                 await asyncio.sleep(0)
         taken = process_time_ns() - began
-        if sink.written - before < case.turns * case.in_flight * 8 * case.rows:
+        if sink.written - before < calls * 8 * case.rows:
             raise RuntimeError("not every call was answered")
-        return taken / (case.turns * case.in_flight) / 1000
+        return taken / calls / 1000
 
     taken = [await round_us() for _ in range(rounds)]
     if profile:
@@ -157,11 +223,11 @@ async def measure(case: Case, models: Path, rounds: int, profile: bool) -> list[
     return taken
 
 
-def _waits(link: Link, case: Case) -> bool:
+def _waits(link: ServerConnection, case: Case) -> bool:
     """Whether a call, or a frame of the one stream, has no answer yet."""
     if not case.streaming:
-        return link.connection.open_calls > 0
-    return not link.connection.streams[1].app.idle
+        return link.h2.open_calls > 0
+    return not link.h2.streams[1].call.idle
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from cli.run.view import View
 from common.bundle import Manifest, read_bundle
 from common.config import KafkaConfig, load_config
 from common.errors import UnavailableError, VolcastError
+from common.model_store import ModelStore
 from common.schema import SCHEMAS
 from pipeline.archive import expand_paths, read_archive
 from pipeline.features.table import compute_features
@@ -43,7 +44,6 @@ from training.data import Dataset, load
 from training.monitoring.scoreboard import METRICS
 from training.onnx_model import OnnxModel
 from training.scoring import schema_for
-from training.store import ModelStore
 from volcast.v1 import Prediction
 
 JOINED = "joined.ndjson"

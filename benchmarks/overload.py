@@ -42,7 +42,7 @@ def half_load(run: Run) -> Iterator[Row]:
             lags.append(figures["lag_us"]["p99"])
             return float(figures["ok_us"]["p99"])
 
-        tails = run.in_turns("half load", {"ours": lambda: p99_us(ours.address), CPP: lambda: p99_us(cpp)})
+        tails = run.in_turns("half load", {"ours": lambda: p99_us(ours.address), CPP: lambda: p99_us(cpp.address)})
     what = "Predict, 1 row, open loop at half of capacity, p99"
     note = f"{rate:,.0f} calls/s, Poisson; the generator itself late by {statistics.median(lags):,.0f} us (p99)"
     if min(answered) < 1:

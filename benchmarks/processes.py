@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
+from benchmarks.checkout import Checkout
 from common.status import STATUS_FD
 
 _MB = 1e6
@@ -52,17 +53,17 @@ def cpu_s(pid: int) -> float:
 
 
 @contextmanager
-def server(*options: str) -> Iterator[Process]:
-    """`volcast serve` with the shipped models, once it is ready."""
+def server(*options: str, checkout: Checkout | None = None) -> Iterator[Process]:
+    """`volcast serve` with the shipped models, once it is ready; of the files of a checkout, or else of this folder."""
     read_end, write_end = os.pipe()
     port = free_port()
     env = {key: value for key, value in os.environ.items() if key != _NO_BYTECODE}
     env["VOLCAST_SERVER__LAME_DUCK_S"] = "0"  # no balancer is to notice its end
-    command = [sys.executable, "-m", "cli.main", "serve", "--port", str(port), "--metrics-port", "0", *options]
+    python, folder = (checkout.python, checkout.folder) if checkout else (sys.executable, None)
+    command = [str(python), "-m", "cli.main", "serve", "--port", str(port), "--metrics-port", "0", *options]
+    environ = {**env, STATUS_FD: str(write_end)}
     began = perf_counter()
-    process = subprocess.Popen(
-        command, env={**env, STATUS_FD: str(write_end)}, pass_fds=[write_end], stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(command, cwd=folder, env=environ, pass_fds=[write_end], stderr=subprocess.DEVNULL)
     os.close(write_end)
     try:
         with os.fdopen(read_end) as reports:

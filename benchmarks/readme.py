@@ -1,4 +1,7 @@
-"""The table of figures in README, generated from saved runs: `volcast bench all --save`."""
+"""The tables of figures in README and docs/benchmarks.md, generated from saved runs: `volcast bench all --save`.
+
+README has a short table: the first row of each section and every row that misses its target.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,21 @@ from benchmarks.targets import Row, figure, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "benchmarks.md"
 RESULTS = ROOT / "benchmarks" / "results" / "latest.json"
-_BLOCK = re.compile(r"(<!-- bench -->\n).*?(<!-- /bench -->)", re.DOTALL)
+_FULL = re.compile(r"(<!-- bench -->\n).*?(<!-- /bench -->)", re.DOTALL)
+_SHORT = re.compile(r"(<!-- bench-short -->\n).*?(<!-- /bench-short -->)", re.DOTALL)
+_HEADER = ("| what | Volcast | beside it, measured in turns | ratio | target | reached |", "|---|---|---|---|---|---|")
 
 
 def save(figures: dict[str, Any], machine: str, date: str) -> None:
-    """Keeps a run's figures and writes README's table from them."""
+    """Keeps a run's figures and writes the tables of README and docs/benchmarks.md from them."""
     RESULTS.parent.mkdir(exist_ok=True)
     kept = msgspec.json.decode(RESULTS.read_bytes()) if RESULTS.exists() else {}
     run = merged(kept, figures, machine, date)
     RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(run)) + b"\n")
-    README.write_text(with_table(README.read_text(), run))
+    for page in (README, PAGE):
+        page.write_text(with_table(page.read_text(), run))
 
 
 def merged(kept: dict[str, Any], figures: dict[str, Any], machine: str, date: str) -> dict[str, Any]:
@@ -35,9 +42,23 @@ def merged(kept: dict[str, Any], figures: dict[str, Any], machine: str, date: st
     return kept | whole | figures | {"serving": serving}
 
 
-def with_table(readme: str, run: dict[str, Any]) -> str:
-    """README with its table as this run has it."""
-    return _BLOCK.sub(lambda block: block[1] + "\n".join(_lines(run)) + "\n" + block[2], readme)
+def with_table(page: str, run: dict[str, Any]) -> str:
+    """The text of a page with its tables as this run has them."""
+    page = _FULL.sub(lambda block: block[1] + "\n".join(_lines(run)) + "\n" + block[2], page)
+    return _SHORT.sub(lambda block: block[1] + "\n".join(_short_lines(run)) + "\n" + block[2], page)
+
+
+def _short_lines(run: dict[str, Any]) -> Iterator[str]:
+    sections = run["serving"].values()
+    yield from _HEADER
+    for section in sections:
+        first, *rest = section["rows"]
+        yield from (_serving_line(row) for row in (first, *(row for row in rest if row["reached"] is False)))
+    yield ""
+    machines = dict.fromkeys(section["machine"].split(", load")[0] for section in sections)
+    days = sorted({section["date"].split()[0] for section in sections})
+    measured = " to ".join(dict.fromkeys((days[0], days[-1])))
+    yield f"{'; '.join(machines)}; {measured}. The echoes run no model and check no row."
 
 
 def _lines(run: dict[str, Any]) -> Iterator[str]:
@@ -45,8 +66,7 @@ def _lines(run: dict[str, Any]) -> Iterator[str]:
     if not all("rows" in one for one in sections.values()):
         yield from _without_targets(run)
         return
-    yield "| what | Volcast | beside it, measured in turns | ratio | target | reached |"
-    yield "|---|---|---|---|---|---|"
+    yield from _HEADER
     for one in sections.values():
         yield from (_serving_line(row) for row in one["rows"])
     yield from (f"{line} | |" for line in _stream_lines(run["worker"], run["features"]))

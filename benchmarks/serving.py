@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.machine import header, load, machine
-from benchmarks.native.peers import NotBuiltError
+from benchmarks.machine import header, machine
 from benchmarks.overload import half_load, overload
+from benchmarks.sections import SectionFigures, measured
 from benchmarks.startup import startup
 from benchmarks.streams import streams
 from benchmarks.swaps import swaps
@@ -90,40 +88,17 @@ def run(console: Console, options: Options | None = None) -> dict[str, Any]:
         console.print(f"  {name}: {SECTIONS[name].how}", highlight=False, style="dim")
     console.print(table(row for one in figures.values() for row in one.rows))
     for name, one in figures.items():
-        if one.said:
-            console.print(f"{name}: {one.said}", markup=False, style="red" if one.failed else "yellow")
+        if one.message:
+            console.print(f"{name}: {one.message}", markup=False, style="red" if one.failed else "yellow")
     if "peers" not in figures and not options.only:
         console.print("peers: left out; --with-peers measures them, and installs what is absent", style="yellow")
-    return {name: {**stamp, **one.told()} for name, one in figures.items()}
+    return {name: {**stamp, **one.as_builtins()} for name, one in figures.items()}
 
 
-@dataclass
-class _Figures:
-    rows: list[Row]
-    load: float = 0.0
-    said: str = ""
-    failed: bool = False
+def _section(console: Console, name: str, section: Section, options: Options) -> SectionFigures:
+    def rows(run: Run) -> Iterator[Row]:
+        if section.peers and not options.peers:
+            require_installed(*section.peers)
+        yield from section.rows(run)
 
-    def told(self) -> dict[str, Any]:
-        rows = [msgspec.to_builtins(row) | {"ratio": row.ratio, "reached": row.reached} for row in self.rows]
-        about = {"error": self.said} if self.failed else {"left_out": self.said} if self.said else {}
-        return {"load": self.load, "rows": rows, **about}
-
-
-def _section(console: Console, name: str, section: Section, options: Options) -> _Figures:
-    """One section that fails does not cost the others; what it had measured by then is kept."""
-    figures = _Figures([])
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[step]}"))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(name, total=None, step="")
-        try:
-            if section.peers and not options.peers:
-                require_installed(*section.peers)
-            for row in section.rows(Run(options.quick, progress, task)):
-                figures.rows.append(row)
-        except NotBuiltError as error:
-            figures.said = f"left out: {error}"
-        except Exception as error:
-            figures.said, figures.failed = f"failed: {error}", True
-    figures.load = load()
-    return figures
+    return measured(console, name, rows, quick=options.quick)

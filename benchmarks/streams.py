@@ -20,7 +20,7 @@ def streams(run: Run) -> Iterator[Row]:
         check(ours.address)
 
         def both(what: str, figure: Figure) -> dict[str, list[float]]:
-            return run.in_turns(what, {"ours": lambda: figure(ours.address), CPP: lambda: figure(cpp)})
+            return run.in_turns(what, {"ours": lambda: figure(ours.address), CPP: lambda: figure(cpp.address)})
 
         took = both("stream, ping-pong", _figure("pingpong", "p50_us", pings))
         piped = both("stream, pipelined", _figure("pipelined", "messages_per_s", messages))

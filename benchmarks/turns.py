@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from rich.progress import Progress, TaskID
 
 Measure = Callable[[], float]
+Figures = TypeVar("Figures")
 
 
 @dataclass(frozen=True)
@@ -17,10 +19,11 @@ class Run:
     quick: bool
     progress: Progress
     task: TaskID
+    round_count: int = 0  # 0: 2 in a quick run, 5 in another
 
     @property
     def rounds(self) -> int:
-        return 2 if self.quick else 5
+        return self.round_count or (2 if self.quick else 5)
 
     def scaled(self, full: int) -> int:
         """A count of calls or messages, a fifth of it in a quick run."""
@@ -32,9 +35,9 @@ class Run:
     def say(self, step: str) -> None:
         self.progress.update(self.task, step=step)
 
-    def in_turns(self, what: str, measures: dict[str, Measure]) -> dict[str, list[float]]:
+    def in_turns(self, what: str, measures: dict[str, Callable[[], Figures]]) -> dict[str, list[Figures]]:
         """Each measure once a round, every other round backwards: none always follows the same one."""
-        figures: dict[str, list[float]] = {name: [] for name in measures}
+        figures: dict[str, list[Figures]] = {name: [] for name in measures}
         for number in range(self.rounds):
             names = list(measures) if number % 2 == 0 else list(reversed(measures))
             for name in names:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import tempfile
@@ -31,9 +30,9 @@ def many_in_flight(run: Run) -> Iterator[Row]:
     """What one process of ours carries, beside echoes that run no model."""
     with ExitStack() as stack:
         measures = {"ours": _rate(stack.enter_context(server("--front", "native")).address, run.scaled(60_000))}
-        measures[CPP] = _rate(stack.enter_context(cpp_echo()), run.scaled(60_000))
+        measures[CPP] = _rate(stack.enter_context(cpp_echo()).address, run.scaled(60_000))
         if built("echo_rust"):
-            measures[TONIC] = _rate(stack.enter_context(rust_echo()), run.scaled(60_000))
+            measures[TONIC] = _rate(stack.enter_context(rust_echo()).address, run.scaled(60_000))
         measures[PYTHON] = _rate(stack.enter_context(echoing()), run.scaled(8_000))
         rates = run.in_turns("unary, 32 in flight", measures)
     what = "Predict, 1 row, logistic regression, 32 in flight"
@@ -49,11 +48,11 @@ def _rate(address: str, calls: int, in_flight: int = IN_FLIGHT) -> Measure:
 def one_in_flight(run: Run) -> Iterator[Row]:
     """Latency alone, and what it costs: the spin is of CPU, and only while calls arrive."""
     with server("--front", "native") as ours, cpp_echo() as cpp:
-        costs = {"ours": _Cost(ours.pid), CPP: _Cost(_child("echo_cpp"))}
+        costs = {"ours": _Cost(ours.pid), CPP: _Cost(cpp.pid)}
         calls = run.scaled(15_000)
         measures = {
             "ours": lambda: costs["ours"].of(lambda: 1e6 / h2load(ours.address, 1, calls)),
-            CPP: lambda: costs[CPP].of(lambda: 1e6 / h2load(cpp, 1, calls)),
+            CPP: lambda: costs[CPP].of(lambda: 1e6 / h2load(cpp.address, 1, calls)),
         }
         took = run.in_turns("unary, 1 in flight", measures)
         run.say("unary, idle")
@@ -80,18 +79,6 @@ class _Cost:
         return figure
 
 
-def _child(name: str) -> int:
-    """The process of ours whose program has this name."""
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = entry.read_text()
-        except OSError:
-            continue
-        if f"({name})" in text and int(text.rpartition(")")[2].split()[1]) == os.getpid():
-            return int(entry.parent.name)
-    raise RuntimeError(f"{name} is no child of this process")
-
-
 def _idle_cores(process: Process, seconds: float) -> float:
     sleep(1)  # what the last call left behind is done
     before = process.cpu_s()
@@ -106,7 +93,7 @@ def trees(run: Run) -> Iterator[Row]:
         note = tree_bundle(Path(folder))
         with server("--front", "native", "--models-dir", folder) as ours, cpp_echo() as cpp:
             calls = run.scaled(40_000)
-            rates = run.in_turns("trees", {"ours": _rate(ours.address, calls), CPP: _rate(cpp, calls)})
+            rates = run.in_turns("trees", {"ours": _rate(ours.address, calls), CPP: _rate(cpp.address, calls)})
     what = "Predict, 1 row, gradient-boosted trees, 32 in flight"
     yield medians(what, "calls/s", rates["ours"], CPP, rates[CPP], target=at_least(0.6), note=note)
 
@@ -163,7 +150,7 @@ def many_rows(run: Run) -> Iterator[Row]:
             "unary, 256 rows",
             {
                 "ours": lambda: ROWS * h2load(ours.address, 16, calls, ROWS),
-                CPP: lambda: ROWS * h2load(cpp, 16, calls, ROWS),
+                CPP: lambda: ROWS * h2load(cpp.address, 16, calls, ROWS),
             },
         )
     what = f"Predict, {ROWS} rows a call, 16 in flight"

@@ -10,15 +10,20 @@ from pathlib import Path
 
 PACKAGES = ("onnxruntime", "grpcio", "protobuf", "uvloop", "numpy")
 COMMANDS = {"gRPC C++": ("pkg-config", "--modversion", "grpc++"), "h2load": ("h2load", "--version")}
-CARGO_LOCK = Path(__file__).with_name("native") / "echo_rust" / "Cargo.lock"
+_NATIVE = Path(__file__).with_name("native")
+# Package -> the file that pins it, and the pattern of its version there.
+PINNED = {
+    "tonic": (_NATIVE / "echo_rust" / "Cargo.lock", r'name = "tonic"\nversion = "([^"]+)"'),
+    "grpc-go": (_NATIVE / "unary_go" / "go.mod", r"google\.golang\.org/grpc v(\S+)"),
+}
 
 
 def versions() -> dict[str, str]:
-    found = {name: _installed(name) for name in PACKAGES}
-    found |= {name: _said(*command) for name, command in COMMANDS.items()}
-    tonic = re.search(r'name = "tonic"\nversion = "([^"]+)"', CARGO_LOCK.read_text())
-    found["tonic"] = tonic[1] if tonic else ""
-    return {name: one for name, one in found.items() if one}
+    """By name; what is not installed or not pinned is left out."""
+    numbers = {name: _installed(name) for name in PACKAGES}
+    numbers |= {name: _printed(*command) for name, command in COMMANDS.items()}
+    numbers |= {name: _pinned(*place) for name, place in PINNED.items()}
+    return {name: number for name, number in numbers.items() if number}
 
 
 def _installed(package: str) -> str:
@@ -28,7 +33,12 @@ def _installed(package: str) -> str:
         return ""
 
 
-def _said(*command: str) -> str:
+def _pinned(file: Path, pattern: str) -> str:
+    match = re.search(pattern, file.read_text())
+    return match[1] if match else ""
+
+
+def _printed(*command: str) -> str:
     if shutil.which(command[0]) is None:
         return ""
     done = subprocess.run(command, capture_output=True, text=True, check=False)

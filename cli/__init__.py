@@ -1,1 +1,1 @@
-"""The `volcast` program: its table of commands, and `volcast run`."""
+"""The program `volcast`: its table of commands, `volcast run` and `volcast models`."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import click
 
+from cli.extras import missing_extra
 from common.errors import VolcastError
 
 
@@ -35,7 +36,7 @@ COMMANDS = {
     "explore": Lazy("training.commands.explore:explore", "training", "What a data set is like: report and plots."),
     "train": Lazy("training.commands.train:train", "training", "Train, export and write a model bundle."),
     "evaluate": Lazy("training.commands.evaluate:evaluate", "training", "A model against what happened, as a report."),
-    "models": Lazy("training.commands.models:models", "training", "Bundles: list, verify, promote, roll back."),
+    "models": Lazy("cli.models.commands:models", "serving", "Bundles: list, add, verify, promote, roll back."),
     "infer": Lazy("training.commands.infer:infer", "training", "Offline inference, and its latency."),
     "retrain": Lazy("training.commands.retrain:retrain", "training", "New archive to promoted model, step by step."),
     "drift": Lazy("training.commands.drift:drift", "training", "Has what comes in moved away from training?"),
@@ -77,13 +78,7 @@ class LazyGroup(click.Group):
 
 
 def _needs_extra(name: str, error: ModuleNotFoundError) -> Exception:
-    """What to tell of a package that is missing; the error itself where no extra would bring it."""
-    extra = COMMANDS[name].extra if name in COMMANDS else ""
-    if not extra or (error.name or "").split(".")[0] in {"cli", "common", "volcast"}:
-        return error
-    return click.ClickException(
-        f"`volcast {name}` needs the extra [{extra}]: {error.name} is not installed (make setup)"
-    )
+    return missing_extra(name, COMMANDS[name].extra if name in COMMANDS else "", error)
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,4 +1,4 @@
-"""The client for programs with an event loop: what clients.sync does, awaited.
+"""The client for programs with an event loop: clients.sync with awaitable methods.
 
     from clients.aio import AsyncClient
 
@@ -6,7 +6,7 @@
         model = (await client.health()).models[0]
         response = await client.predict_named([{feature.name: 0.5 for feature in model.features}])
 
-Raises the same errors. uvloop makes its streams several times faster than the default loop.
+It raises the errors of clients.sync. On uvloop its streams are several times faster than on the default loop.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import grpc
 from google.protobuf.message import Message
 
 from clients.errors import translate
-from clients.requests import METHODS, fill_packed, named_request, packed_request
+from clients.requests import METHOD_PREFIX, fill_packed, named_request, packed_request
 from clients.sync import CHANNEL_OPTIONS, PLAINTEXT
 from common.access import Access, Metadata
 from common.errors import DeadlineError, UnavailableError, VolcastError
@@ -43,7 +43,7 @@ Response = TypeVar("Response", PredictResponse, HealthResponse)
 
 
 class AsyncClient:
-    """A connection to one inference server. Make it where the event loop runs; see clients.sync.Client."""
+    """A connection to an inference server, built on the running event loop. Arguments as in clients.sync.Client."""
 
     def __init__(self, target: str = "127.0.0.1:50051", *, timeout_s: float = 2.0, access: Access = PLAINTEXT) -> None:
         self.target = target
@@ -55,20 +55,20 @@ class AsyncClient:
         else:
             self._channel = grpc.aio.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
         self._predict = self._channel.unary_unary(
-            METHODS + "Predict", PredictRequest.SerializeToString, PredictResponse.FromString
+            METHOD_PREFIX + "Predict", PredictRequest.SerializeToString, PredictResponse.FromString
         )
         self._health = self._channel.unary_unary(
-            METHODS + "Health", HealthRequest.SerializeToString, HealthResponse.FromString
+            METHOD_PREFIX + "Health", HealthRequest.SerializeToString, HealthResponse.FromString
         )
 
     async def predict(self, request: PredictRequest) -> PredictResponse:
-        """Sends any request of the contract; the methods below build the common ones."""
+        """Sends any request of the contract. The methods below build the usual requests."""
         return await self._call(self._predict, request)
 
     async def predict_named(
         self, rows: Sequence[Mapping[str, float]], *, model: ModelSelector | None = None, routing_key: str = ""
     ) -> PredictResponse:
-        """Scores rows given by feature name; `probabilities` has one a row, in order."""
+        """Scores rows given as feature name to value. `probabilities` has one value per row, in order."""
         return await self._call(self._predict, named_request(rows, model, routing_key))
 
     async def predict_packed(
@@ -84,11 +84,11 @@ class AsyncClient:
         return await self._call(self._predict, packed_request(values, row_count, schema_hash, model, routing_key))
 
     async def health(self) -> HealthResponse:
-        """What the server holds; answers while it is not ready, too."""
+        """Models, versions and readiness of the server. Works before the server is ready, too."""
         return await self._call(self._health, HealthRequest())
 
     def stream(self) -> AsyncPredictStream:
-        """A stream of predictions over this connection, opened by its first frame."""
+        """A prediction stream over this connection. Its first frame opens it."""
         return AsyncPredictStream(self._channel, self.target, self._timeout_s, self._metadata)
 
     async def close(self) -> None:
@@ -108,7 +108,9 @@ class AsyncClient:
 
 
 class AsyncPredictStream:
-    """One StreamPredict call; one task sends and one receives, or one does both. See clients.sync.PredictStream.
+    """A StreamPredict call. Either a single task sends and receives, or one task does each.
+
+    See clients.sync.PredictStream.
 
     async with client.stream() as stream:
         for frame_id, request in enumerate(requests):
@@ -122,7 +124,7 @@ class AsyncPredictStream:
         self, channel: grpc.aio.Channel, target: str, timeout_s: float, metadata: Metadata | None = None
     ) -> None:
         self._open = channel.stream_stream(
-            METHODS + "StreamPredict", StreamPredictRequest.SerializeToString, StreamPredictResponse.FromString
+            METHOD_PREFIX + "StreamPredict", StreamPredictRequest.SerializeToString, StreamPredictResponse.FromString
         )
         self._target = target
         self._timeout_s = timeout_s
@@ -131,19 +133,21 @@ class AsyncPredictStream:
         self._next_id = 0
 
     async def send(self, frame_id: int, request: PredictRequest) -> None:
-        """Sends one frame; waits only while the server takes no more, and for the client's timeout_s at most."""
+        """Sends a frame. Under back-pressure of the server it waits, at most for the client's timeout_s."""
         await self._write(StreamPredictRequest(frame_id=frame_id, request=request))
 
     async def done(self) -> None:
-        """Says that no frame follows; the answers still due arrive."""
+        """Ends the sending side. Outstanding answers still arrive."""
         if self._call is not None:
             await self._call.done_writing()
 
     async def receive(self, timeout_s: float | None = None) -> StreamPredictResponse | None:
-        """The next answer, in the order of the frames; None after the last one, when `done` was called.
+        """The next answer, in the order of the frames. After `done`, None follows the last answer.
 
-        Raises UnavailableError when the stream breaks and DeadlineError when no answer came within
-        timeout_s (default: the client's); both end the stream, and the next `send` opens a new one.
+        timeout_s: limit of this wait; None: the client's.
+
+        Raises UnavailableError if the stream breaks, and DeadlineError if no answer arrives in time. Both end
+        the stream, and the next `send` opens a new call.
         """
         if self._call is None:
             raise UnavailableError(self._line("no frame is in flight"))
@@ -164,7 +168,7 @@ class AsyncPredictStream:
     async def predict_packed(
         self, values: Buffer, row_count: int, schema_hash: str, timeout_s: float | None = None
     ) -> PredictResponse:
-        """One round trip: sends a frame of packed rows and waits for its answer. Nothing else may be in flight."""
+        """Sends a frame of packed rows and waits for its answer. No other frame may be in flight."""
         self._next_id += 1
         frame = StreamPredictRequest(frame_id=self._next_id)
         fill_packed(frame.request.packed, values, row_count, schema_hash)
@@ -177,7 +181,7 @@ class AsyncPredictStream:
         return answer.response
 
     async def close(self) -> None:
-        """Ends the stream; answers still due are dropped."""
+        """Ends the stream and drops outstanding answers."""
         self._drop()
 
     async def __aenter__(self) -> Self:
@@ -202,15 +206,17 @@ class AsyncPredictStream:
             async with asyncio.timeout(self._timeout_s):
                 await self._call.write(frame)
         except TimeoutError:
-            raise self._broken(DeadlineError(self._line(f"took no frame within {self._timeout_s:g} s"))) from None
+            raise self._broken(
+                DeadlineError(self._line(f"did not accept a frame within {self._timeout_s:g} s"))
+            ) from None
         except grpc.RpcError as error:
-            # grpc.aio calls a write on a connection that has just gone an internal error.
+            # If the connection has just closed, grpc.aio reports the write as INTERNAL.
             failure = translate(error, self._target)
             if not isinstance(failure, UnavailableError):
                 failure = UnavailableError(self._line("the connection broke while a frame was sent"))
             raise self._broken(failure) from None
         except asyncio.InvalidStateError:
-            # grpc.aio says only that the call is over; why is what reading tells.
+            # The write only reports that the call has ended. Reading raises the reason.
             await self.receive()
             raise self._broken(UnavailableError(self._line("closed the stream"))) from None
 

@@ -1,4 +1,4 @@
-"""What grpcio raises, turned into the errors of common.errors."""
+"""Errors of grpcio as errors of common.errors."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from common.rpc_status import DETAILS_KEY, from_status, parse_details
 
 
 def translate(error: grpc.RpcError, target: str) -> VolcastError:
-    """The VolcastError for a failed call of grpc or grpc.aio, with the fields at fault where the server named them."""
-    trailers: Any = error.trailing_metadata() or ()  # pairs, in both of grpcio's flavours
+    """The VolcastError of a failed call of grpc or grpc.aio, with the invalid fields if the server named them."""
+    trailers: Any = error.trailing_metadata() or ()  # pairs (key, value), in grpc and in grpc.aio
     details = next((value for key, value in trailers if key == DETAILS_KEY), None)
     code: int = error.code().value[0]
     status = parse_details(code, error.details() or "", details if isinstance(details, bytes) else None)

@@ -1,4 +1,4 @@
-"""Requests as callers think of them, turned into the contract's messages. Shared by both clients."""
+"""Rows of a caller as messages of the contract, for both clients."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from volcast.v1 import DATA_TYPE_FLOAT64, ModelSelector, NamedRow, NamedRows, Pa
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-METHODS = "/volcast.v1.InferenceService/"
+METHOD_PREFIX = "/volcast.v1.InferenceService/"
 
 
 def named_request(
     rows: Sequence[Mapping[str, float]], model: ModelSelector | None = None, routing_key: str = ""
 ) -> PredictRequest:
-    """Rows by feature name.
+    """A request with rows as feature name to value.
 
     >>> named_request([{"price": 65000.0}]).named.rows[0].features["price"]
     65000.0
@@ -28,7 +28,9 @@ def named_request(
 def packed_request(
     values: Buffer, row_count: int, schema_hash: str, model: ModelSelector | None = None, routing_key: str = ""
 ) -> PredictRequest:
-    """A row-major matrix of little-endian float64, shape (row_count, features of the schema), as any buffer.
+    """A request with packed rows.
+
+    values: a buffer of little-endian float64, row-major, shape (row_count, features of the schema).
 
     >>> from array import array
     >>> len(packed_request(array("d", range(22)), 2, "6f2d41a0c1b9").packed.values)
@@ -40,7 +42,7 @@ def packed_request(
 
 
 def fill_packed(packed: PackedRows, values: Buffer, row_count: int, schema_hash: str) -> None:
-    """Sets the fields in place: a message built first and assigned into another is copied each time."""
+    """Sets the fields in place, since assigning a finished message into another copies it."""
     packed.schema_hash = schema_hash
     packed.data_type = DATA_TYPE_FLOAT64
     packed.row_count = row_count

@@ -1,4 +1,4 @@
-"""The client for programs without an event loop. Safe to share between threads, but for PredictStream.
+"""The client for programs without an event loop. Threads may share a Client, but not a PredictStream.
 
     from clients.sync import Client
 
@@ -7,8 +7,8 @@
         response = client.predict_named([{feature.name: 0.5 for feature in model.features}])
         print(response.probabilities[0] >= response.threshold)
 
-Every method raises errors of common.errors: RequestError names the fields at fault, UnavailableError
-says which server is away, OverloadedError when to try again.
+Every method raises errors of common.errors. RequestError names the invalid fields, UnavailableError names
+the server that cannot be reached, and OverloadedError carries the time after which to retry.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import grpc
 from google.protobuf.message import Message
 
 from clients.errors import translate
-from clients.requests import METHODS, fill_packed, named_request, packed_request
+from clients.requests import METHOD_PREFIX, fill_packed, named_request, packed_request
 from common.access import Access, Metadata
 from common.errors import DeadlineError, UnavailableError, VolcastError
 from common.rpc_status import from_status
@@ -45,26 +45,26 @@ if TYPE_CHECKING:
 
 Response = TypeVar("Response", PredictResponse, HealthResponse)
 Outgoing = SimpleQueue[StreamPredictRequest | None]
-END_WAIT_S = 1.0
+END_TIMEOUT_S = 1.0  # how long `close` waits until grpcio releases a call
 PLAINTEXT = Access()
 
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-    # A server that restarts on this machine is back within a second; the default first wait is one second.
-    # min_reconnect_backoff stays: it is the time a connection may take to come about, too.
+    # A server that restarts on this machine is ready within a second; the default first wait is a second.
+    # min_reconnect_backoff keeps its default, since it also bounds the time that connecting may take.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 5000),
-    # A container that restarts may have another address; a name is asked again after a second, not thirty.
+    # A restarted container may have a new address. Resolve its name again after a second, not after thirty.
     ("grpc.dns_min_time_between_resolutions_ms", 1000),
 )
 
 
 class Client:
-    """A connection to one inference server, made on the first call and remade when it breaks.
+    """A connection to an inference server. The first call opens it; a later call opens it again if it broke.
 
-    target: host:port, or any gRPC name. timeout_s: of each call. access: a token, TLS, a certificate of its own:
-
-        Client(target, access=make_access(token=..., ca="ca.pem"))
+    target: host:port, or any gRPC name.
+    timeout_s: limit of each call.
+    access: token, TLS and client certificate, such as `make_access(token=..., ca="ca.pem")`.
     """
 
     def __init__(self, target: str = "127.0.0.1:50051", *, timeout_s: float = 2.0, access: Access = PLAINTEXT) -> None:
@@ -77,20 +77,20 @@ class Client:
         else:
             self._channel = grpc.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
         self._predict = self._channel.unary_unary(
-            METHODS + "Predict", PredictRequest.SerializeToString, PredictResponse.FromString
+            METHOD_PREFIX + "Predict", PredictRequest.SerializeToString, PredictResponse.FromString
         )
         self._health = self._channel.unary_unary(
-            METHODS + "Health", HealthRequest.SerializeToString, HealthResponse.FromString
+            METHOD_PREFIX + "Health", HealthRequest.SerializeToString, HealthResponse.FromString
         )
 
     def predict(self, request: PredictRequest) -> PredictResponse:
-        """Sends any request of the contract; the methods below build the common ones."""
+        """Sends any request of the contract. The methods below build the usual requests."""
         return self._call(self._predict, request)
 
     def predict_named(
         self, rows: Sequence[Mapping[str, float]], *, model: ModelSelector | None = None, routing_key: str = ""
     ) -> PredictResponse:
-        """Scores rows given by feature name; `probabilities` has one a row, in order."""
+        """Scores rows given as feature name to value. `probabilities` has one value per row, in order."""
         return self._call(self._predict, named_request(rows, model, routing_key))
 
     def predict_packed(
@@ -106,11 +106,11 @@ class Client:
         return self._call(self._predict, packed_request(values, row_count, schema_hash, model, routing_key))
 
     def health(self) -> HealthResponse:
-        """What the server holds; answers while it is not ready, too."""
+        """Models, versions and readiness of the server. Works before the server is ready, too."""
         return self._call(self._health, HealthRequest())
 
     def stream(self) -> PredictStream:
-        """A stream of predictions over this connection, opened by its first frame."""
+        """A prediction stream over this connection. Its first frame opens it."""
         return PredictStream(self._channel, self.target, self._timeout_s, self._metadata)
 
     def close(self) -> None:
@@ -130,24 +130,24 @@ class Client:
 
 
 class PredictStream:
-    """One StreamPredict call, used from one thread; opens itself again after it broke.
+    """A StreamPredict call, for use by a single thread. After it broke, the next frame opens a new call.
 
         with Client() as client, client.stream() as stream:
             response = stream.predict_packed(matrix, len(matrix), schema_hash)
 
-    `send` several frames and then `receive` their answers to keep more than one in flight. When the
-    stream breaks, the frames still unanswered are lost: UnavailableError says so once, `in_flight`
-    is 0 again, and the next `send` opens a new stream.
+    To keep several frames in flight, `send` them and then `receive` the answers. If the stream breaks,
+    unanswered frames are lost: UnavailableError is raised once, `in_flight` becomes 0, and the next
+    `send` opens a new call.
 
-    Answers are taken from grpcio in the caller's thread: a thread of ours that hands them over costs
-    15 to 40 us of a 280 us round trip. So a watchdog enforces the time-out, to within TICK_S.
+    The caller's thread reads answers from grpcio. A reader thread that hands them over would cost
+    15 to 40 us of a 280 us round trip. A watchdog thread therefore enforces the timeout, to within TICK_S.
     """
 
     TICK_S = 0.1
 
     def __init__(self, channel: grpc.Channel, target: str, timeout_s: float, metadata: Metadata | None = None) -> None:
         self._open = channel.stream_stream(
-            METHODS + "StreamPredict", StreamPredictRequest.SerializeToString, StreamPredictResponse.FromString
+            METHOD_PREFIX + "StreamPredict", StreamPredictRequest.SerializeToString, StreamPredictResponse.FromString
         )
         self._target = target
         self._timeout_s = timeout_s
@@ -161,13 +161,13 @@ class PredictStream:
         weakref.finalize(self, self._watchdog.close)
 
     def send(self, frame_id: int, request: PredictRequest) -> None:
-        """Sends one frame; does not wait."""
+        """Queues a frame for sending and returns at once."""
         self._put(StreamPredictRequest(frame_id=frame_id, request=request))
 
     def send_packed(
         self, frame_id: int, values: Buffer, row_count: int, schema_hash: str, model: ModelSelector | None = None
     ) -> None:
-        """Sends one frame of packed rows (see Client.predict_packed) without building it twice."""
+        """Queues a frame of packed rows (see Client.predict_packed) without copying the rows twice."""
         frame = StreamPredictRequest(frame_id=frame_id)
         if model is not None:
             frame.request.model.CopyFrom(model)
@@ -175,10 +175,12 @@ class PredictStream:
         self._put(frame)
 
     def receive(self, timeout_s: float | None = None) -> StreamPredictResponse:
-        """The next answer, in the order of the frames; its `error` is set where the frame was refused.
+        """The next answer, in the order of the frames. If the server refused the frame, `error` is set.
 
-        Raises UnavailableError when the stream breaks and DeadlineError when no answer came within
-        timeout_s (default: the client's); both end the stream.
+        timeout_s: limit of this wait; None: the client's.
+
+        Raises UnavailableError if the stream breaks, and DeadlineError if no answer arrives in time. Both end
+        the stream.
         """
         if self._call is None:
             raise UnavailableError(f"inference server at {self._target}: no frame is in flight")
@@ -209,9 +211,9 @@ class PredictStream:
         timeout_s: float | None = None,
         model: ModelSelector | None = None,
     ) -> PredictResponse:
-        """One round trip: sends a frame of packed rows and waits for its answer. Nothing else may be in flight."""
+        """Sends a frame of packed rows and waits for its answer. No other frame may be in flight."""
         if self.in_flight:
-            raise ValueError(f"{self.in_flight} frames are in flight; receive them first")
+            raise ValueError(f"{self.in_flight} frames are in flight; receive their answers first")
         self._next_id += 1
         self.send_packed(self._next_id, values, row_count, schema_hash, model)
         answer = self.receive(timeout_s)
@@ -220,7 +222,7 @@ class PredictStream:
         return answer.response
 
     def close(self) -> None:
-        """Ends the stream; answers still due are dropped."""
+        """Ends the stream and drops outstanding answers."""
         self._drop()
         self._watchdog.close()
 
@@ -237,7 +239,7 @@ class PredictStream:
             ended = threading.Event()
             if not self._call.add_callback(ended.set):
                 ended.set()
-            # Also run at the interpreter's exit, for whoever forgot to close.
+            # The finalizer also runs when the interpreter exits, in case `close` was not called.
             self._end_call = weakref.finalize(self, _end, self._call, self._outgoing, ended)
         self.in_flight += 1
         self._outgoing.put(frame)
@@ -253,18 +255,18 @@ class PredictStream:
 
 
 def _end(call: Any, outgoing: Outgoing, ended: threading.Event) -> None:
-    """Cancels, lets grpcio's thread that takes from the queue end, and waits until grpcio has let go of the call.
+    """Cancels the call, ends grpcio's thread that reads the queue, and waits until grpcio releases the call.
 
-    An interpreter that exits while grpcio's threads still hold the call's lock never exits: its
-    finalizers wait for that lock, and the threads that hold it are frozen by then.
+    If the interpreter exits while grpcio's threads hold the lock of the call, it hangs: finalizers wait for
+    the lock, and the threads that hold it no longer run.
     """
     call.cancel()
     outgoing.put(None)
-    ended.wait(END_WAIT_S)
+    ended.wait(END_TIMEOUT_S)
 
 
 class _Watchdog:
-    """Cancels a call whose answer is overdue. Arming is two assignments: no lock, no wake-up on the way of a call."""
+    """Cancels a call whose answer is overdue. Arming takes two assignments, without a lock or a wake-up."""
 
     def __init__(self, tick_s: float) -> None:
         self._tick_s = tick_s

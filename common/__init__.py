@@ -1,1 +1,1 @@
-"""What every process of Volcast shares: errors, configuration, logs, the command line's habits, feature schemas."""
+"""Code that all processes of Volcast share: errors, configuration, logs, command-line options, feature schemas."""

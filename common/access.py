@@ -1,4 +1,4 @@
-"""What a caller shows to an inference server, and whom it trusts: shared by clients, gateway and worker."""
+"""Credentials for an inference server: token, TLS, client certificate. For clients, gateway and worker."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Metadata = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Nothing set: plaintext without a token. What is secret never shows in its repr."""
+    """Credentials of a caller. The default is plaintext without a token. Secrets are not part of the repr."""
 
     tls: bool = False
-    ca: bytes | None = None  # PEM; None: the authorities that gRPC ships
+    ca: bytes | None = None  # PEM of trusted authorities; None: those that gRPC ships
     cert: bytes | None = None
     key: bytes | None = field(default=None, repr=False)
-    metadata: Metadata | None = field(default=None, repr=False)  # of each call
+    metadata: Metadata | None = field(default=None, repr=False)  # sent with each call
 
     def credentials(self) -> grpc.ChannelCredentials | None:
-        """None: plaintext."""
+        """Credentials of a channel; None for plaintext."""
         return grpc.ssl_channel_credentials(self.ca, self.key, self.cert) if self.tls else None
 
 
@@ -34,10 +34,13 @@ def make_access(
     cert: str | Path | None = None,
     key: str | Path | None = None,
 ) -> Access:
-    """Reads the PEM files; any of them means TLS. Raises UsageError, and InputError for what cannot be read."""
+    """Reads the PEM files; any of them turns TLS on.
+
+    Raises UsageError if arguments contradict each other, InputError if a file cannot be read.
+    """
     if bool(cert) != bool(key):
         raise UsageError("a client certificate and its key go together")
-    if not token.isascii() or any(one.isspace() or not one.isprintable() for one in token):
+    if not token.isascii() or any(character.isspace() or not character.isprintable() for character in token):
         raise UsageError("a token is one word of printable ASCII")
     return Access(
         tls=tls or bool(ca) or bool(cert),
@@ -49,7 +52,10 @@ def make_access(
 
 
 def read_token(file: str | Path) -> str:
-    """The token that is all a file holds; "" where none is named. Raises InputError."""
+    """The token in a file, without surrounding blanks; "" if no file is named.
+
+    Raises InputError if the file cannot be read or is empty.
+    """
     if not file:
         return ""
     try:

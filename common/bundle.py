@@ -1,8 +1,8 @@
 """A model bundle: a folder `models/<name>/<version>/` with model.onnx and manifest.json.
 
-The manifest is what training promises and the server checks. The ONNX graph takes one input,
-`features`, float64 of shape (rows, features of the schema), in the schema's order, and has an output
-`probability`, float32 or float64 of shape (rows,) or (rows, 1), in [0, 1].
+Training writes the manifest and the server checks it. The ONNX graph has the input `features`, float64 of
+shape (rows, features of the schema), in the schema's order, and the output `probability`, float32 or float64
+of shape (rows,) or (rows, 1), in [0, 1].
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MANIFEST_FORMAT = 1
 MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
 MAX_MANIFEST_BYTES = 1024 * 1024
-MAX_MODEL_BYTES = 512 * 1024 * 1024  # it is held in memory while it is checked
+MAX_MODEL_BYTES = 512 * 1024 * 1024  # the whole file is in memory while it is checked
 
 Unit = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
@@ -39,7 +39,7 @@ class ManifestSchema(msgspec.Struct, frozen=True):
 
 
 class ManifestLabel(msgspec.Struct, frozen=True):
-    """y(t) = 1 where the realized volatility over (t, t + horizon_s] is at least `threshold`."""
+    """y(t) = 1 if the realized volatility over (t, t + horizon_s] is at least `threshold`, else 0."""
 
     horizon_s: float
     quantile: Unit  # of the training part
@@ -53,49 +53,55 @@ class ManifestSpan(msgspec.Struct, frozen=True):
     positives: int
 
 
+# `volcast models add` knows nothing about the training of a graph.
+NO_LABEL = ManifestLabel(0.0, 0.0, 0.0)
+NO_SPAN = ManifestSpan(0, 0, 0, 0)
+ADDED_KIND = "onnx"
+
+
 class SelfTest(msgspec.Struct, frozen=True):
-    """A row and what the exported model says of it: a server tells a model that works from one that only loads."""
+    """A row and the probability that the exported model gives it. A server that loads the model must reproduce it."""
 
     features: tuple[float, ...]
     probability: Unit
 
 
 class LinearForm(msgspec.Struct, frozen=True):
-    """A baseline that anyone can score: P = sigmoid(Σ weight · log(|column| + offset) + bias)."""
+    """A baseline that can be scored without its code: P = sigmoid(Σ weight · log(|column| + offset) + bias)."""
 
-    columns: tuple[str, ...]  # of the rows it was trained on, which may hold more than the model's schema
+    columns: tuple[str, ...]  # of the training rows, which may have more columns than the model's schema
     offsets: tuple[float, ...]
     weights: tuple[float, ...]
     bias: float
-    decision_threshold: Unit = 0.5  # chosen as the model's is, on validation rows
+    decision_threshold: Unit = 0.5  # chosen on validation rows, as for the model
 
 
 class Calibration(msgspec.Struct, frozen=True):
-    """What the model's own logit was put through: slope · logit + intercept. It is part of the graph already."""
+    """The correction of the model's logit: slope · logit + intercept. The graph contains it already."""
 
     slope: float
     intercept: float
 
 
 class Bins(msgspec.Struct, frozen=True):
-    """How training rows spread: fractions of those below the first edge, between edges, and at or above the last."""
+    """Distribution of training rows: fractions below the first edge, between edges, at or above the last edge."""
 
-    edges: tuple[float, ...]  # ascending, inner ones only
-    fractions: tuple[float, ...]  # one more than edges; they add up to 1
+    edges: tuple[float, ...]  # ascending; inner edges only
+    fractions: tuple[float, ...]  # len(edges) + 1 values; their sum is 1
 
 
 class DriftReference(msgspec.Struct, frozen=True):
-    """The training part as a yardstick for what comes in later (PSI)."""
+    """The training part as a reference for live data, by the population stability index (PSI)."""
 
     rows: int
     features: dict[str, Bins]
     probability: Bins
     positive_rate: Unit  # of probabilities at or above the decision threshold
-    missing: dict[str, float]  # feature -> rate of values that are no finite number
+    missing: dict[str, float]  # feature -> share of values that are not finite
 
 
 class AblationRow(msgspec.Struct, frozen=True):
-    """What a group of features is worth: scores on development folds with all groups but this one."""
+    """Value of a group of features: scores on validation folds with all other groups."""
 
     group: str  # "none": nothing left out
     columns: tuple[str, ...]
@@ -108,32 +114,37 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     format: int
     name: str
     version: str
-    kind: str  # "logistic"
+    kind: str  # such as "logistic"; ADDED_KIND for an added graph
     created: str  # date, ISO 8601
     schema: ManifestSchema
-    label: ManifestLabel
+    label: ManifestLabel = NO_LABEL
     decision_threshold: Unit
-    training: ManifestSpan
-    evaluation: ManifestSpan  # the untouched final part
-    metrics: dict[str, dict[str, float]]  # model or baseline -> metric -> value on the final part
-    data: tuple[str, ...]  # names of the files trained on
-    data_sha256: str
+    training: ManifestSpan = NO_SPAN
+    evaluation: ManifestSpan = NO_SPAN  # the untouched final part
+    metrics: dict[str, dict[str, float]] = {}  # model or baseline -> metric -> value on the final part
+    data: tuple[str, ...] = ()  # names of the files trained on
+    data_sha256: str = ""
     model_sha256: str
     opset: int
-    parity_max_abs_error: float  # exported against trained form, over every row
+    parity_max_abs_error: float = 0.0  # of the exported against the trained form, over all rows
     self_test: SelfTest
     parameters: dict[str, float] = {}  # chosen in training: regularization, seed, folds
     rows: dict[str, int] = {}  # read, dropped by reason, kept
     walk_forward: dict[str, dict[str, float]] = {}  # model or baseline -> metric -> mean over the folds
-    inputs: tuple[str, ...] = ()  # features that the model looks at
+    inputs: tuple[str, ...] = ()  # features that the model uses
     baselines: dict[str, LinearForm] = {}
     calibration: Calibration | None = None
     reference: DriftReference | None = None
     ablation: tuple[AblationRow, ...] = ()
 
+    @property
+    def is_added(self) -> bool:
+        """Whether `volcast models add` made the bundle: it records no training, label or evaluation."""
+        return self.kind == ADDED_KIND
+
     def feature_schema(self) -> FeatureSchema:
-        """The schema as the server uses it; raises BundleError where hash and features disagree."""
-        features = tuple(Feature(one.name, one.unit, "") for one in self.schema.features)
+        """The schema as the server uses it. Raises BundleError if hash and features disagree."""
+        features = tuple(Feature(feature.name, feature.unit, "") for feature in self.schema.features)
         schema = FeatureSchema(self.schema.name, features)
         if schema.hash != self.schema.hash:
             raise BundleError(
@@ -143,22 +154,30 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return schema
 
 
+def manifest_json(manifest: Manifest) -> bytes:
+    """The bytes of manifest.json."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
 def read_bundle(folder: Path) -> tuple[Manifest, bytes]:
     """The manifest and the model's bytes, checked against each other.
 
-    Raises BundleError, saying which file and why.
+    Raises BundleError with the file and the reason.
     """
     manifest, model = bundle_files(folder)
     return parse_bundle(folder, manifest, model), model
 
 
 def bundle_files(folder: Path) -> tuple[bytes, bytes]:
-    """What manifest.json and model.onnx hold, unchecked; raises BundleError where they cannot be read."""
+    """The bytes of manifest.json and model.onnx, unchecked. Raises BundleError if a file cannot be read."""
     return read_inside(folder, MANIFEST_FILE, MAX_MANIFEST_BYTES), read_inside(folder, MODEL_FILE, MAX_MODEL_BYTES)
 
 
 def parse_bundle(folder: Path, manifest_bytes: bytes, model: bytes) -> Manifest:
-    """The manifest, checked against the model's bytes; raises BundleError. `folder` is only named."""
+    """The manifest, checked against the model's bytes. Raises BundleError.
+
+    folder: appears in messages only.
+    """
     manifest = _parse_manifest(folder, manifest_bytes)
     digest = hashlib.sha256(model).hexdigest()
     if digest != manifest.model_sha256:
@@ -171,10 +190,10 @@ def parse_bundle(folder: Path, manifest_bytes: bytes, model: bytes) -> Manifest:
 
 
 def read_inside(folder: Path, name: str, limit: int) -> bytes:
-    """The bytes of a plain file of at most `limit` bytes in `folder`; raises BundleError.
+    """The bytes of a plain file of at most `limit` bytes in `folder`. Raises BundleError.
 
-    A link is followed where it stays in the folder: mounted volumes are made of such links. Nothing is
-    waited for: a pipe in the place of a file would hold up whoever opens it.
+    Links that stay in the folder are followed, since mounted volumes consist of such links. The file is opened
+    without blocking, since opening a pipe would wait for its writer.
     """
     try:
         path = (folder / name).resolve(strict=True)

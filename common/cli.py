@@ -1,4 +1,4 @@
-"""What all commands share: --config, --json, durations, one helpful line on failure."""
+"""Options and parameter types that all commands share: --config, --json, durations, speeds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 class Duration(click.ParamType[float]):
-    """`30s`, `500ms`, `2m`, `1h`; a bare number counts in the unit given. Values are seconds."""
+    """`30s`, `500ms`, `2m`, `1h`, as seconds. A number without a unit counts in `bare_unit`."""
 
     name = "duration"
 
@@ -32,7 +32,7 @@ class Duration(click.ParamType[float]):
 
 
 class Speed(click.ParamType[float]):
-    """`1` is real time, `N` is N times as fast, `max` is as fast as it goes (infinity)."""
+    """`1` is real time, `N` is N times as fast, `max` is as fast as possible (infinity)."""
 
     name = "speed"
 
@@ -64,11 +64,9 @@ def config_option(function: F) -> F:
 
 def json_option(function: F) -> F:
     """--json; the command's function takes `as_json: bool`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print what a script would want to read, as JSON.")(
-        function
-    )
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for scripts.")(function)
 
 
 def examples(*lines: str) -> str:
-    """An epilog that shows examples as they are typed."""
+    """The epilog of a command's help, with examples as a user types them."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

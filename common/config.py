@@ -1,7 +1,7 @@
-"""Configuration: defaults here, then config.yaml, then .env, then the environment.
+"""Configuration. Later sources win: the defaults in this module, config.yaml, .env, the environment.
 
-Read once, at the edge, into frozen values; everything below takes plain arguments. An environment
-variable names a key by `VOLCAST_SECTION__KEY`, as in `VOLCAST_SERVER__PORT=50052`.
+It is read once, at the edge, into frozen values; code below the edge takes plain arguments. An environment
+variable sets a key by the name `VOLCAST_SECTION__KEY`, such as `VOLCAST_SERVER__PORT=50052`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from common.errors import ConfigError, InputError
 ENV_PREFIX = "VOLCAST_"
 DEFAULT_FILE = "config.yaml"
 ENV_FILE = ".env"
-# Names that begin like a key's and are none; any other without "__" is a misspelt key.
+# Variables with the prefix that are not keys. Any other variable without "__" is a misspelled key.
 OTHER_VARIABLES = (
     "VOLCAST_DATA_DIR",  # recorded market data, for training and tests
     "VOLCAST_STATUS_FD",  # the pipe that `volcast run` gives to each of its parts
-    "VOLCAST_TAG",  # read by docker compose (deploy/.env.example), and exported by who calls it
+    "VOLCAST_TAG",  # for docker compose (deploy/.env.example), whose callers export it
 )
 TEST_PREFIX = "VOLCAST_TEST_"
 
-Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]  # 0: any free port, announced when ready
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]  # 0: any free port; the ready event reports it
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -57,15 +57,15 @@ class Topics(Section, frozen=True):
 
 
 class KafkaConfig(Section, frozen=True):
-    bootstrap_servers: str = ""  # empty: the embedded broker at broker.host and broker.port
+    bootstrap_servers: str = ""  # empty: the embedded broker, at broker.host and broker.port
     topics: Topics = Topics()
-    partitions: Positive = 1  # of topics created where they are missing
+    partitions: Positive = 1  # of topics that Volcast creates
     linger_ms: Seconds = 0.0  # latency first; 5 suits bulk replay
-    timeout_s: PositiveSeconds = 10.0  # how long a broker may be away at start
-    # How long a broker holds an empty fetch. The embedded broker answers only when half of it is over,
-    # so `volcast run` sets less there; a real Kafka answers as soon as there is something.
+    timeout_s: PositiveSeconds = 10.0  # how long a broker may be unavailable at start
+    # How long a broker holds an empty fetch. A real Kafka answers as soon as a record arrives. The embedded broker
+    # answers only after half of this time, so `volcast run` sets less.
     fetch_wait_ms: Positive = 100
-    # The embedded broker also waits for half of it before a group's first assignment.
+    # The embedded broker waits for half of this time before a group's first assignment.
     session_timeout_ms: Annotated[int, msgspec.Meta(ge=1000)] = 45_000
 
 
@@ -78,33 +78,35 @@ class ExchangeConfig(Section, frozen=True):
     host: Text = "127.0.0.1"
     port: Port = 8765
     seed: int = 1
-    rate_per_s: PositiveSeconds = 5.0  # simulated ticks per second and product at speed 1; about Coinbase's
+    rate_per_s: PositiveSeconds = 5.0  # simulated ticks per second and product at speed 1, similar to Coinbase
 
 
 class IngestConfig(Section, frozen=True):
     url: Text = "wss://advanced-trade-ws.coinbase.com"
     products: Annotated[tuple[Product, ...], msgspec.Meta(min_length=1)] = ("BTC-USD", "ETH-USD")
     archive_dir: str = "data/archive"  # empty: no archive
-    max_future_s: Seconds = 60.0  # a tick further ahead of our clock is dead; 0: do not look
-    silence_s: PositiveSeconds = 15.0  # no message, not even a heartbeat, for so long: reconnect
+    max_future_s: Seconds = 60.0  # a tick further ahead of our clock is a dead letter; 0: no check
+    silence_s: PositiveSeconds = 15.0  # after so long without a message, even a heartbeat, reconnect
     connect_timeout_s: PositiveSeconds = 10.0
-    metrics_host: Text = "127.0.0.1"  # 0.0.0.0 where Prometheus asks from another machine or container
+    metrics_host: Text = "127.0.0.1"  # 0.0.0.0 if Prometheus runs on another machine or in a container
     metrics_port: Port = 9103
 
 
 class WorkerConfig(Section, frozen=True):
-    server: str = ""  # the inference server it asks; empty: the one at server.host and server.port
-    server_token_file: str = ""  # this and the next three: as in gateway
+    server: str = ""  # address of the inference server; empty: server.host and server.port
+    server_token_file: str = ""  # this key and the next three: as in section gateway
     server_ca: str = ""
     server_cert: str = ""
     server_key: str = ""
-    schema: Literal["core/1", "full/1"] = "core/1"  # of the features; the model must take it
-    model: str = ""  # the name asked of the server; empty: its default
+    schema: Literal["core/1", "full/1"] = "core/1"  # of the features; the model must have the same
+    model: str = ""  # name of the model; empty: the default of the server
     group_id: Text = "volcast-worker"
     parquet_dir: str = "data/features"  # empty: no Parquet
     max_batch_ticks: Positive = 1000
-    predict_timeout_s: PositiveSeconds = 0.5  # how long features wait for an answer, at most
-    max_backlog_rows: Positive = 100_000  # warm rows that wait for an absent server before they are marked missing
+    predict_timeout_s: PositiveSeconds = 0.5  # how long the worker waits for an answer
+    max_backlog_rows: Positive = (
+        100_000  # warm rows that wait for an unavailable server; beyond it the oldest are marked missing
+    )
     metrics_host: Text = "127.0.0.1"
     metrics_port: Port = 9102
 
@@ -113,32 +115,32 @@ class ServerConfig(Section, frozen=True):
     host: Text = "127.0.0.1"
     port: Port = 50051
     models_dir: Text = "models"
-    watch_s: Seconds = 2.0  # how often the models folder is looked at for changes; 0: only when asked to
+    watch_s: Seconds = 2.0  # how often the models folder is checked for changes; 0: only on SIGHUP or by RPC
     default_model: Text = "volatility"
-    max_rows: Positive = 65_536  # of one request
+    max_rows: Positive = 65_536  # of a request
     max_message_bytes: Positive = 16 * 1024 * 1024
     front: Literal["auto", "native", "grpcio"] = "auto"  # auto: native
-    workers: Positive = 1  # processes that share the port, a supervisor above them where they are more than one
-    max_batch: Positive = 2048  # rows of one run of a model; a larger request is a run of its own
-    max_queue: Positive = 4096  # calls that wait for the model; the next is refused at once
+    workers: Positive = 1  # processes that share the port; with more than one there is a supervisor
+    max_batch: Positive = 2048  # rows of one run of a model; a larger request is a run by itself
+    max_queue: Positive = 4096  # calls that wait for the model; further calls are refused at once
     max_queue_delay_us: Annotated[int, msgspec.Meta(ge=0, le=4_000_000)] = 0  # how long a batch waits for more calls
-    # While calls arrive as close together as this, the native front looks for the next one so long before it
-    # sleeps: one call in flight is answered 1.6 times as often as with 0, which sleeps at once. Idle it costs
-    # nothing, at such rates up to a core.
+    # While calls arrive at intervals of about this time, the native front polls for the next call for so long before it
+    # sleeps. A single caller gets 1.6 times as many answers as with 0, which sleeps at once. Polling takes up to a
+    # core at such rates, and nothing when idle.
     spin_us: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 250
-    # The limits below bound what one caller can take from the others; server/security/limits.py applies them.
-    max_concurrent_streams: Positive = 1024  # of one connection: many times what keeps a core busy
-    max_metadata_bytes: Positive = 16 * 1024  # of one call's headers: tokens and traces take 2 KiB
-    min_ping_interval_s: PositiveSeconds = 10.0  # a caller that pings more often, a few times over, is dropped
-    keepalive_s: PositiveSeconds = 60.0  # a connection silent for so long is asked whether it lives
-    keepalive_timeout_s: PositiveSeconds = 20.0  # and dropped where it does not answer
+    # The limits below bound the share of a single caller; server/security/limits.py applies them.
+    max_concurrent_streams: Positive = 1024  # of one connection: many more than a core can serve
+    max_metadata_bytes: Positive = 16 * 1024  # of a call's headers: tokens and traces take 2 KiB
+    min_ping_interval_s: PositiveSeconds = 10.0  # a caller that repeatedly pings more often is disconnected
+    keepalive_s: PositiveSeconds = 60.0  # after so long without data the server sends a ping
+    keepalive_timeout_s: PositiveSeconds = 20.0  # without an answer to the ping, the connection is closed
     handshake_timeout_s: PositiveSeconds = 10.0  # from accept to the end of TLS and HTTP/2 settings
-    max_connections: Positive = 16_384  # of the process; each takes some memory and a descriptor
-    tls_cert: str = ""  # PEM chain, the server's own first; empty: plaintext
-    tls_key: str = ""  # its PEM key
-    tls_client_ca: str = ""  # PEM; set: a caller must show a certificate that one of these signed (mTLS)
-    tokens_file: str = ""  # lines of `sha256hex name`, as `volcast token` prints them; empty: none is asked for
-    health_needs_token: bool = False  # of grpc.health.v1; probes of orchestrators bring none
+    max_connections: Positive = 16_384  # of the process; each takes memory and a file descriptor
+    tls_cert: str = ""  # PEM chain, the certificate of the server first; empty: plaintext
+    tls_key: str = ""  # PEM key of the certificate
+    tls_client_ca: str = ""  # PEM; if set, callers need a certificate that one of these authorities signed (mTLS)
+    tokens_file: str = ""  # lines of `sha256hex name`, as `volcast token` prints them; empty: callers need no token
+    health_needs_token: bool = False  # for grpc.health.v1; probes of orchestrators have none
     allow_plaintext: bool = False  # beyond loopback
     reflection: bool = True
     # After SIGTERM: how long health reports NOT_SERVING while new calls and connections are still answered, so
@@ -155,45 +157,45 @@ class GatewayConfig(Section, frozen=True):
     server: str = ""  # as worker.server
     timeout_s: PositiveSeconds = 2.0
     lame_duck_s: Seconds = 1.0  # as server.lame_duck_s, for /health and /v2/health/ready
-    tls_cert: str = ""  # of its own HTTPS; empty: plain HTTP
+    tls_cert: str = ""  # for HTTPS; empty: plain HTTP
     tls_key: str = ""
-    tokens_file: str = ""  # as server.tokens_file, and empty: that one
+    tokens_file: str = ""  # as server.tokens_file; empty: the same file
     allow_plaintext: bool = False  # beyond loopback
-    server_token_file: str = ""  # holds the token the gateway shows to the server
-    server_ca: str = ""  # PEM of who signed the server's certificate; empty: plaintext to the server
-    server_cert: str = ""  # PEM the gateway shows to a server that asks for certificates
+    server_token_file: str = ""  # file with the token for the server
+    server_ca: str = ""  # PEM of the authority of the server's certificate; empty: plaintext to the server
+    server_cert: str = ""  # PEM certificate for a server that requires one (mTLS)
     server_key: str = ""
 
 
 class TrackingConfig(Section, frozen=True):
-    """Training runs and where MLflow keeps them. The variable MLFLOW_TRACKING_URI wins over `uri`."""
+    """Training runs, and the place where MLflow keeps them. The variable MLFLOW_TRACKING_URI wins over `uri`."""
 
     uri: Text = "sqlite:///data/mlflow.db"  # a file, or http(s)://HOST:PORT of an MLflow server
-    artifacts_dir: Text = "data/mlartifacts"  # of the file; a server has its own
-    runs_dir: Text = "data/runs"  # each run lands here first, whole
+    artifacts_dir: Text = "data/mlartifacts"  # used with a file; a server has its own
+    runs_dir: Text = "data/runs"  # each run is a complete folder here first
     experiment: Text = "volcast"
     timeout_s: PositiveSeconds = 10.0  # of one request to a server
 
 
 class GateConfig(Section, frozen=True):
-    """What a model must keep to be promoted; docs/promotion.md has the rules."""
+    """Limits that a model must meet to be promoted; docs/promotion.md has the rules."""
 
-    max_latency_us: Annotated[float, msgspec.Meta(gt=0)] = 10.0  # one row in ONNX Runtime, median
-    champion_margin: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.02  # PR-AUC below the champion's that may be lost
+    max_latency_us: Annotated[float, msgspec.Meta(gt=0)] = 10.0  # one row in ONNX Runtime, mean of the best round
+    champion_margin: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.02  # largest loss of PR-AUC against the champion
     seed: int = 0  # of the bootstrap
 
 
 class MonitorConfig(Section, frozen=True):
-    """Live figures of predictions against what happened."""
+    """Live figures of predictions against outcomes."""
 
     windows: Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)] = ("15m", "1h", "24h")  # of event time
-    refresh_s: PositiveSeconds = 10.0  # how often the figures are made anew
+    refresh_s: PositiveSeconds = 10.0  # how often the figures are computed
     metrics_host: Text = "127.0.0.1"
     metrics_port: Port = 9104
 
 
 class Config(Section, frozen=True):
-    """All sections. Addresses left empty are filled in when it is built, so no reader sees an empty one."""
+    """All sections. Building it fills in empty addresses, so no reader sees an empty address."""
 
     log: LogConfig = LogConfig()
     kafka: KafkaConfig = KafkaConfig()
@@ -213,7 +215,7 @@ class Config(Section, frozen=True):
         self._fill("kafka", "bootstrap_servers", broker)
         self._fill("worker", "server", server)
         self._fill("gateway", "server", server)
-        # Who closes one door means both.
+        # If server.tokens_file is set and gateway.tokens_file is not, the gateway uses the same file.
         self._fill("gateway", "tokens_file", self.server.tokens_file)
 
     def _fill(self, name: str, key: str, address: str) -> None:
@@ -223,7 +225,7 @@ class Config(Section, frozen=True):
 
 
 def reachable(host: str, port: int) -> str:
-    """host:port by which this machine reaches what listens there; for a wildcard that is loopback."""
+    """The address at which this machine reaches a service on host:port: loopback for a wildcard host."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -231,10 +233,10 @@ def reachable(host: str, port: int) -> str:
 def load_config(file: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
     """Reads and validates the configuration.
 
-    file: a YAML file that must exist; None: config.yaml of the working directory where there is one.
+    file: a YAML file that must exist; None: config.yaml of the working directory, if it exists.
     environ: the environment to read; None: this process's, over the .env file of the working directory.
 
-    Raises ConfigError for a value that does not fit, InputError for a file that cannot be read.
+    Raises ConfigError for an invalid value, InputError for a file that cannot be read.
     """
     tree = _read_yaml(file)
     if environ is None:
@@ -246,7 +248,7 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] | None = No
         if key.startswith(ENV_PREFIX) and "__" in key:
             _set(tree, key, value)
     try:
-        # strict=False: environment variables are text, and "50052" is a port.
+        # strict=False converts text: an environment variable "50052" is a port.
         config = msgspec.convert(tree, Config, strict=False)
     except msgspec.ValidationError as error:
         raise _explain(str(error), tree) from None
@@ -262,7 +264,7 @@ def _read_dotenv() -> dict[str, str]:
 
 
 def _require_known_names(names: Iterable[str], where: str) -> None:
-    """A misspelt variable would otherwise be ignored, and its writer believe that it counts."""
+    """Raises ConfigError for a misspelled variable, which would have no effect otherwise."""
     for name in sorted(names):
         if not name.startswith(ENV_PREFIX) or "__" in name or name.startswith(TEST_PREFIX) or name in OTHER_VARIABLES:
             continue
@@ -286,7 +288,7 @@ def _variables(section: type[Section], prefix: str = ENV_PREFIX) -> Iterator[str
 def _read_yaml(file: Path | None) -> dict[str, Any]:
     path = file or Path(DEFAULT_FILE)
     try:
-        with path.open() as stream:  # not its text: PyYAML's messages name what it reads from
+        with path.open() as stream:  # a stream, so that PyYAML's messages name the file
             tree = yaml.safe_load(stream)
     except FileNotFoundError:
         if file is None:
@@ -300,7 +302,7 @@ def _read_yaml(file: Path | None) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         raise InputError(f"config file {path}: expected sections such as `server:`, got {tree!r:.60}")
-    # A section all of whose keys are commented out is YAML's null.
+    # If all keys of a section are commented out, the section is YAML's null.
     return {str(key): {} if value is None else value for key, value in tree.items()}
 
 
@@ -316,7 +318,7 @@ def _set(tree: dict[str, Any], name: str, value: str) -> None:
 
 
 def _require_finite(section: Section, path: str = "") -> None:
-    """Infinity passes every lower bound, and no timeout or rate takes it."""
+    """Raises ConfigError for infinity and NaN: infinity passes every lower bound, and no timeout can be infinite."""
     for key in section.__struct_fields__:
         value = getattr(section, key)
         if isinstance(value, Section):
@@ -325,7 +327,7 @@ def _require_finite(section: Section, path: str = "") -> None:
             raise ConfigError(f"{path}{key}", value, "a finite number")
 
 
-# What msgspec says is expected, in the words of whoever writes the file.
+# Rewrites msgspec's expectations in words for users.
 _WORDS = (
     (r"^Expected ", ""),
     (r", got .*$", ""),

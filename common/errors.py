@@ -1,25 +1,25 @@
 """Every error Volcast raises on purpose.
 
 VolcastError
-├── UsageError           a command was given options it cannot take
-├── ConfigError          a configuration value is wrong (key, value, what was expected)
-├── InputError           a file or record cannot be read (where, why)
+├── UsageError           options of a command contradict each other
+├── ConfigError          a configuration value is invalid (key, value, expectation)
+├── InputError           a file or record cannot be read (place, reason)
 │   └── BundleError      a model bundle is missing, damaged or does not fit
-├── TrainingError        what was trained must not be used: a leak, or an export that differs
-│   └── GateError        a model did not pass the gate (each reason)
-├── UnavailableError     something this process needs is away, or a port is taken
-│   └── DeadlineError    it did not answer in time
-├── RequestError         a caller's request is wrong (the fields at fault)
-│   ├── SchemaMismatchError  the rows were packed for another feature schema
-│   └── NotFoundError        what the request names is not here
+├── TrainingError        a trained model must not be used: a leak, or an export that differs
+│   └── GateError        a model did not pass the gate (all reasons)
+├── UnavailableError     a service that this process needs cannot be reached, or a port is in use
+│   └── DeadlineError    the service did not answer in time
+├── RequestError         a request is invalid (the invalid fields)
+│   ├── SchemaMismatchError  the rows are packed for a different feature schema
+│   └── NotFoundError        the request names a thing that does not exist
 │       └── ModelNotFoundError  no such model, version or label
-├── UnsupportedError     the request is right, but this server does not do that
-├── UnauthenticatedError no bearer token, or none that is known here
-└── OverloadedError      too much work is waiting
+├── UnsupportedError     the request is valid, but this server does not support it
+├── UnauthenticatedError the bearer token is missing or unknown
+└── OverloadedError      the queue is full
 
-A command prints the message as its one line and exits with `exit_code`. The gRPC and REST edges map
-the request errors to their own codes, each in one table; anything outside this tree is a fault of
-ours, and its text never reaches a client.
+A command prints the message as a single line and exits with `exit_code`. The gRPC and REST edges map the
+kinds to their own codes, each in a single table. Any exception outside this tree is a bug, and its text never
+reaches a client.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class DeadlineError(UnavailableError):
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """One field at fault: its path in the request, and what was wrong and expected."""
+    """An invalid field: its path in the request, the fault and the expectation."""
 
     field: str
     description: str
@@ -85,7 +85,7 @@ class FieldViolation:
 
 class RequestError(VolcastError):
     def __init__(self, violations: Sequence[FieldViolation]) -> None:
-        super().__init__("; ".join(f"{one.field}: {one.description}" for one in violations))
+        super().__init__("; ".join(f"{fault.field}: {fault.description}" for fault in violations))
         self.violations = tuple(violations)
 
     @classmethod

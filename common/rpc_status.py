@@ -1,8 +1,8 @@
-"""Errors on the wire: VolcastError to google.rpc.Status and back, one table for every gRPC edge.
+"""Errors on the wire: VolcastError to google.rpc.Status and back, in a single table for every gRPC edge.
 
-The details follow google/rpc/error_details.proto: BadRequest for the fields at fault, RetryInfo for
-when to try again, ErrorInfo for the two hashes of a schema mismatch. gRPC carries the whole status in
-the trailer `grpc-status-details-bin`; a stream carries it in StreamPredictResponse.error.
+Details follow google/rpc/error_details.proto: BadRequest holds the invalid fields, RetryInfo the time after
+which to retry, ErrorInfo the two hashes of a schema mismatch. gRPC sends the whole status in the trailer
+`grpc-status-details-bin`; a stream sends it in StreamPredictResponse.error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DETAILS_KEY = "grpc-status-details-bin"
 INTERNAL_TEXT = "internal error"
 _DOMAIN = "volcast"
 
-# The first kind that fits decides, so a subclass stands before its base.
+# The first matching kind decides, so a subclass precedes its base.
 CODES: tuple[tuple[type[VolcastError], int], ...] = (
     (SchemaMismatchError, code_pb2.FAILED_PRECONDITION),
     (NotFoundError, code_pb2.NOT_FOUND),
@@ -42,7 +42,7 @@ CODES: tuple[tuple[type[VolcastError], int], ...] = (
 
 
 def to_status(error: Exception) -> status_pb2.Status:
-    """The status a caller sees. What is no error of ours to tell is INTERNAL, without its text."""
+    """The status for a caller. Any exception that is not in CODES becomes INTERNAL, without its text."""
     for kind, code in CODES:
         if isinstance(error, kind):
             status = status_pb2.Status(code=code, message=str(error))
@@ -58,8 +58,10 @@ def _details(error: Exception) -> list[Message]:
         details.append(
             error_details_pb2.BadRequest(
                 field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(field=one.field, description=one.description)
-                    for one in error.violations
+                    error_details_pb2.BadRequest.FieldViolation(
+                        field=violation.field, description=violation.description
+                    )
+                    for violation in error.violations
                 ]
             )
         )
@@ -74,7 +76,10 @@ def _details(error: Exception) -> list[Message]:
 
 
 def from_status(status: status_pb2.Status, server: str) -> VolcastError:
-    """The error a caller raises for a status that `server` (its address) answered."""
+    """The error that a client raises for a status.
+
+    server: the address that answered, for the message.
+    """
     message: str = status.message
     violations, hashes, retry_after_s = _unpack(status)
     if status.code == code_pb2.FAILED_PRECONDITION and hashes is not None:
@@ -98,7 +103,10 @@ def from_status(status: status_pb2.Status, server: str) -> VolcastError:
 
 
 def parse_details(code: int, message: str, details: bytes | None) -> status_pb2.Status:
-    """The status of a failed call, from its code, message and the details trailer where there is one."""
+    """The status of a failed call.
+
+    details: the trailer `grpc-status-details-bin`; None if the server sent none.
+    """
     if details is not None:
         try:
             status = status_pb2.Status.FromString(details)
@@ -117,7 +125,7 @@ def _unpack(status: status_pb2.Status) -> tuple[list[FieldViolation], tuple[str,
     bad, info, retry = error_details_pb2.BadRequest(), error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     for detail in status.details:
         if detail.Unpack(bad):
-            violations += [FieldViolation(one.field, one.description) for one in bad.field_violations]
+            violations += [FieldViolation(violation.field, violation.description) for violation in bad.field_violations]
         elif detail.Unpack(info) and info.domain == _DOMAIN and {"got", "expected"} <= set(info.metadata):
             hashes = (info.metadata["got"], info.metadata["expected"])
         elif detail.Unpack(retry):

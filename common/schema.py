@@ -1,7 +1,7 @@
-"""Feature schemas: which features a row holds, in which order, in which units.
+"""Feature schemas: names, order and units of the features in a row.
 
-A schema is a contract between whoever makes rows and whoever reads them, so its hash is carried with
-packed rows, feature records and model bundles, and compared at each border.
+A schema is the contract between the producer and the reader of rows. Packed rows, feature records and model
+bundles carry its hash, and each reader compares it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 
-HASH_HEX_DIGITS = 12  # 48 bits: short enough to read aloud, and only ever compared among a few schemas
+HASH_HEX_DIGITS = 12  # 48 bits: short enough to read aloud, and enough to distinguish a few schemas
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One column: its name, its unit ("1" for a plain ratio), and what it means."""
+    """A column: name, unit ("1" for a ratio) and meaning."""
 
     name: str
     unit: str
@@ -36,7 +36,7 @@ class FeatureSchema:
 
     @cached_property
     def hash(self) -> str:
-        """Short hash of names, order and units. Descriptions may be reworded without changing it."""
+        """Short hash of names, order and units. It does not depend on descriptions."""
         columns = [[feature.name, feature.unit] for feature in self.features]
         canonical = json.dumps(columns, separators=(",", ":")).encode()
         return hashlib.sha256(canonical).hexdigest()[:HASH_HEX_DIGITS]
@@ -48,7 +48,7 @@ class FeatureSchema:
 CORE_1 = FeatureSchema(
     "core/1",
     (
-        Feature("price", "quote", "last trade price the ticker carries"),
+        Feature("price", "quote", "last trade price of the ticker"),
         Feature("midprice", "quote", "(best bid + best ask) / 2"),
         Feature("return_1s", "log", "log of mid over mid as of t - 1 s"),
         Feature("return_5s", "log", "log of mid over mid as of t - 5 s"),
@@ -70,7 +70,7 @@ CORE_1 = FeatureSchema(
     ),
 )
 
-# Warm after 300 s. The first columns are core/1's, so a row of full/1 holds one of core/1.
+# Warm after 300 s. The first columns are those of core/1, so each row of full/1 contains a row of core/1.
 FULL_1 = FeatureSchema(
     "full/1",
     (
@@ -96,23 +96,23 @@ FULL_1 = FeatureSchema(
         Feature(
             "order_flow_imbalance",
             "1",
-            "order flow at the top of the book over 60 s, bids' less asks', over the sum of its absolute values",
+            "order flow at the top of the book over 60 s, bids minus asks, over the sum of its absolute values",
         ),
         Feature("quote_intensity_5s", "1/s", "ticker updates per second over 5 s"),
         Feature("intensity_ratio", "1", "ticker updates per second over 5 s to those over 60 s"),
         Feature("mean_spread_rel", "1", "mean of spread_rel over the updates of 60 s"),
         Feature("mean_imbalance", "1", "mean of order_book_imbalance over the updates of 60 s"),
-        Feature("mid_age_s", "s", "since the mid last moved, at most 300"),
-        Feature("time_of_day_sin", "1", "sine of the time of day in UTC, a day being a turn"),
-        Feature("time_of_day_cos", "1", "cosine of the time of day in UTC, a day being a turn"),
+        Feature("mid_age_s", "s", "time since the mid last changed, at most 300"),
+        Feature("time_of_day_sin", "1", "sine of the time of day in UTC, with a period of a day"),
+        Feature("time_of_day_cos", "1", "cosine of the time of day in UTC, with a period of a day"),
     ),
 )
 
-# What the feature engine computes, and so what a model may be served on.
+# The schemas that the feature engine computes, and therefore those that served models take.
 SCHEMAS = {schema.name: schema for schema in (CORE_1, FULL_1)}
 
-# A row as a calm market gives it, for documentation and a first call. Its parts agree: bid 65000.00,
-# ask 65000.01.
+# A row of a calm market, for documentation and first calls. Its values are consistent with a bid of 65000.00
+# and an ask of 65000.01.
 CORE_1_EXAMPLE = {
     "price": 65000.01,
     "midprice": 65000.005,

@@ -1,8 +1,8 @@
 """Generates the Python and docs/contract.md from the .proto files, or with --check compares them.
 
-Run by `make proto` and `make check`. The Python comes from grpcio-tools, which the lock file pins.
-Two tools of the wider protobuf world are used where they are on PATH, and skipped with a word where
-they are not: `buf` for its lint rules, `protoc-gen-doc` for the page.
+`make proto` and `make check` run this script. grpcio-tools, which the lock file pins, generates the Python. Two
+tools are used if they are on PATH, and skipped with a message if not: `buf` applies its lint rules,
+`protoc-gen-doc` writes the page.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent / "docs"
 PROTOS = sorted(str(path.relative_to(HERE)) for path in HERE.glob("volcast/**/*.proto"))
-OURS = [path for path in PROTOS if path.startswith("volcast/v1/")]  # the page is about these
+OURS = [path for path in PROTOS if path.startswith("volcast/v1/")]  # the page documents these
 SERVICES = {path for path in PROTOS if "\nservice " in (HERE / path).read_text()}
 
 
@@ -37,7 +37,7 @@ def generate(out: Path, page_dir: Path) -> None:
     protoc(f"--grpc_python_out={out}", *sorted(SERVICES))
     plugin = shutil.which("protoc-gen-doc")
     if plugin is None:
-        print("proto: protoc-gen-doc is not on PATH; docs/contract.md is left as it stands")
+        print("proto: protoc-gen-doc is not on PATH; docs/contract.md is not regenerated")
         return
     page = [f"--plugin=protoc-gen-doc={plugin}", f"--doc_out={page_dir}"]
     protoc(*page, f"--doc_opt={DOCS / 'contract.tmpl'},contract.md", *OURS)
@@ -64,8 +64,8 @@ def differing(out: Path, page_dir: Path) -> list[str]:
     made = [(path, HERE / path.relative_to(out)) for path in out.rglob("*_pb2*.py*")]
     made += [(path, DOCS / path.name) for path in page_dir.glob("contract.md")]
     expected = {kept for _, kept in made}
-    found = [path for pattern in ("*_pb2*.py", "*_pb2*.pyi") for path in HERE.rglob(pattern)]  # no bytecode
-    stray = [str(path) for path in found if path not in expected]
+    existing = [path for pattern in ("*_pb2*.py", "*_pb2*.pyi") for path in HERE.rglob(pattern)]  # no bytecode
+    stray = [str(path) for path in existing if path not in expected]
     return stray + [str(kept) for path, kept in made if not kept.exists() or not filecmp.cmp(path, kept, shallow=False)]
 
 
@@ -82,7 +82,7 @@ def main() -> int:
         generate(out, page_dir)
         wrong = differing(out, page_dir)
     for path in wrong:
-        print(f"proto: {path} is not what its .proto gives; run: make proto", file=sys.stderr)
+        print(f"proto: {path} differs from its .proto; run: make proto", file=sys.stderr)
     return int(bool(wrong) or not lint())
 
 

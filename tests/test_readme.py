@@ -1,4 +1,4 @@
-"""README's commands do what it says. Each one is run here, or stands below with the reason why not."""
+"""README's commands work. This module runs each command, or lists it with the reason why it is not run."""
 
 from __future__ import annotations
 
@@ -167,8 +167,11 @@ def test_commands_of_readme_succeed(command: str, folder: Path) -> None:
         assert summary["predictions"] == summary["features"] - summary["not_warm"] > 0
 
 
-def test_the_table_of_figures_is_what_the_saved_run_gives() -> None:
-    assert readme.with_table(README, json.loads(readme.RESULTS.read_text())) == README
+@pytest.mark.parametrize("page", [readme.README, readme.PAGE], ids=lambda page: page.name)
+def test_the_tables_of_figures_follow_from_the_saved_run(page: Path) -> None:
+    text = page.read_text()
+    assert "reached |" in text
+    assert readme.with_table(text, json.loads(readme.RESULTS.read_text())) == text
 
 
 def test_the_output_shown_is_that_of_a_whole_run() -> None:

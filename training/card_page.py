@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from common.bundle import Manifest, ManifestSpan
+from common.paired_difference import model_name, why_it_ships
 from training.evaluation.figures import METRICS
 from training.evaluation.result import Figure, Group, ModelEval, Part
 from training.evaluation.words import (
@@ -16,14 +17,12 @@ from training.evaluation.words import (
     folds_text,
     interval_text,
     metric_name,
-    model_name,
     notes,
     number,
     span_text,
     too_few,
     without_bars,
 )
-from training.lead import why_it_ships
 from training.models import BASELINES
 
 NAME = "model_card_v1"

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from common.bundle import AblationRow
 from common.errors import InputError
+from common.paired_difference import PairedDifference
 from common.schema import FeatureSchema
 from training import leakage, metrics, search
 from training.evaluation.blocks import RESAMPLES, Blocks, block_s
 from training.evaluation.figures import areas
 from training.labels import labels, spike_threshold
-from training.lead import Lead, what_ships
+from training.lead import what_ships
 from training.models import BASELINES, HAR, KINDS, LEARNERS, Fitted
 from training.pool import InProcess, Pool
 from training.rows import Rows
@@ -106,7 +107,9 @@ class Experiment:
     folds: tuple[Scored, ...]
     final: Scored
     candidates: dict[str, Candidate]  # the model first
-    leads: dict[str, Lead] = field(default_factory=dict)  # on HAR over the folds, of the kinds that were asked about it
+    leads: dict[str, PairedDifference] = field(
+        default_factory=dict
+    )  # on HAR over the folds, of the kinds that were asked about it
 
     @property
     def model(self) -> Candidate:

@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
 from common.bundle import Manifest
+from common.check import Check
 from common.errors import InputError
+from common.paired_difference import PairedDifference
 from common.schema import SCHEMAS, FeatureSchema
 from training.evaluation.blocks import LEAST_BLOCK_S, RESAMPLES, Blocks, block_s, interval
 from training.evaluation.figures import areas
 from training.evaluation.words import LEAST_OF_A_CLASS
-from training.lead import MINIMUM_FOLDS, Lead, counting, lead, mean_pr_auc
+from training.lead import MINIMUM_FOLDS, counting, lead, mean_pr_auc
 from training.leakage import SUSPICIOUS_PR_AUC
 from training.models import BASELINES, HAR, HAR_KINDS, KINDS
 from training.models.linear import HAR_SCALES
@@ -63,15 +65,6 @@ class Candidate:
     final_exported: NDArray[np.float64]  # what model.onnx says of the final part, (final rows,)
     latency_us: float  # CPU time of one row in ONNX Runtime (OnnxModel.one_row_us)
     champion: Champion | None = None  # None: nothing is served under this name
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One rule and what it found; `text` reads as a reason where it did not pass."""
-
-    name: str
-    passed: bool
-    text: str
 
 
 def judge(candidate: Candidate, limits: Limits) -> tuple[Check, ...]:
@@ -206,7 +199,7 @@ def _baselines(candidate: Candidate, limits: Limits) -> Check:
     if kind in HAR_KINDS:
         if not _looks_as_har(candidate.manifest):
             return Check("baselines", False, f"{', '.join(candidate.manifest.inputs)} are no inputs of {kind}")
-        behind = [one for one in rivals if _lead(candidate, folds, one, limits).lost]
+        behind = [one for one in rivals if _lead(candidate, folds, one, limits).significantly_worse]
         if behind:
             return Check("baselines", False, f"behind {', '.join(behind)} by more than chance: {found}")
         return Check("baselines", True, f"{found}; {kind} is what ships where no model is shown to beat HAR")
@@ -214,7 +207,7 @@ def _baselines(candidate: Candidate, limits: Limits) -> Check:
     if beaten_by:
         return Check("baselines", False, f"does not beat {', '.join(beaten_by)}: {found}")
     ahead = _lead(candidate, folds, HAR, limits)
-    if not ahead.shown:
+    if not ahead.significantly_better:
         return Check("baselines", False, f"not shown to beat {HAR}, so HAR ships: {found}; on {HAR} {ahead}")
     return Check("baselines", True, f"{found}; on {HAR} {ahead}")
 
@@ -228,7 +221,7 @@ def _looks_as_har(manifest: Manifest) -> bool:
     return len(manifest.inputs) == HAR_SCALES and set(manifest.inputs) <= set(allowed)
 
 
-def _lead(candidate: Candidate, folds: Sequence[Scored], rival: str, limits: Limits) -> Lead:
+def _lead(candidate: Candidate, folds: Sequence[Scored], rival: str, limits: Limits) -> PairedDifference:
     manifest = candidate.manifest
     return lead(folds, manifest.kind, rival, _block_s(manifest), limits.seed)
 

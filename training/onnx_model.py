@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from typing import Any
 
 import numpy as np
@@ -11,10 +9,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from common.errors import BundleError
+from common.timing import best_call_us
 
 CHUNK_ROWS = 65_536
-# Short rounds: the best of them was disturbed by nobody.
-TIMED_CALLS, TIMED_ROUNDS, ROUNDS_AT_ONCE, PAUSE_S = 20, 600, 200, 0.5
 
 
 class OnnxModel:
@@ -47,16 +44,8 @@ class OnnxModel:
         binding = self._session.io_binding()
         binding.bind_cpu_input("features", np.ascontiguousarray(row))
         binding.bind_output("probability")
-        run, clock = self._session.run_with_iobinding, time.thread_time_ns
-        best = math.inf
-        for number in range(TIMED_ROUNDS):
-            if number and number % ROUNDS_AT_ONCE == 0:
-                time.sleep(PAUSE_S)  # what slows the machine down may pass
-            began = clock()
-            for _ in range(TIMED_CALLS):
-                run(binding)
-            best = min(best, (clock() - began) / TIMED_CALLS)
-        return best / 1000
+        run = self._session.run_with_iobinding
+        return best_call_us(lambda: run(binding))
 
     def _run(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         try:

@@ -9,25 +9,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.bundle import Manifest, read_bundle
+from common.check import Check
 from common.errors import GateError, InputError, UnavailableError, UsageError
+from common.model_store import CanaryLabel, History, Labels, ModelStore, Moved, Reign, Role
+from common.paired_difference import recorded
 from training import gate
-from training.gate import Check, Limits
-from training.lead import recorded
+from training.gate import Limits
 from training.models import HAR_KINDS
 from training.onnx_model import OnnxModel
 from training.rows import Rows
 from training.scored import Scored
-from training.store import CanaryLabel, History, Labels, ModelStore, Reign
 from training.tracking.record import BUNDLE, TRAINED, Run, find_run, read_evidence, read_run, runs
 from training.trained import TRAINED_FILE, TREES_FILE, read_trained, require_schema
 
-Role = Literal["candidate", "champion"]
 VERSION_NOTE = "volcast.version"  # the tag of a registry's version that says what it is called in the models folder
 
 
@@ -71,18 +71,6 @@ class Judged:
             raise GateError(f"{self.manifest.name}, run {self.run.id}", reasons)
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """What a promotion or rollback came to."""
-
-    name: str
-    version: str
-    role: Role
-    labels: Labels
-    changed: bool  # False: it was so already
-    previous: str = ""  # champion before
-
-
 def judge(folder: Path, store: ModelStore, limits: Limits) -> Judged:
     """Asks the run's own artifacts again, and the gate. Raises InputError where they cannot be read."""
     run = read_run(folder)
@@ -120,7 +108,7 @@ def _champion(store: ModelStore, manifest: Manifest, rows: Rows) -> gate.Champio
     known = set(schema.names) <= set(rows.schema.names)
     said = probabilities(model, rows.columns(schema.names)) if known else None
     lead = recorded(held.walk_forward.get(held.kind, {}))
-    proven = held.kind in HAR_KINDS or (lead is not None and lead.shown)
+    proven = held.kind in HAR_KINDS or (lead is not None and lead.significantly_better)
     return gate.Champion(labels.stable, schema, held.training.end_ns, said, proven)
 
 
@@ -187,18 +175,13 @@ def _relabelled(before: Labels | None, version: str, role: Role, canary_share: f
     if before is None:
         return Labels(version)
     if role == "champion":
-        return _stable(before, version)
+        return before.with_stable(version)
     if before.stable == version:
         raise UsageError(f"version {version} is the champion already; it cannot be a candidate beside itself")
     others = before.without(version)
     if canary_share is None:
         return Labels(others.stable, others.canary, (version,))
     return Labels(others.stable, CanaryLabel(version, canary_share), others.shadow)
-
-
-def _stable(before: Labels, version: str) -> Labels:
-    others = before.without(version)
-    return Labels(version, others.canary, others.shadow)
 
 
 def _noted(history: History, run: str, version: str, previous: str, role: Role, now_ms: int) -> History:
@@ -217,29 +200,6 @@ def _point(registry: Registry, name: str, role: Role, version: str, registered: 
     registry.point(name, role, registered)
     if role == "champion":
         registry.point(name, "candidate", None)
-
-
-def rollback(store: ModelStore) -> Moved:
-    """Gives the stable label back to the champion before; one more goes one further back.
-
-    Raises UsageError where none was before, or its version is gone. No registry is asked: going back must not
-    wait for one (`reconcile` brings it up to date).
-    """
-    with store.locked():
-        labels, history = store.labels(), store.history()
-        if labels is None:
-            raise UsageError(f"model {store.name}: no labels.json, so nothing was ever promoted")
-        reigns = [number for number, one in enumerate(history.champions) if one.version == labels.stable]
-        if not reigns:
-            raise UsageError(f"model {store.name}: no champion is known before version {labels.stable}")
-        number = reigns[-1]
-        previous = history.champions[number].previous
-        store.path(previous)
-        after = _stable(labels, previous)
-        # Labels first: they are what counts. The entry goes once it is used.
-        store.write_labels(after)
-        store.write_history(History(history.champions[:number]))
-    return Moved(store.name, previous, "champion", after, True, labels.stable)
 
 
 def reconcile(store: ModelStore, registry: Registry, runs_dir: Path) -> dict[str, str | None]:

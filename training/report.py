@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from common.bundle import Manifest, ManifestSpan
+from common.paired_difference import why_it_ships
 from training.evaluation.result import Difference
 from training.evaluation.words import standing
-from training.lead import why_it_ships
 from training.ticks import NS_PER_S
 
 COLUMNS = {

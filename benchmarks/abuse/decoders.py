@@ -18,17 +18,18 @@ from common.errors import RequestError, VolcastError
 from server.app import services
 from server.core.dataplane import DataPlane
 from server.core.models import Repository
-from server.core.requests import PackedInput, PredictInput
+from server.core.requests import PredictInput
+from server.core.rows import PackedInput
 from server.http2 import frames
 from server.http2.connection import Connection, Event, Limits
 from server.http2.frames import ProtocolError
-from server.http2.headers import SHORT, STREAMING, UNARY, HeadReader, MalformedError
+from server.http2.headers import FAST_UNARY, STREAMING, UNARY, HeadReader, MalformedError
 from server.http2.sending import framed
 from server.rpc.inference import PredictFrame, read_predict
 from server.rpc.methods import Scoring, ScoringStream, Unary
 from server.runtime.reload import Reloader
 from server.runtime.state import ServerState
-from server.wire.templates import Forms
+from server.wire.templates import TemplateCache
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 GREETING = frames.PREFACE + frames.settings({})
@@ -37,7 +38,7 @@ GREETING = frames.PREFACE + frames.settings({})
 class Open:
     def kind(self, method: Any) -> int:
         if isinstance(method, Scoring):
-            return SHORT
+            return FAST_UNARY
         return UNARY if isinstance(method, Unary) else STREAMING
 
     def refusal(self, path: bytes, authorization: bytes) -> str:
@@ -58,7 +59,7 @@ class Decoders:
         self._infer_stream = [
             one for one in table.values() if isinstance(one, ScoringStream) and one.name != "StreamPredict"
         ]
-        self._forms = Forms()
+        self._templates = TemplateCache()
         self._blocks = HeadReader(self._methods, Open(), 4096)
         self.targets: dict[str, Callable[[bytes], None]] = {
             "headers": self.headers,
@@ -73,7 +74,7 @@ class Decoders:
         for reader in (self._blocks, HeadReader(self._methods, Open(), 4096)):
             try:
                 first = reader.read(data)
-                assert reader.read(data) == first or reader.known.get(data) is None
+                assert reader.read(data) == first or reader.cached.get(data) is None
             except MalformedError:
                 pass
             except ProtocolError:
@@ -100,19 +101,19 @@ class Decoders:
     def _answer(self, connection: Connection) -> None:
         calls, connection.calls = connection.calls, []
         for stream_id, _, raw in calls:
-            connection.respond_short(stream_id, raw)
+            connection.respond_fast(stream_id, raw)
         events, connection.events = connection.events, []
         for kind, stream, raw in events:
             if kind == Event.REQUEST:
                 connection.respond(stream, raw)
             elif kind == Event.DATA:
-                connection.send(stream, b"".join(map(framed, connection.take(stream, 10))))
-                if stream.ended:
+                connection.send(stream, b"".join(map(framed, connection.take_messages(stream, 10))))
+                if stream.remote_closed:
                     connection.finish(stream)
 
     def predict(self, data: bytes) -> None:
         """By a form where one is known, and as parsed: the same."""
-        form = self._forms.of(data)
+        form = self._templates.match(data)
         try:
             request = read_predict(data)
             job = self._plane.prepare(request, 0)
@@ -125,7 +126,7 @@ class Decoders:
             rows = PackedInput(form.schema_hash, form.data_type, form.rows, data[len(form.prefix) :])
             assert request == PredictInput(rows, form.selection)
         assert job.matrix.shape[1] == len(job.model.schema)
-        self._forms.learn(data, request, read_predict)
+        self._templates.learn(data, request, read_predict)
 
     def frame(self, data: bytes) -> None:
         frame = PredictFrame(data)

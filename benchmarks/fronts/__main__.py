@@ -90,7 +90,7 @@ def main() -> None:
             "pygrpc-native 0.5 (prototype)": (stack.enter_context(_pygrpc_native(console)), False),
             "pyvoy 1.3 (prototype)": (stack.enter_context(_pyvoy(console)), True),
             "grpcio (ours, whole)": (stack.enter_context(serving("--front", "grpcio")), True),
-            "C++ echo, no model": (stack.enter_context(cpp_echo()), True),
+            "C++ echo, no model": (stack.enter_context(cpp_echo()).address, True),
         }
         for _ in track(range(ROUNDS), "rounds", console=console):
             for name, (address, streams) in fronts.items():

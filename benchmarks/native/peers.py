@@ -11,8 +11,9 @@ import selectors
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,10 @@ STREAM_LIMIT_S = 180.0
 
 StreamMode = Literal["pingpong", "pipelined", "rows"]
 Arrivals = Literal["poisson", "constant"]
+UnaryClient = Literal["unary_client", "unary_go", "unary_tonic"]
+
+# Where benchmarks/native/build puts what CMake has not built.
+_FOLDERS = {"echo_rust": "rust/release", "unary_tonic": "rust/release", "unary_go": "go/bin"}
 
 
 class NotBuiltError(RuntimeError):
@@ -37,18 +42,46 @@ def built(name: str) -> bool:
     return _path(name).is_file()
 
 
-@contextmanager
-def cpp_echo() -> Iterator[str]:
-    """gRPC C++, callback API, default threads, no model; gives host:port."""
-    with _echo("echo_cpp") as address:
-        yield address
+@dataclass(frozen=True)
+class Echo:
+    """A running server without a model."""
+
+    address: str
+    pid: int
 
 
 @contextmanager
-def rust_echo() -> Iterator[str]:
-    """tonic on one thread, no model; gives host:port."""
-    with _echo("echo_rust") as address:
-        yield address
+def cpp_echo() -> Iterator[Echo]:
+    """gRPC C++, callback API, default threads, no model."""
+    with _echo("echo_cpp") as echo:
+        yield echo
+
+
+@contextmanager
+def rust_echo() -> Iterator[Echo]:
+    """tonic on one thread, no model."""
+    with _echo("echo_rust") as echo:
+        yield echo
+
+
+def unary_client(
+    address: str,
+    request: PredictRequest,
+    options: Mapping[str, object],
+    *,
+    client: UnaryClient = "unary_client",
+    seconds: float = 1.5,
+    warmup_s: float = 0.3,
+) -> dict[str, float]:
+    """Unary calls in a closed loop, another row in each; `request` is one packed row, the centre of what is sent.
+
+    options: in-flight; of unary_client (C++) also connections, rows ("1,2,3": that many rows a call, in-flight calls
+    of each), event-times and product-ids (1: another one in every call), server-pid. Gives calls, calls_per_s, p50_us,
+    p99_us of the calls that ended in `seconds`, every answer checked; unary_client gives server_cpu_us and
+    client_cpu_us too, the CPU per call.
+    """
+    words = {"seconds": seconds, "warmup-s": warmup_s, **options}
+    return _generate(client, address, request, [], words, warmup_s + seconds + 60)
 
 
 def stream_client(
@@ -126,7 +159,7 @@ def _generate(
     address: str,
     request: PredictRequest,
     words: Sequence[str],
-    options: dict[str, object],
+    options: Mapping[str, object],
     limit_s: float,
     extra: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -145,10 +178,10 @@ def _generate(
 
 
 @contextmanager
-def _echo(name: str) -> Iterator[str]:
+def _echo(name: str) -> Iterator[Echo]:
     process = subprocess.Popen([str(_program(name)), "0"], stdout=subprocess.PIPE, text=True)
     try:
-        yield f"127.0.0.1:{_port(process)}"
+        yield Echo(f"127.0.0.1:{_port(process)}", process.pid)
     finally:
         process.kill()
         process.communicate()
@@ -174,4 +207,4 @@ def _program(name: str) -> Path:
 
 def _path(name: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "volcast", "bench")
-    return cache / "rust" / "release" / name if name == "echo_rust" else cache / "cpp" / name
+    return cache / _FOLDERS.get(name, "cpp") / name

@@ -1,4 +1,4 @@
-"""What a run came to: one object for scripts, a few lines for people."""
+"""The summary of a run: an object for scripts, and a few lines for people."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Summary:
     late: int
     dead: int
     latency_ms: Quantiles  # from the receipt of a tick to its prediction
-    duration_s: float  # from the first tick the exchange was asked for to the last prediction
+    duration_s: float  # from the request for the first tick to the last prediction
     first_prediction_s: float | None  # from the start of the command
     slowest: str | None  # the stage with the highest median
     stages_ms: dict[str, Quantiles] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Summary:
     ) -> Summary:
         stages = {name: Quantiles(**quantiles) for name, quantiles in worker.get("latency_ms", {}).items()}
         total = stages.pop("total", Quantiles(None, None))
-        medians = {name: one.p50 for name, one in stages.items() if one.p50 is not None}
+        medians = {name: stage.p50 for name, stage in stages.items() if stage.p50 is not None}
         return cls(
             ticks=ingest.get("ticks", 0),
             features=worker.get("features", 0),
@@ -90,7 +90,7 @@ class Summary:
         return rows
 
     def _longest_hole(self) -> str:
-        # A clock that was set back makes a hole of no length.
+        # If the clock was set back, the length of a hole is zero.
         spans_s = [max(0, hole["until_ns"] - hole["after_ns"]) / 1e9 for hole in self.holes]
         return f"longest {max(spans_s):,.0f} s, {sum(spans_s):,.0f} s in all" if spans_s else ""
 

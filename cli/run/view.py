@@ -1,4 +1,4 @@
-"""What a run shows while it goes: a live table on a terminal, a line now and then elsewhere."""
+"""Progress of a run: a live table on a terminal, otherwise a line every few seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cli.run.parts import Part, Parts
 
 PLAIN_EVERY_S = 5.0
 
-# Part -> the figures of its status to show.
+# Part -> fields of its statistics in the table.
 FIGURES = {
     "exchange": ("sent",),
     "ingest": ("ticks", "gaps", "late", "dead", "reconnects"),
@@ -23,7 +23,7 @@ FIGURES = {
 
 
 class View:
-    """Draws the parts of a run; standard output is left to the summary."""
+    """Draws the parts of a run on standard error. Standard output is for the summary."""
 
     def __init__(self, parts: Parts, console: Console) -> None:
         self._parts = parts

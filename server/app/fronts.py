@@ -9,8 +9,8 @@ from common.config import ServerConfig
 from server.core.dataplane import DataPlane
 from server.grpcio.front import GrpcioFront
 from server.http2.connection import Limits
+from server.native.connection import SocketLimits
 from server.native.front import NativeFront
-from server.native.link import SocketLimits
 from server.rpc.methods import Methods
 from server.runtime.batch_loop import BatchLoop
 from server.runtime.metrics import ServerMetrics

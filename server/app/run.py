@@ -16,11 +16,10 @@ from common.lifecycle import StopSignals
 from common.status import StatusPipe
 from server.app import services
 from server.app.fronts import Front, Parts, chosen_front, make_front
-from server.core.dataplane import DataPlane, Run
+from server.core.dataplane import DataPlane, ModelRun
 from server.core.models import Repository
 from server.core.requests import Selection
-from server.core.shadow import Shadows
-from server.native.front import NativeFront
+from server.core.shadow import ShadowScorer
 from server.rpc import inference
 from server.runtime import self_check
 from server.runtime.batch_loop import BatchLoop
@@ -77,7 +76,7 @@ class Server:
         self._state = ServerState(build=version("volcast"), front=chosen_front(config, log))
         self._repository = Repository(config.default_model, time)
         self._reloader = Reloader(self._repository, Path(config.models_dir), config.watch_s, log)
-        self._shadows = Shadows(self._repository)
+        self._shadows = ShadowScorer(self._repository)
         self._shadow_thread = ShadowThread(self._shadows, log)
         self.metrics = ServerMetrics(self._repository, self._state, self._shadows)
         plane = DataPlane(self._repository, config.max_rows, perf_counter_ns)
@@ -153,7 +152,7 @@ class Server:
 
     def _load(self) -> None:
         """Raises BundleError where the default model has no usable version."""
-        held = self._reloader.load().held
+        held = self._reloader.load().snapshot
         name, folder = self._config.default_model, self._config.models_dir
         if not any(one == name for one, _ in held.models):
             why = "; ".join(one.reason for one in held.failures) or "no bundle of that name"
@@ -184,12 +183,11 @@ class Server:
 
     def _forget_callers(self) -> None:
         """What connections remember of tokens that were right."""
-        if isinstance(self._front, NativeFront):
-            self._front.forget_heads()
+        self._front.forget_callers()
 
-    def _ran(self, run: Run) -> None:
+    def _ran(self, run: ModelRun) -> None:
         self.metrics.ran(run)
-        if self._shadows.wanted:
+        if self._shadows.active:
             self._shadows.offer(run.model, run.matrix, run.probabilities)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from server.core.models import Changes, Repository
+from server.core.models import ReloadResult, Repository
 from server.oip.service import SERVICE as OPEN_INFERENCE
 from server.oip.service import OpenInference
 from server.rpc import inference, reflection
@@ -20,7 +20,7 @@ def methods(
     state: ServerState,
     *,
     with_reflection: bool,
-    reload: Callable[[], Future[Changes]] | None = None,
+    reload: Callable[[], Future[ReloadResult]] | None = None,
 ) -> tuple[Methods, HealthDoor]:
     """The table, and the door that says whether it is served.
 

@@ -1,8 +1,8 @@
-"""Calls that wait for the model, and the runs that answer them.
+"""The queue before the model, and the batches that are taken from it.
 
-Batching without added delay: whatever waits when the model is free goes into its next run, up to
-`max_batch_rows`. The queue is bounded: a call that finds it full is refused by its door, at once. A call
-whose deadline has passed or whose caller has gone is dropped before it is computed.
+Batching without added delay: when the model is free, its next batch takes all waiting work up to `max_batch_rows`. The
+queue is bounded: callers that find it full are refused at once. Work whose deadline has passed or whose callers have
+cancelled is dropped before it is computed.
 """
 
 from __future__ import annotations
@@ -12,35 +12,50 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from common.errors import DeadlineError, VolcastError
-from server.core.dataplane import Computed, DataPlane, Job, Outcome, Run
+from server.core.dataplane import Computed, DataPlane, ModelRun, Outcome, ScoringJob
 
 DEADLINE_PASSED = DeadlineError("the deadline had passed before the model ran")
-# More rows than this are computed on another thread: so many of the slowest model we serve take half a
-# millisecond to one, and nothing else should wait longer for the loop than that.
+# A job of more rows is computed on another thread: at this size our slowest model takes between half a millisecond
+# and one, and no other call should wait longer than that for the event loop.
 INLINE_ROWS = 2048
 
 
-class Work(Protocol):
-    """What a door queues for one call."""
-
-    job: Job | VolcastError  # an error keeps its place in the order of a stream
+class Replies(Protocol):
+    """Sends the outcome of a work item to its callers."""
 
     @property
-    def deadline_ns(self) -> int | None: ...  # on the data plane's clock
+    def abandoned(self) -> bool:
+        """Whether no caller waits for the outcome any more."""
 
-    @property
-    def cancelled(self) -> bool: ...  # the caller has gone
-
-    def finish(self, outcome: Outcome) -> None:
-        """Called once, on the loop's thread, unless cancelled."""
+    def send(self, outcome: Outcome) -> None:
+        """Called once, on the loop's thread, unless abandoned."""
 
 
-# Runs the first on another thread and then the second, with what it returned, on the loop's.
+class Work:
+    """One item of the queue: a run of calls or frames that one job scores.
+
+    job: an error instead of a job keeps its place in the order of a stream.
+    deadline_ns: the earliest deadline of its calls, on the data plane's clock.
+    calls: how many calls the item holds, for the bound of the queue.
+    """
+
+    __slots__ = ("calls", "deadline_ns", "job", "replies")
+
+    def __init__(
+        self, job: ScoringJob | VolcastError, replies: Replies, deadline_ns: int | None = None, calls: int = 1
+    ) -> None:
+        self.job = job
+        self.replies = replies
+        self.deadline_ns = deadline_ns
+        self.calls = calls
+
+
+# offload(compute, done): run compute() on a worker thread, then done(its result) on the event loop.
 Offload = Callable[[Callable[[], Computed], Callable[[Computed], None]], None]
 
 
 class Batcher:
-    """observe: told of each run of a model, after its callers have their answers."""
+    """observe: called with each run of a model, after its callers have their responses."""
 
     def __init__(
         self,
@@ -48,7 +63,7 @@ class Batcher:
         max_batch_rows: int,
         max_queue: int,
         offload: Offload,
-        observe: Callable[[Run], None] = lambda run: None,
+        observe: Callable[[ModelRun], None] = lambda run: None,
     ) -> None:
         self._plane = plane
         self.observe = observe
@@ -57,29 +72,33 @@ class Batcher:
         self._offload = offload
         self._queue: deque[Work] = deque()
         self.rows = 0  # waiting
+        self.calls = 0  # waiting
         self.dropped = 0  # since the start: expired or cancelled
 
     @property
-    def full(self) -> bool:
-        return len(self._queue) >= self._max_queue
+    def room(self) -> int:
+        """How many more calls the queue takes; never negative."""
+        return max(0, self._max_queue - self.calls)
 
     @property
     def waiting(self) -> int:
+        """Work items in the queue."""
         return len(self._queue)
 
     def put(self, work: Work) -> None:
         self._queue.append(work)
-        if type(work.job) is Job:
+        self.calls += work.calls
+        if type(work.job) is ScoringJob:
             self.rows += len(work.job.matrix)
 
     def run(self) -> None:
-        """Answers one batch of what waits."""
+        """Answers one batch of the waiting work."""
         batch = self._take()
-        jobs = [work.job for work in batch if type(work.job) is Job]
+        jobs = [work.job for work in batch if type(work.job) is ScoringJob]
         if jobs and len(jobs[0].matrix) > INLINE_ROWS:  # such a job is a batch of its own
-            self._offload(lambda: self._computed(jobs), lambda computed: self._finish(batch, computed))
+            self._offload(lambda: self._computed(jobs), lambda computed: self._send(batch, computed))
         else:
-            self._finish(batch, self._computed(jobs) if jobs else Computed([], []))
+            self._send(batch, self._computed(jobs) if jobs else Computed([], []))
 
     def _take(self) -> list[Work]:
         queue, now_ns = self._queue, self._plane.now_ns()
@@ -88,52 +107,54 @@ class Batcher:
         while queue:
             work = queue[0]
             job = work.job
-            if type(job) is Job:
+            if type(job) is ScoringJob:
                 count = len(job.matrix)
                 if rows and (rows + count > self._max_batch_rows or count > INLINE_ROWS):
                     break
                 self.rows -= count
-                if work.cancelled:
-                    self.dropped += 1
+                if work.replies.abandoned:
+                    self.dropped += work.calls
+                    self.calls -= work.calls
                     queue.popleft()
                     continue
                 if work.deadline_ns is not None and work.deadline_ns <= now_ns:
-                    self.dropped += 1
+                    self.dropped += work.calls
                     work.job = DEADLINE_PASSED
                 else:
                     rows += count
+            self.calls -= work.calls
             batch.append(queue.popleft())
-            if type(job) is Job and len(job.matrix) > INLINE_ROWS:
-                break  # computed on another thread, where nothing may be that the loop computes itself
+            if type(job) is ScoringJob and len(job.matrix) > INLINE_ROWS:
+                break  # computed on another thread, which must not share a batch with the event loop
         return batch
 
-    def run_now(self, job: Job) -> Outcome:
-        """The outcome of a job that has waited already, before whatever waits."""
+    def run_now(self, job: ScoringJob) -> Outcome:
+        """The outcome of a job that has waited already, ahead of the queue."""
         computed = self._computed([job])
         for run in computed.runs:
             self.observe(run)
         return computed.outcomes[0]
 
-    def _computed(self, jobs: Sequence[Job]) -> Computed:
+    def _computed(self, jobs: Sequence[ScoringJob]) -> Computed:
         try:
             return self._plane.compute(jobs)
         except Exception as error:
             if len(jobs) == 1:
                 return Computed([FaultError(error)], [])
-            # One of them broke the run of all: each for itself.
-            alone = [self._computed([job]) for job in jobs]
-            return Computed([one.outcomes[0] for one in alone], [run for one in alone for run in one.runs])
+            # One of them broke the run of all: compute each alone.
+            each = [self._computed([job]) for job in jobs]
+            return Computed([single.outcomes[0] for single in each], [run for single in each for run in single.runs])
 
-    def _finish(self, batch: Sequence[Work], computed: Computed) -> None:
+    def _send(self, batch: Sequence[Work], computed: Computed) -> None:
         outcomes = iter(computed.outcomes)
         fault: Exception | None = None
         for work in batch:
             job = work.job
-            outcome = next(outcomes) if isinstance(job, Job) else job
-            if not work.cancelled:
+            outcome = next(outcomes) if isinstance(job, ScoringJob) else job
+            if not work.replies.abandoned:
                 try:
-                    work.finish(outcome)
-                except Exception as error:  # in one caller's answer: the others of the batch get theirs
+                    work.replies.send(outcome)
+                except Exception as error:  # a fault in one response must not cost the batch's other callers theirs
                     fault = error
         for run in computed.runs:
             self.observe(run)
@@ -142,7 +163,7 @@ class Batcher:
 
 
 class FaultError(VolcastError):
-    """A fault of ours, which is no VolcastError: the doors log its cause and tell the caller nothing."""
+    """A fault of ours: the edges log its cause and do not show it to the caller."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__("internal error")

@@ -22,11 +22,12 @@ from common.bundle import (
     read_inside,
 )
 from common.errors import BundleError, InputError
+from common.versions import version_order
+from server.core.arrays import Vector
 from server.core.graph_scan import scan_graph
-from server.core.held import Failure, Model, version_order
 from server.core.labels import LABELS_FILE, MAX_LABELS_BYTES, Labels, decode_labels
 from server.core.predictor import Predictor
-from server.core.requests import Vector
+from server.core.snapshot import Failure, Model
 
 SELF_TEST_TOLERANCE = 1e-6
 # One row, a burst, a full message: each shape of batch makes ONNX Runtime plan its memory once.
@@ -36,7 +37,7 @@ _NOT_OURS = {"lost+found"}  # at the root of a disk that is mounted for the mode
 
 
 @dataclass
-class Found:
+class FolderScan:
     """What lies in the models folder."""
 
     bundles: dict[tuple[str, str], Path]  # by name and version, in order
@@ -44,9 +45,9 @@ class Found:
     failures: list[Failure]
 
 
-def find_bundles(folder: Path) -> Found:
+def scan_folder(folder: Path) -> FolderScan:
     """Every folder that stands where a bundle belongs; raises InputError where the models folder cannot be read."""
-    found = Found({}, {}, [])
+    scan = FolderScan({}, {}, [])
     try:
         root = folder.resolve(strict=True)
         names = _folders(root)
@@ -59,18 +60,18 @@ def find_bundles(folder: Path) -> Found:
             versions = _folders(name)
         except (BundleError, OSError, RuntimeError) as error:
             reason = f"folder cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
-            found.failures.append(Failure(ascii(name.name)[1:-1], "", reason))
+            scan.failures.append(Failure(ascii(name.name)[1:-1], "", reason))
             continue
         if os.path.lexists(name / LABELS_FILE):
-            found.labels[name.name] = name / LABELS_FILE
+            scan.labels[name.name] = name / LABELS_FILE
         for version in sorted(versions, key=lambda path: version_order(path.name)):
             try:
                 _require_plain_name(version)
                 _require_below(version, root)
-                found.bundles[name.name, version.name] = version
+                scan.bundles[name.name, version.name] = version
             except (BundleError, OSError, RuntimeError) as error:
-                found.failures.append(Failure(name.name, ascii(version.name)[1:-1], str(error)))
-    return found
+                scan.failures.append(Failure(name.name, ascii(version.name)[1:-1], str(error)))
+    return scan
 
 
 def fingerprint(folder: Path) -> tuple[tuple[str, ...], ...]:
@@ -120,7 +121,7 @@ def read_labels(path: Path) -> Labels:
     return decode_labels(read_inside(path.parent, path.name, MAX_LABELS_BYTES))
 
 
-def load_bundle(folder: Path, name: str, version: str, held: Model | None = None) -> Model:
+def load_model(folder: Path, name: str, version: str, held: Model | None = None) -> Model:
     """Reads, checks and warms up one bundle; `held` itself where it was made of the same bytes.
 
     Raises BundleError naming the bundle and what is wrong with it.

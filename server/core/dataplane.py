@@ -12,15 +12,27 @@ import msgspec
 import numpy as np
 
 from common.errors import RequestError, VolcastError
-from server.core.models import Model, Repository
-from server.core.predictor import FEW
-from server.core.requests import Matrix, PredictInput, Result, Vector
-from server.core.rows import all_finite, to_matrix
+from server.core.arrays import Matrix, Vector
+from server.core.models import Repository
+from server.core.predictor import MAX_BOUND_ROWS
+from server.core.requests import PredictInput
+from server.core.rows import all_finite
+from server.core.snapshot import Model
+
+
+class Result(msgspec.Struct, frozen=True):
+    """The answer to one request."""
+
+    model: Model
+    probabilities: Vector
+    queue_ns: int
+    compute_ns: int
+
 
 Outcome = Result | VolcastError
 
 
-class Job(msgspec.Struct, frozen=True):
+class ScoringJob(msgspec.Struct, frozen=True):
     """A checked request: rows that fit the model that is to score them."""
 
     model: Model
@@ -28,7 +40,7 @@ class Job(msgspec.Struct, frozen=True):
     arrived_ns: int  # on the data plane's clock
 
 
-class Run(msgspec.Struct, frozen=True):
+class ModelRun(msgspec.Struct, frozen=True):
     """One run of a model: what an observer (metrics, shadows) is told after the answers."""
 
     model: Model
@@ -39,7 +51,7 @@ class Run(msgspec.Struct, frozen=True):
 
 class Computed(msgspec.Struct, frozen=True):
     outcomes: list[Outcome]  # one a job, in order
-    runs: list[Run]
+    runs: list[ModelRun]
 
 
 class DataPlane:
@@ -50,12 +62,14 @@ class DataPlane:
         self.now_ns = now_ns
         self.max_rows = max_rows
 
-    def prepare(self, request: PredictInput, arrived_ns: int) -> Job:
+    def prepare(self, request: PredictInput, arrived_ns: int) -> ScoringJob:
         """Raises RequestError, SchemaMismatchError or ModelNotFoundError."""
         model = self.repository.resolve(request.selection, request.routing_key)
-        return Job(model, to_matrix(request.rows, model.schema, self.max_rows), arrived_ns)
+        if request.rows is None:
+            raise RequestError.of("rows", "expected `named` or `packed` rows, got none")
+        return ScoringJob(model, request.rows.to_matrix(model.schema, self.max_rows), arrived_ns)
 
-    def compute(self, jobs: Sequence[Job]) -> Computed:
+    def compute(self, jobs: Sequence[ScoringJob]) -> Computed:
         """The outcome of each job; jobs of one model are one run of it.
 
         A RequestError where the model has no probability for a row, finite as its values are.
@@ -74,13 +88,13 @@ class DataPlane:
             runs.append(run)
         return Computed([by_index[index] for index in range(len(jobs))], runs)
 
-    def _run(self, jobs: Sequence[Job]) -> tuple[list[Outcome], Run]:
+    def _run(self, jobs: Sequence[ScoringJob]) -> tuple[list[Outcome], ModelRun]:
         """Jobs of one model."""
         model = jobs[0].model
         matrix = jobs[0].matrix if len(jobs) == 1 else np.concatenate([job.matrix for job in jobs])
         started_ns = self.now_ns()
         # Few rows are computed on the loop's thread, and nowhere else (server.core.batcher).
-        predict = model.predictor.predict_few if len(matrix) <= FEW else model.predictor.predict
+        predict = model.predictor.predict_bound if len(matrix) <= MAX_BOUND_ROWS else model.predictor.predict
         probabilities = predict(matrix)
         compute_ns = self.now_ns() - started_ns
         outcomes: list[Outcome] = []
@@ -93,7 +107,7 @@ class DataPlane:
             else:
                 outcomes.append(_out_of_range(model, own))
             begin = end
-        return outcomes, Run(model, matrix, probabilities, compute_ns)
+        return outcomes, ModelRun(model, matrix, probabilities, compute_ns)
 
 
 def _out_of_range(model: Model, probabilities: Vector) -> RequestError:

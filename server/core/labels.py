@@ -2,7 +2,7 @@
 
     {"stable": "3", "canary": {"version": "4", "share": 0.1}, "shadow": ["5"]}
 
-Only "stable" is required. A name without the file has its highest numeric version as stable. What people
+Only "stable" is required. A name without the file has its default_labels numeric version as stable. What people
 decide is a file beside the bundles: it is reviewed, copied and rolled back as they are, every replica reads
 the same, and a restart changes nothing.
 """
@@ -15,8 +15,9 @@ from typing import Annotated
 import msgspec
 
 from common.errors import BundleError
-from server.core.held import CANARY, STABLE, Canary, Model, version_order
-from server.core.routing import Split
+from common.versions import version_order
+from server.core.routing import CanarySplit
+from server.core.snapshot import CANARY, STABLE, Canary, Model
 
 LABELS_FILE = "labels.json"
 MAX_LABELS_BYTES = 64 * 1024
@@ -42,7 +43,7 @@ class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             yield "shadow", version
 
 
-class Assigned(msgspec.Struct, frozen=True):
+class LabelAssignment(msgspec.Struct, frozen=True):
     """The labels of one name, on models that are held."""
 
     labelled: Mapping[str, Model]
@@ -66,7 +67,7 @@ def decode_labels(data: bytes) -> Labels:
     return labels
 
 
-def assign(labels: Labels, name: str, models: Mapping[str, Model]) -> Assigned:
+def assign(labels: Labels, name: str, models: Mapping[str, Model]) -> LabelAssignment:
     """Puts the labels on `models` (by version). Raises BundleError where one of them cannot stand."""
     for label, version in labels.named():
         if version not in models:
@@ -80,13 +81,13 @@ def assign(labels: Labels, name: str, models: Mapping[str, Model]) -> Assigned:
             raise BundleError(f"{LABELS_FILE}: {label}: version {version} {takes}")
     shadows = tuple(models[version] for version in labels.shadow)
     if labels.canary is None:
-        return Assigned({STABLE: stable}, None, shadows)
-    canary = Canary(models[labels.canary.version], Split(name, labels.canary.share))
-    return Assigned({STABLE: stable, CANARY: canary.model}, canary, shadows)
+        return LabelAssignment({STABLE: stable}, None, shadows)
+    canary = Canary(models[labels.canary.version], CanarySplit(name, labels.canary.share))
+    return LabelAssignment({STABLE: stable, CANARY: canary.model}, canary, shadows)
 
 
-def highest(name: str, models: Mapping[str, Model]) -> Assigned:
+def default_labels(name: str, models: Mapping[str, Model]) -> LabelAssignment:
     """The labels of a name that has no file."""
     if not models:
-        return Assigned({})
+        return LabelAssignment({})
     return assign(Labels(max(models, key=version_order)), name, models)

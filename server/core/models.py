@@ -1,6 +1,6 @@
 """The models a server holds: loaded from bundles, checked, warmed up, swapped in one assignment.
 
-Readers take `Repository.held` once and work on that: it never changes, a load makes a new one. A bundle
+Readers take `Repository.snapshot` once and work on that: it never changes, a load makes a new one. A bundle
 that cannot be loaded never replaces one that could, and whoever holds a Model may finish with it.
 """
 
@@ -13,33 +13,20 @@ from pathlib import Path
 from types import MappingProxyType
 
 from common.errors import BundleError, ModelNotFoundError
-from server.core.bundles import Found, find_bundles, load_bundle, read_labels
-from server.core.held import CANARY, SHADOW, STABLE, Canary, Failure, Held, Model, version_order
-from server.core.labels import Assigned, CanaryLabel, Labels, assign, highest
+from common.versions import version_order
+from server.core.bundles import FolderScan, load_model, read_labels, scan_folder
+from server.core.labels import CanaryLabel, LabelAssignment, Labels, assign, default_labels
 from server.core.requests import Selection
-
-__all__ = [
-    "CANARY",
-    "SHADOW",
-    "STABLE",
-    "Canary",
-    "Changes",
-    "Failure",
-    "Held",
-    "Model",
-    "Repository",
-    "load_bundle",
-    "version_order",
-]
+from server.core.snapshot import CANARY, STABLE, Canary, Failure, Model, ModelSnapshot
 
 ByVersion = dict[str, Model]
 
 
 @dataclass(frozen=True)
-class Changes:
+class ReloadResult:
     """What one load did."""
 
-    held: Held
+    snapshot: ModelSnapshot
     loaded: tuple[Model, ...]  # new, or made of other bytes than before
     retired: tuple[Model, ...]  # no longer held under their name and version
     refused: tuple[Failure, ...]  # failures that were not there before
@@ -55,32 +42,32 @@ class Repository:
 
     def __init__(self, default_model: str, wall_s: Callable[[], float] = lambda: 0.0) -> None:
         self.default_model = default_model
-        self.held = Held()
+        self.snapshot = ModelSnapshot()
         self.load_failures = 0  # since the start, each reason counted once for as long as it stands
         self.swaps = 0  # since the start
         self.last_good_load_s = 0.0  # when a load last refused nothing; 0: never
         self._wall_s = wall_s
         self._loading = threading.Lock()
 
-    def load(self, folder: Path) -> Held:
+    def load(self, folder: Path) -> ModelSnapshot:
         """As `reload`."""
-        return self.reload(folder).held
+        return self.reload(folder).snapshot
 
-    def reload(self, folder: Path) -> Changes:
+    def reload(self, folder: Path) -> ReloadResult:
         """Loads what changed below `folder` and swaps it in; one at a time, on the calling thread.
 
         A version that was held before and cannot be loaded now stays as it was; the failure is told in
-        `Held.failures`. Raises InputError where the folder itself cannot be read; then nothing changes.
+        `ModelSnapshot.failures`. Raises InputError where the folder itself cannot be read; then nothing changes.
         """
         with self._loading:
-            before = self.held
-            held = _Load(before, self.default_model, find_bundles(folder)).run()
-            held = replace(held, failures=tuple(replace(one, folder=str(folder)) for one in held.failures))
-            changes = _compare(before, held)
-            self.held = held
+            before = self.snapshot
+            snapshot = _Load(before, self.default_model, scan_folder(folder)).run()
+            snapshot = replace(snapshot, failures=tuple(replace(one, folder=str(folder)) for one in snapshot.failures))
+            changes = _compare(before, snapshot)
+            self.snapshot = snapshot
             self.swaps += changes.swapped
             self.load_failures += len(changes.refused)
-            if not held.failures:
+            if not snapshot.failures:
                 self.last_good_load_s = self._wall_s()
             return changes
 
@@ -89,30 +76,30 @@ class Repository:
 
         Raises ModelNotFoundError, naming the field that led nowhere.
         """
-        held = self.held
+        snapshot = self.snapshot
         name = selection.name or self.default_model
         if selection.version:
-            model = held.models.get((name, selection.version))
-        elif routing_key and held.canaries and not selection.label:
-            canary = held.canaries.get(name)
+            model = snapshot.models.get((name, selection.version))
+        elif routing_key and snapshot.canaries and not selection.label:
+            canary = snapshot.canaries.get(name)
             chosen = CANARY if canary is not None and canary.split.picks(routing_key) else STABLE
-            model = held.labelled.get((name, chosen))
+            model = snapshot.labelled.get((name, chosen))
         else:
-            model = held.labelled.get((name, selection.label or STABLE))
+            model = snapshot.labelled.get((name, selection.label or STABLE))
         if model is None:
-            raise self._not_found(held, name, selection)
+            raise self._not_found(snapshot, name, selection)
         return model
 
-    def _not_found(self, held: Held, name: str, selection: Selection) -> ModelNotFoundError:
-        versions = [version for held_name, version in held.models if held_name == name]
+    def _not_found(self, snapshot: ModelSnapshot, name: str, selection: Selection) -> ModelNotFoundError:
+        versions = [version for loaded_name, version in snapshot.models if loaded_name == name]
         if not versions:
-            names = ", ".join(sorted({held_name for held_name, _ in held.models})) or "none"
+            names = ", ".join(sorted({loaded_name for loaded_name, _ in snapshot.models})) or "none"
             return ModelNotFoundError.of("model.name", f"no model {name[:64]!a}; held: {names}")
         if selection.version:
             known = ", ".join(sorted(versions, key=version_order))
             what = f"model {name!a} has no version {selection.version[:64]!a}; held: {known}"
             return ModelNotFoundError.of("model.version", what)
-        known = ", ".join(sorted(label for held_name, label in held.labelled if held_name == name)) or "none"
+        known = ", ".join(sorted(label for loaded_name, label in snapshot.labelled if loaded_name == name)) or "none"
         what = f"model {name!a} has no label {(selection.label or STABLE)[:64]!a}; assigned: {known}"
         return ModelNotFoundError.of("model.label", what)
 
@@ -120,7 +107,7 @@ class Repository:
 class _Load:
     """One load: what is held next, from what is held and what lies in the folder."""
 
-    def __init__(self, before: Held, default_model: str, found: Found) -> None:
+    def __init__(self, before: ModelSnapshot, default_model: str, found: FolderScan) -> None:
         self._before = before
         self._default_model = default_model
         self._found = found
@@ -131,12 +118,12 @@ class _Load:
         self._canaries: dict[str, Canary] = {}
         self._shadows: dict[str, tuple[Model, ...]] = {}
 
-    def run(self) -> Held:
+    def run(self) -> ModelSnapshot:
         on_disk: dict[str, ByVersion] = {}
         for (name, version), bundle in self._found.bundles.items():
             previous = self._before.models.get((name, version))
             try:
-                model: Model | None = load_bundle(bundle, name, version, previous)
+                model: Model | None = load_model(bundle, name, version, previous)
             except BundleError as error:
                 self._failures.append(Failure(name, version, str(error)))
                 model = previous
@@ -148,8 +135,8 @@ class _Load:
                 if name == failure.name and failure.version in ("", version):
                     on_disk.setdefault(name, {})[version] = model
         for name in sorted({*on_disk, *(name for name, _ in self._before.models)}):
-            self._hold(name, on_disk.get(name, {}))
-        return Held(
+            self._retain_versions(name, on_disk.get(name, {}))
+        return ModelSnapshot(
             MappingProxyType(self._models),
             MappingProxyType(self._labelled),
             tuple(self._failures),
@@ -157,10 +144,10 @@ class _Load:
             MappingProxyType(self._shadows),
         )
 
-    def _hold(self, name: str, on_disk: ByVersion) -> None:
+    def _retain_versions(self, name: str, on_disk: ByVersion) -> None:
         """Decides which versions of a name stay, and puts its labels on them."""
-        held = {version: model for (one, version), model in self._before.models.items() if one == name}
-        gone = {version: model for version, model in held.items() if version not in on_disk}
+        snapshot = {version: model for (one, version), model in self._before.models.items() if one == name}
+        gone = {version: model for version, model in snapshot.items() if version not in on_disk}
         if name in self._unread:
             assigned, kept = _assigned(self._before, name), {}
         elif on_disk:
@@ -182,10 +169,10 @@ class _Load:
         if assigned.shadows:
             self._shadows[name] = assigned.shadows
 
-    def _assign(self, name: str, on_disk: ByVersion, gone: ByVersion) -> Assigned:
+    def _assign(self, name: str, on_disk: ByVersion, gone: ByVersion) -> LabelAssignment:
         path = self._found.labels.get(name)
         if path is None:
-            return highest(name, on_disk)
+            return default_labels(name, on_disk)
         labels = None
         models = {**gone, **on_disk}
         try:
@@ -199,17 +186,17 @@ class _Load:
         # At the start there are none to stay by: the stable one alone, or nothing that nobody chose.
         if labels is not None and labels.stable in models:
             return assign(Labels(labels.stable), name, models)
-        return Assigned({})
+        return LabelAssignment({})
 
 
-def _assigned(held: Held, name: str) -> Assigned:
-    labelled = {label: model for (one, label), model in held.labelled.items() if one == name}
-    return Assigned(labelled, held.canaries.get(name), held.shadows.get(name, ()))
+def _assigned(snapshot: ModelSnapshot, name: str) -> LabelAssignment:
+    labelled = {label: model for (one, label), model in snapshot.labelled.items() if one == name}
+    return LabelAssignment(labelled, snapshot.canaries.get(name), snapshot.shadows.get(name, ()))
 
 
-def _labels(held: Held, name: str) -> Labels | None:
+def _labels(snapshot: ModelSnapshot, name: str) -> Labels | None:
     """The labels of a name as a file would say them: by version, since a version may be loaded anew."""
-    assigned = _assigned(held, name)
+    assigned = _assigned(snapshot, name)
     if STABLE not in assigned.labelled:
         return None
     canary = assigned.canary
@@ -220,8 +207,8 @@ def _labels(held: Held, name: str) -> Labels | None:
     )
 
 
-def _compare(before: Held, after: Held) -> Changes:
-    return Changes(
+def _compare(before: ModelSnapshot, after: ModelSnapshot) -> ReloadResult:
+    return ReloadResult(
         after,
         loaded=tuple(one for key, one in after.models.items() if before.models.get(key) is not one),
         retired=tuple(one for key, one in before.models.items() if key not in after.models),
@@ -230,5 +217,5 @@ def _compare(before: Held, after: Held) -> Changes:
     )
 
 
-def _names(*held: Held) -> list[str]:
-    return sorted({name for one in held for name, _ in one.models})
+def _names(*snapshot: ModelSnapshot) -> list[str]:
+    return sorted({name for one in snapshot for name, _ in one.models})

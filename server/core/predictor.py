@@ -9,11 +9,11 @@ import numpy as np
 import onnxruntime
 
 from common.errors import BundleError
-from server.core.requests import Matrix, Vector
+from server.core.arrays import Matrix, Vector
 
 INPUT = "features"
 OUTPUT = "probability"
-FEW = 64
+MAX_BOUND_ROWS = 64
 _FLOATS = {"tensor(double)", "tensor(float)"}
 _NEWEST_OPSET = re.compile(r"official support for domain (\S+) is till opset (\d+)")
 
@@ -33,28 +33,28 @@ class Predictor:
         except Exception as error:  # ONNX Runtime's errors have no common base of their own
             raise BundleError(_refusal(_one_line(error))) from None
         _check_graph(self._session, width)
-        self._few: dict[int, Bound] = {}  # by rows
+        self._bound: dict[int, BoundBuffers] = {}  # by rows
 
     def predict(self, matrix: Matrix) -> Vector:
         """Probabilities (rows,) for a matrix (rows, width)."""
         answer = self._session.run([OUTPUT], {INPUT: matrix})[0]
         return np.asarray(answer, np.float64).reshape(-1)
 
-    def bound(self, rows: int) -> Bound:
-        return Bound(self._session, rows)
+    def bind(self, rows: int) -> BoundBuffers:
+        return BoundBuffers(self._session, rows)
 
-    def predict_few(self, matrix: Matrix) -> Vector:
-        """As `predict`, a third faster for up to FEW rows, on one and the same thread only."""
+    def predict_bound(self, matrix: Matrix) -> Vector:
+        """As `predict`, a third faster for up to MAX_BOUND_ROWS rows, on one and the same thread only."""
         rows = len(matrix)
-        bound = self._few.get(rows)
+        bound = self._bound.get(rows)
         if bound is None:
-            bound = self._few[rows] = Bound(self._session, rows)
+            bound = self._bound[rows] = BoundBuffers(self._session, rows)
         bound.matrix[:] = matrix
         bound.run()
         return bound.probabilities.copy()
 
 
-class Bound:
+class BoundBuffers:
     """A number of rows in buffers that the session is bound to once: half of what `run` costs for one row.
 
     For one thread. What it gives is overwritten by the next run.
@@ -77,9 +77,9 @@ class Bound:
         ):
             bind(name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
 
-    def fill(self, raw: bytes, at: int) -> bool:
-        """Takes the rows' float64 that are raw from `at` on; False where they are not all finite."""
-        self._bytes[:] = raw[at:]
+    def fill(self, values: bytes) -> bool:
+        """Copies the rows' float64 values. False if a value is not finite."""
+        self._bytes[:] = values
         return isfinite(sum(self._flat.tolist())) or bool(np.isfinite(self._flat).all())
 
     def run(self) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 SPACE: Final = 2**64
 
 
-class Split:
+class CanarySplit:
     """The keys whose place in [0, 1) lies below `share`.
 
     A key's place is the first 8 bytes of BLAKE2b (digest size 8) over the model's name, a zero byte and

@@ -1,45 +1,56 @@
-"""Rows as they come in, checked and turned into a float64 matrix.
+"""Packed and named rows of volcast.v1: validates them and converts them to a float64 matrix.
 
-A request that is right takes one comparison of everything that can be compared; only a wrong one is
-looked at field by field. What is quoted from a request is cut short: it ends up in HTTP/2 trailers,
-which have room for 8 KiB.
+A valid request passes one combined comparison. Only an invalid request is examined field by field, to name every
+fault. Quoted text is cut short: it goes into HTTP/2 trailers, which are limited to 8 KiB.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import FieldViolation, RequestError, SchemaMismatchError
 from common.schema import FeatureSchema
-from server.core.requests import Matrix, NamedInput, PackedInput
-
-if TYPE_CHECKING:
-    from server.core.tensors import TensorInput
+from server.core.arrays import Matrix
 
 # The numbers of volcast.v1.DataType.
 DTYPES: dict[int, np.dtype[np.floating[Any]]] = {1: np.dtype("<f4"), 2: np.dtype("<f8")}
 FLOAT64 = np.dtype(np.float64)
 MAX_VIOLATIONS = 16
 _MAX_QUOTED = 40
-_FEW = 64
+# Up to this many values, a sum in Python is the faster test: 0.8 us with cold caches, isfinite().all() 2.4 us.
+MAX_PYTHON_SUM = 64
 
 
-def to_matrix(rows: PackedInput | NamedInput | TensorInput | None, schema: FeatureSchema, max_rows: int) -> Matrix:
-    """The matrix (rows, features of `schema`) of one request.
+# msgspec structs instead of dataclasses: building a frozen struct takes 0.1 us instead of 1 us.
+class PackedInput(msgspec.Struct, frozen=True, gc=False):
+    """volcast.v1.PackedRows, not yet validated. Only the counts of times and products are kept: they are no inputs."""
 
-    Raises SchemaMismatchError for rows packed for another schema, RequestError for every other fault.
-    """
-    if isinstance(rows, PackedInput):
-        return packed_matrix(rows, schema, max_rows)
-    if isinstance(rows, NamedInput):
-        return named_matrix(rows, schema, max_rows)
-    if rows is not None:
-        return rows.to_matrix(schema, max_rows)
-    raise RequestError.of("rows", "expected `named` or `packed` rows, got none")
+    schema_hash: str
+    data_type: int
+    row_count: int
+    values: bytes
+    event_times: int = 0
+    product_ids: int = 0
+
+    def to_matrix(self, schema: FeatureSchema, max_rows: int) -> Matrix:
+        """As RowSource. A float64 matrix is a view of `values`; float32 values are converted."""
+        return packed_matrix(self, schema, max_rows)
+
+
+class NamedInput(msgspec.Struct, frozen=True):
+    """volcast.v1.NamedRows, not yet validated: one mapping per row, from feature name to value."""
+
+    rows: Sequence[Mapping[str, float]]
+
+    def to_matrix(self, schema: FeatureSchema, max_rows: int) -> Matrix:
+        """As RowSource."""
+        return named_matrix(self, schema, max_rows)
 
 
 def packed_matrix(rows: PackedInput, schema: FeatureSchema, max_rows: int) -> Matrix:
@@ -68,10 +79,9 @@ def packed_matrix(rows: PackedInput, schema: FeatureSchema, max_rows: int) -> Ma
 def all_finite(flat: NDArray[np.floating[Any]]) -> bool:
     """Whether every value is finite.
 
-    A sum is finite only where each value is. Of few values, Python's measured 0.8 us with cold caches
-    where isfinite().all() took 2.4 us; only where it overflows is every value looked at.
+    If a sum is finite, so is every value. A sum of finite values can overflow: then each value is tested.
     """
-    return (flat.size <= _FEW and isfinite(sum(flat.tolist()))) or bool(np.isfinite(flat).all())
+    return (flat.size <= MAX_PYTHON_SUM and isfinite(sum(flat.tolist()))) or bool(np.isfinite(flat).all())
 
 
 def _packed_faults(rows: PackedInput, schema: FeatureSchema, max_rows: int) -> RequestError:

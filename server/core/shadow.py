@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from server.core.held import Held, Model
+from server.core.arrays import Matrix, Vector
 from server.core.models import Repository
-from server.core.requests import Matrix, Vector
+from server.core.snapshot import Model, ModelSnapshot
 
 MAX_WAITING_ROWS = 65_536  # 6 MB of the features of core/1
-ROWS_A_CALL = 256  # of one run of a shadow: putting them together holds the interpreter's lock
+MAX_SCORED_ROWS = 256  # of one run of a shadow: putting them together holds the interpreter's lock
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Agreement:
         self.rows += shadow.size
 
 
-class Answered(msgspec.Struct, frozen=True):
+class AnsweredRows(msgspec.Struct, frozen=True):
     """Rows that were answered: by which model, with which probabilities, and who is to be asked too."""
 
     model: Model
@@ -55,30 +55,33 @@ class Answered(msgspec.Struct, frozen=True):
     matrix: Matrix
     probabilities: Vector
 
+    def part(self, rows: slice) -> AnsweredRows:
+        return AnsweredRows(self.model, self.shadows, self.matrix[rows], self.probabilities[rows])
 
-class Shadows:
+
+class ShadowScorer:
     """Any thread may offer; one scores."""
 
     def __init__(self, repository: Repository, max_waiting_rows: int = MAX_WAITING_ROWS) -> None:
         self.agreements: dict[tuple[str, str], Agreement] = {}  # by name and version of the shadow
         self._repository = repository
         self._max_waiting_rows = max_waiting_rows
-        self._waiting: list[Answered] = []
+        self._waiting: list[AnsweredRows] = []
         self._waiting_rows = 0
-        self._taken: list[Answered] = []  # by the thread that scores, last first
+        self._taken: list[AnsweredRows] = []  # by the thread that scores, last first
         self._lock = threading.Lock()  # held for a few appends; whoever scores takes all and lets go
 
     @property
-    def wanted(self) -> bool:
+    def active(self) -> bool:
         """Whether any model has a shadow."""
-        return bool(self._repository.held.shadows)
+        return bool(self._repository.snapshot.shadows)
 
     def offer(self, model: Model, matrix: Matrix, probabilities: Vector) -> None:
         """After an answer: matrix (rows, features), probabilities (rows,). Takes copies, or nothing at all."""
-        held: Held = self._repository.held
-        if not held.shadows:
+        snapshot: ModelSnapshot = self._repository.snapshot
+        if not snapshot.shadows:
             return
-        shadows = held.shadows.get(model.name)
+        shadows = snapshot.shadows.get(model.name)
         # Rows that were asked of a shadow by its version, or of a version with other features, compare with nothing.
         if shadows is None or model in shadows or model.schema.hash != shadows[0].schema.hash:
             return
@@ -87,13 +90,13 @@ class Shadows:
             fits = self._waiting_rows + rows <= self._max_waiting_rows
             if fits:
                 self._waiting_rows += rows
-                self._waiting.append(Answered(model, shadows, matrix.copy(), probabilities.copy()))
+                self._waiting.append(AnsweredRows(model, shadows, matrix.copy(), probabilities.copy()))
                 return
             for shadow in shadows:
                 self._agreement(shadow).dropped_rows += rows
 
     def score_some(self) -> int:
-        """Scores up to ROWS_A_CALL of the rows that wait; their number, 0 where none did."""
+        """Scores up to MAX_SCORED_ROWS of the rows that wait; their number, 0 where none did."""
         if not self._taken:
             with self._lock:
                 self._taken, self._waiting = self._waiting[::-1], []
@@ -106,28 +109,27 @@ class Shadows:
             self._score(work, shadow)
         return len(work.matrix)
 
-    def _next(self) -> Answered:
+    def _next(self) -> AnsweredRows:
         """The rows at the front that one call can take: of one model with the same shadows."""
         first = self._taken.pop()
-        if len(first.matrix) > ROWS_A_CALL:
-            rest = Answered(first.model, first.shadows, first.matrix[ROWS_A_CALL:], first.probabilities[ROWS_A_CALL:])
-            self._taken.append(rest)
-            return Answered(first.model, first.shadows, first.matrix[:ROWS_A_CALL], first.probabilities[:ROWS_A_CALL])
+        if len(first.matrix) > MAX_SCORED_ROWS:
+            self._taken.append(first.part(slice(MAX_SCORED_ROWS, None)))
+            return first.part(slice(MAX_SCORED_ROWS))
         together, rows = [first], len(first.matrix)
         while self._taken:
             after = self._taken[-1]
             rows += len(after.matrix)
-            if after.model is not first.model or after.shadows != first.shadows or rows > ROWS_A_CALL:
+            if after.model is not first.model or after.shadows != first.shadows or rows > MAX_SCORED_ROWS:
                 break
             together.append(self._taken.pop())
-        return Answered(
+        return AnsweredRows(
             first.model,
             first.shadows,
             np.concatenate([one.matrix for one in together]),
             np.concatenate([one.probabilities for one in together]),
         )
 
-    def _score(self, work: Answered, shadow: Model) -> None:
+    def _score(self, work: AnsweredRows, shadow: Model) -> None:
         try:
             probabilities = shadow.predictor.predict(work.matrix)
         except Exception:  # whatever ONNX Runtime raises: nobody waits for this answer

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from common.errors import RequestError
 from common.schema import FeatureSchema
-from server.core.requests import Matrix
+from server.core.arrays import Matrix
 from server.core.rows import FLOAT64, all_finite
 
 FEATURES = "features"

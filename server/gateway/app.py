@@ -38,6 +38,7 @@ from server.gateway.schemas import (
     one_line,
     predict_answer,
     predict_request,
+    read_body,
     violations_of,
 )
 from server.security.tokens import Gate, Tokens
@@ -46,6 +47,7 @@ BUILD = version("volcast")
 DESCRIPTION = f"""How likely is a volatility spike in the next 60 seconds?
 
 `POST /predict` takes the {len(CORE_1)} features of schema `{CORE_1.name}` as flat JSON and answers with a probability.
+A model with features of its own takes them as `{{"model": "NAME", "features": {{"spread": 0.01}}}}`.
 The gateway asks an inference server over gRPC; for many rows or low latency call that server directly
 (`volcast.v1.InferenceService`)."""
 
@@ -137,7 +139,7 @@ def _add_predict(app: FastAPI) -> None:
         Any content type is read as JSON, so that a bare `curl -d` works.
         """
         try:
-            body = PredictBody.model_validate_json(await limited_body(request))
+            body = read_body(await limited_body(request))
         except ValidationError as error:
             return _refusal(error)
         backend: Backend = request.app.state.backend

@@ -128,7 +128,9 @@ async def _infer(request: Request, name: str) -> Response:
 
 async def _index(request: Request) -> JSONResponse:
     """Every version in the models folder, with its state; `{"ready": true}` leaves out what is not ready."""
-    ready = _json(await _body(request)).get("ready", False)
+    ready = _json(await _body(request)).get("ready")
+    if ready is None:
+        ready = False
     if not isinstance(ready, bool):
         raise RequestError.of("ready", f"expected true or false, got {str(ready)[:40]!a}")
     answer = await _ask(request, "RepositoryIndex", RepositoryIndexRequest(ready=ready))
@@ -202,8 +204,8 @@ async def _body(request: Request) -> bytes:
 
 
 def _json(body: bytes) -> dict[str, Any]:
-    """An object, which may be left out."""
+    """An object, which may be left out or null."""
     try:
-        return msgspec.json.decode(body, type=dict[str, Any]) if body.strip() else {}
+        return (msgspec.json.decode(body, type=dict[str, Any] | None) if body.strip() else None) or {}
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestError.of("body", str(error)) from None

@@ -36,19 +36,33 @@ class _Row(BaseModel):
 
 
 _FEATURES: dict[str, Any] = {feature.name: _feature_field(feature) for feature in CORE_1.features}
+# Null means absent: clients that dump their models send it.
 _OPTIONS: dict[str, Any] = {
-    "product_id": (str, Field("", description="Product the row describes; no model input.", examples=["BTC-USD"])),
+    "product_id": (
+        str | None,
+        Field(None, description="Product the row describes; no model input.", examples=["BTC-USD"]),
+    ),
     "event_time_ns": (
-        Annotated[int, Field(ge=0, le=2**63 - 1)],
+        Annotated[int, Field(ge=0, le=2**63 - 1)] | None,
         Field(
-            0, description="Event time, ns since the epoch, UTC; no model input.", examples=[1_767_225_600_000_000_000]
+            None,
+            description="Event time, ns since the epoch, UTC; no model input.",
+            examples=[1_767_225_600_000_000_000],
         ),
     ),
-    "model": (str, Field("", description="Model name; empty: the server's default.", examples=["volatility"])),
-    "version": (str, Field("", description="Model version; empty: the one labelled stable.", examples=["1"])),
+    "model": (str | None, Field(None, description="Model name; empty: the server's default.", examples=["volatility"])),
+    "version": (str | None, Field(None, description="Model version; empty: the one labelled stable.", examples=["1"])),
 }
 PredictBody = create_model("PredictBody", __base__=_Row, **_FEATURES, **_OPTIONS)
 PredictBody.__doc__ = _Row.__doc__
+_OWN: dict[str, Any] = {
+    "features": (
+        Annotated[dict[str, float], Field(min_length=1)],
+        Field(description="Each feature of the model's schema, by name.", examples=[{"spread": 0.01, "depth": 12.5}]),
+    )
+}
+OwnFeaturesBody = create_model("OwnFeaturesBody", __base__=_Row, **_OWN, **_OPTIONS)
+OwnFeaturesBody.__doc__ = "One row for a model with features of its own (docs/own_model.md)."
 
 
 class PredictAnswer(BaseModel):
@@ -80,10 +94,21 @@ class ErrorBody(BaseModel):
     violations: list[Violation] = Field(default_factory=list, description="The fields at fault, where the request is.")
 
 
+def read_body(data: bytes) -> Any:
+    """A PredictBody, or an OwnFeaturesBody if it has `features`. Raises pydantic's ValidationError."""
+    try:
+        return PredictBody.model_validate_json(data)
+    except ValidationError as error:
+        if not any(finding["loc"] == ("features",) for finding in error.errors(include_url=False, include_input=False)):
+            raise
+    return OwnFeaturesBody.model_validate_json(data)
+
+
 def predict_request(body: Any, model: str, version: str) -> PredictRequest:
     """The request for a checked body; model and version are those of the query, used where the body names none."""
-    row = NamedRow(product_id=body.product_id, event_time_ns=body.event_time_ns)
-    row.features.update({name: getattr(body, name) for name in CORE_1.names})
+    row = NamedRow(product_id=body.product_id or "", event_time_ns=body.event_time_ns or 0)
+    own = isinstance(body, OwnFeaturesBody)
+    row.features.update(body.features if own else {name: getattr(body, name) for name in CORE_1.names})
     request = PredictRequest(named=NamedRows(rows=[row]))
     name, chosen = body.model or model, body.version or version
     if name or chosen:
@@ -110,8 +135,10 @@ def violations_of(error: ValidationError) -> list[Violation]:
 
 
 def _violation(finding: Any) -> Violation:
-    field = str(finding["loc"][0])[:_MAX_SHOWN] if finding["loc"] else "body"
-    value = _shown(finding["input"])
+    where, value = finding["loc"], _shown(finding["input"])
+    field = str(where[0])[:_MAX_SHOWN] if where else "body"
+    if field == "features" and len(where) > 1:  # the feature's own name, as in the server's findings
+        return Violation(field=str(where[1])[:_MAX_SHOWN], problem="expected a finite number", value=value)
     match finding["type"]:
         case "missing":
             return Violation(field=field, problem=f"missing, expected {_expected(field)}")
@@ -126,6 +153,8 @@ def _violation(finding: Any) -> Violation:
 def _expected(field: str) -> str:
     if field in CORE_1.names:
         return "a finite number"
+    if field == "features":
+        return "an object of feature names and numbers"
     return "a whole number from 0 to 2^63 - 1" if field == "event_time_ns" else "text"
 
 

@@ -12,9 +12,9 @@ from grpc.aio import EOF, AbortError
 
 from common.errors import UnavailableError, VolcastError
 from common.rpc_status import DETAILS_KEY, to_status
-from server.core.batcher import FaultError
-from server.core.dataplane import DataPlane, Job, Outcome
-from server.core.requests import PredictInput, Result
+from server.core.batcher import FaultError, Work
+from server.core.dataplane import DataPlane, Outcome, Result, ScoringJob
+from server.core.requests import PredictInput
 from server.rpc.inference import read_predict
 from server.rpc.methods import Method, Methods, Scoring, ScoringStream, Stream, Unary
 from server.runtime.batch_loop import BatchLoop
@@ -22,8 +22,8 @@ from server.runtime.metrics import ServerMetrics
 from server.runtime.state import ServerState
 from server.security.guard import Guarded
 from server.security.tokens import Gate
-from server.wire.inline import AMPLE_NS, Lone
-from server.wire.templates import Forms, answer_of, job_of
+from server.wire.inline import MIN_INLINE_TIMEOUT_NS, InlineScorer
+from server.wire.templates import TemplateCache
 
 DRAIN_TICK_S = 0.02
 # A stream that has sent nothing for so long has no frame in flight: a drain ends it at once.
@@ -39,18 +39,16 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 Context = Any  # grpc.aio.ServicerContext; its stubs do not know that read() may give EOF
 
 
-class FutureWork:
-    """Work of the batcher for one call that a coroutine waits for."""
+class AwaitedReply:
+    """Hands the outcome of a work item to the coroutine that waits for it."""
 
-    __slots__ = ("_future", "cancelled", "deadline_ns", "job")
+    __slots__ = ("_future", "abandoned")
 
-    def __init__(self, job: Job, deadline_ns: int | None, future: asyncio.Future[Result]) -> None:
-        self.job: Job | VolcastError = job
-        self.deadline_ns = deadline_ns
-        self.cancelled = False
+    def __init__(self, future: asyncio.Future[Result]) -> None:
+        self.abandoned = False
         self._future = future
 
-    def finish(self, outcome: Outcome) -> None:
+    def send(self, outcome: Outcome) -> None:
         if self._future.done():
             return
         if isinstance(outcome, Result):
@@ -84,8 +82,8 @@ class GrpcioFront:
         self._loop = asyncio.get_running_loop()
         self._streams: dict[Context, int] = {}  # when each was last heard of, on the plane's clock
         self._options = list(options)
-        self._forms = Forms()
-        self._lone = Lone(plane, batches, metrics)
+        self._templates = TemplateCache()
+        self._inline = InlineScorer(plane, batches, metrics)
         self._handlers = Guarded(gate, {path: self._handler(method) for path, method in methods.items()})
         self._server = self._new_server()
         self._dialogues: set[Context] = set()  # streams that need no model
@@ -107,7 +105,7 @@ class GrpcioFront:
         return ports
 
     async def start_trial(self, host: str) -> int:
-        """A port for the server's own first call, before any other is open."""
+        """Opens a port for the server's own first call, before any other port is open."""
         self._trial = self._new_server()
         port = self._bind(host, 0, self._trial)
         await self._trial.start()
@@ -115,6 +113,9 @@ class GrpcioFront:
 
     async def end_trial(self) -> None:
         await self._trial.stop(0)
+
+    def forget_callers(self) -> None:
+        """Nothing to do after a change of the callers that are allowed in: every call is checked."""
 
     async def _keep_listening(self, addresses: list[tuple[str, int]]) -> None:
         """One call whose path is no UTF-8 ends a grpc.aio server for good (grpcio 1.85): another takes its place."""
@@ -153,10 +154,8 @@ class GrpcioFront:
         busy_s = min(MAX_BUSY_STREAM_S, drain_s / 2)
         stopped = asyncio.ensure_future(self._server.stop(max(drain_s, MIN_GRACE_S)))
         while not stopped.done():
-            even_busy = self._loop.time() - began_s >= busy_s
-            if even_busy:
-                self._end_after_frame = True
-            await self._end_streams(even_busy=even_busy)
+            self._end_after_frame = self._loop.time() - began_s >= busy_s
+            await self._end_streams(even_busy=self._end_after_frame)
             await asyncio.wait([stopped], timeout=DRAIN_TICK_S)
         await stopped
 
@@ -184,53 +183,53 @@ class GrpcioFront:
         return handle
 
     def _scoring(self, method: Scoring) -> Any:
-
         async def handle(raw: bytes, context: Context) -> bytes:
             arrived_ns = self._now_ns()
             try:
-                if self._batches.batcher.full:
+                if not self._batches.batcher.room:
                     raise self._batches.overloaded
                 remaining_s = context.time_remaining()
                 deadline_ns = None if remaining_s is None else arrived_ns + int(remaining_s * 1e9)
-                # A request that looks like one before it is not parsed.
-                form = self._forms.of(raw) if method.packed and self._state.accepting else None
-                if form is not None and self._is_spot(deadline_ns, arrived_ns):
-                    answer = self._lone.answer(form, raw, len(form.prefix), arrived_ns)
-                    if answer is not None:
-                        self._lone.tell(method.name, arrived_ns)
-                        return answer
-                job = job_of(raw, form, self._plane.repository, arrived_ns) if form is not None else None
-                if job is not None:
-                    answer = answer_of(await self._run(job, deadline_ns))
-                else:
-                    request, encode = method.decode(raw)
-                    self._state.require_accepting()
-                    job = self._plane.prepare(request, arrived_ns)
-                    if method.packed:
-                        self._forms.learn(raw, request, read_predict)
-                    answer = encode(await self._run(job, deadline_ns))
+                if method.packed and (response := self._score_inline(raw, deadline_ns, arrived_ns)) is not None:
+                    self._inline.observe(method.name, arrived_ns)
+                    return response
+                request, encode = method.decode(raw)
+                self._state.require_accepting()
+                job = self._plane.prepare(request, arrived_ns)
+                if method.packed:
+                    self._templates.learn(raw, request, read_predict)
+                response = encode(await self._run(job, deadline_ns))
             except Exception as error:
                 await self._fail(context, method.name, error, arrived_ns)
             self._metrics.request(method.name, "OK", self._now_ns() - arrived_ns)
-            return answer
+            return response
 
         return handle
 
-    def _is_spot(self, deadline_ns: int | None, arrived_ns: int) -> bool:
-        """Whether a call may be answered on the spot: grpc.aio gives them one by one, a batch would wait for them."""
-        return not self._batches.waits and (deadline_ns is None or deadline_ns - arrived_ns >= AMPLE_NS)
+    def _score_inline(self, raw: bytes, deadline_ns: int | None, arrived_ns: int) -> bytes | None:
+        """The response to a request that matches a template, or None.
+
+        grpc.aio delivers calls one by one, and a batch would wait for more of them.
+        """
+        if not self._batches.idle or not self._state.accepting:
+            return None
+        if deadline_ns is not None and deadline_ns - arrived_ns < MIN_INLINE_TIMEOUT_NS:
+            return None
+        template = self._templates.match(raw)
+        return None if template is None else self._inline.score(template, raw[template.values], arrived_ns)
 
     async def _score(self, request: PredictInput, arrived_ns: int) -> Result:
         self._state.require_accepting()
         return await self._run(self._plane.prepare(request, arrived_ns), None)
 
-    async def _run(self, job: Job, deadline_ns: int | None) -> Result:
-        work = FutureWork(job, deadline_ns, self._loop.create_future())
-        self._batches.put(work)
+    async def _run(self, job: ScoringJob, deadline_ns: int | None) -> Result:
+        future: asyncio.Future[Result] = self._loop.create_future()
+        reply = AwaitedReply(future)
+        self._batches.put(Work(job, reply, deadline_ns))
         try:
-            return await work._future
+            return await future
         except asyncio.CancelledError:
-            work.cancelled = True
+            reply.abandoned = True
             raise
 
     def _scoring_stream(self, method: ScoringStream) -> Any:
@@ -289,7 +288,7 @@ class GrpcioFront:
             self._dialogues.discard(context)
 
     async def _end_streams(self, *, even_busy: bool) -> None:
-        """Ends the streams with no frame in flight; their callers open another, on another replica."""
+        """Ends the streams with no frame in flight, so that their callers open another on another replica."""
         status = to_status(UnavailableError(DRAINING))
         now_ns = self._now_ns()
         paused = [context for context, heard_ns in self._streams.items() if now_ns - heard_ns > IDLE_NS]

@@ -1,7 +1,7 @@
-"""Calls that came as the same bytes over and over, as the rows of one array.
+"""Unary calls with an identical byte layout, as the rows of one array.
 
-A client that has many unary calls under way writes HEADERS and DATA in turn, alike but for the stream's id and
-the numbers in the message. Frames are split and answers are framed for all of them at once.
+A client with many unary calls in flight writes the same frames for each call. Only the stream's id, the increments of
+windows and the numbers in the message differ. The frames of all calls are split at once, and so are the answers framed.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ from server.http2 import frames
 from server.http2.headers import OK_TRAILERS, RESPONSE, RESPONSE_WORD, TRAILERS_WORD, Head
 
 Bytes = NDArray[np.uint8]
-# Fewer calls are split one by one: NumPy's calls cost more than they save.
-LEAST = 16
-_ID = 5  # where a frame's header has the stream's id
+MIN_COLUMNAR_CALLS = 12  # fewer calls are split one by one: NumPy's calls cost more than they save
+MAX_CREDITS = 4  # WINDOW_UPDATE frames of one call
+CREDIT_WORD = 4 << 8 | frames.WINDOW_UPDATE  # the first word of the frame
+_ID = 5  # offset of the stream's id in a frame's header
+_PREFIX = frames.MESSAGE.size
 _pack = frames.HEADER.pack
+_unpack = frames.HEADER.unpack_from
+_unpack_message = frames.MESSAGE.unpack_from
 
 
 class Block(NamedTuple):
@@ -33,23 +37,92 @@ class Block(NamedTuple):
         return range(self.first_id, self.first_id + 2 * len(self.messages), 2)
 
 
-def alike(data: bytes, at: int, most: int, header: int, body: int, first_id: int) -> Bytes:
-    """As many calls as begin at `at` and are like the first: (calls, header + body + 18), at most `most`.
+class CallLayout(NamedTuple):
+    """Where the frames of a unary call stand in its bytes; offsets count from its HEADERS frame.
 
-    header, body: bytes of the payloads of HEADERS and DATA. The first must have been found right; the others are
-    compared with it but for what is behind the message's prefix, and with the ids that are to follow.
+    gRPC's own clients write HEADERS, WINDOW_UPDATE of the stream, DATA, WINDOW_UPDATE of the connection; h2load and
+    proxies write HEADERS, DATA.
     """
-    period = header + body + 18
-    count = min(most, (len(data) - at) // period)
+
+    period: int  # bytes from one call to the next
+    body: int  # bytes of the payload of DATA
+    message: int  # offset of the message, behind its prefix
+    ids: tuple[int, ...]  # offsets of the stream's id
+    stream_credits: tuple[int, ...]  # offsets of the increments of the stream's window
+    connection_credits: tuple[int, ...]  # the same of the connection's window
+
+
+def call_layout(data: bytes, at: int, header: int, stream_id: int) -> CallLayout | None:
+    """The layout of the call at `at`, whose HEADERS has `header` bytes of payload; None if it may not be in a block.
+
+    A call ends where the next HEADERS frame begins. Its message is one DATA frame, not compressed; other frames than
+    WINDOW_UPDATE may not stand in it.
+    """
+    end, position = len(data), at + 9 + header
+    body = message = 0
+    ids: list[int] = [_ID]
+    stream_credits: list[int] = []
+    connection_credits: list[int] = []
+    while position + 9 <= end and len(stream_credits) + len(connection_credits) <= MAX_CREDITS:
+        word, flags, frame_stream = _unpack(data, position)
+        length = word >> 8
+        if word == CREDIT_WORD and frame_stream == stream_id:
+            ids.append(position - at + _ID)
+            stream_credits.append(position - at + 9)
+        elif word == CREDIT_WORD and not frame_stream:
+            connection_credits.append(position - at + 9)
+        elif not body and length >= _PREFIX and (word & 0xFF, flags, frame_stream) == (frames.DATA, 1, stream_id):
+            if position + 9 + length > end or _unpack_message(data, position + 9) != (0, length - _PREFIX):
+                return None
+            ids.append(position - at + _ID)
+            body, message = length, position - at + 9 + _PREFIX
+        else:
+            is_next = body and word & 0xFF == frames.HEADERS
+            credits = tuple(stream_credits), tuple(connection_credits)
+            return CallLayout(position - at, body, message, tuple(ids), *credits) if is_next else None
+        position += 9 + length
+    return None
+
+
+def matching_prefix(data: bytes, at: int, limit: int, layout: CallLayout, first_id: int) -> Bytes:
+    """The calls from `at` on that match the first one: (calls, period), at most `limit`.
+
+    The caller has validated the first call. Each following call must match it byte for byte, except the message body
+    and the increments of windows, and must carry the next stream id.
+    """
+    period = layout.period
+    count = min(limit, (len(data) - at) // period)
     rows = np.frombuffer(data, np.uint8, count * period, at).reshape(count, period)
-    second = 9 + header
-    upto = second + 9 + frames.MESSAGE.size
-    differs = rows[:, :upto] != rows[0, :upto]
+    differs = rows[:, : layout.message] != rows[0, : layout.message]
+    behind = layout.message + layout.body - _PREFIX
+    differs_behind = rows[:, behind:] != rows[0, behind:]
     ids = id_bytes(range(first_id, first_id + 2 * count, 2))
-    differs[:, _ID : _ID + 4] = rows[:, _ID : _ID + 4] != ids
-    differs[:, second + _ID : second + _ID + 4] = rows[:, second + _ID : second + _ID + 4] != ids
+    for begin in layout.ids:
+        columns, offset = (differs, 0) if begin < layout.message else (differs_behind, behind)
+        columns[:, begin - offset : begin - offset + 4] = rows[:, begin : begin + 4] != ids
+    for begin in (*layout.stream_credits, *layout.connection_credits):
+        columns, offset = (differs, 0) if begin < layout.message else (differs_behind, behind)
+        columns[:, begin - offset : begin - offset + 4] = False
+        columns[:, begin - offset] = _increments(rows, begin) == 0
     wrong = differs.any(axis=1)
+    if behind < period:
+        wrong |= differs_behind.any(axis=1)
     return rows[: int(np.argmax(wrong))] if wrong.any() else rows
+
+
+def credit(rows: Bytes, offsets: tuple[int, ...]) -> NDArray[np.int64] | None:
+    """By how much each call lets a window grow: (calls,); None if no call does."""
+    if not offsets:
+        return None
+    total = _increments(rows, offsets[0])
+    for begin in offsets[1:]:
+        total = total + _increments(rows, begin)
+    return total
+
+
+def _increments(rows: Bytes, begin: int) -> NDArray[np.int64]:
+    words: NDArray[np.int64] = rows[:, begin : begin + 4].view(">u4").ravel().astype(np.int64)
+    return words & frames.MAX_WINDOW
 
 
 def id_bytes(ids: range) -> Bytes:
@@ -57,7 +130,7 @@ def id_bytes(ids: range) -> Bytes:
     return np.arange(ids.start, ids.stop, ids.step, dtype=">u4").view(np.uint8).reshape(-1, 4)
 
 
-def filled(template: bytes, count: int, *columns: tuple[int, Bytes]) -> bytes:
+def fill_template(template: bytes, count: int, *columns: tuple[int, Bytes]) -> bytes:
     """`count` copies of a template, with columns (begin, (count, n)) written over."""
     out = np.empty((count, len(template)), np.uint8)
     out[:] = np.frombuffer(template, np.uint8)
@@ -66,7 +139,7 @@ def filled(template: bytes, count: int, *columns: tuple[int, Bytes]) -> bytes:
     return out.tobytes()
 
 
-def answers(ids: range, message: bytes, at: int, values: Bytes) -> bytes:
+def response_frames(ids: range, message: bytes, at: int, values: Bytes) -> bytes:
     """Frames of successful answers: `message` with a row of values (calls, n) at `at`."""
     head = _pack(RESPONSE_WORD, frames.END_HEADERS, 0) + RESPONSE
     body = frames.MESSAGE.pack(0, len(message)) + message
@@ -75,10 +148,10 @@ def answers(ids: range, message: bytes, at: int, values: Bytes) -> bytes:
     begins, shown = (0, len(head), len(head) + len(data)), id_bytes(ids)
     columns = [(begin + _ID, shown) for begin in begins]
     at += len(head) + len(data) - len(message)
-    return filled(head + data + tail, len(ids), *columns, (at, values))
+    return fill_template(head + data + tail, len(ids), *columns, (at, values))
 
 
-def failures(ids: range, block: bytes) -> bytes:
+def failure_frames(ids: range, block: bytes) -> bytes:
     """Frames that end calls with one header block."""
     flags = frames.END_HEADERS | frames.END_STREAM
-    return filled(_pack(len(block) << 8 | frames.HEADERS, flags, 0) + block, len(ids), (_ID, id_bytes(ids)))
+    return fill_template(_pack(len(block) << 8 | frames.HEADERS, flags, 0) + block, len(ids), (_ID, id_bytes(ids)))

@@ -1,51 +1,65 @@
 """One HTTP/2 connection, the server's side: RFC 9113 as far as gRPC uses it.
 
-`receive` takes what the socket gave and leaves events; `respond`, `send`, `finish` and `fail_fast` take what
+`receive` takes what the socket gave and leaves events; `respond`, `send`, `finish` and `fail_stream` take what
 the application says; `output` is what the socket is to send. A unary call that comes as one HEADERS and
-one DATA frame, as all small ones do, takes the short way through `receive`, as do the frames of a stream;
+one DATA frame, as all small ones do, takes the fast path through `receive`, as do the frames of a stream;
 everything else is in `receiving` and `control`, and the answers are in `sending`.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from typing import Any
 
 from server.http2 import blocks, frames
-from server.http2.blocks import Block, Bytes
+from server.http2.blocks import CREDIT_WORD, MIN_COLUMNAR_CALLS, Block, Bytes, CallLayout
 from server.http2.control import Control
 from server.http2.frames import ErrorCode, ProtocolError
-from server.http2.headers import OK_TRAILERS, RESPONSE, RESPONSE_WORD, TRAILERS_WORD, Gate, Head
+from server.http2.headers import OK_TRAILERS, RESPONSE, RESPONSE_WORD, TRAILERS_WORD, CallPolicy, Head
+from server.http2.inflating import InflateBudget
 from server.http2.receiving import Receiving
 from server.http2.sending import Event, Limits
-from server.http2.stream import FRAME_WEIGHT, PREFIX, Parts, Stream
+from server.http2.stream import FRAME_WEIGHT, MAX_SMALL_CHUNKS, PREFIX, PartialMessage, Stream, join_small_chunks
 
 __all__ = ["Connection", "Event", "Limits"]
 
 # The most that a peer may send in one frame: a message of 256 rows is one, where a client takes this up.
 RECEIVED_FRAME_SIZE = 256 * 1024
-# A smaller read is joined with what was left of the one before as it is.
-WORTH_PARTING = 4096
-LEAST_BLOCK_BYTES = 64 * blocks.LEAST  # no call is that small
+# Below this size, the rest of the last read and the new read are joined as a whole.
+MIN_SPLIT_BYTES = 4096
+MIN_COLUMNAR_BYTES = 32 * MIN_COLUMNAR_CALLS  # calls of a block are not that small
+MIN_BYTES_PER_S = 1024  # of a frame or header block that takes longer than its timeout
+MAX_BODY_NS = 10_000_000  # from headers to the end of the message of a call with a deadline, on the fast path
+RETRY_BYTES = 1024  # from a call that begins no block to the next one that is tried
+# WINDOW_UPDATE with its payload, and the header of DATA.
+CREDIT_AND_DATA = struct.Struct(">IBIIIBI")
 _PREFACE = frames.PREFACE
 _unpack = frames.HEADER.unpack_from
 _pack = frames.HEADER.pack
 _pack_message = frames.MESSAGE.pack
 _unpack_message = frames.MESSAGE.unpack_from
+_unpack_word = struct.Struct(">I").unpack_from
 
 
 class Connection(Receiving, Control):
-    def __init__(self, methods: Mapping[bytes, Any], gate: Gate, limits: Limits) -> None:
-        """methods: what to put in Head.method for a path."""
-        super().__init__(methods, gate, limits)
-        self.calls: list[tuple[int, Head, bytes]] = []  # calls that came the short way, whole
+    def __init__(
+        self, methods: Mapping[bytes, Any], gate: CallPolicy, limits: Limits, budget: InflateBudget | None = None
+    ) -> None:
+        """methods: what to put in Head.method for a path. budget: of all connections of an event loop."""
+        super().__init__(methods, gate, limits, budget or InflateBudget())
+        self.calls: list[tuple[int, Head, bytes]] = []  # calls that came the fast path, whole
         self.blocks: list[Block] = []  # the same, where many came alike
-        # When the preface, the frame or the header block began that the peer has not ended.
-        self.partial_since_ns: int | None = None
-        self._rest = b""
+        # When the preface, the frame or the header block began that the peer has not ended, or its clock was restarted.
+        self._partial_since_ns: int | None = None
+        self._partial_bytes = 0  # received since
+        self._rest: list[bytes | memoryview] = []  # pieces of the frame that is not whole
+        self._rest_bytes = 0
+        self._missing = 0  # bytes that its next step needs: the preface, the frame's header or its end
+        self._new_views: list[int] = []  # calls of the fast path whose message has views of the read in hand
         self._started = False
         # What one DATA frame may hold that is a call's whole message.
-        self._short_size = min(limits.max_message + PREFIX, limits.stream_window)
+        self._max_fast_body = min(limits.max_message + PREFIX, limits.stream_window, RECEIVED_FRAME_SIZE)
         values = {
             frames.MAX_CONCURRENT_STREAMS: limits.max_streams,
             frames.INITIAL_WINDOW_SIZE: limits.stream_window,
@@ -59,40 +73,60 @@ class Connection(Receiving, Control):
     def receive(self, data: bytes, now_ns: int) -> None:
         """Takes bytes of the socket; leaves events. Raises ProtocolError once the peer broke the protocol."""
         self._now_ns = now_ns
+        self._partial_bytes += len(data)
         at = 0
-        if rest := self._rest:
-            # A frame that began in the last read is put together alone: the rest of a large read is not copied.
-            until = self._first_end(rest, data) if self._started else 0
-            if until:
-                self._rest = b""
-                self._frames(rest + data[:until], 0)
-                at = until
+        if self._rest:
+            if len(data) < self._missing:  # without a look at what waits
+                self._missing -= len(data)
+                self._wait_for_more(data)
+                return
+            whole, self._rest, self._rest_bytes = self._rest, [], 0
+            if self._started and MIN_SPLIT_BYTES <= len(data) > self._missing:
+                # The frame that began in the last read is joined alone: the rest of a large read is not copied.
+                at = self._missing
+                begun = b"".join((*whole, memoryview(data)[:at]))
+                left = self._frames(begun, 0)
+                if left < len(begun):  # its header alone was whole
+                    data, at = begun[left:] + data[at:], 0
             else:
-                data = rest + data
+                data = b"".join((*whole, data))
         if not self._started:
             at = self._read_preface(data)
             if not at:
-                self._keep(data, 0, len(data), now_ns)
+                self._keep_rest(data, 0, len(data), now_ns)
                 return
         at = self._frames(data, at)
-        if self._parts:
-            for parts in self._parts.values():
-                parts.own()
-        self._keep(data, at, len(data), now_ns)
+        if self._new_views:
+            self._copy_views()
+        if self._new_deadlines:
+            self._watch_deadlines()
+        self._keep_rest(data, at, len(data), now_ns)
 
-    @staticmethod
-    def _first_end(rest: bytes, data: bytes) -> int:
-        """Where in `data` the frame ends that `rest` began; 0 where it is as well to join them."""
-        if len(data) < WORTH_PARTING or len(rest) < 9:
-            return 0
-        until = 9 + (_unpack(rest)[0] >> 8) - len(rest)
-        return until if until < len(data) else 0
+    def _copy_views(self) -> None:
+        for stream_id in self._new_views:
+            parts = self._partial_bodies.get(stream_id)
+            if parts is not None:  # neither whole nor given up meanwhile
+                self._buffered -= parts.weight
+                parts.copy_views()
+                self._buffered += parts.weight
+        self._new_views.clear()
+
+    def _wait_for_more(self, data: bytes) -> None:
+        self._rest.append(data)
+        self._rest_bytes += len(data)
+        join_small_chunks(self._rest, self._rest_bytes)
 
     def _frames(self, data: bytes, at: int) -> int:
         """Takes the whole frames in `data` from `at` on; says where the first one begins that is not whole."""
         end = len(data)
-        known, begun, asked, streams = self._heads.known, self._begun, self._asked, self.streams
-        worth_trying = LEAST_BLOCK_BYTES
+        cached, begun, asked, streams = (
+            self._heads.cached,
+            self._headers_received,
+            self._awaiting_response,
+            self.streams,
+        )
+        deadlines = self._deadlines
+        next_try = at  # of a block
         while end - at >= 9:
             head, flags, stream_id = _unpack(data, at)
             length, kind = head >> 8, head & 0xFF
@@ -102,29 +136,38 @@ class Connection(Receiving, Control):
             until = begin + length
             if until > end:
                 break
-            if kind == 1 and end - at > worth_trying and (after := self._block_of_calls(data, at)) > at:
-                at = after
-                continue
-            if kind == 1:
-                worth_trying = end  # once a read: what differs from call to call does so all along
+            if kind == 1 and at >= next_try and end - at >= MIN_COLUMNAR_BYTES:
+                after = self._block_of_calls(data, at)
+                if after > at:
+                    at = after
+                    continue
+                next_try = at + RETRY_BYTES
             at = until
             # A unary call as clients send it: HEADERS with a body to come, DATA that is one message and the end.
             if kind == 1 and flags == 4:
-                call = known.get(data[begin:until])
-                if call is not None and call.short and self._may_open(stream_id):
+                call = cached.get(data[begin:until])
+                if call is not None and call.fast_path and self._may_open(stream_id):
                     self._last_id = stream_id
-                    begun[stream_id] = call
+                    if until + CREDIT_AND_DATA.size <= end and (
+                        after := self._credited_call(data, at, stream_id, call)
+                    ):
+                        at = after
+                    else:
+                        begun[stream_id] = call
+                        if call.timeout_ns >= 0:
+                            self._new_deadlines.append(stream_id)
                     continue
             elif (
                 kind == 0
                 and flags == 1
                 and (call := begun.get(stream_id)) is not None
                 and call.content_length in (None, length)
-                and PREFIX <= length <= self._short_size
+                and PREFIX <= length <= self._max_fast_body
                 and _unpack_message(data, begin) == (0, length - PREFIX)
-                and self._block is None
+                and self._open_header_block is None
+                and not (deadlines and stream_id in deadlines)
             ):
-                self._untold += length
+                self._unacked_bytes += length
                 asked[stream_id] = begun.pop(stream_id)
                 self.calls.append((stream_id, call, data[begin + PREFIX : until]))
                 continue
@@ -132,104 +175,174 @@ class Connection(Receiving, Control):
                 kind == 0
                 and flags == 0
                 and (stream := streams.get(stream_id)) is not None
-                and stream.plain
+                and stream.fast_path
                 and 0 < length <= stream.receive_window
                 and self._buffered < self._limits.max_buffered
-                and self._block is None
+                and self._open_header_block is None
             ):
-                self._untold += length
+                self._unacked_bytes += length
                 self._buffered += length + FRAME_WEIGHT
                 stream.receive_window -= length
                 stream.size += length
                 stream.unread.append(data[begin:until])
-                if not stream.told:
-                    stream.told = True
+                if len(stream.unread) > MAX_SMALL_CHUNKS:
+                    self._join_unread(stream)
+                if not stream.data_event_pending:
+                    stream.data_event_pending = True
                     self.events.append((Event.DATA, stream, b""))
                 continue
-            if kind == 0 and flags < 2 and stream_id in begun and self._on_part(stream_id, flags, data, begin, until):
+            elif kind == 8 and stream_id == 0 and length == 4 and self._grow_connection(data, begin):
                 continue
-            self._other(kind, flags, stream_id & frames.MAX_WINDOW, data[begin:until])
+            if (
+                kind == 0
+                and flags < 2
+                and stream_id in begun
+                and self._on_partial_body(stream_id, flags, data, begin, until)
+            ):
+                continue
+            self._on_slow_path(kind, flags, stream_id & frames.MAX_WINDOW, data[begin:until])
         return at
 
-    def _block_of_calls(self, data: bytes, at: int) -> int:
-        """Takes the calls at `at` that are alike, where they are enough to be worth it; says where the next frame is.
-
-        The first is looked at as `_frames` looks at each.
-        """
-        head, flags, stream_id = _unpack(data, at)
-        header = head >> 8
-        if head & 0xFF != frames.HEADERS or flags != frames.END_HEADERS or not self._may_open(stream_id):
-            return at
-        begin = at + 9 + header
-        if begin + 9 + PREFIX > len(data):
-            return at
-        call = self._heads.known.get(data[at + 9 : begin])
-        head, flags, data_id = _unpack(data, begin)
-        body = head >> 8
+    def _credited_call(self, data: bytes, at: int, stream_id: int, call: Head) -> int:
+        """Takes WINDOW_UPDATE and DATA behind HEADERS, as gRPC's own clients send them; 0 if there is anything else."""
+        word, _, credit_id, increment, data_word, flags, data_id = CREDIT_AND_DATA.unpack_from(data, at)
+        length, begin = data_word >> 8, at + CREDIT_AND_DATA.size
+        until: int = begin + length
         if (
-            call is None
-            or not call.short
-            or (head & 0xFF, flags, data_id) != (frames.DATA, frames.END_STREAM, stream_id)
-            or not PREFIX <= body <= self._short_size
-            or call.content_length not in (None, body)
-            or _unpack_message(data, begin + 9) != (0, body - PREFIX)
+            word != CREDIT_WORD
+            or not stream_id == credit_id == data_id
+            or (data_word & 0xFF, flags) != (frames.DATA, frames.END_STREAM)
+            or until > len(data)
+            or not 0 < increment <= frames.MAX_WINDOW - self._initial_send
+            or not PREFIX <= length <= self._max_fast_body
+            or call.content_length not in (None, length)
+            or _unpack_message(data, begin) != (0, length - PREFIX)
+        ):
+            return 0
+        self._unacked_bytes += length
+        self._extra_credit[stream_id] = increment
+        self._awaiting_response[stream_id] = call
+        self.calls.append((stream_id, call, data[begin + PREFIX : until]))
+        return until
+
+    def _grow_connection(self, data: bytes, begin: int) -> bool:
+        """Takes WINDOW_UPDATE of the connection; False if the slow path must judge it or send what waits."""
+        increment: int = _unpack_word(data, begin)[0]
+        if (
+            not 0 < increment <= frames.MAX_WINDOW - self._send_window
+            or self._blocked_on_connection_window
+            or self._open_header_block is not None
+            or not self._settings_received
+        ):
+            return False
+        self._send_window += increment
+        return True
+
+    def _block_of_calls(self, data: bytes, at: int) -> int:
+        """Takes the calls from `at` on that have one layout, if there are enough; returns where the next frame begins.
+
+        `_frames` validates a single call by the same rules.
+        """
+        word, flags, stream_id = _unpack(data, at)
+        header = word >> 8
+        if flags != frames.END_HEADERS or not self._may_open(stream_id):
+            return at
+        call = self._heads.cached.get(data[at + 9 : at + 9 + header])
+        layout = blocks.call_layout(data, at, header, stream_id) if call is not None and call.fast_path else None
+        if call is None or layout is None or layout.body > self._max_fast_body:
+            return at
+        last = at + (MIN_COLUMNAR_CALLS - 1) * layout.period
+        limit = min(self._limits.max_streams - self.open_calls, (frames.MAX_WINDOW - stream_id) // 2)
+        if (
+            call.content_length not in (None, layout.body)
+            or limit < MIN_COLUMNAR_CALLS
+            or last + layout.period > len(data)
+            or _unpack(data, last) != (word, flags, stream_id + 2 * (MIN_COLUMNAR_CALLS - 1))
         ):
             return at
-        most = min(self._limits.max_streams - self.open_calls, (frames.MAX_WINDOW - stream_id) // 2)
-        if min(most, (len(data) - at) // (header + body + 18)) < blocks.LEAST:
+        rows = blocks.matching_prefix(data, at, limit, layout, stream_id)
+        ids = range(stream_id, stream_id + 2 * len(rows), 2)
+        if len(rows) < MIN_COLUMNAR_CALLS or not self._credit_block(rows, layout, ids):
             return at
-        rows = blocks.alike(data, at, most, header, body, stream_id)
-        count = len(rows)
-        if count < blocks.LEAST:
-            return at
-        block = Block(stream_id, call, rows[:, -(body - PREFIX) :] if body > PREFIX else rows[:, :0])
-        self._last_id = block.ids[-1]
-        self._untold += count * body
-        self._asked.update(dict.fromkeys(block.ids, call))
-        self.blocks.append(block)
+        self._last_id = ids[-1]
+        self._unacked_bytes += len(rows) * layout.body
+        self._awaiting_response.update(dict.fromkeys(ids, call))
+        messages = rows[:, layout.message : layout.message + layout.body - PREFIX]
+        self.blocks.append(Block(stream_id, call, messages))
         return at + rows.size
 
-    def _on_part(self, stream_id: int, flags: int, data: bytes, begin: int, until: int) -> bool:
-        """A frame of a unary call whose one message takes several; False where it must go the ordinary way."""
-        length, parts = until - begin, self._parts.get(stream_id)
+    def _credit_block(self, rows: Bytes, layout: CallLayout, ids: range) -> bool:
+        """Grows the windows as the calls of a block ask for; False, and nothing is done, if the slow path must."""
+        stream_credit = blocks.credit(rows, layout.stream_credits)
+        connection_credit = blocks.credit(rows, layout.connection_credits)
+        if stream_credit is not None and stream_credit.max() > frames.MAX_WINDOW - self._initial_send:
+            return False
+        if connection_credit is not None:
+            total = int(connection_credit.sum())
+            if self._blocked_on_connection_window or total > frames.MAX_WINDOW - self._send_window:
+                return False
+            self._send_window += total
+        if stream_credit is not None:
+            self._extra_credit.update(zip(ids, stream_credit.tolist(), strict=True))
+        return True
+
+    def _on_partial_body(self, stream_id: int, flags: int, data: bytes, begin: int, until: int) -> bool:
+        """A frame of a unary call whose one message takes several; False where it must go the slow path."""
+        length, parts = until - begin, self._partial_bodies.get(stream_id)
         if parts is None:
-            parts = self._begin_parts(stream_id, data, begin, length)
+            parts = self._begin_message(stream_id, data, begin, length)
             if parts is None:
                 return False
         size = parts.size + length
         whole = size == parts.total
         weight = length + FRAME_WEIGHT
         if (
-            self._block is not None
+            self._open_header_block is not None
             or not length
             or size > parts.total
             or whole != flags
             or self._buffered + weight > self._limits.max_buffered
+            or (whole and self._is_late(stream_id))
         ):
             return False
-        self._untold += length
-        parts.chunks.append(memoryview(data)[begin:until])
+        self._unacked_bytes += length
         if whole:
-            self._parts.pop(stream_id, None)
+            self._deadlines.pop(stream_id, None)
+            self._partial_bodies.pop(stream_id, None)
             self._buffered -= parts.weight
-            call = self._asked[stream_id] = self._begun.pop(stream_id)
+            call = self._awaiting_response[stream_id] = self._headers_received.pop(stream_id)
+        elif parts.copied == len(parts.chunks):
+            self._new_views.append(stream_id)
+        parts.chunks.append(memoryview(data)[begin:until])
+        parts.size = size
+        if whole:
             self.calls.append((stream_id, call, parts.message()))
         else:
-            self._parts[stream_id] = parts
+            self._partial_bodies[stream_id] = parts
             self._buffered += weight
-            parts.weight += weight
-            parts.size = size
         return True
 
-    def _begin_parts(self, stream_id: int, data: bytes, begin: int, length: int) -> Parts | None:
-        call = self._begun[stream_id]
-        if length < PREFIX or not call.short:
+    def _is_late(self, stream_id: int) -> bool:
+        """Whether the time since the headers counts: the fast path measures a deadline from the end of the message."""
+        deadline_ns = self._deadlines.get(stream_id)
+        if deadline_ns is None:
+            return False
+        return self._now_ns - (deadline_ns - self._headers_received[stream_id].timeout_ns) > MAX_BODY_NS
+
+    def _join_unread(self, stream: Stream) -> None:
+        before = stream.weight
+        join_small_chunks(stream.unread, stream.size)
+        self._buffered += stream.weight - before
+
+    def _begin_message(self, stream_id: int, data: bytes, begin: int, length: int) -> PartialMessage | None:
+        call = self._headers_received[stream_id]
+        if length < PREFIX or not call.fast_path:
             return None
         compressed, size = _unpack_message(data, begin)
         total = PREFIX + size
-        if compressed or total > self._short_size or call.content_length not in (None, total):
+        if compressed or total > self._max_fast_body or call.content_length not in (None, total):
             return None
-        return Parts(total)
+        return PartialMessage(total)
 
     def _read_preface(self, data: bytes) -> int:
         """Where the first frame begins; 0 where the preface is not whole."""
@@ -240,35 +353,65 @@ class Connection(Receiving, Control):
         self._started = True
         return len(_PREFACE)
 
-    def _keep(self, data: bytes, at: int, end: int, now_ns: int) -> None:
+    def _keep_rest(self, data: bytes, at: int, end: int, now_ns: int) -> None:
         """Keeps what is no whole frame yet, and gives the connection's window back."""
-        self._rest = data[at:] if at else data
-        if self._block is not None or at == 0:
-            if self.partial_since_ns is None:
-                self.partial_since_ns = now_ns
+        size = end - at
+        if size:
+            self._rest = [data[at:] if at else data]
+            self._rest_bytes = size
+            if not self._started:
+                self._missing = 1
+            else:
+                self._missing = 9 - size if size < 9 else 9 + (_unpack(self._rest[0])[0] >> 8) - size
+        if self._open_header_block is not None or at == 0:
+            if self._partial_since_ns is None:
+                self.restart_clock(now_ns)
+        elif at < end:
+            self.restart_clock(now_ns)
         else:
-            self.partial_since_ns = now_ns if at < end else None
-        if self._untold >= self._window // 2:
-            self._out.append(frames.window_update(0, self._untold))
-            self._untold = 0
+            self._partial_since_ns = None
+        if self._unacked_bytes >= self._window // 2:
+            self._out.append(frames.window_update(0, self._unacked_bytes))
+            self._unacked_bytes = 0
+
+    def restart_clock(self, now_ns: int) -> None:
+        """Measures the peer's progress from now on: something began, or the server could not read meanwhile."""
+        self._partial_since_ns = now_ns
+        self._partial_bytes = 0
+
+    def is_stalled(self, now_ns: int, timeout_ns: int) -> bool:
+        """Whether what the peer has begun did not end within the timeout and arrives slower than MIN_BYTES_PER_S."""
+        if self._partial_since_ns is None or now_ns - self._partial_since_ns <= timeout_ns:
+            return False
+        if self._partial_bytes * 1_000_000_000 < MIN_BYTES_PER_S * (now_ns - self._partial_since_ns):
+            return True
+        self.restart_clock(now_ns)
+        return False
+
+    def excuse(self, now_ns: int) -> None:
+        """The server did not read for a while: the time does not count against the peer."""
+        if self._partial_since_ns is not None:
+            self.restart_clock(now_ns)
 
     def _may_open(self, stream_id: int) -> bool:
         return (
             stream_id == self._last_id + 2
-            and self._block is None
+            and self._open_header_block is None
             and not self.closing
             and stream_id <= frames.MAX_WINDOW
             and self.open_calls < self._limits.max_streams
         )
 
-    def _other(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
-        """A frame that is not on the short way."""
-        if self._block is not None and (kind != frames.CONTINUATION or stream_id != self._block[0]):
+    def _on_slow_path(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
+        """A frame that is not on the fast path."""
+        if self._open_header_block is not None and (
+            kind != frames.CONTINUATION or stream_id != self._open_header_block[0]
+        ):
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a header block was left open")
-        if not self._settled:
+        if not self._settings_received:
             if kind != frames.SETTINGS:
                 raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "the first frame is no SETTINGS")
-            self._settled = True
+            self._settings_received = True
         handler = _HANDLERS[kind] if kind < len(_HANDLERS) else Connection._on_unknown
         handler(self, flags, stream_id, payload)
 
@@ -276,29 +419,30 @@ class Connection(Receiving, Control):
         """The socket has gone: nothing wants an answer any more. Gives the calls that were open."""
         streams = list(self.streams.values())
         for stream in streams:
-            self._forget(stream)
-        self._begun.clear()
-        self._asked.clear()
-        self._grown.clear()
-        self._parts.clear()
+            self._close(stream)
+        self._headers_received.clear()
+        self._awaiting_response.clear()
+        self._extra_credit.clear()
+        self._partial_bodies.clear()
+        self._deadlines.clear()
         return streams
 
-    # What the application calls for calls that came the short way.
+    # What the application calls for calls that came the fast path.
 
-    def is_waiting(self, stream_id: int) -> bool:
+    def awaits_response(self, stream_id: int) -> bool:
         """Whether such a call still wants its answer."""
-        return stream_id in self._asked or stream_id in self.streams
+        return stream_id in self._awaiting_response or stream_id in self.streams
 
-    def respond_short(self, stream_id: int, message: bytes) -> None:
+    def respond_fast(self, stream_id: int, message: bytes) -> None:
         """Answers such a call, with success."""
         length = len(message) + PREFIX
-        if length > self._send_window or length > self._initial_send or length > frames.FRAME_SIZE:
-            stream = self.stream(stream_id)
+        if length > self._send_window or length > self._fast_answer_bytes:
+            stream = self.promote(stream_id)
             if stream is not None:
                 self.respond(stream, message)
-        elif self._asked.pop(stream_id, None) is not None:
-            if self._grown:
-                self._grown.pop(stream_id, None)
+        elif self._awaiting_response.pop(stream_id, None) is not None:
+            if self._extra_credit:
+                self._extra_credit.pop(stream_id, None)
             self._send_window -= length
             self._out.append(
                 b"%b%b%b%b%b%b%b"
@@ -310,48 +454,55 @@ class Connection(Receiving, Control):
         elif (stream := self.streams.get(stream_id)) is not None:
             self.respond(stream, message)
 
-    def respond_block(self, ids: range, message: bytes, at: int, values: Bytes) -> bool:
+    def respond_columnar(self, ids: range, message: bytes, at: int, values: Bytes) -> bool:
         """Answers calls of a block with one message and, at `at` in it, a row of values (calls, n) each.
 
         False, and nothing is done, where one of them wants no answer any more or a window has no room for all.
         """
-        asked, length = self._asked, len(message) + PREFIX
+        asked, length = self._awaiting_response, len(message) + PREFIX
         total = length * len(ids)
-        if total > self._send_window or length > min(self._initial_send, frames.FRAME_SIZE):
+        if total > self._send_window or length > self._fast_answer_bytes:
             return False
         if not all(map(asked.__contains__, ids)):
             return False
-        self._leave(ids)
+        self._remove_calls(ids)
         self._send_window -= total
-        self._out.append(blocks.answers(ids, message, at, values))
+        self._out.append(blocks.response_frames(ids, message, at, values))
         return True
 
-    def fail_block(self, ids: range, block: bytes) -> None:
+    def fail_columnar(self, ids: range, block: bytes) -> None:
         """Ends calls of a block with one header block made beforehand."""
-        if all(map(self._asked.__contains__, ids)):
-            self._leave(ids)
-            self._out.append(blocks.failures(ids, block))
+        if self._may_fail_fast(block) and all(map(self._awaiting_response.__contains__, ids)):
+            self._remove_calls(ids)
+            self._out.append(blocks.failure_frames(ids, block))
         else:
-            self.fail_short(list(ids), block)
+            self.fail_calls(list(ids), block)
 
-    def _leave(self, ids: range) -> None:
-        if len(self._asked) == len(ids):
-            self._asked.clear()
+    def _may_fail_fast(self, block: bytes) -> bool:
+        return not self._table_update_due and len(block) <= frames.FRAME_SIZE and self._may_list(block)
+
+    def _remove_calls(self, ids: range) -> None:
+        if len(self._awaiting_response) == len(ids) and not self._headers_received:
+            self._awaiting_response.clear()
+            self._extra_credit.clear()
         else:
             for one in ids:
-                del self._asked[one]
-        for one in ids if self._grown else ():
-            self._grown.pop(one, None)
+                del self._awaiting_response[one]
+        for one in ids if self._extra_credit else ():
+            self._extra_credit.pop(one, None)
 
-    def fail_short(self, stream_ids: list[int], block: bytes) -> None:
+    def fail_calls(self, stream_ids: list[int], block: bytes) -> None:
         """Ends such calls with one block made beforehand."""
-        word, asked = len(block) << 8 | frames.HEADERS, self._asked
+        word, asked = len(block) << 8 | frames.HEADERS, self._awaiting_response
         for one in stream_ids:
-            if asked.pop(one, None) is not None:
-                self._grown.pop(one, None)
+            if not self._may_fail_fast(block):
+                if (stream := self.promote(one)) is not None:
+                    self.fail_stream(stream, block)
+            elif asked.pop(one, None) is not None:
+                self._extra_credit.pop(one, None)
                 self._out.append(_pack(word, 5, one) + block)
-            elif (stream := self.streams.get(one)) is not None:  # left the short way meanwhile
-                self.fail_fast(stream, block)
+            elif (stream := self.streams.get(one)) is not None:  # left the fast path meanwhile
+                self.fail_stream(stream, block)
 
 
 # By the numbers of frames' kinds.

@@ -19,17 +19,17 @@ class Control(Sending):
             if not increment or self._send_window > frames.MAX_WINDOW:
                 code = ErrorCode.FLOW_CONTROL_ERROR if increment else ErrorCode.PROTOCOL_ERROR
                 raise ProtocolError(code, f"a window that grows by {increment}")
-            self._feed_starved()
+            self._pump_blocked()
             return
         if stream_id > self._last_id:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"WINDOW_UPDATE on stream {stream_id}, which is idle")
-        if stream_id in self._begun and increment:
-            # gRPC's own clients send this between the headers and the message of each call, which stays a short one.
-            grown = self._grown.get(stream_id, 0) + increment
+        if increment and (stream_id in self._headers_received or stream_id in self._awaiting_response):
+            # gRPC's own clients send this between the headers and the message of each call, which keeps the fast path.
+            grown = self._extra_credit.get(stream_id, 0) + increment
             if self._initial_send + grown <= frames.MAX_WINDOW:
-                self._grown[stream_id] = grown
+                self._extra_credit[stream_id] = grown
                 return
-        stream = self.stream(stream_id)
+        stream = self.promote(stream_id)
         if stream is None:
             return
         stream.send_window += increment
@@ -41,7 +41,7 @@ class Control(Sending):
     def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
-        self._glitch()
+        self._count_abuse()
         if flags & frames.ACK:
             if payload:
                 raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement with a payload")
@@ -55,6 +55,15 @@ class Control(Sending):
     def _set(self, key: int, value: int) -> None:
         if key == frames.INITIAL_WINDOW_SIZE:
             self._set_initial_window(value)
+        elif key == frames.HEADER_TABLE_SIZE:
+            # RFC 7541, section 4.2: the next header block confirms a smaller table. nghttp2 expects the
+            # confirmation after each reduction, even if the last one gave the size 0 already.
+            if value < self._header_table_size:
+                self._table_update_due = True
+                self._set_fast_answer_bytes()
+            self._header_table_size = value
+        elif key == frames.MAX_HEADER_LIST_SIZE:
+            self._max_list_bytes = value
         elif key == frames.MAX_FRAME_SIZE:
             if not frames.FRAME_SIZE <= value < 2**24:
                 raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"a frame size of {value}")
@@ -70,10 +79,11 @@ class Control(Sending):
         grows = value - self._initial_send
         if not grows:
             return
-        self._glitch(1 + self.open_calls // 8)
-        for stream_id in [*self._begun, *self._asked]:
-            self.stream(stream_id)  # each has a window of its own from now on
+        self._count_abuse(1 + self.open_calls // 8)
+        for stream_id in [*self._headers_received, *self._awaiting_response]:
+            self.promote(stream_id)  # each has a window of its own from now on
         self._initial_send = value
+        self._set_fast_answer_bytes()
         for stream in list(self.streams.values()):
             stream.send_window += grows
             if stream.send_window > frames.MAX_WINDOW:
@@ -86,19 +96,19 @@ class Control(Sending):
             raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM of another size than 4")
         if not stream_id or stream_id > self._last_id:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"RST_STREAM on stream {stream_id}, which is idle")
-        self._glitch()
-        self._cut.pop(stream_id, None)
+        self._count_abuse()
+        self._locally_reset.pop(stream_id, None)
         self._peer_ended(stream_id)
-        stream = self.stream(stream_id)
+        stream = self.promote(stream_id)
         if stream is not None:
-            self._drop(stream)
+            self._abandon_call(stream)
 
     def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
         if len(payload) != 8:
             raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "PING of another size than 8")
-        self._glitch()
+        self._count_abuse()
         if not flags & frames.ACK:
             self._out.append(frames.frame(frames.PING, frames.ACK, 0, payload))
         elif payload == _DRAINING and self._drain_pinged and not self.closing:
@@ -109,7 +119,7 @@ class Control(Sending):
     def _on_priority(self, flags: int, stream_id: int, payload: bytes) -> None:
         if not stream_id:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "PRIORITY on no stream")
-        self._glitch()
+        self._count_abuse()
         if len(payload) != 5:
             self._reset(stream_id, ErrorCode.FRAME_SIZE_ERROR)
         elif frames.word(payload[:4]) == stream_id:
@@ -122,7 +132,7 @@ class Control(Sending):
         """A client that leaves opens no call any more; those it has get their answers."""
         if stream_id:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
-        self._glitch()
+        self._count_abuse()
 
     def _on_unknown(self, flags: int, stream_id: int, payload: bytes) -> None:
-        self._glitch()  # ignored, as extensions are to be, but not without end
+        self._count_abuse()  # ignored, as extensions are to be, but not without end

@@ -19,6 +19,7 @@ HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX
 )
 
 DEFAULT_WINDOW = 65_535
+HEADER_TABLE = 4096  # bytes of a decoder's dynamic table unless told otherwise
 FRAME_SIZE = 16_384  # the most that either side may send unless told otherwise
 MAX_WINDOW = 2**31 - 1
 

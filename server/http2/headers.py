@@ -20,7 +20,7 @@ from hpack.exceptions import OversizedHeaderListError
 from server.http2.frames import HEADERS, ErrorCode, ProtocolError
 
 NO_TIMEOUT = -1
-_REMEMBERED, _REMEMBERED_BYTES = 64, 4096  # blocks a connection remembers, and the largest
+MAX_CACHED_BLOCKS, MAX_CACHED_BLOCK_BYTES = 64, 4096  # blocks a connection remembers, and the largest
 _UNITS_NS = {b"H": 3_600_000_000_000, b"M": 60_000_000_000, b"S": 1_000_000_000, b"m": 1_000_000, b"u": 1000, b"n": 1}
 _TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
 _GRPC = re.compile(rb"application/grpc(?:[+;].*)?", re.DOTALL)
@@ -28,15 +28,16 @@ _INDEXED = 0x80
 _STATUS_200 = b"\x88"  # index 8 of the static table
 _CONTENT_TYPE = b"\x0f\x10\x10application/grpc"  # literal, name of index 31
 _STATUS_415 = b"\x08\x03415"
+NO_TABLE = b"\x20"  # a dynamic table of 0 bytes (RFC 7541, section 6.3)
 _PLAIN_TEXT = b"\x0f\x10\x0atext/plain"
 ENCODINGS = b"identity,deflate,gzip"
 
 
 Kind = int
-STREAMING, UNARY, SHORT = range(3)  # SHORT: a unary method whose calls may take the short way
+STREAMING, UNARY, FAST_UNARY = range(3)  # FAST_UNARY: a unary method whose calls may take the fast path
 
 
-class Gate(Protocol):
+class CallPolicy(Protocol):
     """What the application says of a call by its headers alone."""
 
     def kind(self, method: Any) -> Kind: ...
@@ -57,23 +58,23 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     refusal: str = ""  # why the caller may not call the method
     content_length: int | None = None
     size: int = 0  # as SETTINGS_MAX_HEADER_LIST_SIZE counts: each name and value and 32
-    short: bool = False  # may take the connection's short way: nothing speaks against the call
+    fast_path: bool = False  # may take the connection's short way: nothing speaks against the call
 
 
 class HeadReader:
     """Reads the header blocks of one connection."""
 
-    def __init__(self, methods: Mapping[bytes, Any], gate: Gate, max_bytes: int) -> None:
+    def __init__(self, methods: Mapping[bytes, Any], gate: CallPolicy, max_bytes: int) -> None:
         """max_bytes: of one list of headers; a list more than four times as large ends the connection."""
         self._methods = methods
         self._gate = gate
         self._max_bytes = max_bytes
         self._decoder = Decoder(max_header_list_size=4 * max_bytes)
-        self.known: dict[bytes, Head] = {}
+        self.cached: dict[bytes, Head] = {}
 
     def read(self, block: bytes) -> Head:
         """Raises ProtocolError where the block is no HPACK, MalformedError where it is no request of HTTP/2."""
-        head = self.known.get(block)
+        head = self.cached.get(block)
         if head is not None:
             return head
         table = self._decoder.header_table
@@ -83,18 +84,18 @@ class HeadReader:
         now = next(iter(table.dynamic_entries), None)
         same = now is newest and len(table.dynamic_entries) == length and table.maxsize == room
         if not same:
-            self.known.clear()  # the same bytes may mean something else now
+            self.cached.clear()  # the same bytes may mean something else now
         head = self._parse(fields)
-        if same and len(self.known) < _REMEMBERED and len(block) <= _REMEMBERED_BYTES:
-            self.known[block] = head
+        if same and len(self.cached) < MAX_CACHED_BLOCKS and len(block) <= MAX_CACHED_BLOCK_BYTES:
+            self.cached[block] = head
         return head
 
     def forget(self) -> None:
-        self.known.clear()
+        self.cached.clear()
 
     def skip(self, block: bytes) -> bool:
         """Trailers of a request mean nothing to us, but they may change the table. True: with pseudo-headers."""
-        self.known.clear()
+        self.cached.clear()
         return any(name.startswith(b":") for name, _ in self._fields(block))
 
     def _fields(self, block: bytes) -> list[tuple[bytes, bytes]]:
@@ -127,7 +128,7 @@ class HeadReader:
             refusal,
             None if length is None else int(length),
             size,
-            kind == SHORT and grpc and not refusal and size <= self._max_bytes,
+            kind == FAST_UNARY and grpc and not refusal and size <= self._max_bytes,
         )
 
 
@@ -211,3 +212,25 @@ def failure(code: int, message: str, details: bytes, *, started: bool) -> bytes:
     if code == 12:  # UNIMPLEMENTED may be for the encoding of a message: say which are understood
         block += literal(b"grpc-accept-encoding", ENCODINGS)
     return block if started else RESPONSE + block
+
+
+# What a response cannot do without.
+_REQUIRED = frozenset({b":status", b"content-type", b"grpc-status"})
+_BROKEN_ESCAPE = re.compile(rb"%.?$")
+
+
+def fitted(block: bytes, max_bytes: int) -> bytes:
+    """A block of ours without what exceeds the list that the peer accepts: details first, then the message's end."""
+    fields = [(bytes(name), bytes(value)) for name, value in Decoder().decode(block, raw=True)]
+    room = max_bytes - sum(len(name) + len(value) + 32 for name, value in fields if name in _REQUIRED)
+    out = b""
+    for name, value in fields:  # the message stands before the details
+        if name not in _REQUIRED:
+            left = room - len(name) - 32
+            if name == b"grpc-message" and left < len(value):
+                value = _BROKEN_ESCAPE.sub(b"", value[: max(0, left)])
+            if not value or left < len(value):
+                continue
+            room = left - len(value)
+        out += _STATUS_200 if (name, value) == (b":status", b"200") else literal(name, value)
+    return out

@@ -1,4 +1,4 @@
-"""Frames that bring calls, where they do not take the short way: header blocks, data, trailers."""
+"""Frames that bring calls, where they do not take the fast path: header blocks, data, trailers."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ from typing import Any
 
 from server.http2 import frames
 from server.http2.frames import ErrorCode, ProtocolError
-from server.http2.headers import STREAMING, Gate, Head, HeadReader, MalformedError
+from server.http2.headers import NO_TIMEOUT, STREAMING, CallPolicy, Head, HeadReader, MalformedError
+from server.http2.inflating import InflateBudget
 from server.http2.sending import Event, Limits, Sending
-from server.http2.stream import (
-    INVALID_ARGUMENT,
-    RESOURCE_EXHAUSTED,
-    UNAUTHENTICATED,
-    UNIMPLEMENTED,
-    MessageError,
-    Stream,
-)
+from server.http2.status import RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNIMPLEMENTED
+from server.http2.stream import Stream
 
-_REMEMBERED_GAPS = 256
+MAX_SKIPPED_IDS = 256
 
 
 class Receiving(Sending):
-    def __init__(self, methods: Mapping[bytes, Any], gate: Gate, limits: Limits) -> None:
-        super().__init__(limits)
+    def __init__(self, methods: Mapping[bytes, Any], gate: CallPolicy, limits: Limits, budget: InflateBudget) -> None:
+        super().__init__(limits, budget)
         self._heads = HeadReader(methods, gate, limits.max_header_bytes)
-        self._settled = False  # the peer's first frame was SETTINGS, as it must be
-        self._block: tuple[int, int, bytearray] | None = None  # a header block that CONTINUATION goes on with
-        self._gaps: list[tuple[int, int]] = []  # stream ids that were passed over, which closed them
-        self._untold = 0  # bytes received that the connection's window has not been given back
+        self._settings_received = False  # the peer's first frame was SETTINGS, as it must be
+        self._open_header_block: tuple[int, int, bytearray] | None = (
+            None  # a header block that CONTINUATION goes on with
+        )
+        self._skipped_ids: list[tuple[int, int]] = []  # stream ids that were passed over, which closed them
+        self._new_deadlines: list[int] = []  # calls with a deadline whose headers came in the read in hand
+        self.next_deadline_ns: int | None = None  # when `expire` is due, or earlier
+        self._unacked_bytes = 0  # bytes received that the connection's window has not been given back
 
     def forget_heads(self) -> None:
         """After a change of what the gate says; calls that have begun go on."""
@@ -45,32 +44,32 @@ class Receiving(Sending):
                 raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a stream that depends on itself")
             payload = payload[5:]
         if flags & frames.END_HEADERS:
-            self._on_block(stream_id, payload, bool(flags & frames.END_STREAM))
+            self._on_header_block(stream_id, payload, bool(flags & frames.END_STREAM))
         else:
-            self._block = (stream_id, flags, bytearray(payload))
+            self._open_header_block = (stream_id, flags, bytearray(payload))
 
     def _on_continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
-        if self._block is None:
+        if self._open_header_block is None:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of no header block")
-        stream_id, first_flags, block = self._block
+        stream_id, first_flags, block = self._open_header_block
         block += payload
-        self._glitch()
+        self._count_abuse()
         # Huffman coding makes a block smaller than its list, never four times larger.
         if len(block) > 4 * self._limits.max_header_bytes:
             raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "the headers are too large")
         if flags & frames.END_HEADERS:
-            self._block = None
-            self._on_block(stream_id, bytes(block), bool(first_flags & frames.END_STREAM))
+            self._open_header_block = None
+            self._on_header_block(stream_id, bytes(block), bool(first_flags & frames.END_STREAM))
 
-    def _on_block(self, stream_id: int, block: bytes, ended: bool) -> None:
+    def _on_header_block(self, stream_id: int, block: bytes, ended: bool) -> None:
         last_id = self._last_id
         if stream_id <= last_id:
             self._on_trailers(stream_id, block, ended)
             return
         self._last_id = stream_id
         if stream_id != last_id + 2:
-            self._glitch()
-            self._gaps = [*self._gaps[-_REMEMBERED_GAPS:], (last_id, stream_id)]
+            self._count_abuse()
+            self._skipped_ids = [*self._skipped_ids[-MAX_SKIPPED_IDS:], (last_id, stream_id)]
         try:
             head = self._heads.read(block)
         except MalformedError:
@@ -83,7 +82,7 @@ class Receiving(Sending):
 
     def _open(self, stream: Stream, head: Head, ended: bool) -> None:
         limits = self._limits
-        stream.ended = ended  # for what is refused at once: whether the peer's side must be closed
+        stream.remote_closed = ended  # for what is refused at once: whether the peer's side must be closed
         if head.unsupported:
             pass  # answered once its body has come, of which nothing is kept
         elif head.size > limits.max_header_bytes:
@@ -96,43 +95,69 @@ class Receiving(Sending):
             self.finish(stream, UNIMPLEMENTED, f"no method {path}")
         elif head.kind == STREAMING:
             stream.unary = False
-            stream.plain = head.content_length is None and not ended
+            stream.fast_path = head.content_length is None and not ended
             self.events.append((Event.OPENED, stream, b""))
         if ended and not stream.closed:
             self._on_end(stream)
+        elif stream.unary and head.timeout_ns != NO_TIMEOUT and not head.unsupported:
+            self._new_deadlines.append(stream.id)
+
+    def _watch_deadlines(self) -> None:
+        """At the end of a read: most calls with a deadline are whole by then."""
+        for stream_id in self._new_deadlines:
+            head = self._headers_received.get(stream_id)
+            if head is None:
+                stream = self.streams.get(stream_id)
+                if stream is None or stream.remote_closed:
+                    continue
+                head = stream.head
+            deadline_ns = self._deadlines[stream_id] = self._now_ns + head.timeout_ns
+            if self.next_deadline_ns is None or deadline_ns < self.next_deadline_ns:
+                self.next_deadline_ns = deadline_ns
+        self._new_deadlines.clear()
+
+    def expire(self, now_ns: int) -> None:
+        """Turns unary calls whose deadline has passed before their message was whole into events."""
+        due = [stream_id for stream_id, deadline_ns in self._deadlines.items() if deadline_ns <= now_ns]
+        for stream_id in due:
+            stream = self.promote(stream_id)
+            del self._deadlines[stream_id]
+            if stream is not None:
+                self.events.append((Event.EXPIRED, stream, b""))
+        self.next_deadline_ns = min(self._deadlines.values(), default=None)
 
     def _on_trailers(self, stream_id: int, block: bytes, ended: bool) -> None:
         """Trailers of a request mean nothing to us; HEADERS on a stream that is closed break the connection."""
         has_pseudo = self._heads.skip(block)
-        stream = self.stream(stream_id)
-        if stream is not None and stream.ended:
+        stream = self.promote(stream_id)
+        if stream is not None and stream.remote_closed:
             self._reset(stream_id, ErrorCode.STREAM_CLOSED)
         elif stream is not None and (not ended or has_pseudo):
             self._reset(stream_id, ErrorCode.PROTOCOL_ERROR)
         elif stream is not None:
             self._on_end(stream)
-        elif stream_id in self._cut:
-            self._glitch()
+        elif stream_id in self._locally_reset:
+            self._count_abuse()
             self._peer_ended(stream_id)
         else:
-            passed_over = any(low < stream_id < high for low, high in self._gaps)
+            passed_over = any(low < stream_id < high for low, high in self._skipped_ids)
             code = ErrorCode.PROTOCOL_ERROR if passed_over else ErrorCode.STREAM_CLOSED
             raise ProtocolError(code, f"HEADERS on stream {stream_id}, which is closed")
 
     def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         if not stream_id or stream_id > self._last_id:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"DATA on stream {stream_id}, which is idle")
-        self._untold += len(payload)
+        self._unacked_bytes += len(payload)
         body = _unpadded(flags, payload)
         ended = bool(flags & frames.END_STREAM)
         if not (body or ended):
-            self._glitch()
-        stream = self.stream(stream_id)
-        if stream is None and stream_id in self._cut:
-            self._glitch()
+            self._count_abuse()
+        stream = self.promote(stream_id)
+        if stream is None and stream_id in self._locally_reset:
+            self._count_abuse()
             if ended:
                 self._peer_ended(stream_id)
-        elif stream is None or stream.ended:
+        elif stream is None or stream.remote_closed:
             self._reset(stream_id, ErrorCode.STREAM_CLOSED)
         elif len(payload) > stream.receive_window:
             self._reset(stream_id, ErrorCode.FLOW_CONTROL_ERROR)
@@ -147,43 +172,28 @@ class Receiving(Sending):
             stream.append(body)
             self._buffered += stream.weight - before
             if self._buffered > self._limits.max_buffered:
-                stream.ended = ended
-                self._break(stream, RESOURCE_EXHAUSTED, "too much of this connection's messages is waiting")
+                stream.remote_closed = ended
+                self._fail_call(stream, RESOURCE_EXHAUSTED, "too much of this connection's messages is waiting")
                 return
         if ended:
             self._on_end(stream)
         elif stream.unary:
-            self.give_room(stream)
+            self.open_window(stream)
         else:
             self.events.append((Event.DATA, stream, b""))
 
     def _on_end(self, stream: Stream) -> None:
         """The peer's side of a call is closed."""
-        stream.ended, stream.plain = True, False
+        stream.remote_closed, stream.fast_path = True, False
+        self._deadlines.pop(stream.id, None)
         if stream.head.content_length not in (None, stream.received):
             self._reset(stream.id, ErrorCode.PROTOCOL_ERROR)  # malformed: RFC 9113, section 8.1.1
         elif stream.head.unsupported:
             self._not_grpc(stream)
         elif stream.unary:
-            self._whole(stream)
+            self._on_unary_end(stream)
         else:
             self.events.append((Event.DATA, stream, b""))
-
-    def _whole(self, stream: Stream) -> None:
-        """A unary call whose side has ended: one message, no more and no less."""
-        before = stream.weight
-        try:
-            messages = stream.take(2)
-        except MessageError as error:
-            self._buffered += stream.weight - before
-            self.finish(stream, error.code, str(error))
-            return
-        self._buffered += stream.weight - before
-        if len(messages) == 1 and not stream.size:
-            self.events.append((Event.REQUEST, stream, messages[0]))
-            return
-        got = "more" if messages else "a part of one" if stream.size else "none"
-        self.finish(stream, INVALID_ARGUMENT, f"expected one message, got {got}")
 
 
 def _unpadded(flags: int, payload: bytes) -> bytes:

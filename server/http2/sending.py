@@ -8,10 +8,14 @@ from enum import IntEnum
 from server.http2 import frames
 from server.http2.blocks import Bytes
 from server.http2.frames import ErrorCode, ProtocolError
-from server.http2.headers import NOT_GRPC, NOT_GRPC_TEXT, RESPONSE, RESPONSE_WORD, Head, failure
-from server.http2.stream import RESOURCE_EXHAUSTED, MessageError, Parts, Stream
+from server.http2.headers import NO_TABLE, NOT_GRPC, NOT_GRPC_TEXT, RESPONSE, Head, failure, fitted
+from server.http2.inflating import InflateBudget
+from server.http2.status import INVALID_ARGUMENT, RESOURCE_EXHAUSTED, MessageError
+from server.http2.stream import PartialMessage, Stream
 
-_REMEMBERED_CUTS = 1024
+MAX_LOCAL_RESETS = 1024
+MAX_LIST_OVERHEAD = 256  # bytes by which a header list counts more than its block: 6 fields, names of the static table
+_SPENT = InflateBudget(0)
 _pack = frames.HEADER.pack
 _pack_message = frames.MESSAGE.pack
 
@@ -27,6 +31,7 @@ class Event(IntEnum):
     DATA = 3  # a streaming call has more messages, or the peer has ended its side
     RESET = 4  # the call is over before its end: the peer gave it up, or broke it
     DRAINED = 5  # the peer has more room for what a call sends
+    EXPIRED = 6  # the deadline of a unary call has passed before its message was whole
 
 
 @dataclass(frozen=True)
@@ -42,34 +47,44 @@ class Limits:
     # What answers of one connection may hold that its peer makes no room for: above it, calls fail.
     max_unsent: int = 16 * 1024 * 1024
     # Frames that ask for an answer or undo work, over frames that bring work: CVE-2023-44487 and its kin.
-    max_glitches: int = 10_000
+    max_abuse_score: int = 10_000
 
 
 class Sending:
     """State of one connection, and its way out."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, budget: InflateBudget) -> None:
         self.events: list[tuple[Event, Stream, bytes]] = []
         self.streams: dict[int, Stream] = {}
         self.closing = False  # GOAWAY is out and no call may begin
-        self._begun: dict[int, Head] = {}  # on the short way: the headers are here
-        self._parts: dict[int, Parts] = {}  # of those, whose message is here in part
-        self._asked: dict[int, Head] = {}  # on the short way: the message is here, the answer is not
-        self._grown: dict[int, int] = {}  # by how much the windows of those have grown
+        self._headers_received: dict[int, Head] = {}  # on the fast path: the headers are here
+        self._partial_bodies: dict[int, PartialMessage] = {}  # of those, whose message is here in part
+        self._awaiting_response: dict[int, Head] = {}  # on the fast path: the message is here, the answer is not
+        self._extra_credit: dict[int, int] = {}  # by how much the windows of those have grown
         self._limits = limits
+        self._deadlines: dict[int, int] = {}  # of unary calls whose message was not whole at the end of a read
+        self._budget = budget
+        self._inflating: dict[int, Stream] = {}  # wait for the budget, in order; the first has begun
         self._out: list[bytes] = []
         self._last_id = -1
-        self._cut: dict[int, None] = {}  # ended by us before the peer had: what it still sent is no fault
-        # Of those, the ones that the peer holds open: RST_STREAM follows at the next but one call of `forgive`.
+        self._locally_reset: dict[int, None] = {}  # ended by us before the peer had: what it still sent is no fault
+        # Of those, the calls that the peer holds open: RST_STREAM follows at the next but one `reset_held_open`.
         self._held_open: dict[int, None] = {}
         self._to_reset: dict[int, None] = {}
         self._send_window = frames.DEFAULT_WINDOW
         self._initial_send = frames.DEFAULT_WINDOW
         self._frame_size = frames.FRAME_SIZE
-        self._starved: dict[int, Stream] = {}  # streams whose output waits for the connection's window
+        self._header_table_size = frames.HEADER_TABLE  # of the peer's decoder; our blocks use no dynamic table
+        self._table_update_due = False  # the next header block confirms a smaller table
+        self._max_list_bytes = frames.MAX_WINDOW  # of one header list that the peer accepts
+        # The largest answer, with its prefix, that the fast path writes; 0 while a table update is due.
+        self._fast_answer_bytes = frames.FRAME_SIZE
+        self._blocked_on_connection_window: dict[
+            int, Stream
+        ] = {}  # streams whose output waits for the connection's window
         self._buffered = 0  # weight of all streams
         self._unsent = 0  # bytes that wait in all streams
-        self._glitches = 0
+        self._abuse_score = 0
         self._drain_pinged = False
         self._now_ns = 0  # when what is being read arrived
 
@@ -84,32 +99,35 @@ class Sending:
 
     @property
     def open_calls(self) -> int:
-        return len(self.streams) + len(self._begun) + len(self._asked)
+        return len(self.streams) + len(self._headers_received) + len(self._awaiting_response)
 
-    def stream(self, stream_id: int) -> Stream | None:
-        """A call as a stream, for whatever is not on the short way; None where there is none."""
-        head = self._begun.pop(stream_id, None)
+    def promote(self, stream_id: int) -> Stream | None:
+        """A call as a stream, for whatever is not on the fast path; None where there is none."""
+        head = self._headers_received.pop(stream_id, None)
         ended = head is None
         if head is None:
-            head = self._asked.pop(stream_id, None)
+            head = self._awaiting_response.pop(stream_id, None)
         if head is None:
             return self.streams.get(stream_id)
         stream = self._new_stream(stream_id, head, ended=ended)
-        stream.send_window += self._grown.pop(stream_id, 0)
-        if parts := self._parts.pop(stream_id, None):
+        stream.send_window += self._extra_credit.pop(stream_id, 0)
+        if parts := self._partial_bodies.pop(stream_id, None):
             stream.resume(parts)  # its weight is in `_buffered` as it was
         return stream
 
     def open_streams(self) -> list[Stream]:
         """Every open call, as a stream."""
-        for stream_id in [*self._begun, *self._asked]:
-            self.stream(stream_id)
+        for stream_id in [*self._headers_received, *self._awaiting_response]:
+            self.promote(stream_id)
         return list(self.streams.values())
 
     def _new_stream(self, stream_id: int, head: Head, *, ended: bool) -> Stream:
         limits = self._limits
         stream = Stream(stream_id, head, self._initial_send, limits.stream_window, limits.max_message, self._now_ns)
-        stream.ended = ended
+        stream.remote_closed = ended
+        deadline_ns = self._deadlines.get(stream_id)
+        if deadline_ns is not None:
+            stream.arrived_ns = deadline_ns - head.timeout_ns
         self.streams[stream_id] = stream
         return stream
 
@@ -127,9 +145,9 @@ class Sending:
         """Sends messages, each with its prefix, as far as the peer has room; the rest waits in the stream."""
         if stream.closed:
             return
-        if not stream.started:
-            self._out.append(_pack(RESPONSE_WORD, 4, stream.id) + RESPONSE)
-            stream.started = True
+        if not stream.headers_sent:
+            self._send_headers(stream.id, RESPONSE)
+            stream.headers_sent = True
         self._queue(stream, messages)
         self._pump(stream)
 
@@ -137,51 +155,96 @@ class Sending:
         """Ends a call with a status, behind what it still has to send."""
         if stream.closed or stream.trailers is not None:
             return
-        if not stream.started and code == 0:
-            self._out.append(_pack(RESPONSE_WORD, 4, stream.id) + RESPONSE)
-            stream.started = True
-        block = failure(code, message, details, started=stream.started)
+        if not stream.headers_sent and code == 0:
+            self._send_headers(stream.id, RESPONSE)
+            stream.headers_sent = True
+        block = failure(code, message, details, started=stream.headers_sent)
         if stream.out and code == 0:
             stream.trailers = block
         else:
-            self._end(stream, block)
+            self._send_trailers(stream, block)
 
-    def fail_fast(self, stream: Stream, block: bytes) -> None:
+    def fail_stream(self, stream: Stream, block: bytes) -> None:
         """Ends a call that has sent nothing with a block made beforehand."""
         if not stream.closed:
-            self._end(stream, block)
+            self._send_trailers(stream, block)
 
-    def take(self, stream: Stream, limit: int) -> list[bytes]:
+    def take_messages(self, stream: Stream, limit: int) -> list[bytes]:
         """Up to `limit` messages of a streaming call. One that cannot be taken ends the call; [] then."""
         before = stream.weight
-        stream.told = False
+        stream.data_event_pending = False
         try:
-            messages = stream.take(limit)
+            messages = self._messages(stream, limit)
         except MessageError as error:
             self._buffered += stream.weight - before
             self.finish(stream, error.code, str(error))
             return []
         self._buffered += stream.weight - before
-        self.give_room(stream)
+        self.open_window(stream)
         return messages
 
-    def peek_even(self, stream: Stream, limit: int, least: int) -> Bytes | None:
-        """Stream.peek_even; None also where the next is no message, which `take` tells its caller."""
+    def _messages(self, stream: Stream, limit: int) -> list[bytes]:
+        """Inflates one message after another, so that one is in part inflated. Raises MessageError."""
+        messages = stream.take_messages(limit, _SPENT if self._inflating else self._budget)
+        if stream.is_inflating:
+            self._inflating.setdefault(stream.id, stream)
+        return messages
+
+    @property
+    def is_inflating(self) -> bool:
+        """Whether a message waits for the budget of the next turn."""
+        return bool(self._inflating)
+
+    def inflate(self) -> None:
+        """Goes on with the messages that wait, as far as the budget goes; those that are whole become events."""
+        while self._inflating and self._budget.left > 0:
+            stream = next(iter(self._inflating.values()))
+            if not stream.inflate(self._budget):
+                return
+            del self._inflating[stream.id]
+            if stream.unary:
+                self._on_unary_end(stream)
+            elif not stream.data_event_pending:
+                stream.data_event_pending = True
+                self.events.append((Event.DATA, stream, b""))
+
+    def _on_unary_end(self, stream: Stream) -> None:
+        """A unary call whose side has ended: one message, no more and no less."""
         before = stream.weight
         try:
-            return stream.peek_even(limit, least)
+            messages = self._messages(stream, 2)
+            if stream.is_inflating:
+                stream.put_back(messages)
+                self._buffered += stream.weight - before
+                return
+        except MessageError as error:
+            self._buffered += stream.weight - before
+            self.finish(stream, error.code, str(error))
+            return
+        self._buffered += stream.weight - before
+        if len(messages) == 1 and not stream.size:
+            self.events.append((Event.REQUEST, stream, messages[0]))
+            return
+        got = "more" if messages else "a part of one" if stream.size else "none"
+        self.finish(stream, INVALID_ARGUMENT, f"expected one message, got {got}")
+
+    def peek_rows(self, stream: Stream, limit: int, least: int) -> Bytes | None:
+        """Stream.peek_rows; None also where the next is no message, which `take` tells its caller."""
+        before = stream.weight
+        try:
+            return stream.peek_rows(limit, least)
         except MessageError:
             return None
         finally:
             self._buffered += stream.weight - before
 
-    def skip(self, stream: Stream, size: int) -> None:
+    def consume(self, stream: Stream, size: int) -> None:
         """Takes what was peeked at."""
         before = stream.weight
-        stream.told = False
-        stream.skip(size)
+        stream.data_event_pending = False
+        stream.consume(size)
         self._buffered += stream.weight - before
-        self.give_room(stream)
+        self.open_window(stream)
 
     def put_back(self, stream: Stream, messages: list[bytes]) -> None:
         """Messages that were taken too early."""
@@ -189,16 +252,16 @@ class Sending:
         stream.put_back(messages)
         self._buffered += stream.weight - before
 
-    def give_room(self, stream: Stream) -> None:
+    def open_window(self, stream: Stream) -> None:
         """Lets the peer send on: what the window holds beside untaken messages, and a begun message to its end."""
-        if stream.ended or stream.closed:
+        if stream.remote_closed or stream.closed:
             return
         before = stream.weight
         try:
             missing = stream.missing
         except MessageError as error:
             self._buffered += stream.weight - before
-            self._break(stream, error.code, str(error))
+            self._fail_call(stream, error.code, str(error))
             return
         self._buffered += stream.weight - before
         window = self._limits.stream_window
@@ -217,48 +280,56 @@ class Sending:
             self._out.append(frames.goaway(frames.MAX_WINDOW, code, reason))
             self._out.append(frames.frame(frames.PING, 0, 0, b"draining"))
 
-    def forgive(self) -> None:
-        """Called once a second: what is spread over time is no flood."""
-        self._glitches = 0
+    def reset_abuse_score(self) -> None:
+        """Called once in a while: what is spread over time is no flood."""
+        self._abuse_score = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether GOAWAY has been read, no call is open, and the peer has closed its side of every call."""
+        return self.closing and not (self.open_calls or self._held_open or self._to_reset)
+
+    def reset_held_open(self) -> None:
+        """Called once a second: asks peers to close their side of calls that ended a second ago or earlier."""
         for stream_id in self._to_reset:
             self._out.append(frames.rst_stream(stream_id, ErrorCode.NO_ERROR))
         self._to_reset, self._held_open = self._held_open, {}
 
     # Ends of calls.
 
-    def _break(self, stream: Stream, code: int, text: str) -> None:
+    def _fail_call(self, stream: Stream, code: int, text: str) -> None:
         """Ends a call for what its peer sent; the application, where it has the call, is told."""
         self.finish(stream, code, text)
         self.events.append((Event.RESET, stream, b""))
 
     def _reset(self, stream_id: int, code: ErrorCode) -> None:
         """Ends a call without an answer, for a fault of the peer's."""
-        self._glitch()
+        self._count_abuse()
         self._out.append(frames.rst_stream(stream_id, code))
-        self._remember_cut(stream_id)
-        stream = self.stream(stream_id)
+        self._remember_local_reset(stream_id)
+        stream = self.promote(stream_id)
         if stream is not None:
-            self._drop(stream)
+            self._abandon_call(stream)
 
-    def _drop(self, stream: Stream) -> None:
-        self._forget(stream)
+    def _abandon_call(self, stream: Stream) -> None:
+        self._close(stream)
         self.events.append((Event.RESET, stream, b""))
 
-    def _end(self, stream: Stream, block: bytes) -> None:
+    def _send_trailers(self, stream: Stream, block: bytes) -> None:
         """Sends the last header block.
 
         A peer closes its side when it reads the end; RFC 9113, section 8.1, lets us ask for it by RST_STREAM. That
         waits a second: HAProxy discards a status that it reads together with RST_STREAM.
         """
-        self._out.append(frames.frame(frames.HEADERS, frames.END_STREAM | frames.END_HEADERS, stream.id, block))
-        if not stream.ended:
+        self._send_headers(stream.id, block, frames.END_STREAM)
+        if not stream.remote_closed:
             self._held_open[stream.id] = None
-            if len(self._held_open) > _REMEMBERED_CUTS:
+            if len(self._held_open) > MAX_LOCAL_RESETS:
                 oldest = next(iter(self._held_open))
                 del self._held_open[oldest]
                 self._out.append(frames.rst_stream(oldest, ErrorCode.NO_ERROR))
-            self._remember_cut(stream.id)
-        self._forget(stream)
+            self._remember_local_reset(stream.id)
+        self._close(stream)
 
     def _peer_ended(self, stream_id: int) -> None:
         """The peer has closed its side of a call that we had ended."""
@@ -267,23 +338,46 @@ class Sending:
 
     def _not_grpc(self, stream: Stream) -> None:
         """HTTP status 415, as gRPC over HTTP/2 says, and a word for whoever reads it."""
-        self._out.append(frames.frame(frames.HEADERS, frames.END_HEADERS, stream.id, NOT_GRPC))
+        self._send_headers(stream.id, NOT_GRPC)
         stream.trailers = b""
         self._queue(stream, NOT_GRPC_TEXT)
         self._pump(stream)
 
-    def _forget(self, stream: Stream) -> None:
+    def _send_headers(self, stream_id: int, block: bytes, flags: int = 0) -> None:
+        """A header block as the peer's SETTINGS ask for it; the fast path writes blocks that need none of this."""
+        if not self._may_list(block):
+            block = fitted(block, self._max_list_bytes)
+        if self._table_update_due:
+            block = NO_TABLE + block
+            self._table_update_due = False
+            self._set_fast_answer_bytes()
+        size, kind = self._frame_size, frames.HEADERS
+        for at in range(0, len(block), size):
+            last = frames.END_HEADERS if at + size >= len(block) else 0
+            self._out.append(frames.frame(kind, flags | last, stream_id, block[at : at + size]))
+            flags, kind = 0, frames.CONTINUATION
+
+    def _may_list(self, block: bytes) -> bool:
+        """Whether the list of a block is surely within the peer's limit: its few fields count 32 bytes more each."""
+        return len(block) + MAX_LIST_OVERHEAD <= self._max_list_bytes
+
+    def _set_fast_answer_bytes(self) -> None:
+        self._fast_answer_bytes = 0 if self._table_update_due else min(self._initial_send, frames.FRAME_SIZE)
+
+    def _close(self, stream: Stream) -> None:
         stream.closed = True
         self._buffered -= stream.weight
         self._unsent -= stream.unsent
         stream.clear()
         del self.streams[stream.id]
-        self._starved.pop(stream.id, None)
+        self._inflating.pop(stream.id, None)
+        self._deadlines.pop(stream.id, None)
+        self._blocked_on_connection_window.pop(stream.id, None)
 
-    def _remember_cut(self, stream_id: int) -> None:
-        cut = self._cut
+    def _remember_local_reset(self, stream_id: int) -> None:
+        cut = self._locally_reset
         cut[stream_id] = None
-        if len(cut) > _REMEMBERED_CUTS:
+        if len(cut) > MAX_LOCAL_RESETS:
             del cut[next(iter(cut))]
 
     # Flow control.
@@ -313,30 +407,30 @@ class Sending:
             self._out.append(_pack(len(payload) << 8, flags, stream.id) + payload)
         self._unsent += stream.unsent - before
         if out:
-            self._wait_for_room(stream)
+            self._wait_for_window(stream)
             return
-        self._starved.pop(stream.id, None)
-        if stream.blocked:
-            stream.blocked = False
+        self._blocked_on_connection_window.pop(stream.id, None)
+        if stream.notify_when_drained:
+            stream.notify_when_drained = False
             self.events.append((Event.DRAINED, stream, b""))
         if stream.trailers:
-            self._end(stream, stream.trailers)
+            self._send_trailers(stream, stream.trailers)
         elif stream.trailers is not None:
-            self._forget(stream)
+            self._close(stream)
 
-    def _wait_for_room(self, stream: Stream) -> None:
-        stream.blocked = True
+    def _wait_for_window(self, stream: Stream) -> None:
+        stream.notify_when_drained = True
         if stream.send_window > 0:
-            self._starved[stream.id] = stream
+            self._blocked_on_connection_window[stream.id] = stream
         else:
-            self._starved.pop(stream.id, None)
+            self._blocked_on_connection_window.pop(stream.id, None)
 
-    def _feed_starved(self) -> None:
+    def _pump_blocked(self) -> None:
         """After the connection's window grew. Each stream passed over is sent, or waits for its own window then."""
-        while self._send_window > 0 and self._starved:
-            self._pump(next(iter(self._starved.values())))
+        while self._send_window > 0 and self._blocked_on_connection_window:
+            self._pump(next(iter(self._blocked_on_connection_window.values())))
 
-    def _glitch(self, weight: int = 1) -> None:
-        self._glitches += weight
-        if self._glitches > self._limits.max_glitches:
+    def _count_abuse(self, weight: int = 1) -> None:
+        self._abuse_score += weight
+        if self._abuse_score > self._limits.max_abuse_score:
             raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that bring no work")

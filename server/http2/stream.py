@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import deque
 from typing import Any
 
@@ -11,39 +10,53 @@ from numpy.typing import NDArray
 
 from server.http2.frames import MESSAGE
 from server.http2.headers import NO_TIMEOUT, Head
+from server.http2.inflating import WINDOW_BITS, InflateBudget, Inflation
+from server.http2.status import INTERNAL, RESOURCE_EXHAUSTED, UNIMPLEMENTED, MessageError
 
 PREFIX = MESSAGE.size
 LARGE = 4096  # a message of so many bytes is not copied once more than it must be
-# What a frame that waits costs beside its bytes: many small ones are to count as what they are.
-FRAME_WEIGHT = 64
-_WINDOW_BITS = {b"gzip": 31, b"deflate": 15}
-
-# Numbers of google.rpc.Code, without its package.
-INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNIMPLEMENTED, UNAUTHENTICATED = 3, 8, 12, 16
+FRAME_WEIGHT = 64  # what a chunk that waits costs beside its bytes
+MAX_SMALL_CHUNKS = 64  # that wait before they are joined
+MIN_CHUNK_BYTES = 4096  # of chunks on average: such chunks are not joined
 
 
-class MessageError(Exception):
-    """A message that cannot be taken; `code` is the status its call ends with."""
+def join_small_chunks(chunks: list[bytes | memoryview], size: int) -> None:
+    """Joins the newest of many small chunks; size: bytes of all chunks.
 
-    def __init__(self, text: str, code: int = INVALID_ARGUMENT) -> None:
-        super().__init__(text)
-        self.code = code
+    A join takes the last chunks and all before them that are no larger than the result, so each byte is copied
+    O(log n) times, and the work for a chunk does not grow with the chunks that wait.
+    """
+    if len(chunks) <= MAX_SMALL_CHUNKS or size >= MIN_CHUNK_BYTES * len(chunks):
+        return
+    begin = len(chunks) - MAX_SMALL_CHUNKS
+    joined_size = sum(map(len, chunks[begin:]))
+    while begin and len(chunks[begin - 1]) <= joined_size:
+        begin -= 1
+        joined_size += len(chunks[begin])
+    chunks[begin:] = [b"".join(chunks[begin:])]
 
 
-class Parts:
+class PartialMessage:
     """A message of known length that has come in part, with its prefix."""
 
-    __slots__ = ("chunks", "size", "total", "weight")
+    __slots__ = ("chunks", "copied", "size", "total")
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.size = 0
-        self.weight = 0  # as a stream's
         self.chunks: list[bytes | memoryview] = []
+        self.copied = 0  # chunks that are no views of the read in hand
 
-    def own(self) -> None:
-        """Copies what is still a view of a read, which would be kept as a whole for it."""
-        self.chunks = [bytes(one) for one in self.chunks]
+    @property
+    def weight(self) -> int:
+        """As of a stream."""
+        return self.size + FRAME_WEIGHT * len(self.chunks)
+
+    def copy_views(self) -> None:
+        """Replaces the views of a read by one copy; otherwise the whole read stays in memory."""
+        self.chunks[self.copied :] = [b"".join(self.chunks[self.copied :])]
+        join_small_chunks(self.chunks, self.size)
+        self.copied = len(self.chunks)
 
     def message(self) -> bytes:
         """The message without its prefix, which the first chunk holds."""
@@ -55,8 +68,9 @@ class Stream:
     """server.http2.connection fills and empties it; the fields are its own but for `app`."""
 
     __slots__ = (
-        "app", "arrived_ns", "blocked", "buffer", "closed", "ended", "head", "id", "max_message", "out", "plain",
-        "receive_window", "received", "send_window", "size", "started", "told", "trailers", "unary", "unread", "unsent",
+        "_inflation", "arrived_ns", "buffer", "call", "closed", "data_event_pending", "fast_path", "head",
+        "headers_sent", "id", "max_message", "notify_when_drained", "out", "receive_window", "received",
+        "remote_closed", "send_window", "size", "trailers", "unary", "unread", "unsent",
     )  # fmt: skip
 
     def __init__(
@@ -70,20 +84,21 @@ class Stream:
         self.max_message = max_message
         self.arrived_ns = arrived_ns
         self.buffer = b""  # messages that nobody has taken
-        self.unread: list[bytes] = []  # the same, newer
+        self.unread: list[bytes | memoryview] = []  # the same, newer
         self.size = 0  # bytes of both
         self.received = 0  # bytes of all frames' bodies, where they are compared with the content-length
-        self.plain = False  # streaming, open on the peer's side, of no announced length: frames take the short way
-        self.ended = False  # the peer sends no more
+        self.fast_path = False  # streaming, open on the peer's side, of no announced length: frames take the fast path
+        self.remote_closed = False  # the peer sends no more
         self.closed = False  # nobody sends any more
-        self.told = False  # an event says that there is more to take
-        self.started = False  # response headers are out
+        self.data_event_pending = False  # an event says that there is more to take
+        self.headers_sent = False  # response headers are out
         self.out: deque[bytes | memoryview] = deque()  # frames' payloads that the peer's windows hold up
         self.unsent = 0  # bytes of them
-        self.blocked = False  # the application wants to hear once they are sent
+        self.notify_when_drained = False  # the application wants to hear once they are sent
         # The block that ends the call, where it waits behind `out`; an empty one: `out` itself ends the call.
         self.trailers: bytes | None = None
-        self.app: Any = None  # whatever the caller of the connection keeps for a call
+        self._inflation: Inflation | None = None  # of the first compressed message in `buffer`
+        self.call: Any = None  # whatever the caller of the connection keeps for a call
 
     @property
     def deadline_ns(self) -> int | None:
@@ -98,16 +113,20 @@ class Stream:
     def append(self, body: bytes) -> None:
         self.unread.append(body)
         self.size += len(body)
+        if len(self.unread) > MAX_SMALL_CHUNKS:
+            join_small_chunks(self.unread, self.size)
 
-    def resume(self, parts: Parts) -> None:
-        """Goes on with a message that began on the short way."""
-        for chunk in parts.chunks:
-            self.append(bytes(chunk))
+    def resume(self, parts: PartialMessage) -> None:
+        """Goes on with a message that began on the fast path."""
+        self.unread = [bytes(chunk) for chunk in parts.chunks]
+        self.size = parts.size
         self.received += parts.size
         self.receive_window -= parts.size
 
-    def take(self, limit: int) -> list[bytes]:
+    def take_messages(self, limit: int, budget: InflateBudget) -> list[bytes]:
         """Up to `limit` whole messages, in order, and little more at once than one may hold.
+
+        Ends before a compressed message for which the budget has no room.
 
         Raises MessageError where the next is none.
         """
@@ -129,7 +148,7 @@ class Stream:
                 at = until
                 continue
             try:
-                message, until = self._message(at)
+                message, until = self._message(at, budget)
             except MessageError:
                 if messages:
                     break  # those before it are answered first
@@ -143,7 +162,7 @@ class Stream:
             self._set_buffer(self.buffer[at:])
         return messages
 
-    def peek_even(self, limit: int, least: int) -> NDArray[np.uint8] | None:
+    def peek_rows(self, limit: int, least: int) -> NDArray[np.uint8] | None:
         """What lies there in rows as long as the first message with its prefix, up to `limit`; the others are unread.
 
         None where fewer than `least` are whole. Raises MessageError where the first is no message.
@@ -158,20 +177,20 @@ class Stream:
         count = min(limit, self.size // period)
         return np.frombuffer(self.buffer, np.uint8, count * period).reshape(count, period)
 
-    def skip(self, size: int) -> None:
+    def consume(self, size: int) -> None:
         """Bytes that were peeked at are taken."""
         self._set_buffer(self.buffer[size:])
 
     def _take_large(self, limit: int) -> list[bytes]:
         """The same for messages that fill frames: each is put together once, of the frames it came in."""
-        chunks = deque((self.buffer, *self.unread))
+        chunks: deque[bytes | memoryview] = deque((self.buffer, *self.unread))
         self.unread.clear()
         left, at = self.size, 0  # bytes in all chunks; where the first one goes on
         messages: list[bytes] = []
         while len(messages) < limit and self.size - left <= self.max_message and left >= PREFIX:
             while len(chunks[0]) - at < PREFIX:
                 first = chunks.popleft()[at:]
-                chunks[0], at = first + chunks[0], 0
+                chunks[0], at = b"".join((first, chunks[0])), 0
             compressed, length = MESSAGE.unpack_from(chunks[0], at)
             if compressed or length < LARGE or length > self.max_message or left < PREFIX + length:
                 break  # the next turn sees to it
@@ -188,20 +207,20 @@ class Stream:
         if len(chunks) > 1 and at == len(chunks[0]):
             chunks.popleft()
             at = 0
-        self.buffer = chunks.popleft()[at:]
+        self.buffer = bytes(chunks.popleft()[at:])
         self.unread.extend(chunks)
         self.size = left
         return messages
 
-    def _message(self, at: int) -> tuple[bytes | None, int]:
-        """The message at an offset, and where it ends; None where it is not whole."""
+    def _message(self, at: int, budget: InflateBudget) -> tuple[bytes | None, int]:
+        """The message at an offset, and where it ends; None while it is not whole, or not inflated."""
         compressed, length = MESSAGE.unpack_from(self.buffer, at)
         self._require_size(length)
         until = at + PREFIX + length
         if until > self.size:
             return None, at
         message = self.buffer[at + PREFIX : until]
-        return (message if compressed == 0 else self._inflated(compressed, message)), until
+        return (message if compressed == 0 else self._inflated(compressed, message, budget)), until
 
     def put_back(self, messages: list[bytes]) -> None:
         """Messages that were taken too early, whole as they came but for their compression."""
@@ -222,6 +241,7 @@ class Stream:
 
     def clear(self) -> None:
         self._set_buffer(b"")
+        self._inflation = None
         self.unread.clear()
         self.out.clear()
         self.unsent = 0
@@ -240,19 +260,28 @@ class Stream:
             text = f"a message of {length} bytes; at most {self.max_message} are taken"
             raise MessageError(text, RESOURCE_EXHAUSTED)
 
-    def _inflated(self, compressed: int, message: bytes) -> bytes:
-        bits = _WINDOW_BITS.get(self.head.encoding)
-        if compressed != 1 or bits is None:
-            name = self.head.encoding.decode("ascii", "backslashreplace")[:40]
-            raise MessageError(f"a message compressed by {name!a}; identity, deflate and gzip are taken", UNIMPLEMENTED)
-        inflate = zlib.decompressobj(bits)
-        try:
-            whole = inflate.decompress(message, self.max_message + 1)
-        except zlib.error:
-            raise MessageError("a message that cannot be decompressed") from None
-        if len(whole) > self.max_message:
-            text = f"a message of more than {self.max_message} bytes when decompressed; no more are taken"
-            raise MessageError(text, RESOURCE_EXHAUSTED)
-        if not inflate.eof:
-            raise MessageError("a message that cannot be decompressed")
-        return whole
+    def _inflated(self, compressed: int, message: bytes, budget: InflateBudget) -> bytes | None:
+        """The content of the next compressed message; None while it waits for the budget."""
+        if self._inflation is None:
+            encoding = self.head.encoding
+            bits = WINDOW_BITS.get(encoding)
+            if compressed != 1 or bits is None:
+                if compressed == 1 and encoding == b"identity":  # gRPC's compression document, "Test Cases"
+                    raise MessageError("a compressed message without grpc-encoding", INTERNAL)
+                name = encoding.decode("ascii", "backslashreplace")[:40]
+                text = f"a message compressed by {name!a}; identity, deflate and gzip are taken"
+                raise MessageError(text, UNIMPLEMENTED)
+            self._inflation = Inflation(memoryview(message), bits, self.max_message)
+        if not self._inflation.run(budget):
+            return None
+        inflation, self._inflation = self._inflation, None
+        return inflation.result()
+
+    @property
+    def is_inflating(self) -> bool:
+        """Whether the next compressed message waits for the budget."""
+        return self._inflation is not None
+
+    def inflate(self, budget: InflateBudget) -> bool:
+        """Goes on with it; returns whether it can be taken."""
+        return self._inflation is None or self._inflation.run(budget)

@@ -15,7 +15,8 @@ import numpy as np
 
 from common.errors import RequestError, VolcastError
 from common.rpc_status import to_status
-from server.core.requests import PredictInput, Result, Selection
+from server.core.dataplane import Result
+from server.core.requests import PredictInput, Selection
 from server.core.tensors import Tensor, TensorInput
 from server.rpc.inference import parse
 from volcast.oip.v2 import (
@@ -123,6 +124,7 @@ def _raw(index: int, one: Any, raw: bytes, dtype: np.dtype[Any], shape: tuple[in
     if one.HasField("contents") and one.contents.ListFields():
         raise RequestError.of(f"inputs[{index}].contents", "expected none beside raw_input_contents")
     if len(raw) != count * dtype.itemsize:
+        _refuse_shared_memory([one], f"inputs[{index}]")
         expected = f"{count * dtype.itemsize} bytes (shape {list(shape)} of {one.datatype})"
         raise RequestError.of(f"raw_input_contents[{index}]", f"expected {expected}, got {len(raw)}")
     return np.frombuffer(raw, dtype)

@@ -26,7 +26,9 @@ _DTYPES: dict[str, np.dtype[np.floating[Any]]] = {"FP32": np.dtype("<f4"), "FP64
 
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _Parameter = bool | _Int64 | float | str
-_Parameters = dict[str, _Parameter]
+# Clients that dump their models send null for each optional field that they leave out.
+_Parameters = dict[str, _Parameter | None]
+_NULL = msgspec.Raw(b"null")
 
 
 class _Input(msgspec.Struct):
@@ -34,7 +36,11 @@ class _Input(msgspec.Struct):
     shape: list[_Int64]
     datatype: str
     parameters: _Parameters | None = None
-    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data: msgspec.Raw = _NULL
+
+    @property
+    def has_data(self) -> bool:
+        return self.data != _NULL
 
 
 class _Output(msgspec.Struct):
@@ -44,7 +50,7 @@ class _Output(msgspec.Struct):
 
 class _Request(msgspec.Struct):
     inputs: list[_Input]
-    id: str = ""
+    id: str | None = None
     parameters: _Parameters | None = None
     outputs: list[_Output] | None = None
 
@@ -68,7 +74,7 @@ def read_request(body: bytes, header_length: str | None, name: str, version: str
         json = _decoder.decode(memoryview(body)[:size])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RequestError.of("body", f"no inference request: {error}") from None
-    request = ModelInferRequest(model_name=name, model_version=version, id=json.id)
+    request = ModelInferRequest(model_name=name, model_version=version, id=json.id or "")
     _set_parameters(request.parameters, json.parameters)
     position = size
     for index, one in enumerate(json.inputs):
@@ -98,14 +104,14 @@ def _values(index: int, one: _Input, body: bytes, position: int) -> tuple[bytes,
     """The tensor's bytes, and where the next one's begin."""
     size = (one.parameters or {}).get(_BINARY_SIZE)
     if size is None:
-        if one.data is msgspec.UNSET:
+        if not one.has_data:
             # Of a region of shared memory, too: the server says that there is none.
             return b"", position
         return _packed(index, one, bytes(one.data)), position
     if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(body) - position:
         expected = f"at most the {len(body) - position} bytes that are left of the body"
         raise RequestError.of(f"inputs[{index}].parameters[{_BINARY_SIZE}]", f"expected {expected}, got {size!a}")
-    if one.data is not msgspec.UNSET:
+    if one.has_data:
         raise RequestError.of(f"inputs[{index}].data", f"expected none beside {_BINARY_SIZE}")
     return body[position : position + size], position + size
 
@@ -133,7 +139,7 @@ def _packed(index: int, one: _Input, data: bytes) -> bytes:
 
 def _set_parameters(fields: Any, parameters: _Parameters | None) -> None:
     for key, value in (parameters or {}).items():
-        if key in (_BINARY_SIZE, _BINARY, _BINARY_ALL):
+        if value is None or key in (_BINARY_SIZE, _BINARY, _BINARY_ALL):
             continue
         match value:
             case bool():

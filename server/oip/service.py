@@ -7,8 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from common.errors import ModelNotFoundError, RequestError, UnsupportedError
-from server.core.held import version_order
-from server.core.models import Changes, Repository
+from common.versions import version_order
+from server.core.models import ReloadResult, Repository
 from server.core.requests import Selection
 from server.core.tensors import FEATURES
 from server.oip import NOT_UNLOADED
@@ -48,7 +48,7 @@ class OpenInference:
     """reload: asks for the models folder to be read again; None where the server does not do that."""
 
     def __init__(
-        self, repository: Repository, state: ServerState, reload: Callable[[], Future[Changes]] | None = None
+        self, repository: Repository, state: ServerState, reload: Callable[[], Future[ReloadResult]] | None = None
     ) -> None:
         self._repository = repository
         self._state = state
@@ -94,7 +94,7 @@ class OpenInference:
     def model_metadata(self, raw: bytes) -> bytes:
         request = parse(ModelMetadataRequest, raw)
         model = self._repository.resolve(Selection(request.name, request.version))
-        versions = [version for name, version in self._repository.held.models if name == model.name]
+        versions = [version for name, version in self._repository.snapshot.models if name == model.name]
         return ModelMetadataResponse(
             name=model.name,
             versions=sorted(versions, key=version_order),
@@ -105,19 +105,19 @@ class OpenInference:
 
     def repository_index(self, raw: bytes) -> bytes:
         request = parse(RepositoryIndexRequest, raw)
-        held = self._repository.held
+        snapshot = self._repository.snapshot
         state = "READY" if self._state.ready else "UNAVAILABLE"
         entries = {
-            (name, version): ModelIndex(name=name, version=version, state=state) for name, version in held.models
+            (name, version): ModelIndex(name=name, version=version, state=state) for name, version in snapshot.models
         }
-        for failure in held.failures:
+        for failure in snapshot.failures:
             if not failure.version:
                 continue  # of the labels of a name: no entry is about them
             entry = entries.setdefault(
                 (failure.name, failure.version),
                 ModelIndex(name=failure.name, version=failure.version, state="UNAVAILABLE"),
             )
-            entry.reason = failure.told
+            entry.reason = failure.public_reason
         ordered = [entries[key] for key in sorted(entries, key=lambda key: (key[0], version_order(key[1])))]
         models = [entry for entry in ordered if entry.state == "READY" or not request.ready]
         return RepositoryIndexResponse(models=models).SerializeToString()
@@ -131,10 +131,10 @@ class OpenInference:
             raise UnsupportedError("this server does not load models on request")
         changes = await asyncio.wrap_future(self._reload())
         name = request.model_name or self._repository.default_model
-        refused = [one.told for one in changes.held.failures if one.name == name]
+        refused = [failure.public_reason for failure in changes.snapshot.failures if failure.name == name]
         if refused:
             raise RequestError.of("model_name", f"model {name[:64]!a} is refused: {'; '.join(refused)}")
-        if not any(held == name for held, _ in changes.held.models):
+        if not any(loaded == name for loaded, _ in changes.snapshot.models):
             raise ModelNotFoundError.of("model_name", f"no bundle of model {name[:64]!a}")
         await context.write(RepositoryModelLoadResponse().SerializeToString())
 

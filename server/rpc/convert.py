@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from server.core.models import Held, Model, version_order
-from server.core.requests import DEFAULT_SELECTION, NamedInput, PackedInput, PredictInput, Result, Selection
+from common.versions import version_order
+from server.core.dataplane import Result
+from server.core.requests import DEFAULT_SELECTION, PredictInput, Selection
+from server.core.rows import NamedInput, PackedInput
+from server.core.snapshot import Model, ModelSnapshot
 from server.runtime.state import ServerState
 from volcast.v1 import FeatureSpec, HealthResponse, ModelSelector, ModelStatus, PredictRequest, PredictResponse
 
@@ -46,13 +49,13 @@ def predict_response(result: Result) -> PredictResponse:
     )
 
 
-def health_response(held: Held, default_model: str, state: ServerState) -> HealthResponse:
-    entries = {key: _loaded(model, held.labels(model)) for key, model in held.models.items()}
-    for failure in held.failures:
+def health_response(snapshot: ModelSnapshot, default_model: str, state: ServerState) -> HealthResponse:
+    entries = {key: _loaded(model, snapshot.labels(model)) for key, model in snapshot.models.items()}
+    for failure in snapshot.failures:
         entry = entries.setdefault(
             (failure.name, failure.version), ModelStatus(name=failure.name, version=failure.version)
         )
-        entry.load_error = failure.told
+        entry.load_error = failure.public_reason
     return HealthResponse(
         ready=state.ready,
         models=[entries[key] for key in sorted(entries, key=lambda key: (key[0], version_order(key[1])))],

@@ -10,8 +10,9 @@ from google.protobuf.message import DecodeError
 
 from common.errors import RequestError, VolcastError
 from common.rpc_status import to_status
+from server.core.dataplane import Result
 from server.core.models import Repository
-from server.core.requests import PredictInput, Result
+from server.core.requests import PredictInput
 from server.rpc.convert import health_response, predict_input, predict_response
 from server.rpc.methods import Methods, Scoring, ScoringStream, Unary
 from server.runtime.state import ServerState
@@ -23,7 +24,7 @@ _FRAME_ID = re.compile(rb"\x08[\x80-\xff]{0,9}[\x00-\x7f]")  # field 1 of a fram
 
 def methods(repository: Repository, state: ServerState) -> Methods:
     def health(raw: bytes) -> bytes:
-        return health_response(repository.held, repository.default_model, state).SerializeToString()
+        return health_response(repository.snapshot, repository.default_model, state).SerializeToString()
 
     return {
         f"/{SERVICE}/Predict": Scoring("Predict", _decode_predict, packed=True),

@@ -8,16 +8,19 @@ call's status by common.rpc_status.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import msgspec
 
 from common.errors import VolcastError
-from server.core.requests import PredictInput, Result
+from server.core.dataplane import Result
+from server.core.requests import PredictInput
 
 
 class Unary(msgspec.Struct, frozen=True):
     """Answered at once, never behind work that waits."""
+
+    packed: ClassVar[bool] = False
 
     name: str
     answer: Callable[[bytes], bytes]

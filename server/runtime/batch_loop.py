@@ -1,4 +1,4 @@
-"""The batcher on an event loop: a run as soon as the loop has read everything that is there."""
+"""The batcher on an event loop: a batch runs as soon as the loop has read everything that has arrived."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 from common.errors import OverloadedError
 from server.core.batcher import Batcher, Work
-from server.core.dataplane import Computed, DataPlane, Run
+from server.core.dataplane import Computed, DataPlane, ModelRun
 
-RETRY_AFTER_S = 0.05  # what waits when the queue is full is a few milliseconds of work
+RETRY_AFTER_S = 0.05  # a full queue is a few milliseconds of work
 
 
 class BatchLoop:
     """Must be built on the running loop.
 
     max_delay_us: how long a batch may wait for more calls; 0: not at all.
-    feed: called before each run, to put what streams have ready.
+    after_batch: called after each batch, once its callers have their responses.
     """
 
     def __init__(
@@ -25,58 +25,48 @@ class BatchLoop:
         max_batch_rows: int,
         max_queue: int,
         max_delay_us: int,
-        observe: Callable[[Run], None] = lambda run: None,
+        observe: Callable[[ModelRun], None] = lambda run: None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.batcher = Batcher(plane, max_batch_rows, max_queue, self._offload, observe)
         self.max_batch_rows = max_batch_rows
-        self.max_queue = max_queue
         self._max_delay_s = max_delay_us * 1e-6
         self._timer: asyncio.Handle | None = None
-        self.feed: Callable[[], bool] = lambda: False
-        self.after: Callable[[], None] = lambda: None
+        self.after_batch: Callable[[], None] = lambda: None
         self.overloaded = OverloadedError("too many calls are waiting for the model", RETRY_AFTER_S)
 
     @property
-    def waits(self) -> bool:
-        """Whether calls wait, or are to wait for others."""
-        return self.batcher.waiting > 0 or self._max_delay_s > 0
+    def idle(self) -> bool:
+        """Whether no call waits, and none has to wait for more calls."""
+        return not self.batcher.waiting and not self._max_delay_s
 
     def put(self, work: Work) -> None:
+        """Queues work. Its batch runs at the end of this turn of the loop, or once the delay is over."""
         self.batcher.put(work)
-        self.wake()
-
-    def wake(self, rows: int = 0) -> None:
-        """A run is due: at the end of this turn of the loop, or once the delay is over or the batch is full.
-
-        rows: how many wait elsewhere, for `feed` to put.
-        """
-        rows += self.batcher.rows
         if self._timer is None:
-            if self._max_delay_s and rows < self.max_batch_rows:
+            if self._max_delay_s and self.batcher.rows < self.max_batch_rows:
                 self._timer = self._loop.call_later(self._max_delay_s, self._turn)
             else:
                 self._timer = self._loop.call_soon(self._turn)
-        elif self._max_delay_s and rows >= self.max_batch_rows:
+        elif self._max_delay_s and self.batcher.rows >= self.max_batch_rows:
             self._timer.cancel()
             self._timer = self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
         self._timer = None
-        more = self.feed()
         try:
             self.batcher.run()
-        finally:  # the loop logs a fault; what waits is not to wait for the next caller
-            self.after()
-            if more or self.batcher.waiting:
+        finally:  # after a fault, which the loop logs, the rest of the queue must not wait for the next caller
+            self.after_batch()
+            if self.batcher.waiting and self._timer is None:
                 self._timer = self._loop.call_soon(self._turn)
 
-    def _offload(self, compute: Callable[[], Computed], finish: Callable[[Computed], None]) -> None:
-        def done(future: asyncio.Future[Computed]) -> None:
+    def _offload(self, compute: Callable[[], Computed], done: Callable[[Computed], None]) -> None:
+        def finished(future: asyncio.Future[Computed]) -> None:
             if not future.cancelled():
                 try:
-                    finish(future.result())
+                    done(future.result())
                 finally:
-                    self.after()
+                    self.after_batch()
 
-        self._loop.run_in_executor(None, compute).add_done_callback(done)
+        self._loop.run_in_executor(None, compute).add_done_callback(finished)

@@ -16,9 +16,9 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from server.core.dataplane import Run
+from server.core.dataplane import ModelRun
 from server.core.models import Repository
-from server.core.shadow import Shadows
+from server.core.shadow import ShadowScorer
 from server.runtime.model_metrics import model_metrics
 from server.runtime.state import ServerState
 
@@ -51,7 +51,7 @@ class Histogram:
 class ServerMetrics(Collector):
     """A frame of a stream counts as one request of StreamPredict."""
 
-    def __init__(self, repository: Repository, state: ServerState, shadows: Shadows | None = None) -> None:
+    def __init__(self, repository: Repository, state: ServerState, shadows: ShadowScorer | None = None) -> None:
         self._repository = repository
         self._shadows = shadows
         self._state = state
@@ -81,7 +81,7 @@ class ServerMetrics(Collector):
             key = (method, "RESOURCE_EXHAUSTED")
             self._requests[key] = self._requests.get(key, 0) + count
 
-    def ran(self, run: Run) -> None:
+    def ran(self, run: ModelRun) -> None:
         """One run of a model, told by the batcher."""
         key = (run.model.name, run.model.version)
         self._rows[key] = self._rows.get(key, 0) + len(run.matrix)

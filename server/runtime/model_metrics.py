@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from server.core.held import Held
 from server.core.models import Repository
-from server.core.shadow import Agreement, Shadows
+from server.core.shadow import Agreement, ShadowScorer
+from server.core.snapshot import ModelSnapshot
 
 VERSION = ("model", "version")
 # Metric, what it says, and the field of Agreement behind it.
@@ -21,16 +21,16 @@ _SHADOW_COUNTERS = (
 )
 
 
-def model_metrics(repository: Repository, shadows: Shadows | None) -> Iterator[Metric]:
-    held = repository.held
+def model_metrics(repository: Repository, shadows: ShadowScorer | None) -> Iterator[Metric]:
+    snapshot = repository.snapshot
     models = GaugeMetricFamily("volcast_server_models", "1 for each version held.", labels=VERSION)
-    for name, version in held.models:
+    for name, version in snapshot.models:
         models.add_metric([name, version], 1.0)
     yield models
-    yield from _labels(held)
+    yield from _labels(snapshot)
     refused = '1 for each version that is refused, or kept though its folder is gone; version "": the labels file.'
     failing = GaugeMetricFamily("volcast_server_model_failing", refused, labels=VERSION)
-    for name, version in {(one.name, one.version) for one in held.failures}:
+    for name, version in {(one.name, one.version) for one in snapshot.failures}:
         failing.add_metric([name, version], 1.0)
     yield failing
     failures = "Bundles and labels files that could not be loaded."
@@ -45,16 +45,16 @@ def model_metrics(repository: Repository, shadows: Shadows | None) -> Iterator[M
         yield from _shadows(shadows.agreements.copy())
 
 
-def _labels(held: Held) -> Iterator[Metric]:
+def _labels(snapshot: ModelSnapshot) -> Iterator[Metric]:
     info = GaugeMetricFamily("volcast_server_model_info", "1 for each label of a version.", labels=(*VERSION, "label"))
-    for model in held.models.values():
-        for label in held.labels(model):
+    for model in snapshot.models.values():
+        for label in snapshot.labels(model):
             info.add_metric([model.name, model.version, label], 1.0)
     yield info
     share = GaugeMetricFamily(
         "volcast_server_model_canary_share", "Share of the routing keys that get the canary.", labels=VERSION
     )
-    for name, canary in held.canaries.items():
+    for name, canary in snapshot.canaries.items():
         share.add_metric([name, canary.model.version], canary.split.share)
     yield share
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from common.errors import InputError
 from server.core.bundles import fingerprint
-from server.core.models import Changes, Repository
+from server.core.models import ReloadResult, Repository
 
 
 class Reloader:
@@ -27,11 +27,11 @@ class Reloader:
         self._watch_s = watch_s
         self._log = log
         # Its put() may be called from a signal handler, whatever it interrupted. None ends the thread.
-        self._asked: queue.SimpleQueue[Future[Changes] | None] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[Future[ReloadResult] | None] = queue.SimpleQueue()
         self._seen: object = None
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
 
-    def load(self) -> Changes:
+    def load(self) -> ReloadResult:
         """The first load, on the calling thread and before `start`; raises InputError."""
         self._seen = fingerprint(self._folder)
         return self._load("start")
@@ -48,12 +48,12 @@ class Reloader:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def request(self) -> Future[Changes]:
+    def request(self) -> Future[ReloadResult]:
         """Asks for a load; never blocks. The future has what it did, or the InputError it raised.
 
         Requests that wait for the same load share it. Await it by asyncio.wrap_future.
         """
-        future: Future[Changes] = Future()
+        future: Future[ReloadResult] = Future()
         self._asked.put(future)
         return future
 
@@ -86,7 +86,7 @@ class Reloader:
         except Exception:
             self._log.exception("reload_failed")
 
-    def _answer(self, futures: list[Future[Changes]]) -> None:
+    def _answer(self, futures: list[Future[ReloadResult]]) -> None:
         self._seen = fingerprint(self._folder)
         try:
             changes = self._load("request")
@@ -101,21 +101,23 @@ class Reloader:
         for future in futures:
             future.set_result(changes)
 
-    def _load(self, cause: str) -> Changes:
+    def _load(self, cause: str) -> ReloadResult:
         started_s = perf_counter()
         changes = self._repository.reload(self._folder)
-        held = changes.held
+        snapshot = changes.snapshot
         for failure in changes.refused:
             self._log.error("model_refused", model=failure.name, version=failure.version, reason=failure.reason)
         for model in changes.loaded:
-            self._log.info("model_loaded", model=model.name, version=model.version, labels=held.labels(model))
+            self._log.info("model_loaded", model=model.name, version=model.version, labels=snapshot.labels(model))
         for model in changes.retired:
             self._log.info("model_retired", model=model.name, version=model.version)
         for name in changes.relabelled:
-            labels = {label: model.version for (one, label), model in held.labelled.items() if one == name}
-            canary, shadows = held.canaries.get(name), held.shadows.get(name, ())
+            labels = {label: model.version for (one, label), model in snapshot.labelled.items() if one == name}
+            canary, shadows = snapshot.canaries.get(name), snapshot.shadows.get(name, ())
             share = canary.split.share if canary else None
             self._log.info("labels", model=name, **labels, share=share, shadow=[one.version for one in shadows])
         took_ms = round((perf_counter() - started_s) * 1000, 1)
-        self._log.info("models_read", cause=cause, swapped=changes.swapped, held=len(held.models), took_ms=took_ms)
+        self._log.info(
+            "models_read", cause=cause, swapped=changes.swapped, models=len(snapshot.models), took_ms=took_ms
+        )
         return changes

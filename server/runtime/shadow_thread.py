@@ -6,7 +6,7 @@ import threading
 from time import perf_counter
 from typing import Any
 
-from server.core.shadow import Shadows
+from server.core.shadow import ShadowScorer
 
 LOOK_EVERY_S = 0.02
 IDLE_S = 1.0  # while no model has a shadow
@@ -16,7 +16,7 @@ REST = 3.0
 
 
 class ShadowThread:
-    def __init__(self, shadows: Shadows, log: Any) -> None:
+    def __init__(self, shadows: ShadowScorer, log: Any) -> None:
         self._shadows = shadows
         self._log = log
         self._stopping = threading.Event()
@@ -41,4 +41,4 @@ class ShadowThread:
             if scored:
                 pause_s = REST * (perf_counter() - started_s)
             else:
-                pause_s = LOOK_EVERY_S if self._shadows.wanted else IDLE_S
+                pause_s = LOOK_EVERY_S if self._shadows.active else IDLE_S

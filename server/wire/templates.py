@@ -1,14 +1,14 @@
-"""Requests that look like the one before: their rows found by comparing bytes, without parsing.
+"""Templates of requests: rows found by comparing bytes, without parsing.
 
-Clients send the same message again and again with other numbers in it. Once a request has been parsed and
-its `packed.values` were the end of the message, everything before them is a prefix that says what they
-are: tags, lengths, schema, type, row count. A message of the same length that begins with the same prefix
-can only differ in the values. What is not recognized is parsed, as if this were not here.
+Clients send the same message again and again with other numbers in it. The bytes before `packed.values` are a prefix
+that fixes their meaning: tags, lengths, schema, type, row count. Behind the values may stand a tail: event times and
+product ids, which no model reads, so that only their tags, lengths and numbers must be right. A message of the same
+length with the same prefix and such a tail can differ in the values only, once a request like it was parsed. A request
+that matches no template is parsed (docs/decisions/0009).
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 
 import msgspec
@@ -16,222 +16,258 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import RequestError, VolcastError
-from server.core.dataplane import Job
-from server.core.held import Held
-from server.core.models import Model, Repository
-from server.core.requests import Matrix, PackedInput, PredictInput, Result, Selection
-from server.core.rows import DTYPES, all_finite
+from server.core.arrays import Matrix
+from server.core.models import Repository
+from server.core.requests import PredictInput, Selection
+from server.core.rows import DTYPES, PackedInput, all_finite
+from server.core.snapshot import Model
 from server.http2.frames import MESSAGE
 
 MAX_ROWS = 1024
-MAX_PREFIX = 1024  # bytes before the values; all of our clients' are some 50, and what is remembered is to stay small
-_REMEMBERED = 32
-_OTHER = bytes(byte ^ 0xFF for byte in range(256))
+MAX_PREFIX_BYTES = 1024  # our clients' prefixes have about 50 bytes; a larger one is not worth its memory
+MAX_TAIL_BYTES = 32 * 1024  # 1,024 rows with an event time and a product id
+_MAX_TEMPLATES = 32
+_INVERTED = bytes(byte ^ 0xFF for byte in range(256))
 _ID_TAG, _MORE = 0x08, 0x80
-_DOUBLE = struct.Struct("<d")
+_TIMES_TAG, _PRODUCT_TAG = 0x2A, 0x32  # of PackedRows: event_times_ns (packed varints), product_ids
+_MAX_TIME_BYTES = 9  # of a varint that any int64 reader takes
 
 
-class Form(msgspec.Struct, frozen=True, gc=False):
-    """What a recognized PredictRequest is."""
+class Tail(msgspec.Struct, frozen=True, gc=False):
+    """The bytes behind the values: fixed where the bits of `mask` are set. Both numbers are little-endian."""
+
+    size: int
+    bits: int
+    mask: int
+
+    def matches(self, tail: bytes) -> bool:
+        return not (int.from_bytes(tail, "little") ^ self.bits) & self.mask
+
+    def array(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """bits and mask as arrays (size,)."""
+        both = (number.to_bytes(self.size, "little") for number in (self.bits, self.mask))
+        bits, mask = (np.frombuffer(number, np.uint8) for number in both)
+        return bits, mask
+
+
+NO_TAIL = Tail(0, 0, 0)
+
+
+class RequestTemplate(msgspec.Struct, frozen=True, gc=False):
+    """The fixed part of a PredictRequest."""
 
     prefix: bytes
     selection: Selection
     schema_hash: str
     data_type: int
     rows: int
+    values: slice  # where the values lie in a message
+    tail: Tail = NO_TAIL
+
+    def count_matching(self, messages: NDArray[np.uint8]) -> int:
+        """How many of the first messages match. messages: (messages, their length), all of one length."""
+        prefix = np.frombuffer(self.prefix, np.uint8)
+        differs = (messages[:, : len(prefix)] != prefix).any(axis=1)
+        if self.tail.size:
+            differs |= _tails_differ(messages, self.tail)
+        return int(np.argmax(differs)) if differs.any() else len(messages)
+
+    def shares_matrix(self, other: RequestTemplate) -> bool:
+        """Whether rows of both fit into one matrix for one model."""
+        return (self.selection, self.schema_hash, self.data_type) == (
+            other.selection,
+            other.schema_hash,
+            other.data_type,
+        )
 
 
-class FrameForm:
-    """What a recognized StreamPredictRequest is: frame_id, then a request of `form`, and nothing else.
+class FrameTemplate:
+    """The fixed part of a StreamPredictRequest that is frame_id, then a request of a RequestTemplate, and nothing else.
 
-    template, mask: what stands before the values of a frame behind its prefix, and the bits of it that all frames
-    of this form share.
+    head, mask: the bytes of a frame and its gRPC prefix before the values, and the bits of them that all frames of
+    this template share.
     """
 
-    __slots__ = ("at", "form", "id_end", "marker", "mask", "template")
+    __slots__ = ("head", "id_end", "mask", "middle", "request", "values")
 
-    def __init__(self, form: Form, raw: bytes, id_end: int, at: int) -> None:
-        """raw: such a frame. id_end: where its frame_id ends. at: where the request begins."""
-        self.form = form
+    def __init__(self, request: RequestTemplate, raw: bytes, id_end: int, request_at: int) -> None:
+        """raw: such a frame. id_end: where its frame_id ends. request_at: where its request begins."""
+        self.request = request
         self.id_end = id_end
-        self.at = at
-        self.marker = raw[id_end:at] + form.prefix  # the request's tag and length, the form's prefix
-        # The id is one varint: its tag, bytes with the highest bit set, and one without.
-        one = bytes([_ID_TAG, *[_MORE] * (id_end - 2), 0]) if id_end else b""
-        bits = bytes([0xFF, *[_MORE] * (id_end - 1)]) if id_end else b""
+        self.values = slice(request_at + len(request.prefix), request.values.stop)
+        self.middle = raw[id_end:request_at] + request.prefix  # the request's tag and length, its fixed part
+        # The id is one varint: its tag, bytes with the highest bit set, and one byte without.
+        frame_id = bytes([_ID_TAG, *[_MORE] * (id_end - 2), 0]) if id_end else b""
+        id_bits = bytes([0xFF, *[_MORE] * (id_end - 1)]) if id_end else b""
         prefix = MESSAGE.pack(0, len(raw))
-        self.template = np.frombuffer(prefix + one + self.marker, np.uint8)
-        self.mask = np.frombuffer(b"\xff" * len(prefix) + bits + b"\xff" * len(self.marker), np.uint8)
+        self.head = np.frombuffer(prefix + frame_id + self.middle, np.uint8)
+        self.mask = np.frombuffer(b"\xff" * len(prefix) + id_bits + b"\xff" * len(self.middle), np.uint8)
 
-    def alike(self, rows: NDArray[np.uint8]) -> int:
-        """How many of (frames, prefix and frame) are of this form, before the first that is not."""
-        wrong = ((rows[:, : len(self.template)] ^ self.template) & self.mask).any(axis=1)
-        return int(np.argmax(wrong)) if wrong.any() else len(rows)
+    def count_matching(self, frames: NDArray[np.uint8]) -> int:
+        """How many of the first frames match. frames: (frames, prefix and frame)."""
+        differs = ((frames[:, : len(self.head)] ^ self.head) & self.mask).any(axis=1)
+        if self.request.tail.size:
+            differs |= _tails_differ(frames, self.request.tail)
+        return int(np.argmax(differs)) if differs.any() else len(frames)
 
 
-class Forms:
-    """The forms seen lately, by the length of their message."""
+class TemplateCache:
+    """The templates of recent requests, by the length of their message."""
 
     def __init__(self) -> None:
-        self.by_length: dict[int, Form] = {}
-        self._frames: dict[int, FrameForm] = {}  # by the length of the whole frame
+        self.by_length: dict[int, RequestTemplate] = {}
+        self._frames: dict[int, FrameTemplate] = {}  # by the length of the whole frame
 
-    def of(self, raw: bytes, at: int = 0) -> Form | None:
-        """The form of the request that begins at `at`; None where it is not recognized."""
-        form = self.by_length.get(len(raw) - at)
-        return form if form is not None and raw.startswith(form.prefix, at) else None
-
-    def frame(self, raw: bytes) -> FrameForm | None:
-        """The form of a frame of a stream; None where it is not recognized."""
-        known = self._frames.get(len(raw))
-        if known is not None and raw.startswith(known.marker, known.id_end) and _is_id(raw, known.id_end):
-            return known
-        id_end, at = frame_parts(raw)
-        form = self.of(raw, at) if at else None
-        if form is None:
+    def match(self, raw: bytes, at: int = 0) -> RequestTemplate | None:
+        """The template of the request that begins at `at`, or None."""
+        template = self.by_length.get(len(raw) - at)
+        if template is None or not raw.startswith(template.prefix, at):
             return None
-        known = FrameForm(form, raw, id_end, at)
-        if len(self._frames) >= _REMEMBERED:
-            self._frames.clear()
-        self._frames[len(raw)] = known
-        return known
+        tail = template.tail
+        return template if not tail.size or tail.matches(raw[-tail.size :]) else None
 
-    def learn(self, raw: bytes, request: PredictInput, reads_as: Callable[[bytes], PredictInput]) -> None:
-        """Remembers a request that was parsed from `raw` by `reads_as` and found right."""
+    def match_frame(self, raw: bytes) -> FrameTemplate | None:
+        """The template of a frame of a stream, or None."""
+        frame = self._frames.get(len(raw))
+        if frame is not None and raw.startswith(frame.middle, frame.id_end) and _is_id(raw, frame.id_end):
+            tail = frame.request.tail
+            if not tail.size or tail.matches(raw[-tail.size :]):
+                return frame
+        id_end, request_at = frame_parts(raw)
+        template = self.match(raw, request_at) if request_at else None
+        if template is None:
+            return None
+        frame = FrameTemplate(template, raw, id_end, request_at)
+        if len(self._frames) >= _MAX_TEMPLATES:
+            self._frames.clear()
+        self._frames[len(raw)] = frame
+        return frame
+
+    def learn(self, raw: bytes, request: PredictInput, parse: Callable[[bytes], PredictInput]) -> None:
+        """Remembers a valid request that `parse` read from `raw`."""
         rows = request.rows
-        if not isinstance(rows, PackedInput) or request.routing_key or rows.event_times or rows.product_ids:
+        if not isinstance(rows, PackedInput) or request.routing_key:
             return
-        if rows.row_count > MAX_ROWS or rows.data_type not in DTYPES or not raw.endswith(rows.values):
+        if rows.row_count > MAX_ROWS or rows.data_type not in DTYPES:
             return
-        prefix = raw[: len(raw) - len(rows.values)]
-        if len(prefix) > MAX_PREFIX:
+        values_at, tail = _values_and_tail(raw, rows)
+        if not 0 < values_at <= MAX_PREFIX_BYTES:
             return
-        # That the message ends as its values do may be chance: other bytes in their place must be other values.
-        others = rows.values.translate(_OTHER)
+        # The values may stand there by chance. Proof that they do not: with other bytes in their place, and in the
+        # free bits of the tail, the message is parsed as a request with other values and no other difference.
+        prefix, probe = raw[:values_at], rows.values.translate(_INVERTED)
+        free = (int.from_bytes(raw[len(raw) - tail.size :], "little") ^ ~tail.mask) & (1 << 8 * tail.size) - 1
         try:
-            found = reads_as(prefix + others)
+            parsed = parse(prefix + probe + free.to_bytes(tail.size, "little"))
         except RequestError:
             return
-        if found != PredictInput(msgspec.structs.replace(rows, values=others), request.selection):
+        if parsed != PredictInput(msgspec.structs.replace(rows, values=probe), request.selection):
             return
-        if len(self.by_length) >= _REMEMBERED:
+        if len(self.by_length) >= _MAX_TEMPLATES:
             self.by_length.clear()
         self._frames.clear()
-        self.by_length[len(raw)] = Form(prefix, request.selection, rows.schema_hash, rows.data_type, rows.row_count)
+        values = slice(len(prefix), -tail.size or None)
+        self.by_length[len(raw)] = RequestTemplate(
+            prefix, request.selection, rows.schema_hash, rows.data_type, rows.row_count, values, tail
+        )
 
 
-def answer_prefix(model: Model) -> bytes:
-    """The fields of PredictResponse that every answer of a model has: its name, version and threshold."""
-    name, version = model.name.encode(), model.version.encode()
-    return (
-        b"\x0a"
-        + varint(len(name))
-        + name
-        + b"\x12"
-        + varint(len(version))
-        + version
-        + (b"\x19" + _DOUBLE.pack(model.threshold))
-    )
-
-
-class Prefixes:
-    """`answer_prefix` of the models that answer now."""
-
-    def __init__(self, repository: Repository) -> None:
-        self._repository = repository
-        self._held: Held | None = None
-        self._known: dict[Model, bytes] = {}
-
-    def of(self, model: Model) -> bytes:
-        held = self._repository.held
-        if held is not self._held:  # models that went are not kept for this
-            self._known.clear()
-            self._held = held
-        known = self._known.get(model)
-        if known is None:
-            known = self._known[model] = answer_prefix(model)
-        return known
-
-
-def answer_suffix(queue_ns: int, compute_ns: int) -> bytes:
-    return b"\x28" + varint(max(0, queue_ns)) + b"\x30" + varint(max(0, compute_ns))
-
-
-def job_of(raw: bytes, form: Form, repository: Repository, arrived_ns: int) -> Job | None:
-    """A recognized request as a job; None where it must be parsed to be told what is wrong with it."""
-    model = model_for(repository, form)
-    if model is None:
-        return None
-    matrix = matrix_of(memoryview(raw)[len(form.prefix) :], form, len(model.schema))
-    return None if matrix is None else Job(model, matrix, arrived_ns)
-
-
-def matrix_of(values: bytes | memoryview | NDArray[np.uint8], form: Form, width: int) -> Matrix | None:
-    """The rows in the values of one request, or of many of this form; None where one is not finite."""
-    flat = np.frombuffer(values, DTYPES[form.data_type])
+def matrix_of(values: bytes | NDArray[np.uint8], template: RequestTemplate, width: int) -> Matrix | None:
+    """The matrix (rows, width) in the values of one request, or of many; None if a value is not finite."""
+    flat = np.frombuffer(values, DTYPES[template.data_type])
     if not all_finite(flat):  # before they are widened: NumPy warns of a signalling NaN
         return None
     return np.asarray(flat, np.float64).reshape(-1, width)
 
 
-def model_for(repository: Repository, form: Form) -> Model | None:
-    """The model that scores requests of this form; None where they must be told that they are at fault."""
+def model_for(repository: Repository, template: RequestTemplate) -> Model | None:
+    """The model that scores requests of this template; None if there is none or its schema has changed."""
     try:
-        model = repository.resolve(form.selection)
+        model = repository.resolve(template.selection)
     except VolcastError:
         return None
-    return model if model.schema.hash == form.schema_hash else None
+    return model if model.schema.hash == template.schema_hash else None
 
 
-def answer_of(result: Result) -> bytes:
-    """A PredictResponse."""
-    values = result.probabilities.astype("<f8", copy=False).tobytes()
-    suffix = answer_suffix(result.queue_ns, result.compute_ns)
-    return answer_prefix(result.model) + b"\x22" + varint(len(values)) + values + suffix
+def _tails_differ(messages: NDArray[np.uint8], tail: Tail) -> NDArray[np.bool_]:
+    bits, mask = tail.array()
+    return np.asarray(((messages[:, -tail.size :] ^ bits) & mask).any(axis=1))
 
 
-def varint(number: int) -> bytes:
-    """A protobuf varint (Protocol Buffers, Encoding)."""
-    if number < 1 << 7:
-        return bytes((number,))
-    if number < 1 << 14:  # as most times are, in nanoseconds: half of what the loop costs
-        return bytes((number & 0x7F | 0x80, number >> 7))
-    if number < 1 << 21:
-        return bytes((number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80, number >> 14))
-    out = bytearray()
-    while number >= 128:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
+def _values_and_tail(raw: bytes, rows: PackedInput) -> tuple[int, Tail]:
+    """Where the values seem to begin in a request, and the layout of the bytes behind them; (0, NO_TAIL) if unclear."""
+    if not rows.event_times and not rows.product_ids:
+        return (len(raw) - len(rows.values) if raw.endswith(rows.values) else 0), NO_TAIL
+    begin = raw.find(rows.values)
+    tail = raw[begin + len(rows.values) :]
+    mask = _tail_mask(tail, rows) if begin > 0 and 0 < len(tail) <= MAX_TAIL_BYTES else None
+    if mask is None:
+        return 0, NO_TAIL
+    fixed = int.from_bytes(mask, "little")
+    return begin, Tail(len(tail), int.from_bytes(tail, "little") & fixed, fixed)
+
+
+def _tail_mask(tail: bytes, rows: PackedInput) -> bytes | None:
+    """The bits of a tail that must not change: tags, lengths, the ends of varints, and that ids are ASCII.
+
+    None unless the tail is event times, then product ids, as many as `rows` says, and nothing else.
+    """
+    mask = bytearray()
+    at = times = products = 0
+    while at + 1 < len(tail):
+        tag, size, begin = tail[at], 0, at + 1
+        for shift in range(0, 21, 7):
+            byte = tail[begin] if begin < len(tail) else _MORE
+            size |= (byte & 0x7F) << shift
+            begin += 1
+            if byte < _MORE:
+                break
+        else:
+            return None
+        body = tail[begin : begin + size]
+        if len(body) != size:
+            return None
+        if tag == _TIMES_TAG and not times and not products:
+            ends = [index for index, byte in enumerate(body) if byte < _MORE]
+            widths = [end - start for start, end in zip([-1, *ends], ends, strict=False)]
+            if not ends or ends[-1] != size - 1 or max(widths) > _MAX_TIME_BYTES:
+                return None
+            times = len(ends)
+        elif tag == _PRODUCT_TAG and body.isascii():
+            products += 1
+        else:
+            return None
+        mask += b"\xff" * (begin - at) + b"\x80" * size
+        at = begin + size
+    return bytes(mask) if at == len(tail) and (times, products) == (rows.event_times, rows.product_ids) else None
 
 
 def _is_id(raw: bytes, end: int) -> bool:
-    """Whether a frame_id, absent or one varint, is what stands before `end`."""
+    """Whether the bytes before `end` are a frame_id: absent, or one varint."""
     if end == 0:
         return True
-    return raw[0] == 0x08 and raw[end - 1] < 0x80 and (end == 2 or min(raw[1 : end - 1]) >= 0x80)
+    return raw[0] == _ID_TAG and raw[end - 1] < _MORE and (end == 2 or min(raw[1 : end - 1]) >= _MORE)
 
 
 def frame_parts(raw: bytes) -> tuple[int, int]:
     """Where frame_id ends and where the PredictRequest begins in a StreamPredictRequest.
 
-    (0, 0) where it is not frame_id (absent where it is 0), then a request, and nothing else.
+    (0, 0) unless the message is frame_id (absent if it is 0), then a request, and nothing else.
     """
     size, at = len(raw), 0
-    if size > 1 and raw[0] == 0x08:
+    if size > 1 and raw[0] == _ID_TAG:
         at = 1
-        while at < size and raw[at] & 0x80:
+        while at < size and raw[at] & _MORE:
             at += 1
         at += 1
-    if at >= size or at > 10 or raw[at] != 0x12:  # ids of ten bytes are not all 64-bit numbers
+    if at >= size or at > 10 or raw[at] != 0x12:  # not all ids of ten bytes are 64-bit numbers
         return 0, 0
     id_end, at, length, shift = at, at + 1, 0, 0
     while at < size and shift < 35:
         byte = raw[at]
         length |= (byte & 0x7F) << shift
         at += 1
-        if byte < 0x80:
+        if byte < _MORE:
             return (id_end, at) if at + length == size else (0, 0)
         shift += 7
     return 0, 0

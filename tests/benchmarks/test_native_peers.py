@@ -72,7 +72,7 @@ def test_a_framed_request_is_the_message_behind_its_length() -> None:
 @pytest.mark.parametrize("echo", ECHOES)
 def test_an_echo_answers_a_probability_a_row_on_both_methods(echo: Any) -> None:
     values = array("d", [1.0] * 3 * len(CORE_1.names))
-    with echo() as address, Client(address) as client, client.stream() as stream:
+    with echo() as server, Client(server.address) as client, client.stream() as stream:
         response = client.predict_packed(values, 3, CORE_1.hash)
         in_stream = stream.predict_packed(values, 3, CORE_1.hash)
     for given in (response, in_stream):
@@ -89,8 +89,10 @@ def test_an_echo_answers_a_probability_a_row_on_both_methods(echo: Any) -> None:
 def test_a_stream_is_driven_with_no_more_in_flight_than_asked(
     echo: Any, mode: peers.StreamMode, in_flight: int, coalesce: bool
 ) -> None:
-    with echo() as address:
-        figures = peers.stream_client(address, mode, request(2), count=1000, in_flight=in_flight, coalesce=coalesce)
+    with echo() as server:
+        figures = peers.stream_client(
+            server.address, mode, request(2), count=1000, in_flight=in_flight, coalesce=coalesce
+        )
     assert figures["messages"] == 1000
     assert figures["rows"] == 2
     assert 1 <= figures["most_in_flight"] <= (in_flight or 1100)
@@ -214,8 +216,8 @@ def test_an_open_loop_sends_the_deadline_and_headers_it_was_given() -> None:
 
 @built
 def test_the_same_seed_offers_the_same_calls() -> None:
-    with peers.rust_echo() as address:
-        offered = [peers.open_loop(address, 2000, 0.3, request(1), seed=seed)["offered"] for seed in (7, 7, 8)]
+    with peers.rust_echo() as server:
+        offered = [peers.open_loop(server.address, 2000, 0.3, request(1), seed=seed)["offered"] for seed in (7, 7, 8)]
     assert offered[0] == offered[1] != offered[2]
 
 
@@ -223,8 +225,8 @@ def test_the_same_seed_offers_the_same_calls() -> None:
 @pytest.mark.parametrize("echo", ECHOES)
 @pytest.mark.parametrize("tick_us", [0, 200])
 def test_an_open_loop_gets_every_answer_of_an_echo(echo: Any, tick_us: int) -> None:
-    with echo() as address:
-        figures = peers.open_loop(address, 5000, 0.5, request(1), tick_us=tick_us)
+    with echo() as server:
+        figures = peers.open_loop(server.address, 5000, 0.5, request(1), tick_us=tick_us)
     assert figures["ok"] == figures["offered"] > 2000
 
 

@@ -1,4 +1,4 @@
-"""README's table shows what was kept, misses included, and a partial run replaces only its part."""
+"""The tables show the saved figures, misses included, and a partial run replaces only its own sections."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from benchmarks.targets import at_least, medians
 
 KEPT = msgspec.json.decode(RESULTS.read_bytes())
 EMPTY = "before\n<!-- bench -->\n<!-- /bench -->\nafter"
+EMPTY_SHORT = "before\n<!-- bench-short -->\n<!-- /bench-short -->\nafter"
 
 
 def section(what: str, ours: float, **more: Any) -> dict[str, Any]:
@@ -63,13 +64,30 @@ def test_a_table_from_before_there_were_targets_is_replaced_as_a_whole() -> None
 
 def test_saving_writes_figures_from_which_the_table_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readme, "README", tmp_path / "README.md")
+    monkeypatch.setattr(readme, "PAGE", tmp_path / "benchmarks.md")
     monkeypatch.setattr(readme, "RESULTS", tmp_path / "results" / "latest.json")
-    readme.README.write_text(EMPTY)
+    readme.README.write_text(EMPTY_SHORT)
+    readme.PAGE.write_text(EMPTY)
     whole = {key: KEPT[key] for key in ("features", "worker")} | {"serving": {"one": section("fast", 120)}}
     readme.save(whole, "here", "now")
     readme.save({"serving": {"two": section("slow", 90)}}, "there", "then")
     run = msgspec.json.decode(readme.RESULTS.read_bytes())
     assert list(run["serving"]) == ["one", "two"]
     assert (run["date"], run["machine"]) == ("now", "here")
-    assert readme.README.read_text() == with_table(EMPTY, run)
+    assert readme.README.read_text() == with_table(EMPTY_SHORT, run)
+    assert readme.PAGE.read_text() == with_table(EMPTY, run)
     assert "| slow |" in readme.README.read_text()
+    assert "| slow |" in readme.PAGE.read_text()
+
+
+def test_the_short_table_has_the_first_row_of_a_section_and_every_missed_target() -> None:
+    rows = [
+        row for what, ours in (("first", 120), ("second", 130), ("third", 90)) for row in section(what, ours)["rows"]
+    ]
+    table = with_table(EMPTY_SHORT, saved(one={**section("", 0), "rows": rows}))
+    assert [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| ")] == [
+        "| what",
+        "| first",
+        "| third",
+    ]
+    assert "**no**" in table

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from benchmarks.targets import Row, at_least, at_most, figure, medians, table
+from benchmarks.targets import Row, at_least, at_most, figure, medians, paired_row, table
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,15 @@ def test_a_figure_has_the_digits_that_say_something(value: float, text: str) -> 
 
 def test_a_large_bound_is_written_out() -> None:
     assert str(at_least(6e6, "rows/s")) == "≥ 6,000,000 rows/s"
+
+
+@pytest.mark.parametrize(("slowest", "reached"), [(1.05, True), (1.06, False)])
+def test_a_bound_on_an_interval_is_on_all_of_it(slowest: float, reached: bool) -> None:
+    row = paired_row("cpu", "us", [1, 1, slowest], "before", [1, 1, 1], target=at_most(1.05, interval=True))
+    assert (row.ratio, row.reached) == (1, reached)
+
+
+def test_a_paired_row_prints_its_interval() -> None:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(table([paired_row("calls", "calls/s", [3, 4, 5], "echo", [2, 2, 2], target=at_least(2.1))]))
+    assert "2.00 (1.50 to 2.50)" in console.file.getvalue()  # type: ignore[attr-defined]

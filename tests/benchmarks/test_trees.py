@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import trees
 from common.bundle import read_bundle
-from server.core.bundles import load_bundle
+from server.core.bundles import load_model
 from tests.server import bundles
 
 
@@ -18,7 +18,7 @@ def test_the_server_loads_it_and_its_self_test_agrees(tmp_path: Path) -> None:
     assert told.startswith("4 trees of depth 5, ")
     manifest, _ = read_bundle(tmp_path / "volatility" / "1")
     assert manifest.parity_max_abs_error < trees.TOLERANCE
-    load_bundle(tmp_path / "volatility" / "1", "volatility", "1")
+    load_model(tmp_path / "volatility" / "1", "volatility", "1")
 
 
 def test_its_probabilities_differ_from_row_to_row(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ SIMULATED = (DEPLOY / "compose.simulated.yaml").read_text()
 SERVICES: dict[str, dict[str, Any]] = load("compose.yaml")["services"]
 OF_DEFAULTS = Config()
 
-# Where each port of DESIGN is published, and the variable that moves it.
+# Where each port of docs/operations.md is published, and the variable that moves it.
 PUBLISHED = {
     "kafka": ("KAFKA_PORT", OF_DEFAULTS.broker.port),
     "server": ("GRPC_PORT", OF_DEFAULTS.server.port),

@@ -11,7 +11,7 @@ import pytest
 from cli.main import COMMANDS
 from tests.deploy.files import DEPLOY, PARTS, ROOT, dockerfile, environment
 
-# What DESIGN's folder map lets a part import, and the extra of pyproject.toml that it installs.
+# What the import contracts of pyproject.toml let a part import, and the extra that it installs.
 CONTRACT_AND_SHARED = {"proto", "common", "cli"}
 FOLDERS = {
     "ingestor": {"clients", "pipeline"},

@@ -11,25 +11,37 @@ from time import perf_counter_ns
 import numpy as np
 import pytest
 
-from server.core.batcher import INLINE_ROWS, Batcher
-from server.core.dataplane import Computed, DataPlane, Job, Outcome
+from server.core.batcher import INLINE_ROWS, Batcher, Work
+from server.core.dataplane import Computed, DataPlane, Outcome, Result, ScoringJob
 from server.core.models import Repository
-from server.core.predictor import FEW
-from server.core.requests import Result
+from server.core.predictor import MAX_BOUND_ROWS
+from server.core.snapshot import Model
 from server.runtime.batch_loop import BatchLoop
 from tests.server.bundles import Logistic, rows, write_bundle
 
 
-class Work:
-    deadline_ns: int | None = None
-    cancelled = False
+class Recorder:
+    """Replies that keep the outcome."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    abandoned = False
+
+    def __init__(self) -> None:
         self.outcome: Outcome | None = None
 
-    def finish(self, outcome: Outcome) -> None:
+    def send(self, outcome: Outcome) -> None:
         self.outcome = outcome
+
+
+class Broken(Recorder):
+    """Replies of a connection at fault."""
+
+    def send(self, outcome: Outcome) -> None:
+        raise RuntimeError("of one connection")
+
+
+def work(model: Model, count: int, seed: int, replies: Recorder | None = None) -> tuple[Work, Recorder]:
+    replies = replies or Recorder()
+    return Work(ScoringJob(model, rows(count, seed), 0), replies), replies
 
 
 @pytest.fixture
@@ -43,7 +55,7 @@ def repository(tmp_path: Path) -> Repository:
 
 def test_a_large_job_is_a_batch_of_its_own_whatever_the_batch_may_hold(repository: Repository) -> None:
     """On the other thread nothing may run that the loop runs itself: its buffers are the loop's."""
-    large, small = (repository.held.labelled[name, "stable"] for name in ("volatility", "other"))
+    large, small = (repository.snapshot.labelled[name, "stable"] for name in ("volatility", "other"))
     elsewhere: list[int] = []
 
     def offload(compute: Callable[[], Computed], finish: Callable[[Computed], None]) -> None:
@@ -56,32 +68,34 @@ def test_a_large_job_is_a_batch_of_its_own_whatever_the_batch_may_hold(repositor
 
     plane = DataPlane(repository, 65_536, perf_counter_ns)
     batcher = Batcher(plane, 65_536, 512, offload)
-    works = [Work(Job(small, rows(FEW, 1), 0)), Work(Job(large, rows(INLINE_ROWS + 1, 2), 0))]
-    works += [Work(Job(small, rows(FEW, 3), 0)), Work(Job(large, rows(INLINE_ROWS + 5, 4), 0))]
-    for work in works:
-        batcher.put(work)
+    works = [
+        work(small, MAX_BOUND_ROWS, 1),
+        work(large, INLINE_ROWS + 1, 2),
+        work(small, MAX_BOUND_ROWS, 3),
+        work(large, INLINE_ROWS + 5, 4),
+    ]
+    jobs = [item.job for item, _ in works]
+    for item, _ in works:
+        batcher.put(item)
     while batcher.waiting:
         batcher.run()
     assert elsewhere == [INLINE_ROWS + 1, INLINE_ROWS + 5]
-    for work in works:
-        assert isinstance(work.outcome, Result)
-        seed = 1 if work.job.model is large else 2
-        np.testing.assert_allclose(work.outcome.probabilities, Logistic(seed).predict(work.job.matrix))
-    assert batcher.rows == 0
+    for job, (_, replies) in zip(jobs, works, strict=True):
+        assert isinstance(job, ScoringJob)
+        assert isinstance(replies.outcome, Result)
+        seed = 1 if job.model is large else 2
+        np.testing.assert_allclose(replies.outcome.probabilities, Logistic(seed).predict(job.matrix))
+    assert (batcher.rows, batcher.calls) == (0, 0)
 
 
 async def test_after_a_fault_the_loop_goes_on_with_what_waits(repository: Repository) -> None:
-    class Broken(Work):
-        def finish(self, outcome: Outcome) -> None:
-            raise RuntimeError("of one connection")
-
     told: list[dict[str, object]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
-    model = repository.held.labelled["volatility", "stable"]
+    model = repository.snapshot.labelled["volatility", "stable"]
     loop = BatchLoop(DataPlane(repository, 65_536, perf_counter_ns), 1, 512, 0)
-    broken, behind = Broken(Job(model, rows(1, 1), 0)), Work(Job(model, rows(1, 2), 0))
-    loop.put(broken)
-    loop.put(behind)
+    loop.put(work(model, 1, 1, Broken())[0])
+    item, behind = work(model, 1, 2)
+    loop.put(item)
     for _ in range(10):  # turns of the loop
         await asyncio.sleep(0)
     assert isinstance(behind.outcome, Result)
@@ -89,17 +103,13 @@ async def test_after_a_fault_the_loop_goes_on_with_what_waits(repository: Reposi
 
 
 def test_a_fault_in_one_callers_answer_leaves_the_others_theirs_and_is_told(repository: Repository) -> None:
-    class Broken(Work):
-        def finish(self, outcome: Outcome) -> None:
-            raise RuntimeError("of one connection")
-
-    model = repository.held.labelled["volatility", "stable"]
+    model = repository.snapshot.labelled["volatility", "stable"]
     observed: list[int] = []
     plane = DataPlane(repository, 65_536, perf_counter_ns)
     batcher = Batcher(plane, 256, 512, lambda compute, finish: finish(compute()), lambda run: observed.append(1))
-    first, broken, last = (one(Job(model, rows(1, seed), 0)) for seed, one in ((1, Work), (2, Broken), (3, Work)))
-    for work in (first, broken, last):
-        batcher.put(work)
+    first, last = Recorder(), Recorder()
+    for seed, replies in enumerate((first, Broken(), last)):
+        batcher.put(work(model, 1, seed, replies)[0])
     with pytest.raises(RuntimeError, match="of one connection"):
         batcher.run()
     assert isinstance(first.outcome, Result)

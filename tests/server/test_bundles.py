@@ -17,15 +17,15 @@ from onnx import TensorProto, helper, numpy_helper
 from common import bundle
 from common.bundle import MANIFEST_FILE, MODEL_FILE, Manifest
 from common.errors import BundleError
-from server.core.bundles import find_bundles, fingerprint
-from server.core.models import Repository, load_bundle
+from server.core.bundles import fingerprint, load_model, scan_folder
+from server.core.models import Repository
 from server.core.requests import Selection
 from tests.server.bundles import WIDTH, Logistic, write_bundle
 
 
 def refused(folder: Path) -> str:
     with pytest.raises(BundleError) as raised:
-        load_bundle(folder, "volatility", "1")
+        load_model(folder, "volatility", "1")
     return str(raised.value)
 
 
@@ -198,7 +198,7 @@ def test_a_name_that_leads_outside_is_not_even_listed(tmp_path: Path) -> None:
     (failure,) = repository.load(models).failures
     assert (failure.name, failure.version) == ("jumps", "")
     assert "leads outside the models folder" in failure.reason
-    assert list(repository.held.models) == [("volatility", "1")]
+    assert list(repository.snapshot.models) == [("volatility", "1")]
 
 
 def test_links_that_stay_inside_are_followed(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_file_over_its_limit_is_refused_and_one_at_it_is_not(
     folder = write_bundle(tmp_path)
     size = (folder / file).stat().st_size
     monkeypatch.setattr(bundle, limit, size)
-    load_bundle(folder, "volatility", "1")
+    load_model(folder, "volatility", "1")
     monkeypatch.setattr(bundle, limit, size - 1)
     assert f"{file}: expected at most {size - 1} bytes" in refused(folder)
 
@@ -237,7 +237,7 @@ def test_a_folder_with_a_name_that_no_answer_could_carry_is_refused_by_it(tmp_pa
     write_bundle(tmp_path)
     (tmp_path / name / "1").mkdir(parents=True)
     (tmp_path / "volatility" / name).mkdir()
-    failures = find_bundles(tmp_path).failures
+    failures = scan_folder(tmp_path).failures
     assert {(one.name, one.version) for one in failures} == {(ascii(name)[1:-1], ""), ("volatility", ascii(name)[1:-1])}
     assert all("printable ASCII" in one.reason for one in failures)
 
@@ -245,7 +245,7 @@ def test_a_folder_with_a_name_that_no_answer_could_carry_is_refused_by_it(tmp_pa
 def test_the_disks_own_folder_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "lost+found" / "#7").mkdir(parents=True)
     write_bundle(tmp_path)
-    assert list(find_bundles(tmp_path).bundles) == [("volatility", "1")]
+    assert list(scan_folder(tmp_path).bundles) == [("volatility", "1")]
 
 
 def touch(path: Path) -> None:

@@ -8,9 +8,10 @@ from numpy.testing import assert_allclose
 
 from common.errors import ModelNotFoundError, RequestError
 from common.schema import CORE_1
-from server.core.dataplane import DataPlane
+from server.core.dataplane import DataPlane, Result
 from server.core.models import Repository
-from server.core.requests import PackedInput, PredictInput, Result, Selection
+from server.core.requests import PredictInput, Selection
+from server.core.rows import PackedInput
 from tests.server.bundles import Logistic, rows, write_bundle
 
 
@@ -48,6 +49,11 @@ def test_waiting_and_computing_are_told_apart(plane: DataPlane) -> None:
 def test_an_unknown_model_is_found_out_before_its_rows_are_looked_at(plane: DataPlane) -> None:
     with pytest.raises(ModelNotFoundError):
         plane.prepare(PredictInput(None, Selection(name="moon")), 0)
+
+
+def test_a_request_without_rows_is_refused_by_field(plane: DataPlane) -> None:
+    with pytest.raises(RequestError, match="rows: expected `named` or `packed` rows, got none"):
+        plane.prepare(PredictInput(None), 0)
 
 
 def test_a_row_the_model_has_no_probability_for_is_the_callers_fault(plane: DataPlane) -> None:

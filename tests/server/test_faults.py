@@ -20,7 +20,7 @@ from server.app.fronts import Parts, make_front
 from server.core.batcher import INLINE_ROWS
 from server.core.dataplane import DataPlane
 from server.core.models import Repository
-from server.core.predictor import Bound, Predictor
+from server.core.predictor import BoundBuffers, Predictor
 from server.core.requests import Selection
 from server.rpc.methods import Stream, StreamContext, Unary
 from server.runtime.batch_loop import BatchLoop
@@ -57,11 +57,11 @@ class Spy:
             raise ZeroDivisionError("secret")
         return np.full(len(matrix), 0.5)
 
-    predict_few = predict
+    predict_bound = predict
 
-    def bound(self, count: int) -> Bound:
+    def bind(self, count: int) -> BoundBuffers:
         """Buffers of a real model, run by this one."""
-        bound = Predictor(Logistic(1).graph().SerializeToString(), len(CORE_1)).bound(count)
+        bound = Predictor(Logistic(1).graph().SerializeToString(), len(CORE_1)).bind(count)
         bound.run = lambda: self.predict(bound.matrix) and None  # type: ignore[method-assign]
         return bound
 

@@ -34,7 +34,7 @@ def loaded(models: Path) -> Repository:
 
 
 def versions(repository: Repository) -> dict[str, list[str]]:
-    held = repository.held
+    held = repository.snapshot
     return {model.version: held.labels(model) for model in held.models.values() if held.labels(model)}
 
 
@@ -44,9 +44,9 @@ FULL = {"stable": "2", "canary": {"version": "3", "share": 0.25}, "shadow": ["4"
 def test_labels_are_where_the_file_puts_them(models: Path) -> None:
     put(models, FULL)
     repository = loaded(models)
-    assert repository.held.failures == ()
+    assert repository.snapshot.failures == ()
     assert versions(repository) == {"2": ["stable"], "3": ["canary"], "4": ["shadow"], "1": ["shadow"]}
-    assert [one.version for one in repository.held.shadows["volatility"]] == ["4", "1"]
+    assert [one.version for one in repository.snapshot.shadows["volatility"]] == ["4", "1"]
     assert repository.resolve(Selection()).version == "2"
     assert repository.resolve(Selection(label="canary")).version == "3"
 
@@ -122,7 +122,7 @@ def test_a_file_with_a_fault_is_refused_as_a_whole_and_the_labels_before_stay(
     put(models, labels)
     changes = repository.reload(models)
     assert versions(repository) == {"2": ["stable"], "3": ["canary"], "4": ["shadow"], "1": ["shadow"]}
-    assert repository.held.canaries["volatility"].split.share == 0.25
+    assert repository.snapshot.canaries["volatility"].split.share == 0.25
     (failure,) = changes.refused
     assert (failure.name, failure.version) == ("volatility", "")
     assert reason in failure.reason
@@ -166,7 +166,7 @@ def test_at_the_start_nothing_is_served_as_stable_that_nobody_chose(models: Path
 def test_versions_that_take_other_features_cannot_share_the_callers(models: Path, labels: dict[str, Any]) -> None:
     write_bundle(models, version="9", change=other_schema)
     put(models, {"stable": "2", **labels})
-    (failure,) = loaded(models).held.failures
+    (failure,) = loaded(models).snapshot.failures
     assert f"{next(iter(labels))}: version 9 takes schema " in failure.reason
 
 
@@ -175,7 +175,7 @@ def test_labels_that_are_a_link_out_of_the_folder_are_refused(models: Path, tmp_
     outside.write_bytes(msgspec.json.encode({"stable": "1"}))
     (models / "volatility" / LABELS_FILE).symlink_to(outside)
     repository = loaded(models)
-    assert "labels.json is a link that leads outside its folder" in repository.held.failures[0].reason
+    assert "labels.json is a link that leads outside its folder" in repository.snapshot.failures[0].reason
     assert versions(repository) == {}
 
 
@@ -185,7 +185,7 @@ def test_a_changed_share_is_a_change_of_labels(models: Path) -> None:
     put(models, {**FULL, "canary": {"version": "3", "share": 0.5}})
     changes = repository.reload(models)
     assert (changes.loaded, changes.retired, changes.relabelled) == ((), (), ("volatility",))
-    assert repository.held.canaries["volatility"].split.share == 0.5
+    assert repository.snapshot.canaries["volatility"].split.share == 0.5
     assert repository.swaps == 2
     assert not repository.reload(models).swapped
     assert repository.swaps == 2

@@ -9,20 +9,20 @@ from prometheus_client.registry import Collector
 
 from server.core.models import Repository
 from server.core.requests import Selection
-from server.core.shadow import Shadows
+from server.core.shadow import ShadowScorer
 from server.runtime.model_metrics import model_metrics
 from tests.server.bundles import rows, write_bundle
 
 
 class Models(Collector):
-    def __init__(self, repository: Repository, shadows: Shadows | None) -> None:
+    def __init__(self, repository: Repository, shadows: ShadowScorer | None) -> None:
         self.repository, self.shadows = repository, shadows
 
     def collect(self):  # type: ignore[no-untyped-def]
         return model_metrics(self.repository, self.shadows)
 
 
-def samples(repository: Repository, shadows: Shadows | None = None) -> dict[str, float]:
+def samples(repository: Repository, shadows: ShadowScorer | None = None) -> dict[str, float]:
     registry = CollectorRegistry()
     registry.register(Models(repository, shadows))
     lines = [line for line in generate_latest(registry).decode().splitlines() if not line.startswith("#")]
@@ -68,7 +68,7 @@ def test_loads_and_their_failures_are_shown(repository: Repository, tmp_path: Pa
 
 
 def test_a_shadow_is_shown_by_model_and_version(repository: Repository) -> None:
-    shadows = Shadows(repository, max_waiting_rows=4)
+    shadows = ShadowScorer(repository, max_waiting_rows=4)
     stable = repository.resolve(Selection())
     shadows.offer(stable, rows(4), np.array([1.0, 1.0, 1.0, np.nan]))
     shadows.offer(stable, rows(2), np.zeros(2))

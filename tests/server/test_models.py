@@ -11,7 +11,9 @@ from numpy.testing import assert_allclose
 
 from common.bundle import MANIFEST_FILE, MODEL_FILE, Manifest
 from common.errors import BundleError, InputError, ModelNotFoundError
-from server.core.models import Repository, load_bundle, version_order
+from common.versions import version_order
+from server.core.bundles import load_model
+from server.core.models import Repository
 from server.core.requests import Selection
 from tests.server.bundles import EXAMPLE, Logistic, rows, write_bundle
 
@@ -30,7 +32,7 @@ def test_every_bundle_below_the_folder_is_held(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("not a model")
     (tmp_path / ".hidden" / "1").mkdir(parents=True)
     (tmp_path / "volatility" / ".partial").mkdir()
-    held = loaded(tmp_path).held
+    held = loaded(tmp_path).snapshot
     assert sorted(held.models) == [("jumps", "1"), ("volatility", "1"), ("volatility", "2")]
     assert held.failures == ()
 
@@ -48,8 +50,8 @@ def test_stable_is_the_highest_number_and_not_the_last_in_the_alphabet(tmp_path:
     repository = loaded(tmp_path)
     assert repository.resolve(Selection()).version == "10"
     assert repository.resolve(Selection(label="stable")).version == "10"
-    assert repository.held.labels(repository.resolve(Selection(version="10"))) == ["stable"]
-    assert repository.held.labels(repository.resolve(Selection(version="9"))) == []
+    assert repository.snapshot.labels(repository.resolve(Selection(version="10"))) == ["stable"]
+    assert repository.snapshot.labels(repository.resolve(Selection(version="9"))) == []
 
 
 def test_versions_sort_by_value_with_names_below() -> None:
@@ -111,7 +113,7 @@ def test_a_damaged_bundle_is_reported_and_the_others_serve(
     damage(write_bundle(tmp_path, version="2"))
     repository = loaded(tmp_path)
     assert repository.resolve(Selection()).version == "1"
-    (failure,) = repository.held.failures
+    (failure,) = repository.snapshot.failures
     assert reason in failure.reason
     assert repository.load_failures == 1
 
@@ -141,13 +143,13 @@ def test_a_manifest_that_does_not_fit_its_model_is_refused(
 ) -> None:
     folder = write_bundle(tmp_path, change=change)
     with pytest.raises(BundleError, match=reason):
-        load_bundle(folder, "volatility", "1")
+        load_model(folder, "volatility", "1")
 
 
 def test_a_graph_of_another_width_is_refused_with_the_bundles_path(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path, graph=Logistic(1).graph(width=12))
     with pytest.raises(BundleError, match="volatility/1: input features: expected"):
-        load_bundle(folder, "volatility", "1")
+        load_model(folder, "volatility", "1")
 
 
 def test_a_version_damaged_later_stays_as_it_was_loaded(tmp_path: Path) -> None:
@@ -157,7 +159,7 @@ def test_a_version_damaged_later_stays_as_it_was_loaded(tmp_path: Path) -> None:
     _flip_a_byte(folder)
     repository.load(tmp_path)
     assert repository.resolve(Selection()) is before
-    assert "is damaged" in repository.held.failures[0].reason
+    assert "is damaged" in repository.snapshot.failures[0].reason
 
 
 @pytest.mark.parametrize("damage", [_flip_a_byte, lambda folder: _lead_out(folder)])
@@ -170,7 +172,7 @@ def test_a_version_damaged_later_stays_though_others_are_held(tmp_path: Path, da
     damage(folder)
     assert not repository.reload(models).swapped
     assert repository.resolve(Selection()) is before
-    assert [one.version for one in repository.held.failures] == ["2"]
+    assert [one.version for one in repository.snapshot.failures] == ["2"]
 
 
 def _lead_out(folder: Path) -> None:
@@ -182,7 +184,7 @@ def _lead_out(folder: Path) -> None:
 def test_a_load_does_not_disturb_whoever_works_on_what_was_held(tmp_path: Path) -> None:
     write_bundle(tmp_path)
     repository = loaded(tmp_path)
-    held = repository.held
+    held = repository.snapshot
     write_bundle(tmp_path, version="2", seed=2)
     repository.load(tmp_path)
     assert list(held.models) == [("volatility", "1")]
@@ -196,7 +198,7 @@ def test_a_models_folder_that_is_missing_is_one_line(tmp_path: Path) -> None:
 
 def test_the_shipped_bundle_passes_its_own_self_test() -> None:
     repository = loaded(SHIPPED)
-    assert repository.held.failures == ()
+    assert repository.snapshot.failures == ()
     probability = repository.resolve(Selection()).predictor.predict(np.array([EXAMPLE]))
     assert 0 <= probability[0] <= 1
 
@@ -243,9 +245,9 @@ def test_a_version_whose_folder_is_gone_is_retired(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "jumps")
     changes = repository.reload(tmp_path)
     assert sorted((one.name, one.version) for one in changes.retired) == [("jumps", "1"), ("volatility", "2")]
-    assert list(repository.held.models) == [("volatility", "1")]
+    assert list(repository.snapshot.models) == [("volatility", "1")]
     assert repository.resolve(Selection()).version == "1"
-    assert repository.held.failures == ()
+    assert repository.snapshot.failures == ()
 
 
 @pytest.mark.parametrize("gone", ["volatility/1", "volatility"])
@@ -257,12 +259,12 @@ def test_the_only_version_of_the_default_model_outlives_its_folder(tmp_path: Pat
     changes = repository.reload(tmp_path)
     assert repository.resolve(Selection()) is before
     assert not changes.swapped
-    (failure,) = repository.held.failures
+    (failure,) = repository.snapshot.failures
     assert (failure.version, failure.reason) == ("1", "its folder is gone; the version is kept, as it is in use")
     write_bundle(tmp_path, version="2")
     repository.load(tmp_path)
-    assert list(repository.held.models) == [("volatility", "2")]
-    assert repository.held.failures == ()
+    assert list(repository.snapshot.models) == [("volatility", "2")]
+    assert repository.snapshot.failures == ()
 
 
 def test_a_version_that_a_label_names_outlives_its_folder(tmp_path: Path) -> None:
@@ -274,24 +276,24 @@ def test_a_version_that_a_label_names_outlives_its_folder(tmp_path: Path) -> Non
     for version in ("2", "3"):
         shutil.rmtree(tmp_path / "volatility" / version)
     repository.load(tmp_path)
-    assert sorted(version for _, version in repository.held.models) == ["1", "2"]
+    assert sorted(version for _, version in repository.snapshot.models) == ["1", "2"]
     assert repository.resolve(Selection(label="canary")).version == "2"
-    assert [one.version for one in repository.held.failures] == ["2"]
+    assert [one.version for one in repository.snapshot.failures] == ["2"]
     labels.write_text('{"stable": "1"}')
     repository.load(tmp_path)
-    assert sorted(version for _, version in repository.held.models) == ["1"]
-    assert repository.held.failures == ()
+    assert sorted(version for _, version in repository.snapshot.models) == ["1"]
+    assert repository.snapshot.failures == ()
 
 
 def test_a_models_folder_that_is_away_changes_nothing(tmp_path: Path) -> None:
     models = tmp_path / "models"
     write_bundle(models)
     repository = loaded(models)
-    before = repository.held
+    before = repository.snapshot
     models.rename(tmp_path / "elsewhere")
     with pytest.raises(InputError):
         repository.reload(models)
-    assert repository.held is before
+    assert repository.snapshot is before
 
 
 def test_a_name_that_cannot_be_listed_any_more_keeps_its_versions_and_labels(tmp_path: Path) -> None:
@@ -317,14 +319,14 @@ def test_a_bundle_half_written_is_refused_and_taken_when_it_is_whole(tmp_path: P
     (folder / MANIFEST_FILE).unlink()
     (folder / MODEL_FILE).write_bytes(whole[MODEL_FILE][:100])
     repository.load(tmp_path)
-    assert "manifest.json cannot be read" in repository.held.failures[0].reason
+    assert "manifest.json cannot be read" in repository.snapshot.failures[0].reason
     (folder / MANIFEST_FILE).write_bytes(whole[MANIFEST_FILE])
     repository.load(tmp_path)
-    assert "is damaged" in repository.held.failures[0].reason
+    assert "is damaged" in repository.snapshot.failures[0].reason
     assert repository.resolve(Selection()).version == "1"
     (folder / MODEL_FILE).write_bytes(whole[MODEL_FILE])
     repository.load(tmp_path)
-    assert repository.held.failures == ()
+    assert repository.snapshot.failures == ()
     assert repository.resolve(Selection()).version == "2"
     assert repository.load_failures == 2
 

@@ -15,7 +15,7 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from benchmarks import rolling
-from server.core.routing import Split
+from server.core.routing import CanarySplit
 from tests.processes import await_true
 from tests.server.bundles import rows, write_bundle
 from tests.server.conformance.calls import (
@@ -153,7 +153,7 @@ def test_the_canary_gets_its_share_of_the_keys_always_the_same_and_more_when_it_
         asked.load("split")
         chosen = {key for key in keys if asked.version("split", key) == "2"}
         assert chosen == {key for key in keys if asked.version("split", key) == "2"}
-        assert chosen == {key for key in keys if Split("split", share).picks(key)}
+        assert chosen == {key for key in keys if CanarySplit("split", share).picks(key)}
         assert before <= chosen
         before = chosen
     assert chosen == set(keys)

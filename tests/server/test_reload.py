@@ -70,11 +70,11 @@ def test_a_half_written_bundle_is_tried_again_when_it_is_whole(tmp_path: Path) -
         folder = write_bundle(tmp_path / "elsewhere", version="2")
         target = models / "volatility" / "2"
         target.mkdir()
-        await_true(lambda: len(repository.held.failures) == 1)
+        await_true(lambda: len(repository.snapshot.failures) == 1)
         for name in ("manifest.json", "model.onnx"):
             shutil.copy(folder / name, target / name)
         await_true(lambda: stable(repository) == "2")
-        await_true(lambda: len(repository.held.failures) == 0)
+        await_true(lambda: len(repository.snapshot.failures) == 0)
     assert log.named("model_refused")[0]["version"] == "2"
 
 

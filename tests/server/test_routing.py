@@ -4,13 +4,13 @@ import hashlib
 
 import pytest
 
-from server.core.routing import Split
+from server.core.routing import CanarySplit
 
 KEYS = [f"client-{number}" for number in range(20_000)]
 
 
 def picked(name: str, share: float) -> set[str]:
-    split = Split(name, share)
+    split = CanarySplit(name, share)
     return {key for key in KEYS if split.picks(key)}
 
 
@@ -36,7 +36,7 @@ def test_the_hash_is_the_one_that_is_documented() -> None:
     """Replicas of other releases, and clients that want to know beforehand, compute the same."""
     for key in KEYS[:200]:
         digest = hashlib.blake2b(b"volatility\x00" + key.encode(), digest_size=8).digest()
-        assert Split("volatility", 0.3).picks(key) == (int.from_bytes(digest, "big") < 0.3 * 2**64)
+        assert CanarySplit("volatility", 0.3).picks(key) == (int.from_bytes(digest, "big") < 0.3 * 2**64)
 
 
 def test_who_gets_the_canary_of_one_model_says_nothing_of_another() -> None:
@@ -45,4 +45,4 @@ def test_who_gets_the_canary_of_one_model_says_nothing_of_another() -> None:
 
 
 def test_keys_of_any_text_have_a_place() -> None:
-    assert all(Split("volatility", 1.0).picks(key) for key in ("ключ", "\ud800", "a" * 10_000, "\0"))
+    assert all(CanarySplit("volatility", 1.0).picks(key) for key in ("ключ", "\ud800", "a" * 10_000, "\0"))

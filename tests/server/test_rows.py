@@ -11,8 +11,8 @@ from numpy.testing import assert_array_equal
 
 from common.errors import RequestError, SchemaMismatchError
 from common.schema import CORE_1
-from server.core.requests import Matrix, NamedInput, PackedInput
-from server.core.rows import DTYPES, MAX_VIOLATIONS, to_matrix
+from server.core.arrays import Matrix
+from server.core.rows import DTYPES, MAX_VIOLATIONS, NamedInput, PackedInput
 from tests.server.bundles import WIDTH, named, rows
 from volcast.v1 import DATA_TYPE_FLOAT32, DATA_TYPE_FLOAT64
 
@@ -29,9 +29,9 @@ def packed(matrix: Any, **changes: Any) -> PackedInput:
     return PackedInput(**{**fields, **changes})
 
 
-def faults(request: PackedInput | NamedInput | None) -> dict[str, str]:
+def faults(request: PackedInput | NamedInput) -> dict[str, str]:
     with pytest.raises(RequestError) as raised:
-        to_matrix(request, CORE_1, MAX_ROWS)
+        request.to_matrix(CORE_1, MAX_ROWS)
     return {one.field: one.description for one in raised.value.violations}
 
 
@@ -41,7 +41,7 @@ def test_the_data_types_are_those_of_the_contract() -> None:
 
 def test_packed_float64_is_a_view_of_the_requests_bytes() -> None:
     request = packed(rows(3))
-    matrix = to_matrix(request, CORE_1, MAX_ROWS)
+    matrix = request.to_matrix(CORE_1, MAX_ROWS)
     assert_array_equal(matrix, rows(3))
     assert np.shares_memory(matrix, np.frombuffer(request.values, "<f8"))
 
@@ -49,7 +49,7 @@ def test_packed_float64_is_a_view_of_the_requests_bytes() -> None:
 def test_packed_float32_widens_exactly() -> None:
     narrow = rows(3).astype("<f4")
     request = packed(rows(3), data_type=DATA_TYPE_FLOAT32, values=narrow.tobytes())
-    matrix = to_matrix(request, CORE_1, MAX_ROWS)
+    matrix = request.to_matrix(CORE_1, MAX_ROWS)
     assert matrix.dtype == np.float64
     assert_array_equal(matrix, narrow.astype(np.float64))
 
@@ -64,12 +64,12 @@ def test_packed_and_named_rows_give_the_same_matrix_whatever_the_order_of_names(
         items = list(named(row).items())
         shuffler.shuffle(items)
         shuffled.append(dict(items))
-    assert_array_equal(to_matrix(NamedInput(shuffled), CORE_1, MAX_ROWS), to_matrix(packed(matrix), CORE_1, MAX_ROWS))
+    assert_array_equal(NamedInput(shuffled).to_matrix(CORE_1, MAX_ROWS), packed(matrix).to_matrix(CORE_1, MAX_ROWS))
 
 
 def outcome(request: PackedInput | NamedInput) -> Matrix | RequestError:
     try:
-        return to_matrix(request, CORE_1, MAX_ROWS)
+        return request.to_matrix(CORE_1, MAX_ROWS)
     except RequestError as error:
         return error
 
@@ -117,10 +117,6 @@ def test_any_88_bytes_are_a_row_of_finite_numbers_or_refused(values: bytes) -> N
         assert answer.tobytes() == values
 
 
-def test_no_rows_at_all_is_a_fault_of_rows() -> None:
-    assert faults(None) == {"rows": "expected `named` or `packed` rows, got none"}
-
-
 @pytest.mark.parametrize(
     ("changes", "field", "description"),
     [
@@ -145,12 +141,12 @@ def test_several_faults_of_packed_rows_are_named_together() -> None:
 
 
 def test_one_time_and_one_product_a_row_are_welcome() -> None:
-    assert to_matrix(packed(rows(2), event_times=2, product_ids=2), CORE_1, MAX_ROWS).shape == (2, WIDTH)
+    assert packed(rows(2), event_times=2, product_ids=2).to_matrix(CORE_1, MAX_ROWS).shape == (2, WIDTH)
 
 
 def test_another_schema_is_told_with_both_hashes() -> None:
     with pytest.raises(SchemaMismatchError) as raised:
-        to_matrix(packed(rows(2), schema_hash="0123456789ab"), CORE_1, MAX_ROWS)
+        packed(rows(2), schema_hash="0123456789ab").to_matrix(CORE_1, MAX_ROWS)
     assert (raised.value.got, raised.value.expected) == ("0123456789ab", CORE_1.hash)
 
 
@@ -188,4 +184,4 @@ def test_what_is_quoted_of_a_request_is_cut_short_and_plain() -> None:
 def test_a_signalling_nan_is_refused_without_a_warning() -> None:
     values = np.full(WIDTH, 0x7FA00000, "<u4").tobytes()
     with pytest.raises(RequestError, match="expected a finite number, got nan"):
-        to_matrix(packed(rows(1), data_type=DATA_TYPE_FLOAT32, values=values), CORE_1, MAX_ROWS)
+        packed(rows(1), data_type=DATA_TYPE_FLOAT32, values=values).to_matrix(CORE_1, MAX_ROWS)

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.core.models import Model, Repository
-from server.core.requests import Matrix, Selection, Vector
-from server.core.shadow import ROWS_A_CALL, Agreement, Shadows
+from server.core.arrays import Matrix, Vector
+from server.core.models import Repository
+from server.core.requests import Selection
+from server.core.shadow import MAX_SCORED_ROWS, Agreement, ShadowScorer
+from server.core.snapshot import Model
 from server.runtime.shadow_thread import ShadowThread
 from tests.processes import await_true
 from tests.server.bundles import Logistic, other_schema, rows, write_bundle
@@ -39,13 +41,13 @@ def repository(tmp_path: Path) -> Repository:
     return repository
 
 
-def answer(shadows: Shadows, model: Model, matrix: Matrix) -> Vector:
+def answer(shadows: ShadowScorer, model: Model, matrix: Matrix) -> Vector:
     probabilities = model.predictor.predict(matrix)
     shadows.offer(model, matrix, probabilities)
     return probabilities
 
 
-def score_all(shadows: Shadows) -> int:
+def score_all(shadows: ShadowScorer) -> int:
     scored = 0
     while rows := shadows.score_some():
         scored += rows
@@ -53,7 +55,7 @@ def score_all(shadows: Shadows) -> int:
 
 
 def test_differences_and_decisions_are_those_of_the_two_formulas(repository: Repository) -> None:
-    shadows = Shadows(repository)
+    shadows = ShadowScorer(repository)
     stable = repository.resolve(Selection())
     for seed in range(7):
         answer(shadows, stable, rows(3 + 40 * seed, seed))
@@ -92,7 +94,7 @@ def test_rows_without_a_probability_are_counted_apart_and_spoil_no_sum() -> None
 )
 def test_answers_with_nothing_to_compare_are_not_taken(repository: Repository, selection: Selection) -> None:
     """Of a model without a shadow, of the shadow itself, of a version with other features."""
-    shadows = Shadows(repository)
+    shadows = ShadowScorer(repository)
     model = repository.resolve(selection)
     shadows.offer(model, rows(3), np.full(3, 0.5))
     assert score_all(shadows) == 0
@@ -100,17 +102,17 @@ def test_answers_with_nothing_to_compare_are_not_taken(repository: Repository, s
 
 
 def test_other_versions_of_the_model_are_compared_too(repository: Repository) -> None:
-    shadows = Shadows(repository)
+    shadows = ShadowScorer(repository)
     answer(shadows, repository.resolve(Selection(version="3")), rows(3))
     assert score_all(shadows) == 3
 
 
 def test_nothing_is_wanted_where_no_model_has_a_shadow() -> None:
-    assert not Shadows(Repository("volatility")).wanted
+    assert not ShadowScorer(Repository("volatility")).active
 
 
 def test_what_is_offered_is_a_copy(repository: Repository) -> None:
-    shadows = Shadows(repository)
+    shadows = ShadowScorer(repository)
     matrix = rows(5)
     probabilities = answer(shadows, repository.resolve(Selection()), matrix)
     expected = np.abs(probabilities - Logistic(2).predict(matrix)).sum()
@@ -121,7 +123,7 @@ def test_what_is_offered_is_a_copy(repository: Repository) -> None:
 
 
 def test_a_full_queue_drops_and_counts_and_takes_again_when_there_is_room(repository: Repository) -> None:
-    shadows = Shadows(repository, max_waiting_rows=10)
+    shadows = ShadowScorer(repository, max_waiting_rows=10)
     stable = repository.resolve(Selection())
     answer(shadows, stable, rows(8))
     answer(shadows, stable, rows(3))
@@ -135,17 +137,17 @@ def test_a_full_queue_drops_and_counts_and_takes_again_when_there_is_room(reposi
 
 
 def test_rows_that_wait_for_the_scorer_still_count_as_waiting(repository: Repository) -> None:
-    shadows = Shadows(repository, max_waiting_rows=ROWS_A_CALL + 10)
+    shadows = ShadowScorer(repository, max_waiting_rows=MAX_SCORED_ROWS + 10)
     stable = repository.resolve(Selection())
-    answer(shadows, stable, rows(ROWS_A_CALL + 10))
-    assert shadows.score_some() == ROWS_A_CALL
-    answer(shadows, stable, rows(ROWS_A_CALL + 1))
-    assert shadows.agreements[SHADOW].dropped_rows == ROWS_A_CALL + 1
+    answer(shadows, stable, rows(MAX_SCORED_ROWS + 10))
+    assert shadows.score_some() == MAX_SCORED_ROWS
+    answer(shadows, stable, rows(MAX_SCORED_ROWS + 1))
+    assert shadows.agreements[SHADOW].dropped_rows == MAX_SCORED_ROWS + 1
     assert score_all(shadows) == 10
 
 
 def test_small_answers_are_scored_together_and_large_ones_in_parts(repository: Repository) -> None:
-    shadows = Shadows(repository)
+    shadows = ShadowScorer(repository)
     stable, third = repository.resolve(Selection()), repository.resolve(Selection(version="3"))
     for model, count in ((stable, 200), (stable, 56), (stable, 1), (third, 2), (stable, 600)):
         answer(shadows, model, rows(count))
@@ -164,18 +166,18 @@ def test_a_shadow_that_cannot_score_is_counted_and_nothing_else(repository: Repo
         def predict(self, matrix: Matrix) -> Vector:
             return np.zeros(1)
 
-    shadows = Shadows(repository)
+    shadows = ShadowScorer(repository)
     stable = repository.resolve(Selection())
     for predictor in (Broken(), Short()):
         shadow = Model("volatility", "2", stable.schema, 0.5, predictor)  # type: ignore[arg-type]
-        object.__setattr__(repository.held, "shadows", {"volatility": (shadow,)})
+        object.__setattr__(repository.snapshot, "shadows", {"volatility": (shadow,)})
         answer(shadows, stable, rows(4))
         assert score_all(shadows) == 4
     assert (shadows.agreements[SHADOW].rows, shadows.agreements[SHADOW].failed_rows) == (0, 8)
 
 
 def test_answers_of_many_threads_are_all_counted_by_the_scoring_thread(repository: Repository) -> None:
-    shadows = Shadows(repository)
+    shadows = ShadowScorer(repository)
     stable = repository.resolve(Selection())
     scorer = ShadowThread(shadows, Recorder())
     scorer.start()
@@ -193,7 +195,7 @@ def test_answers_of_many_threads_are_all_counted_by_the_scoring_thread(repositor
 
 
 def test_the_scoring_thread_outlives_a_fault(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
-    shadows, log = Shadows(repository), Recorder()
+    shadows, log = ShadowScorer(repository), Recorder()
     whole = shadows.score_some
 
     def once() -> int:

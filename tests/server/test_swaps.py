@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.core.bundles import Found, find_bundles
+from server.core.bundles import FolderScan, scan_folder
 from server.core.models import Repository
 from server.core.requests import Selection
 from tests.processes import await_true
@@ -68,7 +68,7 @@ def test_two_loads_never_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     second_asks, overlap = threading.Event(), threading.Event()
     inside = 0
 
-    def looking(folder: Path) -> Found:
+    def looking(folder: Path) -> FolderScan:
         nonlocal inside
         inside += 1
         if inside > 1:
@@ -76,9 +76,9 @@ def test_two_loads_never_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         second_asks.wait(30)
         overlap.wait(0.1)  # what a second load would need to get here, were it let in
         inside -= 1
-        return find_bundles(folder)
+        return scan_folder(folder)
 
-    monkeypatch.setattr("server.core.models.find_bundles", looking)
+    monkeypatch.setattr("server.core.models.scan_folder", looking)
 
     def second() -> None:
         second_asks.set()

@@ -9,7 +9,7 @@ import pytest
 from common.bundle import MANIFEST_FILE, MODEL_FILE, read_bundle
 from common.errors import InputError, UsageError
 from common.schema import FULL_1
-from server.core.bundles import load_bundle
+from server.core.bundles import load_model
 from training import experiment
 from training.bundle import Bundle, build_bundle, bundle_folder, write_bundle
 from training.data import Dataset
@@ -48,7 +48,7 @@ def test_the_manifest_counts_what_it_was_trained_on(bundle: Bundle, trained: Exp
 
 def test_the_server_loads_it_and_it_answers_its_self_test(tmp_path: Path, bundle: Bundle) -> None:
     write_bundle(tmp_path / "volatility" / "1", bundle)
-    model = load_bundle(tmp_path / "volatility" / "1", "volatility", "1")
+    model = load_model(tmp_path / "volatility" / "1", "volatility", "1")
     assert model.schema.hash == bundle.manifest.schema.hash
 
 
@@ -63,7 +63,7 @@ def test_a_bundle_of_trees_is_loaded_too_and_made_again_byte_for_byte(
         write_bundle(folder, bundle)
     for name in (MODEL_FILE, MANIFEST_FILE):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
-    assert load_bundle(tmp_path / "1", "volatility-full", "1").schema.hash == FULL_1.hash
+    assert load_model(tmp_path / "1", "volatility-full", "1").schema.hash == FULL_1.hash
     assert first.manifest.kind == "xgboost"
 
 

@@ -110,7 +110,7 @@ def test_auto_takes_what_is_shown_to_beat_har_and_else_har(dataset: Dataset, set
     best = max(means, key=lambda name: means[name])
     assert best in LEARNERS
     assert result.leads[best].point == pytest.approx(means[best] - means["har"])
-    assert result.kind == (best if result.leads[best].shown else "har")
+    assert result.kind == (best if result.leads[best].significantly_better else "har")
     assert next(iter(result.candidates)) == result.kind
 
 
@@ -119,7 +119,7 @@ def test_auto_ships_the_har_that_core_1_has_the_windows_for(dataset: Dataset, se
         settings, model_type="auto", schema=CORE_1, ablate=False, budget=Budget(trials=1, choices=2), folds=2
     )
     result = experiment.run(dataset.rows, settings)
-    assert not any(lead.shown for lead in result.leads.values())
+    assert not any(lead.significantly_better for lead in result.leads.values())
     assert result.kind == "har_returns"
     assert set(result.model.fitted.columns) < set(CORE_1.names)
     assert set(result.candidates["har"].fitted.columns) - set(CORE_1.names)  # the baseline sees all windows

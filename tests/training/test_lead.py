@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from training.lead import LEAST_BLOCKS, Lead, lead, recorded, what_ships, why_it_ships
+from common.paired_difference import MIN_SPIKE_BLOCKS, PairedDifference, recorded, why_it_ships
+from training.lead import lead, what_ships
 from training.scored import Scored
 from training.ticks import NS_PER_S
 
@@ -46,10 +47,10 @@ def test_a_lead_is_that_of_the_means_within_its_interval() -> None:
     assert found.low is not None
     assert found.high is not None
     assert 0 < found.low < found.point < found.high
-    assert found.shown
-    assert not found.lost
+    assert found.significantly_better
+    assert not found.significantly_worse
     back = lead(folds(logistic=1.0, har=3.0), "har", "logistic", BLOCK_S, seed=0)
-    assert back.lost
+    assert back.significantly_worse
     assert back.point == pytest.approx(-found.point)
     interval = f"{found.low:+.4f} to {found.high:+.4f}"
     assert str(found) == f"{found.point:+.4f}, paired 95 % interval {interval}, spikes in 52 blocks of time"
@@ -67,14 +68,14 @@ def test_spikes_in_one_block_give_no_interval() -> None:
     once = replace(one, y=(volatility >= one.threshold).astype(np.int8), future_volatility=volatility)
     found = lead([once], "logistic", "har", BLOCK_S, seed=0)
     assert found.blocks == 1
-    assert (found.low, found.high, found.shown, found.lost) == (None, None, False, False)
+    assert (found.low, found.high, found.significantly_better, found.significantly_worse) == (None, None, False, False)
     assert "no interval is known, spikes in 1 blocks of time (20 are needed" in str(found)
 
 
 def test_what_is_shown_to_beat_har_ships() -> None:
     kind, leads = what_ships(folds(har=3.0, logistic=1.0), ["har", "logistic"], None, BLOCK_S, 0)
     assert kind == "logistic"
-    assert leads["logistic"].shown
+    assert leads["logistic"].significantly_better
 
 
 @pytest.mark.parametrize(
@@ -89,14 +90,14 @@ def test_har_ships_where_a_lead_may_be_chance(servable: list[str], ships: str) -
     known = folds(zscore=4.0, har=2.0, har_returns=2.1, logistic=1.99)
     kind, leads = what_ships(known, servable, None, BLOCK_S, 0)
     assert (kind, list(leads)) == (ships, ["logistic"])
-    assert not leads["logistic"].shown
+    assert not leads["logistic"].significantly_better
 
 
 def test_what_was_asked_for_ships_and_its_lead_is_told() -> None:
     known = folds(har=1.0, logistic=3.0)
     kind, leads = what_ships(known, ["har", "logistic"], "logistic", BLOCK_S, 0)
     assert kind == "logistic"
-    assert leads["logistic"].lost
+    assert leads["logistic"].significantly_worse
 
 
 def test_har_is_no_rival_of_its_own_kinds() -> None:
@@ -136,7 +137,7 @@ def test_a_lead_on_few_blocks_of_time_shows_nothing(each: int, ships: str) -> No
     assert leads["logistic"].blocks == 3 * each
     assert leads["logistic"].low is not None
     assert leads["logistic"].low > 0.5
-    assert leads["logistic"].shown == (3 * each >= LEAST_BLOCKS)
+    assert leads["logistic"].significantly_better == (3 * each >= MIN_SPIKE_BLOCKS)
     assert kind == ships
 
 
@@ -153,7 +154,7 @@ def test_a_kind_that_is_shown_to_be_ahead_ships_before_one_with_a_better_point()
         known[number] = replace(one, probabilities={**one.probabilities, "xgboost": said + noise})
     kind, leads = what_ships(known, ["har", "xgboost", "logistic"], None, BLOCK_S, 0)
     assert leads.keys() == {"xgboost", "logistic"}
-    shown = {name for name, one in leads.items() if one.shown}
+    shown = {name for name, one in leads.items() if one.significantly_better}
     assert "logistic" in shown
     assert kind == max(shown, key=lambda name: leads[name].point)
 
@@ -161,14 +162,18 @@ def test_a_kind_that_is_shown_to_be_ahead_ships_before_one_with_a_better_point()
 @pytest.mark.parametrize(
     ("kind", "lead_of", "said"),
     [
-        ("har_returns", Lead(0.068, -0.006, 0.129, 30), "That may be chance, so HAR of returns ships"),
-        ("har_returns", Lead(0.068, 0.006, 0.129, 9), "That may be chance, so HAR of returns ships"),
-        ("logistic", Lead(0.068, -0.006, 0.129, 30), "It is not shown to be better than HAR logit, and was asked for"),
-        ("logistic", Lead(0.068, 0.01, 0.129, 30), "That is more than chance, so it ships"),
-        ("har", Lead(0.068, None, None, 2), "That may be chance, so HAR logit ships"),
+        ("har_returns", PairedDifference(0.068, -0.006, 0.129, 30), "That may be chance, so HAR of returns ships"),
+        ("har_returns", PairedDifference(0.068, 0.006, 0.129, 9), "That may be chance, so HAR of returns ships"),
+        (
+            "logistic",
+            PairedDifference(0.068, -0.006, 0.129, 30),
+            "It is not shown to be better than HAR logit, and was asked for",
+        ),
+        ("logistic", PairedDifference(0.068, 0.01, 0.129, 30), "That is more than chance, so it ships"),
+        ("har", PairedDifference(0.068, None, None, 2), "That may be chance, so HAR logit ships"),
     ],
 )
-def test_what_the_lead_on_har_decided_is_said(kind: str, lead_of: Lead, said: str) -> None:
+def test_what_the_lead_on_har_decided_is_said(kind: str, lead_of: PairedDifference, said: str) -> None:
     means = {"har": {"pr_auc": 0.1}, "logistic": {"pr_auc": 0.168, **lead_of.metrics()}}
     assert recorded(means["logistic"]) == lead_of
     text = why_it_ships(kind, means)

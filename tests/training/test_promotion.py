@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from common.errors import GateError, InputError, UnavailableError, UsageError
+from common.model_store import CanaryLabel, Labels, ModelStore, Moved, Role
 from tests.training.runs import Made, draw_rows, leaky, make
 from training import promotion
 from training.gate import Limits
-from training.promotion import Judged, Role
-from training.store import CanaryLabel, Labels, ModelStore
+from training.promotion import Judged
 from training.trained import TRAINED_FILE, trained_files
 
 LIMITS = Limits(max_latency_us=1000.0, champion_margin=0.2)
@@ -88,7 +88,7 @@ def judged(made: Made, runs_dir: Path, store: ModelStore, started_s: float = 1_7
     return promotion.judge(made.write(runs_dir, started_s), store, LIMITS)
 
 
-def promote(one: Judged, store: ModelStore, role: Role = "champion", **other: float) -> promotion.Moved:
+def promote(one: Judged, store: ModelStore, role: Role = "champion", **other: float) -> Moved:
     return promotion.promote(one, store, None, role, canary_share=other.get("share"), now_ms=NOW_MS)
 
 
@@ -254,7 +254,7 @@ def test_a_kill_between_two_writes_leaves_what_was_served_and_the_next_try_finis
     assert store.labels() == Labels("1")
     assert promote(second, store).version == "2"
     assert store.labels() == Labels("2")
-    assert promotion.rollback(store).version == "1"
+    assert store.rollback().version == "1"
 
 
 def test_rollback_goes_one_champion_back_and_then_one_further(
@@ -264,10 +264,10 @@ def test_rollback_goes_one_champion_back_and_then_one_further(
     for number, one in enumerate((made, later, third)):
         promote(judged(one, runs_dir, store, 1_765_000_000.0 + number), store)
     assert store.labels() == Labels("3")
-    assert promotion.rollback(store).version == "2"
-    assert promotion.rollback(store).version == "1"
+    assert store.rollback().version == "2"
+    assert store.rollback().version == "1"
     with pytest.raises(UsageError, match="no champion is known before version 1"):
-        promotion.rollback(store)
+        store.rollback()
     assert store.labels() == Labels("1")
 
 
@@ -278,7 +278,7 @@ def test_rollback_keeps_the_candidate_on_trial_unless_it_is_the_one_gone_back_to
     promote(judged(later, runs_dir, store), store)
     third = make(rows=made.rows, columns=("volatility", "return_60s"))
     promote(judged(third, runs_dir, store), store, "candidate")
-    assert promotion.rollback(store).labels == Labels("1", None, ("3",))
+    assert store.rollback().labels == Labels("1", None, ("3",))
 
 
 def test_rollback_refuses_where_the_version_before_is_gone(
@@ -288,7 +288,7 @@ def test_rollback_refuses_where_the_version_before_is_gone(
         promote(judged(one, runs_dir, store), store)
     store.path("1").rename(store.folder / ".gone")
     with pytest.raises(UsageError, match="no version '1'"):
-        promotion.rollback(store)
+        store.rollback()
     assert store.labels() == Labels("2")
 
 
@@ -296,7 +296,7 @@ def test_aliases_follow_the_labels_afterwards(made: Made, later: Made, runs_dir:
     registry = FakeRegistry()
     for number, one in enumerate((made, later)):
         promotion.promote(judged(one, runs_dir, store, 1_765_000_000.0 + number), store, registry, "champion", now_ms=1)
-    promotion.rollback(store)
+    store.rollback()
     assert registry.aliases == {"champion": "2"}
     assert promotion.reconcile(store, registry, runs_dir) == {"champion": "1"}
     assert registry.aliases == {"champion": "1"}
@@ -310,7 +310,7 @@ def test_an_alias_does_not_stay_on_a_withdrawn_model_where_the_one_before_is_not
     promote(judged(made, runs_dir, store), store)
     promotion.promote(judged(later, runs_dir, store, 1_765_000_001.0), store, registry, "champion", now_ms=1)
     assert registry.aliases == {"champion": "1"}
-    promotion.rollback(store)
+    store.rollback()
     assert promotion.reconcile(store, registry, runs_dir) == {"champion": None}
     assert registry.aliases == {}
     assert promotion.reconcile(store, registry, runs_dir) == {}

@@ -9,13 +9,13 @@ from pathlib import Path
 import grpc
 import pytest
 
+from common.model_store import ModelStore
 from tests.processes import await_true
 from tests.server.conformance.calls import channel_to, packed, predict
 from tests.server.processes import Process, serve
 from tests.training.runs import make
 from training import promotion
 from training.gate import Limits
-from training.store import ModelStore
 
 LIMITS = Limits(max_latency_us=1000.0, champion_margin=0.2)
 CALLERS = 3
@@ -69,7 +69,7 @@ def test_a_promotion_and_a_rollback_lose_no_call_and_no_answer_is_of_two_models(
         assert answered_by("1")
         promotion.promote(judged, store, None, "champion", now_ms=3)
         await_true(lambda: answered_by("2"), what="the new champion's answer")
-        assert promotion.rollback(store).version == "1"
+        assert store.rollback().version == "1"
         await_true(lambda: answered_by("1"), what="the answer of the champion before")
         time.sleep(0.1)
         for caller in callers:

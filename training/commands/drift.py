@@ -12,12 +12,12 @@ import click
 from common.bundle import Manifest, read_bundle
 from common.cli import Duration, config_option, examples, json_option
 from common.config import Config, load_config
+from common.console import tables
 from common.errors import InputError, UsageError
 from common.log import configure_logs
 from pipeline.archive import expand_paths
 from pipeline.datasets import DATA_DIR, coinbase_ticker_2025
 from pipeline.drift import LARGE_PSI
-from training.commands.console import tables
 from training.commands.folders import taken_back
 from training.commands.progress import steps
 

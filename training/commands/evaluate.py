@@ -11,9 +11,9 @@ import click
 from common.bundle import Manifest, read_bundle
 from common.cli import Duration, config_option, examples, json_option
 from common.config import load_config
+from common.console import tables
 from common.errors import BundleError, InputError, UsageError
 from common.log import configure_logs
-from training.commands.console import tables
 from training.commands.folders import taken_back
 from training.commands.progress import steps
 
@@ -280,8 +280,9 @@ def _print(console: Console, evaluation: ModelEval) -> None:
     from rich.box import SIMPLE
     from rich.table import Table
 
+    from common.paired_difference import model_name
     from training.evaluation.figures import METRICS
-    from training.evaluation.words import findings, first, model_name, notes, number, span_text
+    from training.evaluation.words import findings, first, notes, number, span_text
 
     part = evaluation.headline
     title = (

@@ -11,9 +11,9 @@ import msgspec
 
 from common.cli import config_option, examples, json_option
 from common.config import Config, load_config
+from common.console import tables
 from common.errors import InputError, UsageError
 from common.log import configure_logs
-from training.commands.console import tables
 from training.commands.progress import counting
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def infer(
 
 
 def _default_bundle(config: Config) -> Path:
-    from training.store import ModelStore
+    from common.model_store import ModelStore
 
     return ModelStore(Path(config.server.models_dir), config.server.default_model).answering()
 

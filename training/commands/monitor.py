@@ -13,11 +13,11 @@ import msgspec
 
 from common.cli import Duration, config_option, examples, json_option
 from common.config import Config, load_config
+from common.console import tables
 from common.errors import ConfigError, UsageError
 from common.lifecycle import stop_on_signals
 from common.log import configure_logs, get_logger
 from common.status import StatusPipe
-from training.commands.console import tables
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

@@ -21,11 +21,11 @@ from pipeline.archive import expand_paths
 from training import MODEL_TYPES
 
 if TYPE_CHECKING:
+    from common.model_store import ModelStore, Moved, Role
     from training.commands.train import Request
     from training.gate import Limits
-    from training.promotion import Judged, Moved
+    from training.promotion import Judged
     from training.retraining import State, Step
-    from training.store import ModelStore
     from training.tracking.mlflow_server import MlflowServer
 
 GATE_FILE = "gate.json"
@@ -104,10 +104,10 @@ def retrain(
     """
     config = load_config(config_file)
     configure_logs(config.log, "retrain")
+    from common.model_store import ModelStore
     from training.gate import Limits
     from training.retraining import only_one
     from training.search import Budget
-    from training.store import ModelStore
 
     if cluster and no_cluster:
         raise UsageError("--cluster and --no-cluster: choose one")
@@ -210,7 +210,7 @@ class _Loop:
         self._write_verdict(judged)
         if not judged.passed:
             return _refused(step, judged)
-        role: promotion.Role = "candidate" if self.shadow_s > 0 and state.stable else "champion"
+        role: Role = "candidate" if self.shadow_s > 0 and state.stable else "champion"
         if not self.apply:
             return Told(step, False, f"passes the gate; --apply makes it the {role}", judged.run.id)
         moved = self._move(judged, role)
@@ -242,7 +242,7 @@ class _Loop:
     def _move(self, judged: Judged, role: str) -> Moved:
         from training import promotion
 
-        to: promotion.Role = "champion" if role == "champion" else "candidate"
+        to: Role = "champion" if role == "champion" else "candidate"
         now_ms = int(time.time() * 1000)
         try:
             return promotion.promote(judged, self.store, self._registry(), to, now_ms=now_ms)
@@ -313,8 +313,8 @@ class _Loop:
         return bool(lasting) and verdict.champion == stable
 
     def _write_verdict(self, judged: Judged, objections: list[str] | None = None) -> None:
+        from common.files import replace_file
         from training.gate import refusals
-        from training.tracking.record import replace_file
 
         labels = self.store.effective_labels()
         reasons = [*refusals(judged.checks), *(objections or [])]

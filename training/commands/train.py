@@ -12,13 +12,13 @@ import msgspec
 
 from common.cli import config_option, examples, json_option
 from common.config import load_config
+from common.console import tables
 from common.errors import InputError, UsageError
 from common.log import configure_logs
 from common.schema import CORE_1, FULL_1, SCHEMAS
 from pipeline.archive import expand_paths
 from pipeline.datasets import DATA_DIR, btc_quotes_2021, coinbase_ticker_2025
 from training import MODEL_TYPES
-from training.commands.console import tables
 from training.commands.progress import steps
 
 if TYPE_CHECKING:
@@ -128,9 +128,9 @@ def train(
         raise UsageError("--cluster and --no-cluster: choose one")
     # What follows takes seconds to import and needs the extra; options are checked and help is shown without it.
 
+    from common.model_store import ModelStore
     from training.bundle import bundle_folder, write_bundle
     from training.search import Budget
-    from training.store import ModelStore
     from training.tracking.experiments import upload_waiting
     from training.trained import trained_files
 

@@ -40,7 +40,7 @@ from training.evaluation.result import (
 from training.evaluation.words import unranked
 from training.scored import Scored
 
-REFERENCE = "har"  # the baseline that is hardest to beat (FACTS), so every model is set against it
+REFERENCE = "har"  # the baseline that is hardest to beat (docs/decisions/0016), so every model is set against it
 OLD_REFERENCE = "har_logit"  # its name in bundles of before
 COMPARED = ("pr_auc", "pr_auc_lift", "roc_auc", "brier", "brier_skill", "log_loss", "ece", "f1")
 GROUP_METRICS = ("base_rate", "pr_auc", "pr_auc_lift", "roc_auc", "brier", "brier_skill", "precision", "recall", "f1")

@@ -7,6 +7,7 @@ from html import escape
 
 import msgspec
 
+from common.paired_difference import model_name
 from training.evaluation.figures import METRICS
 from training.evaluation.result import Confusion, Difference, Figure, Group, Grouping, ModelEval, ModelFigures, Part
 from training.evaluation.words import (
@@ -15,7 +16,6 @@ from training.evaluation.words import (
     folds_text,
     interval_text,
     metric_name,
-    model_name,
     notes,
     number,
     span_text,

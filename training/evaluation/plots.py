@@ -12,9 +12,10 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
+from common.paired_difference import model_name
 from training.evaluation.episodes import NS_PER_S, Line
 from training.evaluation.result import Difference, Figure, ModelEval, Part
-from training.evaluation.words import model_name, span_text, too_few
+from training.evaluation.words import span_text, too_few
 from training.look import BLUE, GREY, ORANGE, STYLE, png
 from training.look import canvas as axes_of
 from training.scored import Scored

@@ -5,29 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+from common.paired_difference import model_name
 from training.evaluation.episodes import NS_PER_S
 from training.evaluation.figures import METRICS
 from training.evaluation.result import Difference, Figure, Grouping, Means, ModelEval
 
-NAMES = {
-    "zscore": "z-score",
-    "ewma": "EWMA",
-    "har": "HAR logit",
-    "har_returns": "HAR of returns",
-    "har_logit": "HAR logit",
-    "logistic": "logistic",
-    "xgboost": "XGBoost",
-    "given": "given",
-}
 COMPARED = ("roc_auc", "brier", "log_loss", "ece", "f1")  # beside PR-AUC, where a baseline may have the better one
 OF_BOTH_CLASSES = ("roc_auc", "f1")  # of these, those that say nothing without rows of both classes
 DRAWN = ("day", "hour", "regime")  # groupings of which there is a picture
 LEAST_OF_A_CLASS = 10  # rows; a ranking of fewer hangs on one or two of them
 GOOD_ECE = 0.03  # what the project holds itself to
-
-
-def model_name(kind: str) -> str:
-    return NAMES.get(kind, kind)
 
 
 def metric_name(metric: str) -> str:

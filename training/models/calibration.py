@@ -2,7 +2,8 @@
 
 Platt 1999, "Probabilistic outputs for support vector machines", with the model's logit as the score; with
 a slope of 1 and an intercept of 0 it changes nothing. Of the usual forms it is the one that goes into any
-graph without a loss (isotonic regression does not: its steps move in the conversion, FACTS).
+graph without a loss (isotonic regression does not: its steps move in the conversion,
+docs/decisions/0012).
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ from pathlib import Path
 from common.bundle import read_bundle
 from common.errors import BundleError, InputError
 from common.log import get_logger
+from common.model_store import ModelStore
 from training.monitoring.scoreboard import Served
 from training.onnx_model import OnnxModel
-from training.store import ModelStore
 
 LOOK_AGAIN_S = 30.0
 

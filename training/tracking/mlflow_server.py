@@ -39,7 +39,7 @@ from training.tracking.record import (
 )
 
 if TYPE_CHECKING:
-    from training.promotion import Role
+    from common.model_store import Role
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 RUN_TAG, MODEL_TAG = "volcast.run", "volcast.model_sha256"

@@ -31,8 +31,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from common.bundle import MANIFEST_FILE, MODEL_FILE, Manifest, read_bundle
+from common.bundle import MANIFEST_FILE, MODEL_FILE, Manifest, manifest_json, read_bundle
 from common.errors import InputError
+from common.files import replace_file
 from training.rows import Rows
 from training.scored import Scored
 
@@ -230,25 +231,6 @@ def read_upload(folder: Path, uri: str = "") -> Upload:
 
 def write_upload(folder: Path, upload: Upload) -> None:
     replace_file(folder / UPLOAD_FILE, msgspec.json.encode(upload))
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Writes beside and renames, so that a reader sees the old file or the new one. Raises InputError."""
-    beside = path.with_name(f".{path.name}.new-{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
-
-
-def manifest_json(manifest: Manifest) -> bytes:
-    """The bytes of manifest.json, as training/bundle.py writes them."""
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
 @lru_cache(maxsize=1)

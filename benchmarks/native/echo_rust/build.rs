@@ -7,8 +7,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let contract = format!("{}/../../../proto", env::var("CARGO_MANIFEST_DIR")?);
     println!("cargo:rerun-if-env-changed=GOOGLE_PROTOS");
     tonic_prost_build::configure()
-        .build_client(false)
-        .build_transport(false)
         .compile_protos(&[&format!("{contract}/volcast/v1/inference.proto")], &[&contract, &googleapis])?;
     Ok(())
 }

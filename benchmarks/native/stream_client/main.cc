@@ -14,17 +14,13 @@
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
 #include <cstdio>
-#include <fstream>
-#include <iterator>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-#include <sys/resource.h>
-
+#include "client.h"
 #include "volcast/v1/inference.grpc.pb.h"
 
 namespace v1 = volcast::v1;
@@ -39,27 +35,6 @@ struct Options {
   int rows = 1;
   bool coalesce = false;
 };
-
-uint64_t NowNs() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
-
-double CpuSeconds() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& time) { return time.tv_sec + time.tv_usec / 1e6; };
-  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
-}
-
-v1::PredictRequest ReadRequest(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  const std::string body{std::istreambuf_iterator<char>(file), {}};
-  v1::PredictRequest request;
-  if (body.size() < 5 || !request.ParseFromArray(body.data() + 5, static_cast<int>(body.size() - 5)))
-    throw std::runtime_error(path + " holds no framed PredictRequest");
-  return request;
-}
 
 class Load {
  public:

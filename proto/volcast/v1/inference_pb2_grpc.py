@@ -26,17 +26,17 @@ if _version_not_supported:
 
 
 class InferenceServiceStub:
-    """Predictions from the models a server holds. Next to it every server answers grpc.health.v1.Health
+    """Predictions of the models that a server has loaded. Every server also implements grpc.health.v1.Health
     (Check and Watch) and server reflection, so grpcurl needs no files.
 
     Errors, on all methods:
 
-    - INVALID_ARGUMENT: the request is wrong; google.rpc.BadRequest details name each field at fault.
+    - INVALID_ARGUMENT: the request is invalid. google.rpc.BadRequest details name each invalid field.
     - NOT_FOUND: no such model, version or label.
-    - FAILED_PRECONDITION: the rows were packed for another schema; both hashes are named.
-    - RESOURCE_EXHAUSTED: too much work is waiting; google.rpc.RetryInfo says when to try again.
-    - DEADLINE_EXCEEDED: the deadline had passed before the model ran; nothing was computed.
-    - UNAVAILABLE: the server is starting or draining; try another replica.
+    - FAILED_PRECONDITION: the rows are packed for a different schema. Details give both hashes.
+    - RESOURCE_EXHAUSTED: the queue is full. google.rpc.RetryInfo gives the time after which to retry.
+    - DEADLINE_EXCEEDED: the deadline passed before the model ran. Nothing was computed.
+    - UNAVAILABLE: the server is starting or draining. Retry on another replica.
     - INTERNAL: a fault of the server, without details.
     """
 
@@ -64,38 +64,38 @@ class InferenceServiceStub:
 
 
 class InferenceServiceServicer:
-    """Predictions from the models a server holds. Next to it every server answers grpc.health.v1.Health
+    """Predictions of the models that a server has loaded. Every server also implements grpc.health.v1.Health
     (Check and Watch) and server reflection, so grpcurl needs no files.
 
     Errors, on all methods:
 
-    - INVALID_ARGUMENT: the request is wrong; google.rpc.BadRequest details name each field at fault.
+    - INVALID_ARGUMENT: the request is invalid. google.rpc.BadRequest details name each invalid field.
     - NOT_FOUND: no such model, version or label.
-    - FAILED_PRECONDITION: the rows were packed for another schema; both hashes are named.
-    - RESOURCE_EXHAUSTED: too much work is waiting; google.rpc.RetryInfo says when to try again.
-    - DEADLINE_EXCEEDED: the deadline had passed before the model ran; nothing was computed.
-    - UNAVAILABLE: the server is starting or draining; try another replica.
+    - FAILED_PRECONDITION: the rows are packed for a different schema. Details give both hashes.
+    - RESOURCE_EXHAUSTED: the queue is full. google.rpc.RetryInfo gives the time after which to retry.
+    - DEADLINE_EXCEEDED: the deadline passed before the model ran. Nothing was computed.
+    - UNAVAILABLE: the server is starting or draining. Retry on another replica.
     - INTERNAL: a fault of the server, without details.
     """
 
     def Predict(self, request, context):
-        """Scores one row or many with one model.
+        """Scores the rows of a request with a model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamPredict(self, request_iterator, context):
-        """Scores a stream of frames. Answers come in the order of the frames, each with its frame's id. A
-        frame at fault is answered by an error of its own and the stream goes on; closing the sending
-        side lets the answers still due arrive.
+        """Scores a stream of frames. Answers arrive in the order of the frames, each with its frame's id. The
+        answer to an invalid frame is an error, and the stream continues. After the client closes the sending
+        side, outstanding answers still arrive.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Health(self, request, context):
-        """Says what is served: models, versions, readiness, uptime, build. Answers while not ready, too.
+        """Returns models, versions, readiness, uptime and build. Works before the server is ready, too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,17 +128,17 @@ def add_InferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class InferenceService:
-    """Predictions from the models a server holds. Next to it every server answers grpc.health.v1.Health
+    """Predictions of the models that a server has loaded. Every server also implements grpc.health.v1.Health
     (Check and Watch) and server reflection, so grpcurl needs no files.
 
     Errors, on all methods:
 
-    - INVALID_ARGUMENT: the request is wrong; google.rpc.BadRequest details name each field at fault.
+    - INVALID_ARGUMENT: the request is invalid. google.rpc.BadRequest details name each invalid field.
     - NOT_FOUND: no such model, version or label.
-    - FAILED_PRECONDITION: the rows were packed for another schema; both hashes are named.
-    - RESOURCE_EXHAUSTED: too much work is waiting; google.rpc.RetryInfo says when to try again.
-    - DEADLINE_EXCEEDED: the deadline had passed before the model ran; nothing was computed.
-    - UNAVAILABLE: the server is starting or draining; try another replica.
+    - FAILED_PRECONDITION: the rows are packed for a different schema. Details give both hashes.
+    - RESOURCE_EXHAUSTED: the queue is full. google.rpc.RetryInfo gives the time after which to retry.
+    - DEADLINE_EXCEEDED: the deadline passed before the model ran. Nothing was computed.
+    - UNAVAILABLE: the server is starting or draining. Retry on another replica.
     - INTERNAL: a fault of the server, without details.
     """
 

@@ -173,6 +173,18 @@ def test_a_call_without_its_message_is_an_error_of_its_own(server: Process) -> N
         assert wire.answer(3)[0]["grpc-status"] == "0"
 
 
+@pytest.mark.parametrize("path", [PREDICT, STREAM, CHECK])
+@pytest.mark.parametrize("part", [b"", b"\0\0\0\0\x09half"])
+def test_a_call_whose_message_never_arrives_ends_at_its_deadline(server: Process, path: str, part: bytes) -> None:
+    with Wire(server.address) as wire:
+        wire.open_call(1, path, (("grpc-timeout", "200m"),))
+        if part:
+            wire.send(0, part, 0, 1)
+        ended, messages = wire.answer(1)
+        assert messages == []
+        assert ended.get("grpc-status", "4") == "4"  # grpc-core resets the call
+
+
 def test_answers_wait_for_the_window_of_their_reader(server: Process) -> None:
     """A window of 10 bytes, given byte by byte: nothing is sent beyond it."""
     with Wire(server.address) as wire:

@@ -287,6 +287,37 @@ def test_a_gateway_ends_in_order_on_a_signal(server: Process) -> None:
         assert process.events()[-1]["event"] == "stopped"
 
 
+@pytest.mark.parametrize("field", ["product_id", "event_time_ns", "model", "version"])
+def test_null_in_an_optional_field_means_absent(gateway: httpx.Client, field: str) -> None:
+    answer = gateway.post("/predict", json=CORE_1_EXAMPLE | {field: None})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["probability"] == gateway.post("/predict", json=CORE_1_EXAMPLE).json()["probability"]
+
+
+def test_features_may_be_an_object_of_names(gateway: httpx.Client) -> None:
+    answer = gateway.post("/predict", json={"model": "volatility", "features": CORE_1_EXAMPLE, "version": None})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["probability"] == gateway.post("/predict", json=CORE_1_EXAMPLE).json()["probability"]
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "problem"),
+    [
+        ({"features": {"price": "1"}}, "price", "expected a finite number"),
+        ({"features": {"price": None}}, "price", "expected a finite number"),
+        ({"features": {}}, "features", "expected an object of feature names and numbers"),
+        ({"features": [1.0]}, "features", "expected an object of feature names and numbers"),
+        ({"features": {"moon": 1.0}}, "moon", "no feature of schema core/1"),
+        ({"features": {"price": 1.0}, "price": 1.0}, "price", "no such field"),
+    ],
+)
+def test_a_wrong_feature_of_the_object_is_named(
+    gateway: httpx.Client, body: dict[str, Any], field: str, problem: str
+) -> None:
+    violations = refused(gateway, json.dumps(body))["violations"]
+    assert (field, problem) in [(one["field"], one["problem"]) for one in violations]
+
+
 def test_a_gateway_that_leaves_is_not_ready_and_still_answers_new_connections(server: Process) -> None:
     options = ("--port", "0", "--server", server.address)
     with running("gateway", *options, VOLCAST_GATEWAY__LAME_DUCK_S="60") as process:

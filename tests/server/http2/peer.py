@@ -8,10 +8,11 @@ from hpack import Decoder
 
 from server.http2 import frames
 from server.http2.connection import Connection, Event, Limits
-from server.http2.headers import SHORT, STREAMING, UNARY, literal
+from server.http2.headers import FAST_UNARY, STREAMING, UNARY, literal
+from server.http2.inflating import InflateBudget
 
 NOW_NS = 1_000
-METHODS = {b"/score": SHORT, b"/health": UNARY, b"/stream": STREAMING}
+METHODS = {b"/score": FAST_UNARY, b"/health": UNARY, b"/stream": STREAMING}
 
 
 class Frame(NamedTuple):
@@ -43,8 +44,10 @@ def message(body: bytes, compressed: int = 0) -> bytes:
 
 
 class Peer:
-    def __init__(self, limits: Limits | None = None, settings: dict[int, int] | None = None) -> None:
-        self.connection = Connection(METHODS, EveryCall(), limits or Limits())
+    def __init__(
+        self, limits: Limits | None = None, settings: dict[int, int] | None = None, budget: InflateBudget | None = None
+    ) -> None:
+        self.connection = Connection(METHODS, EveryCall(), limits or Limits(), budget)
         self.received = 0
         self._decoder = Decoder()
         self.raw(frames.PREFACE + frames.settings(settings or {}))
@@ -91,7 +94,7 @@ class Peer:
         return [(kind, stream.id, body) for kind, stream, body in events]
 
     def calls(self) -> list[tuple[int, bytes]]:
-        """Calls that came the short way."""
+        """Calls that came the fast path."""
         calls, self.connection.calls = self.connection.calls, []
         return [(stream, body) for stream, _, body in calls]
 

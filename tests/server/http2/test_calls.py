@@ -10,7 +10,7 @@ import pytest
 from server.http2 import frames
 from server.http2.connection import Event, Limits
 from server.http2.frames import ErrorCode
-from server.http2.stream import FRAME_WEIGHT, Stream
+from server.http2.stream import FRAME_WEIGHT, MAX_SMALL_CHUNKS, Stream
 from tests.server.http2.peer import Frame, Peer, block, message
 
 MIB = 1024 * 1024
@@ -28,7 +28,7 @@ def opened(peer: Peer, stream: int = 1, path: bytes = b"/stream", *extra: tuple[
 def requested(peer: Peer, stream: int = 1) -> Stream:
     """A unary call that wants its answer, as a stream."""
     peer.call(stream)
-    promoted = peer.connection.stream(stream)
+    promoted = peer.connection.promote(stream)
     assert promoted is not None
     return promoted
 
@@ -41,7 +41,7 @@ def updates(read: list[Frame]) -> dict[int, int]:
     return total
 
 
-def test_a_small_call_whose_headers_are_known_takes_the_short_way() -> None:
+def test_a_small_call_whose_headers_are_known_takes_the_fast_path() -> None:
     peer = Peer()
     peer.call(1)
     assert [event[:2] for event in peer.events()] == [(Event.REQUEST, 1)]
@@ -56,7 +56,7 @@ def test_both_ways_give_the_same_answer() -> None:
     peer.connection.respond(peer.connection.streams[1], b"answer")
     slow = peer.read()
     peer.call(3)
-    peer.connection.respond_short(3, b"answer")
+    peer.connection.respond_fast(3, b"answer")
     short = peer.read()
     assert [one[:2] + one[3:] for one in slow] == [one[:2] + one[3:] for one in short]
     assert data_of(short, 3) == message(b"answer")
@@ -65,7 +65,7 @@ def test_both_ways_give_the_same_answer() -> None:
     assert peer.connection.open_calls == 0
 
 
-def test_a_call_of_the_short_way_whose_body_comes_in_pieces_becomes_a_stream() -> None:
+def test_a_call_of_the_fast_path_whose_body_comes_in_pieces_becomes_a_stream() -> None:
     peer = Peer()
     peer.call(1)
     peer.events()
@@ -77,7 +77,7 @@ def test_a_call_of_the_short_way_whose_body_comes_in_pieces_becomes_a_stream() -
     assert peer.events() == [(Event.REQUEST, 3, b"a longer row")]
 
 
-def test_a_message_of_several_frames_takes_the_short_way_and_weighs_what_it_holds() -> None:
+def test_a_message_of_several_frames_takes_the_fast_path_and_weighs_what_it_holds() -> None:
     peer = Peer()
     peer.call(1)
     peer.events()
@@ -94,7 +94,7 @@ def test_a_message_of_several_frames_takes_the_short_way_and_weighs_what_it_hold
 
 
 @pytest.mark.parametrize("end", [b"", b"more than was announced"])
-def test_a_message_of_several_frames_that_does_not_end_as_it_began_goes_the_ordinary_way(end: bytes) -> None:
+def test_a_message_of_several_frames_that_does_not_end_as_it_began_goes_the_slow_path(end: bytes) -> None:
     peer = Peer()
     peer.call(1)
     peer.events()
@@ -117,10 +117,10 @@ def test_a_call_given_up_with_a_part_of_its_message_here_leaves_no_weight() -> N
     peer.data(3, message(bytes(40_000))[:16_384])
     peer.send(frames.RST_STREAM, 0, 3, bytes(4))
     assert peer.connection._buffered == 0
-    assert peer.connection._parts == {}
+    assert peer.connection._partial_bodies == {}
 
 
-def test_a_message_beyond_the_limit_is_refused_on_the_short_way_too() -> None:
+def test_a_message_beyond_the_limit_is_refused_on_the_fast_path_too() -> None:
     peer = Peer(Limits(max_message=100))
     peer.call(1, bytes(100))
     assert peer.asked() == [(1, bytes(100))]
@@ -199,7 +199,7 @@ def test_a_body_of_another_length_than_announced_is_malformed(path: bytes, annou
 
 
 @pytest.mark.parametrize(("announced", "is_right"), [(b"8", True), (b"9", False)])
-def test_a_remembered_head_takes_the_short_way_and_holds_its_body_to_the_length(
+def test_a_remembered_head_takes_the_fast_path_and_holds_its_body_to_the_length(
     announced: bytes, is_right: bool
 ) -> None:
     peer = Peer()
@@ -244,12 +244,13 @@ def test_compressed_messages_are_read(name: bytes, pack: object) -> None:
         (b"deflate", gzip.compress(b"row"), 3),
         (b"gzip", gzip.compress(bytes(MIB)), 8),
         (b"br", b"row", 12),
-        (b"identity", b"row", 12),
+        (b"identity", b"row", 13),
+        (b"", b"row", 13),
     ],
 )
 def test_a_message_that_cannot_be_decompressed_fails_as_what_it_is(encoding: bytes, body: bytes, code: int) -> None:
     peer = Peer(Limits(max_message=64 * 1024))
-    peer.head(1, b"/score", (b"grpc-encoding", encoding))
+    peer.head(1, b"/score", *([(b"grpc-encoding", encoding)] if encoding else []))
     peer.data(1, message(body, 1), frames.END_STREAM)
     assert peer.status(1) == code
     assert peer.asked() == []
@@ -260,15 +261,15 @@ def test_many_bombs_of_one_stream_are_not_inflated_at_once() -> None:
     stream = opened(peer, 1, b"/stream", (b"grpc-encoding", b"gzip"))
     bomb = message(gzip.compress(bytes(MIB)), 1)
     peer.data(1, bomb * 20)
-    assert len(peer.connection.take(stream, 256)) <= 2
+    assert len(peer.connection.take_messages(stream, 256)) <= 2
 
 
 def test_messages_before_one_that_cannot_be_taken_are_taken_first() -> None:
     peer = Peer()
     stream = opened(peer)
     peer.data(1, message(b"one") + message(b"two") + message(b"bad", 1))
-    assert peer.connection.take(stream, 9) == [b"one", b"two"]
-    assert peer.connection.take(stream, 9) == []
+    assert peer.connection.take_messages(stream, 9) == [b"one", b"two"]
+    assert peer.connection.take_messages(stream, 9) == []
     assert stream.closed
 
 
@@ -279,7 +280,7 @@ def test_messages_of_a_stream_come_whole_however_they_are_cut() -> None:
     got = []
     for at in range(len(whole)):
         peer.data(1, whole[at : at + 1])
-        got += peer.connection.take(stream, 9)
+        got += peer.connection.take_messages(stream, 9)
     assert got == [b"one", b"", b"three"]
     assert stream.size == 0
 
@@ -288,10 +289,10 @@ def test_messages_put_back_are_taken_again_in_order() -> None:
     peer = Peer()
     stream = opened(peer)
     peer.data(1, b"".join(map(message, (b"1", b"2", b"3"))))
-    first, *rest = peer.connection.take(stream, 3)
+    first, *rest = peer.connection.take_messages(stream, 3)
     peer.data(1, message(b"4"))
     peer.connection.put_back(stream, rest)
-    assert [first, *peer.connection.take(stream, 9)] == [b"1", b"2", b"3", b"4"]
+    assert [first, *peer.connection.take_messages(stream, 9)] == [b"1", b"2", b"3", b"4"]
 
 
 def test_nobody_is_told_twice_of_what_has_not_been_taken() -> None:
@@ -301,7 +302,7 @@ def test_nobody_is_told_twice_of_what_has_not_been_taken() -> None:
     peer.data(1, message(b"1"))
     peer.data(1, message(b"2"))
     assert peer.events() == [(Event.DATA, 1, b"")]
-    peer.connection.take(stream, 9)
+    peer.connection.take_messages(stream, 9)
     peer.data(1, message(b"3"))
     assert peer.events() == [(Event.DATA, 1, b"")]
 
@@ -322,7 +323,7 @@ def test_taking_messages_opens_the_window_again() -> None:
     stream = opened(peer)
     for _ in range(9):
         peer.data(1, message(bytes(9_995)))
-    assert len(peer.connection.take(stream, 99)) == 9
+    assert len(peer.connection.take_messages(stream, 99)) == 9
     assert updates(peer.read())[1] == 90_000
 
 
@@ -348,7 +349,7 @@ def test_the_connections_window_is_given_back_in_full() -> None:
     given = sent = 0
     for stream in range(1, 201, 2):
         peer.call(stream, bytes(100_000))
-        peer.connection.respond_short(stream, b"")
+        peer.connection.respond_fast(stream, b"")
         sent += 100_005
         given += updates(peer.read()).get(0, 0)
     assert 0 <= sent - given < 4 * MIB
@@ -366,9 +367,9 @@ def test_partial_messages_of_all_calls_are_bounded() -> None:
 
 
 def test_many_small_frames_count_as_what_they_cost() -> None:
-    peer = Peer(Limits(max_buffered=100 * FRAME_WEIGHT))
+    peer = Peer(Limits(max_buffered=MAX_SMALL_CHUNKS * FRAME_WEIGHT - 1))
     stream = opened(peer)
-    for _ in range(200):
+    for _ in range(MAX_SMALL_CHUNKS):  # more are joined
         peer.data(1, b"\0")
     assert stream.closed
     assert peer.status(1) == 8
@@ -379,7 +380,7 @@ def test_the_weight_of_a_call_goes_with_it() -> None:
     for stream, path in ((1, b"/score"), (3, b"/stream"), (5, b"/stream"), (7, b"/score")):
         peer.head(stream, path)
         peer.data(stream, b"\0\0")
-    peer.connection.take(peer.connection.streams[5], 9)
+    peer.connection.take_messages(peer.connection.streams[5], 9)
     peer.data(7, b"", frames.END_STREAM)
     for stream in (1, 3, 5):
         peer.send(frames.RST_STREAM, 0, stream, bytes(4))
@@ -443,12 +444,12 @@ def test_new_initial_windows_move_those_of_open_calls_below_zero_and_back() -> N
     assert len(data_of(peer.read(), 1)) == 200
 
 
-def test_new_initial_windows_reach_calls_of_the_short_way() -> None:
+def test_new_initial_windows_reach_calls_of_the_fast_path() -> None:
     peer = Peer()
     peer.call(1)
     peer.call(3)
     peer.raw(frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
-    peer.connection.respond_short(3, b"answer")
+    peer.connection.respond_fast(3, b"answer")
     assert data_of(peer.read(), 3) == b""
     peer.raw(frames.settings({frames.INITIAL_WINDOW_SIZE: 100}))
     assert data_of(peer.read(), 3) == message(b"answer")
@@ -462,7 +463,7 @@ def test_a_window_that_grows_by_nothing_or_too_far_resets_its_call_alone(grows: 
     peer.raw(frames.window_update(3, grows))
     (reset,) = peer.read()
     assert (reset.stream, frames.word(reset.payload)) == (3, code)
-    peer.connection.respond_short(1, b"answer")
+    peer.connection.respond_fast(1, b"answer")
     assert peer.status(1) == 0
 
 
@@ -506,12 +507,12 @@ def test_a_caller_that_reads_the_status_and_holds_its_side_open_is_reset_a_secon
     peer.connection.finish(opened(peer), 3, "no: 100 % \n wrong")
     (head,) = peer.read()
     assert peer.fields(head)[b"grpc-message"] == b"no: 100 %25 %0A wrong"
-    peer.connection.forgive()
+    peer.connection.reset_held_open()
     assert peer.read() == []
-    peer.connection.forgive()
+    peer.connection.reset_held_open()
     (reset,) = peer.read()
     assert (reset.kind, reset.stream, frames.word(reset.payload)) == (frames.RST_STREAM, 1, ErrorCode.NO_ERROR)
-    peer.connection.forgive()
+    peer.connection.reset_held_open()
     assert peer.read() == []
 
 
@@ -529,7 +530,7 @@ def test_a_caller_that_closes_its_side_after_the_status_is_not_reset(end: bytes)
     peer.raw(end)
     peer.read()
     for _ in range(3):
-        peer.connection.forgive()
+        peer.connection.reset_held_open()
     assert peer.read() == []
 
 
@@ -548,3 +549,28 @@ def test_the_weight_of_a_message_beyond_the_limit_goes_with_its_call() -> None:
         peer.data(1, part)
     assert peer.status(1) == 8
     assert peer.connection._buffered == 0
+
+
+def test_a_connection_is_done_once_its_peer_has_closed_every_call() -> None:
+    """gRPC's C core loses a status that it reads together with the end of the connection."""
+    peer = Peer()
+    stream = opened(peer)
+    peer.connection.go_away()
+    peer.send(frames.PING, frames.ACK, 0, b"draining")
+    assert not peer.connection.is_done
+    peer.connection.finish(stream, 14)
+    assert not peer.connection.is_done
+    peer.raw(frames.rst_stream(1, ErrorCode.NO_ERROR))
+    assert peer.connection.is_done
+
+
+def test_a_connection_is_done_once_a_peer_that_holds_its_call_open_was_reset() -> None:
+    peer = Peer()
+    stream = opened(peer)
+    peer.connection.go_away()
+    peer.send(frames.PING, frames.ACK, 0, b"draining")
+    peer.connection.finish(stream, 14)
+    peer.connection.reset_held_open()
+    assert not peer.connection.is_done
+    peer.connection.reset_held_open()
+    assert peer.connection.is_done

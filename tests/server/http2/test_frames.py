@@ -124,7 +124,7 @@ def test_a_header_block_in_pieces_is_one() -> None:
 )
 def test_nothing_may_stand_between_the_pieces_of_a_header_block(between: bytes) -> None:
     peer = Peer()
-    peer.call(1)  # the block is known now: the short way must not take it either
+    peer.call(1)  # the block is cached now: the fast path must not take it either
     peer.send(frames.HEADERS, 0, 3, block()[:10])
     assert code_of(peer, between) == ErrorCode.PROTOCOL_ERROR
 
@@ -147,7 +147,7 @@ def test_padding_and_priority_are_taken_off() -> None:
 def test_padding_beyond_its_frame_ends_the_connection_on_a_closed_stream_too() -> None:
     peer = Peer()
     peer.call(1)
-    peer.connection.respond_short(1, b"answer")
+    peer.connection.respond_fast(1, b"answer")
     assert code_of(peer, frames.frame(frames.DATA, frames.PADDED, 1, b"\x05row")) == ErrorCode.PROTOCOL_ERROR
 
 
@@ -163,7 +163,7 @@ def test_priority_of_an_idle_stream_changes_nothing_and_of_itself_is_an_error() 
 def test_headers_on_a_stream_that_has_closed_end_the_connection() -> None:
     peer = Peer()
     peer.call(1)
-    peer.connection.respond_short(1, b"answer")
+    peer.connection.respond_fast(1, b"answer")
     assert code_of(peer, frames.frame(frames.HEADERS, 5, 1, block())) == ErrorCode.STREAM_CLOSED
 
 
@@ -190,7 +190,7 @@ def test_data_behind_the_end_of_a_stream_resets_it() -> None:
     peer.call(1)
     peer.data(1, b"more")
     assert resets(peer) == {1: ErrorCode.STREAM_CLOSED}
-    assert not peer.connection.is_waiting(1)
+    assert not peer.connection.awaits_response(1)
 
 
 def test_a_call_that_its_caller_resets_is_told_of_once() -> None:
@@ -203,13 +203,13 @@ def test_a_call_that_its_caller_resets_is_told_of_once() -> None:
     assert peer.connection.open_calls == 0
 
 
-def test_a_call_of_the_short_way_that_its_caller_resets_wants_no_answer() -> None:
+def test_a_call_of_the_fast_path_that_its_caller_resets_wants_no_answer() -> None:
     peer = Peer()
     peer.call(1)
     peer.call(3)
     peer.send(frames.RST_STREAM, 0, 3, WORD)
-    assert [peer.connection.is_waiting(one) for one in (1, 3)] == [True, False]
-    peer.connection.respond_short(3, b"answer")
+    assert [peer.connection.awaits_response(one) for one in (1, 3)] == [True, False]
+    peer.connection.respond_fast(3, b"answer")
     assert peer.read() == []
 
 
@@ -218,7 +218,7 @@ def test_calls_beyond_the_limit_are_refused_as_never_begun() -> None:
     for stream in (1, 3, 5):
         peer.call(stream)
     assert resets(peer) == {5: ErrorCode.REFUSED_STREAM}
-    peer.connection.respond_short(1, b"answer")
+    peer.connection.respond_fast(1, b"answer")
     peer.call(7)
     assert sorted(stream for stream, _ in peer.asked()) == [1, 3, 7]
 
@@ -235,7 +235,7 @@ def test_a_drain_warns_first_and_names_the_last_call_once_the_warning_was_read()
     peer.call(3)
     assert resets(peer) == {3: ErrorCode.REFUSED_STREAM}
     assert peer.asked() == [(1, b"row")]
-    peer.connection.respond_short(1, b"answer")
+    peer.connection.respond_fast(1, b"answer")
     assert peer.status(1) == 0
 
 
@@ -253,13 +253,13 @@ def test_a_drain_warns_first_and_names_the_last_call_once_the_warning_was_read()
     ],
 )
 def test_a_flood_of_frames_that_bring_no_work_ends_the_connection(frame: bytes) -> None:
-    peer = Peer(Limits(max_glitches=100))
+    peer = Peer(Limits(max_abuse_score=100))
     peer.head(1, b"/stream")
     assert code_of(peer, frame * 101) == ErrorCode.ENHANCE_YOUR_CALM
 
 
 def test_calls_that_are_opened_and_reset_without_end_end_the_connection() -> None:
-    peer = Peer(Limits(max_glitches=100))
+    peer = Peer(Limits(max_abuse_score=100))
     flood = b"".join(
         frames.frame(frames.HEADERS, 4, one, block()) + frames.rst_stream(one, ErrorCode.CANCEL)
         for one in range(1, 205, 2)
@@ -268,20 +268,20 @@ def test_calls_that_are_opened_and_reset_without_end_end_the_connection() -> Non
 
 
 def test_what_is_spread_over_time_is_no_flood() -> None:
-    peer = Peer(Limits(max_glitches=100))
+    peer = Peer(Limits(max_abuse_score=100))
     for _ in range(5):
         peer.raw(frames.frame(frames.PING, 0, 0, bytes(8)) * 90)
-        peer.connection.forgive()
+        peer.connection.reset_abuse_score()
     assert len(peer.read()) == 450
 
 
 def test_clients_that_half_close_with_an_empty_frame_are_no_flood() -> None:
-    peer = Peer(Limits(max_glitches=20))
+    peer = Peer(Limits(max_abuse_score=20))
     for stream in range(1, 201, 2):
         peer.head(stream)
         peer.data(stream, message(b"row"))
         peer.data(stream, b"", frames.END_STREAM)
-        peer.connection.respond_short(stream, b"answer")
+        peer.connection.respond_fast(stream, b"answer")
     assert len(peer.asked()) == 100
 
 
@@ -290,16 +290,16 @@ def test_a_byte_now_and_then_does_not_make_a_half_frame_young() -> None:
     data = frames.frame(frames.HEADERS, 4, 1, block())
     for at in range(20):
         peer.connection.receive(data[at : at + 1], 100 + at)
-    assert peer.connection.partial_since_ns == 100
+    assert peer.connection._partial_since_ns == 100
     peer.connection.receive(data[20:], 500)
-    assert peer.connection.partial_since_ns is None
+    assert peer.connection._partial_since_ns is None
 
 
 def test_a_half_header_block_stays_as_old_as_its_first_frame() -> None:
     peer = Peer()
     peer.connection.receive(frames.frame(frames.HEADERS, 0, 1, block()[:5]), 100)
     peer.connection.receive(frames.frame(frames.CONTINUATION, 0, 1, b""), 200)
-    assert peer.connection.partial_since_ns == 100
+    assert peer.connection._partial_since_ns == 100
 
 
 def test_frames_after_frames_are_as_old_as_the_last_that_began() -> None:
@@ -307,4 +307,4 @@ def test_frames_after_frames_are_as_old_as_the_last_that_began() -> None:
     ping = frames.frame(frames.PING, 0, 0, bytes(8))
     peer.connection.receive(ping + ping[:5], 100)
     peer.connection.receive(ping[5:] + ping[:5], 200)
-    assert peer.connection.partial_since_ns == 200
+    assert peer.connection._partial_since_ns == 200

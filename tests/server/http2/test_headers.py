@@ -115,8 +115,8 @@ def test_large_blocks_and_too_many_are_not_remembered() -> None:
     for number in range(200):
         one.read(block_of((b"x-number", b"%d" % number)))
     one.read(block_of((b"x-large", bytes(5000))))
-    assert len(one.known) <= 64
-    assert max(map(len, one.known)) < 4096
+    assert len(one.cached) <= 64
+    assert max(map(len, one.cached)) < 4096
 
 
 def test_a_list_far_beyond_its_limit_ends_the_connection() -> None:

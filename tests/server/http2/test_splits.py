@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import itertools
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,7 +64,7 @@ def outcome(chunks: list[bytes], limits: Limits | None = None) -> Any:
             sent += connection.output()
     for stream in list(connection.streams.values()):
         if not stream.unary:
-            got.setdefault(stream.id, []).extend(connection.take(stream, 100))
+            got.setdefault(stream.id, []).extend(connection.take_messages(stream, 100))
     sent += connection.output()
     return got, sent, fault, connection.open_calls, connection._buffered
 
@@ -143,9 +145,116 @@ def test_many_calls_alike_are_the_calls_that_they_are_one_by_one(
 
 def test_calls_alike_come_as_a_block() -> None:
     connection = Connection(METHODS, EveryCall(), Limits())
-    connection.receive(b"".join(conversation([(b"/score", b"row")])), 0)  # whose headers are known from now on
+    connection.receive(b"".join(conversation([(b"/score", b"row")])), 0)  # whose headers are cached
     connection.receive(b"".join(conversation([(b"/score", bytes([one])) for one in range(41)])[2 + 1 :]), 0)
     (block,) = connection.blocks
     assert block.ids == range(3, 83, 2)
     assert [one.tobytes() for one in block.messages] == [bytes([one]) for one in range(1, 41)]
     assert connection.calls == []
+
+
+def windows(connection: Connection) -> tuple[int, dict[int, int]]:
+    """The peer's windows: of the connection, and of each call that awaits its response."""
+    ids = sorted({*connection._headers_received, *connection._awaiting_response, *connection.streams})
+    streams = {stream_id: connection.promote(stream_id) for stream_id in ids}
+    return connection._send_window, {key: stream.send_window for key, stream in streams.items() if stream}
+
+
+class Layout(NamedTuple):
+    """WINDOW_UPDATE frames within one call: increments of the stream and of the connection, before and behind DATA."""
+
+    before: list[tuple[bool, int]]
+    behind: list[tuple[bool, int]]
+
+    def call(self, stream: int, body: bytes, extra: int = 0) -> bytes:
+        before, behind = (
+            b"".join(frames.window_update(stream if own else 0, increment + extra) for own, increment in updates)
+            for updates in self
+        )
+        data = frames.frame(frames.DATA, frames.END_STREAM, stream, message(body))
+        return frames.frame(frames.HEADERS, 4, stream, block()) + before + data + behind
+
+
+credits = st.lists(st.tuples(st.booleans(), st.sampled_from([0, 1, 5, 70_000, 2**31 - 1])), max_size=3)
+layouts = st.builds(Layout, credits, credits)
+GRPC = Layout([(True, 5)], [(False, 5)])  # gRPC C++, Python and Ruby write each call so
+
+
+def received(chunks: list[bytes]) -> Any:
+    connection, calls, fault = Connection(METHODS, EveryCall(), Limits(max_message=200)), [], None
+    for chunk in chunks:
+        try:
+            connection.receive(chunk, 0)
+        except ProtocolError as error:
+            fault = error.code
+            break
+    for run in connection.blocks:
+        calls += [(key, body.tobytes()) for key, body in zip(run.ids, run.messages, strict=True)]
+    calls += [(key, body) for key, _, body in connection.calls]
+    calls += [(stream.id, body) for kind, stream, body in connection.events if kind == Event.REQUEST]
+    return sorted(calls), fault, windows(connection), connection._unacked_bytes, connection.output()
+
+
+@given(
+    st.lists(st.tuples(layouts | st.just(GRPC), st.integers(1, 30)), min_size=1, max_size=3),
+    st.lists(any_frame, max_size=2),
+    st.lists(st.integers(0, 10_000), max_size=6),
+)
+def test_calls_with_window_updates_are_the_calls_that_they_are_byte_by_byte(
+    runs: list[tuple[Layout, int]], strange: list[bytes], places: list[int]
+) -> None:
+    sent, stream = [b"".join(conversation([(b"/score", b"row")]))], 3
+    for layout, count in runs:
+        for number in range(count):
+            # One increment is larger than the others, as gRPC's clients give back what they held.
+            sent.append(layout.call(stream, bytes([number]), extra=number % 13 == 4))
+            stream += 2
+        sent += strange
+    data = b"".join(sent)
+    expected = received([data[at : at + 1] for at in range(len(data))])
+    assert received([data]) == expected
+    assert received(cut(data, places)) == expected
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [GRPC, Layout([], [(False, 5)]), Layout([(True, 9), (False, 1)], []), Layout([], [(True, 7), (False, 2)])],
+)
+def test_calls_with_window_updates_come_as_a_block_and_their_credit_counts(layout: Layout) -> None:
+    connection = Connection(METHODS, EveryCall(), Limits())
+    connection.receive(b"".join(conversation([(b"/score", b"row")])), 0)
+    before = connection._send_window
+    # As recorded from gRPC's C++ and Python clients: the first WINDOW_UPDATE of a read is larger.
+    sent = [layout.call(3 + 2 * number, bytes([number]), extra=0 if number else 1000) for number in range(30)]
+    connection.receive(b"".join(sent), 0)
+    (run,) = connection.blocks
+    assert run.ids == range(3, 63, 2)
+    assert connection.calls == []
+    ours = [increment for own, increment in layout.before + layout.behind if not own]
+    assert connection._send_window == before + 30 * sum(ours) + 1000 * len(ours)
+    theirs = [increment for own, increment in layout.before + layout.behind if own]
+    stream = connection.promote(5)
+    assert stream is not None
+    assert stream.send_window == frames.DEFAULT_WINDOW + sum(theirs)
+
+
+def test_a_ping_between_calls_splits_their_block_in_two() -> None:
+    connection = Connection(METHODS, EveryCall(), Limits())
+    connection.receive(b"".join(conversation([(b"/score", b"row")])), 0)
+    sent = [GRPC.call(3 + 2 * number, bytes([number])) for number in range(60)]
+    sent.insert(30, frames.frame(frames.PING, 0, 0, bytes(8)))
+    connection.receive(b"".join(sent), 0)
+    assert [len(run.messages) for run in connection.blocks] == [30, 30]
+
+
+def test_answers_of_a_block_leave_no_credit_behind() -> None:
+    connection = Connection(METHODS, EveryCall(), Limits())
+    connection.receive(b"".join(conversation([(b"/score", b"row")])), 0)
+    connection.receive(b"".join(GRPC.call(3 + 2 * number, bytes([number])) for number in range(30)), 0)
+    values = np.zeros((10, 1), np.uint8)
+    assert connection.respond_columnar(range(3, 23, 2), b"answer", 0, values)
+    for stream in range(23, 43, 2):
+        connection.respond_fast(stream, b"answer")
+    connection.fail_columnar(range(43, 53, 2), b"\x88")
+    connection.fail_calls(list(range(53, 63, 2)), b"\x88")
+    assert connection._extra_credit == {}

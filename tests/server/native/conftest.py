@@ -13,11 +13,11 @@ import structlog
 from server.app import services
 from server.core.dataplane import DataPlane
 from server.core.models import Repository
-from server.core.shadow import Shadows
+from server.core.shadow import ShadowScorer
 from server.http2 import frames
 from server.http2.connection import Limits
+from server.native.connection import SocketLimits
 from server.native.front import NativeFront
-from server.native.link import Link, SocketLimits
 from server.runtime.batch_loop import BatchLoop
 from server.runtime.metrics import ServerMetrics
 from server.runtime.reload import Reloader
@@ -73,7 +73,7 @@ class Transport:
 class Client:
     def __init__(self, front: NativeFront) -> None:
         self.transport: Any = Transport()
-        self.link = Link(front)
+        self.link = front.connect()
         self.link.connection_made(self.transport)
         self.send(frames.PREFACE + frames.settings({}) + frames.window_update(0, 2**30))
         self.read()
@@ -132,7 +132,7 @@ def clock() -> Clock:
 async def front(repository: Repository, clock: Clock) -> NativeFront:
     state = ServerState("test", "native")
     plane = DataPlane(repository, 65_536, clock)
-    metrics = ServerMetrics(repository, state, Shadows(repository))
+    metrics = ServerMetrics(repository, state, ShadowScorer(repository))
     batches = BatchLoop(plane, 1024, 512, 0, metrics.ran)
     table, _ = services.methods(repository, state, with_reflection=True)
     log = structlog.wrap_logger(structlog.testing.CapturingLogger(), processors=[])
@@ -144,5 +144,5 @@ async def front(repository: Repository, clock: Clock) -> NativeFront:
 def client(front: NativeFront) -> Iterator[Client]:
     one = Client(front)
     yield one
-    if one.link in front.links:
+    if one.link in front.connections:
         one.link.connection_lost(None)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from common.schema import CORE_1
-from server.core.requests import Matrix, Vector
+from server.core.arrays import Matrix, Vector
 from server.http2 import frames
-from server.native.calls import Dialogue, FrameStream
 from server.native.front import NativeFront
+from server.native.scoring_stream import ScoringStreamCall
+from server.native.streaming import StreamingCall
 from tests.server.bundles import Logistic, rows
 from tests.server.http2.peer import Frame, block, message
 from tests.server.native.conftest import SERVICE, Client, Clock
@@ -49,10 +50,10 @@ def answers(got: list[Frame], stream: int) -> list[bytes]:
     return found
 
 
-def a_stream(client: Client, stream: int = 1, *extra: tuple[bytes, bytes]) -> FrameStream:
+def a_stream(client: Client, stream: int = 1, *extra: tuple[bytes, bytes]) -> ScoringStreamCall:
     client.head(stream, b"StreamPredict", *extra)
-    call = client.link.connection.streams[stream].app
-    assert isinstance(call, FrameStream)
+    call = client.link.h2.streams[stream].call
+    assert isinstance(call, ScoringStreamCall)
     return call
 
 
@@ -109,7 +110,7 @@ async def test_frames_before_one_that_cannot_be_read_are_answered(client: Client
     client.data(1, frame(1, request()) + frame(2, request()) + message(b"", 1))
     got = await client.ended(1)
     assert [StreamPredictResponse.FromString(one).frame_id for one in answers(got, 1)] == [1, 2]
-    assert status(got, 1) == b"12"
+    assert status(got, 1) == b"13"
     assert call.ended
 
 
@@ -136,8 +137,8 @@ async def test_a_fault_of_ours_in_one_stream_is_no_others(
     def fails() -> bool:
         raise ZeroDivisionError
 
-    pull = FrameStream.pull
-    monkeypatch.setattr(FrameStream, "pull", lambda self: fails() if self is broken else pull(self))
+    pull = ScoringStreamCall.pull
+    monkeypatch.setattr(ScoringStreamCall, "pull", lambda self: fails() if self is broken else pull(self))
     client.data(1, frame(1, request()))
     client.data(3, frame(1, request()))
     got = await client.until(lambda got: bool(answers(got, 3)))
@@ -151,8 +152,8 @@ async def test_a_lost_link_leaves_nothing_behind(client: Client, front: NativeFr
     call = a_stream(client, 3, (b"grpc-timeout", b"1H"))
     client.head(5, b"", path=WATCH)
     client.data(5, message(b""), frames.END_STREAM)
-    dialogue = client.link.connection.streams[5].app
-    assert isinstance(dialogue, Dialogue)
+    dialogue = client.link.h2.streams[5].call
+    assert isinstance(dialogue, StreamingCall)
     assert dialogue.task is not None
     await client.until(lambda got: bool(answers(got, 5)))
     client.call(7, request().SerializeToString())
@@ -161,17 +162,16 @@ async def test_a_lost_link_leaves_nothing_behind(client: Client, front: NativeFr
     await asyncio.gather(dialogue.task, return_exceptions=True)
     assert dialogue.task.cancelled()
     assert call.ended
-    assert client.link.connection.open_calls == 0
-    assert not front.links
-    assert not front._active
+    assert client.link.h2.open_calls == 0
+    assert not front.connections
     await asyncio.sleep(0)
-    assert not len(front._lane)
+    assert not front.serving.batches.batcher.calls
 
 
 async def test_a_reader_that_stops_is_read_no_more_until_it_goes_on(client: Client) -> None:
     call = a_stream(client)
     client.send(frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
-    client.link.connection.streams[1].send_window = 0
+    client.link.h2.streams[1].send_window = 0
     await client.until(lambda got: any(one.kind == frames.SETTINGS for one in got))
     stream = call.stream
     for number in range(2000):
@@ -189,8 +189,8 @@ async def test_a_dialogue_whose_link_is_paused_waits(client: Client) -> None:
     client.link.pause_writing()
     client.head(1, b"", path=WATCH)
     client.data(1, message(b""), frames.END_STREAM)
-    dialogue = client.link.connection.streams[1].app
-    assert isinstance(dialogue, Dialogue)
+    dialogue = client.link.h2.streams[1].call
+    assert isinstance(dialogue, StreamingCall)
     assert not client.transport.reading
     await client.until(lambda got: bool(answers(got, 1)))
     client.link.resume_writing()
@@ -204,13 +204,13 @@ async def test_a_dialogue_whose_link_is_paused_waits(client: Client) -> None:
 async def test_a_drain_does_not_cut_a_call_of_the_short_way(client: Client, front: NativeFront) -> None:
     client.call(1, request(2).SerializeToString())
     await client.ended(1)
-    client.link.connection.go_away()
+    client.link.h2.go_away()
     client.call(3, request(2).SerializeToString())
     client.send(frames.frame(frames.PING, frames.ACK, 0, b"draining"))
-    front._end_streams(even_busy=False)
+    front.end_streams(even_busy=False)
     assert not client.transport.closed
     assert status(await client.ended(3), 3) == b"0"
-    front._end_streams(even_busy=False)
+    front.end_streams(even_busy=False)
     assert client.transport.closed
 
 
@@ -226,6 +226,56 @@ async def test_what_has_begun_must_end_in_time(client: Client, clock: Clock) -> 
     assert client.read()[-1].kind == frames.GOAWAY
 
 
+async def test_time_does_not_count_while_the_server_reads_nothing(client: Client, clock: Clock) -> None:
+    client.send(b"\0\0")
+    client.link.pause_writing()
+    clock.ahead_ns = 60 * 10**9
+    client.link.sweep(clock())
+    client.link.resume_writing()
+    clock.ahead_ns += 9 * 10**9
+    client.link.sweep(clock())
+    assert not client.transport.closed
+    clock.ahead_ns += 2 * 10**9
+    client.link.sweep(clock())
+    assert client.transport.closed
+
+
+async def test_time_does_not_count_while_the_loop_stands_still(
+    front: NativeFront, client: Client, clock: Clock
+) -> None:
+    client.send(b"\0\0")
+    clock.ahead_ns = 60 * 10**9
+    front._sweep()
+    assert not client.transport.closed
+    for _ in range(11):
+        clock.ahead_ns += 10**9
+        front._sweep()
+    assert client.transport.closed
+    front._sweeper.cancel()
+
+
+@pytest.mark.parametrize(("bytes_per_s", "is_cut"), [(15_000, False), (1100, False), (900, True), (1, True)])
+async def test_a_slow_frame_lives_while_it_makes_progress(
+    client: Client, clock: Clock, bytes_per_s: int, is_cut: bool
+) -> None:
+    client.head(1, b"StreamPredict")
+    data = frames.frame(frames.DATA, 0, 1, message(bytes(200_000)))
+    for second in range(min(60, len(data) // bytes_per_s + 1)):
+        clock.ahead_ns = second * 10**9
+        client.send(data[second * bytes_per_s : (second + 1) * bytes_per_s])
+        client.link.sweep(clock())
+    assert client.transport.closed == is_cut
+
+
+async def test_a_header_block_in_slow_pieces_is_cut(client: Client, clock: Clock) -> None:
+    client.send(frames.frame(frames.HEADERS, 0, 1, b""))
+    for second in range(12):
+        clock.ahead_ns = second * 10**9
+        client.send(frames.frame(frames.CONTINUATION, 0, 1, b""))
+        client.link.sweep(clock())
+    assert client.transport.closed
+
+
 async def test_an_idle_link_is_left_alone(client: Client, clock: Clock) -> None:
     clock.ahead_ns = 10**12
     client.link.sweep(clock())
@@ -235,26 +285,26 @@ async def test_an_idle_link_is_left_alone(client: Client, clock: Clock) -> None:
 async def test_an_answer_that_waits_for_its_reader_does_not_keep_the_rows_of_its_request(client: Client) -> None:
     client.send(frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
     client.call(1, request(1000).SerializeToString())
-    stream = client.link.connection.streams.get(1) or client.link.connection.stream(1)
+    stream = client.link.h2.streams.get(1) or client.link.h2.promote(1)
     assert stream is not None
     async with asyncio.timeout(10):
         while not stream.unsent:  # noqa: ASYNC110
             await asyncio.sleep(0)
-    assert stream.app is None
+    assert stream.call is None
     client.send(frames.window_update(1, 100_000))
     assert status(await client.ended(1), 1) == b"0"
 
 
 async def test_the_loop_spins_while_calls_come_one_by_one(front: NativeFront, client: Client, clock: Clock) -> None:
-    front.spin(100_000_000)  # far longer than the test takes between two calls
+    front.spinner.spin_ns = 100_000_000  # far longer than the test takes between two calls
     for stream in (1, 3, 5):
         client.call(stream, request().SerializeToString())
         await client.ended(stream)
-    assert front.spinning
+    assert front.spinner.spinning
     clock.ahead_ns = 10**9
     for _ in range(3):
         await asyncio.sleep(0)
-    assert not front.spinning
+    assert not front.spinner.spinning
 
 
 def whole(stream: int) -> tuple[bytes, bytes]:
@@ -267,17 +317,17 @@ def whole(stream: int) -> tuple[bytes, bytes]:
 async def test_the_loop_does_not_spin_for_calls_far_apart_or_for_many_at_once(
     front: NativeFront, client: Client, clock: Clock
 ) -> None:
-    front.spin(1_000_000)
+    front.spinner.spin_ns = 1_000_000
     for stream in (1, 3, 5):
         clock.ahead_ns += 10**9
         client.send(*whole(stream))
-        assert not front.spinning
-    front.spin(10**9)
+        assert not front.spinner.spinning
+    front.spinner.spin_ns = 10**9
     for stream in range(7, 47, 2):
         client.send(*whole(stream))
     for _ in range(3):
         await asyncio.sleep(0)
-    assert not front.spinning
+    assert not front.spinner.spinning
 
 
 async def test_frames_of_many_rows_are_answered_in_order(client: Client) -> None:
@@ -300,14 +350,14 @@ async def test_frames_of_many_rows_are_answered_in_order(client: Client) -> None
 async def test_frames_whose_burst_fails_are_answered_before_those_behind_it(
     front: NativeFront, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predictor = front.plane.repository.held.labelled["volatility", "stable"].predictor
-    whole = predictor.predict_few
+    predictor = front.serving.plane.repository.snapshot.labelled["volatility", "stable"].predictor
+    whole = predictor.predict_bound
 
     def with_a_gap(matrix: Matrix) -> Vector:
         """No probability for rows that begin with 7."""
         return np.where(matrix[:, 0] == 7.0, np.nan, whole(matrix))
 
-    monkeypatch.setattr(predictor, "predict_few", with_a_gap)
+    monkeypatch.setattr(predictor, "predict_bound", with_a_gap)
     bad = request()
     bad.packed.values = np.array([7.0, *rows(1)[0][1:]]).tobytes()
     named = request(seed=3)
@@ -330,7 +380,7 @@ async def test_a_refused_call_that_left_the_short_way_is_told_so(
     await_known = request(2)
     client.call(1, await_known.SerializeToString())
     await client.ended(1)
-    front._max_queue = 0
+    front.serving.batches.batcher._max_queue = 0
     head = block(SERVICE + b"Predict")
     call = frames.frame(frames.HEADERS, 4, 3, head) + frames.frame(
         frames.DATA, frames.END_STREAM, 3, message(await_known.SerializeToString())
@@ -339,7 +389,7 @@ async def test_a_refused_call_that_left_the_short_way_is_told_so(
     client.send(call + second + begins)
     got = client.read() + (await client.until(lambda got: True))
     assert [status(got, one) for one in (3, 5)] == [b"8", b"8"]
-    assert client.link.connection.open_calls == 0
+    assert client.link.h2.open_calls == 0
 
 
 async def test_what_is_remembered_of_a_request_is_small(front: NativeFront, client: Client) -> None:
@@ -347,8 +397,8 @@ async def test_what_is_remembered_of_a_request_is_small(front: NativeFront, clie
     unknown = b"\xfa\x3f\xa0\x1f" + bytes(4000)  # field 1023, which nobody knows
     client.call(1, unknown + padded)
     assert status(await client.ended(1), 1) == b"0"
-    assert all(len(form.prefix) < 1100 for form in front.forms.by_length.values())
-    assert not front.forms.by_length
+    assert all(len(form.prefix) < 1100 for form in front.serving.templates.by_length.values())
+    assert not front.serving.templates.by_length
 
 
 @pytest.mark.parametrize("number", [1, 42, 300, 2**40])
@@ -359,3 +409,13 @@ async def test_a_frame_that_cannot_be_read_keeps_its_id(client: Client, number: 
     got = await client.until(lambda got: len(answers(got, 1)) == 1)
     (reply,) = [StreamPredictResponse.FromString(one) for one in answers(got, 1)]
     assert (reply.frame_id, reply.error.code) == (number, 3)
+
+
+@pytest.mark.parametrize("part", [b"", b"\0\0\0", message(request().SerializeToString())[:-1]])
+async def test_a_unary_call_whose_message_never_arrives_ends_at_its_deadline(client: Client, part: bytes) -> None:
+    client.call(1, request().SerializeToString())
+    await client.ended(1)
+    client.head(3, b"Predict", (b"grpc-timeout", b"20m"))
+    client.data(3, part) if part else None
+    assert status(await client.ended(3), 3) == b"4"
+    assert client.link.h2.open_calls == 0

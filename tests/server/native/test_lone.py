@@ -10,7 +10,7 @@ import pytest
 
 from common.schema import CORE_1
 from server.core.models import Repository
-from server.core.predictor import Bound
+from server.core.predictor import BoundBuffers
 from server.http2 import frames
 from server.native.front import NativeFront
 from tests.server.bundles import Logistic, rows, write_bundle
@@ -42,8 +42,8 @@ async def test_a_lone_call_has_its_answer_within_the_read_that_brought_it(front:
         assert answer.queue_ns >= 0
         assert answer.compute_ns > 0
         assert status(got, stream) == b"0"
-    assert front.metrics.totals() == {"requests": 6, "failed": 0, "rows": 6}
-    assert client.link.connection.open_calls == 0
+    assert front.serving.metrics.totals() == {"requests": 6, "failed": 0, "rows": 6}
+    assert client.link.h2.open_calls == 0
 
 
 async def test_a_lone_frame_has_its_answer_within_the_read_that_brought_it(front: NativeFront, client: Client) -> None:
@@ -56,7 +56,7 @@ async def test_a_lone_frame_has_its_answer_within_the_read_that_brought_it(front
         reply = StreamPredictResponse.FromString(raw)
         assert reply.frame_id == number
         np.testing.assert_allclose(reply.response.probabilities, Logistic(1).predict(rows(1, number % 97)))
-    assert front.metrics.totals() == {"requests": 7, "failed": 0, "rows": 7}
+    assert front.serving.metrics.totals() == {"requests": 7, "failed": 0, "rows": 7}
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -122,12 +122,12 @@ async def test_a_lone_call_is_answered_by_the_version_that_is_held_now(
     newer = Repository("volatility", time)
     write_bundle(tmp_path, version="2", seed=2)
     newer.load(tmp_path)
-    held, front.plane.repository.held = front.plane.repository.held, newer.held
+    held, front.serving.plane.repository.snapshot = front.serving.plane.repository.snapshot, newer.snapshot
     try:
         client.call(5, request().SerializeToString())
         (raw,) = answers(client.read(), 5)
     finally:
-        front.plane.repository.held = held
+        front.serving.plane.repository.snapshot = held
     assert PredictResponse.FromString(raw).model_version == "2"
     np.testing.assert_allclose(probabilities(raw), Logistic(2).predict(rows(1)))
     client.call(7, request().SerializeToString())
@@ -147,14 +147,14 @@ async def test_whoever_waits_is_not_overtaken(front: NativeFront, client: Client
 
 async def test_buffers_are_not_shared_by_answers(front: NativeFront) -> None:
     """The next run writes over what the last one gave: what is kept must be a copy."""
-    predictor = front.plane.repository.held.labelled["volatility", "stable"].predictor
-    first = predictor.predict_few(rows(5, 1))
-    second = predictor.predict_few(rows(5, 2))
+    predictor = front.serving.plane.repository.snapshot.labelled["volatility", "stable"].predictor
+    first = predictor.predict_bound(rows(5, 1))
+    second = predictor.predict_bound(rows(5, 2))
     np.testing.assert_allclose(first, Logistic(1).predict(rows(5, 1)))
     np.testing.assert_allclose(second, Logistic(1).predict(rows(5, 2)))
-    bound: Bound = predictor.bound(1)
-    assert not bound.fill(np.full(len(CORE_1), np.nan).tobytes(), 0)
-    assert bound.fill(b"xx" + rows(1, 3).tobytes(), 2)
+    bound: BoundBuffers = predictor.bind(1)
+    assert not bound.fill(np.full(len(CORE_1), np.nan).tobytes())
+    assert bound.fill(rows(1, 3).tobytes())
     bound.run()
     assert bound.probability == pytest.approx(Logistic(1).predict(rows(1, 3))[0])
 
@@ -164,10 +164,10 @@ async def test_a_call_whose_window_grows_before_its_message_comes_is_a_short_one
     await learned(client)
     client.head(3, b"Predict")
     client.send(frames.window_update(3, 5))
-    assert client.link.connection.streams == {}
+    assert client.link.h2.streams == {}
     client.data(3, message(request().SerializeToString()), frames.END_STREAM)
     assert len(answers(client.read(), 3)) == 1
-    assert client.link.connection._grown == {}
+    assert client.link.h2._extra_credit == {}
 
 
 async def test_the_room_given_before_the_message_is_there_for_the_answer(client: Client) -> None:
@@ -182,7 +182,7 @@ async def test_the_room_given_before_the_message_is_there_for_the_answer(client:
     client.send(frames.window_update(3, 100))
     got += await client.ended(3)
     assert len(answers(got, 3)) == 1
-    assert client.link.connection._grown == {}
+    assert client.link.h2._extra_credit == {}
 
 
 @pytest.mark.parametrize(("increment", "code"), [(0, frames.ErrorCode.PROTOCOL_ERROR), (2**31 - 1, 3)])
@@ -201,4 +201,4 @@ async def test_calls_given_up_leave_nothing_of_their_windows(client: Client) -> 
     client.head(5, b"Predict")
     client.send(frames.window_update(5, 5))
     client.link.connection_lost(None)
-    assert client.link.connection._grown == {}
+    assert client.link.h2._extra_credit == {}

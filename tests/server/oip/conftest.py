@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from common.errors import VolcastError
-from server.core.dataplane import DataPlane
+from server.core.dataplane import DataPlane, Result
 from server.core.models import Repository
-from server.core.requests import PredictInput, Result
+from server.core.requests import PredictInput
 from server.oip.service import OpenInference
 from server.runtime.state import ServerState
 from tests.server.conftest import MAX_ROWS

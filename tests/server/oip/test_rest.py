@@ -227,7 +227,7 @@ def test_a_body_that_is_no_inference_request_is_refused(rest: httpx.Client, body
         ({"shape": [11, 1]}, "inputs[0].shape: features: expected [rows, 11], 1 to 500 rows, got [11, 1]"),
         ({"name": "moon"}, "inputs[0].name: no input 'moon' here; the model takes 'features' alone, or each feature"),
         ({"datatype": "FP32", "data": [1e300] * 11}, "inputs[0]: row 0, feature price: expected a finite number"),
-        ({"parameters": {"shared_memory_region": "r"}, "data": None}, "inputs[0].data: expected numbers"),
+        ({"parameters": {"shared_memory_region": "r"}, "data": None}, "inputs[0].parameters[shared_memory"),
     ],
 )
 def test_a_wrong_input_is_named(rest: httpx.Client, change: dict[str, Any], said: str) -> None:
@@ -310,3 +310,51 @@ def test_a_gateway_without_its_server_is_live_and_not_ready(unreachable: httpx.C
     away = unreachable.get("/v2/health/ready")
     assert (away.status_code, away.json()["ready"]) == (503, False)
     refused(unreachable, {"inputs": [in_json(rows(1))]}, 503)
+
+
+# Clients that dump their models send null for every field that they leave out.
+
+ROW = in_json(rows(1))
+NULLS: dict[str, dict[str, Any]] = {
+    "id": {"id": None},
+    "parameters": {"parameters": None},
+    "a parameter": {"parameters": {"routing_key": None, "binary_data_output": None}},
+    "outputs": {"outputs": None},
+    "parameters of an output": {"outputs": [{"name": "probability", "parameters": None}]},
+    "a parameter of an output": {"outputs": [{"name": "probability", "parameters": {"binary_data": None}}]},
+    "parameters of an input": {"inputs": [ROW | {"parameters": None}]},
+    "a parameter of an input": {"inputs": [ROW | {"parameters": {"binary_data_size": None, "content_type": None}}]},
+}
+
+
+@pytest.mark.parametrize("fields", NULLS.values(), ids=NULLS)
+def test_null_means_absent(rest: httpx.Client, fields: dict[str, Any]) -> None:
+    plain = {"inputs": [ROW]}
+    answer, expected = infer(rest, plain | fields), infer(rest, plain)
+    assert answer["outputs"] == expected["outputs"]
+    assert "id" not in answer
+
+
+def test_null_data_beside_bytes_means_absent(rest: httpx.Client) -> None:
+    matrix = rows(2)
+    body, headers = binary({"inputs": [tensor(matrix, data=None)]}, matrix.astype("<f8").tobytes())
+    answer = rest.post(INFER, content=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+
+
+def test_null_data_is_data_that_is_missing(rest: httpx.Client) -> None:
+    assert refused(rest, {"inputs": [ROW | {"data": None}]}) == refused(
+        rest, {"inputs": [{key: value for key, value in ROW.items() if key != "data"}]}
+    )
+
+
+@pytest.mark.parametrize("field", ["name", "shape", "datatype"])
+def test_null_in_a_required_field_is_refused_by_name(rest: httpx.Client, field: str) -> None:
+    assert field in refused(rest, {"inputs": [ROW | {field: None}]})
+
+
+@pytest.mark.parametrize("body", [{"ready": None}, None, {"ready": False, "parameters": None}])
+def test_null_in_the_body_of_the_index_means_absent(rest: httpx.Client, body: Any) -> None:
+    expected = rest.post("/v2/repository/index").json()
+    answer = rest.post("/v2/repository/index", content=json.dumps(body))
+    assert (answer.status_code, answer.json()) == (200, expected)

@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import ModelNotFoundError, RequestError, UnsupportedError
 from server.core.dataplane import DataPlane
-from server.core.models import Changes
+from server.core.models import ReloadResult
 from server.oip.service import OpenInference
 from server.runtime.state import ServerState
 from volcast.oip.v2 import (
@@ -42,13 +42,13 @@ class Context:
         self.written.append(message)
 
 
-def reloading(plane: DataPlane, asked: list[None]) -> Callable[[], Future[Changes]]:
+def reloading(plane: DataPlane, asked: list[None]) -> Callable[[], Future[ReloadResult]]:
     """A reload that finds what is held already."""
 
-    def reload() -> Future[Changes]:
+    def reload() -> Future[ReloadResult]:
         asked.append(None)
-        done: Future[Changes] = Future()
-        done.set_result(Changes(plane.repository.held, (), (), (), ()))
+        done: Future[ReloadResult] = Future()
+        done.set_result(ReloadResult(plane.repository.snapshot, (), (), (), ()))
         return done
 
     return reload

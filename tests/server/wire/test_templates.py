@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,9 +10,11 @@ from hypothesis import strategies as st
 
 from common.errors import RequestError
 from common.schema import CORE_1
-from server.core.requests import PackedInput, PredictInput
+from server.core.requests import PredictInput
+from server.core.rows import PackedInput
 from server.rpc.inference import read_predict
-from server.wire.templates import Forms, frame_parts, varint
+from server.wire.response import varint
+from server.wire.templates import TemplateCache, frame_parts
 from volcast.v1 import ModelSelector, PackedRows, PredictRequest, StreamPredictRequest
 
 WIDTH = len(CORE_1)
@@ -55,12 +58,21 @@ def parsed(raw: bytes) -> PredictInput | None:
         return None
 
 
-def recognized(forms: Forms, raw: bytes) -> PredictInput | None:
-    form = forms.of(raw)
-    if form is None:
+def recognized(templates: TemplateCache, raw: bytes) -> PredictInput | None:
+    template = templates.match(raw)
+    if template is None:
         return None
-    rows = PackedInput(form.schema_hash, form.data_type, form.rows, raw[len(form.prefix) :])
-    return PredictInput(rows, form.selection)
+    rows = PackedInput(template.schema_hash, template.data_type, template.rows, raw[template.values])
+    return PredictInput(rows, template.selection)
+
+
+def scored(request: PredictInput | None) -> PredictInput | None:
+    """A parsed request without the counts of its times and products, which no model reads."""
+    if request is None or not isinstance(request.rows, PackedInput):
+        return request
+    for count in (request.rows.event_times, request.rows.product_ids):
+        assert count in (0, request.rows.row_count)
+    return msgspec.structs.replace(request, rows=msgspec.structs.replace(request.rows, event_times=0, product_ids=0))
 
 
 def plain(rows: int = 1, **changes: object) -> bytes:
@@ -69,60 +81,108 @@ def plain(rows: int = 1, **changes: object) -> bytes:
     return PredictRequest(packed=PackedRows(**{**fields, **changes})).SerializeToString()
 
 
-def learned(forms: Forms, raw: bytes) -> None:
+def learned(templates: TemplateCache, raw: bytes) -> None:
     request = parsed(raw)
     if request is not None:
-        forms.learn(raw, request, read_predict)
+        templates.learn(raw, request, read_predict)
 
 
 @given(st.lists(requests, min_size=1, max_size=6), st.data())
 def test_whatever_is_recognized_is_what_parsing_gives(messages: list[bytes], data: st.DataObject) -> None:
-    forms = Forms()
+    templates = TemplateCache()
     for raw in messages:
-        learned(forms, raw)
+        learned(templates, raw)
     for raw in messages:
         changed = bytearray(raw)
         for at in data.draw(st.lists(st.integers(0, max(0, len(raw) - 1)), max_size=4)):
             if changed:
                 changed[at] = data.draw(st.integers(0, 255))
         for one in (raw, bytes(changed)):
-            found = recognized(forms, one)
-            assert found is None or found == parsed(one)
+            found = recognized(templates, one)
+            assert found is None or found == scored(parsed(one))
 
 
 @given(st.integers(1, 20), st.sampled_from([None, ModelSelector(name="volatility"), ModelSelector(label="canary")]))
 def test_other_values_of_a_known_form_are_recognized(rows: int, model: ModelSelector | None) -> None:
-    forms = Forms()
+    templates = TemplateCache()
     request = PredictRequest.FromString(plain(rows))
     if model is not None:
         request.model.CopyFrom(model)
-    learned(forms, request.SerializeToString())
+    learned(templates, request.SerializeToString())
     request.packed.values = np.random.default_rng(rows).random(rows * WIDTH).tobytes()
     raw = request.SerializeToString()
-    assert recognized(forms, raw) == parsed(raw) is not None
+    assert recognized(templates, raw) == parsed(raw) is not None
+
+
+NOW_NS = 1_764_000_000_000_000_000
+
+
+@given(
+    st.integers(1, 20),
+    st.lists(st.sampled_from([0, 1, 127, 128, NOW_NS, 2**63 - 1]), min_size=1, max_size=3),
+    st.sampled_from([(), ("BTC-USD",), ("BTC-USD", "DOGE-USD")]),
+    st.booleans(),
+)
+def test_times_and_products_may_change_behind_the_values(
+    count: int, times: list[int], products: tuple[str, ...], with_times: bool
+) -> None:
+    def message(seed: int, shift: int) -> bytes:
+        random = np.random.default_rng(seed)
+        rows = PackedRows(schema_hash=CORE_1.hash, data_type=2, row_count=count)
+        rows.values = random.random(count * WIDTH).tobytes()
+        if with_times:
+            rows.event_times_ns.extend(times[row % len(times)] ^ shift for row in range(count))
+        if products:
+            rows.product_ids.extend(products[row % len(products)] for row in range(count))
+        return PredictRequest(packed=rows).SerializeToString()
+
+    templates = TemplateCache()
+    learned(templates, message(1, 0))
+    assert templates.by_length
+    other = message(2, 1)
+    found = recognized(templates, other)
+    assert found == scored(parsed(other)) or (found is None and with_times and 0 in times)
+
+
+@pytest.mark.parametrize("at", range(-40, 0))
+def test_a_tail_with_a_wrong_tag_or_length_is_not_recognized_as_what_it_is_not(at: int) -> None:
+    templates = TemplateCache()
+    whole = plain(rows=2, event_times_ns=[NOW_NS, NOW_NS + 1], product_ids=["BTC-USD", "ETH-USD"])
+    learned(templates, whole)
+    assert recognized(templates, whole) is not None
+    for byte in range(256):
+        changed = bytearray(whole)
+        changed[at] = byte
+        found = recognized(templates, bytes(changed))
+        assert found is None or found == scored(parsed(bytes(changed)))
 
 
 @pytest.mark.parametrize(
     "raw",
     [
         plain() + field(4, b"key"),
-        plain(event_times_ns=[1]),
-        plain(product_ids=["BTC-USD"]),
+        plain(event_times_ns=[-1]),
+        plain(product_ids=["Ⓑ"]),
+        plain(event_times_ns=[1]) + b"\x2a\x01\x05",
+        plain(rows=1024, product_ids=["x" * 40] * 1024),
         plain(rows=1025),
         plain() + b"\x78\x01",
         plain()[:-1],
     ],
 )
 def test_what_is_more_than_rows_of_one_schema_is_not_remembered(raw: bytes) -> None:
-    forms = Forms()
-    learned(forms, raw)
-    assert not forms.by_length
+    templates = TemplateCache()
+    learned(templates, raw)
+    assert not templates.by_length
 
 
 def test_a_message_that_ends_like_its_values_by_chance_is_taken_as_it_is() -> None:
-    forms, tail = Forms(), b"\x78\x00" * (4 * WIDTH)  # unknown fields, which other bytes in their place would break
-    learned(forms, plain(values=tail) + tail)
-    assert not forms.by_length
+    templates, tail = (
+        TemplateCache(),
+        b"\x78\x00" * (4 * WIDTH),
+    )  # unknown fields, which other bytes in their place would break
+    learned(templates, plain(values=tail) + tail)
+    assert not templates.by_length
 
 
 @given(st.integers(0, 2**63 - 1), requests)
@@ -144,7 +204,7 @@ def test_bytes_taken_for_a_frame_are_one(raw: bytes) -> None:
 
 
 def test_known_forms_are_few() -> None:
-    forms = Forms()
+    templates = TemplateCache()
     for rows in range(1, 100):
-        learned(forms, plain(rows))
-    assert len(forms.by_length) <= 32
+        learned(templates, plain(rows))
+    assert len(templates.by_length) <= 32

@@ -14,8 +14,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from cli.main import run_command
+from common.model_store import ModelStore
 from tests.training.runs import Made, make
-from training.store import ModelStore
 from training.trained import trained_files
 
 ROWS = 50

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from cli.main import run_command
+from common.model_store import History, Labels, ModelStore
 from tests.training.runs import Made, leaky, make
 from training.commands import train
 from training.retraining import (
@@ -27,7 +28,6 @@ from training.retraining import (
     shadow_objections,
     shadow_report,
 )
-from training.store import History, Labels, ModelStore
 from training.tracking.record import read_run, runs
 
 HOUR_S = 3600.0

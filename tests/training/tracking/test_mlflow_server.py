@@ -13,11 +13,11 @@ from numpy.testing import assert_allclose
 
 from common.config import TrackingConfig
 from common.errors import UnavailableError, UsageError
+from common.model_store import ModelStore
 from tests.training.runs import Made, make
 from tests.training.tracking.server import Server
 from training import promotion
 from training.gate import Limits
-from training.store import ModelStore
 from training.tracking import experiments, mlflow_server
 from training.tracking.mlflow_server import FINISHED, KIND_TAG, RUN_TAG, URI_VARIABLE, MlflowServer, waiting
 from training.tracking.record import read_run, read_upload
@@ -155,7 +155,7 @@ def test_promotion_and_rollback_move_the_aliases(server: Server, made: Made, tmp
     assert tracker.aliases("aliased") == {"champion": "1", "candidate": "2"}
     promotion.promote(judged, store, tracker, "champion", now_ms=2)
     assert tracker.aliases("aliased") == {"champion": "2"}
-    promotion.rollback(store)
+    store.rollback()
     assert promotion.reconcile(store, tracker, runs_dir) == {"champion": "1"}
     assert tracker.aliases("aliased") == {"champion": "1"}
     tracker.point("aliased", "champion", "2")

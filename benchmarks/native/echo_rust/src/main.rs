@@ -7,24 +7,12 @@ use std::{env, error::Error, io::Write};
 use tokio_stream::{wrappers::TcpListenerStream, Stream, StreamExt};
 use tonic::{transport::Server, Request, Response, Status, Streaming};
 
-use volcast::v1::{
+use echo_rust::volcast::v1::{
     inference_service_server::{InferenceService, InferenceServiceServer},
     predict_request::Rows,
     stream_predict_response::Result as Outcome,
     HealthRequest, HealthResponse, PredictRequest, PredictResponse, StreamPredictRequest, StreamPredictResponse,
 };
-
-mod volcast {
-    pub mod v1 {
-        tonic::include_proto!("volcast.v1");
-    }
-}
-
-mod google {
-    pub mod rpc {
-        tonic::include_proto!("google.rpc");
-    }
-}
 
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 

@@ -26,8 +26,7 @@ if _version_not_supported:
 
 
 class GRPCInferenceServiceStub:
-    """Predictions by tensors. Errors are those of volcast.v1.InferenceService: the same codes, with the same
-    google.rpc details.
+    """Predictions from tensors. Error codes and google.rpc details are those of volcast.v1.InferenceService.
     """
 
     def __init__(self, channel):
@@ -89,33 +88,32 @@ class GRPCInferenceServiceStub:
 
 
 class GRPCInferenceServiceServicer:
-    """Predictions by tensors. Errors are those of volcast.v1.InferenceService: the same codes, with the same
-    google.rpc details.
+    """Predictions from tensors. Error codes and google.rpc details are those of volcast.v1.InferenceService.
     """
 
     def ServerLive(self, request, context):
-        """Whether the process answers.
+        """Whether the process runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ServerReady(self, request, context):
-        """Whether the server takes predictions: warmed up, and not draining.
+        """Whether the server accepts predictions: its models are warm, and it is not draining.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelReady(self, request, context):
-        """Whether a model can be asked for predictions. Of a model that is not there: false.
+        """Whether a model is ready for predictions. False for an unknown model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ServerMetadata(self, request, context):
-        """Name and build of the server, and the protocol extensions it has.
+        """Name and build of the server, and the protocol extensions that it supports.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -129,35 +127,35 @@ class GRPCInferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ModelInfer(self, request, context):
-        """Scores the rows of one request.
+        """Scores the rows of a request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelStreamInfer(self, request_iterator, context):
-        """Scores a stream of requests, in order. A request at fault is answered in the stream, which lives on.
+        """Scores a stream of requests, in order. The answer to an invalid request is an error in the stream, which continues.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryIndex(self, request, context):
-        """Every version in the models folder, with what became of it.
+        """Every version in the models folder, with its state.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryModelLoad(self, request, context):
-        """Asks the server to read its models folder again; it loads what is new or changed.
+        """Makes the server read its models folder again and load new and changed versions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryModelUnload(self, request, context):
-        """UNIMPLEMENTED: what is served is what lies in the models folder.
+        """UNIMPLEMENTED: the models folder alone decides what is served.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -225,8 +223,7 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GRPCInferenceService:
-    """Predictions by tensors. Errors are those of volcast.v1.InferenceService: the same codes, with the same
-    google.rpc details.
+    """Predictions from tensors. Error codes and google.rpc details are those of volcast.v1.InferenceService.
     """
 
     @staticmethod

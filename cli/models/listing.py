@@ -1,0 +1,81 @@
+"""Rows of `volcast models list`: versions below the models folder, and training runs of this machine."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from common.bundle import read_bundle
+from common.config import TrackingConfig
+from common.errors import BundleError
+from common.model_store import ModelStore
+from common.paired_difference import why_it_ships
+
+
+def versions(store: ModelStore) -> list[dict[str, Any]]:
+    """One row for each version, in order; `error` is the reason if its bundle cannot be read."""
+    labels = store.effective_labels()
+    rows = []
+    for version, folder in store.versions().items():
+        row: dict[str, Any] = {
+            "name": store.name,
+            "version": version,
+            "label": labels.of(version) if labels else "",
+        }
+        try:
+            manifest, _ = read_bundle(folder)
+        except BundleError as error:
+            rows.append(row | {"error": str(error)})
+            continue
+        row |= {"kind": manifest.kind, "schema": manifest.schema.name}
+        if not manifest.is_added:
+            row |= {"trained_until": _day(manifest.training.end_ns), "label_threshold": manifest.label.threshold}
+            row |= {"evaluation_ns": (manifest.evaluation.start_ns, manifest.evaluation.end_ns)}
+        row |= {"why": why_it_ships(manifest.kind, manifest.walk_forward)}
+        score = manifest.walk_forward.get(manifest.kind, {}).get("pr_auc")
+        rows.append(row | {"pr_auc": "" if score is None else f"{score:.3f}", "error": ""})
+    return rows
+
+
+def shown(version: dict[str, Any]) -> dict[str, str]:
+    threshold = version.get("label_threshold")
+    return version if threshold is None else version | {"τ": f"{1e4 * threshold:.2f} bp"}
+
+
+def scores_differ_in_base(rows: list[dict[str, Any]]) -> bool:
+    """Whether some versions were scored against another τ, or on other rows, than the rest."""
+    bases = {(row["label_threshold"], row["evaluation_ns"]) for row in rows if "label_threshold" in row}
+    return len(bases) > 1
+
+
+def runs(runs_dir: Path, tracking: TrackingConfig, name: str | None) -> tuple[list[dict[str, str]], list[str]]:
+    """Rows of the runs that are kept here, and a line for each that is damaged."""
+    if not runs_dir.is_dir():
+        return [], []
+    # Light, but a part of training: a server's container has neither it nor runs.
+    from training.tracking.mlflow_server import FINISHED, tracking_uri
+    from training.tracking.record import read_upload, unreadable
+    from training.tracking.record import runs as kept_runs
+
+    uri = tracking_uri(tracking)
+    rows = []
+    for folder, run in kept_runs(runs_dir):
+        if name is not None and run.name != name:
+            continue
+        upload = read_upload(folder, uri)
+        score = run.metrics.get(f"walk_forward/{run.kind}/pr_auc")
+        rows.append(
+            {
+                "run": run.id,
+                "code": run.code,
+                "pr_auc": "" if score is None else f"{score:.3f}",
+                "version": upload.version,
+                "mlflow": f"version {upload.version}" if upload.has(FINISHED) else "waits",
+            }
+        )
+    return rows, unreadable(runs_dir)
+
+
+def _day(time_ns: int) -> str:
+    return datetime.fromtimestamp(time_ns / 1e9, UTC).date().isoformat()

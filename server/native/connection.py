@@ -1,0 +1,239 @@
+"""One connection's socket on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from server.http2.connection import Connection
+from server.http2.frames import ErrorCode, ProtocolError
+from server.http2.stream import Stream
+from server.native.serving import Serving
+from server.runtime.metrics import CODE_NAMES
+
+MAX_TIMER_S = 3600.0  # callers' timeouts may be years, which timers of the event loop do not take
+# How long a connection is read after its write side is closed, so that the peer receives what was sent last.
+LINGER_S = 1.0
+MAX_UNSENT_BYTES = 1024 * 1024  # that the kernel has not taken; above it the connection is not read
+
+
+@dataclass(frozen=True)
+class SocketLimits:
+    """partial_s: how long a preface, a frame or a header block may take from its first byte to its last, or, if it
+    arrives faster than MIN_BYTES_PER_S, until its progress is measured again (slow loris).
+
+    spin_us: how long the loop polls for the next call before it sleeps, while calls are arriving.
+    """
+
+    spin_us: int = 250
+    max_connections: int = 16_384
+    partial_s: float = 10.0
+    keepalive_s: float = 60.0
+    keepalive_timeout_s: float = 20.0
+    reuse_port: bool = False
+
+
+class StreamCall(Protocol):
+    """A streaming call, as `Stream.call` holds it."""
+
+    def on_data(self, *, alone: bool) -> None:
+        """Messages or the end of the peer's side have arrived, or the peer has room again.
+
+        alone: the event is the only one of its read.
+        """
+
+    def cancel(self) -> None:
+        """The peer has ended the call, or its connection is lost."""
+
+
+class Handler(Protocol):
+    """Takes the calls of connections."""
+
+    def accept(self, connection: ServerConnection, now_ns: int) -> None:
+        """Takes the calls and events that a read left in `connection.h2`."""
+
+
+class ServerConnection(asyncio.Protocol):
+    """Moves bytes between a socket and `server.http2`, and sends outcomes of calls."""
+
+    def __init__(
+        self, serving: Serving, handler: Handler, h2: Connection, limits: SocketLimits, peers: set[ServerConnection]
+    ) -> None:
+        """peers: the open connections of the front; this one adds and removes itself."""
+        self.serving = serving
+        self.h2 = h2
+        self.paused = False  # the kernel takes no more bytes: nothing is read until it does
+        self._handler = handler
+        self._limits = limits
+        self._peers = peers
+        self._transport: Any = None
+        self._lingering: asyncio.TimerHandle | None = None  # set: the write side is closed
+        self._deadline_ns: int | None = None  # that the timer is set for
+        self._deadline_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._transport.set_write_buffer_limits(high=MAX_UNSENT_BYTES)
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None:
+            _keep_alive(sock, self._limits)
+        if len(self._peers) >= self._limits.max_connections:
+            self._transport.abort()
+            return
+        self.h2.restart_clock(self.serving.now_ns())
+        self._peers.add(self)
+        if self.serving.state.draining:
+            self.h2.go_away()
+        self.flush()
+
+    def data_received(self, data: bytes) -> None:
+        if self._lingering is not None:
+            return  # the peer has not read our end yet
+        serving, h2 = self.serving, self.h2
+        now_ns = serving.now_ns()
+        serving.spinner.on_read(len(data), now_ns)
+        try:
+            h2.receive(data, now_ns)
+        except ProtocolError as error:
+            self._handler.accept(self, now_ns)
+            self._break(error)
+            return
+        if h2.calls or h2.blocks or h2.events:
+            self._handler.accept(self, now_ns)
+        if h2.next_deadline_ns is not None:
+            self._watch_deadline(now_ns)
+        self.flush()
+
+    def _watch_deadline(self, now_ns: int) -> None:
+        """Sets the timer for calls whose message is not whole."""
+        next_ns = self.h2.next_deadline_ns
+        if next_ns is None or (self._deadline_ns is not None and self._deadline_ns <= next_ns):
+            return
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+        self._deadline_ns = next_ns
+        delay_s = min(max(0, next_ns - now_ns) * 1e-9, MAX_TIMER_S)
+        self._deadline_timer = asyncio.get_running_loop().call_later(delay_s, self._expire)
+
+    def _expire(self) -> None:
+        self._deadline_ns = self._deadline_timer = None
+        now_ns = self.serving.now_ns()
+        self.h2.expire(now_ns)
+        self._handler.accept(self, now_ns)
+        self._watch_deadline(now_ns)
+        self.flush()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._peers.discard(self)
+        self.serving.inflate_turns.discard(self)
+        for timer in (self._deadline_timer, self._lingering):
+            if timer is not None:
+                timer.cancel()
+        for stream in self.h2.abandon():
+            if stream.call is not None:
+                stream.call.cancel()
+
+    def pause_writing(self) -> None:
+        self.paused = True
+        self._transport.pause_reading()
+        self._set_user_timeout(0)  # the kernel's limit would end a peer that takes its time to read
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        self.h2.excuse(self.serving.now_ns())
+        self._transport.resume_reading()
+        self._set_user_timeout(self._limits.keepalive_timeout_s)
+        for stream in list(self.h2.streams.values()):
+            if stream.call is not None:
+                stream.call.on_data(alone=False)
+        self.flush()
+
+    def _set_user_timeout(self, timeout_s: float) -> None:
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None:
+            _set_user_timeout(sock, timeout_s)
+
+    def fail_call(self, stream_id: int, name: str, error: Exception, arrived_ns: int) -> None:
+        """Ends a unary call with the status of an error, if its caller still waits."""
+        stream = self.h2.promote(stream_id)
+        if stream is not None:
+            stream.arrived_ns = arrived_ns
+            self.fail(stream, name, error)
+
+    def send(self, stream: Stream, messages: bytes) -> None:
+        """Sends messages of a stream, each with its prefix."""
+        self.h2.send(stream, messages)
+        self.serving.mark_for_flush(self)
+
+    def fail(self, stream: Stream, name: str, error: Exception) -> None:
+        """Ends a call with the status of an error."""
+        serving = self.serving
+        status = serving.status_of(error)
+        self.h2.finish(stream, status.code, status.message, status.SerializeToString())
+        serving.metrics.request(name, CODE_NAMES[status.code], serving.now_ns() - stream.arrived_ns)
+        serving.mark_for_flush(self)
+
+    def finish(self, stream: Stream) -> None:
+        """Ends a call with success, behind its unsent messages."""
+        self.h2.finish(stream)
+        self.serving.mark_for_flush(self)
+
+    def flush(self) -> None:
+        if self._lingering is None and self._transport is not None and (data := self.h2.output()):
+            self._transport.write(data)
+        if self.h2.is_inflating:
+            self.serving.inflate_turns.add(self)
+
+    def inflate(self) -> bool:
+        """Inflates messages within the budget; returns whether some still wait."""
+        self.h2.inflate()
+        self._handler.accept(self, self.serving.now_ns())
+        self.flush()
+        return self.h2.is_inflating
+
+    def close(self) -> None:
+        """Closes the write side and reads on, until the peer closes its own or LINGER_S have passed.
+
+        Closed with bytes unread, TCP would reset the connection, and the peer would lose what it has not read.
+        """
+        if self._lingering is None and not self._transport.is_closing():
+            if self._transport.can_write_eof():  # TLS cannot: there GOAWAY makes the peer close
+                self._transport.write_eof()
+            self._lingering = asyncio.get_running_loop().call_later(LINGER_S, self._transport.close)
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def sweep(self, now_ns: int, *, is_late: bool = False) -> None:
+        """Called about once a second: ends the connection if a frame that began makes no progress.
+
+        is_late: the event loop stood still, and nothing was read meanwhile.
+        """
+        if self._lingering is not None:
+            return
+        self.h2.reset_abuse_score()
+        self.h2.reset_held_open()
+        self.flush()
+        if is_late:
+            self.h2.excuse(now_ns)
+        if not self.paused and self.h2.is_stalled(now_ns, round(self._limits.partial_s * 1e9)):
+            self._break(ProtocolError(ErrorCode.SETTINGS_TIMEOUT, "nothing whole came in time"))
+
+    def _break(self, error: ProtocolError) -> None:
+        self.h2.go_away(error.code, error.reason)
+        self.flush()
+        self.close()
+
+
+def _keep_alive(sock: socket.socket, limits: SocketLimits) -> None:
+    """TCP's own probes find a peer that is gone without a FIN."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(limits.keepalive_s)))
+    _set_user_timeout(sock, limits.keepalive_timeout_s)
+
+
+def _set_user_timeout(sock: socket.socket, timeout_s: float) -> None:
+    """How long sent bytes may stay without an acknowledgement, or the peer's window closed; 0: the system's default."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(timeout_s * 1000))

@@ -1,0 +1,338 @@
+"""Streams whose frames the model scores: StreamPredict and its like.
+
+Frames are split into runs as unary calls are (server.native.unary): consecutive frames whose rows share one matrix are
+one work item. Responses keep the order of the frames: a stream queues its frames in order, and the batcher answers
+work on the loop in the order of its queue. Frames behind a job that runs on another thread wait until it is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+
+from common.errors import DeadlineError, VolcastError
+from server.core.batcher import INLINE_ROWS, FaultError, Work
+from server.core.dataplane import Outcome, Result, ScoringJob
+from server.core.requests import PredictInput
+from server.http2.blocks import MIN_COLUMNAR_CALLS as MIN_COLUMNAR_FRAMES
+from server.http2.blocks import Bytes
+from server.http2.sending import framed
+from server.http2.stream import PREFIX, Stream
+from server.native.connection import ServerConnection
+from server.rpc.inference import read_predict
+from server.rpc.methods import Frame, ScoringStream
+from server.runtime.metrics import CODE_NAMES
+from server.wire.response import (
+    after_values,
+    before_values,
+    stream_message,
+    stream_message_rows,
+    stream_messages,
+    value_rows,
+    values_of,
+)
+from server.wire.templates import FrameTemplate, frame_parts, matrix_of, model_for
+
+FRAMES_PER_PULL = 256  # of one stream, before other streams have their turn
+MAX_INLINE_BYTES = 1024  # a frame of one row is smaller
+MAX_UNSENT_BYTES = 256 * 1024  # of responses that the peer has no room for; above it no frame is taken
+MIN_VIEW_ROWS = 32  # a memoryview costs more than the copy of fewer rows
+
+
+class ScoringStreamCall:
+    """One call. Back-pressure: frames are taken only as fast as responses are consumed; then the HTTP/2 window fills
+    and the sender blocks."""
+
+    def __init__(self, connection: ServerConnection, stream: Stream, method: ScoringStream) -> None:
+        self.connection = connection
+        self.stream = stream
+        self._method = method
+        self._serving = connection.serving
+        self._in_flight = 0  # frames in the batcher
+        self._offloaded = False  # a frame in flight is computed on another thread
+        self._responses: list[bytes] = []  # until every frame in flight is answered
+        self.last_frame_ns = stream.arrived_ns
+        self.ended = False
+        self._end_error: VolcastError | None = None  # ends the stream once its frames in the batcher are answered
+        self._timer: asyncio.TimerHandle | None = None
+        if (deadline_ns := stream.deadline_ns) is not None:
+            delay_s = max(0, deadline_ns - self._serving.now_ns()) * 1e-9
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._expire)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no frame and no response is under way."""
+        return not self._in_flight and not self.stream.size and not self.stream.out
+
+    def on_data(self, *, alone: bool) -> None:
+        try:
+            if not (alone and self._serving.may_score_inline and self._score_inline()):
+                self.pull()
+        except Exception as error:  # a fault in one stream must not reach the others
+            self.fail(FaultError(error))
+
+    def pull(self) -> None:
+        """Puts the next frames into the batcher."""
+        stream, connection = self.stream, self.connection
+        if self.ended or self._in_flight or stream.unsent > MAX_UNSENT_BYTES or connection.paused:
+            return
+        if self._end_error is not None:
+            if not stream.out:  # else the rest of a response goes first, as the peer makes room
+                self.fail(self._end_error)
+            return
+        connection.serving.mark_for_flush(connection)  # taking frames makes room for the peer
+        if self._method.packed and self._take_columns():
+            return
+        messages = connection.h2.take_messages(stream, FRAMES_PER_PULL)
+        if stream.closed:  # by a message that could not be taken
+            self.close()
+            return
+        if messages:
+            self._take(messages)
+        elif stream.remote_closed and not stream.is_inflating:
+            connection.finish(stream)
+            self.close()
+
+    def _score_inline(self) -> bool:
+        """Scores and answers the only frame; False if there are more, or if the batcher must take it."""
+        stream, connection = self.stream, self.connection
+        if not self._method.packed or self.ended or self._in_flight or stream.remote_closed or connection.paused:
+            return False
+        if self._end_error is not None:
+            return False
+        if stream.unsent or stream.size > MAX_INLINE_BYTES:
+            return False
+        messages = connection.h2.take_messages(stream, 2)
+        if stream.closed:
+            self.close()
+            return True
+        if len(messages) == 1 and not stream.size:
+            raw, now_ns = messages[0], self._serving.now_ns()
+            self.last_frame_ns = now_ns
+            template = self._serving.templates.match_frame(raw)
+            inline = self._serving.inline
+            response = inline.score(template.request, raw[template.values], now_ns) if template else None
+            if template is not None and response is not None:
+                connection.h2.send(stream, stream_message(raw[: template.id_end], response))
+                connection.flush()
+                inline.observe("StreamPredict", now_ns)
+                return True
+        if messages:
+            connection.h2.put_back(stream, messages)
+        return False
+
+    def _take_columns(self) -> bool:
+        """Queues frames of equal layout as one array; False, with nothing taken, if they are too few or differ."""
+        serving, stream, h2 = self._serving, self.stream, self.connection.h2
+        frames = h2.peek_rows(stream, FRAMES_PER_PULL, MIN_COLUMNAR_FRAMES)
+        template = serving.templates.match_frame(frames[0, PREFIX:].tobytes()) if frames is not None else None
+        if frames is None or template is None:
+            return False
+        count = min(template.count_matching(frames), serving.max_run_rows // template.request.rows)
+        model = model_for(serving.plane.repository, template.request)
+        if count < MIN_COLUMNAR_FRAMES or model is None:
+            return False
+        values = np.ascontiguousarray(frames[:count, len(template.head) : template.values.stop])
+        matrix = matrix_of(values, template.request, len(model.schema))
+        if matrix is None:
+            return False
+        h2.consume(stream, count * frames.shape[1])
+        now_ns = self.last_frame_ns = serving.now_ns()
+        self._in_flight += count
+        replies = FrameRunReplies(self, frames[:count, PREFIX:], [template], now_ns)
+        serving.batches.put(Work(ScoringJob(model, matrix, now_ns), replies))
+        return True
+
+    def _take(self, messages: list[bytes]) -> None:
+        now_ns = self.last_frame_ns = self._serving.now_ns()
+        at = 0
+        while at < len(messages) and not self._offloaded:
+            taken = self._put_run(messages, at, now_ns) if self._method.packed else 0
+            if not taken:
+                self._put_slow(messages[at], now_ns)
+            at += taken or 1
+        if at < len(messages):
+            self.connection.h2.put_back(self.stream, messages[at:])
+
+    def _put_run(self, messages: list[bytes], at: int, now_ns: int) -> int:
+        """Queues the run that begins at `at`; how many frames it holds, 0 if the first needs the slow path."""
+        serving = self._serving
+        match, max_rows = serving.templates.match_frame, serving.max_run_rows
+        templates: list[FrameTemplate] = []
+        rows = 0
+        for raw in messages[at:] if at else messages:
+            template = match(raw)
+            if template is None or (rows and rows + template.request.rows > max_rows):
+                break
+            if templates and template is not templates[-1] and not template.request.shares_matrix(templates[0].request):
+                break
+            templates.append(template)
+            rows += template.request.rows
+        if not templates:
+            return 0
+        frames = messages[at : at + len(templates)]
+        first = templates[0].request
+        model = model_for(serving.plane.repository, first)
+        matrix = None
+        if model is not None:
+            values = _values(frames, templates)
+            matrix = matrix_of(values, first, len(model.schema))
+        if model is None or matrix is None:
+            for raw in frames:
+                self._put_slow(raw, now_ns)
+            return len(frames)
+        self._in_flight += len(frames)
+        serving.batches.put(Work(ScoringJob(model, matrix, now_ns), FrameRunReplies(self, frames, templates, now_ns)))
+        return len(frames)
+
+    def _put_slow(self, raw: bytes, now_ns: int) -> None:
+        """Parses and checks a frame, then queues it; a frame at fault is queued with its error."""
+        frame, job = self._parsed(raw, now_ns)
+        if isinstance(job, ScoringJob):
+            self._offloaded = len(job.matrix) > INLINE_ROWS
+            if self._method.packed and isinstance(frame.input, PredictInput) and (at := frame_parts(raw)[1]):
+                self._serving.templates.learn(raw[at:], frame.input, read_predict)
+        self._in_flight += 1
+        self._serving.batches.put(Work(job, ParsedFrameReply(self, frame, now_ns)))
+
+    def _parsed(self, raw: bytes, now_ns: int) -> tuple[Frame, ScoringJob | VolcastError]:
+        frame = self._method.decode(raw)
+        if isinstance(frame.input, VolcastError):
+            return frame, frame.input
+        try:
+            return frame, self._serving.plane.prepare(frame.input, now_ns)
+        except VolcastError as error:
+            return frame, error
+        except Exception as error:
+            return frame, FaultError(error)
+
+    def score_now(self, raw: bytes, arrived_ns: int) -> None:
+        """Scores a frame whose run failed as a whole, ahead of the frames behind it."""
+        if self.ended:
+            return
+        frame, job = self._parsed(raw, arrived_ns)
+        outcome = self._serving.batches.batcher.run_now(job) if isinstance(job, ScoringJob) else job
+        self.answer_frame(frame, outcome, arrived_ns)
+
+    def answer_frame(self, frame: Frame, outcome: Outcome, arrived_ns: int) -> None:
+        """Sends the outcome of one frame of the slow path."""
+        serving = self._serving
+        duration_ns = serving.now_ns() - arrived_ns
+        if isinstance(outcome, Result):
+            serving.metrics.request(self._method.name, "OK", duration_ns)
+            response = frame.encode(outcome)
+        else:
+            code = serving.status_of(outcome).code
+            serving.metrics.request(self._method.name, CODE_NAMES[code], duration_ns)
+            response = frame.fail(outcome)
+        self.answer(framed(response), 1)
+
+    def answer(self, messages: bytes, count: int) -> None:
+        """Sends the responses to the next `count` frames, each with its prefix, once no frame is in flight."""
+        self._in_flight -= count
+        self._responses.append(messages)
+        if not self._in_flight:
+            self._offloaded = False
+            responses, self._responses = self._responses, []
+            self.connection.send(self.stream, responses[0] if len(responses) == 1 else b"".join(responses))
+            self.on_data(alone=False)
+
+    def end_after_frame(self, error: VolcastError) -> None:
+        """Ends the stream once the frames in the batcher are answered; later frames are not read."""
+        self._end_error = error
+        self.pull()
+
+    def fail(self, error: VolcastError) -> None:
+        self.connection.fail(self.stream, self._method.name, error)
+        self.close()
+
+    def cancel(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _expire(self) -> None:
+        self.fail(DeadlineError("the deadline of the stream has passed"))
+        self.connection.flush()
+
+
+class ParsedFrameReply:
+    """Answers one frame of the slow path."""
+
+    __slots__ = ("_arrived_ns", "_call", "_frame")
+
+    def __init__(self, call: ScoringStreamCall, frame: Frame, arrived_ns: int) -> None:
+        self._call = call
+        self._frame = frame
+        self._arrived_ns = arrived_ns
+
+    @property
+    def abandoned(self) -> bool:
+        return self._call.ended
+
+    def send(self, outcome: Outcome) -> None:
+        self._call.answer_frame(self._frame, outcome, self._arrived_ns)
+
+
+class FrameRunReplies:
+    """Answers the frames of a run, each with its part of the run's probabilities."""
+
+    __slots__ = ("_arrived_ns", "_call", "_frames", "_templates")
+
+    def __init__(
+        self, call: ScoringStreamCall, frames: list[bytes] | Bytes, templates: list[FrameTemplate], arrived_ns: int
+    ) -> None:
+        """frames: as they came, with a template each, or as rows of one array, with one template for all."""
+        self._call = call
+        self._frames = frames
+        self._templates = templates
+        self._arrived_ns = arrived_ns
+
+    @property
+    def abandoned(self) -> bool:
+        return self._call.ended
+
+    def send(self, outcome: Outcome) -> None:
+        call, frames = self._call, self._frames
+        if not isinstance(outcome, Result):
+            for raw in frames:
+                call.score_now(bytes(raw), self._arrived_ns)
+            return
+        serving = call.connection.serving
+        fields, after = serving.model_fields.of(outcome.model), after_values(outcome.queue_ns, outcome.compute_ns)
+        if isinstance(frames, list):
+            messages = self._messages(frames, fields, values_of(outcome), after)
+        else:
+            template = self._templates[0]
+            rows, ids = template.request.rows, frames[:, : template.id_end]
+            messages = stream_message_rows(ids, before_values(fields, rows), value_rows(outcome, rows), after)
+        call.answer(messages, len(frames))
+        serving.metrics.requests([("StreamPredict", self._arrived_ns, len(frames))], serving.now_ns())
+
+    def _messages(self, frames: list[bytes], fields: bytes, values: bytes, after: bytes) -> bytes:
+        """Responses, made together for neighbours of as many rows."""
+        templates, parts = self._templates, []
+        begin = at = 0
+        while begin < len(frames):
+            rows, end = templates[begin].request.rows, begin + 1
+            while end < len(frames) and templates[end].request.rows == rows:
+                end += 1
+            ids = [
+                raw[: template.id_end] for raw, template in zip(frames[begin:end], templates[begin:end], strict=True)
+            ]
+            size = 8 * rows * len(ids)
+            parts.append(stream_messages(ids, before_values(fields, rows), values[at : at + size], after))
+            begin, at = end, at + size
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _values(frames: Sequence[bytes], templates: Sequence[FrameTemplate]) -> bytes:
+    """The values of all frames, one after another."""
+    if templates[0].request.rows < MIN_VIEW_ROWS:
+        return b"".join([raw[template.values] for raw, template in zip(frames, templates, strict=True)])
+    return b"".join([memoryview(raw)[template.values] for raw, template in zip(frames, templates, strict=True)])
