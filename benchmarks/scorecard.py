@@ -33,6 +33,7 @@ from benchmarks.unary import IN_FLIGHT, ROWS
 from benchmarks.versions import versions
 
 FULL_ROUNDS, QUICK_ROUNDS = 6, 2  # six are the fewest whose interval has 95 % confidence
+FILE_WIDTH = 200
 NO_LOSS, NO_SLOWER = at_least(0.95), at_most(1.05)  # of a rate and of a time, beside the baseline
 Sides = tuple[Side, Side, Side]
 # What other commands measure: name of the stored rows -> command, and the rows to expect.
@@ -164,7 +165,9 @@ def _ratio(row: Row | None) -> str:
 @click.option("--save", is_flag=True, help="Stores the rows in benchmarks/results/scorecard.json.")
 def main(quick: bool, only: tuple[str, ...], baseline: str, save: bool) -> None:
     """Measures the targets of the serving path: about ten minutes, with --quick about two."""
-    console = Console(width=None if Console().is_terminal else 170)
+    if save and (quick or only):
+        raise click.UsageError("--save stores whole runs: leave out --quick and --only")
+    console = Console(width=None if Console().is_terminal else FILE_WIDTH)
     rounds = QUICK_ROUNDS if quick else FULL_ROUNDS
     options = "".join([" --quick" * quick, *(f" --only {name}" for name in only)])
     command = f"python -m benchmarks.scorecard{options} --baseline {baseline}"

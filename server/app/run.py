@@ -23,6 +23,7 @@ from server.core.shadow import ShadowScorer
 from server.rpc import inference
 from server.runtime import self_check
 from server.runtime.batch_loop import BatchLoop
+from server.runtime.heap import keep_freed_memory
 from server.runtime.metrics import ServerMetrics
 from server.runtime.reload import Reloader
 from server.runtime.shadow_thread import ShadowThread
@@ -98,6 +99,7 @@ class Server:
         metrics_port = await asyncio.to_thread(_serve_metrics, self.metrics, config)
         self._reloader.start()
         self._shadow_thread.start()
+        keep_freed_memory()
         # What start-up made stays for good: the collector need not look at it again, nor look so often.
         gc.freeze()
         gc.set_threshold(50_000, 50, 50)

@@ -8,6 +8,7 @@ everything else is in `receiving` and `control`, and the answers are in `sending
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -31,6 +32,12 @@ MIN_SPLIT_BYTES = 4096
 MIN_COLUMNAR_BYTES = 32 * MIN_COLUMNAR_CALLS  # calls of a block are not that small
 MIN_BYTES_PER_S = 1024  # of a frame or header block that takes longer than its timeout
 MAX_BODY_NS = 10_000_000  # from headers to the end of the message of a call with a deadline, on the fast path
+_HTTP1 = re.compile(rb"(?!PRI)[A-Z]+( |$)")  # a method, or its begin
+HTTP1_TEXT = b"This port speaks gRPC over HTTP/2. Use a gRPC client, or REST on the port of the gateway.\n"
+HTTP1_ANSWER = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
+    b"Content-Length: %d\r\n\r\n%b" % (len(HTTP1_TEXT), HTTP1_TEXT)
+)
 RETRY_BYTES = 1024  # from a call that begins no block to the next one that is tried
 # WINDOW_UPDATE with its payload, and the header of DATA.
 CREDIT_AND_DATA = struct.Struct(">IBIIIBI")
@@ -127,6 +134,7 @@ class Connection(Receiving, Control):
         )
         deadlines = self._deadlines
         next_try = at  # of a block
+        last_call = at  # where the last HEADERS began: from there to the next is about the size of a call
         while end - at >= 9:
             head, flags, stream_id = _unpack(data, at)
             length, kind = head >> 8, head & 0xFF
@@ -136,12 +144,14 @@ class Connection(Receiving, Control):
             until = begin + length
             if until > end:
                 break
-            if kind == 1 and at >= next_try and end - at >= MIN_COLUMNAR_BYTES:
-                after = self._block_of_calls(data, at)
-                if after > at:
-                    at = after
-                    continue
-                next_try = at + RETRY_BYTES
+            if kind == 1:
+                call_bytes, last_call = at - last_call, at
+                if at >= next_try and end - at >= max(MIN_COLUMNAR_BYTES, MIN_COLUMNAR_CALLS * call_bytes):
+                    after = self._block_of_calls(data, at)
+                    if after > at:
+                        at = last_call = after
+                        continue
+                    next_try = at + RETRY_BYTES
             at = until
             # A unary call as clients send it: HEADERS with a body to come, DATA that is one message and the end.
             if kind == 1 and flags == 4:
@@ -348,6 +358,9 @@ class Connection(Receiving, Control):
         """Where the first frame begins; 0 where the preface is not whole."""
         if not data.startswith(_PREFACE):
             if not _PREFACE.startswith(data):
+                if _HTTP1.match(data):
+                    self._out = [HTTP1_ANSWER]
+                    self._is_http1 = True
                 raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "no preface of HTTP/2")
             return 0
         self._started = True
@@ -415,6 +428,17 @@ class Connection(Receiving, Control):
         handler = _HANDLERS[kind] if kind < len(_HANDLERS) else Connection._on_unknown
         handler(self, flags, stream_id, payload)
 
+    def forget_partial(self) -> None:
+        """After a fault of the peer: what it has begun is not waited for."""
+        self._partial_since_ns = None
+
+    @property
+    def has_whole_calls(self) -> bool:
+        """Whether a unary call waits for its answer whose side the peer has ended."""
+        if self._awaiting_response:
+            return True
+        return any(stream.unary and stream.remote_closed for stream in self.streams.values())
+
     def abandon(self) -> list[Stream]:
         """The socket has gone: nothing wants an answer any more. Gives the calls that were open."""
         streams = list(self.streams.values())
@@ -444,6 +468,8 @@ class Connection(Receiving, Control):
             if self._extra_credit:
                 self._extra_credit.pop(stream_id, None)
             self._send_window -= length
+            if self._abuse_score:
+                self._count_work(1)
             self._out.append(
                 b"%b%b%b%b%b%b%b"
                 % (
@@ -467,6 +493,8 @@ class Connection(Receiving, Control):
             return False
         self._remove_calls(ids)
         self._send_window -= total
+        if self._abuse_score:
+            self._count_work(len(ids))
         self._out.append(blocks.response_frames(ids, message, at, values))
         return True
 

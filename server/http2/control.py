@@ -21,7 +21,7 @@ class Control(Sending):
                 raise ProtocolError(code, f"a window that grows by {increment}")
             self._pump_blocked()
             return
-        if stream_id > self._last_id:
+        if self._is_idle(stream_id):
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"WINDOW_UPDATE on stream {stream_id}, which is idle")
         if increment and (stream_id in self._headers_received or stream_id in self._awaiting_response):
             # gRPC's own clients send this between the headers and the message of each call, which keeps the fast path.
@@ -94,7 +94,7 @@ class Control(Sending):
     def _on_reset(self, flags: int, stream_id: int, payload: bytes) -> None:
         if len(payload) != 4:
             raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM of another size than 4")
-        if not stream_id or stream_id > self._last_id:
+        if self._is_idle(stream_id):
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"RST_STREAM on stream {stream_id}, which is idle")
         self._count_abuse()
         self._locally_reset.pop(stream_id, None)

@@ -23,7 +23,8 @@ NO_TIMEOUT = -1
 MAX_CACHED_BLOCKS, MAX_CACHED_BLOCK_BYTES = 64, 4096  # blocks a connection remembers, and the largest
 _UNITS_NS = {b"H": 3_600_000_000_000, b"M": 60_000_000_000, b"S": 1_000_000_000, b"m": 1_000_000, b"u": 1000, b"n": 1}
 _TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
-_GRPC = re.compile(rb"application/grpc(?:[+;].*)?", re.DOTALL)
+# Other formats of messages, such as +json, are not served.
+_GRPC = re.compile(rb"application/grpc(?:\+proto)?(?:[ \t]*;.*)?", re.DOTALL)
 _INDEXED = 0x80
 _STATUS_200 = b"\x88"  # index 8 of the static table
 _CONTENT_TYPE = b"\x0f\x10\x10application/grpc"  # literal, name of index 31
@@ -137,12 +138,14 @@ def _checked(fields: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     seen: dict[bytes, bytes] = {}
     regular = False
     for name, value in fields:
+        if _BAD_VALUE.search(value):
+            raise MalformedError
         if name.startswith(b":"):
             if regular or name in seen or name not in _PSEUDO or not (value or name == b":authority"):
                 raise MalformedError
         else:
             regular = True
-            if name != name.lower() or name in _FORBIDDEN or (name == b"te" and value != b"trailers"):
+            if _NAME.fullmatch(name) is None or name in _FORBIDDEN or (name == b"te" and value != b"trailers"):
                 raise MalformedError
             if name in _SINGLE and seen.get(name, value) != value:
                 raise MalformedError
@@ -155,6 +158,9 @@ def _checked(fields: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 
 _DIGITS = re.compile(rb"\d{1,18}")
+# RFC 9113, section 8.2.1. Blanks around a value, which it forbids too, are accepted: gRPC lets a peer strip them.
+_NAME = re.compile(rb"[\x21-\x39\x3b-\x40\x5b-\x7e]+")
+_BAD_VALUE = re.compile(rb"[\0\r\n]")
 _PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority"})
 # Two of them that differ could be read in two ways, by us and by whoever stands before us.
 _SINGLE = frozenset({b"content-length", b"content-type", b"grpc-encoding", b"grpc-timeout"})

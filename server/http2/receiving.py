@@ -145,7 +145,7 @@ class Receiving(Sending):
             raise ProtocolError(code, f"HEADERS on stream {stream_id}, which is closed")
 
     def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
-        if not stream_id or stream_id > self._last_id:
+        if self._is_idle(stream_id):
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"DATA on stream {stream_id}, which is idle")
         self._unacked_bytes += len(payload)
         body = _unpadded(flags, payload)

@@ -14,6 +14,7 @@ from server.http2.status import INVALID_ARGUMENT, RESOURCE_EXHAUSTED, MessageErr
 from server.http2.stream import PartialMessage, Stream
 
 MAX_LOCAL_RESETS = 1024
+RESTORED_BY_CALL = 4  # of the abuse score: cancelled calls that one answered call outweighs
 MAX_LIST_OVERHEAD = 256  # bytes by which a header list counts more than its block: 6 fields, names of the static table
 _SPENT = InflateBudget(0)
 _pack = frames.HEADER.pack
@@ -86,6 +87,7 @@ class Sending:
         self._unsent = 0  # bytes that wait in all streams
         self._abuse_score = 0
         self._drain_pinged = False
+        self._is_http1 = False  # the peer speaks HTTP/1: it was answered in its own protocol
         self._now_ns = 0  # when what is being read arrived
 
     def output(self) -> bytes:
@@ -100,6 +102,10 @@ class Sending:
     @property
     def open_calls(self) -> int:
         return len(self.streams) + len(self._headers_received) + len(self._awaiting_response)
+
+    def _is_idle(self, stream_id: int) -> bool:
+        """Whether nobody has opened a stream: a server opens none, so all even ids are idle."""
+        return stream_id > self._last_id or not stream_id & 1
 
     def promote(self, stream_id: int) -> Stream | None:
         """A call as a stream, for whatever is not on the fast path; None where there is none."""
@@ -138,6 +144,8 @@ class Sending:
         if self._unsent + len(message) > self._limits.max_unsent:
             self.finish(stream, RESOURCE_EXHAUSTED, f"this connection leaves {self._unsent} bytes of answers unread")
             return
+        if self._abuse_score:
+            self._count_work(1)
         self.send(stream, framed(message))
         self.finish(stream)
 
@@ -261,8 +269,9 @@ class Sending:
             missing = stream.missing
         except MessageError as error:
             self._buffered += stream.weight - before
-            self._fail_call(stream, error.code, str(error))
-            return
+            if stream.unary:
+                self._fail_call(stream, error.code, str(error))
+            return  # a streaming call ends when the message is taken, behind the responses to those before it
         self._buffered += stream.weight - before
         window = self._limits.stream_window
         room = max(window - stream.size, missing)
@@ -272,6 +281,8 @@ class Sending:
 
     def go_away(self, code: ErrorCode = ErrorCode.NO_ERROR, reason: str = "") -> None:
         """Begins the orderly end (RFC 9113, section 6.8): a warning first, the last stream's id once it was read."""
+        if self._is_http1:
+            return
         if code != ErrorCode.NO_ERROR:
             self._out.append(frames.goaway(max(0, self._last_id), code, reason))
             self.closing = True
@@ -289,11 +300,13 @@ class Sending:
         """Whether GOAWAY has been read, no call is open, and the peer has closed its side of every call."""
         return self.closing and not (self.open_calls or self._held_open or self._to_reset)
 
-    def reset_held_open(self) -> None:
-        """Called once a second: asks peers to close their side of calls that ended a second ago or earlier."""
+    def reset_held_open(self) -> bool:
+        """Called once a second: asks the peer to close its side of calls that ended a second ago or earlier."""
+        some = bool(self._to_reset)
         for stream_id in self._to_reset:
             self._out.append(frames.rst_stream(stream_id, ErrorCode.NO_ERROR))
         self._to_reset, self._held_open = self._held_open, {}
+        return some
 
     # Ends of calls.
 
@@ -387,10 +400,11 @@ class Sending:
         stream.unsent += len(payload)
         self._unsent += len(payload)
 
-    def _pump(self, stream: Stream) -> None:
-        """Sends what waits in a stream as far as both windows go."""
+    def _pump(self, stream: Stream, max_frames: int = -1) -> None:
+        """Sends what waits in a stream as far as both windows go; at most so many frames, if it is not negative."""
         out, before = stream.out, stream.unsent
-        while out:
+        while out and max_frames:
+            max_frames -= 1
             room = min(self._send_window, stream.send_window, self._frame_size)
             if room <= 0:
                 break
@@ -426,9 +440,15 @@ class Sending:
             self._blocked_on_connection_window.pop(stream.id, None)
 
     def _pump_blocked(self) -> None:
-        """After the connection's window grew. Each stream passed over is sent, or waits for its own window then."""
-        while self._send_window > 0 and self._blocked_on_connection_window:
-            self._pump(next(iter(self._blocked_on_connection_window.values())))
+        """After the connection's window grew: the streams that wait for it send a frame each in turn."""
+        blocked = self._blocked_on_connection_window
+        while self._send_window > 0 and blocked:
+            stream = blocked.pop(next(iter(blocked)))
+            self._pump(stream, max_frames=1)
+
+    def _count_work(self, calls: int) -> None:
+        """Answered calls restore the budget: a proxy cancels for thousands of callers, and works for more of them."""
+        self._abuse_score = max(0, self._abuse_score - RESTORED_BY_CALL * calls)
 
     def _count_abuse(self, weight: int = 1) -> None:
         self._abuse_score += weight

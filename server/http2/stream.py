@@ -162,6 +162,16 @@ class Stream:
             self._set_buffer(self.buffer[at:])
         return messages
 
+    @property
+    def has_plain_message(self) -> bool:
+        """Whether the next message is whole, not compressed and not too large."""
+        if self.size < PREFIX:
+            return False
+        if len(self.buffer) < PREFIX:
+            self._gather()
+        compressed, length = MESSAGE.unpack_from(self.buffer)
+        return not compressed and length <= self.max_message and PREFIX + length <= self.size
+
     def peek_rows(self, limit: int, least: int) -> NDArray[np.uint8] | None:
         """What lies there in rows as long as the first message with its prefix, up to `limit`; the others are unread.
 

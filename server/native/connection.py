@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -47,6 +48,10 @@ class StreamCall(Protocol):
     def cancel(self) -> None:
         """The peer has ended the call, or its connection is lost."""
 
+    @property
+    def responses_due(self) -> bool:
+        """Whether whole messages of the peer have no response yet."""
+
 
 class Handler(Protocol):
     """Takes the calls of connections."""
@@ -70,6 +75,9 @@ class ServerConnection(asyncio.Protocol):
         self._peers = peers
         self._transport: Any = None
         self._lingering: asyncio.TimerHandle | None = None  # set: the write side is closed
+        self._fd = -1  # of a plaintext socket
+        self._fault: ProtocolError | None = None  # of the peer: the connection ends once whole calls are answered
+        self._fault_ns = 0
         self._deadline_ns: int | None = None  # that the timer is set for
         self._deadline_timer: asyncio.TimerHandle | None = None
 
@@ -79,6 +87,8 @@ class ServerConnection(asyncio.Protocol):
         sock = self._transport.get_extra_info("socket")
         if sock is not None:
             _keep_alive(sock, self._limits)
+            if self._transport.get_extra_info("sslcontext") is None:
+                self._fd = sock.fileno()
         if len(self._peers) >= self._limits.max_connections:
             self._transport.abort()
             return
@@ -86,10 +96,10 @@ class ServerConnection(asyncio.Protocol):
         self._peers.add(self)
         if self.serving.state.draining:
             self.h2.go_away()
-        self.flush()
+        # The server's SETTINGS are sent with the peer's first bytes, since HTTP/1 is answered in its own form.
 
     def data_received(self, data: bytes) -> None:
-        if self._lingering is not None:
+        if self._fault is not None or self._lingering is not None:
             return  # the peer has not read our end yet
         serving, h2 = self.serving, self.h2
         now_ns = serving.now_ns()
@@ -97,9 +107,7 @@ class ServerConnection(asyncio.Protocol):
         try:
             h2.receive(data, now_ns)
         except ProtocolError as error:
-            self._handler.accept(self, now_ns)
             self._break(error)
-            return
         if h2.calls or h2.blocks or h2.events:
             self._handler.accept(self, now_ns)
         if h2.next_deadline_ns is not None:
@@ -126,6 +134,7 @@ class ServerConnection(asyncio.Protocol):
         self.flush()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._fd = -1
         self._peers.discard(self)
         self.serving.inflate_turns.discard(self)
         for timer in (self._deadline_timer, self._lingering):
@@ -143,7 +152,8 @@ class ServerConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.paused = False
         self.h2.excuse(self.serving.now_ns())
-        self._transport.resume_reading()
+        if self._fault is None:
+            self._transport.resume_reading()
         self._set_user_timeout(self._limits.keepalive_timeout_s)
         for stream in list(self.h2.streams.values()):
             if stream.call is not None:
@@ -181,10 +191,28 @@ class ServerConnection(asyncio.Protocol):
         self.serving.mark_for_flush(self)
 
     def flush(self) -> None:
-        if self._lingering is None and self._transport is not None and (data := self.h2.output()):
-            self._transport.write(data)
+        """Writes the output. The transport would write at the end of the loop's turn; a plaintext socket takes it now,
+        so that the peer reads while other responses are made."""
+        if self._lingering is not None:
+            return
+        if self._transport is not None and (data := self.h2.output()):
+            rest: bytes | memoryview = data
+            if self._fd >= 0 and not self._transport.get_write_buffer_size():
+                rest = self._write_now(data)
+            if rest:
+                self._transport.write(rest)
         if self.h2.is_inflating:
             self.serving.inflate_turns.add(self)
+        if self._fault is not None and not self._transport.is_closing() and not self._responses_due:
+            self._close_for_fault(self._fault)
+
+    def _write_now(self, data: bytes) -> bytes | memoryview:
+        """Writes to the socket itself; returns the rest."""
+        try:
+            written = os.write(self._fd, data)
+        except OSError:  # the transport meets the error again, and reports a lost connection
+            return data
+        return memoryview(data)[written:]
 
     def inflate(self) -> bool:
         """Inflates messages within the budget; returns whether some still wait."""
@@ -198,12 +226,16 @@ class ServerConnection(asyncio.Protocol):
 
         Closed with bytes unread, TCP would reset the connection, and the peer would lose what it has not read.
         """
+        self._fd = -1
         if self._lingering is None and not self._transport.is_closing():
             if self._transport.can_write_eof():  # TLS cannot: there GOAWAY makes the peer close
                 self._transport.write_eof()
+            if not self.paused:
+                self._transport.resume_reading()
             self._lingering = asyncio.get_running_loop().call_later(LINGER_S, self._transport.close)
 
     def abort(self) -> None:
+        self._fd = -1
         self._transport.abort()
 
     def sweep(self, now_ns: int, *, is_late: bool = False) -> None:
@@ -214,16 +246,36 @@ class ServerConnection(asyncio.Protocol):
         if self._lingering is not None:
             return
         self.h2.reset_abuse_score()
-        self.h2.reset_held_open()
-        self.flush()
+        if self.h2.reset_held_open():
+            self.flush()
         if is_late:
             self.h2.excuse(now_ns)
-        if not self.paused and self.h2.is_stalled(now_ns, round(self._limits.partial_s * 1e9)):
-            self._break(ProtocolError(ErrorCode.SETTINGS_TIMEOUT, "nothing whole came in time"))
+        timeout_ns = round(self._limits.partial_s * 1e9)
+        if self._fault is not None:
+            if now_ns - self._fault_ns > timeout_ns:  # the peer does not read its responses
+                self._close_for_fault(self._fault)
+        elif not self.paused and self.h2.is_stalled(now_ns, timeout_ns):
+            self._break(ProtocolError(ErrorCode.SETTINGS_TIMEOUT, "no whole frame arrived in time"))
+            self.flush()
 
-    def _break(self, error: ProtocolError) -> None:
-        self.h2.go_away(error.code, error.reason)
-        self.flush()
+    def _break(self, fault: ProtocolError) -> None:
+        """Stops reading. Whole calls are answered first, as the last stream id in GOAWAY promises."""
+        self._fault = fault
+        self._fault_ns = self.serving.now_ns()
+        self.h2.forget_partial()
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    @property
+    def _responses_due(self) -> bool:
+        return self.h2.has_whole_calls or any(
+            stream.call is not None and stream.call.responses_due for stream in self.h2.streams.values()
+        )
+
+    def _close_for_fault(self, fault: ProtocolError) -> None:
+        self.h2.go_away(fault.code, fault.reason)
+        if data := self.h2.output():
+            self._transport.write(data)
         self.close()
 
 

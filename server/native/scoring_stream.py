@@ -3,17 +3,19 @@
 Frames are split into runs as unary calls are (server.native.unary): consecutive frames whose rows share one matrix are
 one work item. Responses keep the order of the frames: a stream queues its frames in order, and the batcher answers
 work on the loop in the order of its queue. Frames behind a job that runs on another thread wait until it is answered.
+While a run is scored the next frames are taken, so that the peer has room to send and both sides work at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
 from common.errors import DeadlineError, VolcastError
-from server.core.batcher import INLINE_ROWS, FaultError, Work
+from server.core.batcher import INLINE_ROWS, FaultError, Replies, Work
 from server.core.dataplane import Outcome, Result, ScoringJob
 from server.core.requests import PredictInput
 from server.http2.blocks import MIN_COLUMNAR_CALLS as MIN_COLUMNAR_FRAMES
@@ -37,6 +39,7 @@ from server.wire.templates import FrameTemplate, frame_parts, matrix_of, model_f
 
 FRAMES_PER_PULL = 256  # of one stream, before other streams have their turn
 MAX_INLINE_BYTES = 1024  # a frame of one row is smaller
+MAX_IN_FLIGHT_BYTES = 512 * 1024  # of frames in the batcher, but for one large frame
 MAX_UNSENT_BYTES = 256 * 1024  # of responses that the peer has no room for; above it no frame is taken
 MIN_VIEW_ROWS = 32  # a memoryview costs more than the copy of fewer rows
 
@@ -51,8 +54,8 @@ class ScoringStreamCall:
         self._method = method
         self._serving = connection.serving
         self._in_flight = 0  # frames in the batcher
+        self._in_flight_bytes = 0
         self._offloaded = False  # a frame in flight is computed on another thread
-        self._responses: list[bytes] = []  # until every frame in flight is answered
         self.last_frame_ns = stream.arrived_ns
         self.ended = False
         self._end_error: VolcastError | None = None  # ends the stream once its frames in the batcher are answered
@@ -66,6 +69,10 @@ class ScoringStreamCall:
         """Whether no frame and no response is under way."""
         return not self._in_flight and not self.stream.size and not self.stream.out
 
+    @property
+    def responses_due(self) -> bool:
+        return not self.ended and (self.stream.remote_closed or not self.idle)
+
     def on_data(self, *, alone: bool) -> None:
         try:
             if not (alone and self._serving.may_score_inline and self._score_inline()):
@@ -76,12 +83,14 @@ class ScoringStreamCall:
     def pull(self) -> None:
         """Puts the next frames into the batcher."""
         stream, connection = self.stream, self.connection
-        if self.ended or self._in_flight or stream.unsent > MAX_UNSENT_BYTES or connection.paused:
+        if self.ended or self._offloaded or stream.unsent > MAX_UNSENT_BYTES or connection.paused:
             return
         if self._end_error is not None:
-            if not stream.out:  # else the rest of a response goes first, as the peer makes room
+            if not (self._in_flight or stream.out):  # else responses go first, as the peer makes room
                 self.fail(self._end_error)
             return
+        if self._in_flight and (self._in_flight_bytes > MAX_IN_FLIGHT_BYTES or not stream.has_plain_message):
+            return  # a message that ends the call must not overtake the responses before it
         connection.serving.mark_for_flush(connection)  # taking frames makes room for the peer
         if self._method.packed and self._take_columns():
             return
@@ -91,7 +100,7 @@ class ScoringStreamCall:
             return
         if messages:
             self._take(messages)
-        elif stream.remote_closed and not stream.is_inflating:
+        elif stream.remote_closed and not stream.is_inflating and not self._in_flight:
             connection.finish(stream)
             self.close()
 
@@ -140,9 +149,8 @@ class ScoringStreamCall:
             return False
         h2.consume(stream, count * frames.shape[1])
         now_ns = self.last_frame_ns = serving.now_ns()
-        self._in_flight += count
-        replies = FrameRunReplies(self, frames[:count, PREFIX:], [template], now_ns)
-        serving.batches.put(Work(ScoringJob(model, matrix, now_ns), replies))
+        replies = FrameRunReplies(self, frames[:count, PREFIX:], count * frames.shape[1], [template], now_ns)
+        self._put(ScoringJob(model, matrix, now_ns), replies)
         return True
 
     def _take(self, messages: list[bytes]) -> None:
@@ -183,8 +191,8 @@ class ScoringStreamCall:
             for raw in frames:
                 self._put_slow(raw, now_ns)
             return len(frames)
-        self._in_flight += len(frames)
-        serving.batches.put(Work(ScoringJob(model, matrix, now_ns), FrameRunReplies(self, frames, templates, now_ns)))
+        replies = FrameRunReplies(self, frames, sum(map(len, frames)), templates, now_ns)
+        self._put(ScoringJob(model, matrix, now_ns), replies)
         return len(frames)
 
     def _put_slow(self, raw: bytes, now_ns: int) -> None:
@@ -194,8 +202,12 @@ class ScoringStreamCall:
             self._offloaded = len(job.matrix) > INLINE_ROWS
             if self._method.packed and isinstance(frame.input, PredictInput) and (at := frame_parts(raw)[1]):
                 self._serving.templates.learn(raw[at:], frame.input, read_predict)
-        self._in_flight += 1
-        self._serving.batches.put(Work(job, ParsedFrameReply(self, frame, now_ns)))
+        self._put(job, ParsedFrameReply(self, frame, len(raw), now_ns))
+
+    def _put(self, job: ScoringJob | VolcastError, replies: FrameReplies) -> None:
+        self._in_flight += replies.count
+        self._in_flight_bytes += replies.size
+        self._serving.batches.put(Work(job, replies))
 
     def _parsed(self, raw: bytes, now_ns: int) -> tuple[Frame, ScoringJob | VolcastError]:
         frame = self._method.decode(raw)
@@ -214,9 +226,9 @@ class ScoringStreamCall:
             return
         frame, job = self._parsed(raw, arrived_ns)
         outcome = self._serving.batches.batcher.run_now(job) if isinstance(job, ScoringJob) else job
-        self.answer_frame(frame, outcome, arrived_ns)
+        self.send_outcome(frame, outcome, arrived_ns)
 
-    def answer_frame(self, frame: Frame, outcome: Outcome, arrived_ns: int) -> None:
+    def send_outcome(self, frame: Frame, outcome: Outcome, arrived_ns: int) -> None:
         """Sends the outcome of one frame of the slow path."""
         serving = self._serving
         duration_ns = serving.now_ns() - arrived_ns
@@ -227,17 +239,15 @@ class ScoringStreamCall:
             code = serving.status_of(outcome).code
             serving.metrics.request(self._method.name, CODE_NAMES[code], duration_ns)
             response = frame.fail(outcome)
-        self.answer(framed(response), 1)
+        self.connection.send(self.stream, framed(response))
 
-    def answer(self, messages: bytes, count: int) -> None:
-        """Sends the responses to the next `count` frames, each with its prefix, once no frame is in flight."""
-        self._in_flight -= count
-        self._responses.append(messages)
+    def on_answered(self, replies: FrameReplies) -> None:
+        """The frames of a work item have their responses; the next may be taken."""
+        self._in_flight -= replies.count
+        self._in_flight_bytes -= replies.size
         if not self._in_flight:
             self._offloaded = False
-            responses, self._responses = self._responses, []
-            self.connection.send(self.stream, responses[0] if len(responses) == 1 else b"".join(responses))
-            self.on_data(alone=False)
+        self.on_data(alone=False)
 
     def end_after_frame(self, error: VolcastError) -> None:
         """Ends the stream once the frames in the batcher are answered; later frames are not read."""
@@ -261,12 +271,26 @@ class ScoringStreamCall:
         self.connection.flush()
 
 
+class FrameReplies(Replies, Protocol):
+    """Replies to frames of one stream."""
+
+    @property
+    def count(self) -> int:
+        """Frames."""
+
+    @property
+    def size(self) -> int:
+        """Their bytes."""
+
+
 class ParsedFrameReply:
     """Answers one frame of the slow path."""
 
-    __slots__ = ("_arrived_ns", "_call", "_frame")
+    __slots__ = ("_arrived_ns", "_call", "_frame", "size")
+    count = 1
 
-    def __init__(self, call: ScoringStreamCall, frame: Frame, arrived_ns: int) -> None:
+    def __init__(self, call: ScoringStreamCall, frame: Frame, size: int, arrived_ns: int) -> None:
+        self.size = size
         self._call = call
         self._frame = frame
         self._arrived_ns = arrived_ns
@@ -276,18 +300,26 @@ class ParsedFrameReply:
         return self._call.ended
 
     def send(self, outcome: Outcome) -> None:
-        self._call.answer_frame(self._frame, outcome, self._arrived_ns)
+        self._call.send_outcome(self._frame, outcome, self._arrived_ns)
+        self._call.on_answered(self)
 
 
 class FrameRunReplies:
     """Answers the frames of a run, each with its part of the run's probabilities."""
 
-    __slots__ = ("_arrived_ns", "_call", "_frames", "_templates")
+    __slots__ = ("_arrived_ns", "_call", "_frames", "_templates", "count", "size")
 
     def __init__(
-        self, call: ScoringStreamCall, frames: list[bytes] | Bytes, templates: list[FrameTemplate], arrived_ns: int
+        self,
+        call: ScoringStreamCall,
+        frames: list[bytes] | Bytes,
+        size: int,
+        templates: list[FrameTemplate],
+        arrived_ns: int,
     ) -> None:
         """frames: as they came, with a template each, or as rows of one array, with one template for all."""
+        self.count = len(frames)
+        self.size = size
         self._call = call
         self._frames = frames
         self._templates = templates
@@ -302,6 +334,7 @@ class FrameRunReplies:
         if not isinstance(outcome, Result):
             for raw in frames:
                 call.score_now(bytes(raw), self._arrived_ns)
+            call.on_answered(self)
             return
         serving = call.connection.serving
         fields, after = serving.model_fields.of(outcome.model), after_values(outcome.queue_ns, outcome.compute_ns)
@@ -311,7 +344,8 @@ class FrameRunReplies:
             template = self._templates[0]
             rows, ids = template.request.rows, frames[:, : template.id_end]
             messages = stream_message_rows(ids, before_values(fields, rows), value_rows(outcome, rows), after)
-        call.answer(messages, len(frames))
+        call.connection.send(call.stream, messages)
+        call.on_answered(self)
         serving.metrics.requests([("StreamPredict", self._arrived_ns, len(frames))], serving.now_ns())
 
     def _messages(self, frames: list[bytes], fields: bytes, values: bytes, after: bytes) -> bytes:

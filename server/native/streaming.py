@@ -46,6 +46,11 @@ class StreamingCall:
         self._readable.set()
         self._writable.set()
 
+    @property
+    def responses_due(self) -> bool:
+        """Never: its messages do not promise a response."""
+        return False
+
     def cancel(self) -> None:
         self.task.cancel()
 

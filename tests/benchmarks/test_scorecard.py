@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
 from benchmarks import real_clients, scorecard, stored
@@ -90,3 +91,10 @@ def test_every_round_compares_next_to_each_other(monkeypatch: pytest.MonkeyPatch
     case = Case("1 row", {}, {"calls_per_s": None}, "unary_go")
     row = next(iter(rows_of(silent(), (case,), SIDES)))
     assert (row.our_rounds, row.their_rounds) == ((1, 6), (3, 4))
+
+
+@pytest.mark.parametrize("option", [["--quick"], ["--only", "streams"]])
+def test_a_part_of_a_run_is_not_stored_as_a_whole(option: list[str]) -> None:
+    done = CliRunner().invoke(scorecard.main, ["--save", *option])
+    assert done.exit_code == 2
+    assert "--save stores whole runs" in done.output

@@ -145,7 +145,7 @@ def test_an_unknown_method_a_refused_caller_and_too_many_headers_are_told_so_at_
     peer = Peer(Limits(max_header_bytes=500))
     peer.head(1, b"/nothing")
     peer.head(3, b"/score", (b"authorization", b"bad"))
-    peer.head(5, b"/score", (b"x-large", bytes(600)))
+    peer.head(5, b"/score", (b"x-large", b"x" * 600))
     read = peer.read()
     assert [peer.status(one, read) for one in (1, 3, 5)] == [12, 16, 8]
     assert peer.connection.open_calls == 0

@@ -114,14 +114,14 @@ def test_large_blocks_and_too_many_are_not_remembered() -> None:
     one = reader(8192)
     for number in range(200):
         one.read(block_of((b"x-number", b"%d" % number)))
-    one.read(block_of((b"x-large", bytes(5000))))
+    one.read(block_of((b"x-large", b"x" * 5000)))
     assert len(one.cached) <= 64
     assert max(map(len, one.cached)) < 4096
 
 
 def test_a_list_far_beyond_its_limit_ends_the_connection() -> None:
     with pytest.raises(ProtocolError) as raised:
-        reader(100).read(block_of((b"x", bytes(500))))
+        reader(100).read(block_of((b"x", b"x" * 500)))
     assert raised.value.code == ErrorCode.ENHANCE_YOUR_CALM
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from server.native.scoring_stream import ScoringStreamCall
 from server.native.streaming import StreamingCall
 from tests.server.bundles import Logistic, rows
 from tests.server.http2.peer import Frame, block, message
-from tests.server.native.conftest import SERVICE, Client, Clock
+from tests.server.native.conftest import SERVICE, Client, Clock, Transport
 from volcast.v1 import PackedRows, PredictRequest, PredictResponse, StreamPredictRequest, StreamPredictResponse
 
 WATCH = b"/grpc.health.v1.Health/Watch"
@@ -419,3 +420,77 @@ async def test_a_unary_call_whose_message_never_arrives_ends_at_its_deadline(cli
     client.data(3, part) if part else None
     assert status(await client.ended(3), 3) == b"4"
     assert client.link.h2.open_calls == 0
+
+
+BROKEN = frames.frame(frames.RST_STREAM, 0, 0, bytes(4))  # PROTOCOL_ERROR of the connection
+
+
+def goaways(got: list[Frame]) -> list[tuple[int, int]]:
+    """(last stream, code) of each GOAWAY."""
+    return [(frames.word(one.payload[:4]), frames.word(one.payload[4:8])) for one in got if one.kind == frames.GOAWAY]
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_whole_calls_before_a_protocol_error_are_answered_before_the_end(
+    client: Client, count: int, is_known: bool
+) -> None:
+    client.call(1, request().SerializeToString())
+    await client.ended(1)
+    extra = () if is_known else ((b"x-new", b"1"),)
+    raw = message(request().SerializeToString())
+    sent = []
+    for stream in range(3, 3 + 2 * count, 2):
+        sent.append(frames.frame(frames.HEADERS, 4, stream, block(SERVICE + b"Predict", *extra)))
+        sent.append(frames.frame(frames.DATA, 1, stream, raw))
+    client.send(*sent, BROKEN, frames.frame(frames.PING, 0, 0, bytes(8)))
+    got = await client.until(goaways)
+    for stream in range(3, 3 + 2 * count, 2):
+        assert status(got, stream) == b"0"
+    assert goaways(got) == [(1 + 2 * count, 1)]
+    assert got[-1].kind == frames.GOAWAY
+    assert client.transport.closed
+    client.send(frames.frame(frames.PING, 0, 0, bytes(8)))
+    assert client.read() == []
+
+
+async def test_frames_of_a_stream_before_a_protocol_error_are_answered_before_the_end(client: Client) -> None:
+    client.head(1, b"StreamPredict")
+    body = b"".join(frame(number, request()) for number in range(3))
+    client.send(frames.frame(frames.DATA, 0, 1, body), BROKEN)
+    got = await client.until(goaways)
+    assert [StreamPredictResponse.FromString(one).frame_id for one in answers(got, 1)] == [0, 1, 2]
+    assert client.transport.closed
+
+
+async def test_a_protocol_error_does_not_wait_for_calls_that_are_not_whole(client: Client) -> None:
+    client.head(1, b"Predict")
+    client.head(3, b"StreamPredict")
+    client.call(5, b"", b"Health")
+    client.head(7, b"", path=b"/grpc.health.v1.Health/Watch")
+    client.data(7, message(b""), frames.END_STREAM)
+    client.send(BROKEN)
+    assert client.transport.closed
+    assert goaways(client.read()) == [(7, 1)]
+
+
+async def test_a_peer_that_leaves_its_answers_unread_is_cut_in_the_end(client: Client, clock: Clock) -> None:
+    client.send(frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
+    client.call(1, request().SerializeToString())
+    client.send(BROKEN)
+    await asyncio.sleep(0)
+    assert not client.transport.closed
+    clock.ahead_ns = 11 * 10**9
+    client.link.sweep(clock())
+    assert client.transport.closed
+
+
+async def test_http1_on_the_port_is_answered_by_a_line_of_text(front: NativeFront) -> None:
+    transport: Any = Transport()
+    link = front.connect()
+    link.connection_made(transport)
+    link.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert transport.written.startswith(b"HTTP/1.1 400 ")
+    assert transport.written.endswith(b"\n")
+    assert transport.closed
+    link.connection_lost(None)
