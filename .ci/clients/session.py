@@ -40,6 +40,10 @@ SMALL = ("--header-table-size=0", "--encoder-header-table-size=0", "-w", "10", "
 GRPC_HEADERS = ("-H", "content-type: application/grpc", "-H", "te: trailers")
 
 
+class NotInstalledError(Exception):
+    """A client that this machine does not have."""
+
+
 class Session:
     """The cases, and the check of what a client received."""
 
@@ -102,7 +106,7 @@ def node_http2(session: Session, address: str, folder: Path) -> None:
 def grpc_js(session: Session, address: str, folder: Path) -> None:
     modules = CACHE / "grpc-js" / "node_modules"
     if not modules.exists():
-        raise FileNotFoundError("grpc-js")
+        raise NotInstalledError("grpc-js")
     import google.rpc
 
     protos = (str(HERE.parents[1] / "proto"), str(Path(next(iter(google.rpc.__path__))).parents[1]))
@@ -166,7 +170,10 @@ def nghttp(session: Session, address: str, folder: Path) -> None:
 
 def envoy(session: Session, address: str, folder: Path) -> None:
     """Two replicas with health checks; no dynamic table on either side."""
-    program("envoy")
+    try:
+        program("envoy")
+    except RuntimeError as error:
+        raise NotInstalledError(str(error)) from None
     backends = [Backend(free_port(), free_port()) for _ in range(2)]
     with ExitStack() as stack:
         for backend in backends:
@@ -218,9 +225,9 @@ def _text(raw: bytes) -> str:
 
 
 def _run(*command: str, environ: dict[str, str] | None = None) -> str:
-    """Standard output. Raises FileNotFoundError where the program is not installed, SystemExit where it fails."""
+    """Standard output. Raises NotInstalledError where the program is missing, SystemExit where it fails."""
     if shutil.which(command[0]) is None:
-        raise FileNotFoundError(Path(command[0]).name)
+        raise NotInstalledError(Path(command[0]).name)
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env={**os.environ, **(environ or {})}
     )
@@ -252,7 +259,7 @@ def main() -> None:
                     client(session, address, folder)
                 except subprocess.TimeoutExpired:
                     raise SystemExit(f"{client.__name__}: not done after {TIMEOUT_S:g} s") from None
-                except (FileNotFoundError, RuntimeError):
+                except NotInstalledError:
                     skipped.append(client.__name__)
     if skipped:
         print(f"real_clients: skipped, not installed here: {', '.join(skipped)}")
