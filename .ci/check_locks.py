@@ -27,7 +27,9 @@ def faults(path: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    ours = [path for path in LOCKS if ".venv" not in path.parts and "node_modules" not in path.parts]
+    ours = [
+        path for path in LOCKS if not any(part.startswith(".venv") or part == "node_modules" for part in path.parts)
+    ]
     wrong = [fault for path in ours for fault in faults(path)]
     print("\n".join(wrong) or f"locks: {len(ours)} files, hashes and no addresses")
     sys.exit(bool(wrong))

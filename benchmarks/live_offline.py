@@ -28,9 +28,9 @@ from rich.table import Table
 
 from benchmarks.machine import header
 from benchmarks.processes import free_port
-from cli.run.command import Session
-from cli.run.parts import Parts
+from cli.run.command import RunSession
 from cli.run.plan import Exchange, environment
+from cli.run.processes import ProcessGroup
 from cli.run.view import View
 from common.bundle import Manifest, read_bundle
 from common.config import KafkaConfig, load_config
@@ -118,8 +118,8 @@ def run_live(recordings: str, bundle: Path, folder: Path, console: Console) -> L
     options = exchange.arguments(speed=float("inf"), seed=1, duration_s=None, schema=manifest.schema.name)
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    with Parts(logs, None) as parts, View(parts, console) as view:
-        session = Session(parts, view, environ, lambda: False)
+    with ProcessGroup(logs, None) as parts, View(parts, console) as view:
+        session = RunSession(parts, view, environ, lambda: False)
         session.start(config, options)
         session.watch(None)
         summary = session.finish()

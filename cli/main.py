@@ -7,13 +7,17 @@ serve` starts without numba and works where only the serving extra is installed.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import NamedTuple
 
 import click
 
 from cli.extras import missing_extra
-from common.errors import VolcastError
+from common.errors import OutputError, VolcastError
+from common.lifecycle import survive_hangups
+from common.proxies import bypass_proxies_on_this_machine
+from common.streams import ReaderGoneError, protect_standard_streams
 
 
 class Lazy(NamedTuple):
@@ -66,6 +70,15 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            # click looks for similar names among the commands that are imported, which here are none.
+            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from None
+
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
@@ -94,8 +107,12 @@ def volcast() -> None:
 
 
 def main() -> None:
-    """Runs one command; what goes wrong is one line on standard error and an exit code."""
-    sys.exit(run_command(sys.argv[1:]))
+    """Runs one command. An error is one line on standard error and an exit code."""
+    survive_hangups()
+    protect_standard_streams()
+    bypass_proxies_on_this_machine(os.environ)
+    code = run_command(sys.argv[1:])
+    sys.exit(_flush(code))
 
 
 def run_command(arguments: list[str]) -> int:
@@ -107,17 +124,31 @@ def run_command(arguments: list[str]) -> int:
         return 2
     except click.ClickException as error:
         where = f" (see: {error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
-        click.echo(f"volcast: {' '.join(error.format_message().split())}{where}", err=True)
+        _print_error(f"{' '.join(error.format_message().split())}{where}")
         return error.exit_code
     except VolcastError as error:
-        click.echo(f"volcast: {' '.join(str(error).split())}", err=True)
+        _print_error(" ".join(str(error).split()))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         return 130
-    except BrokenPipeError:
-        # The reader of our output (`| head`) has gone; nothing is left to say.
-        sys.stderr.close()
+    except ReaderGoneError:
         return 0
+
+
+def _flush(code: int) -> int:
+    """Writes what standard output still buffers; returns the exit code."""
+    try:
+        sys.stdout.flush()
+    except ReaderGoneError:
+        return code
+    except OutputError as error:
+        _print_error(str(error))
+        return code or error.exit_code
+    return code
+
+
+def _print_error(text: str) -> None:
+    click.echo(f"volcast: {text}", err=True)
 
 
 if __name__ == "__main__":

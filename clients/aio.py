@@ -23,6 +23,7 @@ from clients.requests import METHOD_PREFIX, fill_packed, named_request, packed_r
 from clients.sync import CHANNEL_OPTIONS, PLAINTEXT
 from common.access import Access, Metadata
 from common.errors import DeadlineError, UnavailableError, VolcastError
+from common.proxies import channel_options
 from common.rpc_status import from_status
 from volcast.v1 import (
     HealthRequest,
@@ -50,10 +51,11 @@ class AsyncClient:
         self._timeout_s = timeout_s
         self._metadata = access.metadata
         credentials = access.credentials()
+        options = (*CHANNEL_OPTIONS, *channel_options(target))
         if credentials is None:
-            self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+            self._channel = grpc.aio.insecure_channel(target, options=options)
         else:
-            self._channel = grpc.aio.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
+            self._channel = grpc.aio.secure_channel(target, credentials, options=options)
         self._predict = self._channel.unary_unary(
             METHOD_PREFIX + "Predict", PredictRequest.SerializeToString, PredictResponse.FromString
         )

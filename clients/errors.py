@@ -7,13 +7,11 @@ from typing import Any
 import grpc
 
 from common.errors import VolcastError
-from common.rpc_status import DETAILS_KEY, from_status, parse_details
+from common.rpc_status import failed_call
 
 
 def translate(error: grpc.RpcError, target: str) -> VolcastError:
     """The VolcastError of a failed call of grpc or grpc.aio, with the invalid fields if the server named them."""
     trailers: Any = error.trailing_metadata() or ()  # pairs (key, value), in grpc and in grpc.aio
-    details = next((value for key, value in trailers if key == DETAILS_KEY), None)
     code: int = error.code().value[0]
-    status = parse_details(code, error.details() or "", details if isinstance(details, bytes) else None)
-    return from_status(status, target)
+    return failed_call(code, error.details() or "", trailers, target)

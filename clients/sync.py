@@ -27,6 +27,7 @@ from clients.errors import translate
 from clients.requests import METHOD_PREFIX, fill_packed, named_request, packed_request
 from common.access import Access, Metadata
 from common.errors import DeadlineError, UnavailableError, VolcastError
+from common.proxies import channel_options
 from common.rpc_status import from_status
 from volcast.v1 import (
     HealthRequest,
@@ -72,10 +73,11 @@ class Client:
         self._timeout_s = timeout_s
         self._metadata = access.metadata
         credentials = access.credentials()
+        options = (*CHANNEL_OPTIONS, *channel_options(target))
         if credentials is None:
-            self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+            self._channel = grpc.insecure_channel(target, options=options)
         else:
-            self._channel = grpc.secure_channel(target, credentials, options=CHANNEL_OPTIONS)
+            self._channel = grpc.secure_channel(target, credentials, options=options)
         self._predict = self._channel.unary_unary(
             METHOD_PREFIX + "Predict", PredictRequest.SerializeToString, PredictResponse.FromString
         )

@@ -168,6 +168,19 @@ def read_bundle(folder: Path) -> tuple[Manifest, bytes]:
     return parse_bundle(folder, manifest, model), model
 
 
+def has_bundle_file(folder: Path) -> bool:
+    """Whether a folder has a bundle's file. `__pycache__`, notes and empty folders beside the versions have none."""
+    for name in (MANIFEST_FILE, MODEL_FILE):
+        try:
+            (folder / name).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            pass  # no permission to look: reading the bundle gives the reason
+        return True
+    return False
+
+
 def bundle_files(folder: Path) -> tuple[bytes, bytes]:
     """The bytes of manifest.json and model.onnx, unchecked. Raises BundleError if a file cannot be read."""
     return read_inside(folder, MANIFEST_FILE, MAX_MANIFEST_BYTES), read_inside(folder, MODEL_FILE, MAX_MODEL_BYTES)

@@ -19,6 +19,7 @@ import yaml
 from dotenv import dotenv_values
 
 from common.errors import ConfigError, InputError
+from common.service_links import without_service_links
 
 ENV_PREFIX = "VOLCAST_"
 DEFAULT_FILE = "config.yaml"
@@ -239,10 +240,13 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] | None = No
     Raises ConfigError for an invalid value, InputError for a file that cannot be read.
     """
     tree = _read_yaml(file)
+    settings = frozenset(_variables(Config))
     if environ is None:
-        dotenv = _read_dotenv()
+        dotenv = without_service_links(_read_dotenv(), settings)
         _require_known_names(dotenv, ENV_FILE)
-        environ = {**dotenv, **os.environ}
+        environ = {**dotenv, **without_service_links(os.environ, settings)}
+    else:
+        environ = without_service_links(environ, settings)
     _require_known_names(environ, "environment")
     for key, value in sorted(environ.items()):
         if key.startswith(ENV_PREFIX) and "__" in key:
@@ -268,8 +272,8 @@ def _require_known_names(names: Iterable[str], where: str) -> None:
     for name in sorted(names):
         if not name.startswith(ENV_PREFIX) or "__" in name or name.startswith(TEST_PREFIX) or name in OTHER_VARIABLES:
             continue
-        # Compared without the prefix: what all have in common says nothing.
-        known = {one.removeprefix(ENV_PREFIX): one for one in (*_variables(Config), *OTHER_VARIABLES)}
+        # Compared without the prefix, which all names share.
+        known = {known.removeprefix(ENV_PREFIX): known for known in (*_variables(Config), *OTHER_VARIABLES)}
         close = difflib.get_close_matches(name.removeprefix(ENV_PREFIX), known, n=1, cutoff=0.4)
         form = f"{ENV_PREFIX}SECTION__KEY"
         raise ConfigError(where, name, f"{form} such as {known[close[0]]}" if close else form)
@@ -314,7 +318,7 @@ def _set(tree: dict[str, Any], name: str, value: str) -> None:
         if not isinstance(child, dict):
             raise ConfigError(name, value, f"a section, but {section} holds {child!r}")
         node = child
-    node[key] = [one.strip() for one in value.split(",")] if key in ("products", "windows") else value
+    node[key] = [item.strip() for item in value.split(",")] if key in ("products", "windows") else value
 
 
 def _require_finite(section: Section, path: str = "") -> None:

@@ -9,6 +9,7 @@ VolcastError
 │   └── GateError        a model did not pass the gate (all reasons)
 ├── UnavailableError     a service that this process needs cannot be reached, or a port is in use
 │   └── DeadlineError    the service did not answer in time
+├── OutputError          standard output cannot be written
 ├── RequestError         a request is invalid (the invalid fields)
 │   ├── SchemaMismatchError  the rows are packed for a different feature schema
 │   └── NotFoundError        the request names a thing that does not exist
@@ -72,6 +73,10 @@ class UnavailableError(VolcastError):
 
 
 class DeadlineError(UnavailableError):
+    pass
+
+
+class OutputError(VolcastError):
     pass
 
 

@@ -1,30 +1,59 @@
-"""Orderly ends: SIGINT and SIGTERM become events that loops wait on."""
+"""Signals: SIGINT and SIGTERM end a process in order, SIGHUP never kills it."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
-from common.errors import UnavailableError
+_hangup = threading.Event()
 
 
-def stop_on_signals() -> threading.Event:
-    """An event that SIGINT and SIGTERM set. Call from the main thread, before work begins."""
+def stop_on_signals(hurry: threading.Event | None = None) -> threading.Event:
+    """An event that SIGINT and SIGTERM set. Call from the main thread, before work begins.
+
+    hurry: set by a second signal of the two.
+    """
     stop = threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
+        if stop.is_set() and hurry is not None:
+            hurry.set()
         stop.set()
 
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
     return stop
+
+
+def survive_hangups() -> None:
+    """SIGHUP does not kill this process any more. For the main function of a program, before all else.
+
+    A server that reads its files again for SIGHUP may get the signal before it has set up its own handler;
+    `hangup_pending` tells it so. If the terminal has gone, SIGHUP does what Ctrl-C does.
+    """
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return  # nohup
+    terminals = [fd for fd in (0, 1, 2) if os.isatty(fd)]
+
+    def on_hangup(number: int, frame: FrameType | None) -> None:
+        if terminals and not any(os.isatty(fd) for fd in terminals):
+            signal.raise_signal(signal.SIGINT)
+        else:
+            _hangup.set()
+
+    signal.signal(signal.SIGHUP, on_hangup)
+
+
+def hangup_pending() -> bool:
+    """Whether SIGHUP came since the last call of this function."""
+    pending = _hangup.is_set()
+    _hangup.clear()
+    return pending
 
 
 class StopSignals:
@@ -42,6 +71,8 @@ class StopSignals:
             loop.add_signal_handler(number, self._on_signal, number)
         if reload is not None:
             loop.add_signal_handler(signal.SIGHUP, reload)
+            if hangup_pending():
+                reload()
 
     async def requested(self, timeout_s: float) -> bool:
         """Whether the end was asked for; waits up to timeout_s for it."""
@@ -64,30 +95,3 @@ class StopSignals:
             os._exit(128 + number)  # no drain, no clean-up
         self._stop.set()
         self._requested.set()
-
-
-def require_free_port(host: str, port: int, option: str) -> int:
-    """The port, or a free one for 0.
-
-    option: what changes the port; its last word is the key, as in "--port or server.port".
-
-    Raises UnavailableError where host:port is taken or no address of this machine, naming what changes it.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            return int(probe.getsockname()[1])
-        except (OSError, UnicodeError) as error:
-            raise _cannot_listen(host, port, option, error) from None
-
-
-def _cannot_listen(host: str, port: int, option: str, error: OSError | UnicodeError) -> UnavailableError:
-    """What bind(2), or looking up the host before it, said of host:port; `option` as for require_free_port."""
-    reason = getattr(error, "strerror", None) or str(error)
-    # A name that no resolver knows (or that cannot be one at all), and an address of some other machine.
-    if isinstance(error, socket.gaierror | UnicodeError) or error.errno == errno.EADDRNOTAVAIL:
-        key = option.split()[-1].removesuffix("port") + "host"
-        return UnavailableError(f"host {host}: {reason}; set an address of this machine with {key}")
-    return UnavailableError(f"port {port} on {host}: {reason}; choose another with {option}")

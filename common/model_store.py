@@ -16,51 +16,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 
-from common.bundle import MANIFEST_FILE, MODEL_FILE, Manifest, manifest_json, read_bundle
+from common.bundle import MANIFEST_FILE, MODEL_FILE, Manifest, has_bundle_file, manifest_json, read_bundle
 from common.errors import BundleError, InputError, UnavailableError, UsageError
 from common.files import replace_file
-from common.versions import version_order
+from common.labels import LABELS_FILE, Labels, read_labels
+from common.versions import newest_version, next_version, version_order
 
-LABELS_FILE = "labels.json"
 HISTORY_FILE = ".history.json"
 LOCK_FILE = ".lock"
 MAX_NAME = 128  # of a model
 Role = Literal["candidate", "champion"]
-
-
-class CanaryLabel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    version: str
-    share: Annotated[float, msgspec.Meta(ge=0, le=1)]
-
-
-class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """labels.json, as server/core/labels.py reads it."""
-
-    stable: str
-    canary: CanaryLabel | None = None
-    shadow: tuple[str, ...] = ()
-
-    def of(self, version: str) -> str:
-        """The label a version has; "" for none."""
-        if version == self.stable:
-            return "stable"
-        if self.canary is not None and version == self.canary.version:
-            return "canary"
-        return "shadow" if version in self.shadow else ""
-
-    def without(self, version: str) -> Labels:
-        """The labels with that version neither canary nor shadow."""
-        canary = None if self.canary is None or self.canary.version == version else self.canary
-        return Labels(self.stable, canary, tuple(shadow for shadow in self.shadow if shadow != version))
-
-    def with_stable(self, version: str) -> Labels:
-        """The labels with that version stable, and neither canary nor shadow."""
-        rest = self.without(version)
-        return Labels(version, rest.canary, rest.shadow)
 
 
 class Reign(msgspec.Struct, frozen=True):
@@ -99,7 +68,7 @@ class ModelStore:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One writer at a time; raises UnavailableError at once where there is another."""
+        """Allows one writer at a time. Raises UnavailableError at once if there is another."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -112,15 +81,18 @@ class ModelStore:
             os.close(descriptor)
 
     def versions(self) -> dict[str, Path]:
-        """Folders of versions, in order: numbers by value, above every other name."""
+        """The folders of bundles, in the order of `version_order`. Folders without a bundle file are no versions."""
+        folders = [folder for folder in self._folders() if has_bundle_file(folder)]
+        return {folder.name: folder for folder in sorted(folders, key=lambda folder: version_order(folder.name))}
+
+    def _folders(self) -> list[Path]:
         try:
-            found = [one for one in self.folder.iterdir() if one.is_dir() and not one.name.startswith(".")]
+            return [path for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
         except OSError:
-            return {}
-        return {one.name: one for one in sorted(found, key=lambda one: version_order(one.name))}
+            return []
 
     def path(self, version: str) -> Path:
-        """Raises UsageError where the version is not there."""
+        """The folder of a version. Raises UsageError if it does not exist."""
         versions = self.versions()
         if version not in versions:
             known = ", ".join(versions) or "none"
@@ -128,27 +100,33 @@ class ModelStore:
         return versions[version]
 
     def labels(self) -> Labels | None:
-        """What labels.json says; None where there is none. Raises InputError where it is wrong."""
+        """The labels in labels.json; None if there is no file. Raises InputError if the file is wrong."""
         path = self.folder / LABELS_FILE
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=Labels)
-        except FileNotFoundError:
+        if not os.path.lexists(path):
             return None
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: {error}") from None
+        try:
+            return read_labels(path)
+        except BundleError as error:
+            raise InputError(f"{path}: {str(error).removeprefix(f'{LABELS_FILE}: ')}") from None
 
     def effective_labels(self) -> Labels | None:
-        """What a server goes by: the file, else the highest version as stable; None where there is no version."""
+        """The labels that a server uses on its first load: those of the file, else the newest version as stable.
+
+        None if there is no version, or if the versions have no order.
+        """
         labels = self.labels()
-        if labels is None and (versions := self.versions()):
-            return Labels(list(versions)[-1])
+        if labels is None and (newest := newest_version(self.versions())):
+            return Labels(newest)
         return labels
 
     def answering(self) -> Path:
-        """The folder of the version that callers get who select nothing. Raises InputError where there is none."""
+        """The folder of the stable version, which answers calls that select nothing. Raises InputError if none is."""
         labels = self.effective_labels()
+        if labels is None and (versions := self.versions()):
+            raise InputError(
+                f"no stable version of {self.name} in {self.folder}: {', '.join(versions)} have no order; name one in "
+                f"{LABELS_FILE}, or name a bundle with --bundle"
+            )
         if labels is None:
             raise InputError(f"no version of {self.name} in {self.folder}: name a bundle with --bundle")
         return self.path(labels.stable)
@@ -165,38 +143,41 @@ class ModelStore:
         replace_file(self.folder / HISTORY_FILE, msgspec.json.encode(history))
 
     def write_labels(self, labels: Labels) -> None:
-        """Raises InputError where a version it names is not there, or the disk refuses."""
+        """Raises InputError if a version has two labels or no folder, or if the disk refuses the write."""
+        try:
+            labels.require_single()
+        except BundleError as error:
+            raise InputError(f"{self.folder}: {error}") from None
         versions = self.versions()
-        for version in (labels.stable, *labels.shadow, *([labels.canary.version] if labels.canary else [])):
+        for _, version in labels.pairs():
             if version not in versions:
                 raise InputError(f"{self.folder / LABELS_FILE}: version {version} is not there")
         replace_file(self.folder / LABELS_FILE, msgspec.json.encode(labels) + b"\n")
 
     def pin(self) -> None:
-        """Writes down what is stable now, where only the order of versions says so: else a new version would be
-        stable by being there."""
+        """Writes labels.json if there is none and a version is stable. Otherwise a new version would become stable."""
         labels = self.effective_labels()
         if labels is not None and self.labels() is None:
             self.write_labels(labels)
 
     def find(self, manifest: Manifest) -> str | None:
-        """The version that holds this very bundle, whatever number the bundle itself came with."""
+        """The version with the same bundle. The bundle's own name and version do not matter."""
         for version, folder in self.versions().items():
             try:
-                held, _ = read_bundle(folder)
+                stored, _ = read_bundle(folder)
             except BundleError:
                 continue
-            if msgspec.structs.replace(held, name=manifest.name, version=manifest.version) == manifest:
+            if msgspec.structs.replace(stored, name=manifest.name, version=manifest.version) == manifest:
                 return version
         return None
 
     def version_of(self, bundle: Path) -> str:
-        """The version that holds the bundle of that folder; "" where none does. Raises BundleError."""
+        """The version with the same bundle as that folder; "" if there is none. Raises BundleError."""
         manifest, _ = read_bundle(bundle)
         return self.find(manifest) or ""
 
     def withdraw(self, version: str) -> None:
-        """Takes a candidate off trial; its bundle stays."""
+        """Removes a candidate's label; its bundle stays."""
         with self.locked():
             labels, history = self.labels(), self.history()
             if labels is not None:
@@ -205,10 +186,10 @@ class ModelStore:
                 self.write_history(History(history.champions))
 
     def rollback(self) -> Moved:
-        """Gives the stable label back to the champion before; one more goes one further back.
+        """Makes the previous champion stable again. A second rollback goes one champion further back.
 
-        Raises UsageError where none was before, or its version is gone. No registry is asked: going back must not
-        wait for one (`training.promotion.reconcile` brings it up to date).
+        Raises UsageError if there is no previous champion, or if its version is gone. A rollback must not wait for the
+        registry: `training.promotion.reconcile` updates it afterwards.
         """
         with self.locked():
             labels, history = self.labels(), self.history()
@@ -221,7 +202,7 @@ class ModelStore:
             previous = history.champions[number].previous
             self.path(previous)
             after = labels.with_stable(previous)
-            # Labels first: they are what counts. The entry goes once it is used.
+            # Labels first, since servers read them. Then the used entry is removed.
             self.write_labels(after)
             self.write_history(History(history.champions[:number]))
         return Moved(self.name, previous, "champion", after, True, labels.stable)
@@ -233,18 +214,18 @@ class ModelStore:
         extra: Mapping[str, bytes],
         before_it_appears: Callable[[Path, str], None] = lambda folder, version: None,
     ) -> str:
-        """Writes the bundle as a version of this name and returns the version; nothing where it is there already.
+        """Writes the bundle as a version of this name and returns the version. An existing copy is not written again.
 
-        Takes the bundle's own version where that is above all others, else the next number. extra: files beside it that
-        no server reads. before_it_appears: checks the whole bundle in a folder that no server looks at; if it raises,
-        nothing is left. Raises InputError where the disk refuses: nothing is left then.
+        Uses the bundle's own version if it is above all others, else the next number. extra: files that no server
+        reads. before_it_appears: checks the complete bundle in a folder that no server reads. If it raises, or if the
+        disk refuses a write (InputError), nothing is left.
         """
         existing = self.find(manifest)
         if existing is not None:
             return existing
         version = max(manifest.version, self._next(), key=version_order)
-        told = msgspec.structs.replace(manifest, name=self.name, version=version)
-        files = {**extra, MODEL_FILE: model, MANIFEST_FILE: manifest_json(told)}
+        numbered = msgspec.structs.replace(manifest, name=self.name, version=version)
+        files = {**extra, MODEL_FILE: model, MANIFEST_FILE: manifest_json(numbered)}
         making = self.folder / f".{version}.new-{os.getpid()}"
         try:
             making.mkdir(parents=True)
@@ -262,7 +243,7 @@ class ModelStore:
         return version
 
     def _next(self) -> str:
-        return str(max((int(one) for one in self.versions() if one.isdecimal()), default=0) + 1)
+        return next_version([folder.name for folder in self._folders()])
 
 
 def model_name(name: str) -> str:
@@ -274,9 +255,9 @@ def model_name(name: str) -> str:
 
 
 def model_names(models_dir: Path) -> list[str]:
-    """None where there is no folder; raises InputError where it cannot be read."""
+    """Empty if there is no folder. Raises InputError if it cannot be read."""
     try:
-        return sorted(one.name for one in models_dir.iterdir() if one.is_dir() and not one.name.startswith("."))
+        return sorted(path.name for path in models_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -7,6 +7,8 @@ which to retry, ErrorInfo the two hashes of a schema mismatch. gRPC sends the wh
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
@@ -23,6 +25,7 @@ from common.errors import (
     UnsupportedError,
     VolcastError,
 )
+from common.proxies import explain
 
 DETAILS_KEY = "grpc-status-details-bin"
 INTERNAL_TEXT = "internal error"
@@ -100,6 +103,15 @@ def from_status(status: status_pb2.Status, server: str) -> VolcastError:
     if status.code == code_pb2.UNIMPLEMENTED:
         return UnsupportedError(line)
     return VolcastError(line)
+
+
+def failed_call(code: int, message: str, trailers: Iterable[tuple[str, str | bytes]], server: str) -> VolcastError:
+    """The error a caller raises for a failed call to `server`; names the proxy that a lost connection went through."""
+    details = next((value for key, value in trailers if key == DETAILS_KEY), None)
+    status = parse_details(code, message, details if isinstance(details, bytes) else None)
+    if code in (code_pb2.UNAVAILABLE, code_pb2.DEADLINE_EXCEEDED):
+        status.message += explain(server)
+    return from_status(status, server)
 
 
 def parse_details(code: int, message: str, details: bytes | None) -> status_pb2.Status:

@@ -1,9 +1,11 @@
-"""What holds for every test: generated cases are the same on each run, and a busy machine fails none of them."""
+"""Rules for every test: generated cases repeat, fast tests start no process and run first."""
 
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import structlog
@@ -13,6 +15,72 @@ settings.register_profile("volcast", derandomize=True, deadline=None)
 settings.load_profile("volcast")
 
 pytest_plugins = ["tests.processes"]
+
+# A test that asks for one of these fixtures talks to a child process.
+PROCESS_FIXTURES = frozenset({"broker", "parts", "inference_server", "server", "patient", "unreachable", "running"})
+
+# Folders in which every test is slow.
+SLOW_FOLDERS = (
+    "tests/abuse/",
+    "tests/benchmarks/",
+    "tests/cli/models/",
+    "tests/training/commands/",
+    "tests/training/drift/",
+    "tests/training/tracking/",
+)
+
+# A test that asks for one of these fixtures trains models.
+SLOW_FIXTURES = frozenset({"trained"})
+
+# The longest files, longest first. They run before other slow files, so that no worker ends long after another.
+# Measured with `make test ARGS=--durations=50`.
+LONGEST = (
+    "tests/benchmarks/test_live_offline.py",
+    "tests/cli/test_run.py",
+)
+
+STARTS_A_PROCESS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec"})
+
+
+def is_unit(item: pytest.Item) -> bool:
+    """True for the tests of `make unit`."""
+    return not any(item.get_closest_marker(name) for name in ("process", "slow"))
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & PROCESS_FIXTURES:
+            item.add_marker(pytest.mark.process)
+        if fixtures & SLOW_FIXTURES or item.nodeid.startswith(SLOW_FOLDERS):
+            item.add_marker(pytest.mark.slow)
+    units = {_file_of(item) for item in items} - {_file_of(item) for item in items if not is_unit(item)}
+    rank = {file: number for number, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: (_file_of(item) not in units, rank.get(_file_of(item), len(LONGEST))))
+
+
+def _file_of(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
+
+
+_unit_test = ""
+
+
+def _refuse_processes(event: str, arguments: tuple[Any, ...]) -> None:
+    if _unit_test and event in STARTS_A_PROCESS:
+        raise AssertionError(f"{_unit_test} starts a process, {arguments[:2]}: mark it with @pytest.mark.process")
+
+
+sys.addaudithook(_refuse_processes)
+
+
+@pytest.fixture(autouse=True)
+def _unit_tests_start_no_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    global _unit_test
+    _unit_test = request.node.nodeid if is_unit(request.node) else ""
+    yield
+    _unit_test = ""
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ import pytest
 from confluent_kafka import OFFSET_BEGINNING, Message, TopicPartition
 
 from benchmarks.processes import free_port
-from cli.run.parts import Part, Parts
+from cli.run.processes import Process, ProcessGroup
 from common.config import KafkaConfig, Topics
 from common.errors import UnavailableError
 from pipeline.stream.broker import EmbeddedBroker, broker_binary
@@ -40,7 +40,9 @@ def await_true(condition: Callable[[], bool], timeout_s: float = 30.0, what: str
         time.sleep(0.02)
 
 
-def start(parts: Parts, name: str, arguments: Sequence[str], environ: Mapping[str, str] | None = None) -> Part:
+def start(
+    parts: ProcessGroup, name: str, arguments: Sequence[str], environ: Mapping[str, str] | None = None
+) -> Process:
     """A `volcast` command that reports, once it is ready; fails the test with its words where it ends first."""
     part = parts.start(name, arguments, {"VOLCAST_SERVER__LAME_DUCK_S": "0", **(environ or {})})
     deadline = time.monotonic() + READY_TIMEOUT_S
@@ -49,7 +51,7 @@ def start(parts: Parts, name: str, arguments: Sequence[str], environ: Mapping[st
         if not part.alive or time.monotonic() > deadline:
             parts.listen(0)
             if part.ready is None:
-                pytest.fail(f"volcast {' '.join(arguments)}: {part.last_words()}")
+                pytest.fail(f"volcast {' '.join(arguments)}: {part.failure_line()}")
     return part
 
 
@@ -68,19 +70,19 @@ def volcast(
     )
 
 
-def kill(part: Part) -> None:
+def kill(part: Process) -> None:
     """kill -9, by its handle."""
-    assert part.process is not None
-    part.process.send_signal(signal.SIGKILL)
-    part.process.wait(10)
+    assert part.popen is not None
+    part.popen.send_signal(signal.SIGKILL)
+    part.popen.wait(10)
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> Iterator[Parts]:
+def parts(tmp_path: Path) -> Iterator[ProcessGroup]:
     """Processes of one test; whatever still runs is ended after it."""
     logs = tmp_path / "logs"
     logs.mkdir()
-    with Parts(logs, None) as parts:
+    with ProcessGroup(logs, None) as parts:
         yield parts
 
 
@@ -154,6 +156,6 @@ def inference_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """host:port of a real `volcast serve` with the shipped models."""
     port = free_port()
     arguments = ["serve", "--port", str(port), "--metrics-port", "0", "--models-dir", str(ROOT / "models")]
-    with Parts(tmp_path_factory.mktemp("server"), None) as parts:
+    with ProcessGroup(tmp_path_factory.mktemp("server"), None) as parts:
         start(parts, "server", arguments)
         yield f"127.0.0.1:{port}"

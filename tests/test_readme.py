@@ -30,6 +30,7 @@ NOT_RUN = {
     "make test": "would run this test again",
     "make bench": "takes minutes; benchmarks have tests of their own",
     ".venv/bin/volcast run --exchange coinbase": "needs the internet",
+    ".venv/bin/volcast models add FILE.onnx --name mine": "tests/test_own_model_page.py adds files",
     ".venv/bin/volcast train": "needs recorded data; tests/training trains",
     ".venv/bin/volcast explore --out /tmp/explore": "needs recorded data; tests/training explores",
     ".venv/bin/volcast evaluate": "needs recorded data; tests/training evaluates",
@@ -112,6 +113,7 @@ def test_readme_holds_no_command_that_nobody_runs() -> None:
     assert left == []
 
 
+@pytest.mark.process
 def test_make_knows_every_verb_that_readme_names() -> None:
     for verb in set(re.findall(r"\bmake ([a-z-]+)", README)) - {"and"}:
         done = subprocess.run(["make", "-n", verb], cwd=ROOT, capture_output=True, text=True)
@@ -155,6 +157,7 @@ def test_the_client_predicts_as_readme_says(folder: Path, ports: dict[str, str])
 
 
 @pytest.mark.parametrize("command", [one for one in of(".venv/bin/volcast") + of("make help") if one not in NOT_RUN])
+@pytest.mark.process
 def test_commands_of_readme_succeed(command: str, folder: Path) -> None:
     ports = {f"VOLCAST_{key}": str(free_port()) for key in (
         "BROKER__PORT", "EXCHANGE__PORT", "SERVER__PORT", "GATEWAY__PORT",

@@ -30,6 +30,7 @@ from common.bundle import (
 )
 from common.errors import InputError, UsageError
 from common.schema import FeatureSchema
+from common.versions import next_version
 from pipeline.drift import reference_of
 from training import export, metrics
 from training.data import Dataset
@@ -170,9 +171,9 @@ def _row_counts(dataset: Dataset, final: Part) -> dict[str, int]:
 def bundle_folder(out: Path, name: str, version: int | None, force: bool) -> Path:
     """Where a bundle goes: the version asked for, or the next free one. Raises UsageError where it is taken."""
     if version is None:
-        taken = [int(one.name) for one in (out / name).glob("*") if one.name.isdecimal()]
-        version = max(taken, default=0) + 1
-    folder = out / name / str(version)
+        folder = out / name / next_version([path.name for path in (out / name).glob("*") if path.is_dir()])
+    else:
+        folder = out / name / str(version)
     if folder.exists() and not force:
         raise UsageError(f"bundle {folder} exists: choose another --version, or replace it with --force")
     return folder

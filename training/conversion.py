@@ -98,7 +98,9 @@ def _ways(model: Any, names: Sequence[str], named_inputs: bool) -> Iterator[tupl
         yield "by onnxmltools", lambda: _from_xgboost(model, len(names))
         return
     if _is_a(model, "lightgbm", "LGBMClassifier") or _is_a(model, "lightgbm", "Booster"):
-        yield "by onnxmltools", lambda: _from_lightgbm(model, len(names))
+        # The booster alone: the converter takes no labels but text and whole numbers, and none are needed.
+        booster = getattr(model, "booster_", model)
+        yield "by onnxmltools", lambda: _from_lightgbm(booster, len(names))
         return
     for inputs, text in ((len(names), ""), (tuple(names), ", column by column")):
         if named_inputs or isinstance(inputs, int):

@@ -9,6 +9,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from common.errors import BundleError
+from common.onnx_errors import onnx_reason
 from common.timing import best_call_us
 
 CHUNK_ROWS = 65_536
@@ -25,7 +26,7 @@ class OnnxModel:
         try:
             self._session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # whatever a broken graph makes ONNX Runtime raise
-            raise BundleError(f"the model cannot be loaded: {_one_line(error)}") from None
+            raise BundleError(f"the model cannot be loaded: {onnx_reason(error)}") from None
 
     def probabilities(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         """P(spike) for (rows, features), shape (rows,)."""
@@ -51,9 +52,5 @@ class OnnxModel:
         try:
             (said,) = self._session.run(["probability"], {"features": features})
         except Exception as error:
-            raise BundleError(f"the model cannot be run on {len(features)} rows: {_one_line(error)}") from None
+            raise BundleError(f"the model cannot be run on {len(features)} rows: {onnx_reason(error)}") from None
         return np.asarray(said, dtype=np.float64).reshape(-1)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

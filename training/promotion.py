@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from common.bundle import Manifest, read_bundle
 from common.check import Check
 from common.errors import GateError, InputError, UnavailableError, UsageError
-from common.model_store import CanaryLabel, History, Labels, ModelStore, Moved, Reign, Role
+from common.labels import CanaryLabel, Labels
+from common.model_store import History, ModelStore, Moved, Reign, Role
 from common.paired_difference import recorded
 from training import gate
 from training.gate import Limits
@@ -152,6 +153,11 @@ def promote(
     registered = None if registry is None else registry.upload(judged.folder)
     with store.locked():
         store.pin()
+        if role == "candidate" and store.labels() is None and (versions := store.versions()):
+            raise UsageError(
+                f"model {store.name}: no version is stable, and the versions {', '.join(versions)} have no order; "
+                "name the stable one in labels.json first"
+            )
         version = store.put(judged.manifest, judged.model, trained_beside(judged.folder))
         before = store.labels()
         # The first of a name is stable, whatever it was meant for: somebody has to answer.

@@ -22,8 +22,10 @@ from server.core.predictor import INPUT, OUTPUT
 
 PROBE_ROWS = 32
 SAME = 1e-6  # largest difference between the file's graph and the adapted one
+SAME_FLOAT16 = 5e-3  # the runtime keeps more digits in one than in the other
 ROUNDING = 1e-5  # by so much float32 sums of a classifier may leave [0, 1]
 PREFIX = "volcast_"
+FREE_BATCH = "if the batch size is fixed inside the graph, export it with a free batch axis"
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def adapt(source: Any, plan: Plan, rows: NDArray[np.float64]) -> Adapted:
     changes = _rewrite(model, plan, column, rows.shape[1], clip)
     _describe_column(plan, column, expected.shape, changes)
     got = _run_adapted(model, plan, rows)
-    _require_equal(plan, got, np.clip(values, 0, 1) if clip else values)
+    _require_equal(got, np.clip(values, 0, 1) if clip else values, SAME_FLOAT16 if _has_float16(source) else SAME)
     opset = next(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
     return Adapted(model.SerializeToString(deterministic=True), opset, rows, got, (*plan.notes, *changes))
 
@@ -73,23 +75,25 @@ def _source_values(source: Any, plan: Plan, rows: NDArray[np.float64]) -> NDArra
     del model.graph.output[:]
     model.graph.output.add(name=plan.output.tensor)  # ONNX Runtime infers its type
     session = load(model)
-    step = 1 if plan.fixed_batch else len(rows)
-    parts = []
-    for start in range(0, len(rows), step):
-        part = rows[start : start + step]
-        try:
-            (values,) = session.run(None, {given.name: given.values(part) for given in plan.inputs})
-        except Exception as error:  # whatever a graph makes ONNX Runtime raise
-            batch = "; the file fixes the batch size: export it with a free batch axis" if plan.fixed_batch else ""
-            raise BundleError(f"the graph cannot be run on {len(part)} rows: {one_line(error)}{batch}") from None
-        array = np.asarray(values, np.float64)
-        if array.ndim not in (1, 2) or len(array) != len(part):
-            expected = "[rows], [rows, 1] or [rows, classes]"
-            raise BundleError(
-                f"output {plan.output.name}: expected {expected}, got {list(array.shape)} for {len(part)} rows"
-            )
-        parts.append(array)
+    step = plan.fixed_batch or len(rows)
+    parts = [_run_source(session, plan, rows[start : start + step], step) for start in range(0, len(rows), step)]
     return np.concatenate(parts)
+
+
+def _run_source(session: Any, plan: Plan, part: NDArray[np.float64], step: int) -> NDArray[np.float64]:
+    filled = np.concatenate([part, np.repeat(part[-1:], step - len(part), axis=0)])
+    try:
+        (values,) = session.run(None, {given.name: given.values(filled) for given in plan.inputs})
+    except Exception as error:  # whatever a graph makes ONNX Runtime raise
+        text = f"the graph cannot be run on {len(filled)} rows: {one_line(error)}"
+        raise BundleError(text if step == 1 else f"{text}; {FREE_BATCH}") from None
+    array = np.asarray(values, np.float64)
+    if array.ndim not in (1, 2) or len(array) != len(filled):
+        expected = "[rows], [rows, 1] or [rows, classes]"
+        raise BundleError(
+            f"output {plan.output.name}: expected {expected}, got {list(array.shape)} for {len(filled)} rows"
+        )
+    return array[: len(part)]
 
 
 def _column(plan: Plan, shape: tuple[int, ...]) -> int | None:
@@ -128,7 +132,7 @@ def _rewrite(model: Any, plan: Plan, column: int | None, width: int, clip: bool)
     graph = model.graph
     outputs = [value.name for value in graph.output]
     names = _free_names(graph, (INPUT, OUTPUT))
-    _rename(graph, names)
+    rename_tensors(graph, names)
     tensor = names.get(plan.output.tensor, plan.output.tensor)
     constants = {tensor.name for tensor in graph.initializer}
     del graph.input[:], graph.output[:], graph.value_info[:]
@@ -144,8 +148,8 @@ def _rewrite(model: Any, plan: Plan, column: int | None, width: int, clip: bool)
     dropped = [name for name in outputs if name != plan.output.name]
     if dropped:
         changes.append(f"output{'s' if len(dropped) > 1 else ''} {', '.join(dropped)} left out")
-    if plan.fixed_batch:
-        changes.append("fixed batch size made free")
+    if plan.fixed_batch is not None:
+        changes.append(f"batch size {plan.fixed_batch} made free")
     if clip:
         changes.append(f"{OUTPUT} cut to [0, 1], which sums in float32 can leave by rounding")
     return changes
@@ -232,7 +236,7 @@ def _tensor_names(graph: Any) -> Iterator[str]:
             yield from node.output
 
 
-def _rename(graph: Any, names: dict[str, str]) -> None:
+def rename_tensors(graph: Any, names: dict[str, str]) -> None:
     """Renames tensors everywhere; inner graphs too, since they may read outer tensors."""
     if not names:
         return
@@ -282,17 +286,21 @@ def _run_adapted(model: Any, plan: Plan, rows: NDArray[np.float64]) -> NDArray[n
         (values,) = session.run([OUTPUT], {INPUT: rows})
     except Exception as error:  # whatever a graph makes ONNX Runtime raise
         raise BundleError(
-            f"the graph cannot be run on {len(rows)} rows at once: {one_line(error)}; export it with a free batch axis"
+            f"the graph cannot be run on {len(rows)} rows at once: {one_line(error)}; {FREE_BATCH}"
         ) from None
     return np.asarray(values, np.float64)
 
 
-def _require_equal(plan: Plan, got: NDArray[np.float64], expected: NDArray[np.float64]) -> None:
+def _has_float16(source: Any) -> bool:
+    kinds = {value.type.tensor_type.elem_type for value in (*source.graph.input, *source.graph.output)}
+    return TensorProto.FLOAT16 in kinds | {constant.data_type for constant in source.graph.initializer}
+
+
+def _require_equal(got: NDArray[np.float64], expected: NDArray[np.float64], limit: float) -> None:
     if got.shape != expected.shape:
-        why = "; the batch size is fixed inside the graph: export it with a free batch axis" if plan.fixed_batch else ""
-        raise BundleError(f"the adapted graph gives {list(got.shape)} values for {len(expected)} rows{why}")
+        raise BundleError(f"the adapted graph gives {list(got.shape)} values for {len(expected)} rows; {FREE_BATCH}")
     difference = np.abs(got - expected)
     difference[np.isnan(got) & np.isnan(expected)] = 0.0
     worst = float(difference.max())
-    if not worst <= SAME:
+    if not worst <= limit:
         raise BundleError(f"the adapted graph differs from the file by {worst:.3g} on {len(expected)} rows")

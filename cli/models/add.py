@@ -77,12 +77,12 @@ def write_adapted(
         store.pin()
 
     with store.locked():
-        held = store.find(manifest)
-        version = held or store.put(manifest, graph.model, {}, before_it_appears)
+        existing = store.find(manifest)
+        version = existing or store.put(manifest, graph.model, {}, before_it_appears)
         labels = store.effective_labels()
     label = labels.of(version) if labels is not None else ""
     folder = store.path(version)
-    return Added(store.name, version, folder, schema, threshold, label, graph.changes, held is None)
+    return Added(store.name, version, folder, schema, threshold, label, graph.changes, existing is None)
 
 
 def _manifest(graph: Adapted, name: str, schema: FeatureSchema, threshold: float, parity_error: float) -> Manifest:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cli.models.adapt import Adapted, adapt
+from cli.models.adapt import Adapted, adapt, rename_tensors
 from cli.models.add import DEFAULT_THRESHOLD, Added, write_adapted
 from cli.models.features import SchemaChoice, known_schema, own_schema
 from cli.models.plan import plan
@@ -103,6 +103,10 @@ class _Candidates:
 
     def _adapted(self, model: bytes, rows: NDArray[np.float64]) -> Adapted:
         source, _ = source_of(model)
+        if len(source.graph.input) == len(self.columns) > 1:
+            # skl2onnx keeps the order of the columns, but replaces blanks and signs in their names.
+            given = [value.name for value in source.graph.input]
+            rename_tensors(source.graph, dict(zip(given, self.columns, strict=True)))
         wanted = plan(source, self.schema, None, self.columns)
         if self.class_column is not None:
             wanted = replace(wanted, output=replace(wanted.output, column=self.class_column))

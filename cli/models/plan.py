@@ -52,7 +52,7 @@ class OutputPlan:
 class Plan:
     inputs: tuple[InputPlan, ...]
     output: OutputPlan
-    fixed_batch: bool = False
+    fixed_batch: int | None = None  # rows, if the file takes that many only
     notes: tuple[str, ...] = field(default=())
 
 
@@ -64,7 +64,7 @@ def plan(model: Any, schema: FeatureSchema, output: str | None = None, columns: 
     constants = {tensor.name for tensor in model.graph.initializer}
     given = [value for value in model.graph.input if value.name not in constants]
     inputs = _inputs(given, schema, columns or schema.names)
-    fixed = any(_fixed_batch(value) for value in given)
+    fixed = next((rows for value in given if (rows := _fixed_batch(value)) is not None), None)
     return Plan(inputs, _output(model.graph, output), fixed, _unused(inputs, schema))
 
 
@@ -131,7 +131,7 @@ def _output(graph: Any, text: str | None) -> OutputPlan:
     if not usable:
         raise BundleError(f"no output can be a probability; outputs: {listed}")
     if len(usable) > 1:
-        usable = [one for one in usable if "prob" in one.name.lower()] or usable
+        usable = [output for output in usable if "prob" in output.name.lower()] or usable
     if len(usable) > 1:
         raise BundleError(f"name the probability with --output NAME[:COLUMN]; outputs: {listed}")
     return usable[0]
@@ -152,8 +152,8 @@ def _candidate(value: Any, makers: dict[str, Any]) -> OutputPlan | None:
 
 def _classes(makers: dict[str, Any]) -> tuple[str, ...]:
     """Of the one classifier in the graph; none if there are several, whose order is not known."""
-    found = {id(node): node for node in makers.values() if node.op_type in CLASSIFIERS}
-    return _class_labels(next(iter(found.values()))) if len(found) == 1 else ()
+    classifiers = {id(node): node for node in makers.values() if node.op_type in CLASSIFIERS}
+    return _class_labels(next(iter(classifiers.values()))) if len(classifiers) == 1 else ()
 
 
 def _class_labels(node: Any) -> tuple[str, ...]:
@@ -170,7 +170,7 @@ def _chosen(usable: list[OutputPlan], text: str, graph: Any, listed: str) -> Out
     name, column = (text, "") if text in names else (text.rpartition(":")[0] or text, text.rpartition(":")[2])
     if name not in names:
         raise UsageError(f"--output: no output {name!r}; outputs: {listed}")
-    output = next((one for one in usable if one.name == name), None)
+    output = next((candidate for candidate in usable if candidate.name == name), None)
     if output is None:
         raise BundleError(f"output {name} holds no probabilities; outputs: {listed}")
     if not column:
@@ -189,7 +189,7 @@ def describe(value: Any) -> str:
     if kind != "tensor_type":
         return (kind or "no type").removesuffix("_type")
     shape = _shape(value)
-    dims = "of unknown shape" if shape is None else f"[{', '.join(str(one) for one in shape)}]"
+    dims = "of unknown shape" if shape is None else f"[{', '.join(map(str, shape))}]"
     return f"{type_name(_element(value))} {dims}"
 
 
@@ -205,7 +205,7 @@ def _shape(value: Any) -> list[int | str] | None:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None
-    return [one.dim_value if one.HasField("dim_value") else one.dim_param or "?" for one in tensor.shape.dim]
+    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim]
 
 
 def _is_one_feature(value: Any) -> bool:
@@ -215,6 +215,6 @@ def _is_one_feature(value: Any) -> bool:
     return shape is None or len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
 
 
-def _fixed_batch(value: Any) -> bool:
+def _fixed_batch(value: Any) -> int | None:
     shape = _shape(value)
-    return bool(shape) and isinstance(shape[0], int)  # type: ignore[index]
+    return shape[0] if shape and isinstance(shape[0], int) else None

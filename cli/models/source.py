@@ -17,6 +17,7 @@ from server.core.graph_scan import scan_graph
 
 MIN_IR_VERSION = 8  # from 4 on, constants need not be inputs
 DEFAULT_OPSET = 18  # for a graph of machine-learning operators only, which imports no other
+MAX_REASON = 400  # characters of ONNX Runtime's text
 _MAX_IR = re.compile(r"max supported IR version: (\d+)")
 _MAX_OPSET = re.compile(r"official support for domain (?:ai\.onnx|\S*) is till opset (\d+)")
 
@@ -68,10 +69,10 @@ def load(model: Any) -> onnxruntime.InferenceSession:
 
 
 def one_line(error: Exception) -> str:
-    """The runtime's reason without the C++ location in front of it."""
-    text = " ".join(str(error).split())
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    return re.sub(r"^/\S+?:\d+ .*?\) (?=[A-Z])", "", text)[-400:]
+    """The runtime's reason without its prefix and C++ locations."""
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(error).split()))
+    text = re.sub(r"/\S+?\.(?:cc|h):\d+ .*?\) (?=[A-Z])", "", text)
+    return text if len(text) <= MAX_REASON else f"{text[: MAX_REASON // 2]} … {text[-MAX_REASON // 2 :]}"
 
 
 def _simplify(model: Any) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,8 +13,8 @@ from typing import Any
 import click
 from rich.console import Console
 
-from cli.run.parts import Part, Parts
 from cli.run.plan import Exchange, environment, fetch_wait_ms
+from cli.run.processes import Process, ProcessGroup
 from cli.run.summary import Summary
 from cli.run.view import View
 from common.cli import Duration, Speed, config_option, examples, json_option
@@ -21,10 +22,12 @@ from common.config import Config, load_config
 from common.errors import InputError, UnavailableError
 from common.lifecycle import stop_on_signals
 from common.schema import SCHEMAS
+from common.streams import reader_gone
 
 READY_TIMEOUT_S = 60.0
 CATCH_UP_TIMEOUT_S = 20.0  # without progress
 STALL_TIMEOUT_S = 30.0  # records wait, and the worker reads none
+STOPPING = "stopping (a second Ctrl-C kills all processes)"
 
 
 @click.command(
@@ -69,7 +72,7 @@ def run(
     as_json: bool,
     config_file: Path | None,
 ) -> int:
-    """The whole path on this machine, each part a process of its own.
+    """The whole path on this machine, in one process for each part.
 
     Broker, exchange, ingest, feature worker, inference server and REST gateway, on the ports of
     config.yaml; a live table while it runs, a summary at the end. They use each other, whatever
@@ -77,7 +80,8 @@ def run(
     """
     config = load_config(config_file)
     exchange = Exchange.parse(exchange_text)
-    stop = stop_on_signals()
+    hurry = threading.Event()
+    stop = stop_on_signals(hurry)
     console = Console(stderr=True)
     exchange.require_recording()
     live_market = exchange.kind == "coinbase"
@@ -88,8 +92,8 @@ def run(
         archive_dir=config.ingest.archive_dir if live_market else "",
     )
     environ["VOLCAST_KAFKA__FETCH_WAIT_MS"] = str(fetch_wait_ms(duration, speed))
-    said = {"VOLCAST_WORKER__SCHEMA": schema, "VOLCAST_WORKER__MODEL": model}
-    environ |= {name: value for name, value in said.items() if value is not None}
+    given = {"VOLCAST_WORKER__SCHEMA": schema, "VOLCAST_WORKER__MODEL": model}
+    environ |= {name: value for name, value in given.items() if value is not None}
     options = None
     if not live_market:
         options = exchange.arguments(
@@ -100,19 +104,54 @@ def run(
         )
     # A simulated market at a finite speed ends by itself, after the same ticks each time.
     ends_itself = exchange.kind == "simulated" and speed != float("inf")
-    with _owning(run_dir), Parts(_clean(run_dir), config_file) as parts, View(parts, console) as view:
-        session = Session(parts, view, environ, stop.is_set)
-        if not session.start(config, options):
-            return 130
-        session.watch(None if ends_itself else duration)
-        summary = session.finish()
+    with (
+        _owning(run_dir),
+        ProcessGroup(_clean(run_dir), config_file, hurry) as processes,
+        View(processes, console) as view,
+    ):
+        processes.tell = view.print
+        session = RunSession(processes, view, environ, lambda: stop.is_set() or reader_gone())
+        summary = _carry_out(session, config, options, None if ends_itself else duration, view, stop)
+    if summary is None:
+        return _exit_code(hurry)
     if exchange.kind == "replay" and not summary.ticks and not stop.is_set():
         raise InputError(_no_tick(exchange.recording, config.ingest.products, summary.dead))
     if as_json:
         click.echo(summary.as_json())
     else:
         summary.show(Console())
-    return 0
+    return _exit_code(hurry)
+
+
+def _carry_out(
+    session: RunSession,
+    config: Config,
+    options: list[str] | None,
+    duration_s: float | None,
+    view: View,
+    stop: threading.Event,
+) -> Summary | None:
+    """The summary of a whole run; None if the user stopped it before its work was done.
+
+    Raises UnavailableError if a run that nobody stopped has failed.
+    """
+    try:
+        ready = session.start(config, options)
+        if ready:
+            session.watch(duration_s)
+        if stop.is_set():
+            view.print(STOPPING)
+        return session.finish() if ready else None
+    except UnavailableError as error:
+        if not stop.is_set():
+            raise
+        # The user wanted the end, not the summary: what is unfinished is no failure of the command.
+        view.print(f"stopped before the end: {error}")
+        return None
+
+
+def _exit_code(hurry: threading.Event) -> int:
+    return 130 if hurry.is_set() else 0
 
 
 def _no_tick(recording: str, products: tuple[str, ...], dead: int) -> str:
@@ -153,15 +192,17 @@ def _unusable(run_dir: Path, error: OSError) -> InputError:
     return InputError(f"--run-dir {run_dir}: cannot be used: {error.strerror or error}")
 
 
-def require_carried_through(worker: dict[str, Any], published: int, part: Part) -> None:
-    """Raises UnavailableError where the worker ended with records unread or warm rows unanswered."""
-    read = worker.get("consumed", part.stats.get("consumed", 0))
+def require_complete(worker: dict[str, Any], published: int, worker_process: Process) -> None:
+    """Raises UnavailableError if the worker ended with records unread or warm rows unanswered."""
+    read = worker.get("consumed", worker_process.stats.get("consumed", 0))
     if not worker or read < published:
-        raise UnavailableError(f"worker: read {read} of {published} records before it ended: {part.last_words()}")
+        raise UnavailableError(
+            f"worker: read {read} of {published} records before it ended: {worker_process.failure_line()}"
+        )
     if worker["backlog_rows"]:
         raise UnavailableError(
             f"worker: {worker['backlog_rows']} rows still waited for the inference server when it ended  "
-            f"(log: {part.log})"
+            f"(log: {worker_process.log})"
         )
 
 
@@ -184,26 +225,28 @@ class Stall:
             )
 
 
-class Session:
+class RunSession:
     """One run, from the first process to the summary."""
 
-    def __init__(self, parts: Parts, view: View, environ: dict[str, str], stopping: Callable[[], bool]) -> None:
-        self._parts = parts
+    def __init__(
+        self, processes: ProcessGroup, view: View, environ: dict[str, str], stopping: Callable[[], bool]
+    ) -> None:
+        self._processes = processes
         self._view = view
         self._environ = environ
         self._stopping = stopping
         self._began_s = time.monotonic()
         self._fed_s = self._began_s
         self._first_prediction_s: float | None = None
-        self._ingest: Part | None = None
-        self._worker: Part | None = None
-        self._exchange: Part | None = None
+        self._ingest: Process | None = None
+        self._worker: Process | None = None
+        self._exchange: Process | None = None
         self._stall = Stall()
 
     def start(self, config: Config, exchange: list[str] | None) -> bool:
         """Starts everything and waits until it is ready; ticks flow from then on. False: a signal came first.
 
-        Raises UnavailableError with the words of the part that failed.
+        Raises UnavailableError with the failure line of the process that failed.
         """
         if not self._await_ready(self._start("broker")):
             return False
@@ -223,7 +266,7 @@ class Session:
         if not self._await_ready(self._ingest):
             return False
         self._fed_s = time.monotonic()
-        self._view.say(
+        self._view.print(
             f"ready after {self._fed_s - self._began_s:.1f} s: gRPC {config.server.host}:{config.server.port}, "
             f"REST http://{config.gateway.host}:{config.gateway.port}/docs"
         )
@@ -239,36 +282,36 @@ class Session:
         self._look(0)
 
     def finish(self) -> Summary:
-        """Ends the feed, lets the worker catch up, ends the rest; raises where records were not carried through."""
+        """Ends the feed, lets the worker catch up, ends the rest; raises UnavailableError if it did not."""
         assert self._ingest is not None
         assert self._worker is not None
-        self._parts.stop(self._ingest)
-        if self._ingest.process is not None and self._ingest.process.returncode != 0:
-            raise UnavailableError(f"ingest: {self._ingest.last_words()}  (log: {self._ingest.log})")
+        self._processes.stop(self._ingest)
+        if self._ingest.popen is not None and self._ingest.popen.returncode != 0:
+            raise UnavailableError(f"ingest: {self._ingest.failure_line()}  (log: {self._ingest.log})")
         published = self._ingest.stats.get("published", 0)
         self._catch_up(self._worker, published)
         duration_s = time.monotonic() - self._fed_s
-        self._parts.stop(self._worker)
+        self._processes.stop(self._worker)
         worker = self._worker.summary or {}
-        require_carried_through(worker, published, self._worker)
+        require_complete(worker, published, self._worker)
         return Summary.of(self._ingest.stats, worker, duration_s, self._first_prediction_s)
 
-    def _start(self, name: str, *arguments: str) -> Part:
-        return self._parts.start(name, arguments or (name,), self._environ)
+    def _start(self, name: str, *arguments: str) -> Process:
+        return self._processes.start(name, arguments or (name,), self._environ)
 
-    def _await_ready(self, *waited: Part) -> bool:
+    def _await_ready(self, *waited: Process) -> bool:
         deadline = time.monotonic() + READY_TIMEOUT_S
-        while any(part.ready is None for part in waited) and not self._stopping():
+        while any(process.ready is None for process in waited) and not self._stopping():
             self._look(0.05)
-            late = [part for part in waited if part.ready is None]
+            late = [process for process in waited if process.ready is None]
             if late and time.monotonic() > deadline:
                 raise UnavailableError(
-                    f"{late[0].name}: not ready after {READY_TIMEOUT_S:g} s: {late[0].last_words()}  "
+                    f"{late[0].name}: not ready after {READY_TIMEOUT_S:g} s: {late[0].failure_line()}  "
                     f"(log: {late[0].log})"
                 )
         return not self._stopping()
 
-    def _catch_up(self, worker: Part, published: int) -> None:
+    def _catch_up(self, worker: Process, published: int) -> None:
         best, progress_s = -1, time.monotonic()
         while self._behind(worker, published) and time.monotonic() - progress_s < CATCH_UP_TIMEOUT_S:
             self._look(0.1)
@@ -277,14 +320,14 @@ class Session:
                 best, progress_s = done, time.monotonic()
 
     @staticmethod
-    def _behind(worker: Part, published: int) -> bool:
+    def _behind(worker: Process, published: int) -> bool:
         consumed, waiting = worker.stats.get("consumed", 0), worker.stats.get("backlog_rows", 0)
         return bool(consumed < published or waiting)
 
     def _look(self, timeout_s: float) -> None:
-        self._parts.listen(timeout_s)
+        self._processes.listen(timeout_s)
         # Ingest ends by itself when the exchange has nothing more, and the exchange after its last word.
-        self._parts.require_alive(may_end=(self._ingest, self._exchange))
+        self._processes.require_alive(may_end=(self._ingest, self._exchange))
         if self._ingest is not None and self._worker is not None:
             waiting = self._ingest.stats.get("published", 0), self._worker.stats.get("consumed", 0)
             self._stall.require_progress(*waiting, time.monotonic())

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from cli.run.parts import Part, Parts
+from cli.run.processes import Process, ProcessGroup
 
 PLAIN_EVERY_S = 5.0
 
-# Part -> fields of its statistics in the table.
+# Process -> fields of its statistics in the table.
 FIGURES = {
     "exchange": ("sent",),
     "ingest": ("ticks", "gaps", "late", "dead", "reconnects"),
@@ -23,10 +23,10 @@ FIGURES = {
 
 
 class View:
-    """Draws the parts of a run on standard error. Standard output is for the summary."""
+    """Draws the processes of a run on standard error. Standard output is for the summary."""
 
-    def __init__(self, parts: Parts, console: Console) -> None:
-        self._parts = parts
+    def __init__(self, processes: ProcessGroup, console: Console) -> None:
+        self._processes = processes
         self._console = console
         self._started_s = time.monotonic()
         self._next_line_s = self._started_s + PLAIN_EVERY_S
@@ -43,7 +43,7 @@ class View:
         if self._live:
             self._live.stop()
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)
 
     def refresh(self) -> None:
@@ -52,21 +52,23 @@ class View:
             self._live.update(self._table(now_s - self._started_s), refresh=True)
         elif now_s >= self._next_line_s:
             self._next_line_s = now_s + PLAIN_EVERY_S
-            self.say(self._line(now_s - self._started_s))
+            self.print(self._line(now_s - self._started_s))
 
     def _table(self, elapsed_s: float) -> Table:
         table = Table(title=f"volcast run, {elapsed_s:.0f} s (Ctrl-C ends it)", title_justify="left")
         for heading in ("part", "state", "where", "figures"):
             table.add_column(heading, overflow="fold")
-        for part in self._parts.all:
-            table.add_row(part.name, part.state, _where(part.ready or {}), _figures(part))
+        for process in self._processes.all:
+            table.add_row(process.name, process.state, _where(process.ready or {}), _figures(process))
         return table
 
     def _line(self, elapsed_s: float) -> str:
-        starting = [part.name for part in self._parts.all if part.ready is None]
+        starting = [process.name for process in self._processes.all if process.ready is None]
         if starting:
             return f"{elapsed_s:4.0f} s  starting: {', '.join(starting)}"
-        figures = "  ".join(f"{part.name}: {_figures(part)}" for part in self._parts.all if _figures(part))
+        figures = "  ".join(
+            f"{process.name}: {_figures(process)}" for process in self._processes.all if _figures(process)
+        )
         return f"{elapsed_s:4.0f} s  {figures}"
 
 
@@ -81,9 +83,9 @@ def _where(ready: dict[str, Any]) -> str:
     return ", ".join(known)
 
 
-def _figures(part: Part) -> str:
-    shown = [f"{name} {part.stats[name]:,}" for name in FIGURES.get(part.name, ()) if name in part.stats]
-    latency = part.stats.get("latency_ms", {}).get("total", {}) if part.name == "worker" else {}
+def _figures(process: Process) -> str:
+    shown = [f"{name} {process.stats[name]:,}" for name in FIGURES.get(process.name, ()) if name in process.stats]
+    latency = process.stats.get("latency_ms", {}).get("total", {}) if process.name == "worker" else {}
     if latency.get("p50") is not None:
         shown.append(f"latency p50 {latency['p50']:.3g} ms, p99 {latency['p99']:.3g} ms")
     return ", ".join(shown)

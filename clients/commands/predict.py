@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import click
@@ -12,7 +13,7 @@ from clients.sync import Client
 from common.access import make_access, read_token
 from common.cli import config_option, examples, json_option
 from common.config import load_config
-from common.errors import UsageError
+from common.errors import FieldViolation, NotFoundError, RequestError, UsageError
 from common.schema import CORE_1, CORE_1_EXAMPLE
 from volcast.v1 import ModelSelector, PredictResponse
 
@@ -71,7 +72,10 @@ def predict(
         tls_key or gateway.server_key,
     )
     with Client(target, access=access) as client:
-        response = client.predict_named([row], model=selector)
+        try:
+            response = client.predict_named([row], model=selector)
+        except RequestError as error:
+            raise _in_terms_of_options(error) from None
     click.echo(json.dumps(_fields(response)) if as_json else _line(response))
 
 
@@ -87,6 +91,29 @@ def parse_features(text: str) -> dict[str, float]:
         if not isinstance(value, float) or not math.isfinite(value):
             raise UsageError(f"--features: {name}: expected a finite number, got {json.dumps(value)[:60]}")
     return fields
+
+
+# Fields of a PredictRequest with one named row, and how a user of this command calls them.
+_OPTION_OF_FIELD = (
+    (re.compile(r'named\.rows\[0\]\.features\["?(.+?)"?\]'), r"--features: \1"),
+    (re.compile(r"named\.rows.*|rows"), "--features"),
+    (re.compile(r"model\.version"), "--version"),
+    (re.compile(r"model(\.name)?"), "--model"),
+)
+
+
+def _in_terms_of_options(error: RequestError) -> RequestError:
+    """The same error with the user's words for the fields at fault."""
+    kind = NotFoundError if isinstance(error, NotFoundError) else RequestError
+    return kind([FieldViolation(_option(fault.field), fault.description) for fault in error.violations])
+
+
+def _option(field: str) -> str:
+    for pattern, option in _OPTION_OF_FIELD:
+        match = pattern.fullmatch(field)
+        if match is not None:
+            return match.expand(option)
+    return field
 
 
 def _fields(response: PredictResponse) -> dict[str, object]:

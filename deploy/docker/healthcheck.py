@@ -9,10 +9,10 @@ from __future__ import annotations
 import socket
 import ssl
 import sys
-import urllib.request
 from typing import Any
 
 from common.config import Config, load_config
+from common.proxies import channel_options, open_url
 
 TIMEOUT_S = 3.0
 
@@ -24,7 +24,8 @@ def server(config: Config) -> str:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    with grpc.insecure_channel(f"127.0.0.1:{config.server.port}") as channel:
+    address = f"127.0.0.1:{config.server.port}"
+    with grpc.insecure_channel(address, options=channel_options(address)) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S, wait_for_ready=True)
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
@@ -57,7 +58,7 @@ def _get(port: int, path: str, scheme: str = "http") -> str:
     trust = ssl.create_default_context()
     trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
     url = f"{scheme}://127.0.0.1:{port}{path}"
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S, context=trust) as response:
+    with open_url(url, TIMEOUT_S, context=trust) as response:
         return str(response.read().decode())
 
 

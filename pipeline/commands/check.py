@@ -95,15 +95,15 @@ def _group_lag(config: Config) -> int | None:
     try:
         partitions = group.list_topics(config.kafka.topics.raw, config.kafka.timeout_s)
         raw = [
-            TopicPartition(config.kafka.topics.raw, one)
-            for one in partitions.topics[config.kafka.topics.raw].partitions
+            TopicPartition(config.kafka.topics.raw, partition)
+            for partition in partitions.topics[config.kafka.topics.raw].partitions
         ]
-        committed = [one for one in group.committed(raw, config.kafka.timeout_s) if one.offset >= 0]
+        committed = [offset for offset in group.committed(raw, config.kafka.timeout_s) if offset.offset >= 0]
         if not committed:
             return None
-        highs = [group.get_watermark_offsets(one, config.kafka.timeout_s)[1] for one in committed]
+        highs = [group.get_watermark_offsets(offset, config.kafka.timeout_s)[1] for offset in committed]
         # The embedded broker counts its last batch as one record, so its end may lie before the commit.
-        return sum(max(0, high - one.offset) for high, one in zip(highs, committed, strict=True))
+        return sum(max(0, high - offset.offset) for high, offset in zip(highs, committed, strict=True))
     except KafkaException as error:
         raise UnavailableError(f"kafka: the worker's lag cannot be read: {error.args[0].str()}") from None
     finally:

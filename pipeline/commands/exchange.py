@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -17,8 +18,9 @@ import msgspec
 from common.cli import Duration, Speed, config_option, examples, json_option
 from common.config import Config, load_config
 from common.errors import InputError, UsageError
-from common.lifecycle import require_free_port, stop_on_signals
+from common.lifecycle import stop_on_signals
 from common.log import configure_logs, get_logger
+from common.ports import open_port
 from common.status import StatusPipe
 from pipeline.archive import expand_paths, read_messages
 from pipeline.exchange.items import Item, Restart, replayed, simulated
@@ -82,9 +84,9 @@ def exchange(
     plan = _simulation(config, seed, rate, max_ticks, market_time) if replay is None else _recording([replay, *files])
     host = config.exchange.host if host is None else host
     port = config.exchange.port if port is None else port
-    require_free_port(host, port, "--port or exchange.port")
     stop = stop_on_signals()
-    summary = asyncio.run(_serve(plan, speed, fast_forward or 0.0, host, port, duration, stop))
+    with open_port(host, port, "--port or exchange.port") as listener:
+        summary = asyncio.run(_serve(plan, speed, fast_forward or 0.0, host, listener, duration, stop))
     if as_json:
         click.echo(msgspec.json.encode(summary))
 
@@ -121,7 +123,7 @@ async def _serve(
     speed: float,
     fast_forward_s: float,
     host: str,
-    port: int,
+    listener: socket.socket,
     duration_s: float | None,
     stop: threading.Event,
 ) -> dict[str, object]:
@@ -147,7 +149,7 @@ async def _serve(
 
     stats = asyncio.create_task(report_stats())
     try:
-        reason = await server.run(host, port, on_ready=on_ready, stopped=stop.is_set, duration_s=duration_s)
+        reason = await server.run(listener, on_ready=on_ready, stopped=stop.is_set, duration_s=duration_s)
     finally:
         stats.cancel()
     summary = asdict(server.counts)

@@ -36,7 +36,7 @@ def watch(product: str | None, count: int | None, as_json: bool, config_file: Pa
         known = consumer.list_topics(timeout=config.kafka.timeout_s).topics
         if topic not in known:
             raise UnavailableError(f"kafka: there is no topic {topic}; `volcast worker` makes it")
-        consumer.assign([TopicPartition(topic, one, OFFSET_END) for one in known[topic].partitions])
+        consumer.assign([TopicPartition(topic, partition, OFFSET_END) for partition in known[topic].partitions])
         shown = 0
         while not stop.is_set() and (count is None or shown < count):
             for message in consume_batch(consumer, 100, 0.1):

@@ -154,7 +154,7 @@ def _subscribe(consumer: Consumer, member: Worker, config: Config, closing: thre
         except KafkaException as error:
             raise UnavailableError(f"kafka: the committed offsets cannot be read: {error.args[0].str()}") from None
         member.restart_windows(history_before(config.kafka, committed, member.longest_ns))
-        get_logger().info("assigned", partitions=[one.partition for one in partitions])
+        get_logger().info("assigned", partitions=[partition.partition for partition in partitions])
 
     def on_revoke(consumer: Consumer, partitions: list[TopicPartition]) -> None:
         # What is in hand is delivered and committed before another worker may have the partitions.

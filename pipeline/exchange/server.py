@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -78,8 +79,7 @@ class ExchangeServer:
 
     async def run(
         self,
-        host: str,
-        port: int,
+        listener: socket.socket,
         *,
         on_ready: Callable[[int], None],
         stopped: Callable[[], bool] = lambda: False,
@@ -87,12 +87,12 @@ class ExchangeServer:
     ) -> str:
         """Serves until the feed has ended, `stopped()` is true, or the duration is over; says which.
 
-        on_ready: called with the port once connections are accepted.
+        listener: a socket that listens. on_ready: called with its port once connections are accepted.
         """
         quiet = logging.getLogger("volcast.exchange.websockets")
         quiet.setLevel(logging.CRITICAL)  # a client that leaves without a farewell is no event of ours
         async with serve(
-            self._handle, host, port, compression=None, close_timeout=_CLOSE_TIMEOUT_S, max_size=2**20, logger=quiet
+            self._handle, sock=listener, compression=None, close_timeout=_CLOSE_TIMEOUT_S, max_size=2**20, logger=quiet
         ) as server:
             tasks = [asyncio.create_task(self._pump()), asyncio.create_task(self._beat())]
             on_ready(next(iter(server.sockets)).getsockname()[1])

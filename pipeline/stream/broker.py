@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from common.errors import UnavailableError
-from common.lifecycle import require_free_port
+from common.ports import BoundPort
 
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 5.0
@@ -54,10 +54,22 @@ class EmbeddedBroker:
         self.host = host
         self.port = port
         self._process: subprocess.Popen[bytes] | None = None
+        self._reserved: BoundPort | None = None
 
     def start(self) -> None:
         """Returns when the broker accepts connections; raises UnavailableError where it does not."""
-        self.port = require_free_port(self.host, self.port, "--port or broker.port")
+        # The broker binds the port itself; the claim keeps a second embedded broker away from it.
+        self._reserved = BoundPort(self.host, self.port, "--port or broker.port")
+        self.port = self._reserved.port
+        self._reserved.hand_over()
+        try:
+            self._spawn()
+            self._await_listening()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _spawn(self) -> None:
         url = f"tcp://{self.host}:{self.port}"
         command = [str(broker_binary()), "broker", "--listener-url", url, "--advertised-listener-url", url]
         command += ["--storage-engine", "memory://volcast/"]
@@ -72,12 +84,15 @@ class EmbeddedBroker:
             start_new_session=True,
             preexec_fn=_die_with_parent,
         )
+
+    def _await_listening(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._accepts():
+        # A broker that could not bind the port ends; what accepts a connection is then another program.
+        while not (self._accepts() and self.alive):
             if not self.alive or time.monotonic() > deadline:
-                said = self._last_words()
-                self.stop()
-                raise UnavailableError(f"broker: did not start on {url}: {said}")
+                raise UnavailableError(
+                    f"broker: did not start on tcp://{self.host}:{self.port}: {self._failure_line()}"
+                )
             time.sleep(0.02)
 
     @property
@@ -90,6 +105,8 @@ class EmbeddedBroker:
 
     def stop(self) -> None:
         """Ends the broker; it minds SIGINT, not SIGTERM."""
+        if self._reserved is not None:
+            self._reserved.close()
         if self._process is None:
             return
         self._log.close()
@@ -107,7 +124,7 @@ class EmbeddedBroker:
             return False
         return True
 
-    def _last_words(self) -> str:
+    def _failure_line(self) -> str:
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         return lines[-1][:300] if lines else "no output"

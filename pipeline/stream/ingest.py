@@ -16,11 +16,14 @@ from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidURI
+from websockets.proxy import get_proxy
+from websockets.uri import parse_uri
 
 from common.config import IngestConfig
 from common.errors import UnavailableError
 from common.log import get_logger
+from common.proxies import describe, is_local
 from pipeline.archive import ArchiveWriter
 from pipeline.feed.coinbase import CoinbaseDecoder, subscribe_messages
 from pipeline.records import DeadLetter
@@ -66,6 +69,7 @@ class Ingest:
         self._until_closed = until_closed
         self._decoder = CoinbaseDecoder(max_future_ns=int(config.max_future_s * 1e9))
         self._connection: ClientConnection | None = None
+        self._proxy: str | None = None
         self.state = ConnectionState()
 
     async def run(self) -> None:
@@ -108,14 +112,18 @@ class Ingest:
 
     async def _connect(self) -> ClientConnection:
         try:
+            self._proxy = None if is_local(self._config.url) else get_proxy(parse_uri(self._config.url))
             connection = await connect(
                 self._config.url,
+                proxy=self._proxy,
                 max_size=MAX_MESSAGE_BYTES,
                 max_queue=4096,
                 compression=None,  # deflate costs more time than the bytes it saves on a good line
                 open_timeout=self._config.connect_timeout_s,
                 close_timeout=1,
             )
+        except (InvalidProxy, ImportError) as error:  # ImportError: SOCKS needs another package
+            raise self._away(error) from None
         except (InvalidURI, ValueError) as error:  # ValueError: a port that is none
             raise UnavailableError(
                 f"exchange: {self._config.url}: {error}; set ingest.url to a ws:// or wss:// address"
@@ -170,6 +178,8 @@ class Ingest:
 
     def _away(self, error: Exception) -> UnavailableError:
         reason = str(error) or f"no answer within {self._config.connect_timeout_s:g} s"
+        if self._proxy is not None:
+            reason += describe(self._config.url, "from the environment", self._proxy)
         return UnavailableError(
             f"exchange: {self._config.url} cannot be reached: {reason}; set ingest.url, or start one with "
             "`volcast exchange --simulate`"

@@ -5,16 +5,18 @@ Counts are plain integers that the work itself keeps, so counting costs nothing 
 
 from __future__ import annotations
 
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from common.lifecycle import require_free_port
+from common.metrics import serve_registry
+from common.ports import open_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,25 +40,19 @@ class CallbackCollector(Collector):
         return self._collect()
 
 
-@contextmanager
-def _serving(host: str, port: int, registry: CollectorRegistry) -> Iterator[int]:
-    server, thread = start_http_server(port, host, registry)
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 def serve_metrics(
     host: str, port: int, collect: Callable[[], Iterable[Metric]], option: str
 ) -> AbstractContextManager[int]:
     """Serves /metrics while the context lasts; gives the port.
 
-    Raises UnavailableError where the port is taken, naming `option`.
+    Raises UnavailableError if the port is taken, naming `option`.
     """
-    require_free_port(host, port, option)
     registry = CollectorRegistry()
     registry.register(CallbackCollector(collect))
-    return _serving(host, port, registry)
+    return _serving(open_port(host, port, option), registry)
+
+
+@contextmanager
+def _serving(listener: socket.socket, registry: CollectorRegistry) -> Iterator[int]:
+    with serve_registry(listener, registry) as server:
+        yield server.port

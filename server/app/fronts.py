@@ -58,7 +58,6 @@ def make_front(config: ServerConfig, parts: Parts, certificates: Certificates | 
             partial_s=config.handshake_timeout_s,
             keepalive_s=config.keepalive_s,
             keepalive_timeout_s=config.keepalive_timeout_s,
-            reuse_port=reuse_port,
         )
         return NativeFront(*common, limits, sockets, certificates.context() if certificates else None)
     options = [(key, int(reuse_port) if key == "grpc.so_reuseport" else one) for key, one in channel_options(config)]

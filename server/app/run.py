@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import struct
 import threading
 from importlib.metadata import version
 from pathlib import Path
@@ -13,9 +14,12 @@ from typing import Any
 from common.config import ServerConfig
 from common.errors import BundleError
 from common.lifecycle import StopSignals
+from common.metrics import serve_registry
+from common.ports import BoundPort
 from common.status import StatusPipe
 from server.app import services
 from server.app.fronts import Front, Parts, chosen_front, make_front
+from server.app.ports import LOOPBACK, PORT_OPTION, ServerPorts
 from server.core.dataplane import DataPlane, ModelRun
 from server.core.models import Repository
 from server.core.requests import Selection
@@ -34,17 +38,13 @@ from server.security.tokens import Gate, Tokens
 from volcast.v1 import DataType, PackedRows, PredictRequest
 
 STATS_EVERY_S = 1.0
-LOOPBACK = "127.0.0.1"
 
 
 async def run_server(
-    config: ServerConfig, stop: threading.Event, status: StatusPipe, log: Any, *, reuse_port: bool = False
+    config: ServerConfig, ports: ServerPorts, stop: threading.Event, status: StatusPipe, log: Any
 ) -> None:
-    """Returns after an orderly end. Raises VolcastError where the port is taken or no model can be used.
-
-    reuse_port: other processes serve the same port (server.workers).
-    """
-    server = Server(config, status, log, reuse_port=reuse_port)
+    """Returns after an orderly end. Raises VolcastError if the port is taken or no model can be used."""
+    server = Server(config, ports, status, log)
     signals = StopSignals(stop)
     signals.install(asyncio.get_running_loop(), server.reload)
     try:
@@ -66,11 +66,11 @@ async def run_server(
 class Server:
     """All parts of one server process. Must be built on the running loop. Raises VolcastError."""
 
-    def __init__(self, config: ServerConfig, status: StatusPipe, log: Any, *, reuse_port: bool) -> None:
+    def __init__(self, config: ServerConfig, ports: ServerPorts, status: StatusPipe, log: Any) -> None:
         self._config = config
+        self._ports = ports
         self._status = status
         self._log = log
-        self._reuse_port = reuse_port
         self._certificates = Certificates.of(config, log)
         require_safe_listener("server", config.host, self._certificates is not None, config.allow_plaintext)
         self._tokens = Tokens(Path(config.tokens_file), log) if config.tokens_file else None
@@ -88,15 +88,17 @@ class Server:
         )
         gate = Gate(self._tokens, () if config.health_needs_token else Gate.OPEN)
         parts = Parts(table, plane, batches, self._state, self.metrics, gate, log)
-        self._front: Front = make_front(config, parts, self._certificates, reuse_port=reuse_port)
+        self._front: Front = make_front(config, parts, self._certificates, reuse_port=ports.own is not None)
 
     async def start(self) -> None:
         """Loads and warms up the models, answers a call of its own, then opens the port: ready when it returns."""
-        config, state = self._config, self._state
+        state = self._state
+        # Served from the start, so that a scrape finds volcast_server_ready 0 while models load.
+        serve_registry(self._ports.metrics, self.metrics.registry())
+        metrics_port = self._ports.metrics.getsockname()[1]
         await asyncio.to_thread(self._load)
         state.accepting = True
         await self._try_out()
-        metrics_port = await asyncio.to_thread(_serve_metrics, self.metrics, config)
         self._reloader.start()
         self._shadow_thread.start()
         keep_freed_memory()
@@ -112,15 +114,13 @@ class Server:
     async def _listen(self) -> dict[str, Any]:
         """Opens the port; gives where. own_port: reaches this process alone, where others share the port."""
         config = self._config
-        address = (config.host, config.port)
-        if self._reuse_port:
-            port, own_port = await self._front.start(address, (LOOPBACK, 0))
-            where = {"host": config.host, "port": port, "own_port": own_port}
-        else:
-            (port,) = await self._front.start(address)
-            where = {"host": config.host, "port": port}
+        calls, own = self._ports.calls, self._ports.own
+        await self._front.start(*(port for port in (calls, own) if port is not None))
+        where = {"host": config.host, "port": calls.port}
+        if own is not None:
+            where["own_port"] = own.port
         if self._certificates is None and not is_loopback(config.host):
-            self._log.warning("plaintext", host=config.host, port=port, hint="keep the network private")
+            self._log.warning("plaintext", host=config.host, port=calls.port, hint="keep the network private")
         return where
 
     def tick(self) -> None:
@@ -146,6 +146,7 @@ class Server:
         """Health turns, no call begins, those in hand finish within `drain_s`; then the models, then all else."""
         self._state.draining, self._state.ready = True, False
         self._health.close()
+        self._ports.calls.close()  # the next server may have the port once the front listens no more
         await self._front.drain(self._config.drain_s)
         self._state.accepting = False
         if self._reloader.alive:
@@ -154,20 +155,21 @@ class Server:
 
     def _load(self) -> None:
         """Raises BundleError where the default model has no usable version."""
-        held = self._reloader.load().snapshot
+        snapshot = self._reloader.load().snapshot
         name, folder = self._config.default_model, self._config.models_dir
-        if not any(one == name for one, _ in held.models):
-            why = "; ".join(one.reason for one in held.failures) or "no bundle of that name"
+        if not any(owner == name for owner, _ in snapshot.models):
+            why = "; ".join(failure.reason for failure in snapshot.failures) or "no bundle of that name"
             raise BundleError(f"no usable model {name!r} in {folder}: {why}")
         self._repository.resolve(Selection())
 
     async def _try_out(self) -> None:
         """Raises UnavailableError where the front does not answer over a socket."""
-        port = await self._front.start_trial(LOOPBACK)
-        try:
-            await self._call_itself(LOOPBACK, port)
-        finally:
-            await self._front.end_trial()
+        with BoundPort(LOOPBACK, 0, PORT_OPTION, claimed=False) as port:
+            await self._front.start_trial(port)
+            try:
+                await self._call_itself(port.address, port.port)
+            finally:
+                await self._front.end_trial()
 
     async def _call_itself(self, host: str, port: int) -> None:
         if self._certificates is not None:
@@ -194,18 +196,12 @@ class Server:
 
 
 def _trial_request(repository: Repository) -> bytes:
+    """The self-test's row: the model may have no probability for another row."""
     model = repository.resolve(Selection())
     rows = PackedRows(
         schema_hash=model.schema.hash,
         data_type=DataType.DATA_TYPE_FLOAT64,
         row_count=1,
-        values=bytes(8 * len(model.schema)),
+        values=struct.pack(f"<{len(model.example)}d", *model.example),
     )
     return PredictRequest(packed=rows).SerializeToString()
-
-
-def _serve_metrics(metrics: ServerMetrics, config: ServerConfig) -> int:
-    from prometheus_client import start_http_server
-
-    server, _ = start_http_server(config.metrics_port, config.metrics_host, metrics.registry())
-    return server.server_port

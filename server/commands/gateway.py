@@ -19,9 +19,9 @@ import uvloop
 from common.access import make_access, read_token
 from common.cli import config_option, examples
 from common.config import GatewayConfig, load_config
-from common.errors import UnavailableError
-from common.lifecycle import StopSignals, require_free_port, stop_on_signals
+from common.lifecycle import StopSignals, stop_on_signals
 from common.log import configure_logs, get_logger
+from common.ports import open_port
 from common.status import StatusPipe
 from server.gateway.app import create_app
 from server.security.listener import require_safe_listener
@@ -57,13 +57,13 @@ def gateway(
     config = load_config(config_file)
     configure_logs(config.log, "gateway")
     options = {"host": host, "port": port, "server": server, "allow_plaintext": allow_plaintext}
-    settings = msgspec.structs.replace(config.gateway, **{key: one for key, one in options.items() if one is not None})
-    # Tells a host that is none from a port that is taken, and both from one that is refused.
-    require_free_port(settings.host, settings.port, "--port or gateway.port")
+    given = {key: value for key, value in options.items() if value is not None}
+    settings = msgspec.structs.replace(config.gateway, **given)
     require_safe_listener("gateway", settings.host, bool(settings.tls_cert), settings.allow_plaintext)
     log = get_logger()
-    doors = _Doors(settings, log)
-    uvloop.run(_serve(settings, doors, _listen(settings.host, settings.port), stop, StatusPipe(stop), log))
+    files = _WatchedFiles(settings, log)
+    listener = open_port(settings.host, settings.port, "--port or gateway.port")
+    uvloop.run(_serve(settings, files, listener, stop, StatusPipe(stop), log))
 
 
 class _Server(uvicorn.Server):
@@ -74,8 +74,8 @@ class _Server(uvicorn.Server):
         yield
 
 
-class _Doors:
-    """Files the gateway goes by, looked at again while it runs."""
+class _WatchedFiles:
+    """Certificates and tokens, read again when their files change."""
 
     def __init__(self, settings: GatewayConfig, log: Any) -> None:
         self.certificates = Certificates.of(settings, log)
@@ -101,25 +101,15 @@ class _Doors:
                 self._log.warning("certificate_changed_again", file=self._files[0])
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        # create_server puts the address into it a second time: "... (while attempting to bind on address ...)".
-        reason = (error.strerror or str(error)).partition(" (while")[0]
-        raise UnavailableError(f"port {port} on {host}: {reason}; choose another with --port or gateway.port") from None
-
-
 async def _serve(
     settings: GatewayConfig,
-    doors: _Doors,
+    files: _WatchedFiles,
     listener: socket.socket,
     stop: threading.Event,
     status: StatusPipe,
     log: Any,
 ) -> None:
-    app = create_app(settings.server, settings.timeout_s, log, doors.access, doors.tokens)
+    app = create_app(settings.server, settings.timeout_s, log, files.access, files.tokens)
     signals = StopSignals(stop)
     signals.install(asyncio.get_running_loop())
     server = _Server(
@@ -137,7 +127,7 @@ async def _serve(
     status.report("ready", host=settings.host, port=port)
     while not (serving.done() or await signals.requested(STATS_EVERY_S)):
         status.report("stats")
-        doors.refresh(server.config.ssl)
+        files.refresh(server.config.ssl)
     if settings.lame_duck_s and not serving.done():
         log.info("leaving", lame_duck_s=settings.lame_duck_s)
         app.state.leaving = True

@@ -11,7 +11,7 @@ import msgspec
 
 from common.cli import config_option, examples
 from common.config import load_config
-from common.lifecycle import require_free_port, stop_on_signals
+from common.lifecycle import stop_on_signals
 from common.log import configure_logs, get_logger
 from common.status import StatusPipe
 
@@ -74,8 +74,8 @@ def serve(config_file: Path | None, models_dir: Path | None, **options: Any) -> 
     config = load_config(config_file)
     configure_logs(config.log, "server")
     options["models_dir"] = models_dir and str(models_dir)
-    server = msgspec.structs.replace(config.server, **{key: one for key, one in options.items() if one is not None})
-    require_free_port(server.metrics_host, server.metrics_port, "--metrics-port or server.metrics_port")
+    given = {key: value for key, value in options.items() if value is not None}
+    server = msgspec.structs.replace(config.server, **given)
     status, log = StatusPipe(stop), get_logger()
     # Imported only here: a supervisor has no part of what its workers serve with.
     if server.workers > 1:
@@ -85,7 +85,7 @@ def serve(config_file: Path | None, models_dir: Path | None, **options: Any) -> 
     else:
         import uvloop
 
+        from server.app.ports import ServerPorts
         from server.app.run import run_server
 
-        require_free_port(server.host, server.port, "--port or server.port")
-        uvloop.run(run_server(server, stop, status, log))
+        uvloop.run(run_server(server, ServerPorts.bind(server), stop, status, log))

@@ -1,5 +1,5 @@
 """What the server computes: rows, models, predictions. Plain values in and out; no gRPC, HTTP or clock.
 
-Every door (gRPC, later others) translates its requests into `requests.PredictInput`, calls `DataPlane`,
-and translates the `Result` or the VolcastError back.
+Every endpoint translates its requests into `requests.PredictInput`, calls `DataPlane`, and translates the `Result` or
+the VolcastError back.
 """

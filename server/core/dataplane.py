@@ -1,7 +1,7 @@
-"""Requests through: which model, which rows, what it says. Every door calls this and nothing else.
+"""From a request to its answer: resolves the model, validates the rows, runs the model. Every endpoint calls this.
 
-`prepare` and `compute` are apart so that what sits between them (server.core.batcher) sees checked jobs
-only: a bad request fails alone, before it could spoil a batch.
+`prepare` and `compute` are separate steps, so that the batcher between them (server.core.batcher) gets validated jobs
+only: an invalid request fails by itself, before it enters a batch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Outcome = Result | VolcastError
 
 
 class ScoringJob(msgspec.Struct, frozen=True):
-    """A checked request: rows that fit the model that is to score them."""
+    """A validated request: a model, and rows that fit it."""
 
     model: Model
     matrix: Matrix
@@ -41,7 +41,7 @@ class ScoringJob(msgspec.Struct, frozen=True):
 
 
 class ModelRun(msgspec.Struct, frozen=True):
-    """One run of a model: what an observer (metrics, shadows) is told after the answers."""
+    """One run of a model. Observers (metrics, shadows) receive it after the answers are sent."""
 
     model: Model
     matrix: Matrix
@@ -70,9 +70,9 @@ class DataPlane:
         return ScoringJob(model, request.rows.to_matrix(model.schema, self.max_rows), arrived_ns)
 
     def compute(self, jobs: Sequence[ScoringJob]) -> Computed:
-        """The outcome of each job; jobs of one model are one run of it.
+        """The outcome of each job. The jobs of one model are scored in one run.
 
-        A RequestError where the model has no probability for a row, finite as its values are.
+        The outcome is a RequestError if the model has no probability for a row, although its values are finite.
         """
         if len(jobs) == 1 or all(job.model is jobs[0].model for job in jobs):
             outcomes, run = self._run(jobs)
@@ -93,7 +93,7 @@ class DataPlane:
         model = jobs[0].model
         matrix = jobs[0].matrix if len(jobs) == 1 else np.concatenate([job.matrix for job in jobs])
         started_ns = self.now_ns()
-        # Few rows are computed on the loop's thread, and nowhere else (server.core.batcher).
+        # Bound buffers are for one thread: server.core.batcher computes so few rows on the event loop's thread only.
         predict = model.predictor.predict_bound if len(matrix) <= MAX_BOUND_ROWS else model.predictor.predict
         probabilities = predict(matrix)
         compute_ns = self.now_ns() - started_ns

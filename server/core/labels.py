@@ -1,50 +1,20 @@
-"""Which versions answer: the labels of one model, as `models/<name>/labels.json` gives them.
-
-    {"stable": "3", "canary": {"version": "4", "share": 0.1}, "shadow": ["5"]}
-
-Only "stable" is required. A name without the file has its default_labels numeric version as stable. What people
-decide is a file beside the bundles: it is reviewed, copied and rolled back as they are, every replica reads
-the same, and a restart changes nothing.
-"""
+"""The labels of one model name, assigned to loaded versions. The file itself: common/labels.py."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated
+from collections.abc import Mapping
 
 import msgspec
 
 from common.errors import BundleError
-from common.versions import version_order
+from common.labels import CANARY, LABELS_FILE, STABLE, CanaryLabel, Labels
+from common.versions import newest_version, version_order
 from server.core.routing import CanarySplit
-from server.core.snapshot import CANARY, STABLE, Canary, Model
-
-LABELS_FILE = "labels.json"
-MAX_LABELS_BYTES = 64 * 1024
-Version = Annotated[str, msgspec.Meta(min_length=1)]
-
-
-class CanaryLabel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    version: Version
-    share: Annotated[float, msgspec.Meta(ge=0, le=1)]  # of the routing keys
-
-
-class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    stable: Version
-    canary: CanaryLabel | None = None
-    shadow: tuple[Version, ...] = ()
-
-    def named(self) -> Iterator[tuple[str, str]]:
-        """(label, version) of each."""
-        yield STABLE, self.stable
-        if self.canary is not None:
-            yield CANARY, self.canary.version
-        for version in self.shadow:
-            yield "shadow", version
+from server.core.snapshot import Canary, Model, ModelSnapshot
 
 
 class LabelAssignment(msgspec.Struct, frozen=True):
-    """The labels of one name, on models that are held."""
+    """The labels of one name. Empty if no version answers by default."""
 
     labelled: Mapping[str, Model]
     canary: Canary | None = None
@@ -54,28 +24,18 @@ class LabelAssignment(msgspec.Struct, frozen=True):
         return {*self.labelled.values(), *self.shadows}
 
 
-def decode_labels(data: bytes) -> Labels:
-    """Raises BundleError, saying what is wrong with the file."""
-    try:
-        labels = msgspec.json.decode(data, type=Labels)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BundleError(f"{LABELS_FILE}: {error}") from None
-    versions = [version for _, version in labels.named()]
-    for version in versions:
-        if versions.count(version) > 1:
-            raise BundleError(f"{LABELS_FILE}: version {version[:64]!a} has more than one label")
-    return labels
-
-
 def assign(labels: Labels, name: str, models: Mapping[str, Model]) -> LabelAssignment:
-    """Puts the labels on `models` (by version). Raises BundleError where one of them cannot stand."""
-    for label, version in labels.named():
+    """Assigns the labels to `models` (by version).
+
+    Raises BundleError if a version is not loaded, or takes other features than the stable version.
+    """
+    for label, version in labels.pairs():
         if version not in models:
             known = ", ".join(sorted(models, key=version_order)) or "none"
             raise BundleError(f"{LABELS_FILE}: {label}: version {version[:64]!a} is not held; held: {known}")
     stable = models[labels.stable]
-    for label, version in labels.named():
-        # The same rows go to all of them: the callers do not know which one they get.
+    for label, version in labels.pairs():
+        # One request can reach any of these versions, and its caller does not know which.
         if models[version].schema.hash != stable.schema.hash:
             takes = f"takes schema {models[version].schema.hash}, stable {stable.schema.hash}"
             raise BundleError(f"{LABELS_FILE}: {label}: version {version} {takes}")
@@ -87,7 +47,34 @@ def assign(labels: Labels, name: str, models: Mapping[str, Model]) -> LabelAssig
 
 
 def default_labels(name: str, models: Mapping[str, Model]) -> LabelAssignment:
-    """The labels of a name that has no file."""
+    """The labels of a name that has no file: the newest version is stable.
+
+    Raises BundleError if the version names have no order.
+    """
     if not models:
         return LabelAssignment({})
-    return assign(Labels(max(models, key=version_order)), name, models)
+    newest = newest_version(models)
+    if newest is None:
+        known = ", ".join(sorted(models, key=version_order))
+        reason = f"no {LABELS_FILE}, and the order of the versions {known} is not known"
+        raise BundleError(f'{reason}: choose one with {{"stable": "VERSION"}} in {LABELS_FILE}')
+    return assign(Labels(newest), name, models)
+
+
+def assignment_of(snapshot: ModelSnapshot, name: str) -> LabelAssignment:
+    """The labels that a name has in a snapshot."""
+    labelled = {label: model for (owner, label), model in snapshot.labelled.items() if owner == name}
+    return LabelAssignment(labelled, snapshot.canaries.get(name), snapshot.shadows.get(name, ()))
+
+
+def labels_of(snapshot: ModelSnapshot, name: str) -> Labels | None:
+    """The labels that a name has in a snapshot, by version: the model of a version may have been loaded again since."""
+    assignment = assignment_of(snapshot, name)
+    if STABLE not in assignment.labelled:
+        return None
+    canary = assignment.canary
+    return Labels(
+        assignment.labelled[STABLE].version,
+        None if canary is None else CanaryLabel(canary.model.version, canary.split.share),
+        tuple(model.version for model in assignment.shadows),
+    )

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
-from math import isfinite
+from math import isfinite, nan
 
 import numpy as np
 import onnxruntime
 
 from common.errors import BundleError
+from common.onnx_errors import onnx_reason
 from server.core.arrays import Matrix, Vector
 
 INPUT = "features"
 OUTPUT = "probability"
 MAX_BOUND_ROWS = 64
+MAX_PYTHON_ROWS = 32  # up to here Python finds the least and the largest value faster than NumPy
+# Sums in float32 can leave [0, 1] by rounding, for instance the mean of many trees. Such values are cut to the range;
+# any other value outside it is no probability.
+ROUNDING = 1e-5
 _FLOATS = {"tensor(double)", "tensor(float)"}
 _NEWEST_OPSET = re.compile(r"official support for domain (\S+) is till opset (\d+)")
 
@@ -21,52 +26,56 @@ _NEWEST_OPSET = re.compile(r"official support for domain (\S+) is till opset (\d
 class Predictor:
     """Runs one ONNX graph on the calling thread; any number of threads may call `predict` at once.
 
-    `InferenceSession.run` makes an array and an OrtValue on either side: 12 us for one row of logistic regression
-    in a loop, 29 us in a server whose caches other code has had; buffers bound once take half of that. Its private
-    inner session would save 3 us more: too little for an interface that may go.
+    `InferenceSession.run` makes an array and an OrtValue for each input and output. For one row of logistic regression
+    it takes 12 us in a loop, and 29 us in a server, where other code has replaced it in the caches. Buffers that are
+    bound once take half of that. ONNX Runtime's private inner session would save 3 us more; its interface may change.
     """
 
     def __init__(self, model: bytes, width: int) -> None:
-        """model: the graph's bytes. width: features a row. Raises BundleError where the graph does not fit."""
+        """model: the graph's bytes. width: features per row. Raises BundleError if the graph cannot be served."""
         try:
             self._session = onnxruntime.InferenceSession(model, _options(), providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's errors have no common base of their own
-            raise BundleError(_refusal(_one_line(error))) from None
+        except Exception as error:  # ONNX Runtime's errors have no common base class
+            raise BundleError(_refusal(error)) from None
         _check_graph(self._session, width)
-        self._bound: dict[int, BoundBuffers] = {}  # by rows
+        self._bound: dict[int, BoundBuffers] = {}  # by number of rows
 
     def predict(self, matrix: Matrix) -> Vector:
-        """Probabilities (rows,) for a matrix (rows, width)."""
-        answer = self._session.run([OUTPUT], {INPUT: matrix})[0]
-        return np.asarray(answer, np.float64).reshape(-1)
+        """Probabilities (rows,) for a matrix (rows, width); NaN for a row without a probability in [0, 1]."""
+        return in_range(self.raw(matrix))
+
+    def raw(self, matrix: Matrix) -> Vector:
+        """The graph's output (rows,), not checked."""
+        output = self._session.run([OUTPUT], {INPUT: matrix})[0]
+        return np.asarray(output, np.float64).reshape(-1)
 
     def bind(self, rows: int) -> BoundBuffers:
         return BoundBuffers(self._session, rows)
 
     def predict_bound(self, matrix: Matrix) -> Vector:
-        """As `predict`, a third faster for up to MAX_BOUND_ROWS rows, on one and the same thread only."""
+        """As `predict`, a third faster for up to MAX_BOUND_ROWS rows. For one thread only."""
         rows = len(matrix)
-        bound = self._bound.get(rows)
-        if bound is None:
-            bound = self._bound[rows] = BoundBuffers(self._session, rows)
-        bound.matrix[:] = matrix
-        bound.run()
-        return bound.probabilities.copy()
+        buffers = self._bound.get(rows)
+        if buffers is None:
+            buffers = self._bound[rows] = BoundBuffers(self._session, rows)
+        buffers.matrix[:] = matrix
+        buffers.run()
+        return buffers.probabilities.copy()
 
 
 class BoundBuffers:
-    """A number of rows in buffers that the session is bound to once: half of what `run` costs for one row.
+    """Input and output for a fixed number of rows, bound to the session once: half of the cost of `run` for one row.
 
-    For one thread. What it gives is overwritten by the next run.
+    For one thread. Each run overwrites the values of the last.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, rows: int) -> None:
-        (given,) = session.get_inputs()
-        (answer,) = (one for one in session.get_outputs() if one.name == OUTPUT)
-        self.matrix: Matrix = np.zeros((rows, given.shape[1]), np.float64)
-        dtype = np.float32 if answer.type == "tensor(float)" else np.float64
-        output = np.zeros((rows, *answer.shape[1:]), dtype)
-        self._probabilities = output.reshape(-1)
+        (features,) = session.get_inputs()
+        (probability,) = (output for output in session.get_outputs() if output.name == OUTPUT)
+        self.matrix: Matrix = np.zeros((rows, features.shape[1]), np.float64)
+        dtype = np.float32 if probability.type == "tensor(float)" else np.float64
+        output = np.zeros((rows, *probability.shape[1:]), dtype)
+        self._output = output.reshape(-1)
         self._flat = self.matrix.reshape(-1)
         self._bytes = self._flat.view(np.uint8).data
         self._session = session
@@ -87,58 +96,79 @@ class BoundBuffers:
 
     @property
     def probability(self) -> float:
-        """Of the one row there is."""
-        return float(self._probabilities.item())
+        """Of the only row; NaN if the row has no probability in [0, 1]."""
+        value = float(self._output.item())
+        return value if 0.0 <= value <= 1.0 else _cut(value)
 
     @property
     def probabilities(self) -> Vector:
-        return self._probabilities.astype(np.float64, copy=False)
+        """As `Predictor.predict`."""
+        return in_range(self._output.astype(np.float64, copy=False))
+
+
+def in_range(values: Vector) -> Vector:
+    """`values` (rows,) if all lie in [0, 1]; else a copy, with NaN for each value that is no probability."""
+    if values.size == 1:
+        if 0.0 <= values.item() <= 1.0:
+            return values
+    elif values.size <= MAX_PYTHON_ROWS:
+        numbers = values.tolist()
+        # min() and max() can miss a NaN, sum() cannot.
+        if not numbers or (isfinite(sum(numbers)) and min(numbers) >= 0.0 and max(numbers) <= 1.0):
+            return values
+    elif values.min() >= 0.0 and values.max() <= 1.0:  # false with a NaN
+        return values
+    near = np.abs(values - 0.5) <= 0.5 + ROUNDING
+    return np.where(near, np.clip(values, 0.0, 1.0), nan)
+
+
+def _cut(value: float) -> float:
+    return min(max(value, 0.0), 1.0) if abs(value - 0.5) <= 0.5 + ROUNDING else nan
 
 
 def _options() -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
-    # One thread a call: ONNX Runtime's tree kernel goes parallel at 80 trees, and a pool that spins
+    # One thread per call: ONNX Runtime's tree kernel uses several threads from 80 trees on, and a pool that spins
     # takes the core that the next request needs. Scale by processes instead.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    # Not guessed from the bytes: its own format would pass by what is checked of an ONNX file.
+    # Fix the format to ONNX. Otherwise ONNX Runtime would also accept its ORT format, which our ONNX checks do not
+    # cover.
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    options.log_severity_level = 4  # errors come as exceptions; its own lines on stderr are no JSON
+    options.log_severity_level = 4  # errors come as exceptions; ONNX Runtime's lines on stderr are no JSON
     return options
 
 
 def _check_graph(session: onnxruntime.InferenceSession, width: int) -> None:
-    inputs = {one.name: one for one in session.get_inputs()}
+    inputs = {value.name: value for value in session.get_inputs()}
     if set(inputs) != {INPUT}:
         raise BundleError(f"inputs: expected only {INPUT}, got {', '.join(sorted(inputs)) or 'none'}")
-    taken = inputs[INPUT]
-    # A fixed number of rows could not take a batch; a name or None is a free dimension.
-    if taken.type != "tensor(double)" or len(taken.shape) != 2 or taken.shape[1] != width or _fixed(taken.shape[0]):
+    features = inputs[INPUT]
+    shape = features.shape
+    # A name or None is a free dimension; with a fixed number of rows the graph could not take batches.
+    if features.type != "tensor(double)" or len(shape) != 2 or shape[1] != width or _fixed(shape[0]):
         raise BundleError(
-            f"input {INPUT}: expected tensor(double) of shape (rows, {width}), got {taken.type} of {taken.shape}"
+            f"input {INPUT}: expected tensor(double) of shape (rows, {width}), got {features.type} of {shape}"
         )
-    outputs = {one.name: one for one in session.get_outputs()}
+    outputs = {value.name: value for value in session.get_outputs()}
     if OUTPUT not in outputs:
         raise BundleError(f"outputs: expected {OUTPUT}, got {', '.join(sorted(outputs)) or 'none'}")
-    given = outputs[OUTPUT]
-    if given.type not in _FLOATS or given.shape[1:] not in ([], [1]) or not given.shape or _fixed(given.shape[0]):
+    output = outputs[OUTPUT]
+    if output.type not in _FLOATS or output.shape[1:] not in ([], [1]) or not output.shape or _fixed(output.shape[0]):
         expected = "a float or double tensor of shape (rows,) or (rows, 1)"
-        raise BundleError(f"output {OUTPUT}: expected {expected}, got {given.type} of {given.shape}")
+        raise BundleError(f"output {OUTPUT}: expected {expected}, got {output.type} of {output.shape}")
 
 
 def _fixed(dimension: object) -> bool:
     return isinstance(dimension, int)
 
 
-def _refusal(reason: str) -> str:
+def _refusal(error: Exception) -> str:
+    reason = onnx_reason(error)
     newest = _NEWEST_OPSET.search(reason)
     if newest:
         return f"opset: ONNX Runtime {onnxruntime.__version__} takes {newest[1]} up to {newest[2]}, model.onnx is newer"
-    return f"ONNX Runtime cannot load it: {reason[:300]}"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return f"ONNX Runtime cannot load it: {reason}"

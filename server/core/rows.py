@@ -54,7 +54,7 @@ class NamedInput(msgspec.Struct, frozen=True):
 
 
 def packed_matrix(rows: PackedInput, schema: FeatureSchema, max_rows: int) -> Matrix:
-    """A view of the request's bytes where they are float64, else a conversion of them."""
+    """A view of the request's bytes if they are float64, else their conversion."""
     dtype = DTYPES.get(rows.data_type)
     count, width = rows.row_count, len(schema)
     if (
@@ -71,8 +71,8 @@ def packed_matrix(rows: PackedInput, schema: FeatureSchema, max_rows: int) -> Ma
         row, column = divmod(int(np.argmin(np.isfinite(flat))), width)
         what = f"row {row}, feature {schema.names[column]}: expected a finite number, got {flat[row * width + column]}"
         raise RequestError.of("packed.values", what)
-    # float32 widens exactly (checked first, since NumPy warns of a signalling NaN); asarray leaves
-    # little-endian float64 as it lies in the message.
+    # float32 widens exactly (checked first, since NumPy warns of a signalling NaN); asarray does not copy little-endian
+    # float64.
     return np.asarray(flat, FLOAT64).reshape(count, width)
 
 
@@ -140,6 +140,6 @@ def _fault(row: int, name: str, text: str) -> FieldViolation:
 
 
 def _cut(text: str) -> str:
-    """Text of the caller's, short and in plain ASCII."""
+    """The caller's text, short and in plain ASCII."""
     short = text if len(text) <= _MAX_QUOTED else text[:_MAX_QUOTED] + "..."
     return short.encode("ascii", "backslashreplace").decode()

@@ -1,8 +1,7 @@
-"""Shadow versions: scored on what was answered, after it was answered, and only counted.
+"""Shadow versions: score the rows of answered requests afterwards. Only the comparison is counted.
 
-The answer path pays for a look-up, and where the model has a shadow for a copy of its rows. It never
-waits: where the queue is full, rows are dropped and counted. Nothing is woken up either, as the scoring
-thread looks by itself: a wake-up costs more than the copy.
+A request costs one look-up, and a copy of its rows if the model has a shadow. It never waits: if the queue is full,
+rows are dropped and counted. The scoring thread polls the queue, since waking it up costs more than the copy.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ from server.core.models import Repository
 from server.core.snapshot import Model, ModelSnapshot
 
 MAX_WAITING_ROWS = 65_536  # 6 MB of the features of core/1
-MAX_SCORED_ROWS = 256  # of one run of a shadow: putting them together holds the interpreter's lock
+MAX_SCORED_ROWS = 256  # in one run of a shadow: joining them holds the interpreter's lock
 
 
 @dataclass
 class Agreement:
-    """How a shadow compares with what was answered, since the start."""
+    """The comparison of a shadow with the answers, since the start."""
 
     rows: int = 0
-    agreed_rows: int = 0  # on the same side of the threshold, each by its own
-    difference_sum: float = 0.0  # of absolute differences of probability
+    agreed_rows: int = 0  # both above or both below the threshold of their own version
+    difference_sum: float = 0.0  # of absolute differences of the probabilities
     difference_max: float = 0.0
     dropped_rows: int = 0  # the queue was full
     failed_rows: int = 0  # the shadow could not score them, or had no finite probability
 
     def add(self, answered: Vector, answered_threshold: float, shadow: Vector, shadow_threshold: float) -> None:
         """answered, shadow: probabilities (rows,) of the same rows."""
-        given = np.isfinite(answered)  # the others were answered with an error
+        given = np.isfinite(answered)  # other rows were answered with an error
         finite = given & np.isfinite(shadow)
         self.failed_rows += int(given.sum() - finite.sum())
         answered, shadow = answered[finite], shadow[finite]
@@ -48,7 +47,7 @@ class Agreement:
 
 
 class AnsweredRows(msgspec.Struct, frozen=True):
-    """Rows that were answered: by which model, with which probabilities, and who is to be asked too."""
+    """Rows of answered requests: which model answered, its probabilities, and the shadow models to compare."""
 
     model: Model
     shadows: tuple[Model, ...]
@@ -60,7 +59,7 @@ class AnsweredRows(msgspec.Struct, frozen=True):
 
 
 class ShadowScorer:
-    """Any thread may offer; one scores."""
+    """Any thread may call `offer`; one thread calls `score_some`."""
 
     def __init__(self, repository: Repository, max_waiting_rows: int = MAX_WAITING_ROWS) -> None:
         self.agreements: dict[tuple[str, str], Agreement] = {}  # by name and version of the shadow
@@ -68,8 +67,8 @@ class ShadowScorer:
         self._max_waiting_rows = max_waiting_rows
         self._waiting: list[AnsweredRows] = []
         self._waiting_rows = 0
-        self._taken: list[AnsweredRows] = []  # by the thread that scores, last first
-        self._lock = threading.Lock()  # held for a few appends; whoever scores takes all and lets go
+        self._taken: list[AnsweredRows] = []  # out of the queue, the last first; for the scoring thread only
+        self._lock = threading.Lock()  # for a few appends; the scoring thread takes all rows at once and releases it
 
     @property
     def active(self) -> bool:
@@ -77,12 +76,12 @@ class ShadowScorer:
         return bool(self._repository.snapshot.shadows)
 
     def offer(self, model: Model, matrix: Matrix, probabilities: Vector) -> None:
-        """After an answer: matrix (rows, features), probabilities (rows,). Takes copies, or nothing at all."""
+        """After an answer: matrix (rows, features), probabilities (rows,). Queues copies, or nothing."""
         snapshot: ModelSnapshot = self._repository.snapshot
         if not snapshot.shadows:
             return
         shadows = snapshot.shadows.get(model.name)
-        # Rows that were asked of a shadow by its version, or of a version with other features, compare with nothing.
+        # Nothing to compare: the caller selected the shadow itself, or a version with other features.
         if shadows is None or model in shadows or model.schema.hash != shadows[0].schema.hash:
             return
         rows = len(matrix)
@@ -96,7 +95,7 @@ class ShadowScorer:
                 self._agreement(shadow).dropped_rows += rows
 
     def score_some(self) -> int:
-        """Scores up to MAX_SCORED_ROWS of the rows that wait; their number, 0 where none did."""
+        """Scores up to MAX_SCORED_ROWS queued rows and returns their number."""
         if not self._taken:
             with self._lock:
                 self._taken, self._waiting = self._waiting[::-1], []
@@ -110,7 +109,7 @@ class ShadowScorer:
         return len(work.matrix)
 
     def _next(self) -> AnsweredRows:
-        """The rows at the front that one call can take: of one model with the same shadows."""
+        """The first queued rows that fit into one run: of one model, with the same shadows."""
         first = self._taken.pop()
         if len(first.matrix) > MAX_SCORED_ROWS:
             self._taken.append(first.part(slice(MAX_SCORED_ROWS, None)))
@@ -125,14 +124,14 @@ class ShadowScorer:
         return AnsweredRows(
             first.model,
             first.shadows,
-            np.concatenate([one.matrix for one in together]),
-            np.concatenate([one.probabilities for one in together]),
+            np.concatenate([part.matrix for part in together]),
+            np.concatenate([part.probabilities for part in together]),
         )
 
     def _score(self, work: AnsweredRows, shadow: Model) -> None:
         try:
             probabilities = shadow.predictor.predict(work.matrix)
-        except Exception:  # whatever ONNX Runtime raises: nobody waits for this answer
+        except Exception:  # ONNX Runtime raises many kinds; no caller waits for this result
             probabilities = np.full(len(work.matrix), np.nan)
         if probabilities.shape != work.probabilities.shape:
             probabilities = np.full(len(work.matrix), np.nan)

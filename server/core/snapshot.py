@@ -1,4 +1,4 @@
-"""One model, and everything that is held at one moment. Neither changes once it is made."""
+"""One loaded model, and the snapshot of all models at one moment. Neither ever changes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from common.labels import SHADOW
 from common.schema import FeatureSchema
 from server.core.predictor import Predictor
 from server.core.routing import CanarySplit
-
-STABLE = "stable"
-CANARY = "canary"
-SHADOW = "shadow"
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,27 +21,28 @@ class Model:
     schema: FeatureSchema
     threshold: float  # decision threshold, in [0, 1]
     predictor: Predictor
-    digest: str = ""  # SHA-256 of the bundle's files: the same bytes are not loaded twice
+    digest: str = ""  # SHA-256 over the bundle's files: unchanged bytes are not loaded twice
+    example: tuple[float, ...] = ()  # the self-test's row: the model has a probability for it
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What is wrong with a bundle, or with the labels of a name (version ""), and why."""
+    """A fault of a bundle, or of the labels of a name (version ""), with the reason."""
 
     name: str
     version: str
-    reason: str  # for operators: names files by their paths
-    folder: str = ""  # the models folder, as it stands in the reason
+    reason: str  # for operators: contains the paths of files
+    folder: str = ""  # the models folder, as it appears in the reason
 
     @property
     def public_reason(self) -> str:
-        """The reason for callers, whom the paths of a server do not concern."""
+        """The reason for callers: without the server's paths."""
         return self.reason.replace(f"{self.folder}/", "") if self.folder else self.reason
 
 
 @dataclass(frozen=True, eq=False)
 class Canary:
-    """The version that a share of the callers gets instead of the stable one."""
+    """The version that a share of the callers gets instead of the stable version."""
 
     model: Model
     split: CanarySplit
@@ -52,7 +50,7 @@ class Canary:
 
 @dataclass(frozen=True)
 class ModelSnapshot:
-    """What is served at one moment."""
+    """All models at one moment."""
 
     models: Mapping[tuple[str, str], Model] = field(default_factory=lambda: MappingProxyType({}))  # name, version
     labelled: Mapping[tuple[str, str], Model] = field(default_factory=lambda: MappingProxyType({}))  # name, label
@@ -61,5 +59,5 @@ class ModelSnapshot:
     shadows: Mapping[str, tuple[Model, ...]] = field(default_factory=lambda: MappingProxyType({}))  # by name
 
     def labels(self, model: Model) -> list[str]:
-        labels = [label for (_, label), one in self.labelled.items() if one is model]
+        labels = [label for (_, label), labelled in self.labelled.items() if labelled is model]
         return sorted([*labels, SHADOW] if model in self.shadows.get(model.name, ()) else labels)

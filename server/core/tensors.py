@@ -1,4 +1,4 @@
-"""Rows that come as named tensors: the matrix `features`, or one tensor a feature."""
+"""Rows as named tensors: the matrix `features`, or one tensor for each feature."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_QUOTED = 40
 
 
 class Tensor(msgspec.Struct, frozen=True, gc=False):
-    """A tensor of as many values as its shape of one or two dimensions says, float32 or float64, row-major."""
+    """A tensor of one or two dimensions, float32 or float64, row-major. `values` has as many values as its shape."""
 
     name: str
     shape: tuple[int, ...]
@@ -26,12 +26,12 @@ class Tensor(msgspec.Struct, frozen=True, gc=False):
 
 
 class TensorInput(msgspec.Struct, frozen=True):
-    """The tensors of one request. Neither names nor shapes are checked against a schema."""
+    """The tensors of one request. Names and shapes are not yet checked against a schema."""
 
     tensors: list[Tensor]
 
     def to_matrix(self, schema: FeatureSchema, max_rows: int) -> Matrix:
-        """The matrix (rows, features of `schema`); raises RequestError."""
+        """As RowSource: the matrix (rows, features of `schema`); raises RequestError."""
         tensors = self.tensors
         if len(tensors) == 1 and tensors[0].name == FEATURES:
             return _whole(tensors[0], schema, max_rows)
@@ -49,7 +49,7 @@ def _whole(tensor: Tensor, schema: FeatureSchema, max_rows: int) -> Matrix:
         value = tensor.values[row * width + column]
         what = f"row {row}, feature {schema.names[column]}: expected a finite number, got {value}"
         raise RequestError.of("inputs[0]", what)
-    # float32 widens exactly (checked first, since NumPy warns of a signalling NaN); float64 stays as it lies.
+    # float32 widens exactly (checked first, since NumPy warns of a signalling NaN); float64 is not copied.
     return np.asarray(tensor.values, FLOAT64).reshape(shape)
 
 

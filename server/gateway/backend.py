@@ -16,7 +16,8 @@ from common.errors import (
     UnsupportedError,
     VolcastError,
 )
-from common.rpc_status import DETAILS_KEY, INTERNAL_TEXT, from_status, parse_details
+from common.proxies import channel_options
+from common.rpc_status import INTERNAL_TEXT, failed_call
 from volcast.oip.v2.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from volcast.v1 import HealthRequest, HealthResponse, PredictRequest, PredictResponse
 from volcast.v1.inference_pb2_grpc import InferenceServiceStub
@@ -39,10 +40,11 @@ class Backend:
         self._metadata = access.metadata
         credentials = access.credentials()
         self._timeout_s = timeout_s
+        options = (*OPTIONS, *channel_options(server))
         if credentials is None:
-            self._channel = grpc.aio.insecure_channel(server, options=OPTIONS)
+            self._channel = grpc.aio.insecure_channel(server, options=options)
         else:
-            self._channel = grpc.aio.secure_channel(server, credentials, options=OPTIONS)
+            self._channel = grpc.aio.secure_channel(server, credentials, options=options)
         self._stub: Any = InferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._protocol: Any = GRPCInferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
@@ -90,6 +92,5 @@ class Backend:
 
     def _translated(self, error: grpc.aio.AioRpcError) -> VolcastError:
         trailers: Any = error.trailing_metadata() or ()
-        details = next((value for key, value in trailers if key == DETAILS_KEY), None)
         code: int = error.code().value[0]
-        return from_status(parse_details(code, error.details() or "", details), self.server)
+        return failed_call(code, error.details() or "", trailers, self.server)

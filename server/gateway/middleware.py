@@ -20,6 +20,7 @@ from common.errors import (
     UnavailableError,
     VolcastError,
 )
+from common.metrics import LostLogLines
 from server.gateway.schemas import ErrorBody, Violation, named_violations, one_line
 
 MAX_BODY_BYTES = 64 * 1024  # a row is 400 bytes
@@ -57,6 +58,7 @@ class GatewayMetrics:
             buckets=BUCKETS_S,
         )
         ProcessCollector(registry=self.registry)
+        self.registry.register(LostLogLines())
 
 
 class Edge:

@@ -11,6 +11,7 @@ import grpc
 from grpc.aio import EOF, AbortError
 
 from common.errors import UnavailableError, VolcastError
+from common.ports import BoundPort
 from common.rpc_status import DETAILS_KEY, to_status
 from server.core.batcher import FaultError, Work
 from server.core.dataplane import DataPlane, Outcome, Result, ScoringJob
@@ -96,20 +97,20 @@ class GrpcioFront:
         server.add_generic_rpc_handlers((self._handlers,))
         return server
 
-    async def start(self, *addresses: tuple[str, int]) -> list[int]:
-        """Listens at each; returns their ports, which are chosen freely where 0 was asked for."""
-        ports = [self._bind(host, port, self._server) for host, port in addresses]
+    async def start(self, *ports: BoundPort) -> None:
+        """Listens at each. Raises UnavailableError if another process was first."""
+        for port in ports:
+            port.hand_over()  # gRPC takes no socket
+            self._bind(port.address, port.port, self._server)
         await self._server.start()
-        bound = [(host, port) for (host, _), port in zip(addresses, ports, strict=True)]
-        self._keeper = self._loop.create_task(self._keep_listening(bound))
-        return ports
+        self._keeper = self._loop.create_task(self._keep_listening([(port.address, port.port) for port in ports]))
 
-    async def start_trial(self, host: str) -> int:
-        """Opens a port for the server's own first call, before any other port is open."""
+    async def start_trial(self, port: BoundPort) -> None:
+        """Listens for the server's own first call, before any other port is open."""
         self._trial = self._new_server()
-        port = self._bind(host, 0, self._trial)
+        port.hand_over()
+        self._bind(port.address, port.port, self._trial)
         await self._trial.start()
-        return port
 
     async def end_trial(self) -> None:
         await self._trial.stop(0)
@@ -142,7 +143,9 @@ class GrpcioFront:
                 return server.add_insecure_port(address)
             return server.add_secure_port(address, self._credentials)
         except RuntimeError:
-            raise UnavailableError(f"cannot listen on {address}; choose another with --host and --port") from None
+            raise UnavailableError(
+                f"port {port} on {host}: Address already in use; choose another with --port or server.port"
+            ) from None
 
     async def drain(self, drain_s: float) -> None:
         """No call begins; calls in progress get `drain_s` seconds.

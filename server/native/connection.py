@@ -33,7 +33,6 @@ class SocketLimits:
     partial_s: float = 10.0
     keepalive_s: float = 60.0
     keepalive_timeout_s: float = 20.0
-    reuse_port: bool = False
 
 
 class StreamCall(Protocol):

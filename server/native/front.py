@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from common.errors import UnavailableError
+from common.ports import BACKLOG, BoundPort
 from server.core.dataplane import DataPlane
 from server.http2.connection import Connection, Limits
 from server.http2.headers import FAST_UNARY, STREAMING, UNARY
@@ -87,25 +88,19 @@ class NativeFront:
         for connection in self.connections:
             connection.h2.forget_heads()
 
-    async def start(self, *addresses: tuple[str, int]) -> list[int]:
-        """Listens at each address; returns the ports, which the kernel chooses if 0 is given."""
-        for host, port in addresses:
-            try:
-                server = await self._loop.create_server(
-                    self.connect, host, port, reuse_port=self._sockets.reuse_port, backlog=1024, **self._secured()
-                )
-            except OSError:
-                raise UnavailableError(
-                    f"cannot listen on {host}:{port}; choose another with --host and --port"
-                ) from None
-            self._servers.append(server)
+    async def start(self, *ports: BoundPort) -> None:
+        """Listens at each. Raises UnavailableError if another process was first."""
+        for port in ports:
+            listener = port.listen()
+            self._servers.append(
+                await self._loop.create_server(self.connect, sock=listener, backlog=BACKLOG, **self._secured())
+            )
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
-        return [server.sockets[0].getsockname()[1] for server in self._servers[-len(addresses) :]]
 
-    async def start_trial(self, host: str) -> int:
-        """Opens a port for the server's own first call, before any other port is open."""
-        return (await self.start((host, 0)))[0]
+    async def start_trial(self, port: BoundPort) -> None:
+        """Listens for the server's own first call, before any other port is open."""
+        await self.start(port)
 
     async def end_trial(self) -> None:
         self._servers.pop().close()

@@ -1,4 +1,4 @@
-"""What Prometheus reads of the models a server holds, and of their shadows."""
+"""Prometheus metrics of the loaded models and their shadows."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from server.core.shadow import Agreement, ShadowScorer
 from server.core.snapshot import ModelSnapshot
 
 VERSION = ("model", "version")
-# Metric, what it says, and the field of Agreement behind it.
+# Metric, its help text, and the field of Agreement that it shows.
 _SHADOW_COUNTERS = (
-    ("volcast_server_shadow_rows", "Rows that a shadow version scored beside the answer.", "rows"),
-    ("volcast_server_shadow_agreed_rows", "Those where it decided as the answer did.", "agreed_rows"),
-    ("volcast_server_shadow_difference", "Sum of absolute differences of probability.", "difference_sum"),
-    ("volcast_server_shadow_dropped_rows", "Rows it never saw, as too many waited.", "dropped_rows"),
-    ("volcast_server_shadow_failed_rows", "Rows it could not score.", "failed_rows"),
+    ("volcast_server_shadow_rows", "Rows that a shadow version scored after the answer.", "rows"),
+    ("volcast_server_shadow_agreed_rows", "Rows for which the shadow decided like the answer.", "agreed_rows"),
+    ("volcast_server_shadow_difference", "Sum of absolute differences of the probabilities.", "difference_sum"),
+    ("volcast_server_shadow_dropped_rows", "Rows that were dropped since the queue was full.", "dropped_rows"),
+    ("volcast_server_shadow_failed_rows", "Rows that the shadow could not score.", "failed_rows"),
 )
 
 
 def model_metrics(repository: Repository, shadows: ShadowScorer | None) -> Iterator[Metric]:
     snapshot = repository.snapshot
-    models = GaugeMetricFamily("volcast_server_models", "1 for each version held.", labels=VERSION)
+    models = GaugeMetricFamily("volcast_server_models", "1 for each loaded version.", labels=VERSION)
     for name, version in snapshot.models:
         models.add_metric([name, version], 1.0)
     yield models
     yield from _labels(snapshot)
-    refused = '1 for each version that is refused, or kept though its folder is gone; version "": the labels file.'
+    refused = '1 for each version that is refused, or kept although its folder is gone; version "": the labels.'
     failing = GaugeMetricFamily("volcast_server_model_failing", refused, labels=VERSION)
-    for name, version in {(one.name, one.version) for one in snapshot.failures}:
+    for name, version in {(failure.name, failure.version) for failure in snapshot.failures}:
         failing.add_metric([name, version], 1.0)
     yield failing
     failures = "Bundles and labels files that could not be loaded."
     yield CounterMetricFamily("volcast_server_model_load_failures", failures, value=float(repository.load_failures))
-    swaps = "Times that what is held was exchanged."
+    swaps = "Times that the loaded models or their labels changed."
     yield CounterMetricFamily("volcast_server_model_swaps", swaps, value=float(repository.swaps))
-    loaded = "When the models folder was last loaded without a failure; 0: never."
+    loaded = "Time of the last load of the models folder without a failure; 0: never."
     yield GaugeMetricFamily(
         "volcast_server_model_last_good_load_timestamp_seconds", loaded, value=repository.last_good_load_s
     )

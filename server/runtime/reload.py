@@ -1,35 +1,35 @@
-"""Loading models while serving goes on: on a thread of its own, one load at a time, for whoever asks.
+"""Reloads models during serving: on a thread of its own, one load at a time.
 
-Asked by a signal, by an RPC, or by a change of the models folder, which is looked at every `watch_s`:
-names, times and sizes, which costs tens of microseconds and works on every file system.
+A signal, an RPC or a change in the models folder starts a load. Every `watch_s` the thread compares names, times and
+sizes in the folder, which takes tens of microseconds and works on every file system.
 """
 
 from __future__ import annotations
 
 import queue
-import threading
 from concurrent.futures import Future
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from common.errors import InputError
+from common.threads import essential_thread
 from server.core.bundles import fingerprint
 from server.core.models import ReloadResult, Repository
 
 
 class Reloader:
-    """watch_s: how often the folder is looked at; 0: only when asked to."""
+    """watch_s: the time between two looks at the folder; 0: reload on request only."""
 
     def __init__(self, repository: Repository, folder: Path, watch_s: float, log: Any) -> None:
         self._repository = repository
         self._folder = folder
         self._watch_s = watch_s
         self._log = log
-        # Its put() may be called from a signal handler, whatever it interrupted. None ends the thread.
-        self._asked: queue.SimpleQueue[Future[ReloadResult] | None] = queue.SimpleQueue()
+        # A SimpleQueue, since a signal handler may call its put() at any moment. None ends the thread.
+        self._requests: queue.SimpleQueue[Future[ReloadResult] | None] = queue.SimpleQueue()
         self._seen: object = None
-        self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
+        self._thread = essential_thread("reload", self._run, log)
 
     def load(self) -> ReloadResult:
         """The first load, on the calling thread and before `start`; raises InputError."""
@@ -40,8 +40,8 @@ class Reloader:
         self._thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Lets a load under way finish."""
-        self._asked.put(None)
+        """Waits for a running load to finish."""
+        self._requests.put(None)
         self._thread.join(timeout_s)
 
     @property
@@ -49,24 +49,24 @@ class Reloader:
         return self._thread.is_alive()
 
     def request(self) -> Future[ReloadResult]:
-        """Asks for a load; never blocks. The future has what it did, or the InputError it raised.
+        """Requests a load; never blocks. The future gets its result, or the InputError that it raised.
 
-        Requests that wait for the same load share it. Await it by asyncio.wrap_future.
+        Requests that wait for the same load share its result. Await the future with asyncio.wrap_future.
         """
         future: Future[ReloadResult] = Future()
-        self._asked.put(future)
+        self._requests.put(future)
         return future
 
     def _run(self) -> None:
         while True:
             try:
-                waiting = [self._asked.get(timeout=self._watch_s or None)]
+                waiting = [self._requests.get(timeout=self._watch_s or None)]
             except queue.Empty:
                 self._look()
                 continue
-            while not self._asked.empty():
-                waiting.append(self._asked.get())
-            futures = [one for one in waiting if one is not None and one.set_running_or_notify_cancel()]
+            while not self._requests.empty():
+                waiting.append(self._requests.get())
+            futures = [future for future in waiting if future is not None and future.set_running_or_notify_cancel()]
             if None in waiting:
                 for future in futures:
                     future.set_exception(InputError("the server is stopping"))
@@ -74,7 +74,7 @@ class Reloader:
             self._answer(futures)
 
     def _look(self) -> None:
-        # Taken before the load: what changes while it goes on is seen at the next look.
+        # Taken before the load: a change during the load is noticed at the next look.
         seen = fingerprint(self._folder)
         if seen == self._seen:
             return
@@ -87,8 +87,8 @@ class Reloader:
             self._log.exception("reload_failed")
 
     def _answer(self, futures: list[Future[ReloadResult]]) -> None:
-        self._seen = fingerprint(self._folder)
         try:
+            self._seen = fingerprint(self._folder)
             changes = self._load("request")
         except Exception as error:
             if isinstance(error, InputError):
@@ -112,10 +112,10 @@ class Reloader:
         for model in changes.retired:
             self._log.info("model_retired", model=model.name, version=model.version)
         for name in changes.relabelled:
-            labels = {label: model.version for (one, label), model in snapshot.labelled.items() if one == name}
+            labels = {label: model.version for (owner, label), model in snapshot.labelled.items() if owner == name}
             canary, shadows = snapshot.canaries.get(name), snapshot.shadows.get(name, ())
             share = canary.split.share if canary else None
-            self._log.info("labels", model=name, **labels, share=share, shadow=[one.version for one in shadows])
+            self._log.info("labels", model=name, **labels, share=share, shadow=[shadow.version for shadow in shadows])
         took_ms = round((perf_counter() - started_s) * 1000, 1)
         self._log.info(
             "models_read", cause=cause, swapped=changes.swapped, models=len(snapshot.models), took_ms=took_ms

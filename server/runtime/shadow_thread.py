@@ -1,4 +1,4 @@
-"""The thread that scores shadow versions, in what the answers leave of the machine."""
+"""The thread that scores shadow versions, a quarter of the time at most."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import threading
 from time import perf_counter
 from typing import Any
 
+from common.threads import essential_thread
 from server.core.shadow import ShadowScorer
 
 LOOK_EVERY_S = 0.02
 IDLE_S = 1.0  # while no model has a shadow
-# It works a quarter of the time at most. A lower priority of the thread would not do: the thread would be
-# put aside while it holds the interpreter's lock, and every answer would wait for it.
+# The thread pauses three times as long as it worked. A lower priority instead would be worse: the scheduler would
+# suspend the thread while it holds the interpreter's lock, and every answer would wait for it.
 REST = 3.0
 
 
@@ -20,7 +21,7 @@ class ShadowThread:
         self._shadows = shadows
         self._log = log
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
+        self._thread = essential_thread("shadow", self._run, log)
 
     def start(self) -> None:
         self._thread.start()

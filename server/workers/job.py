@@ -7,7 +7,7 @@ import msgspec
 from common.config import LogConfig, ServerConfig
 
 
-class Job(msgspec.Struct, frozen=True):
+class WorkerJob(msgspec.Struct, frozen=True):
     """worker: its number, from 0, which its successor inherits."""
 
     worker: int

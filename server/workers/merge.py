@@ -31,12 +31,12 @@ def merge(families: Iterable[Metric]) -> list[Metric]:
         for sample in family.samples:
             samples.setdefault((sample.name, tuple(sorted(sample.labels.items()))), []).append(sample.value)
     merged = []
-    for name, one in first.items():
-        rule = sum if one.type in CUMULATIVE else _GAUGES.get(name, max)
-        family = Metric(name, one.documentation, one.type)
-        for (sample_name, labels), found in values[name].items():
-            family.add_sample(sample_name, dict(labels), rule(found))
-        merged.append(family)
+    for name, family in first.items():
+        rule = sum if family.type in CUMULATIVE else _GAUGES.get(name, max)
+        total = Metric(name, family.documentation, family.type)
+        for (sample_name, labels), measured in values[name].items():
+            total.add_sample(sample_name, dict(labels), rule(measured))
+        merged.append(total)
     return merged
 
 
@@ -46,15 +46,15 @@ def cumulative(families: Iterable[Metric]) -> list[Metric]:
 
 def of_worker(families: Iterable[Metric], worker: str) -> list[Metric]:
     """The same, with a label on what belongs to a process and means nothing in a sum."""
-    told_apart = []
+    labelled = []
     for family in families:
         if family.name.startswith("process_"):
             named = Metric(family.name, family.documentation, family.type)
             for sample in family.samples:
                 named.add_sample(sample.name, {**sample.labels, WORKER: worker}, sample.value)
             family = named
-        told_apart.append(family)
-    return told_apart
+        labelled.append(family)
+    return labelled
 
 
 class Kept:

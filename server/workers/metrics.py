@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPException
 
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from common.metrics import LostLogLines, MetricsServer
 from server.workers.merge import Kept, cumulative, of_worker
-from server.workers.process import Worker
+from server.workers.process import WorkerProcess
 
 LOOPBACK = "127.0.0.1"
 # A worker that takes longer hangs; the scrape itself must stay below Prometheus' 10 s.
@@ -24,7 +26,7 @@ STATES = ("ready", "starting", "silent")
 class _Source:
     """One worker, and the last that was heard of it."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: WorkerProcess) -> None:
         self.worker = worker
         self.families: list[Metric] = []
 
@@ -52,7 +54,7 @@ class WorkerMetrics(Collector):
         self._lock = threading.Lock()
         self._process = ProcessCollector(registry=None)
 
-    def add(self, worker: Worker) -> None:
+    def add(self, worker: WorkerProcess) -> None:
         self._sources.append(_Source(worker))
 
     def collect(self) -> Iterator[Metric]:
@@ -68,7 +70,11 @@ class WorkerMetrics(Collector):
                 states[source.refresh()] += 1
                 living += source.families
             families = self._kept.with_living(
-                [*(living or [_not_ready()]), *of_worker(self._process.collect(), SUPERVISOR)]
+                [
+                    *(living or [_not_ready()]),
+                    *of_worker(self._process.collect(), SUPERVISOR),
+                    *LostLogLines().collect(),
+                ]
             )
         yield from families
         text = "Processes that share the port; silent: does not tell its metrics."
@@ -80,12 +86,11 @@ class WorkerMetrics(Collector):
         yield CounterMetricFamily("volcast_server_worker_restarts", restarts, value=float(restarted))
 
 
-def serve_metrics(metrics: WorkerMetrics, host: str, port: int) -> int:
-    """On a thread; returns the port."""
+def serve_metrics(metrics: WorkerMetrics, listener: socket.socket) -> None:
+    """On a thread of its own."""
     registry = CollectorRegistry()
     registry.register(metrics)
-    server, _ = start_http_server(port, host, registry)
-    return server.server_port
+    MetricsServer(listener, registry)
 
 
 def _not_ready() -> Metric:

@@ -15,12 +15,12 @@ from typing import Any, Self
 import msgspec
 
 from common.status import STATUS_FD
-from server.workers.job import Job
+from server.workers.job import WorkerJob
 
 TOTALS = ("requests", "failed", "rows")
 
 
-class Worker:
+class WorkerProcess:
     """One process, heard through its status pipe: a pipe that ends is a process that has ended."""
 
     def __init__(self, number: int, process: subprocess.Popen[bytes], reader: asyncio.StreamReader) -> None:
@@ -36,7 +36,7 @@ class Worker:
         self._reload_when_ready = False
 
     @classmethod
-    async def start(cls, job: Job) -> Self:
+    async def start(cls, job: WorkerJob) -> Self:
         """A fresh process by exec: nothing of this one's threads and sockets is in it."""
         read_end, write_end = os.pipe()
         reader = asyncio.StreamReader()
@@ -88,7 +88,7 @@ class Worker:
     def lived_s(self) -> float:
         return time.monotonic() - self._started_s
 
-    def last_words(self) -> str:
+    def failure_line(self) -> str:
         code = self._process.returncode
         if self.reason or code is None:
             return self.reason

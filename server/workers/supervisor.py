@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import threading
 from contextlib import suppress
 from typing import Any
@@ -17,15 +18,18 @@ import msgspec
 
 from common.config import LogConfig, ServerConfig
 from common.errors import UnavailableError, VolcastError
+from common.ports import BoundPort, open_port
+from common.progress import LOOK_EVERY_S, Progress
 from common.status import StatusPipe
-from server.workers.job import Job
+from server.app.ports import METRICS_OPTION, PORT_OPTION
+from server.workers.job import WorkerJob
 from server.workers.metrics import LOOPBACK, WorkerMetrics, serve_metrics
-from server.workers.port import SharedPort
-from server.workers.process import TOTALS, Worker
+from server.workers.process import TOTALS, WorkerProcess
 
 STATS_EVERY_S = 1.0
-# Beyond drain_s: a load that is under way is waited for.
-DRAIN_GRACE_S = 10.0
+# Beyond drain_s, for a load in progress. A worker that is not done by then, and does nothing for MAX_IDLE_S, is killed.
+DRAIN_GRACE_S = 5.0
+MAX_IDLE_S = 5.0
 # What ends a worker so soon will very likely end its successor too.
 QUICK_S = 10.0
 MAX_QUICK_DEATHS = 5
@@ -36,8 +40,9 @@ async def supervise(
     config: ServerConfig, log_config: LogConfig, stop: threading.Event, status: StatusPipe, log: Any
 ) -> None:
     """Returns after an orderly end. Raises VolcastError where the port is taken or workers do not live."""
-    with SharedPort(config.host, config.port, "--port or server.port") as shared:
-        await Supervisor(config, log_config, shared, stop, status, log).run()
+    with BoundPort(config.host, config.port, PORT_OPTION, shared=True) as shared:
+        metrics = open_port(config.metrics_host, config.metrics_port, METRICS_OPTION)
+        await Supervisor(config, log_config, shared, metrics, stop, status, log).run()
 
 
 def pause_s(quick_deaths: int) -> float:
@@ -52,19 +57,21 @@ class Supervisor:
         self,
         config: ServerConfig,
         log_config: LogConfig,
-        shared: SharedPort,
+        shared: BoundPort,
+        metrics_listener: socket.socket,
         stop: threading.Event,
         status: StatusPipe,
         log: Any,
     ) -> None:
         self._config = config
         self._shared = shared
+        self._metrics_listener = metrics_listener
         self._stop = stop
         self._status = status
         self._log = log
         server = msgspec.structs.replace(config, port=shared.port, metrics_host=LOOPBACK, metrics_port=0)
-        self._jobs = [Job(number, server, log_config) for number in range(config.workers)]
-        self._workers: dict[int, Worker] = {}  # the last of each number
+        self._jobs = [WorkerJob(number, server, log_config) for number in range(config.workers)]
+        self._workers: dict[int, WorkerProcess] = {}  # the last of each number
         self._past = dict.fromkeys(TOTALS, 0)  # of those that have ended
         self._metrics = WorkerMetrics()
         self._all_ready = asyncio.Event()
@@ -74,17 +81,18 @@ class Supervisor:
 
     async def run(self) -> None:
         self._on_signals()
-        metrics_port = serve_metrics(self._metrics, self._config.metrics_host, self._config.metrics_port)
+        serve_metrics(self._metrics, self._metrics_listener)
+        metrics_port = self._metrics_listener.getsockname()[1]
         keepers = [asyncio.ensure_future(self._keep(job)) for job in self._jobs]
         others = [asyncio.ensure_future(self._asked()), asyncio.ensure_future(self._report(metrics_port))]
         try:
             done, _ = await asyncio.wait([*keepers, *others], return_when=asyncio.FIRST_COMPLETED)
-            for one in done:
-                one.result()
+            for task in done:
+                task.result()
         finally:
             self._stopping.set()
-            for one in others:
-                one.cancel()
+            for task in others:
+                task.cancel()
             # Once no worker listens any more, the next server may have the port while calls here still finish.
             self._shared.close()
             await self._drain(keepers)
@@ -106,7 +114,7 @@ class Supervisor:
             await asyncio.sleep(STATS_EVERY_S)
             self._status.report("stats", **self._totals())
 
-    async def _keep(self, job: Job) -> None:
+    async def _keep(self, job: WorkerJob) -> None:
         """One worker after the other. Raises VolcastError where that is no use."""
         quick_deaths = 0
         while not self._stopping.is_set():
@@ -119,30 +127,32 @@ class Supervisor:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_s(quick_deaths))
 
-    async def _live(self, job: Job) -> Worker:
+    async def _live(self, job: WorkerJob) -> WorkerProcess:
         """A worker from its start to its end."""
-        worker = self._workers[job.worker] = await Worker.start(job)
+        worker = self._workers[job.worker] = await WorkerProcess.start(job)
         self._metrics.add(worker)
         self._log.info("worker_started", worker=worker.number, pid=worker.pid)
         if self._stopping.is_set():
             worker.send(signal.SIGTERM)
         async for event in worker.reports():
-            if event == "ready" and sum(1 for one in self._workers.values() if one.ready) == len(self._jobs):
+            if event == "ready" and sum(worker.ready is not None for worker in self._workers.values()) == len(
+                self._jobs
+            ):
                 self._all_ready.set()
         for key, count in worker.totals.items():
             self._past[key] += count
         return worker
 
-    def _require_hope(self, worker: Worker, quick_deaths: int) -> None:
-        words = worker.last_words()
+    def _require_hope(self, worker: WorkerProcess, quick_deaths: int) -> None:
+        reason = worker.failure_line()
         lived_s = round(worker.lived_s, 1)
-        self._log.error("worker_died", worker=worker.number, pid=worker.pid, lived_s=lived_s, reason=words)
+        self._log.error("worker_died", worker=worker.number, pid=worker.pid, lived_s=lived_s, reason=reason)
         if worker.reason and not self._all_ready.is_set():
             raise _error(worker)
         if quick_deaths >= MAX_QUICK_DEATHS:
             raise UnavailableError(
                 f"worker {worker.number} died {quick_deaths} times in a row within {QUICK_S:g} s of its start, "
-                f"the last time: {words}"
+                f"the last time: {reason}"
             )
 
     async def _drain(self, keepers: list[asyncio.Task[None]]) -> None:
@@ -158,10 +168,22 @@ class Supervisor:
             self._in_lame_duck = False
         self._log.info("draining", drain_s=config.drain_s)
         _, late = await asyncio.wait(keepers, timeout=config.drain_s + DRAIN_GRACE_S)
-        if late:
-            self._log.error("workers_killed", workers=[one.number for one in self._workers.values() if not one.ended])
+        if late and await self._await_progress(late):
+            hanging = [worker.number for worker in self._workers.values() if not worker.ended]
+            self._log.error("workers_killed", workers=hanging)
             self._send(signal.SIGKILL)
         await asyncio.gather(*keepers, return_exceptions=True)
+
+    async def _await_progress(self, late: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+        """Waits while a worker is at work; returns what is left once all others have done nothing for MAX_IDLE_S."""
+        loop = asyncio.get_running_loop()
+        progress = {worker: Progress(worker.pid, loop.time()) for worker in self._workers.values() if not worker.ended}
+        while late:
+            idle_s = [each.idle_s(0, loop.time()) for worker, each in progress.items() if not worker.ended]
+            if idle_s and min(idle_s) > MAX_IDLE_S:
+                break
+            _, late = await asyncio.wait(late, timeout=LOOK_EVERY_S)
+        return late
 
     def _send(self, number: int) -> None:
         for worker in self._workers.values():
@@ -169,7 +191,7 @@ class Supervisor:
 
     def _totals(self) -> dict[str, int]:
         living = [worker.totals for worker in self._workers.values() if not worker.ended]
-        return {key: past + sum(one[key] for one in living) for key, past in self._past.items()}
+        return {key: past + sum(totals[key] for totals in living) for key, past in self._past.items()}
 
     def _on_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -197,7 +219,7 @@ class Supervisor:
             worker.reload()
 
 
-def _error(worker: Worker) -> VolcastError:
+def _error(worker: WorkerProcess) -> VolcastError:
     error = UnavailableError(worker.reason)
     error.exit_code = worker.exit_code
     return error

@@ -9,21 +9,25 @@ import structlog
 import uvloop
 
 from common.errors import VolcastError
-from common.lifecycle import stop_on_signals
+from common.lifecycle import stop_on_signals, survive_hangups
 from common.log import configure_logs, get_logger
 from common.status import StatusPipe
+from common.streams import protect_standard_streams
+from server.app.ports import ServerPorts
 from server.app.run import run_server
-from server.workers.job import Job
+from server.workers.job import WorkerJob
 
 
 def main() -> int:
+    survive_hangups()
+    protect_standard_streams()
     stop = stop_on_signals()
     status = StatusPipe(stop)
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=WorkerJob)
     configure_logs(job.log, "server")
     structlog.contextvars.bind_contextvars(worker=job.worker)
     try:
-        uvloop.run(run_server(job.server, stop, status, get_logger(), reuse_port=True))
+        uvloop.run(run_server(job.server, ServerPorts.bind_worker(job.server), stop, status, get_logger()))
     except VolcastError as error:
         # The supervisor's to print: once, not by every worker.
         status.report("failed", reason=str(error), exit_code=error.exit_code)

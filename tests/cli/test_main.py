@@ -88,6 +88,27 @@ def test_an_unknown_command_is_one_line_and_exit_code_2(capfd: pytest.CaptureFix
     assert line == "No such command 'forecast'. (see: volcast --help)"
 
 
+@pytest.mark.parametrize(
+    ("words", "suggestion"),
+    [
+        (["rum"], "Did you mean 'run'? (see: volcast --help)"),
+        (["serv"], "Did you mean 'serve'?"),
+        (["model", "list"], "Did you mean 'models'?"),
+        (["models", "lsit"], "Did you mean 'list'? (see: volcast models --help)"),
+        (["--hlep"], "Did you mean '--help'? (see: volcast --help)"),
+        (["models", "--hlep"], "Did you mean '--help'? (see: volcast models --help)"),
+        (["run", "--duratoin", "3s"], "Did you mean '--duration'?"),
+        (["models", "list", "--jsno"], "Did you mean '--json'?"),
+    ],
+)
+def test_a_misspelt_word_is_answered_with_the_right_one(
+    words: list[str], suggestion: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, line = failing(capfd, *words)
+    assert code == 2
+    assert suggestion in line
+
+
 def test_without_a_command_help_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
     assert run_command([]) == 2
     assert "Commands:" in capfd.readouterr().out
@@ -103,6 +124,7 @@ def without(package: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("name", "extra", "package"), [("watch", "pipeline", "confluent_kafka"), ("train", "training", "onnxruntime")]
 )
+@pytest.mark.process
 def test_without_the_extra_it_needs_a_command_says_which(name: str, extra: str, package: str) -> None:
     done = without(package, name)
     assert done.returncode == 1
@@ -112,6 +134,7 @@ def test_without_the_extra_it_needs_a_command_says_which(name: str, extra: str, 
 
 
 @pytest.mark.parametrize("package", ["sklearn", "onnx", "onnxruntime", "numpy", "numba"])
+@pytest.mark.process
 def test_help_of_train_and_its_options_need_nothing_heavy(package: str) -> None:
     assert without(package, "train", "--help").returncode == 0
     assert without(package, "train", "--nope").stderr.startswith("volcast: No such option")
@@ -238,6 +261,7 @@ def test_a_config_error_exits_2_like_any_wrong_usage() -> None:
     assert ConfigError("a", 1, "b").exit_code == 2
 
 
+@pytest.mark.process
 def test_nothing_heavy_is_imported_before_a_command_needs_it() -> None:
     heavy = ("numba", "numpy", "grpc", "pyarrow", "confluent_kafka", "onnxruntime", "websockets", "fastapi", "rich")
     script = f"import sys, cli.main; print([name for name in {heavy!r} if name in sys.modules])"
@@ -247,6 +271,7 @@ def test_nothing_heavy_is_imported_before_a_command_needs_it() -> None:
     assert shown.stdout.strip() == "[]"
 
 
+@pytest.mark.process
 def test_as_a_process_too_a_wrong_option_is_one_line_without_a_traceback() -> None:
     ended = process("worker", "--nonsense")
     assert (ended.returncode, ended.stdout) == (2, "")
@@ -254,6 +279,7 @@ def test_as_a_process_too_a_wrong_option_is_one_line_without_a_traceback() -> No
     assert line.startswith("volcast: No such option")
 
 
+@pytest.mark.process
 def test_a_reader_that_has_gone_is_no_error() -> None:
     shell = f"{sys.executable} -m cli.main --help | head -n 1"
     ended = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT, timeout=30, check=True)

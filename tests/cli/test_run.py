@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from functools import cached_property
@@ -23,9 +24,11 @@ import numpy as np
 import pytest
 
 from cli.main import run_command
-from cli.run.command import STALL_TIMEOUT_S, Stall, _clean, _no_tick, require_carried_through
-from cli.run.parts import Part, Parts
+from cli.run.command import STALL_TIMEOUT_S, Stall, _carry_out, _clean, _no_tick, require_complete
 from cli.run.plan import FETCH_WAIT_MS, SHORT_FETCH_WAIT_MS, fetch_wait_ms
+from cli.run.processes import Process, ProcessGroup
+from cli.run.summary import Summary
+from common.config import Config
 from common.errors import InputError, UnavailableError
 from pipeline.archive import read_archive
 from pipeline.datasets import coinbase_ticker_2026
@@ -169,17 +172,64 @@ def runs(tmp_path_factory: pytest.TempPathFactory, _broker_here: None) -> Iterat
     runs.close()
 
 
+@pytest.mark.process
 def test_an_interrupt_ends_a_run_in_order_and_leaves_nothing(runs: Runs) -> None:
     run = runs.interrupted
     run.await_ready()
     await_true(lambda: bool(list(run.features_dir.glob(".*.unfinished"))), 30, "the first rows")
     assert len(run.alive()) >= 7
+    run.process.send_signal(signal.SIGHUP)  # of a user: the terminal is still there
     run.process.send_signal(signal.SIGINT)
+    await_true(lambda: any(line.startswith("stopping") for line in run.err), 5, "a word that it stops")
     summary = run.summary()
     assert summary["ticks"] == summary["features"] > 0
     assert len(read_features(run.features_dir)) == summary["features"]
 
 
+@pytest.mark.process
+def test_an_interrupt_before_ready_ends_a_run_well_and_leaves_nothing(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    try:
+        await_true(lambda: len(run.alive()) >= 2, 30, "the first process")
+        run.process.send_signal(signal.SIGHUP)
+        run.process.send_signal(signal.SIGINT)
+        assert run.ended() == 0
+        assert [line for line in run.err if line.startswith("stopping")]
+        assert not [line for line in run.err if "volcast:" in line]
+        assert run.alive() == {}
+    finally:
+        run.close()
+
+
+@pytest.mark.process
+def test_a_worker_that_was_killed_after_an_interrupt_is_no_failure_of_the_command() -> None:
+    class Failing:
+        def start(self, config: Config, exchange: list[str] | None) -> bool:
+            return True
+
+        def watch(self, duration_s: float | None) -> None:
+            pass
+
+        def finish(self) -> Summary:
+            raise UnavailableError("worker: read 5 of 9 records before it ended: was killed by SIGKILL")
+
+    class Lines:
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def print(self, text: str) -> None:
+            self.lines.append(text)
+
+    stop, view = threading.Event(), Lines()
+    arguments: Any = (Failing(), Config(), None, None, view, stop)
+    with pytest.raises(UnavailableError, match="read 5 of 9"):
+        _carry_out(*arguments)
+    stop.set()
+    assert _carry_out(*arguments) is None
+    assert view.lines[-1].startswith("stopped before the end: worker: read 5 of 9 records")
+
+
+@pytest.mark.process
 def test_a_killed_supervisor_leaves_no_process_behind(runs: Runs) -> None:
     run = runs.killed
     run.await_ready()
@@ -202,6 +252,7 @@ def comparable(rows: FeatureRows) -> dict[str, tuple[bytes, bytes, bytes]]:
     }
 
 
+@pytest.mark.process
 def test_the_same_seed_gives_the_same_features_twice(runs: Runs) -> None:
     summaries = [run.summary() for run in runs.same]
     first, second = (read_features(run.features_dir) for run in runs.same)
@@ -217,6 +268,7 @@ def test_the_same_seed_gives_the_same_features_twice(runs: Runs) -> None:
         assert summary["slowest"] in summary["stages_ms"]
 
 
+@pytest.mark.process
 def test_the_last_line_is_all_there_is_on_standard_output(runs: Runs) -> None:
     for run in runs.same:
         run.ended()
@@ -224,6 +276,7 @@ def test_the_last_line_is_all_there_is_on_standard_output(runs: Runs) -> None:
         assert not any("Traceback" in line for line in run.err)
 
 
+@pytest.mark.process
 def test_the_real_recording_goes_through_whole(runs: Runs) -> None:
     if runs.replayed is None:
         pytest.skip("the recording of 2026-04-05 is not here (VOLCAST_DATA_DIR)")
@@ -235,6 +288,7 @@ def test_the_real_recording_goes_through_whole(runs: Runs) -> None:
 
 
 @pytest.mark.parametrize(("part", "setting"), [("broker", "broker.port"), ("server", "server.port")])
+@pytest.mark.process
 def test_a_port_in_use_is_one_line_that_names_it_and_the_setting(part: str, setting: str, tmp_path: Path) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
@@ -253,6 +307,7 @@ def test_a_port_in_use_is_one_line_that_names_it_and_the_setting(part: str, sett
     assert run.alive() == {}
 
 
+@pytest.mark.process
 def test_a_recording_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     run = Run(tmp_path, "--exchange", "replay:/no/such/file")
     try:
@@ -327,22 +382,24 @@ def test_a_folder_in_use_by_another_run_is_left_alone(tmp_path: Path, capfd: pyt
         ("import sys; sys.exit('volcast: port 1: taken')", "port 1: taken"),
     ],
 )
+@pytest.mark.process
 def test_a_part_that_ended_is_told_by_its_own_line_or_by_how_it_ended(tmp_path: Path, script: str, said: str) -> None:
-    part = Part("server", [], tmp_path / "server.log")
+    part = Process("server", [], tmp_path / "server.log")
     with part.log.open("wb") as log:
-        part.process = subprocess.Popen([sys.executable, "-c", script], stdout=log, stderr=log)
-        part.process.wait()
-    assert part.last_words() == said
+        part.popen = subprocess.Popen([sys.executable, "-c", script], stdout=log, stderr=log)
+        part.popen.wait()
+    assert part.failure_line() == said
 
 
+@pytest.mark.process
 def test_only_a_part_that_may_end_and_ends_well_is_not_missed(tmp_path: Path) -> None:
-    def ended(name: str, code: int) -> Part:
-        part = Part(name, [], tmp_path / f"{name}.log")
-        part.process = subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"])
-        part.process.wait()
+    def ended(name: str, code: int) -> Process:
+        part = Process(name, [], tmp_path / f"{name}.log")
+        part.popen = subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"])
+        part.popen.wait()
         return part
 
-    with Parts(tmp_path, None) as parts:
+    with ProcessGroup(tmp_path, None) as parts:
         parts.all = [ended("ingest", 0)]
         parts.require_alive(may_end=parts.all)
         with pytest.raises(UnavailableError, match="ingest: ended with exit code 0"):
@@ -361,7 +418,7 @@ def test_only_a_part_that_may_end_and_ends_well_is_not_missed(tmp_path: Path) ->
     ],
 )
 def test_a_run_that_did_not_carry_everything_through_fails(tmp_path: Path, summary: dict[str, int], said: str) -> None:
-    part = Part("worker", [], tmp_path / "worker.log", stats={"consumed": 7})
-    require_carried_through({"consumed": 10, "backlog_rows": 0}, 10, part)
+    part = Process("worker", [], tmp_path / "worker.log", stats={"consumed": 7})
+    require_complete({"consumed": 10, "backlog_rows": 0}, 10, part)
     with pytest.raises(UnavailableError, match=said):
-        require_carried_through(summary, 10, part)
+        require_complete(summary, 10, part)

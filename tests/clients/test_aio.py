@@ -65,6 +65,7 @@ async def test_a_stream_over_a_mute_connection_is_given_up_in_time(mute: str) ->
             await stream.predict_packed(rows(1), 1, CORE_1.hash)
 
 
+@pytest.mark.process
 async def test_a_broken_stream_raises(models: Path) -> None:
     with serve(models) as process:
         async with AsyncClient(process.address) as client, client.stream() as stream:

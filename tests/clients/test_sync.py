@@ -153,6 +153,7 @@ def test_a_stream_over_a_mute_connection_is_given_up_in_time(mute: str) -> None:
         assert stream.in_flight == 0
 
 
+@pytest.mark.process
 def test_a_broken_stream_says_so_once_and_opens_again(models: Path) -> None:
     with serve(models) as first:
         port = str(first.ready["port"])

@@ -1,20 +1,24 @@
-"""Signals become an event; a port that is taken is told with what changes it."""
+"""SIGINT and SIGTERM become an event; SIGHUP kills nothing."""
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
-import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
 
-from common.errors import UnavailableError
-from common.lifecycle import require_free_port, stop_on_signals
+from common.lifecycle import hangup_pending, stop_on_signals, survive_hangups
+from tests.processes import ROOT
 
 
 @pytest.fixture
 def _handlers() -> Iterator[None]:
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in kept.items():
         signal.signal(number, handler)
@@ -29,28 +33,54 @@ def test_a_signal_sets_the_event(number: signal.Signals) -> None:
     assert stop.is_set()
 
 
-def test_a_taken_port_is_told_with_the_option_that_changes_it() -> None:
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        holder.listen()
-        port = holder.getsockname()[1]
-        with pytest.raises(UnavailableError) as caught:
-            require_free_port("127.0.0.1", port, "--port or server.port")
-    assert str(caught.value) == (
-        f"port {port} on 127.0.0.1: Address already in use; choose another with --port or server.port"
+@pytest.mark.usefixtures("_handlers")
+def test_only_a_second_signal_hurries() -> None:
+    hurry = threading.Event()
+    stop = stop_on_signals(hurry)
+    signal.raise_signal(signal.SIGINT)
+    assert stop.is_set()
+    assert not hurry.is_set()
+    signal.raise_signal(signal.SIGTERM)
+    assert hurry.is_set()
+
+
+@pytest.mark.usefixtures("_handlers")
+def test_a_hangup_is_remembered_until_it_is_asked_for() -> None:
+    survive_hangups()
+    assert not hangup_pending()
+    signal.raise_signal(signal.SIGHUP)
+    assert hangup_pending()
+    assert not hangup_pending()
+
+
+@pytest.mark.usefixtures("_handlers")
+def test_a_process_under_nohup_keeps_ignoring_hangups() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    survive_hangups()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+SLEEPER = """
+import time
+from common.lifecycle import survive_hangups
+survive_hangups()
+print("up", flush=True)
+time.sleep(30)
+"""
+
+
+def test_a_hangup_of_a_terminal_that_has_gone_is_an_interrupt() -> None:
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLEEPER], stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
     )
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_a_free_port_and_port_0_pass(host: str) -> None:
-    port = require_free_port(host, 0, "--port")
-    assert port > 0
-    assert require_free_port(host, port, "--port") == port
-
-
-@pytest.mark.parametrize("host", ["203.0.113.7", "no.such.host.invalid", "a" * 64])
-def test_a_host_that_is_not_ours_is_told_with_the_key_that_sets_it(host: str) -> None:
-    with pytest.raises(UnavailableError) as caught:
-        require_free_port(host, 0, "--metrics-port or server.metrics_port")
-    assert str(caught.value).startswith(f"host {host}: ")
-    assert str(caught.value).endswith("; set an address of this machine with server.metrics_host")
+    os.close(slave)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"up\n"
+    process.send_signal(signal.SIGHUP)  # a user's: the terminal is still there
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.3)
+    os.close(master)
+    process.send_signal(signal.SIGHUP)
+    _, error = process.communicate(timeout=30)
+    assert b"KeyboardInterrupt" in error

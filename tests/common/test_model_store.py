@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from common.bundle import read_bundle
+from common.bundle import MANIFEST_FILE, read_bundle
 from common.errors import InputError, UnavailableError, UsageError
-from common.model_store import CanaryLabel, History, Labels, ModelStore, model_names
-from server.core.labels import decode_labels
+from common.labels import CanaryLabel, Labels, decode_labels
+from common.model_store import History, ModelStore, model_names
 from server.core.models import Repository
 from tests.training.runs import Made, make
 
@@ -74,9 +75,9 @@ def test_a_number_above_all_others_is_kept(store: ModelStore, made: Made) -> Non
 def test_labels_are_written_as_a_server_reads_them(store: ModelStore, labels: Labels) -> None:
     for version in "1234":
         (store.folder / version).mkdir(parents=True)
+        (store.folder / version / MANIFEST_FILE).touch()
     store.write_labels(labels)
-    read = decode_labels((store.folder / "labels.json").read_bytes())
-    assert msgspec.to_builtins(read) == {"canary": None, "shadow": (), **msgspec.to_builtins(labels)}
+    assert decode_labels((store.folder / "labels.json").read_bytes()) == labels
     assert store.labels() == labels
 
 
@@ -91,10 +92,36 @@ def test_without_a_file_the_highest_number_is_stable_as_for_a_server(store: Mode
     for threshold in (0.1, 0.2):
         put(store, made, threshold=threshold)
     (store.folder / "10").mkdir()
+    assert store.effective_labels() == Labels("2")
+    (store.folder / "10" / MANIFEST_FILE).touch()
     assert store.effective_labels() == Labels("10")
-    (store.folder / "10").rmdir()
+    shutil.rmtree(store.folder / "10")
     held = Repository("volatility").load(store.folder.parent)
     assert store.effective_labels() == Labels(held.labelled["volatility", "stable"].version)
+
+
+def test_the_newest_version_is_stable_in_natural_order_and_none_without_an_order(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path, "volatility")
+    for version in ("v9", "v10", "v11"):
+        (store.folder / version).mkdir(parents=True)
+        (store.folder / version / MANIFEST_FILE).touch()
+    assert list(store.versions()) == ["v9", "v10", "v11"]
+    assert store.effective_labels() == Labels("v11")
+    (store.folder / "2026-11-27").mkdir()
+    (store.folder / "2026-11-27" / MANIFEST_FILE).touch()
+    assert store.effective_labels() is None
+    with pytest.raises(InputError, match=r"no stable version of volatility .* have no order"):
+        store.answering()
+    store.pin()
+    assert store.labels() is None
+
+
+def test_folders_without_a_bundle_file_are_no_versions(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path, "volatility")
+    for name in ("1", "7", "__pycache__"):
+        (store.folder / name).mkdir(parents=True)
+    (store.folder / "1" / MANIFEST_FILE).touch()
+    assert list(store.versions()) == ["1"]
 
 
 def test_pinning_writes_down_what_is_stable_and_leaves_a_file_alone(store: ModelStore, made: Made) -> None:

@@ -54,7 +54,7 @@ def test_started_by_hand_reports_go_nowhere(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_report_longer_than_the_pipe_arrives_whole(pipe: tuple[BinaryIO, int]) -> None:
     reader, _ = pipe
     status = StatusPipe(threading.Event())
-    writing = threading.Thread(target=status.report, args=("stats",), kwargs={"text": "x" * 300_000})
+    writing = threading.Thread(target=status.report, args=("summary",), kwargs={"text": "x" * 300_000})
     writing.start()
     line = reader.readline()
     writing.join()
@@ -66,3 +66,36 @@ def test_a_write_that_is_cut_short_goes_on(pipe: tuple[BinaryIO, int], monkeypat
     monkeypatch.setattr("common.status.os.write", lambda fd, data: write(fd, data[:7]))
     StatusPipe(threading.Event()).report("stats", text="cut anywhere")
     assert json.loads(pipe[0].readline())["text"] == "cut anywhere"
+
+
+def test_stats_never_wait_for_a_supervisor_that_does_not_read(pipe: tuple[BinaryIO, int]) -> None:
+    status = StatusPipe(threading.Event())
+    for number in range(2000):  # 100 bytes each: more than a pipe holds
+        status.report("stats", number=number, text="x" * 70)
+    reader, _ = pipe
+    lines = [json.loads(reader.readline()) for _ in range(100)]  # the supervisor reads again
+    status.report("stats", number=-1)
+    os.set_blocking(reader.fileno(), False)
+    lines += [json.loads(line) for line in reader]
+    assert [line["number"] for line in lines[:-1]] == list(range(len(lines) - 1))
+    assert lines[-1]["number"] == -1
+
+
+def test_a_summary_waits_for_a_supervisor_that_reads_late(pipe: tuple[BinaryIO, int]) -> None:
+    status = StatusPipe(threading.Event())
+    for _ in range(2000):
+        status.report("stats", text="x" * 70)
+    reporting = threading.Thread(target=status.report, args=("summary",), kwargs={"rows": 7})
+    reporting.start()
+    lines = []
+    while not lines or lines[-1]["event"] == "stats":
+        lines.append(json.loads(pipe[0].readline()))
+    reporting.join()
+    assert lines[-1] == {"event": "summary", "rows": 7}
+
+
+def test_a_summary_that_nobody_reads_is_given_up(pipe: tuple[BinaryIO, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.status.REPORT_TIMEOUT_S", 0.05)
+    status = StatusPipe(threading.Event())
+    status.report("summary", text="x" * 300_000)
+    assert not status.orphaned

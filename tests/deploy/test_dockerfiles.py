@@ -93,6 +93,7 @@ def test_no_package_registry_is_named(part: str) -> None:
         ("server.commands.serve, server.commands.gateway", "numba pyarrow confluent_kafka sklearn"),
     ],
 )
+@pytest.mark.process
 def test_a_command_imports_nothing_that_its_image_lacks(modules: str, banned: str) -> None:
     script = f"import sys, {modules}; print(*sorted(set({banned.split()!r}) & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -147,3 +147,14 @@ def test_a_server_behind_tls_or_tokens_is_asked_at_its_metrics(ask: Ask) -> None
             assert ask("server", VOLCAST_SERVER__METRICS_PORT=port, **closed)[0] == 0
         with answering(200, "volcast_server_ready 0.0\n") as port:
             assert ask("server", VOLCAST_SERVER__METRICS_PORT=port, **closed)[0] == 1
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "https_proxy"])
+def test_a_proxy_is_never_asked(ask: Ask, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, "http://127.0.0.1:1")
+    with grpc_health(SERVING) as port:
+        assert ask("server", VOLCAST_SERVER__PORT=port) == (0, "healthy")
+    with answering(200, "{}") as port:
+        assert ask("gateway", VOLCAST_GATEWAY__PORT=port)[0] == 0

@@ -149,6 +149,7 @@ def test_writers_of_one_directory_never_replace_each_others_files(tmp_path: Path
     assert sorted(len(read_features(file)) for file in tmp_path.glob("*.parquet")) == [1, 2]
 
 
+@pytest.mark.process
 def test_a_kill_leaves_earlier_files_and_the_next_writer_clears_up(tmp_path: Path) -> None:
     script = (
         "import sys, time, pathlib\n"

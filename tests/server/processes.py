@@ -75,15 +75,21 @@ def running(command: str, *options: str, cwd: Path | None = None, **environ: str
 
 
 @contextmanager
-def starting(command: str, *options: str, cwd: Path | None = None, **environ: str) -> Iterator[Process]:
-    """As `running`, without waiting."""
+def starting(
+    command: str, *options: str, cwd: Path | None = None, stderr: int | None = None, **environ: str
+) -> Iterator[Process]:
+    """As `running`, without waiting. stderr: where its log goes; None: a file that `Process.lines` reads."""
     read_end, write_end = os.pipe()
     # A server that nobody watches has no reason to stay for those who do.
     quick = {"VOLCAST_LOG__FORMAT": "json", "VOLCAST_SERVER__LAME_DUCK_S": "0", "VOLCAST_GATEWAY__LAME_DUCK_S": "0"}
     env = {**os.environ, STATUS_FD: str(write_end), **quick, **environ}
     with tempfile.TemporaryFile() as log, os.fdopen(read_end, "rb", buffering=0) as reports:
         popen = subprocess.Popen(
-            [sys.executable, "-m", "cli.main", command, *options], env=env, pass_fds=[write_end], stderr=log, cwd=cwd
+            [sys.executable, "-m", "cli.main", command, *options],
+            env=env,
+            pass_fds=[write_end],
+            stderr=log if stderr is None else stderr,
+            cwd=cwd,
         )
         os.close(write_end)
         try:

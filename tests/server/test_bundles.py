@@ -113,6 +113,22 @@ def test_a_graph_that_takes_one_row_only_is_refused_with_the_number_it_failed_on
     assert "cannot be run on 2 rows" in refused(write_bundle(tmp_path, graph=graph))
 
 
+def test_the_numbers_of_onnx_runtimes_error_are_kept(tmp_path: Path) -> None:
+    """They come last, after a place in its source and a signature."""
+    shape = helper.make_node("Mul", ["whole", "ones"], ["shape"])
+    graph = mixing([*ONE, shape, helper.make_node("Reshape", ["alone", "shape"], ["probability"])], ones=[1, 1])
+    reason = refused(write_bundle(tmp_path, graph=graph))
+    assert "Input shape:{2,1}, requested shape:{1,1}" in reason
+    assert "onnxruntime_src" not in reason
+
+
+@pytest.mark.parametrize(("offset", "value"), [(-1.5, "-"), (6.5, "6.")])
+def test_a_self_test_outside_0_to_1_is_refused_with_the_value(tmp_path: Path, offset: float, value: str) -> None:
+    graph = mixing([helper.make_node("Add", ["alone", "offset"], ["probability"])])
+    graph.graph.initializer.append(numpy_helper.from_array(np.array(offset), "offset"))
+    assert f"self-test: expected a probability in [0, 1], got {value}" in refused(write_bundle(tmp_path, graph=graph))
+
+
 def test_a_graph_that_answers_for_one_row_of_several_is_refused(tmp_path: Path) -> None:
     end = helper.make_node("Mul", ["whole", "ones"], ["end"])
     first = helper.make_node("Slice", ["alone", "start", "end"], ["probability"])
@@ -235,8 +251,9 @@ def test_a_manifest_that_names_another_place_is_refused(tmp_path: Path, named: d
 @pytest.mark.parametrize("name", ["läufe", "a\nb", "x" * 129, os.fsdecode(b"\xff\xfe")])
 def test_a_folder_with_a_name_that_no_answer_could_carry_is_refused_by_it(tmp_path: Path, name: str) -> None:
     write_bundle(tmp_path)
-    (tmp_path / name / "1").mkdir(parents=True)
-    (tmp_path / "volatility" / name).mkdir()
+    for folder in (tmp_path / name / "1", tmp_path / "volatility" / name):
+        folder.mkdir(parents=True)
+        (folder / MANIFEST_FILE).touch()
     failures = scan_folder(tmp_path).failures
     assert {(one.name, one.version) for one in failures} == {(ascii(name)[1:-1], ""), ("volatility", ascii(name)[1:-1])}
     assert all("printable ASCII" in one.reason for one in failures)
@@ -246,6 +263,25 @@ def test_the_disks_own_folder_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "lost+found" / "#7").mkdir(parents=True)
     write_bundle(tmp_path)
     assert list(scan_folder(tmp_path).bundles) == [("volatility", "1")]
+
+
+def test_folders_without_a_bundle_file_are_ignored(tmp_path: Path) -> None:
+    write_bundle(tmp_path)
+    for folder in ("__pycache__", "volatility/__pycache__", "volatility/empty", "l\u00e4ufe/1", "notes/1"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "__pycache__" / "load.cpython-311.pyc").touch()
+    (tmp_path / "volatility" / "__pycache__" / "load.cpython-311.pyc").touch()
+    repository = Repository("volatility")
+    assert repository.load(tmp_path).failures == ()
+    assert list(repository.snapshot.models) == [("volatility", "1")]
+
+
+@pytest.mark.parametrize("file", [MODEL_FILE, MANIFEST_FILE])
+def test_a_folder_with_half_a_bundle_is_refused_by_the_missing_file(tmp_path: Path, file: str) -> None:
+    folder = write_bundle(tmp_path)
+    (folder / file).unlink()
+    (failure,) = Repository("volatility").load(tmp_path).failures
+    assert f"{file} cannot be read: No such file" in failure.reason
 
 
 def touch(path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from common.config import ServerConfig
+from common.ports import BoundPort
 from common.schema import CORE_1
 from server.app import services
 from server.app.fronts import Parts, make_front
@@ -88,7 +89,9 @@ async def fronted(front: str, models: Path, spy: Spy, log: Log) -> AsyncIterator
         table, plane, BatchLoop(plane, 1024, 512, 0), state, ServerMetrics(repository, state), Gate(None), log
     )
     made = make_front(ServerConfig(), parts, None, reuse_port=False)
-    (port,) = await made.start(("127.0.0.1", 0))
+    bound = BoundPort("127.0.0.1", 0, "--port")
+    await made.start(bound)
+    port = bound.port
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel
     await made.drain(1.0)

@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from common.errors import ModelNotFoundError
-from server.core.labels import LABELS_FILE
+from common.errors import InputError, ModelNotFoundError
+from common.labels import LABELS_FILE, Labels
+from common.model_store import ModelStore
 from server.core.models import Repository
 from server.core.requests import Selection
 from tests.server.bundles import other_schema, write_bundle
@@ -127,6 +128,18 @@ def test_a_file_with_a_fault_is_refused_as_a_whole_and_the_labels_before_stay(
     assert (failure.name, failure.version) == ("volatility", "")
     assert reason in failure.reason
     assert repository.load_failures == 1
+
+
+@pytest.mark.parametrize("labels", [{"stable": "3", "shadow": ["3"]}, {"stable": "3", "shadow": ["4", "4"]}])
+def test_a_version_with_two_labels_is_refused_by_the_server_and_by_the_commands(models: Path, labels: Any) -> None:
+    put(models, labels)
+    (failure,) = loaded(models).snapshot.failures
+    assert "has more than one label" in failure.reason
+    store = ModelStore(models, "volatility")
+    with pytest.raises(InputError, match=r"labels\.json: version '[34]' has more than one label"):
+        store.effective_labels()
+    with pytest.raises(InputError, match="has more than one label"):
+        store.write_labels(msgspec.convert(labels, Labels))
 
 
 def test_without_labels_before_stable_stays_the_version_it_was(models: Path) -> None:

@@ -27,6 +27,8 @@ from tests.server.processes import Process, run_to_end, serve, starting
 from tests.server.security.raw import DATA, GOAWAY
 from volcast.v1 import HealthResponse, PackedRows, PredictRequest, StreamPredictRequest, StreamPredictResponse
 
+pytestmark = pytest.mark.process
+
 CHECK = "/grpc.health.v1.Health/Check"
 WATCH = "/grpc.health.v1.Health/Watch"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"

@@ -5,6 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.process
+
 HEAVY = {
     "numba", "pandas", "pyarrow", "sklearn", "scipy", "onnx", "mlflow", "confluent_kafka", "websockets",
     "pydantic", "fastapi", "starlette", "uvicorn",

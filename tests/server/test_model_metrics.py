@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ def repository(tmp_path: Path) -> Repository:
     for version in ("1", "2", "3"):
         write_bundle(tmp_path, version=version, seed=int(version))
     (tmp_path / "volatility" / "4").mkdir()
+    (tmp_path / "volatility" / "4" / "manifest.json").touch()
     labels = '{"stable": "1", "canary": {"version": "2", "share": 0.25}, "shadow": ["3"]}'
     (tmp_path / "volatility" / "labels.json").write_text(labels)
     repository = Repository("volatility", lambda: 1234.5)
@@ -60,7 +62,7 @@ def test_loads_and_their_failures_are_shown(repository: Repository, tmp_path: Pa
     assert shown["volcast_server_model_load_failures_total"] == 1.0
     assert shown["volcast_server_model_swaps_total"] == 1.0
     assert shown["volcast_server_model_last_good_load_timestamp_seconds"] == 0.0
-    (tmp_path / "volatility" / "4").rmdir()
+    shutil.rmtree(tmp_path / "volatility" / "4")
     repository.load(tmp_path)
     shown = samples(repository)
     assert shown["volcast_server_model_last_good_load_timestamp_seconds"] == 1234.5

@@ -11,7 +11,6 @@ from numpy.testing import assert_allclose
 
 from common.bundle import MANIFEST_FILE, MODEL_FILE, Manifest
 from common.errors import BundleError, InputError, ModelNotFoundError
-from common.versions import version_order
 from server.core.bundles import load_model
 from server.core.models import Repository
 from server.core.requests import Selection
@@ -54,8 +53,53 @@ def test_stable_is_the_highest_number_and_not_the_last_in_the_alphabet(tmp_path:
     assert repository.snapshot.labels(repository.resolve(Selection(version="9"))) == []
 
 
-def test_versions_sort_by_value_with_names_below() -> None:
-    assert sorted(["10", "b", "9", "a"], key=version_order) == ["a", "b", "9", "10"]
+@pytest.mark.parametrize(
+    "versions", [("v9", "v10", "v11"), ("1.9.0", "1.10.0"), ("1.0.0-rc.1", "1.0.0"), ("2026-09-30", "2026-11-27")]
+)
+def test_stable_is_the_newest_in_natural_order(tmp_path: Path, versions: tuple[str, ...]) -> None:
+    for version in versions:
+        write_bundle(tmp_path, version=version)
+    assert loaded(tmp_path).resolve(Selection()).version == versions[-1]
+
+
+HASHES = ("3f2e9c1", "a81bd02")
+
+
+def test_without_an_order_the_first_load_chooses_none_and_gives_the_reason(tmp_path: Path) -> None:
+    for version in HASHES:
+        write_bundle(tmp_path, version=version)
+    repository = loaded(tmp_path)
+    (failure,) = repository.snapshot.failures
+    reason = "no labels.json, and the order of the versions 3f2e9c1, a81bd02 is not known"
+    assert (failure.name, failure.version) == ("volatility", "")
+    assert failure.reason.startswith(reason)
+    with pytest.raises(ModelNotFoundError, match=f"has no label 'stable'; assigned: none \\({reason}"):
+        repository.resolve(Selection())
+    assert repository.resolve(Selection(version="a81bd02")).version == "a81bd02"
+
+
+def test_a_label_decides_where_the_names_have_no_order(tmp_path: Path) -> None:
+    for version in HASHES:
+        write_bundle(tmp_path, version=version)
+    (tmp_path / "volatility" / "labels.json").write_text('{"stable": "3f2e9c1"}')
+    repository = loaded(tmp_path)
+    assert repository.snapshot.failures == ()
+    assert repository.resolve(Selection()).version == "3f2e9c1"
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_reload_keeps_the_stable_version_where_the_names_have_no_order(tmp_path: Path, deleted: bool) -> None:
+    folder = write_bundle(tmp_path, version="a81bd02")
+    repository = loaded(tmp_path)
+    assert repository.resolve(Selection()).version == "a81bd02"
+    for version in ("3f2e9c1", "ffffff0"):
+        write_bundle(tmp_path, version=version)
+    if deleted:
+        shutil.rmtree(folder)
+    result = repository.reload(tmp_path)
+    assert repository.resolve(Selection()).version == "a81bd02"
+    assert result.relabelled == ()
+    assert "; version a81bd02 stays stable" in result.snapshot.failures[0 if not deleted else -2].reason
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ from tests.server.processes import Process, serve
 from volcast.oip.v2 import RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelLoadRequest
 from volcast.v1 import HealthRequest, HealthResponse, ModelStatus, StreamPredictResponse
 
+pytestmark = pytest.mark.process
+
 LOAD = "/inference.GRPCInferenceService/RepositoryModelLoad"
 WATCH_S = 0.05
 SWAPS = 100

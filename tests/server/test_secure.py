@@ -18,6 +18,8 @@ from tests.server.processes import Process, run_to_end, running, serve
 from tests.server.security.authority import Authority, Files
 from volcast.v1 import PredictResponse
 
+pytestmark = pytest.mark.process
+
 PREDICT = SERVICE + "Predict"
 STREAM = SERVICE + "StreamPredict"
 CHECK = "/grpc.health.v1.Health/Check"

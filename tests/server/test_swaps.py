@@ -19,6 +19,7 @@ SWAPS = 100
 CALLERS = 3
 
 
+@pytest.mark.slow
 def test_a_hundred_swaps_fail_no_prediction_and_mix_no_versions(tmp_path: Path) -> None:
     """Every swap puts other weights under the same version, and moves the label too."""
     staged = [write_bundle(tmp_path / f"staged-{seed}", version="1", seed=seed) for seed in range(5)]

@@ -18,6 +18,8 @@ from training.models import BASELINES
 from training.onnx_model import OnnxModel
 from training.search import Budget
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bundle(dataset: Dataset, trained: Experiment) -> Bundle:

@@ -21,6 +21,8 @@ from training.models import KINDS, LEARNERS
 from training.pool import open_pool
 from training.search import Budget
 
+pytestmark = pytest.mark.slow
+
 
 def test_clustered_volatility_is_predicted_better_than_by_chance(trained: Experiment) -> None:
     scores = trained.model.metrics

@@ -18,6 +18,8 @@ from training.evaluation import ModelEval, Settings, evaluate_scored
 from training.evaluation.result import ModelRef, encode
 from training.model_card import kept, take_up
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "models" / "volatility" / "1"
 SECTIONS = (

@@ -12,6 +12,8 @@ from nbclient import NotebookClient
 
 from tests.training.data.files import quotes_table, write_quotes
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "training" / "notebooks" / "eda.ipynb"
 

@@ -12,12 +12,15 @@ import numpy as np
 import pytest
 
 from common.errors import GateError, InputError, UnavailableError, UsageError
-from common.model_store import CanaryLabel, Labels, ModelStore, Moved, Role
+from common.labels import CanaryLabel, Labels
+from common.model_store import ModelStore, Moved, Role
 from tests.training.runs import Made, draw_rows, leaky, make
 from training import promotion
 from training.gate import Limits
 from training.promotion import Judged
 from training.trained import TRAINED_FILE, trained_files
+
+pytestmark = pytest.mark.process
 
 LIMITS = Limits(max_latency_us=1000.0, champion_margin=0.2)
 NOW_MS = 1_765_000_000_000
@@ -129,6 +132,17 @@ def test_a_candidate_beside_versions_that_only_their_order_labels_does_not_becom
     assert store.labels() is None
     promote(judged(later, runs_dir, store), store, "candidate")
     assert store.labels() == Labels("1", None, ("2",))
+
+
+def test_a_candidate_beside_versions_without_an_order_is_refused(
+    made: Made, later: Made, runs_dir: Path, store: ModelStore
+) -> None:
+    for version in ("3f2e9c1", "a81bd02"):
+        (store.folder / version).mkdir(parents=True)
+        (store.folder / version / "manifest.json").touch()
+    with pytest.raises(UsageError, match=r"no version is stable, and the versions 3f2e9c1, a81bd02 have no order"):
+        promote(judged(made, runs_dir, store), store, "candidate")
+    assert list(store.versions()) == ["3f2e9c1", "a81bd02"]
 
 
 def test_a_candidate_that_becomes_champion_is_a_shadow_no_more(

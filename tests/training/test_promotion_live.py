@@ -17,6 +17,8 @@ from tests.training.runs import make
 from training import promotion
 from training.gate import Limits
 
+pytestmark = pytest.mark.process
+
 LIMITS = Limits(max_latency_us=1000.0, champion_margin=0.2)
 CALLERS = 3
 

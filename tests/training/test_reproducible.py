@@ -15,6 +15,8 @@ from training.labels import labels
 from training.models.trees import XGBoost
 from training.trained import trained_files
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

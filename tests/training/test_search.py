@@ -17,6 +17,8 @@ from training.search import Budget, Fold
 from training.splits import SplitRules
 from training.ticks import NS_PER_S
 
+pytestmark = pytest.mark.slow
+
 RULES = SplitRules(horizon_ns=60 * NS_PER_S, window_ns=300 * NS_PER_S, final_share=0.2, folds=3)
 QUICK = Budget(trials=3, choices=4, rows=400)
 

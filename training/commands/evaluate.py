@@ -14,6 +14,8 @@ from common.config import load_config
 from common.console import tables
 from common.errors import BundleError, InputError, UsageError
 from common.log import configure_logs
+from common.model_store import ModelStore
+from common.versions import newest_version
 from training.commands.folders import taken_back
 from training.commands.progress import steps
 
@@ -125,10 +127,14 @@ def evaluate(
 
 
 def _newest(models_dir: Path, name: str) -> Path:
-    versions = [one for one in (models_dir / name).glob("*") if one.name.isdecimal()]
+    versions = ModelStore(models_dir, name).versions()
     if not versions:
         raise BundleError(f"no bundle in {models_dir / name}: name one with --bundle, or make one with volcast train")
-    return max(versions, key=lambda one: int(one.name))
+    newest = newest_version(versions)
+    if newest is None:
+        known = ", ".join(versions)
+        raise BundleError(f"{models_dir / name}: the versions {known} have no order: name one with --bundle")
+    return versions[newest]
 
 
 def _predictions(path: Path, made_by: str | None) -> Predictions:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from common.cli import Duration, config_option, examples, json_option
 from common.config import Config, load_config
 from common.errors import InputError, UnavailableError, UsageError
 from common.log import configure_logs
+from common.proxies import open_url
 from common.schema import FULL_1, SCHEMAS
 from pipeline.archive import expand_paths
 from training import MODEL_TYPES
@@ -262,7 +262,7 @@ class _Loop:
         if self.server_metrics is None:
             return []
         try:
-            with urllib.request.urlopen(self.server_metrics, timeout=METRICS_TIMEOUT_S) as answer:
+            with open_url(self.server_metrics, METRICS_TIMEOUT_S) as answer:
                 text = answer.read().decode()
         except (OSError, ValueError, urllib.error.URLError) as error:
             raise UnavailableError(f"--server-metrics {self.server_metrics}: {error}") from None

@@ -24,6 +24,7 @@ import msgspec
 from common.bundle import MODEL_FILE, read_bundle
 from common.config import TrackingConfig
 from common.errors import InputError, UnavailableError, UsageError
+from common.proxies import reached_through_proxy
 from training.tracking.record import (
     BUNDLE,
     EVIDENCE,
@@ -369,7 +370,7 @@ def _open(uri: str, config: TrackingConfig) -> Any:
 def _require_listening(uri: str) -> None:
     """Asks before MLflow is imported: a server that is away is told at once, and not after its own patience."""
     parts = urlsplit(uri)
-    if parts.scheme not in ("http", "https"):
+    if parts.scheme not in ("http", "https") or reached_through_proxy(uri):
         return
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:

@@ -14,7 +14,8 @@ import msgspec
 import pytest
 
 from cli.main import run_command
-from common.model_store import Labels, ModelStore
+from common.labels import Labels
+from common.model_store import ModelStore
 from tests.training.runs import Made, leaky, make
 from training.trained import TRAINED_FILE, trained_files
 
@@ -122,7 +123,8 @@ def test_a_tracking_server_that_is_away_holds_a_promotion_up_and_a_rollback_not(
 def test_the_list_shows_labels_runs_and_what_is_damaged(made: Made, capfd: pytest.CaptureFixture[str]) -> None:
     run = kept(made)
     assert models("promote", "volatility", "--run", run, "--no-track") == 0
-    (Path("models/volatility/2")).mkdir()
+    Path("models/volatility/2").mkdir()
+    Path("models/volatility/2/manifest.json").touch()
     damaged = Path("data/runs") / kept(made, 1)
     (damaged / "run.json").write_text("{")
     capfd.readouterr()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from common.model_store import History, Labels, ModelStore, Reign
+from common.labels import Labels
+from common.model_store import History, ModelStore, Reign
 from tests.server.bundles import Logistic
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -43,11 +43,37 @@ def test_features_are_answered_as_json(server: Process) -> None:
         (("--example", "--server", "127.0.0.1:1"), "inference server at 127.0.0.1:1: UNAVAILABLE: "),
     ],
 )
+@pytest.mark.process
 def test_what_cannot_be_asked_is_one_line(options: tuple[str, ...], line: str) -> None:
     done = run_to_end("predict", *options)
     assert done.returncode != 0
     assert done.stderr.startswith(f"volcast: {line}")
     assert done.stderr.count("\n") == 1
+
+
+PRICE_ONLY = ("--features", '{"price": 1}')
+MISSPELT = ("--features", json.dumps({**CORE_1_EXAMPLE, "prise": 1.0}))
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (PRICE_ONLY, "volcast: --features: midprice: missing; --features: return_1s: missing; "),
+        (MISSPELT, "volcast: --features: prise: no feature of schema core/1\n"),
+        (("--features", "{}"), "volcast: --features: price: missing; "),
+        (("--example", "--model", "volatiliti"), "volcast: --model: "),
+        (("--example", "--version", "77"), "volcast: --version: "),
+    ],
+)
+def test_an_error_names_the_feature_or_the_option_at_fault(
+    server: Process, options: tuple[str, ...], line: str
+) -> None:
+    done = run_to_end("predict", "--server", server.address, *options)
+    assert done.returncode == 1
+    assert done.stderr.startswith(line), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "named" not in done.stderr
+    assert "rows[" not in done.stderr
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", "9" * 400, "true", "null", '"1"', "[1]"])

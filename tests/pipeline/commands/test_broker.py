@@ -6,18 +6,18 @@ import signal
 
 import pytest
 
-from cli.run.parts import Parts
 from cli.run.plan import Exchange, environment
+from cli.run.processes import ProcessGroup
 from common.config import Config
 from tests.processes import free_port, start
 
 
 @pytest.mark.usefixtures("broker")
-def test_the_ready_line_names_the_settings_that_run_gives_to_its_clients(parts: Parts) -> None:
+def test_the_ready_line_names_the_settings_that_run_gives_to_its_clients(parts: ProcessGroup) -> None:
     part = start(parts, "broker", ["broker", "--port", str(free_port())])
-    assert part.process is not None
-    part.process.send_signal(signal.SIGTERM)
-    part.process.wait(10)
+    assert part.popen is not None
+    part.popen.send_signal(signal.SIGTERM)
+    part.popen.wait(10)
     (ready,) = [line for line in part.log.read_text().splitlines() if "ready" in line]
     given = environment(Config(), Exchange.parse("simulated"), "", "")
     for key in ("fetch_wait_ms", "session_timeout_ms"):

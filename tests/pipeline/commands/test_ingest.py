@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cli.main import run_command
-from cli.run.parts import Parts
+from cli.run.processes import ProcessGroup
 from common.config import KafkaConfig
 from common.schema import FULL_1
 from pipeline.archive import read_archive
@@ -43,7 +43,7 @@ def taken_port() -> Iterator[int]:
         yield holder.getsockname()[1]
 
 
-def market(parts: Parts, name: str, ticks: int) -> str:
+def market(parts: ProcessGroup, name: str, ticks: int) -> str:
     options = ["--simulate", "--port", "0", "--speed", "max", "--max-ticks", str(ticks)]
     ready = start(parts, name, ["exchange", *options]).ready
     assert ready is not None
@@ -51,7 +51,7 @@ def market(parts: Parts, name: str, ticks: int) -> str:
 
 
 def test_until_closed_ends_with_the_feed_and_a_second_run_begins_with_gaps(
-    topics: KafkaConfig, parts: Parts, capfd: pytest.CaptureFixture[str], tmp_path: Path
+    topics: KafkaConfig, parts: ProcessGroup, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     for name, gaps in (("first", 0), ("second", 2)):
         url = market(parts, name, 300)
@@ -110,7 +110,7 @@ def test_a_worker_without_ticks_ends_when_its_time_is_over(capfd: pytest.Capture
 
 @pytest.mark.usefixtures("topics")
 def test_a_worker_of_full_1_keeps_rows_of_full_1(
-    parts: Parts, capfd: pytest.CaptureFixture[str], tmp_path: Path
+    parts: ProcessGroup, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert run_command(["ingest", "--url", market(parts, "feed", 300), "--until-closed", "--archive", "a"]) == 0
     options = ["--schema", "full/1", "--features-dir", "rows", "--server", "127.0.0.1:1"]

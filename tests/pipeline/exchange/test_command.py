@@ -68,6 +68,7 @@ def test_a_port_in_use_is_named_with_the_option_that_changes_it(
     assert f"port {port} on 127.0.0.1: Address already in use; choose another with --port" in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_the_command_says_when_it_is_ready_and_stops_on_a_signal(tmp_path: Path) -> None:
     recording = tmp_path / "a.ndjson"
     recording.write_bytes(message(0))

@@ -14,6 +14,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from common.ports import open_port
 from pipeline.archive import read_archive, read_messages
 from pipeline.datasets import coinbase_ticker_2025, coinbase_ticker_2026
 from pipeline.exchange.items import Item, Restart, replayed, simulated
@@ -36,7 +37,9 @@ async def serving(
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     stopped = stop.is_set if stop else lambda: False
     task = asyncio.create_task(
-        server.run("127.0.0.1", 0, on_ready=ready.set_result, stopped=stopped, duration_s=duration_s)
+        server.run(
+            open_port("127.0.0.1", 0, "--port"), on_ready=ready.set_result, stopped=stopped, duration_s=duration_s
+        )
     )
     try:
         await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)

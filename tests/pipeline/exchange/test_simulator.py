@@ -31,6 +31,7 @@ def realized_volatility(ticks: list[SimulatedTick], window_s: float = 60.0) -> N
     return np.sqrt(sums[np.searchsorted(time_s, grid)] - sums[np.searchsorted(time_s, grid - window_s)])
 
 
+@pytest.mark.process
 def test_a_seed_gives_the_same_ticks_in_another_process_byte_for_byte() -> None:
     code = (
         "from itertools import islice; from hashlib import sha256\n"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,7 +68,7 @@ def test_every_prefix_of_generated_ticks_agrees_with_brute_force(records: list[R
 
 
 @pytest.mark.parametrize("files", [coinbase_ticker_2026, coinbase_ticker_2025])
-def test_every_prefix_of_a_real_stretch_agrees_with_brute_force(files) -> None:
+def test_every_prefix_of_a_real_stretch_agrees_with_brute_force(files: Callable[[], list[Path]]) -> None:
     paths = files()[:8]
     if not paths:
         pytest.skip("the Coinbase recordings are not on this machine (VOLCAST_DATA_DIR or ../shared/data)")
@@ -268,3 +270,20 @@ def test_engines_do_not_share_state() -> None:
     first, second = FeatureEngine(), FeatureEngine()
     once = first.update(ticks)
     assert_same_bits(second.update(ticks), once)
+
+
+@pytest.mark.parametrize("window_s", [1, 5, 30, 60])
+def test_a_window_excludes_a_tick_exactly_as_old_as_the_window(window_s: int) -> None:
+    """Windows are (t - w, t]: the tick at t - w is the reference of the return."""
+    at_s = 100 + window_s
+    ticks = [tick(0, 90, 92), tick(100, 100, 102, 1), tick(at_s, 110, 112, 2)]
+    batch = compute(columns([*ticks, tick(at_s + 1e-9, 120, 122, 3)]))
+    assert batch.values[2, COLUMN[f"return_{window_s}s"]] == pytest.approx(math.log(111 / 101), rel=1e-14)
+    assert batch.values[3, COLUMN[f"return_{window_s}s"]] == pytest.approx(math.log(121 / 101), rel=1e-14)
+
+
+def test_the_intensity_counts_a_tick_until_it_is_sixty_seconds_old() -> None:
+    just_inside = [tick(0), tick(100, sequence=1), tick(160 - 1e-9, sequence=2)]
+    assert compute(columns(just_inside)).values[2, COLUMN["trade_intensity"]] == 2 / 60
+    exactly = [tick(0), tick(100, sequence=1), tick(160, sequence=2)]
+    assert compute(columns(exactly)).values[2, COLUMN["trade_intensity"]] == 1 / 60

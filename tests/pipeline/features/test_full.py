@@ -152,6 +152,7 @@ def test_a_restart_that_replays_the_last_five_minutes_gives_the_same_bits(seed: 
     assert restarted.warm[resume - first :].tolist() == whole.warm[resume:].tolist()
 
 
+@pytest.mark.slow
 def test_no_drift_after_three_million_ticks(capsys: pytest.CaptureFixture[str]) -> None:
     """Prices and quantities are a thousand and 10^12 times higher in every other stretch: what is large leaves the
     sums of what is small again and again.

@@ -124,6 +124,7 @@ def test_a_hundred_thousand_of_the_largest_moves_fit() -> None:
     assert words_of([LARGEST] * count)[-1] < 2**62
 
 
+@pytest.mark.slow
 def test_no_drift_after_ten_million_ticks(capsys: pytest.CaptureFixture[str]) -> None:
     """Prices are a thousand times higher in every other stretch, so each of its edges is a square of 48
     among squares of 1e-14. A running float sum is off by 1e-4 after two of them (benchmarks/features.py).

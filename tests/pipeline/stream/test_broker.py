@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from cli.run.parts import Parts
+from cli.run.processes import ProcessGroup
 from common.config import KafkaConfig
 from common.errors import UnavailableError
 from pipeline.stream import broker as module
@@ -36,6 +38,7 @@ def test_port_0_becomes_a_free_one_and_it_ends_with_its_context() -> None:
     assert not exists(pid)
 
 
+@pytest.mark.process
 def test_what_does_not_start_is_told_with_its_own_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = tmp_path / "tansu"
     fake.write_text("#!/bin/sh\necho 'first'\necho 'no such engine' >&2\nexit 3\n")
@@ -45,6 +48,32 @@ def test_what_does_not_start_is_told_with_its_own_last_words(tmp_path: Path, mon
         EmbeddedBroker("127.0.0.1", free_port()).start()
 
 
+@pytest.mark.process
+def test_of_two_brokers_that_start_together_exactly_one_runs() -> None:
+    port = free_port()
+    barrier = threading.Barrier(2)
+
+    def start(_: int) -> EmbeddedBroker | UnavailableError:
+        barrier.wait()
+        embedded = EmbeddedBroker("127.0.0.1", port)
+        try:
+            embedded.start()
+        except UnavailableError as error:
+            return error
+        return embedded
+
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(start, range(2)))
+    (winner,) = [outcome for outcome in outcomes if isinstance(outcome, EmbeddedBroker)]
+    (loser,) = [outcome for outcome in outcomes if isinstance(outcome, UnavailableError)]
+    assert winner.alive
+    winner.stop()
+    assert str(loser) == (
+        f"port {port} on 127.0.0.1: Address already in use; choose another with --port or broker.port"
+    )
+
+
+@pytest.mark.process
 def test_what_never_listens_is_ended_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = tmp_path / "tansu"
     fake.write_text("#!/bin/sh\nexec sleep 60\n")
@@ -58,12 +87,12 @@ def test_what_never_listens_is_ended_and_told(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("broker")
-def test_the_command_ends_on_sigterm_and_even_killed_leaves_no_broker(parts: Parts) -> None:
+def test_the_command_ends_on_sigterm_and_even_killed_leaves_no_broker(parts: ProcessGroup) -> None:
     for number, name in ((signal.SIGTERM, "term"), (signal.SIGKILL, "kill")):
         part = start(parts, name, ["broker", "--port", str(free_port())])
-        assert part.process is not None
-        (child,) = Path(f"/proc/{part.process.pid}/task/{part.process.pid}/children").read_text().split()
-        part.process.send_signal(number)
-        part.process.wait(10)
-        assert part.process.returncode == (0 if number == signal.SIGTERM else -signal.SIGKILL)
+        assert part.popen is not None
+        (child,) = Path(f"/proc/{part.popen.pid}/task/{part.popen.pid}/children").read_text().split()
+        part.popen.send_signal(number)
+        part.popen.wait(10)
+        assert part.popen.returncode == (0 if number == signal.SIGTERM else -signal.SIGKILL)
         await_true(lambda child=child: not exists(int(child)), 5, "the end of the broker")  # type: ignore[misc]

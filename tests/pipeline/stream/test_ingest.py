@@ -17,6 +17,7 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from common.config import IngestConfig
 from common.errors import UnavailableError
+from common.ports import open_port
 from pipeline.archive import ArchiveWriter, expand_paths, read_archive
 from pipeline.exchange.items import Item, Restart, simulated
 from pipeline.exchange.server import ExchangeServer
@@ -67,7 +68,7 @@ async def exchange(feed: list[Item | Restart]) -> AsyncIterator[str]:
     """Volcast's own exchange, at full speed."""
     server = ExchangeServer(iter(feed), products=None, speed=math.inf, end_reason="the end")
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(server.app.run("127.0.0.1", 0, on_ready=ready.set_result))
+    task = asyncio.create_task(server.run(open_port("127.0.0.1", 0, "--port"), on_ready=ready.set_result))
     try:
         yield f"ws://127.0.0.1:{await ready}"
     finally:
@@ -315,3 +316,36 @@ def test_metrics_say_what_the_counts_say() -> None:
     assert samples["volcast_ingest_ticks_total"] == 1
     assert samples["volcast_ingest_connected"] == 0
     assert samples["volcast_ingest_reconnects_total"] == 0
+
+
+@pytest.fixture
+def _proxied(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, f"http://user:secret@127.0.0.1:{free_port()}")
+
+
+@pytest.mark.usefixtures("_proxied")
+async def test_an_exchange_on_this_machine_is_reached_without_the_proxy() -> None:
+    async with scripted(sends(subscriptions(0))) as url:
+        feed = await Feed(url).run()
+    assert feed.ingest.state.messages == 1
+
+
+@pytest.mark.usefixtures("_proxied")
+@pytest.mark.parametrize("url", ["ws://exchange.invalid:80", "wss://exchange.invalid"])
+async def test_an_exchange_behind_a_proxy_that_fails_is_one_line_that_names_the_proxy(url: str) -> None:
+    with pytest.raises(UnavailableError) as caught:
+        await Feed(url).run()
+    assert f"exchange: {url} cannot be reached: " in str(caught.value)
+    assert "the connection goes through the proxy http://127.0.0.1:" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("_proxied")
+@pytest.mark.parametrize("proxy", ["socks5h://127.0.0.1:1", "ftp://127.0.0.1:1"])
+async def test_a_proxy_of_another_kind_is_one_line(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", proxy)
+    with pytest.raises(UnavailableError, match=f"the connection goes through the proxy {proxy}"):
+        await Feed("wss://exchange.invalid").run()

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from cli.run.parts import Parts
+from cli.run.processes import ProcessGroup
 from clients.sync import Client
 from common.bundle import Manifest, ManifestFeature, ManifestSchema, SelfTest
 from common.config import Config, KafkaConfig
@@ -51,7 +51,7 @@ def full_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     write_bundle(models)
     write_bundle(models, "volatility-full", graph=Logistic(1).graph(width=len(FULL_1)), change=_of_full_1)
     arguments = ["serve", "--port", str(port), "--metrics-port", "0", "--models-dir", str(models)]
-    with Parts(tmp_path_factory.mktemp("server"), None) as parts:
+    with ProcessGroup(tmp_path_factory.mktemp("server"), None) as parts:
         start(parts, "server", arguments)
         yield f"127.0.0.1:{port}"
 
@@ -242,7 +242,7 @@ def test_a_spare_worker_of_the_group_waits_and_does_no_harm(kafka: KafkaConfig, 
     assert_same(kafka, ticks, repeats=True)
 
 
-def test_kill_9_loses_nothing(kafka: KafkaConfig, inference_server: str, parts: Parts) -> None:
+def test_kill_9_loses_nothing(kafka: KafkaConfig, inference_server: str, parts: ProcessGroup) -> None:
     """A real process is killed between commits, with ticks still coming, and another worker goes on."""
     ticks = simulated()
     environ = {

@@ -239,6 +239,7 @@ def port() -> int:
     return port
 
 
+@pytest.mark.process
 def test_a_gateway_may_start_first_and_is_healthy_when_the_server_is(models: Path, port: int) -> None:
     address = f"127.0.0.1:{port}"
     with running("gateway", "--port", "0", "--server", address) as process:
@@ -256,6 +257,7 @@ def test_a_gateway_may_start_first_and_is_healthy_when_the_server_is(models: Pat
         assert process.stop(signal.SIGTERM) == 0
 
 
+@pytest.mark.process
 def test_a_server_that_does_not_answer_is_a_gateway_timeout() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as mute,

@@ -167,6 +167,7 @@ async def test_an_error_nobody_thought_of_is_a_plain_500(monkeypatch: pytest.Mon
     assert (answer.status_code, answer.json()) == (500, {"error": "internal error", "violations": []})
 
 
+@pytest.mark.process
 def test_https_takes_a_new_certificate_and_tokens_without_a_restart(tmp_path: Path, tokens: Path) -> None:
     ours, others = Authority(), Authority()
     files = Files(tmp_path, ours)
@@ -192,6 +193,7 @@ def test_https_takes_a_new_certificate_and_tokens_without_a_restart(tmp_path: Pa
         await_true(lambda: status(process.address, others) == 401, 15)
 
 
+@pytest.mark.process
 def test_plaintext_beyond_loopback_is_refused_in_one_line_unless_it_is_allowed() -> None:
     done = run_to_end("gateway", "--host", "0.0.0.0", "--port", "0")
     assert done.returncode == 2

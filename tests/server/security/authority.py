@@ -22,6 +22,8 @@ class Authority:
             .not_valid_before(now - timedelta(days=400))
             .not_valid_after(now + timedelta(days=400))
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_may_sign_certificates(), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )
 
@@ -33,12 +35,15 @@ class Authority:
         """(certificate, key) in PEM for this machine."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.now(UTC)
+        # Python 3.13 and later refuse a certificate that does not name its issuer's key (RFC 5280, 4.2.1.1).
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         alternatives = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
         certificate = (
             x509.CertificateBuilder(self._name, _named(name), key.public_key(), x509.random_serial_number())
             .not_valid_before(now - timedelta(days=300))
             .not_valid_after(now + timedelta(days=days))
             .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+            .add_extension(issuer, critical=False)
             .sign(self._key, hashes.SHA256())
         )
         secret = key.private_bytes(
@@ -58,6 +63,12 @@ class Files:
     def write(self, cert: bytes, key: bytes) -> None:
         self.cert.write_bytes(cert)
         self.key.write_bytes(key)
+
+
+def _may_sign_certificates() -> x509.KeyUsage:
+    usages = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+    refused = dict.fromkeys((*usages, "encipher_only", "decipher_only"), False)
+    return x509.KeyUsage(key_cert_sign=True, crl_sign=True, **refused)
 
 
 def _named(name: str) -> x509.Name:

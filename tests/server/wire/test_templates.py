@@ -14,7 +14,7 @@ from server.core.requests import PredictInput
 from server.core.rows import PackedInput
 from server.rpc.inference import read_predict
 from server.wire.response import varint
-from server.wire.templates import TemplateCache, frame_parts
+from server.wire.templates import MAX_PREFIX_BYTES, MAX_ROWS, TemplateCache, frame_parts
 from volcast.v1 import ModelSelector, PackedRows, PredictRequest, StreamPredictRequest
 
 WIDTH = len(CORE_1)
@@ -183,6 +183,51 @@ def test_a_message_that_ends_like_its_values_by_chance_is_taken_as_it_is() -> No
     )  # unknown fields, which other bytes in their place would break
     learned(templates, plain(values=tail) + tail)
     assert not templates.by_length
+
+
+@pytest.mark.parametrize("tail", [b"", field(6, b"BTC-USD")])
+def test_values_repeated_in_an_unknown_field_teach_no_template(tail: bytes) -> None:
+    """The unknown field ends the message, so its bytes look like the values; only parsing with other bytes shows."""
+    raw = plain()
+    values = raw[-8 * WIDTH :]
+    message = raw + field(15, values) + tail
+    assert parsed(message) == parsed(raw)
+    templates = TemplateCache()
+    learned(templates, message)
+    assert not templates.by_length
+    assert recognized(templates, message) is None
+
+
+def test_values_repeated_in_an_unknown_field_of_the_rows_teach_no_template() -> None:
+    body = PredictRequest.FromString(plain()).packed.SerializeToString()
+    message = field(3, body + field(15, body[-8 * WIDTH :]))
+    assert scored(parsed(message)) == scored(parsed(plain()))
+    templates = TemplateCache()
+    learned(templates, message)
+    assert not templates.by_length
+
+
+@pytest.mark.parametrize(("rows", "known"), [(1, True), (MAX_ROWS - 1, True), (MAX_ROWS, True), (MAX_ROWS + 1, False)])
+def test_requests_of_up_to_1024_rows_teach_a_template(rows: int, known: bool) -> None:
+    assert MAX_ROWS == 1024
+    templates = TemplateCache()
+    learned(templates, plain(rows))
+    assert bool(templates.by_length) is known
+
+
+@pytest.mark.parametrize(("excess", "known"), [(0, True), (1, False)])
+def test_a_prefix_of_up_to_1024_bytes_teaches_a_template(excess: int, known: bool) -> None:
+    def message(name: str) -> bytes:
+        request = PredictRequest.FromString(plain())
+        request.model.name = name
+        return request.SerializeToString()
+
+    overhead = len(message("x" * 900)) - 8 * WIDTH - 900  # both lengths of the name take two bytes
+    raw = message("x" * (MAX_PREFIX_BYTES - overhead + excess))
+    assert len(raw) - 8 * WIDTH == MAX_PREFIX_BYTES + excess
+    templates = TemplateCache()
+    learned(templates, raw)
+    assert bool(templates.by_length) is known
 
 
 @given(st.integers(0, 2**63 - 1), requests)

@@ -26,6 +26,8 @@ from tests.server.bundles import rows, write_bundle
 from tests.server.processes import Process, run_to_end, serve
 from volcast.v1 import DataType, PackedRows, PredictRequest
 
+pytestmark = pytest.mark.process
+
 PREDICT = "/volcast.v1.InferenceService/Predict"
 REQUESTS = 'volcast_server_requests_total{code="OK",method="Predict"}'
 RESTARTS = "volcast_server_worker_restarts_total"

@@ -15,7 +15,8 @@ import msgspec
 import pytest
 
 from cli.main import run_command
-from common.model_store import History, Labels, ModelStore
+from common.labels import Labels
+from common.model_store import History, ModelStore
 from tests.training.runs import Made, leaky, make
 from training.commands import train
 from training.retraining import (

@@ -9,6 +9,8 @@ from pipeline.datasets import DATA_DIR, btc_quotes_2021
 from tests.training.data.files import quotes_table, write_quotes
 from training.data import card, load
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_card_is_what_the_recordings_say() -> None:
     if not btc_quotes_2021():

@@ -338,6 +338,7 @@ def test_kinds_are_not_mixed_and_schemas_not_given_to_files_that_cannot_have_the
         load([tmp_path / "empty"])
 
 
+@pytest.mark.slow
 def test_the_real_recordings_add_up() -> None:
     root = data_dir()
     if root is None:

@@ -16,6 +16,8 @@ from training.labels import labels
 from training.look import STYLE
 from training.scored import Scored
 
+pytestmark = pytest.mark.slow
+
 PNG = b"\x89PNG\r\n\x1a\n"
 FEW = Settings(resamples=40, group_resamples=20)
 

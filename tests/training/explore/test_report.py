@@ -17,6 +17,8 @@ from training.explore import Exploration, explore, plots
 from training.explore.plots import pictures
 from training.explore.write import write
 
+pytestmark = pytest.mark.slow
+
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
