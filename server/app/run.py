@@ -1,14 +1,11 @@
-"""A server's life: listen, load, warm up, serve, drain."""
+"""A server's life: load, warm up, listen, serve, leave, drain."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import os
-import signal
 import struct
 import threading
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter_ns, time
@@ -16,13 +13,13 @@ from typing import Any
 
 from common.config import ServerConfig
 from common.errors import BundleError
-from common.lifecycle import hangup_pending
+from common.lifecycle import StopSignals
 from common.metrics import serve_registry
 from common.ports import BoundPort
 from common.status import StatusPipe
 from server.app import services
 from server.app.fronts import Front, Parts, chosen_front, make_front
-from server.app.ports import ServerPorts
+from server.app.ports import LOOPBACK, PORT_OPTION, ServerPorts
 from server.core.dataplane import DataPlane, ModelRun
 from server.core.models import Repository
 from server.core.requests import Selection
@@ -41,7 +38,6 @@ from server.security.tokens import Gate, Tokens
 from volcast.v1 import DataType, PackedRows, PredictRequest
 
 STATS_EVERY_S = 1.0
-Address = tuple[str, int]
 
 
 async def run_server(
@@ -49,15 +45,17 @@ async def run_server(
 ) -> None:
     """Returns after an orderly end. Raises VolcastError if the port is taken or no model can be used."""
     server = Server(config, ports, status, log)
-    stopping = asyncio.Event()
-    _on_signals(asyncio.get_running_loop(), stop, stopping, server.reload)
+    signals = StopSignals(stop)
+    signals.install(asyncio.get_running_loop(), server.reload)
     try:
         await server.start()
-        asked = asyncio.ensure_future(stopping.wait())
-        while not (stop.is_set() or asked.done()):
-            await asyncio.wait([asked], timeout=STATS_EVERY_S)
+        never_served = stop.is_set()
+        while not await signals.requested(STATS_EVERY_S):
             server.tick()
-        asked.cancel()
+        if config.lame_duck_s and not never_served:
+            log.info("leaving", lame_duck_s=config.lame_duck_s)
+            server.leave()
+            await signals.lame_duck(config.lame_duck_s)
         log.info("draining", drain_s=config.drain_s)
     finally:
         await server.drain()
@@ -93,15 +91,14 @@ class Server:
         self._front: Front = make_front(config, parts, self._certificates, reuse_port=ports.own is not None)
 
     async def start(self) -> None:
-        """Ready when it returns: listening, models loaded and warmed up, one call answered over the socket."""
-        config, state = self._config, self._state
+        """Loads and warms up the models, answers a call of its own, then opens the port: ready when it returns."""
+        state = self._state
         # Served from the start, so that a scrape finds volcast_server_ready 0 while models load.
         serve_registry(self._ports.metrics, self.metrics.registry())
         metrics_port = self._ports.metrics.getsockname()[1]
-        port, own = await (self._listen() if self._ports.own is None else self._join(self._ports.own))
-        if self._certificates is None and not is_loopback(config.host):
-            self._log.warning("plaintext", host=config.host, port=port, hint="keep the network private")
-        await self._try_out(*own)
+        await asyncio.to_thread(self._load)
+        state.accepting = True
+        await self._try_out()
         self._reloader.start()
         self._shadow_thread.start()
         keep_freed_memory()
@@ -110,28 +107,21 @@ class Server:
         gc.set_threshold(50_000, 50, 50)
         state.ready = True
         self._health.set_serving(True)
-        about = {"host": config.host, "port": port, "metrics_port": metrics_port, "front": state.front}
-        if self._ports.own is not None:
-            about["own_port"] = own[1]
+        about = {**await self._listen(), "metrics_port": metrics_port, "front": state.front}
         self._log.info("ready", **about, uptime_s=round(state.uptime_s, 3))
         self._status.report("ready", **about)
 
-    async def _listen(self) -> tuple[int, Address]:
-        """The port, and where a call is sure to reach this process."""
+    async def _listen(self) -> dict[str, Any]:
+        """Opens the port; gives where. own_port: reaches this process alone, where others share the port."""
         config = self._config
-        await self._front.start(self._ports.calls)
-        # On a thread, so that health is answered (not serving) while models load.
-        await asyncio.to_thread(self._load)
-        self._state.accepting = True
-        port = self._ports.calls.port
-        return port, (config.host, port)
-
-    async def _join(self, own: BoundPort) -> tuple[int, Address]:
-        """Listens beside others once it can answer: what they could answer must not be refused here."""
-        await asyncio.to_thread(self._load)
-        self._state.accepting = True
-        await self._front.start(self._ports.calls, own)
-        return self._ports.calls.port, (own.address, own.port)
+        calls, own = self._ports.calls, self._ports.own
+        await self._front.start(*(port for port in (calls, own) if port is not None))
+        where = {"host": config.host, "port": calls.port}
+        if own is not None:
+            where["own_port"] = own.port
+        if self._certificates is None and not is_loopback(config.host):
+            self._log.warning("plaintext", host=config.host, port=calls.port, hint="keep the network private")
+        return where
 
     def tick(self) -> None:
         """Once a second."""
@@ -146,6 +136,11 @@ class Server:
             self._forget_callers()
         if self._certificates is not None:
             self._certificates.refresh(force=True)
+
+    def leave(self) -> None:
+        """Health reports NOT_SERVING; calls and connections are accepted as before."""
+        self._state.ready = False
+        self._health.set_serving(False)
 
     async def drain(self) -> None:
         """Health turns, no call begins, those in hand finish within `drain_s`; then the models, then all else."""
@@ -167,8 +162,16 @@ class Server:
             raise BundleError(f"no usable model {name!r} in {folder}: {why}")
         self._repository.resolve(Selection())
 
-    async def _try_out(self, host: str, port: int) -> None:
-        """Raises UnavailableError where the front does not answer over its socket."""
+    async def _try_out(self) -> None:
+        """Raises UnavailableError where the front does not answer over a socket."""
+        with BoundPort(LOOPBACK, 0, PORT_OPTION, claimed=False) as port:
+            await self._front.start_trial(port)
+            try:
+                await self._call_itself(port.address, port.port)
+            finally:
+                await self._front.end_trial()
+
+    async def _call_itself(self, host: str, port: int) -> None:
         if self._certificates is not None:
             await self_check.handshake(host, port)
             return
@@ -202,19 +205,3 @@ def _trial_request(repository: Repository) -> bytes:
         values=struct.pack(f"<{len(model.example)}d", *model.example),
     )
     return PredictRequest(packed=rows).SerializeToString()
-
-
-def _on_signals(
-    loop: asyncio.AbstractEventLoop, stop: threading.Event, stopping: asyncio.Event, reload: Callable[[], None]
-) -> None:
-    def end(number: int) -> None:
-        if stopping.is_set():
-            os._exit(128 + number)  # asked twice: no drain, no clean-up
-        stop.set()
-        stopping.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, end, number)
-    loop.add_signal_handler(signal.SIGHUP, reload)
-    if hangup_pending():
-        reload()

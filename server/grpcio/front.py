@@ -27,12 +27,13 @@ from server.wire.inline import MIN_INLINE_TIMEOUT_NS, InlineScorer
 from server.wire.templates import TemplateCache
 
 DRAIN_TICK_S = 0.02
-# A stream that has sent nothing for so long has no frame on its way, and can be ended by a drain.
+# A stream that has sent nothing for so long has no frame in flight: a drain ends it at once.
 IDLE_NS = 50_000_000
-# gRPC core cancels a call that comes between its goodbye and the client's reading of it (CANCELLED, which
-# clients do not try again). Those who watch health are given so long to leave before the goodbye
-# (benchmarks/rolling.py).
-LEAVE_S = 0.25
+# How long a drain waits for such a moment before it ends a stream between two frames.
+MAX_BUSY_STREAM_S = 1.0
+# The least that gRPC core needs to send the status of a stream before it closes the connection.
+MIN_GRACE_S = 0.2
+DRAINING = "the server is draining"
 REBIND_S = 0.01  # until the kernel has let go of a port
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -86,7 +87,9 @@ class GrpcioFront:
         self._inline = InlineScorer(plane, batches, metrics)
         self._handlers = AuthenticatedHandlers(gate, {path: self._handler(method) for path, method in methods.items()})
         self._server = self._new_server()
+        self._dialogues: set[Context] = set()  # streams that need no model
         self._ending = False
+        self._end_after_frame = False
         self._keeper: asyncio.Task[None] | None = None
 
     def _new_server(self) -> grpc.aio.Server:
@@ -98,9 +101,19 @@ class GrpcioFront:
         """Listens at each. Raises UnavailableError if another process was first."""
         for port in ports:
             port.hand_over()  # gRPC takes no socket
-            self._bind(port.address, port.port)
+            self._bind(port.address, port.port, self._server)
         await self._server.start()
         self._keeper = self._loop.create_task(self._keep_listening([(port.address, port.port) for port in ports]))
+
+    async def start_trial(self, port: BoundPort) -> None:
+        """Listens for the server's own first call, before any other port is open."""
+        self._trial = self._new_server()
+        port.hand_over()
+        self._bind(port.address, port.port, self._trial)
+        await self._trial.start()
+
+    async def end_trial(self) -> None:
+        await self._trial.stop(0)
 
     def forget_callers(self) -> None:
         """Nothing to do after a change of the callers that are allowed in: every call is checked."""
@@ -117,32 +130,35 @@ class GrpcioFront:
             for host, port in addresses:
                 while not self._ending:
                     try:
-                        self._bind(host, port)
+                        self._bind(host, port, self._server)
                         break
                     except UnavailableError:
                         await asyncio.sleep(REBIND_S)
             await self._server.start()
 
-    def _bind(self, host: str, port: int) -> int:
+    def _bind(self, host: str, port: int, server: grpc.aio.Server) -> int:
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             if self._credentials is None:
-                return self._server.add_insecure_port(address)
-            return self._server.add_secure_port(address, self._credentials)
+                return server.add_insecure_port(address)
+            return server.add_secure_port(address, self._credentials)
         except RuntimeError:
             raise UnavailableError(
                 f"port {port} on {host}: Address already in use; choose another with --port or server.port"
             ) from None
 
     async def drain(self, drain_s: float) -> None:
-        """Watchers of health leave, then no call begins any more; those in hand get the rest of `drain_s` seconds."""
+        """No call begins; calls in progress get `drain_s` seconds.
+
+        A stream ends with UNAVAILABLE when it pauses, or after MAX_BUSY_STREAM_S between two frames.
+        """
         self._ending = True
-        leave_s = min(LEAVE_S, drain_s) if self._state.accepting else 0.0
-        await asyncio.sleep(leave_s)
-        drain_s -= leave_s
-        stopped = asyncio.ensure_future(self._server.stop(drain_s))
+        began_s = self._loop.time()
+        busy_s = min(MAX_BUSY_STREAM_S, drain_s / 2)
+        stopped = asyncio.ensure_future(self._server.stop(max(drain_s, MIN_GRACE_S)))
         while not stopped.done():
-            await self._end_idle_streams()
+            self._end_after_frame = self._loop.time() - began_s >= busy_s
+            await self._end_streams(even_busy=self._end_after_frame)
             await asyncio.wait([stopped], timeout=DRAIN_TICK_S)
         await stopped
 
@@ -232,6 +248,8 @@ class GrpcioFront:
                 while (raw := await context.read()) is not EOF:
                     arrived_ns = self._streams[context] = self._now_ns()
                     await context.write(await self._frame(method, raw, arrived_ns))
+                    if self._end_after_frame:
+                        await _abort(context, to_status(UnavailableError(DRAINING)))
             finally:
                 del self._streams[context]
 
@@ -262,16 +280,22 @@ class GrpcioFront:
 
     async def _converse(self, method: StreamMethod, dialogue: Any, context: Context) -> None:
         arrived_ns = self._now_ns()
+        self._dialogues.add(context)
         try:
             await method.run(dialogue)
+        except AbortError:
+            raise
         except Exception as error:  # grpc.aio would tell the caller its text
             await self._fail(context, method.name, error, arrived_ns)
+        finally:
+            self._dialogues.discard(context)
 
-    async def _end_idle_streams(self) -> None:
-        """Ends the streams with no frame on its way; their callers open another, on another replica."""
-        status = to_status(UnavailableError("the server is draining"))
+    async def _end_streams(self, *, even_busy: bool) -> None:
+        """Ends the streams with no frame in flight, so that their callers open another on another replica."""
+        status = to_status(UnavailableError(DRAINING))
         now_ns = self._now_ns()
-        for context in [one for one, heard_ns in self._streams.items() if now_ns - heard_ns > IDLE_NS]:
+        paused = [context for context, heard_ns in self._streams.items() if now_ns - heard_ns > IDLE_NS]
+        for context in [*paused, *(self._dialogues if even_busy else ())]:
             try:
                 await _abort(context, status)
             except AbortError:

@@ -76,6 +76,8 @@ class Supervisor:
         self._metrics = WorkerMetrics()
         self._all_ready = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._in_lame_duck = False
+        self._hurry = asyncio.Event()
 
     async def run(self) -> None:
         self._on_signals()
@@ -87,7 +89,6 @@ class Supervisor:
             done, _ = await asyncio.wait([*keepers, *others], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-            self._log.info("draining", drain_s=self._config.drain_s)
         finally:
             self._stopping.set()
             for task in others:
@@ -155,8 +156,18 @@ class Supervisor:
             )
 
     async def _drain(self, keepers: list[asyncio.Task[None]]) -> None:
+        """The workers leave, then drain, each by itself."""
+        config = self._config
         self._send(signal.SIGTERM)
-        _, late = await asyncio.wait(keepers, timeout=self._config.drain_s + DRAIN_GRACE_S)
+        if config.lame_duck_s:
+            self._log.info("leaving", lame_duck_s=config.lame_duck_s)
+            ends = [asyncio.ensure_future(self._hurry.wait()), asyncio.ensure_future(asyncio.wait(keepers))]
+            await asyncio.wait(ends, timeout=config.lame_duck_s, return_when=asyncio.FIRST_COMPLETED)
+            for end in ends:
+                end.cancel()
+            self._in_lame_duck = False
+        self._log.info("draining", drain_s=config.drain_s)
+        _, late = await asyncio.wait(keepers, timeout=config.drain_s + DRAIN_GRACE_S)
         if late and await self._await_progress(late):
             hanging = [worker.number for worker in self._workers.values() if not worker.ended]
             self._log.error("workers_killed", workers=hanging)
@@ -191,9 +202,15 @@ class Supervisor:
             self._stopping.set()
 
     def _end(self, number: int) -> None:
+        if self._in_lame_duck:
+            self._in_lame_duck = False
+            self._hurry.set()
+            self._send(signal.SIGTERM)  # the second one that each worker receives: it skips the lame duck
+            return
         if self._stopping.is_set():
             self._send(signal.SIGKILL)
-            os._exit(128 + number)  # asked twice: no drain, no clean-up
+            os._exit(128 + number)  # no drain, no clean-up
+        self._in_lame_duck = self._config.lame_duck_s > 0
         self._stop.set()
         self._stopping.set()
 

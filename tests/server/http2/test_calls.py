@@ -501,12 +501,45 @@ def test_a_status_waits_behind_its_answers_and_a_failure_does_not() -> None:
         assert peer.status(1, read) == code
 
 
-def test_a_call_that_fails_before_its_caller_has_ended_closes_the_callers_side() -> None:
+def test_a_caller_that_reads_the_status_and_holds_its_side_open_is_reset_a_second_later() -> None:
+    """Not with the status: HAProxy discards trailers that it reads together with RST_STREAM."""
     peer = Peer()
     peer.connection.finish(opened(peer), 3, "no: 100 % \n wrong")
-    head, reset = peer.read()
+    (head,) = peer.read()
     assert peer.fields(head)[b"grpc-message"] == b"no: 100 %25 %0A wrong"
-    assert (reset.kind, frames.word(reset.payload)) == (frames.RST_STREAM, ErrorCode.NO_ERROR)
+    peer.connection.reset_held_open()
+    assert peer.read() == []
+    peer.connection.reset_held_open()
+    (reset,) = peer.read()
+    assert (reset.kind, reset.stream, frames.word(reset.payload)) == (frames.RST_STREAM, 1, ErrorCode.NO_ERROR)
+    peer.connection.reset_held_open()
+    assert peer.read() == []
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        frames.rst_stream(1, ErrorCode.CANCEL),
+        frames.frame(frames.DATA, frames.END_STREAM, 1, b""),
+        frames.frame(frames.HEADERS, frames.END_STREAM | frames.END_HEADERS, 1, b""),
+    ],
+)
+def test_a_caller_that_closes_its_side_after_the_status_is_not_reset(end: bytes) -> None:
+    peer = Peer()
+    peer.connection.finish(opened(peer), 3)
+    peer.raw(end)
+    peer.read()
+    for _ in range(3):
+        peer.connection.reset_held_open()
+    assert peer.read() == []
+
+
+def test_callers_that_hold_many_ended_calls_open_are_reset_before_a_second_has_passed() -> None:
+    peer = Peer()
+    for index in range(1025):
+        peer.head(2 * index + 1, b"/stream")
+        peer.connection.finish(peer.connection.streams[2 * index + 1], 3)
+    assert [one.stream for one in peer.read() if one.kind == frames.RST_STREAM] == [1]
 
 
 def test_the_weight_of_a_message_beyond_the_limit_goes_with_its_call() -> None:
@@ -516,3 +549,28 @@ def test_the_weight_of_a_message_beyond_the_limit_goes_with_its_call() -> None:
         peer.data(1, part)
     assert peer.status(1) == 8
     assert peer.connection._buffered == 0
+
+
+def test_a_connection_is_done_once_its_peer_has_closed_every_call() -> None:
+    """gRPC's C core loses a status that it reads together with the end of the connection."""
+    peer = Peer()
+    stream = opened(peer)
+    peer.connection.go_away()
+    peer.send(frames.PING, frames.ACK, 0, b"draining")
+    assert not peer.connection.is_done
+    peer.connection.finish(stream, 14)
+    assert not peer.connection.is_done
+    peer.raw(frames.rst_stream(1, ErrorCode.NO_ERROR))
+    assert peer.connection.is_done
+
+
+def test_a_connection_is_done_once_a_peer_that_holds_its_call_open_was_reset() -> None:
+    peer = Peer()
+    stream = opened(peer)
+    peer.connection.go_away()
+    peer.send(frames.PING, frames.ACK, 0, b"draining")
+    peer.connection.finish(stream, 14)
+    peer.connection.reset_held_open()
+    assert not peer.connection.is_done
+    peer.connection.reset_held_open()
+    assert peer.connection.is_done

@@ -61,10 +61,13 @@ class Transport:
     def is_closing(self) -> bool:
         return self.closed
 
+    def can_write_eof(self) -> bool:
+        return True
+
     def close(self) -> None:
         self.closed = True
 
-    abort = close
+    abort = write_eof = close
 
 
 class Client:

@@ -208,10 +208,10 @@ async def test_a_drain_does_not_cut_a_call_of_the_short_way(client: Client, fron
     client.link.h2.go_away()
     client.call(3, request(2).SerializeToString())
     client.send(frames.frame(frames.PING, frames.ACK, 0, b"draining"))
-    front.end_idle()
+    front.end_streams(even_busy=False)
     assert not client.transport.closed
     assert status(await client.ended(3), 3) == b"0"
-    front.end_idle()
+    front.end_streams(even_busy=False)
     assert client.transport.closed
 
 

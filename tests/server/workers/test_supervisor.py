@@ -17,6 +17,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from common.schema import CORE_1
 from server.workers.supervisor import pause_s
@@ -239,6 +240,23 @@ def test_a_second_signal_ends_all_at_once(models: Path) -> None:
         await_true(lambda: bool(told(process, "draining")))
         assert process.stop(signal.SIGTERM, timeout_s=5) == 128 + signal.SIGTERM
         await_true(lambda: not any(lives(pid) for pid in workers), 5, "the end of the workers")
+
+
+def test_workers_that_leave_report_it_and_still_answer_new_connections(models: Path) -> None:
+    with (
+        two(models, VOLCAST_SERVER__LAME_DUCK_S="60") as process,
+        grpc.insecure_channel(process.address, OWN_CONNECTION) as channel,
+    ):
+        watch: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=30)
+        assert HealthCheckResponse.FromString(next(watch)).status == HealthCheckResponse.SERVING
+        process.popen.send_signal(signal.SIGTERM)
+        assert HealthCheckResponse.FromString(next(watch)).status == HealthCheckResponse.NOT_SERVING
+        await_true(lambda: len(told(process, "leaving")) == 3)  # both workers and the supervisor
+        for _ in range(8):
+            predict(process.address)
+        assert process.metrics()["volcast_server_ready"] == 0
+        assert process.stop(signal.SIGTERM, timeout_s=10) == 0  # the second one: on to the drain
+        assert len(told(process, "stopped")) == 3
 
 
 def test_a_supervisor_that_is_killed_takes_its_workers_with_it(process: Process) -> None:
