@@ -114,18 +114,18 @@ def test_calls_in_hand_are_answered_after_health_has_turned_and_new_ones_are_ref
         watch = channel.unary_stream(WATCH)(b"")
         assert HealthCheckResponse.FromString(next(watch)).status == HealthCheckResponse.SERVING
         in_hand = [channel.unary_unary(PREDICT).future(one_row(), timeout=20) for _ in range(5)]
-        for one in in_hand:
-            one.add_done_callback(lambda _: ended.append("call"))
+        for pending in in_hand:
+            pending.add_done_callback(lambda _: ended.append("call"))
         call(channel, CHECK, b"")  # behind them on the wire: they have arrived
         patient.popen.send_signal(signal.SIGTERM)
         assert HealthCheckResponse.FromString(next(watch)).status == HealthCheckResponse.NOT_SERVING
         ended.append("health")
         assert list(watch) == []
-        assert all(one.result() for one in in_hand)
+        assert all(pending.result() for pending in in_hand)
 
         def refused() -> bool:
             with channel_to(patient.address) as new:
-                codes = [code_of(one.unary_unary(PREDICT).future(one_row(), timeout=20)) for one in (new, late)]
+                codes = [code_of(channel.unary_unary(PREDICT).future(one_row(), timeout=20)) for channel in (new, late)]
             return codes == [grpc.StatusCode.UNAVAILABLE] * 2
 
         await_true(refused)
@@ -271,11 +271,11 @@ def test_what_is_not_done_within_the_drain_is_let_go(models: Path, front: str) -
         serve(models, VOLCAST_SERVER__FRONT=front, **slow) as process,
         channel_to(process.address) as channel,
     ):
-        one = channel.unary_unary(PREDICT).future(one_row(), timeout=25)
+        pending = channel.unary_unary(PREDICT).future(one_row(), timeout=25)
         call(channel, CHECK, b"")
         began = time.monotonic()
         process.popen.send_signal(signal.SIGTERM)
-        assert code_of(one) in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+        assert code_of(pending) in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
         assert process.popen.wait(15) == 0
         assert 0.4 < time.monotonic() - began < 3.5  # the batch would have begun after 4 s
         assert process.events()[-1]["event"] == "stopped"
