@@ -59,10 +59,11 @@ def gateway(
     options = {"host": host, "port": port, "server": server, "allow_plaintext": allow_plaintext}
     given = {key: value for key, value in options.items() if value is not None}
     settings = msgspec.structs.replace(config.gateway, **given)
+    # First, since it tells a host that is no address of this machine from one that needs TLS.
+    listener = open_port(settings.host, settings.port, "--port or gateway.port")
     require_safe_listener("gateway", settings.host, bool(settings.tls_cert), settings.allow_plaintext)
     log = get_logger()
     files = _WatchedFiles(settings, log)
-    listener = open_port(settings.host, settings.port, "--port or gateway.port")
     uvloop.run(_serve(settings, files, listener, stop, StatusPipe(stop), log))
 
 

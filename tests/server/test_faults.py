@@ -99,6 +99,7 @@ async def fronted(front: str, models: Path, spy: Spy, log: Log) -> AsyncIterator
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel
     await made.drain(1.0)
+    bound.close()
 
 
 async def outcome(call: Any) -> tuple[grpc.StatusCode, str]:

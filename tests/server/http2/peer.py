@@ -55,6 +55,8 @@ class Peer:
 
     def raw(self, data: bytes) -> None:
         self.connection.receive(data, NOW_NS)
+        while self.connection.has_more:
+            self.connection.receive(b"", NOW_NS)
 
     def send(self, kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> None:
         self.raw(frames.frame(kind, flags, stream, payload))
