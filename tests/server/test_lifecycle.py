@@ -251,7 +251,7 @@ def test_a_second_signal_skips_the_rest_of_the_lame_duck(models: Path, front: st
         assert process.stop(signal.SIGINT, timeout_s=10) == 0
 
 
-def test_every_connection_is_told_goodbye(process: Process) -> None:
+def test_every_connection_receives_goaway(process: Process) -> None:
     with Wire(process.address) as busy, Wire(process.address) as idle:
         busy.open_call(1, STREAM_PREDICT)
         busy.message(1, frame(), end=False)
@@ -341,7 +341,7 @@ def test_a_server_whose_supervisor_has_gone_ends_in_order(process: Process) -> N
     assert process.events()[-1]["event"] == "stopped"
 
 
-def test_metrics_count_what_was_asked(process: Process) -> None:
+def test_metrics_count_requests(process: Process) -> None:
     with grpc.insecure_channel(process.address) as channel:
         stream = channel.stream_stream("/volcast.v1.InferenceService/StreamPredict")
         assert len(list(stream(iter([frame(), b"\xff"]), timeout=20))) == 2
@@ -357,7 +357,7 @@ def test_metrics_count_what_was_asked(process: Process) -> None:
 
 
 @pytest.mark.parametrize(("option", "key"), [("--port", "server.port"), ("--metrics-port", "server.metrics_port")])
-def test_a_port_that_is_taken_is_one_line_that_says_what_to_change(models: Path, option: str, key: str) -> None:
+def test_a_taken_port_prints_a_single_line_with_the_option_to_change(models: Path, option: str, key: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         ports = {"--port": "0", "--metrics-port": "0", option: port}

@@ -379,11 +379,11 @@ async def test_frames_whose_burst_fails_are_answered_before_those_behind_it(
     client.data(1, frame(1, request()) + frame(2, named))
     await client.until(lambda got: len(answers(got, 1)) == 2)
     sent = [request(seed=1), bad, named, named, request(seed=2), bad, named]
-    client.data(1, b"".join([frame(10 + n, raw) for n, raw in enumerate(sent)]))
+    client.data(1, b"".join([frame(10 + n, predict) for n, predict in enumerate(sent)]))
     got = await client.until(lambda got: len(answers(got, 1)) == len(sent))
     replies = [StreamPredictResponse.FromString(raw) for raw in answers(got, 1)]
     assert [reply.frame_id for reply in replies] == [10 + n for n in range(len(sent))]
-    assert [reply.error.code for reply in replies] == [3 if raw is bad else 0 for raw in sent]
+    assert [reply.error.code for reply in replies] == [3 if predict is bad else 0 for predict in sent]
 
 
 @pytest.mark.parametrize("begins", [frames.settings({frames.INITIAL_WINDOW_SIZE: 2**20}), frames.window_update(5, 9)])

@@ -190,7 +190,7 @@ def test_what_a_killed_worker_had_counted_stays_in_the_sum(process: Process) -> 
     assert fell == set()
 
 
-def test_a_worker_that_hangs_is_told_of_and_its_counts_stay(process: Process) -> None:
+def test_a_hanging_worker_is_reported_and_its_counts_stay(process: Process) -> None:
     (worker,) = [event for event in events_named(process, "ready") if event.get("worker") == 0]
     predict(f"127.0.0.1:{worker['own_port']}")
     assert process.metrics()[REQUESTS] == 1
@@ -215,7 +215,7 @@ def test_a_signal_drains_all_and_ends_well(process: Process, number: int) -> Non
     assert "worker" not in stopped[2]
 
 
-def test_a_terminals_interrupt_reaches_the_supervisor_alone(process: Process) -> None:
+def test_an_interrupt_of_the_terminal_reaches_only_the_supervisor(process: Process) -> None:
     """From the terminal and from the supervisor it would be a second signal, which ends at once."""
     sessions = {os.getsid(pid) for pid in pids(process)}
     assert os.getsid(process.popen.pid) not in sessions
@@ -271,7 +271,7 @@ def test_a_supervisor_whose_own_supervisor_has_gone_ends_in_order(process: Proce
     assert not any(lives(pid) for pid in workers)
 
 
-def test_sighup_reaches_all_workers_also_one_that_is_starting(tmp_path: Path) -> None:
+def test_sighup_reaches_all_workers_including_a_starting_worker(tmp_path: Path) -> None:
     write_bundle(tmp_path, version="1")
     with two(tmp_path, VOLCAST_SERVER__WATCH_S="0") as process:
         loaded = 'volcast_server_models{model="volatility",version="2"}'
@@ -301,7 +301,7 @@ def test_a_worker_that_dies_again_and_again_ends_the_server_with_a_line_that_say
         assert not any(lives(pid) for pid in workers)
 
 
-def test_what_keeps_all_workers_from_starting_is_one_line(tmp_path: Path) -> None:
+def test_a_reason_that_stops_all_workers_is_printed_once(tmp_path: Path) -> None:
     ports = ("--port", "0", "--metrics-port", "0", "--workers", "2")
     done = run_to_end("serve", "--models-dir", str(tmp_path / "none"), *ports)
     assert done.returncode == 1
@@ -320,7 +320,7 @@ def test_a_second_server_on_the_port_is_refused(process: Process, models: Path, 
     )
 
 
-def test_the_supervisor_imports_nothing_of_what_its_workers_serve_with() -> None:
+def test_the_supervisor_imports_no_serving_module() -> None:
     program = "import sys, server.commands.serve, server.workers.supervisor; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     imported = {name.split(".")[0] for name in done.stdout.split()}
