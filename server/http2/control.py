@@ -98,6 +98,7 @@ class Control(Sending):
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"RST_STREAM on stream {stream_id}, which is idle")
         self._count_abuse()
         self._locally_reset.pop(stream_id, None)
+        self._peer_ended(stream_id)
         stream = self.promote(stream_id)
         if stream is not None:
             self._abandon_call(stream)

@@ -87,6 +87,9 @@ class Sending:
         self._out: list[bytes] = []
         self._last_id = -1
         self._locally_reset: dict[int, None] = {}  # ended by us before the peer had: what it still sent is no fault
+        # Of those, the calls that the peer holds open: RST_STREAM follows at the next but one `reset_held_open`.
+        self._held_open: dict[int, None] = {}
+        self._to_reset: dict[int, None] = {}
         self._send_window = frames.DEFAULT_WINDOW
         self._initial_send = frames.DEFAULT_WINDOW
         self._frame_size = frames.FRAME_SIZE
@@ -133,6 +136,12 @@ class Sending:
         if parts := self._partial_bodies.pop(stream_id, None):
             stream.resume(parts)  # its weight is in `_buffered` as it was
         return stream
+
+    def open_streams(self) -> list[Stream]:
+        """Every open call, as a stream."""
+        for stream_id in [*self._headers_received, *self._awaiting_response]:
+            self.promote(stream_id)
+        return list(self.streams.values())
 
     def _new_stream(self, stream_id: int, head: Head, *, ended: bool) -> Stream:
         limits = self._limits
@@ -302,6 +311,19 @@ class Sending:
         """Called once in a while: what is spread over time is no flood."""
         self._abuse_score = 0
 
+    @property
+    def is_done(self) -> bool:
+        """Whether GOAWAY has been read, no call is open, and the peer has closed its side of every call."""
+        return self.closing and not (self.open_calls or self._held_open or self._to_reset)
+
+    def reset_held_open(self) -> bool:
+        """Called once a second: asks the peer to close its side of calls that ended a second ago or earlier."""
+        some = bool(self._to_reset)
+        for stream_id in self._to_reset:
+            self._out.append(frames.rst_stream(stream_id, ErrorCode.NO_ERROR))
+        self._to_reset, self._held_open = self._held_open, {}
+        return some
+
     # Ends of calls.
 
     def _fail_call(self, stream: Stream, code: int, text: str) -> None:
@@ -323,12 +345,25 @@ class Sending:
         self.events.append((Event.RESET, stream, b""))
 
     def _send_trailers(self, stream: Stream, block: bytes) -> None:
-        """Sends the last header block, and closes the peer's side where it is open."""
+        """Sends the last header block.
+
+        A peer closes its side when it reads the end; RFC 9113, section 8.1, lets us ask for it by RST_STREAM. That
+        waits a second: HAProxy discards a status that it reads together with RST_STREAM.
+        """
         self._send_headers(stream.id, block, frames.END_STREAM)
         if not stream.remote_closed:
-            self._out.append(frames.rst_stream(stream.id, ErrorCode.NO_ERROR))
+            self._held_open[stream.id] = None
+            if len(self._held_open) > MAX_LOCAL_RESETS:
+                oldest = next(iter(self._held_open))
+                del self._held_open[oldest]
+                self._out.append(frames.rst_stream(oldest, ErrorCode.NO_ERROR))
             self._remember_local_reset(stream.id)
         self._close(stream)
+
+    def _peer_ended(self, stream_id: int) -> None:
+        """The peer has closed its side of a call that we had ended."""
+        self._held_open.pop(stream_id, None)
+        self._to_reset.pop(stream_id, None)
 
     def _not_grpc(self, stream: Stream) -> None:
         """Answers with HTTP status 415, as gRPC over HTTP/2 asks, and a line of text."""

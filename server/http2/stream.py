@@ -235,7 +235,7 @@ class Stream:
     def put_back(self, messages: list[bytes]) -> None:
         """Puts messages back that were taken too early; they are not compressed any more."""
         self._gather()
-        head = b"".join([part for one in messages for part in (MESSAGE.pack(0, len(one)), one)])
+        head = b"".join([part for message in messages for part in (MESSAGE.pack(0, len(message)), message)])
         self._set_buffer(head + self.buffer)
 
     @property
