@@ -54,14 +54,23 @@ from common.status import StatusPipe
 )
 @click.option("--tokens-file", metavar="FILE", default=None, help="Tokens that callers must show; see: volcast token.")
 @click.option("--allow-plaintext", is_flag=True, default=None, help="Plaintext beyond loopback, on a private network.")
-@click.option("--drain-s", type=click.FloatRange(0), default=None, help="Seconds for pending calls after SIGTERM.")
+@click.option(
+    "--lame-duck-s",
+    type=click.FloatRange(0),
+    default=None,
+    help="Seconds after SIGTERM in which new calls are accepted while health reports NOT_SERVING (1).",
+)
+@click.option(
+    "--drain-s", type=click.FloatRange(0), default=None, help="Seconds for pending calls after the lame-duck time (5)."
+)
 @click.option("--metrics-port", type=click.IntRange(0, 65535), default=None, help="Port of /metrics for Prometheus.")
 def serve(config_file: Path | None, models_dir: Path | None, **options: Any) -> None:
     """The inference server: Predict, StreamPredict and Health over gRPC, with health checks and reflection.
 
     Holds every bundle below the models folder and takes up what changes there; labels.json beside the
     versions says which is stable, canary or shadow (docs/models.md). SIGHUP reads models, tokens and
-    certificates again. SIGTERM drains and stops; a second one stops at once.
+    certificates again. SIGTERM reports NOT_SERVING for a while (--lame-duck-s), drains and stops; a second
+    one skips to the drain, or ends a drain at once.
     """
     stop = stop_on_signals()
     config = load_config(config_file)

@@ -22,6 +22,7 @@ from server.gateway import oip
 from server.gateway.auth_middleware import AuthMiddleware, admitted
 from server.gateway.backend import PLAINTEXT, Backend
 from server.gateway.middleware import (
+    LEAVING,
     MAX_BODY_BYTES,
     GatewayMetrics,
     RequestMiddleware,
@@ -97,6 +98,7 @@ def create_app(
         # By default, Swagger UI sends the page's address to a validator on the Internet.
         swagger_ui_parameters={"validatorUrl": None, "tryItOutEnabled": True, "displayRequestDuration": True},
     )
+    app.state.leaving = False  # set: readiness is 503, and connections close after their next response
     app.add_middleware(AuthMiddleware, gate=Gate(tokens, open_prefixes=()))
     app.add_middleware(RequestMiddleware, metrics=metrics, log=log)
     app.add_exception_handler(VolcastError, _on_volcast_error)
@@ -165,6 +167,8 @@ def _add_operations(app: FastAPI, metrics: GatewayMetrics) -> None:
     )
     async def health(request: Request) -> JSONResponse:
         """The models of the inference server, and whether the server is ready (200) or not (503)."""
+        if request.app.state.leaving:
+            return JSONResponse({"ready": False, "error": LEAVING}, 503)
         try:
             response = await request.app.state.backend.health()
         except VolcastError as error:

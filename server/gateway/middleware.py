@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -38,6 +39,9 @@ HTTP_CODES: tuple[tuple[type[VolcastError], int], ...] = (
 
 class TooLargeError(Exception):
     """The body is larger than MAX_BODY_BYTES."""
+
+
+LEAVING = "the gateway is draining"
 
 
 class GatewayMetrics:
@@ -75,6 +79,8 @@ class RequestMiddleware:
             nonlocal code
             if message["type"] == "http.response.start":
                 code = message["status"]
+                if scope["app"].state.leaving:  # callers open their next connection elsewhere
+                    MutableHeaders(scope=message)["connection"] = "close"
             await send(message)
 
         try:

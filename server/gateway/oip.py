@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from common.errors import OverloadedError, RequestError, UnavailableError, UnsupportedError, VolcastError
-from server.gateway.middleware import HTTP_CODES
+from server.gateway.middleware import HTTP_CODES, LEAVING
 from server.oip import NOT_UNLOADED, rest
 from volcast.oip.v2 import (
     ModelMetadataRequest,
@@ -85,6 +85,8 @@ async def _live() -> JSONResponse:
 
 async def _ready(request: Request) -> JSONResponse:
     """Whether the inference server accepts predictions (200) or not (503)."""
+    if request.app.state.leaving:
+        return JSONResponse({"ready": False, "error": LEAVING}, 503)
     try:
         ready = (await _call(request, "ServerReady", ServerReadyRequest())).ready
     except UnavailableError as error:
