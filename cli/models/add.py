@@ -84,8 +84,8 @@ def write_adapted(
         if versions and store.effective_labels() is None:
             # Nothing is stable that could be pinned, so the new version might answer by being there.
             raise UsageError(
-                f"model {store.name}: its versions {', '.join(versions)} have no order and there is no labels.json; write "
-                "one that names the stable version first (docs/models.md)"
+                f"model {store.name}: its versions {', '.join(versions)} have no order and there is no labels.json; "
+                "first write one that names the stable version (docs/models.md)"
             )
         existing = store.find(manifest)
         version = existing or store.put(manifest, graph.model, {}, before_it_appears)
