@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -10,6 +12,8 @@ from typing import Any
 import pytest
 import structlog
 from hypothesis import settings
+
+from common.log import LibraryLogHandler
 
 settings.register_profile("volcast", derandomize=True, deadline=None)
 settings.load_profile("volcast")
@@ -55,9 +59,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.process)
         if fixtures & SLOW_FIXTURES or item.nodeid.startswith(SLOW_FOLDERS):
             item.add_marker(pytest.mark.slow)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return  # in the order that was asked for
     units = {_file_of(item) for item in items} - {_file_of(item) for item in items if not is_unit(item)}
     rank = {file: number for number, file in enumerate(LONGEST)}
     items.sort(key=lambda item: (_file_of(item) not in units, rank.get(_file_of(item), len(LONGEST))))
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Binary values by their length: bytes of gzip carry the time, and all workers must collect the same ids."""
+    return f"{len(val)}_bytes" if isinstance(val, bytes) and not val.isascii() else None
 
 
 def _file_of(item: pytest.Item) -> str:
@@ -78,7 +89,8 @@ sys.addaudithook(_refuse_processes)
 @pytest.fixture(autouse=True)
 def _unit_tests_start_no_process(request: pytest.FixtureRequest) -> Iterator[None]:
     global _unit_test
-    _unit_test = request.node.nodeid if is_unit(request.node) else ""
+    only_units = "not process" in request.config.getoption("markexpr")
+    _unit_test = request.node.nodeid if only_units and is_unit(request.node) else ""
     yield
     _unit_test = ""
 
@@ -90,5 +102,7 @@ def _as_it_was() -> Iterator[None]:
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
+    root = logging.getLogger()
+    root.handlers = [handler for handler in root.handlers if not isinstance(handler, LibraryLogHandler)]
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()

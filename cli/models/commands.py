@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -235,11 +236,14 @@ def promote(
     if share is not None and role != "candidate":
         raise UsageError("--share is a candidate's: name --to candidate")
     workplace = Workplace(config_file, models_dir, runs_dir)
+    from cli.models.verify import load_check
     from training import promotion
+    from training.tracking.record import BUNDLE
 
     store = workplace.store(name)
     folder = promotion.chosen_run(store, workplace.runs_dir, version, run)
     judged = promotion.judge(folder, store, workplace.limits())
+    judged = replace(judged, checks=(load_check(folder / BUNDLE), *judged.checks))
     if dry_run or not judged.passed:
         return print_verdict(judged, as_json)
     registry = None if no_track else workplace.tracker

@@ -1,4 +1,4 @@
-"""Which front carries the calls, and how it is made."""
+"""Selects and builds the front."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Front = NativeFront | GrpcioFront
 
 
 def chosen_front(config: ServerConfig, log: Any) -> str:
-    """The faster front, unless another was asked for."""
+    """Returns the configured front; "auto" selects the faster front."""
     if config.front == "auto":
         log.info("front", front="native", why="the fastest")
         return "native"
@@ -60,5 +60,7 @@ def make_front(config: ServerConfig, parts: Parts, certificates: Certificates | 
             keepalive_timeout_s=config.keepalive_timeout_s,
         )
         return NativeFront(*common, limits, sockets, certificates.context() if certificates else None)
-    options = [(key, int(reuse_port) if key == "grpc.so_reuseport" else one) for key, one in channel_options(config)]
+    options = [
+        (key, int(reuse_port) if key == "grpc.so_reuseport" else value) for key, value in channel_options(config)
+    ]
     return GrpcioFront(*common, options, certificates.credentials() if certificates else None)

@@ -180,10 +180,10 @@ class Server:
         if self._tokens is None:
             await self_check.call(host, port, path, message)
         else:
-            with self._tokens.lent() as authorization:
+            with self._tokens.temporary_header() as authorization:
                 await self_check.call(host, port, path, message, authorization)
             self._forget_callers()
-        self.metrics.forget_trial()
+        self.metrics.forget_self_check()
 
     def _forget_callers(self) -> None:
         """What connections remember of tokens that were right."""

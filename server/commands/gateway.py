@@ -59,10 +59,11 @@ def gateway(
     options = {"host": host, "port": port, "server": server, "allow_plaintext": allow_plaintext}
     given = {key: value for key, value in options.items() if value is not None}
     settings = msgspec.structs.replace(config.gateway, **given)
+    # First, since it tells a host that is no address of this machine from one that needs TLS.
+    listener = open_port(settings.host, settings.port, "--port or gateway.port")
     require_safe_listener("gateway", settings.host, bool(settings.tls_cert), settings.allow_plaintext)
     log = get_logger()
     files = _WatchedFiles(settings, log)
-    listener = open_port(settings.host, settings.port, "--port or gateway.port")
     uvloop.run(_serve(settings, files, listener, stop, StatusPipe(stop), log))
 
 
@@ -90,14 +91,14 @@ class _WatchedFiles:
         self._log = log
 
     def refresh(self, context: ssl.SSLContext | None) -> None:
-        """context: the one that connections are accepted with."""
+        """context: the TLS context of the listening socket; None without TLS."""
         if self.tokens is not None:
             self.tokens.refresh()
         if self.certificates is not None and context is not None and self.certificates.refresh():
             try:
                 context.load_cert_chain(*self._files)
             except (OSError, ssl.SSLError):
-                # Changed once more since it was checked: the next look finds it.
+                # The files changed again after the check; the next refresh reads them.
                 self._log.warning("certificate_changed_again", file=self._files[0])
 
 

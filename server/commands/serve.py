@@ -34,7 +34,9 @@ from common.status import StatusPipe
     metavar="DIR",
     help="Folder of bundles, NAME/VERSION below it.",
 )
-@click.option("--front", type=click.Choice(["auto", "native", "grpcio"]), default=None, help="What carries the calls.")
+@click.option(
+    "--front", type=click.Choice(["auto", "native", "grpcio"]), default=None, help="Implementation of HTTP/2 and gRPC."
+)
 @click.option(
     "--workers", type=click.IntRange(1), default=None, help="Processes that share the port, for as many cores (1)."
 )
@@ -56,11 +58,9 @@ from common.status import StatusPipe
     "--lame-duck-s",
     type=click.FloatRange(0),
     default=None,
-    help="Seconds that calls are still answered after SIGTERM while health says NOT_SERVING (1).",
+    help="Seconds after SIGTERM in which calls are answered while health reports NOT_SERVING (1).",
 )
-@click.option(
-    "--drain-s", type=click.FloatRange(0), default=None, help="Seconds that calls in hand get after that (5)."
-)
+@click.option("--drain-s", type=click.FloatRange(0), default=None, help="Seconds for pending calls after that (5).")
 @click.option("--metrics-port", type=click.IntRange(0, 65535), default=None, help="Port of /metrics for Prometheus.")
 def serve(config_file: Path | None, models_dir: Path | None, **options: Any) -> None:
     """The inference server: Predict, StreamPredict and Health over gRPC, with health checks and reflection.
@@ -77,7 +77,7 @@ def serve(config_file: Path | None, models_dir: Path | None, **options: Any) -> 
     given = {key: value for key, value in options.items() if value is not None}
     server = msgspec.structs.replace(config.server, **given)
     status, log = StatusPipe(stop), get_logger()
-    # Imported only here: a supervisor has no part of what its workers serve with.
+    # Imported only here: the supervisor does not load the modules that serve calls.
     if server.workers > 1:
         from server.workers.supervisor import supervise
 

@@ -17,11 +17,11 @@ from server.core.batcher import FaultError, Work
 from server.core.dataplane import DataPlane, Outcome, Result, ScoringJob
 from server.core.requests import PredictInput
 from server.rpc.inference import read_predict
-from server.rpc.methods import Method, Methods, Scoring, ScoringStream, Stream, Unary
+from server.rpc.methods import Method, Methods, Scoring, ScoringStream, StreamMethod, Unary
 from server.runtime.batch_loop import BatchLoop
 from server.runtime.metrics import ServerMetrics
 from server.runtime.state import ServerState
-from server.security.guard import Guarded
+from server.security.guard import AuthenticatedHandlers
 from server.security.tokens import Gate
 from server.wire.inline import MIN_INLINE_TIMEOUT_NS, InlineScorer
 from server.wire.templates import TemplateCache
@@ -85,7 +85,7 @@ class GrpcioFront:
         self._options = list(options)
         self._templates = TemplateCache()
         self._inline = InlineScorer(plane, batches, metrics)
-        self._handlers = Guarded(gate, {path: self._handler(method) for path, method in methods.items()})
+        self._handlers = AuthenticatedHandlers(gate, {path: self._handler(method) for path, method in methods.items()})
         self._server = self._new_server()
         self._dialogues: set[Context] = set()  # streams that need no model
         self._ending = False
@@ -177,7 +177,7 @@ class GrpcioFront:
         async def handle(raw: bytes, context: Context) -> bytes:
             arrived_ns = self._now_ns()
             try:
-                answer = method.answer(raw)
+                answer = method.respond(raw)
             except Exception as error:
                 await self._fail(context, method.name, error, arrived_ns)
             self._metrics.request(method.name, "OK", self._now_ns() - arrived_ns)
@@ -266,19 +266,19 @@ class GrpcioFront:
         self._metrics.request(method.name, code, self._now_ns() - arrived_ns)
         return answer
 
-    def _one_request(self, method: Stream) -> Any:
+    def _one_request(self, method: StreamMethod) -> Any:
         async def handle(raw: bytes, context: Context) -> None:
             await self._converse(method, _OneRequest(raw, context), context)
 
         return handle
 
-    def _dialogue(self, method: Stream) -> Any:
+    def _dialogue(self, method: StreamMethod) -> Any:
         async def handle(requests: AsyncIterator[bytes], context: Context) -> None:
             await self._converse(method, _Dialogue(context), context)
 
         return handle
 
-    async def _converse(self, method: Stream, dialogue: Any, context: Context) -> None:
+    async def _converse(self, method: StreamMethod, dialogue: Any, context: Context) -> None:
         arrived_ns = self._now_ns()
         self._dialogues.add(context)
         try:

@@ -212,7 +212,11 @@ def failure(code: int, message: str, details: bytes, *, started: bool) -> bytes:
     if message:
         # Percent-encoded as gRPC over HTTP/2 says: space to tilde as they are, but for the per cent sign.
         safe = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
-        block += literal(b"grpc-message", quote(message, safe=safe).encode())
+        text = quote(message, safe=safe)
+        inner = text.strip(" ")  # HTTP/2 allows no blanks around a value (RFC 9113, section 8.2.1)
+        begin = len(text) - len(text.lstrip(" "))
+        text = "%20" * begin + inner + "%20" * (len(text) - begin - len(inner))
+        block += literal(b"grpc-message", text.encode())
     if details:
         block += literal(b"grpc-status-details-bin", b64encode(details).rstrip(b"="))
     if code == 12:  # UNIMPLEMENTED may be for the encoding of a message: say which are understood
@@ -234,7 +238,7 @@ def fitted(block: bytes, max_bytes: int) -> bytes:
         if name not in _REQUIRED:
             left = room - len(name) - 32
             if name == b"grpc-message" and left < len(value):
-                value = _BROKEN_ESCAPE.sub(b"", value[: max(0, left)])
+                value = _BROKEN_ESCAPE.sub(b"", value[: max(0, left)]).rstrip(b" ")
             if not value or left < len(value):
                 continue
             room = left - len(value)

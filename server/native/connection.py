@@ -17,6 +17,7 @@ from server.runtime.metrics import CODE_NAMES
 MAX_TIMER_S = 3600.0  # callers' timeouts may be years, which timers of the event loop do not take
 # How long a connection is read after its write side is closed, so that the peer receives what was sent last.
 LINGER_S = 1.0
+MAX_READ_WORK = 2048  # units of work of one read, before other connections have their turn
 MAX_UNSENT_BYTES = 1024 * 1024  # that the kernel has not taken; above it the connection is not read
 
 
@@ -75,6 +76,7 @@ class ServerConnection(asyncio.Protocol):
         self._transport: Any = None
         self._lingering: asyncio.TimerHandle | None = None  # set: the write side is closed
         self._fd = -1  # of a plaintext socket
+        self._is_yielding = False  # reads nothing in this turn of the loop
         self._fault: ProtocolError | None = None  # of the peer: the connection ends once whole calls are answered
         self._fault_ns = 0
         self._deadline_ns: int | None = None  # that the timer is set for
@@ -107,11 +109,29 @@ class ServerConnection(asyncio.Protocol):
             h2.receive(data, now_ns)
         except ProtocolError as error:
             self._break(error)
+        if h2.work > MAX_READ_WORK:
+            self._yield()
         if h2.calls or h2.blocks or h2.events:
             self._handler.accept(self, now_ns)
         if h2.next_deadline_ns is not None:
             self._watch_deadline(now_ns)
         self.flush()
+
+    def _yield(self) -> None:
+        """Lets other connections read: the loop would read on here as long as bytes are there."""
+        if not self._is_yielding and not self._transport.is_closing():
+            self._is_yielding = True
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        self._is_yielding = False
+        if self._transport.is_closing() or self._fault is not None or self.paused:
+            return
+        if self.h2.has_more:
+            self.data_received(b"")
+        if not self._is_yielding and self._fault is None:
+            self._transport.resume_reading()
 
     def _watch_deadline(self, now_ns: int) -> None:
         """Sets the timer for calls whose message is not whole."""
@@ -151,7 +171,9 @@ class ServerConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.paused = False
         self.h2.excuse(self.serving.now_ns())
-        if self._fault is None:
+        if self.h2.has_more:
+            self._yield()
+        elif (self._fault is None or self._lingering is not None) and not self._is_yielding:
             self._transport.resume_reading()
         self._set_user_timeout(self._limits.keepalive_timeout_s)
         for stream in list(self.h2.streams.values()):

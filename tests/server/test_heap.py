@@ -38,6 +38,7 @@ def faults(setup: str) -> int:
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="this C library has no mallopt")
+@pytest.mark.process
 def test_a_turn_faults_no_page_in_again() -> None:
     assert faults("keep_freed_memory()") < TURNS / 10
 

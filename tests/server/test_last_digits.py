@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.core.bundles import load_bundle
-from server.core.models import Model
+from server.core.bundles import load_model
+from server.core.snapshot import Model
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "models"
@@ -35,7 +35,7 @@ def rows_of(model: Model) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
 
 @pytest.mark.parametrize(("name", "version"), VERSIONS)
 def test_a_row_in_a_batch_has_its_own_probability_within_the_stated_tolerance(name: str, version: str) -> None:
-    model = load_bundle(MODELS / name / version, name, version)
+    model = load_model(MODELS / name / version, name, version)
     matrix = rows_of(model)
     single = np.concatenate([model.predictor.predict(matrix[row : row + 1]) for row in range(ROWS)])
     for size in (2, 3, 5, 16, 33, 256, ROWS):

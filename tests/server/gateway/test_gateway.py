@@ -97,8 +97,8 @@ def test_a_model_is_chosen_by_the_body_or_else_by_the_query(
 def test_a_wrong_field_is_named_with_its_value_and_what_was_expected(
     gateway: httpx.Client, name: str, value: str, problem: str, shown: str
 ) -> None:
-    features = {one: str(number) for one, number in CORE_1_EXAMPLE.items()}
-    body = ",".join(f'"{one}": {number}' for one, number in {**features, name: value}.items())
+    features = {feature: str(number) for feature, number in CORE_1_EXAMPLE.items()}
+    body = ",".join(f'"{feature}": {number}' for feature, number in {**features, name: value}.items())
     answer = refused(gateway, "{" + body + "}")
     assert answer["violations"] == [{"field": name, "problem": problem, "value": shown}]
     assert answer["error"] == f"{name}: {problem}, got {shown}"
@@ -113,7 +113,7 @@ def test_a_number_of_400_digits_is_refused(gateway: httpx.Client) -> None:
 
 @pytest.mark.parametrize("name", CORE_1.names)
 def test_each_missing_feature_is_named(gateway: httpx.Client, name: str) -> None:
-    body = {one: value for one, value in CORE_1_EXAMPLE.items() if one != name}
+    body = {feature: value for feature, value in CORE_1_EXAMPLE.items() if feature != name}
     answer = refused(gateway, json.dumps(body))
     assert answer["error"] == f"{name}: missing, expected a finite number"
 
@@ -159,7 +159,7 @@ def test_health_is_the_servers(gateway: httpx.Client) -> None:
     assert answer.status_code == 200
     fields = answer.json()
     assert fields["ready"] is True
-    assert [one["version"] for one in fields["models"]] == ["1", "9", "10", "11"]
+    assert [model["version"] for model in fields["models"]] == ["1", "9", "10", "11"]
     assert "is damaged" in fields["models"][3]["load_error"]
 
 
@@ -248,7 +248,7 @@ def test_a_gateway_may_start_first_and_is_healthy_when_the_server_is(models: Pat
             assert (away.status_code, away.json()["ready"]) == (503, False)
             refused = client.post("/predict", json=CORE_1_EXAMPLE)
             assert refused.status_code == 503
-            assert refused.json()["error"] == "the inference server is away, starting or draining"
+            assert refused.json()["error"] == "the inference server is unreachable, starting or draining"
             assert address not in away.text
             assert client.get("/version").json()["server"] is None
             with running("serve", "--port", str(port), "--metrics-port", "0", "--models-dir", str(models)):
@@ -317,7 +317,7 @@ def test_a_wrong_feature_of_the_object_is_named(
     gateway: httpx.Client, body: dict[str, Any], field: str, problem: str
 ) -> None:
     violations = refused(gateway, json.dumps(body))["violations"]
-    assert (field, problem) in [(one["field"], one["problem"]) for one in violations]
+    assert (field, problem) in [(violation["field"], violation["problem"]) for violation in violations]
 
 
 def test_a_gateway_that_leaves_is_not_ready_and_still_answers_new_connections(server: Process) -> None:

@@ -1,4 +1,4 @@
-"""Who gets through the REST door, and what those learn who do not."""
+"""Which requests the REST API admits, and what a refused caller sees."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from starlette.routing import Route
 from common.access import make_access
 from common.schema import CORE_1_EXAMPLE
 from server.gateway.app import create_app
-from server.gateway.auth_middleware import OPEN
-from server.security.tokens import REFUSED, Tokens
+from server.gateway.auth_middleware import OPEN_PATHS
+from server.security.tokens import REFUSAL_TEXT, Tokens
 from tests.processes import await_true
 from tests.server.processes import run_to_end, running
 from tests.server.security.authority import Authority, Files
@@ -104,7 +104,7 @@ async def test_a_caller_without_one_learns_nothing_not_even_which_paths_there_ar
     async with gateway(behind, tokens) as client:
         for method in ("GET", "POST"):
             answer = await client.request(method, path, headers=headers)
-            assert (answer.status_code, answer.json()["error"]) == (401, REFUSED)
+            assert (answer.status_code, answer.json()["error"]) == (401, REFUSAL_TEXT)
             assert answer.headers["WWW-Authenticate"] == "Bearer"
     assert behind.shown == []
 
@@ -121,7 +121,7 @@ def test_what_is_open_is_what_there_is() -> None:
     app = create_app("127.0.0.1:1", 1.0, Log())
     paths = {route.path for route in app.routes if isinstance(route, Route)}
     paths |= set(app.openapi()["paths"])
-    assert paths >= OPEN
+    assert paths >= OPEN_PATHS
 
 
 async def test_without_tokens_everyone_is_answered() -> None:
@@ -152,9 +152,9 @@ async def test_the_words_of_a_failure_inside_never_reach_a_caller(
         answer = await client.request(method, path, content=json.dumps(CORE_1_EXAMPLE))
         assert answer.status_code == status
         health = await client.get("/health")
-        for told in (answer.text, health.text):
-            assert SECRET not in told
-            assert "127.0.0.1" not in told
+        for text in (answer.text, health.text):
+            assert SECRET not in text
+            assert "127.0.0.1" not in text
 
 
 async def test_an_error_nobody_thought_of_is_a_plain_500(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -494,3 +494,33 @@ async def test_http1_on_the_port_is_answered_by_a_line_of_text(front: NativeFron
     assert transport.written.endswith(b"\n")
     assert transport.closed
     link.connection_lost(None)
+
+
+async def test_a_read_with_much_work_lets_others_read_before_it_goes_on(front: NativeFront, client: Client) -> None:
+    client.head(1, b"StreamPredict")
+    client.data(1, b"\0\0\x10\0\0")
+    client.send(frames.frame(frames.DATA, 0, 1, b"\1") * 20_000)
+    assert not client.transport.reading
+    assert client.link.h2.has_more
+    other = Client(front)
+    other.call(1, b"", b"Health")
+    assert status(other.read(), 1) == b"0"
+    async with asyncio.timeout(10):
+        while not client.transport.reading:  # noqa: ASYNC110 - it is the loop's turns that count
+            await asyncio.sleep(0)
+    assert client.link.h2.streams[1].size == 20_005
+    other.link.connection_lost(None)
+
+
+async def test_a_pause_during_a_long_read_does_not_lose_the_rest(client: Client) -> None:
+    client.head(1, b"StreamPredict")
+    client.send(frames.frame(frames.DATA, 0, 1, b"\0") * 20_000)
+    client.link.pause_writing()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert client.link.h2.has_more
+    client.link.resume_writing()
+    async with asyncio.timeout(10):
+        while not client.transport.reading:  # noqa: ASYNC110 - it is the loop's turns that count
+            await asyncio.sleep(0)
+    assert not client.link.h2.has_more

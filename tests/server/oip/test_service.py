@@ -58,7 +58,7 @@ def index(service: OpenInference, **fields: bool) -> list[tuple[str, str, str]]:
     answer = RepositoryIndexResponse.FromString(
         service.repository_index(RepositoryIndexRequest(**fields).SerializeToString())
     )
-    return [(one.name, one.version, one.state) for one in answer.models]
+    return [(model.name, model.version, model.state) for model in answer.models]
 
 
 def test_the_table_has_every_method_of_the_service(service: OpenInference) -> None:
@@ -125,7 +125,7 @@ def test_the_index_lists_every_version_with_what_became_of_it(service: OpenInfer
     state.ready = False
     assert index(service, ready=True) == []
     answer = RepositoryIndexResponse.FromString(service.repository_index(b""))
-    assert [bool(one.reason) for one in answer.models] == [False, False, False, True]
+    assert [bool(model.reason) for model in answer.models] == [False, False, False, True]
     assert "model.onnx is damaged" in answer.models[3].reason
 
 

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from common.errors import InputError, UnauthenticatedError
-from server.security.tokens import MAX_HEADER_CHARS, MAX_TOKENS, REFUSED, Gate, Tokens, authorization
+from server.security.tokens import MAX_HEADER_CHARS, MAX_TOKENS, REFUSAL_TEXT, Gate, Tokens, authorization
 from tests.server.security.conftest import Log
 from tests.server.security.echo import HEALTH, STREAM, UNARY, call, echo
 
@@ -73,9 +73,9 @@ def test_every_digest_is_compared_whichever_fits(tokens: Tokens, monkeypatch: py
     compared: list[int] = []
     real = tokens.verify.__globals__["hmac"].compare_digest
 
-    def counting(one: bytes, other: bytes) -> bool:
+    def counting(digest: bytes, other: bytes) -> bool:
         compared.append(len(other))
-        fits: bool = real(one, other)
+        fits: bool = real(digest, other)
         return fits
 
     monkeypatch.setattr("server.security.tokens.hmac.compare_digest", counting)
@@ -119,7 +119,7 @@ def test_a_file_that_is_no_good_leaves_the_tokens_before_it_and_is_told_once(
     [
         ("", f"expected 1 to {MAX_TOKENS} tokens, got 0"),
         ("# nobody\n", f"expected 1 to {MAX_TOKENS} tokens, got 0"),
-        ("".join(line(str(one), "n") for one in range(MAX_TOKENS + 1)), f"got {MAX_TOKENS + 1}"),
+        ("".join(line(str(number), "n") for number in range(MAX_TOKENS + 1)), f"got {MAX_TOKENS + 1}"),
         (line("one", "a") + line("one", "b"), "line 2: the token of an earlier line again"),
         (line("one", ""), "line 1: expected `SHA-256 name`"),
         (line("one", "two words"), "line 1: expected `SHA-256 name`"),
@@ -172,12 +172,12 @@ def test_the_native_front_is_told_why_or_nothing(tokens: Tokens) -> None:
     gate = Gate(tokens)
     assert gate.refusal(UNARY.encode(), b"Bearer first") == ""
     assert gate.refusal(HEALTH.encode(), b"") == ""
-    assert [gate.refusal(UNARY.encode(), one) for one in (b"", b"Bearer \xff", b"Bearer x")] == [REFUSED] * 3
+    assert [gate.refusal(UNARY.encode(), header) for header in (b"", b"Bearer \xff", b"Bearer x")] == [REFUSAL_TEXT] * 3
     assert Gate(None).refusal(UNARY.encode(), b"") == ""
 
 
 def test_a_token_lent_to_the_process_itself_is_known_only_meanwhile(tokens: Tokens) -> None:
-    with tokens.lent() as header:
+    with tokens.temporary_header() as header:
         assert tokens.verify(header) == "self"
         assert tokens.verify("Bearer first") == "worker"
     assert tokens.verify(header) is None
@@ -194,7 +194,7 @@ async def test_a_grpc_caller_with_a_token_is_answered(tokens: Tokens) -> None:
         assert await call(address, path=HEALTH) == b"row"
         async with grpc.aio.insecure_channel(address) as channel:
             stream = channel.stream_stream(STREAM)(iter([b"1", b"2"]), metadata=bearing("first"), timeout=10)
-            assert [one async for one in stream] == [b"1", b"2"]
+            assert [message async for message in stream] == [b"1", b"2"]
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(address, path="/test.Echo/None", metadata=bearing("first"))
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
@@ -209,7 +209,7 @@ async def test_a_grpc_caller_without_one_learns_nothing_not_even_which_methods_t
     async with echo(gate=gate) as address:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(address, path=path, metadata=metadata)
-        assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAUTHENTICATED, REFUSED)
+        assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAUTHENTICATED, REFUSAL_TEXT)
         async with grpc.aio.insecure_channel(address) as channel:
             stream = channel.stream_stream(path)(metadata=metadata, timeout=10)
             # Nothing sent and not closed: the refusal does not wait for a message.
