@@ -17,6 +17,8 @@ import pytest
 
 from tests.server.processes import running
 
+pytestmark = [pytest.mark.process, pytest.mark.slow]
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "own_model.md").read_text()
 BIN = Path(sys.executable).parent

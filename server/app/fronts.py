@@ -31,8 +31,8 @@ def chosen_front(config: ServerConfig, log: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What both fronts need."""
+class FrontDependencies:
+    """The objects that both fronts use."""
 
     table: Methods
     plane: DataPlane
@@ -43,10 +43,12 @@ class Parts:
     log: Any
 
 
-def make_front(config: ServerConfig, parts: Parts, certificates: Certificates | None, *, reuse_port: bool) -> Front:
+def make_front(
+    config: ServerConfig, needs: FrontDependencies, certificates: Certificates | None, *, reuse_port: bool
+) -> Front:
     """reuse_port: other processes listen on the same port."""
-    common = (parts.table, parts.plane, parts.batches, parts.state, parts.metrics, parts.gate, parts.log)
-    if parts.state.front == "native":
+    common = (needs.table, needs.plane, needs.batches, needs.state, needs.metrics, needs.gate, needs.log)
+    if needs.state.front == "native":
         limits = Limits(
             max_message=config.max_message_bytes,
             max_streams=config.max_concurrent_streams,

@@ -1,4 +1,4 @@
-"""A server's life: load, warm up, listen, serve, leave, drain."""
+"""The life cycle of a server: load, warm up, listen, serve, leave, drain."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from common.metrics import serve_registry
 from common.ports import BoundPort
 from common.status import StatusPipe
 from server.app import services
-from server.app.fronts import Front, Parts, chosen_front, make_front
+from server.app.fronts import Front, FrontDependencies, chosen_front, make_front
 from server.app.ports import LOOPBACK, PORT_OPTION, ServerPorts
 from server.core.dataplane import DataPlane, ModelRun
 from server.core.models import Repository
@@ -87,32 +87,35 @@ class Server:
             self._repository, self._state, with_reflection=config.reflection, reload=self._reloader.request
         )
         gate = Gate(self._tokens, () if config.health_needs_token else Gate.OPEN)
-        parts = Parts(table, plane, batches, self._state, self.metrics, gate, log)
-        self._front: Front = make_front(config, parts, self._certificates, reuse_port=ports.own is not None)
+        needs = FrontDependencies(table, plane, batches, self._state, self.metrics, gate, log)
+        self._front: Front = make_front(config, needs, self._certificates, reuse_port=ports.own is not None)
 
     async def start(self) -> None:
-        """Loads and warms up the models, answers a call of its own, then opens the port: ready when it returns."""
+        """Loads and warms up the models, makes a call to itself, then opens the port. On return the server is ready."""
         state = self._state
-        # Served from the start, so that a scrape finds volcast_server_ready 0 while models load.
+        # Metrics are served from the start, so that a scrape reads volcast_server_ready 0 while models load.
         serve_registry(self._ports.metrics, self.metrics.registry())
         metrics_port = self._ports.metrics.getsockname()[1]
         await asyncio.to_thread(self._load)
         state.accepting = True
-        await self._try_out()
+        await self._check_front()
         self._reloader.start()
         self._shadow_thread.start()
         keep_freed_memory()
-        # What start-up made stays for good: the collector need not look at it again, nor look so often.
+        # Objects created during start-up are never freed. So the garbage collector skips them and runs less often.
         gc.freeze()
         gc.set_threshold(50_000, 50, 50)
         state.ready = True
         self._health.set_serving(True)
-        about = {**await self._listen(), "metrics_port": metrics_port, "front": state.front}
-        self._log.info("ready", **about, uptime_s=round(state.uptime_s, 3))
-        self._status.report("ready", **about)
+        report = {**await self._listen(), "metrics_port": metrics_port, "front": state.front}
+        self._log.info("ready", **report, uptime_s=round(state.uptime_s, 3))
+        self._status.report("ready", **report)
 
     async def _listen(self) -> dict[str, Any]:
-        """Opens the port; gives where. own_port: reaches this process alone, where others share the port."""
+        """Opens the port; returns the fields of the address.
+
+        own_port: a port of this process only, if several processes share `port`.
+        """
         config = self._config
         calls, own = self._ports.calls, self._ports.own
         await self._front.start(*(port for port in (calls, own) if port is not None))
@@ -124,13 +127,13 @@ class Server:
         return where
 
     def tick(self) -> None:
-        """Once a second."""
+        """Reports totals and checks the tokens file. Called every STATS_EVERY_S."""
         self._status.report("stats", **self.metrics.totals())
         if self._tokens is not None and self._tokens.refresh():
             self._forget_callers()
 
     def reload(self) -> None:
-        """Models, tokens and certificates, whatever their files look like."""
+        """Reads models, tokens and certificates again, even if their files seem unchanged."""
         self._reloader.request()
         if self._tokens is not None and self._tokens.refresh(force=True):
             self._forget_callers()
@@ -143,10 +146,10 @@ class Server:
         self._health.set_serving(False)
 
     async def drain(self) -> None:
-        """Health turns, no call begins, those in hand finish within `drain_s`; then the models, then all else."""
+        """Health reports NOT_SERVING, new calls are refused, and pending calls finish within `drain_s`."""
         self._state.draining, self._state.ready = True, False
         self._health.close()
-        self._ports.calls.close()  # the next server may have the port once the front listens no more
+        self._ports.calls.close()  # another server can bind the port as soon as the front stops listening
         await self._front.drain(self._config.drain_s)
         self._state.accepting = False
         if self._reloader.alive:
@@ -154,16 +157,16 @@ class Server:
             await asyncio.to_thread(self._shadow_thread.stop)
 
     def _load(self) -> None:
-        """Raises BundleError where the default model has no usable version."""
+        """Raises BundleError if the default model has no usable version."""
         snapshot = self._reloader.load().snapshot
         name, folder = self._config.default_model, self._config.models_dir
         if not any(owner == name for owner, _ in snapshot.models):
-            why = "; ".join(failure.reason for failure in snapshot.failures) or "no bundle of that name"
-            raise BundleError(f"no usable model {name!r} in {folder}: {why}")
+            reason = "; ".join(failure.reason for failure in snapshot.failures) or "no bundle of that name"
+            raise BundleError(f"no usable model {name!r} in {folder}: {reason}")
         self._repository.resolve(Selection())
 
-    async def _try_out(self) -> None:
-        """Raises UnavailableError where the front does not answer over a socket."""
+    async def _check_front(self) -> None:
+        """Makes a call over a temporary port. Raises UnavailableError if the front does not respond."""
         with BoundPort(LOOPBACK, 0, PORT_OPTION, claimed=False) as port:
             await self._front.start_trial(port)
             try:
@@ -175,7 +178,7 @@ class Server:
         if self._certificates is not None:
             await self_check.handshake(host, port)
             return
-        message = _trial_request(self._repository)
+        message = _self_check_request(self._repository)
         path = f"/{inference.SERVICE}/Predict"
         if self._tokens is None:
             await self_check.call(host, port, path, message)
@@ -186,7 +189,7 @@ class Server:
         self.metrics.forget_self_check()
 
     def _forget_callers(self) -> None:
-        """What connections remember of tokens that were right."""
+        """Drops the cached results of token checks, which connections keep."""
         self._front.forget_callers()
 
     def _ran(self, run: ModelRun) -> None:
@@ -195,8 +198,8 @@ class Server:
             self._shadows.offer(run.model, run.matrix, run.probabilities)
 
 
-def _trial_request(repository: Repository) -> bytes:
-    """The self-test's row: the model may have no probability for another row."""
+def _self_check_request(repository: Repository) -> bytes:
+    """Returns a request with the row of the self-test: for other rows the model may have no probability."""
     model = repository.resolve(Selection())
     rows = PackedRows(
         schema_hash=model.schema.hash,

@@ -58,9 +58,11 @@ from common.status import StatusPipe
     "--lame-duck-s",
     type=click.FloatRange(0),
     default=None,
-    help="Seconds after SIGTERM in which calls are answered while health reports NOT_SERVING (1).",
+    help="Seconds after SIGTERM in which new calls are accepted while health reports NOT_SERVING (1).",
 )
-@click.option("--drain-s", type=click.FloatRange(0), default=None, help="Seconds for pending calls after that (5).")
+@click.option(
+    "--drain-s", type=click.FloatRange(0), default=None, help="Seconds for pending calls after the lame-duck time (5)."
+)
 @click.option("--metrics-port", type=click.IntRange(0, 65535), default=None, help="Port of /metrics for Prometheus.")
 def serve(config_file: Path | None, models_dir: Path | None, **options: Any) -> None:
     """The inference server: Predict, StreamPredict and Health over gRPC, with health checks and reflection.

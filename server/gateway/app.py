@@ -98,7 +98,7 @@ def create_app(
         # By default, Swagger UI sends the page's address to a validator on the Internet.
         swagger_ui_parameters={"validatorUrl": None, "tryItOutEnabled": True, "displayRequestDuration": True},
     )
-    app.state.leaving = False  # set: readiness is 503, and connections close after their next answer
+    app.state.leaving = False  # set: readiness is 503, and connections close after their next response
     app.add_middleware(AuthMiddleware, gate=Gate(tokens, open_prefixes=()))
     app.add_middleware(RequestMiddleware, metrics=metrics, log=log)
     app.add_exception_handler(VolcastError, _on_volcast_error)

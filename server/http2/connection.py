@@ -1,9 +1,9 @@
 """One HTTP/2 connection, the server's side: RFC 9113 as far as gRPC uses it.
 
-`receive` takes what the socket gave and leaves events; `respond`, `send`, `finish` and `fail_stream` take what
-the application says; `output` is what the socket is to send. A unary call that comes as one HEADERS and
-one DATA frame, as all small ones do, takes the fast path through `receive`, as do the frames of a stream;
-everything else is in `receiving` and `control`, and the answers are in `sending`.
+`receive` takes bytes from the socket and leaves calls and events. The application answers with `respond`, `send`,
+`finish` and `fail_stream`. `output` returns the bytes for the socket. This module reads frames and holds the fast path:
+unary calls of one HEADERS and few DATA frames, blocks of such calls, and DATA frames of streams. All other frames go to
+`receiving` and `control`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from server.http2 import blocks, frames
 from server.http2.blocks import CREDIT_WORD, MIN_COLUMNAR_CALLS, Block, Bytes, CallLayout
 from server.http2.control import Control
 from server.http2.frames import ErrorCode, ProtocolError
-from server.http2.headers import OK_TRAILERS, RESPONSE, RESPONSE_WORD, TRAILERS_WORD, CallPolicy, Head
+from server.http2.headers import CallPolicy, Head
 from server.http2.inflating import InflateBudget
 from server.http2.receiving import Receiving
+from server.http2.responding import Responding
 from server.http2.sending import Event, Limits
 from server.http2.stream import FRAME_WEIGHT, MAX_SMALL_CHUNKS, PREFIX, PartialMessage, Stream, join_small_chunks
 
 __all__ = ["Connection", "Event", "Limits"]
 
-# The most that a peer may send in one frame: a message of 256 rows is one, where a client takes this up.
+# The largest frame that a peer may send. A message of 256 rows is one frame if the client uses this size.
 RECEIVED_FRAME_SIZE = 256 * 1024
 # Below this size, the rest of the last read and the new read are joined as a whole.
 MIN_SPLIT_BYTES = 4096
@@ -50,7 +51,7 @@ _unpack_message = frames.MESSAGE.unpack_from
 _unpack_word = struct.Struct(">I").unpack_from
 
 
-class Connection(Receiving, Control):
+class Connection(Receiving, Control, Responding):
     def __init__(
         self, methods: Mapping[bytes, Any], gate: CallPolicy, limits: Limits, budget: InflateBudget | None = None
     ) -> None:
@@ -87,7 +88,7 @@ class Connection(Receiving, Control):
         self._partial_bytes += len(data)
         at = 0
         if self._rest:
-            if len(data) < self._missing:  # whatever waits is not touched
+            if len(data) < self._missing:
                 self._missing -= len(data)
                 self._wait_for_more(data)
                 return
@@ -452,7 +453,7 @@ class Connection(Receiving, Control):
         return any(stream.unary and stream.remote_closed for stream in self.streams.values())
 
     def abandon(self) -> list[Stream]:
-        """The socket has gone: nothing wants an answer any more. Gives the calls that were open."""
+        """Closes all calls of a lost socket; returns those that were streams."""
         streams = list(self.streams.values())
         for stream in streams:
             self._close(stream)
@@ -462,87 +463,6 @@ class Connection(Receiving, Control):
         self._partial_bodies.clear()
         self._deadlines.clear()
         return streams
-
-    # What the application calls for calls that came the fast path.
-
-    def awaits_response(self, stream_id: int) -> bool:
-        """Whether such a call still wants its answer."""
-        return stream_id in self._awaiting_response or stream_id in self.streams
-
-    def respond_fast(self, stream_id: int, message: bytes) -> None:
-        """Answers such a call, with success."""
-        length = len(message) + PREFIX
-        if length > self._send_window or length > self._fast_answer_bytes:
-            stream = self.promote(stream_id)
-            if stream is not None:
-                self.respond(stream, message)
-        elif self._awaiting_response.pop(stream_id, None) is not None:
-            if self._extra_credit:
-                self._extra_credit.pop(stream_id, None)
-            self._send_window -= length
-            if self._abuse_score:
-                self._count_work(1)
-            self._out.append(
-                b"%b%b%b%b%b%b%b"
-                % (
-                    _pack(RESPONSE_WORD, 4, stream_id), RESPONSE, _pack(length << 8, 0, stream_id),
-                    _pack_message(0, length - PREFIX), message, _pack(TRAILERS_WORD, 5, stream_id), OK_TRAILERS,
-                )
-            )  # fmt: skip
-        elif (stream := self.streams.get(stream_id)) is not None:
-            self.respond(stream, message)
-
-    def respond_columnar(self, ids: range, message: bytes, at: int, values: Bytes) -> bool:
-        """Answers calls of a block with one message and, at `at` in it, a row of values (calls, n) each.
-
-        False, and nothing is done, where one of them wants no answer any more or a window has no room for all.
-        """
-        asked, length = self._awaiting_response, len(message) + PREFIX
-        total = length * len(ids)
-        if total > self._send_window or length > self._fast_answer_bytes:
-            return False
-        if not all(map(asked.__contains__, ids)):
-            return False
-        self._remove_calls(ids)
-        self._send_window -= total
-        if self._abuse_score:
-            self._count_work(len(ids))
-        self._out.append(blocks.response_frames(ids, message, at, values))
-        return True
-
-    def fail_columnar(self, ids: range, block: bytes) -> None:
-        """Ends calls of a block with one header block made beforehand."""
-        if self._may_fail_fast(block) and all(map(self._awaiting_response.__contains__, ids)):
-            self._remove_calls(ids)
-            self._out.append(blocks.failure_frames(ids, block))
-        else:
-            self.fail_calls(list(ids), block)
-
-    def _may_fail_fast(self, block: bytes) -> bool:
-        return not self._table_update_due and len(block) <= frames.FRAME_SIZE and self._may_list(block)
-
-    def _remove_calls(self, ids: range) -> None:
-        if len(self._awaiting_response) == len(ids) and not self._headers_received:
-            self._awaiting_response.clear()
-            self._extra_credit.clear()
-        else:
-            for one in ids:
-                del self._awaiting_response[one]
-        for one in ids if self._extra_credit else ():
-            self._extra_credit.pop(one, None)
-
-    def fail_calls(self, stream_ids: list[int], block: bytes) -> None:
-        """Ends such calls with one block made beforehand."""
-        word, asked = len(block) << 8 | frames.HEADERS, self._awaiting_response
-        for one in stream_ids:
-            if not self._may_fail_fast(block):
-                if (stream := self.promote(one)) is not None:
-                    self.fail_stream(stream, block)
-            elif asked.pop(one, None) is not None:
-                self._extra_credit.pop(one, None)
-                self._out.append(_pack(word, 5, one) + block)
-            elif (stream := self.streams.get(one)) is not None:  # left the fast path meanwhile
-                self.fail_stream(stream, block)
 
 
 # By the numbers of frames' kinds.

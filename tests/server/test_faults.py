@@ -17,7 +17,7 @@ from common.config import ServerConfig
 from common.ports import BoundPort
 from common.schema import CORE_1
 from server.app import services
-from server.app.fronts import Parts, make_front
+from server.app.fronts import FrontDependencies, make_front
 from server.core.batcher import INLINE_ROWS
 from server.core.dataplane import DataPlane
 from server.core.models import Repository
@@ -89,10 +89,10 @@ async def fronted(front: str, models: Path, spy: Spy, log: Log) -> AsyncIterator
         "/test.Broken/Unary": Unary("Unary", broken),
         "/test.Broken/Stream": StreamMethod("S", broken_dialogue),
     }
-    parts = Parts(
+    needs = FrontDependencies(
         table, plane, BatchLoop(plane, 1024, 512, 0), state, ServerMetrics(repository, state), Gate(None), log
     )
-    made = make_front(ServerConfig(), parts, None, reuse_port=False)
+    made = make_front(ServerConfig(), needs, None, reuse_port=False)
     bound = BoundPort("127.0.0.1", 0, "--port")
     await made.start(bound)
     port = bound.port

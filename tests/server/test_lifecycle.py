@@ -114,18 +114,18 @@ def test_calls_in_hand_are_answered_after_health_has_turned_and_new_ones_are_ref
         watch = channel.unary_stream(WATCH)(b"")
         assert HealthCheckResponse.FromString(next(watch)).status == HealthCheckResponse.SERVING
         in_hand = [channel.unary_unary(PREDICT).future(one_row(), timeout=20) for _ in range(5)]
-        for one in in_hand:
-            one.add_done_callback(lambda _: ended.append("call"))
+        for pending in in_hand:
+            pending.add_done_callback(lambda _: ended.append("call"))
         call(channel, CHECK, b"")  # behind them on the wire: they have arrived
         patient.popen.send_signal(signal.SIGTERM)
         assert HealthCheckResponse.FromString(next(watch)).status == HealthCheckResponse.NOT_SERVING
         ended.append("health")
         assert list(watch) == []
-        assert all(one.result() for one in in_hand)
+        assert all(pending.result() for pending in in_hand)
 
         def refused() -> bool:
             with channel_to(patient.address) as new:
-                codes = [code_of(one.unary_unary(PREDICT).future(one_row(), timeout=20)) for one in (new, late)]
+                codes = [code_of(channel.unary_unary(PREDICT).future(one_row(), timeout=20)) for channel in (new, late)]
             return codes == [grpc.StatusCode.UNAVAILABLE] * 2
 
         await_true(refused)
@@ -251,7 +251,7 @@ def test_a_second_signal_skips_the_rest_of_the_lame_duck(models: Path, front: st
         assert process.stop(signal.SIGINT, timeout_s=10) == 0
 
 
-def test_every_connection_is_told_goodbye(process: Process) -> None:
+def test_every_connection_receives_goaway(process: Process) -> None:
     with Wire(process.address) as busy, Wire(process.address) as idle:
         busy.open_call(1, STREAM_PREDICT)
         busy.message(1, frame(), end=False)
@@ -271,11 +271,11 @@ def test_what_is_not_done_within_the_drain_is_let_go(models: Path, front: str) -
         serve(models, VOLCAST_SERVER__FRONT=front, **slow) as process,
         channel_to(process.address) as channel,
     ):
-        one = channel.unary_unary(PREDICT).future(one_row(), timeout=25)
+        pending = channel.unary_unary(PREDICT).future(one_row(), timeout=25)
         call(channel, CHECK, b"")
         began = time.monotonic()
         process.popen.send_signal(signal.SIGTERM)
-        assert code_of(one) in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+        assert code_of(pending) in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
         assert process.popen.wait(15) == 0
         assert 0.4 < time.monotonic() - began < 3.5  # the batch would have begun after 4 s
         assert process.events()[-1]["event"] == "stopped"
@@ -341,7 +341,7 @@ def test_a_server_whose_supervisor_has_gone_ends_in_order(process: Process) -> N
     assert process.events()[-1]["event"] == "stopped"
 
 
-def test_metrics_count_what_was_asked(process: Process) -> None:
+def test_metrics_count_requests(process: Process) -> None:
     with grpc.insecure_channel(process.address) as channel:
         stream = channel.stream_stream("/volcast.v1.InferenceService/StreamPredict")
         assert len(list(stream(iter([frame(), b"\xff"]), timeout=20))) == 2
@@ -357,7 +357,7 @@ def test_metrics_count_what_was_asked(process: Process) -> None:
 
 
 @pytest.mark.parametrize(("option", "key"), [("--port", "server.port"), ("--metrics-port", "server.metrics_port")])
-def test_a_port_that_is_taken_is_one_line_that_says_what_to_change(models: Path, option: str, key: str) -> None:
+def test_a_taken_port_prints_a_single_line_with_the_option_to_change(models: Path, option: str, key: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         ports = {"--port": "0", "--metrics-port": "0", option: port}

@@ -160,7 +160,7 @@ def successor() -> Authority:
     return Authority("another test authority")
 
 
-def test_mutual_tls_lets_in_who_shows_a_certificate_and_takes_new_ones_without_a_restart(
+def test_mutual_tls_requires_a_certificate_and_reloads_its_authority_without_a_restart(
     front: str, models: Path, tmp_path: Path, authority: Authority, successor: Authority
 ) -> None:
     files = Files(tmp_path, authority)

@@ -22,7 +22,8 @@ from cli.models.plan import plan
 from cli.models.source import read_source
 from common.bundle import read_bundle
 from common.errors import BundleError
-from common.model_store import Labels, ModelStore
+from common.labels import Labels
+from common.model_store import ModelStore
 from common.schema import CORE_1
 from server.core.bundles import load_model
 from tests.cli.models.exports import Matrix, Network, forest, sklearn_export, training_data, xgboost_export

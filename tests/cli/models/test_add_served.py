@@ -17,6 +17,8 @@ from tests.server.bundles import rows
 from tests.server.processes import serve
 from volcast.v1 import ModelSelector
 
+pytestmark = [pytest.mark.process, pytest.mark.slow]
+
 NAMES = {title: f"model-{number}" for number, title in enumerate(SEVEN)}
 FLOAT32 = 2e-6  # the files compute in float32
 

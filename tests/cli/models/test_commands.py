@@ -203,7 +203,7 @@ def test_verify_refuses_a_trained_form_that_says_something_else(made: Made, capf
     [
         (("promote", "volatility"), "name a VERSION of the models folder, or a run with --run"),
         (("promote", "volatility", "3"), "has no version '3'"),
-        (("promote", "volatility", "--run", "x", "--share", "0.5"), "--share is a candidate's"),
+        (("promote", "volatility", "--run", "x", "--share", "0.5"), "--share needs --to candidate"),
         (("promote", "../elsewhere", "1"), "expected letters, digits, - and _"),
         (("verify", "volatility"), "name a bundle: NAME VERSION, or --path FOLDER"),
         (("rollback", "volatility"), "model volatility has no version in models; models there: none"),

@@ -22,7 +22,7 @@ from volcast.v1 import (
 )
 
 
-def test_health_says_what_is_held_and_what_could_not_be_loaded(server: Process, channel: grpc.Channel) -> None:
+def test_health_lists_loaded_models_and_load_errors(server: Process, channel: grpc.Channel) -> None:
     answer = HealthResponse.FromString(call(channel, SERVICE + "Health", HealthRequest().SerializeToString()))
     assert answer.ready
     assert (answer.default_model, answer.front) == ("volatility", server.ready["front"])

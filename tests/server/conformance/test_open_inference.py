@@ -48,7 +48,7 @@ def ask(channel: grpc.Channel, request: ModelInferRequest) -> ModelInferResponse
     return ModelInferResponse.FromString(call(channel, SERVICE + "ModelInfer", request.SerializeToString()))
 
 
-def test_the_server_is_live_and_ready_and_says_what_it_is(channel: grpc.Channel) -> None:
+def test_the_server_is_live_and_ready_and_returns_its_metadata(channel: grpc.Channel) -> None:
     assert ServerLiveResponse.FromString(call(channel, SERVICE + "ServerLive", b"")).live
     assert ServerReadyResponse.FromString(call(channel, SERVICE + "ServerReady", b"")).ready
     answer = ServerMetadataResponse.FromString(call(channel, SERVICE + "ServerMetadata", b""))
@@ -125,7 +125,7 @@ def test_a_stream_answers_in_order_and_lives_through_a_wrong_request(channel: gr
             assert_allclose(got, Logistic(10).predict(rows(1, seed)), rtol=0, atol=1e-12)
 
 
-def test_the_index_tells_every_version_and_why_one_is_not_ready(channel: grpc.Channel) -> None:
+def test_the_index_lists_every_version_and_reasons_of_failures(channel: grpc.Channel) -> None:
     answer = RepositoryIndexResponse.FromString(call(channel, SERVICE + "RepositoryIndex", b""))
     assert [(model.name, model.version, model.state) for model in answer.models] == [
         ("jumps", "1", "READY"),
@@ -143,7 +143,7 @@ def test_the_index_tells_every_version_and_why_one_is_not_ready(channel: grpc.Ch
         ("moon", grpc.StatusCode.NOT_FOUND),
     ],
 )
-def test_a_load_says_what_became_of_the_model(channel: grpc.Channel, name: str, code: grpc.StatusCode) -> None:
+def test_a_load_returns_the_result_for_the_model(channel: grpc.Channel, name: str, code: grpc.StatusCode) -> None:
     raw = RepositoryModelLoadRequest(model_name=name).SerializeToString()
     pending = channel.unary_unary(SERVICE + "RepositoryModelLoad").future(raw, timeout=TIMEOUT_S)
     assert code_of(pending) is code

@@ -111,7 +111,7 @@ def test_a_unary_method_may_be_called_as_a_stream_of_one(channel: grpc.Channel) 
     assert_scored(PredictResponse.FromString(answer), 10, rows(1))
 
 
-def test_a_ping_is_answered_with_what_it_brought(server: Process) -> None:
+def test_a_ping_is_acknowledged_with_its_payload(server: Process) -> None:
     with Wire(server.address) as wire:
         wire.send(PING, b"12345678")
         while (got := wire.read())[0] != PING or not got[1] & ACK:
@@ -121,7 +121,7 @@ def test_a_ping_is_answered_with_what_it_brought(server: Process) -> None:
         assert wire.answer(1)[0]["grpc-status"] == "0"
 
 
-def test_who_only_pings_is_sent_away_and_nobody_else(server: Process, channel: grpc.Channel) -> None:
+def test_a_peer_that_only_pings_is_disconnected_and_no_other_peer(server: Process, channel: grpc.Channel) -> None:
     with Wire(server.address) as wire:
         wire.socket.sendall((b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + b"12345678") * 20_000)
         goodbyes = [payload for kind, _, _, payload in wire.frames() if kind == GOAWAY]

@@ -106,7 +106,7 @@ def test_a_deadline_that_passes_while_a_call_waits_ends_it_and_nothing_is_comput
     assert scored(patient, "volatility", "1") == before
 
 
-def test_a_caller_learns_of_his_deadline_when_it_passes(waiting: grpc.Channel) -> None:
+def test_a_call_ends_when_its_deadline_passes(waiting: grpc.Channel) -> None:
     began = time.monotonic()
     assert code_of(begin(waiting, packed(rows(1)), timeout_s=0.05)) is grpc.StatusCode.DEADLINE_EXCEEDED
     assert time.monotonic() - began < PATIENCE_S + 5
@@ -134,7 +134,7 @@ def test_a_call_that_is_cancelled_while_it_waits_is_not_computed(patient: Proces
     assert scored(patient, "volatility", "1") == before
 
 
-def test_cancelled_calls_leave_their_places_to_others(waiting: grpc.Channel) -> None:
+def test_cancelled_calls_free_their_places(waiting: grpc.Channel) -> None:
     """More than the connection, and than the queue, have room for."""
     for _ in range(MAX_STREAMS // MAX_QUEUE + 1):
         gone = [begin(waiting, packed(rows(1, seed))) for seed in range(MAX_QUEUE)]
@@ -144,7 +144,7 @@ def test_cancelled_calls_leave_their_places_to_others(waiting: grpc.Channel) -> 
         predict_when_there_is_room(waiting)
 
 
-def test_cancelled_streams_leave_their_places_to_others(patient: Process) -> None:
+def test_cancelled_streams_free_their_places(patient: Process) -> None:
     """A connection has room for MAX_STREAMS: if one stayed, those at the end would be refused."""
     frame = StreamPredictRequest(frame_id=1, request=packed(rows(1))).SerializeToString()
     ids = iter(range(1, 2**31, 2))
@@ -219,7 +219,7 @@ def test_models_and_schemas_that_share_a_batch_are_never_mixed(patient: Process)
                 assert_scored(PredictResponse.FromString(under_way.result()), seed, matrix)
 
 
-def test_a_wrong_request_fails_alone(waiting: grpc.Channel) -> None:
+def test_a_wrong_request_does_not_fail_its_batch(waiting: grpc.Channel) -> None:
     good = [begin(waiting, packed(rows(2, seed))) for seed in range(4)]
     refused(waiting, packed([[float("nan")] * 11]))
     refused(waiting, packed(rows(1), schema_hash=OTHER_SCHEMA.hash))
@@ -228,7 +228,7 @@ def test_a_wrong_request_fails_alone(waiting: grpc.Channel) -> None:
         assert_scored(PredictResponse.FromString(pending.result()), 3, rows(2, seed))
 
 
-def test_a_row_without_a_probability_fails_alone_in_its_batch(waiting: grpc.Channel) -> None:
+def test_a_row_without_a_probability_does_not_fail_its_batch(waiting: grpc.Channel) -> None:
     good = [begin(waiting, of_model(packed(rows(1, seed)), "jumps")) for seed in range(4)]
     beyond = begin(waiting, of_model(packed([[1.7e308] * 11]), "jumps"))
     assert code_of(beyond) is grpc.StatusCode.INVALID_ARGUMENT
@@ -246,7 +246,7 @@ def test_more_calls_than_a_connection_may_have_wait_in_the_client_and_are_all_an
         assert_scored(answer.response, 3, rows(1))
 
 
-def test_a_call_beyond_what_a_connection_may_have_is_refused_for_the_client_to_try_elsewhere(patient: Process) -> None:
+def test_a_call_beyond_the_limit_of_a_connection_is_refused_as_retryable(patient: Process) -> None:
     with Wire(patient.address) as wire:
         for index in range(MAX_STREAMS + 1):
             wire.open_call(2 * index + 1, STREAM)

@@ -125,7 +125,7 @@ def test_json_that_is_no_object_is_refused(gateway: httpx.Client, body: str) -> 
 
 
 @pytest.mark.parametrize("body", ["", "{", '{"price": 1', "not json", "[" * 5000, "\x00"])
-def test_what_is_no_json_is_said_to_be_none(gateway: httpx.Client, body: str) -> None:
+def test_a_body_that_is_no_json_is_refused_as_such(gateway: httpx.Client, body: str) -> None:
     assert refused(gateway, body, 400)["error"].startswith("the body is no JSON: ")
 
 
@@ -268,7 +268,7 @@ def test_a_server_that_does_not_answer_is_a_gateway_timeout() -> None:
     assert answer.status_code == 504
 
 
-def test_a_port_that_is_taken_is_one_line_that_says_what_to_change(server: Process) -> None:
+def test_a_taken_port_prints_a_single_line_with_the_option_to_change(server: Process) -> None:
     port = server.address.rpartition(":")[2]
     done = run_to_end("gateway", "--port", port)
     assert done.returncode == 1

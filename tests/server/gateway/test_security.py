@@ -97,7 +97,7 @@ async def test_a_caller_with_a_token_is_answered_and_the_gateway_shows_its_own(t
     ],
 )
 @pytest.mark.parametrize("path", ["/predict", "/version", "/v2", "/v2/models/volatility/infer", "/moon", "/health/"])
-async def test_a_caller_without_one_learns_nothing_not_even_which_paths_there_are(
+async def test_a_caller_without_a_token_cannot_see_which_paths_exist(
     tokens: Path, path: str, headers: list[tuple[str, str]]
 ) -> None:
     behind = Server()
@@ -109,7 +109,7 @@ async def test_a_caller_without_one_learns_nothing_not_even_which_paths_there_ar
     assert behind.shown == []
 
 
-async def test_probes_and_scrapers_need_no_token_and_are_told_no_more_than_they_need(tokens: Path) -> None:
+async def test_probes_and_scrapers_need_no_token_and_a_probe_sees_only_readiness(tokens: Path) -> None:
     async with gateway(Server(), tokens) as client:
         assert (await client.get("/health")).json() == {"ready": True}
         assert (await client.get("/health", headers=BEARING)).json()["models"][0]["name"] == "volatility"
@@ -117,7 +117,7 @@ async def test_probes_and_scrapers_need_no_token_and_are_told_no_more_than_they_
             assert (await client.get(path)).status_code == 200
 
 
-def test_what_is_open_is_what_there_is() -> None:
+def test_every_open_path_is_a_route() -> None:
     app = create_app("127.0.0.1:1", 1.0, Log())
     paths = {route.path for route in app.routes if isinstance(route, Route)}
     paths |= set(app.openapi()["paths"])

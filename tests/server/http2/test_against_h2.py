@@ -59,7 +59,7 @@ class Ours:
     def streams(self) -> dict[int, tuple[bytes, bool]]:
         """What has come of each stream that is open for the peer's or our side."""
         streams = self.connection.streams.items()
-        return {key: (b"".join((one.buffer, *one.unread)), one.remote_closed) for key, one in streams}
+        return {key: (b"".join((state.buffer, *state.unread)), state.remote_closed) for key, state in streams}
 
 
 class Theirs:

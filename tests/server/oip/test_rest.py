@@ -153,7 +153,7 @@ def test_a_version_is_chosen_by_the_path(rest: httpx.Client) -> None:
     assert answer["model_version"] == "9"
 
 
-def test_whole_numbers_and_one_tensor_a_feature_are_welcome(rest: httpx.Client) -> None:
+def test_whole_numbers_and_a_tensor_for_each_feature_are_accepted(rest: httpx.Client) -> None:
     described = rest.get("/openapi.json").json()["paths"]["/predict"]["post"]["requestBody"]
     names = list(described["content"]["application/json"]["example"])
     inputs = [{"name": name, "shape": [2], "datatype": "FP64", "data": [1, 2]} for name in names]

@@ -24,12 +24,12 @@ def trusting(authority: Authority, shown: tuple[bytes, bytes] | None = None) -> 
     return grpc.ssl_channel_credentials(authority.pem, key, cert)
 
 
-async def test_a_caller_who_knows_the_authority_is_answered(files: Files, log: Log, authority: Authority) -> None:
+async def test_a_caller_that_trusts_the_authority_gets_a_response(files: Files, log: Log, authority: Authority) -> None:
     async with echo(certificates(files, log).credentials()) as address:
         assert await call(address, trusting(authority)) == b"row"
 
 
-async def test_a_caller_who_trusts_another_authority_or_speaks_plaintext_is_not(
+async def test_a_caller_that_trusts_another_authority_or_uses_plaintext_fails(
     files: Files, log: Log, stranger: Authority
 ) -> None:
     async with echo(certificates(files, log).credentials()) as address:
@@ -78,7 +78,9 @@ async def test_a_new_client_authority_counts_from_the_next_connection_on(
             await call(address, trusting(authority, authority.signed("caller")))
 
 
-async def test_broken_files_leave_the_old_pair_and_are_told_once(files: Files, log: Log, authority: Authority) -> None:
+async def test_broken_files_leave_the_old_pair_and_are_logged_once(
+    files: Files, log: Log, authority: Authority
+) -> None:
     loaded = certificates(files, log)
     good_cert, good_key = files.cert.read_bytes(), files.key.read_bytes()
     _, other_key = authority.signed()

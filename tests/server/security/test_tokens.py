@@ -41,7 +41,9 @@ def tokens(file: Path, log: Log) -> Tokens:
         ("BEARER third", "worker"),
     ],
 )
-def test_a_token_speaks_for_its_name_whatever_the_case_of_the_scheme(tokens: Tokens, header: str, name: str) -> None:
+def test_a_token_identifies_its_name_and_the_case_of_the_scheme_does_not_matter(
+    tokens: Tokens, header: str, name: str
+) -> None:
     assert tokens.verify(header) == name
 
 
@@ -102,9 +104,7 @@ def test_a_file_of_the_same_size_and_time_is_read_again_when_asked_for(tokens: T
     assert tokens.verify("Bearer second") == "gatehow"
 
 
-def test_a_file_that_is_no_good_leaves_the_tokens_before_it_and_is_told_once(
-    tokens: Tokens, file: Path, log: Log
-) -> None:
+def test_an_invalid_file_leaves_the_previous_tokens_and_is_logged_once(tokens: Tokens, file: Path, log: Log) -> None:
     file.write_text("oops")
     assert (tokens.refresh(), tokens.refresh()) == (False, False)
     file.unlink()
@@ -137,7 +137,7 @@ def test_a_file_that_is_no_good_is_refused_at_start_with_its_line(
     assert reason in str(caught.value)
 
 
-def test_what_stands_in_a_bad_line_is_not_told(tmp_path: Path, log: Log) -> None:
+def test_the_error_of_an_invalid_line_does_not_quote_the_line(tmp_path: Path, log: Log) -> None:
     path = tmp_path / "tokens"
     path.write_text("my-raw-token worker\n")
     with pytest.raises(InputError) as caught:
@@ -168,7 +168,7 @@ def test_the_gate_is_open_to_probes_and_to_all_where_no_tokens_are_set(tokens: T
         Gate(tokens, open_prefixes=()).admit(HEALTH, None)
 
 
-def test_the_native_front_is_told_why_or_nothing(tokens: Tokens) -> None:
+def test_refusal_is_the_reason_or_empty(tokens: Tokens) -> None:
     gate = Gate(tokens)
     assert gate.refusal(UNARY.encode(), b"Bearer first") == ""
     assert gate.refusal(HEALTH.encode(), b"") == ""
@@ -202,7 +202,7 @@ async def test_a_grpc_caller_with_a_token_is_answered(tokens: Tokens) -> None:
 
 @pytest.mark.parametrize("path", [UNARY, STREAM, "/test.Echo/None", "/grpc.reflection.v1.ServerReflection/Info"])
 @pytest.mark.parametrize("metadata", [(), bearing("wrong"), bearing("first") * 2])
-async def test_a_grpc_caller_without_one_learns_nothing_not_even_which_methods_there_are(
+async def test_a_grpc_caller_without_a_token_cannot_see_which_methods_exist(
     tokens: Tokens, path: str, metadata: tuple[tuple[str, str], ...]
 ) -> None:
     gate = Gate(tokens)

@@ -40,12 +40,12 @@ def test_histograms_are_added_up_bucket_by_bucket() -> None:
     assert merged["volcast_server_compute_seconds_sum"] == 0.55
 
 
-def test_a_series_that_only_one_worker_has_is_there() -> None:
+def test_a_series_of_a_single_worker_is_kept() -> None:
     merged = samples(merge([*worker(1, version="1"), *worker(1, version="2")]))
     assert merged["volcast_server_models{version=1}"] == merged["volcast_server_models{version=2}"] == 1
 
 
-def test_all_are_ready_when_the_last_one_is() -> None:
+def test_the_server_is_ready_when_all_workers_are() -> None:
     assert samples(merge([*worker(1, ready=1), *worker(1, ready=0)]))["volcast_server_ready"] == 0
     assert samples(merge([*worker(1, ready=1), *worker(1, ready=1)]))["volcast_server_ready"] == 1
 
@@ -54,12 +54,12 @@ def test_a_model_that_all_hold_is_held_once() -> None:
     assert samples(merge([*worker(1), *worker(1)]))["volcast_server_models{version=1}"] == 1
 
 
-def test_each_family_is_told_once() -> None:
+def test_each_family_appears_once() -> None:
     names = [family.name for family in merge([*worker(1), *worker(2), *worker(3)])]
     assert len(names) == len(set(names)) == 6
 
 
-def test_what_belongs_to_a_process_is_told_apart() -> None:
+def test_metrics_of_processes_are_labelled() -> None:
     merged = samples(merge([*label_process_metrics(worker(3), "0"), *label_process_metrics(worker(4), "1")]))
     assert merged["process_open_fds{worker=0}"] == 3
     assert merged["process_open_fds{worker=1}"] == 4
@@ -84,11 +84,11 @@ def test_what_the_dead_had_measured_does_not() -> None:
     assert "volcast_server_models{version=9}" not in merged
 
 
-def test_with_nobody_alive_the_counts_are_still_told() -> None:
+def test_counts_stay_if_all_workers_have_ended() -> None:
     ended = EndedWorkerCounts()
     ended.add(worker(10))
     assert samples(ended.merge_with([]))["volcast_server_requests_total{code=OK}"] == 10
 
 
-def test_only_what_counts_is_cumulative() -> None:
+def test_only_counters_and_histograms_are_cumulative() -> None:
     assert {family.type for family in cumulative(worker(1))} == {"counter", "histogram"}
