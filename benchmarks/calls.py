@@ -93,6 +93,13 @@ class Sink:
     def write(self, data: bytes) -> None:
         self.written += len(data)
 
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def is_closing(self) -> bool:
+        return False
+
     def abort(self) -> None:
         raise RuntimeError("the front gave the link up")
 

@@ -40,11 +40,12 @@ STREAM = "/volcast.v1.InferenceService/StreamPredict"
 LOAD = "/inference.GRPCInferenceService/RepositoryModelLoad"
 TIMEOUT_S = 30.0
 UNARY_CALLERS, STREAM_CALLERS = 3, 2
+LAME_DUCK_S = 0.25  # the client watches health, so it leaves at once
 CALLS_OF_A_REPLICA = 50  # that a restarted one answers before the next one goes
 # What a production client brings: a call that a server refused goes to the other one.
 SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
-    # grpc's own servers cancel what reaches them just after they said goodbye; who watches health is gone by then.
+    # grpcio's servers cancel a call that reaches them just after their GOAWAY. A client that watches health has left.
     "healthCheckConfig": {"serviceName": "volcast.v1.InferenceService"},
     "methodConfig": [
         {
@@ -212,12 +213,15 @@ _metrics_ports: dict[str, int] = {}
 
 
 @contextmanager
-def replica(port: int, models: Path, front: str) -> Iterator[str]:
+def replica(
+    port: int, models: Path, front: str, *, metrics_port: int = 0, lame_duck_s: float = LAME_DUCK_S
+) -> Iterator[str]:
     """A server on that port once it is ready; drained by SIGTERM at the end."""
     read_end, write_end = os.pipe()
-    command = [sys.executable, "-m", "cli.main", "serve", "--port", str(port), "--metrics-port", "0"]
+    command = [sys.executable, "-m", "cli.main", "serve", "--port", str(port), "--metrics-port", str(metrics_port)]
     command += ["--front", front, "--models-dir", str(models)]
     environ = {**os.environ, STATUS_FD: str(write_end), "VOLCAST_SERVER__WATCH_S": "0"}
+    environ["VOLCAST_SERVER__LAME_DUCK_S"] = str(lame_duck_s)
     process = subprocess.Popen(command, env=environ, pass_fds=[write_end], stderr=subprocess.DEVNULL)
     os.close(write_end)
     try:

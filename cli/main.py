@@ -21,7 +21,7 @@ from common.streams import ReaderGoneError, protect_standard_streams
 
 
 class Lazy(NamedTuple):
-    """Where a command's function is, the extra that brings what it imports, and its line in --help."""
+    """A command: module and function, the extra with its imports, its line in --help."""
 
     target: str
     extra: str
@@ -30,21 +30,23 @@ class Lazy(NamedTuple):
 
 COMMANDS = {
     "run": Lazy("cli.run.command:run", "serving,pipeline", "The whole path on this machine."),
-    "broker": Lazy("pipeline.commands.broker:broker", "pipeline", "An embedded Kafka-compatible broker (development)."),
+    "broker": Lazy(
+        "pipeline.commands.broker:broker", "pipeline", "An embedded Kafka-compatible broker, for development."
+    ),
     "exchange": Lazy("pipeline.commands.exchange:exchange", "pipeline", "A simulated or replayed exchange."),
     "ingest": Lazy("pipeline.commands.ingest:ingest", "pipeline", "Exchange to ticks.raw and archive."),
     "replay": Lazy("pipeline.commands.replay:replay", "pipeline", "Archive to ticks.raw."),
     "check": Lazy("pipeline.commands.check:check", "pipeline", "Consume and validate the topics."),
     "worker": Lazy("pipeline.commands.worker:worker", "pipeline", "ticks.raw to features to predictions."),
     "features": Lazy("pipeline.commands.features:features", "pipeline", "Archive to features.parquet, offline."),
-    "explore": Lazy("training.commands.explore:explore", "training", "What a data set is like: report and plots."),
+    "explore": Lazy("training.commands.explore:explore", "training", "A report on a data set, with plots."),
     "train": Lazy("training.commands.train:train", "training", "Train, export and write a model bundle."),
-    "evaluate": Lazy("training.commands.evaluate:evaluate", "training", "A model against what happened, as a report."),
+    "evaluate": Lazy("training.commands.evaluate:evaluate", "training", "A report on a model against outcomes."),
     "models": Lazy("cli.models.commands:models", "serving", "Bundles: list, add, verify, promote, roll back."),
-    "infer": Lazy("training.commands.infer:infer", "training", "Offline inference, and its latency."),
+    "infer": Lazy("training.commands.infer:infer", "training", "Offline inference and its latency."),
     "retrain": Lazy("training.commands.retrain:retrain", "training", "New archive to promoted model, step by step."),
-    "drift": Lazy("training.commands.drift:drift", "training", "Has what comes in moved away from training?"),
-    "monitor": Lazy("training.commands.monitor:monitor", "training", "Predictions against what happened, live."),
+    "drift": Lazy("training.commands.drift:drift", "training", "Drift of live data from training data."),
+    "monitor": Lazy("training.commands.monitor:monitor", "training", "Live scores of predictions against outcomes."),
     "serve": Lazy("server.commands.serve:serve", "serving", "The inference server."),
     "gateway": Lazy("server.commands.gateway:gateway", "serving", "The REST gateway."),
     "token": Lazy("server.commands.token:token", "", "A new bearer token."),
@@ -82,7 +84,7 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
-        except ModuleNotFoundError as error:  # a command that imports the heavy part once it is called
+        except ModuleNotFoundError as error:  # some commands import heavy packages when they run
             raise _needs_extra(ctx.invoked_subcommand or "", error) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -97,7 +99,7 @@ def _needs_extra(name: str, error: ModuleNotFoundError) -> Exception:
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="volcast")
 def volcast() -> None:
-    """How likely is a volatility spike in the next 60 s? Asked on every tick, answered over gRPC.
+    """The probability of a volatility spike in the next 60 s, on every tick, over gRPC.
 
     \b
     Start here:

@@ -142,6 +142,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """Whether `volcast models add` made the bundle: it records no training, label or evaluation."""
         return self.kind == ADDED_KIND
 
+    def require_trained(self, use: str) -> None:
+        """Raises BundleError for an added bundle; `use` is the command or part that needs a label and training data."""
+        if self.is_added:
+            raise BundleError(
+                f"{self.name}/{self.version} was added from an ONNX file: it records no label and no training data, "
+                f"which {use} needs"
+            )
+
     def feature_schema(self) -> FeatureSchema:
         """The schema as the server uses it. Raises BundleError if hash and features disagree."""
         features = tuple(Feature(feature.name, feature.unit, "") for feature in self.schema.features)

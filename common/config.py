@@ -144,7 +144,10 @@ class ServerConfig(Section, frozen=True):
     health_needs_token: bool = False  # for grpc.health.v1; probes of orchestrators have none
     allow_plaintext: bool = False  # beyond loopback
     reflection: bool = True
-    drain_s: Seconds = 5.0
+    # After SIGTERM: how long health reports NOT_SERVING while new calls and connections are still answered, so
+    # that balancers turn away before the port closes. Longer than the interval of their health checks.
+    lame_duck_s: Seconds = 1.0
+    drain_s: Seconds = 5.0  # after that: how long calls in progress may take
     metrics_host: Text = "127.0.0.1"
     metrics_port: Port = 9101
 
@@ -154,6 +157,7 @@ class GatewayConfig(Section, frozen=True):
     port: Port = 8000
     server: str = ""  # as worker.server
     timeout_s: PositiveSeconds = 2.0
+    lame_duck_s: Seconds = 1.0  # as server.lame_duck_s, for /health and /v2/health/ready
     tls_cert: str = ""  # for HTTPS; empty: plain HTTP
     tls_key: str = ""
     tokens_file: str = ""  # as server.tokens_file; empty: the same file

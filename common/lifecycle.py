@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 _hangup = threading.Event()
@@ -51,3 +54,44 @@ def hangup_pending() -> bool:
     pending = _hangup.is_set()
     _hangup.clear()
     return pending
+
+
+class StopSignals:
+    """SIGINT and SIGTERM: the first asks for an orderly end, the next one skips the lame duck, the next one ends
+    the process at once."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop  # set by the first, or by who supervises us
+        self._requested = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._in_lame_duck = False
+
+    def install(self, loop: asyncio.AbstractEventLoop, reload: Callable[[], None] | None = None) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal, number)
+        if reload is not None:
+            loop.add_signal_handler(signal.SIGHUP, reload)
+            if hangup_pending():
+                reload()
+
+    async def requested(self, timeout_s: float) -> bool:
+        """Whether the end was asked for; waits up to timeout_s for it."""
+        if not self._stop.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._requested.wait(), timeout_s)
+        return self._stop.is_set()
+
+    async def lame_duck(self, lame_duck_s: float) -> None:
+        self._in_lame_duck = True
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), lame_duck_s)
+        self._in_lame_duck = False
+
+    def _on_signal(self, number: int) -> None:
+        if self._in_lame_duck:
+            self._hurry.set()
+            self._in_lame_duck = False
+        elif self._requested.is_set():
+            os._exit(128 + number)  # no drain, no clean-up
+        self._stop.set()
+        self._requested.set()

@@ -86,7 +86,7 @@ def _safe_logger(level: int) -> type[Any]:
     return SafeLogger
 
 
-class _ToStructlog(logging.Handler):
+class LibraryLogHandler(logging.Handler):
     """Warnings of libraries (asyncio, websockets, uvicorn) as events of this process's log.
 
     Without a handler the standard library writes them to standard error by itself, as text.
@@ -105,5 +105,5 @@ class _ToStructlog(logging.Handler):
 
 def _forward_library_logs() -> None:
     root = logging.getLogger()
-    if not any(isinstance(handler, _ToStructlog) for handler in root.handlers):
-        root.addHandler(_ToStructlog(logging.WARNING))
+    if not any(isinstance(handler, LibraryLogHandler) for handler in root.handlers):
+        root.addHandler(LibraryLogHandler(logging.WARNING))

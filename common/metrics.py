@@ -33,7 +33,7 @@ class MetricsServer:
     def __init__(self, listener: socket.socket, registry: CollectorRegistry) -> None:
         self.port = int(listener.getsockname()[1])
         self._server = _Server(listener)
-        self._server.set_app(make_wsgi_app(registry))
+        self._server.set_app(_logged(make_wsgi_app(registry)))
         self._thread = essential_thread("metrics", lambda: self._server.serve_forever(POLL_S), get_logger())
         self._thread.start()
 
@@ -47,6 +47,20 @@ class MetricsServer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _logged(app: Any) -> Any:
+    """The WSGI application, with a log event for a collector that fails. wsgiref prints a traceback."""
+
+    def call(environ: dict[str, Any], start_response: Any) -> Any:
+        try:
+            return app(environ, start_response)
+        except Exception:
+            get_logger().exception("scrape_failed")
+            start_response("500 Internal Server Error", [("Content-Type", "text/plain")])
+            return [b"the metrics cannot be collected; the log of the process has the reason\n"]
+
+    return call
 
 
 class _Handler(WSGIRequestHandler):

@@ -161,13 +161,14 @@ class ModelStore:
             self.write_labels(labels)
 
     def find(self, manifest: Manifest) -> str | None:
-        """The version with the same bundle. The bundle's own name and version do not matter."""
+        """The version with the same bundle. The bundle's own name, version and date do not matter."""
         for version, folder in self.versions().items():
             try:
                 stored, _ = read_bundle(folder)
             except BundleError:
                 continue
-            if msgspec.structs.replace(stored, name=manifest.name, version=manifest.version) == manifest:
+            same = {"name": manifest.name, "version": manifest.version, "created": manifest.created}
+            if msgspec.structs.replace(stored, **same) == manifest:
                 return version
         return None
 

@@ -3,7 +3,7 @@
 Names of versions are free. This module orders the usual forms:
 
 - release numbers: `9`, `v10`, `1.10.0`, `1.10.0-rc.1`, `2.0b1`, each optionally with a prefix that all names share;
-- dates with the year first: `2026-11-27`, `20261127T0930`;
+- dates with the year first: `2026-11-27`, `20261127T0930`, `20261127-a81bd02` if the days differ;
 - names that differ in their numbers only: `run-2-fold-10`.
 
 Other names (hashes, words, a mix of these forms, dates with the day first) have no order: `newest_version` then gives
@@ -29,9 +29,11 @@ _DATE = re.compile(
     r"(?:[T _.\-]?(?P<time>\d\d(?:[:_\-]?\d\d){1,2})Z?)?",
     re.ASCII,
 )
+_DATED = re.compile(r"(?P<date>(?:19|20)\d\d([-_.]?)\d\d\2\d\d)(?!\d)", re.ASCII)
 _DAY_FIRST = re.compile(r"(?<!\d)\d{1,2}([-_.])\d{1,2}\1(?:19|20)\d\d(?!\d)", re.ASCII)
 _HASH = re.compile(r"[0-9a-f]{7,64}", re.IGNORECASE)
 _PREFIX = re.compile(r"[A-Za-z][A-Za-z_.\-]*")
+_DESCRIBED = re.compile(r"-\d+-g[0-9a-f]{7,}")  # git describe: commits after a tag, where semver says before
 _NUMBER = re.compile(r"(\d+)", re.ASCII)
 
 _Key = tuple[Any, ...]
@@ -61,7 +63,7 @@ def newest_version(versions: Collection[str]) -> str | None:
     """
     if len(versions) < 2:
         return next(iter(versions), None)
-    numbered = [version for version in versions if _NUMBER.search(version) or _HASH.fullmatch(version)]
+    numbered = [version for version in versions if _NUMBER.search(version) or _is_hash(version)]
     keys = _keys(numbered) if numbered else None
     if keys is None:
         return None
@@ -79,7 +81,7 @@ def next_version(versions: Collection[str]) -> str:
 
 def _keys(versions: list[str]) -> list[_Key] | None:
     """Comparable keys, one for each version; None if the names have no order."""
-    if all(_HASH.fullmatch(version) for version in versions) and not all(version.isdecimal() for version in versions):
+    if any(_is_hash(version) for version in versions):
         return None
     forms: tuple[Callable[[str], _Key | None], ...] = (_date, _release_first)
     for form in forms:
@@ -89,7 +91,7 @@ def _keys(versions: list[str]) -> list[_Key] | None:
     prefixes = {match[0] if (match := _PREFIX.match(version)) else "" for version in versions}
     if len(prefixes) == 1 and (prefix := prefixes.pop()):
         return _keys([version[len(prefix) :] for version in versions])
-    return _numbers(versions)
+    return _numbers(versions) or _leading_dates(versions)
 
 
 def _date(version: str) -> _Key | None:
@@ -103,7 +105,7 @@ def _date(version: str) -> _Key | None:
 def _release(version: str) -> _Key | None:
     """(numbers, whether it is no pre-release, parts of the pre-release) of a release number."""
     match = _RELEASE.fullmatch(version)
-    if match is None or _DAY_FIRST.search(version):
+    if match is None or _DAY_FIRST.search(version) or _DESCRIBED.search(version):
         return None
     numbers = [int(part) for part in match["numbers"].split(".")]
     if match["semver"] and len(numbers) != 3:
@@ -111,7 +113,8 @@ def _release(version: str) -> _Key | None:
     while len(numbers) > 1 and not numbers[-1]:
         numbers.pop()
     pre = match["word"] or match["semver"]
-    return tuple(numbers), pre is None, _natural(pre or "")
+    # A commit's hash is no order: two of them of one number are equal.
+    return tuple(numbers), pre is None, () if pre is None or _is_hash(pre) else _natural(pre)
 
 
 def _release_first(version: str) -> _Key | None:
@@ -131,6 +134,22 @@ def _numbers(versions: list[str]) -> list[_Key] | None:
     if len({tuple(part[::2]) for part in parts}) > 1 or any(_DAY_FIRST.search(version) for version in versions):
         return None
     return [tuple(int(number) for number in part[1::2]) for part in parts]
+
+
+def _leading_dates(versions: list[str]) -> list[_Key] | None:
+    """The dates at the beginning of the names; any text may follow: `20261127-a81bd02`."""
+    keys = []
+    for version in versions:
+        match = _DATED.match(version)
+        date = None if match is None else _date(match["date"])
+        if date is None:
+            return None
+        keys.append(date)
+    return keys
+
+
+def _is_hash(text: str) -> bool:
+    return _HASH.fullmatch(text) is not None and not text.isdecimal()
 
 
 def _natural(text: str) -> _Key:

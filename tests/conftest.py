@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 import structlog
 from hypothesis import settings
+
+from common.log import LibraryLogHandler
 
 settings.register_profile("volcast", derandomize=True, deadline=None)
 settings.load_profile("volcast")
@@ -99,5 +102,7 @@ def _as_it_was() -> Iterator[None]:
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
+    root = logging.getLogger()
+    root.handlers = [handler for handler in root.handlers if not isinstance(handler, LibraryLogHandler)]
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()

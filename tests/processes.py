@@ -44,7 +44,7 @@ def start(
     parts: ProcessGroup, name: str, arguments: Sequence[str], environ: Mapping[str, str] | None = None
 ) -> Process:
     """A `volcast` command that reports, once it is ready; fails the test with its words where it ends first."""
-    part = parts.start(name, arguments, environ or {})
+    part = parts.start(name, arguments, {"VOLCAST_SERVER__LAME_DUCK_S": "0", **(environ or {})})
     deadline = time.monotonic() + READY_TIMEOUT_S
     while part.ready is None:
         parts.listen(0.05)

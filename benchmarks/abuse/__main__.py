@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from time import perf_counter
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from time import monotonic_ns, perf_counter
 
 import click
 from rich.console import Console
@@ -17,13 +21,16 @@ from rich.table import Table
 from benchmarks.abuse import attacks, guided
 from benchmarks.abuse.corpus import INFER, PATHS, PREDICT, STREAM, Mutator, header_block, messages, recordings
 from benchmarks.abuse.decoders import Decoders
+from benchmarks.abuse.health import TARGET_MS, Checks, HealthProbe, probing
 from benchmarks.abuse.target import Target, Witness, descriptors, serving
 from benchmarks.abuse.wire import NO_STATUS, ROUND, Wire, replay
-from benchmarks.machine import header
+from benchmarks.machine import header, machine
 
 # Of all requests: in this process; then over sockets: calls and recordings, each front.
 SHARES = {"decoders": 0.75, "native": 0.15, "native wire": 0.04, "grpcio": 0.05, "grpcio wire": 0.01}
+RESULTS = Path(__file__).parent.parent / "results" / "abuse.json"
 OUR_FAULT = (2, 13)  # UNKNOWN, INTERNAL
+MIN_ATTACK_NS = 2_000_000_000  # of a flood, repeated so long for the sake of the health checks
 GROWTH_MB = 16.0  # of a server's memory between the end of its warm-up and the end
 CALLS_A_CONNECTION = 2048
 
@@ -32,6 +39,7 @@ CALLS_A_CONNECTION = 2048
 class Findings:
     rows: list[tuple[str, str, str]] = field(default_factory=list)  # what, how much, what came of it
     faults: list[str] = field(default_factory=list)
+    health: dict[str, Checks] = field(default_factory=dict)  # by front and attack
 
     def add(self, what: str, count: int, outcome: str) -> None:
         self.rows.append((what, f"{count:,}" if count else "", outcome))
@@ -107,21 +115,32 @@ class Abuse:
         bad = target.front == "native" and any(found[code] for code in OUR_FAULT)
         self.findings.add(what, count, f"{'FAILED: ' if bad else ''}grpc-status {told}")
 
-    def attacks(self, target: Target, scale: float) -> None:
+    def attacks(self, target: Target, scale: float, probe: HealthProbe | None = None) -> None:
+        """probe: health checks of another client, whose latencies are kept for each attack."""
         count = max(1000, int(30_000 * scale))
-        task = self.progress.add_task(f"{target.front}: attacks", total=14)
-        for name, data in attacks.floods(count).items():
-            self.findings.add(f"{target.front}: flood of {name}", 0, attacks.flood(target, data))
-            self.progress.advance(task)
-        slow = attacks.slow_readers(target, max(2, int(20 * scale)), max(20, int(300 * scale)))
-        self.findings.add(f"{target.front}: readers that stop", 0, slow)
-        self.progress.advance(task)
+        idle = min(max(200, int(10_000 * scale)), _descriptors() - 500)
+        attempts: dict[str, Callable[[], str]] = {
+            f"flood of {name}": partial(attacks.flood, target, data) for name, data in attacks.floods(count).items()
+        }
+        attempts["frames of one byte"] = partial(attacks.small_frames, target, max(0.2, 9 * scale), max(0.5, 5 * scale))
+        attempts["gzip bombs"] = partial(attacks.bombs, target, max(8, int(128 * scale)))
+        attempts["readers that stop"] = partial(
+            attacks.slow_readers, target, max(2, int(20 * scale)), max(20, int(300 * scale))
+        )
         if target.front == "native":  # grpc-core's time for a handshake is its own, and ends with the settings
-            self.findings.add("native: slow loris", 0, attacks.slow_loris(target, max(6, int(60 * scale))))
-        self.progress.advance(task)
-        idle = max(200, int(10_000 * scale))
-        self.findings.add(f"{target.front}: idle connections", 0, attacks.idle(target, min(idle, _descriptors() - 500)))
-        self.progress.advance(task)
+            attempts["slow loris"] = partial(attacks.slow_loris, target, max(6, int(60 * scale)))
+        attempts["idle connections"] = partial(attacks.idle, target, idle)
+        task = self.progress.add_task(f"{target.front}: attacks", total=len(attempts))
+        for name, attempt in attempts.items():
+            began_ns = monotonic_ns()
+            outcome = attempt()
+            while name.startswith("flood") and probe is not None and monotonic_ns() - began_ns < MIN_ATTACK_NS * scale:
+                outcome = attempt()
+            if probe is not None:
+                checks = self.findings.health[f"{target.front}: {name}"] = probe.during(began_ns)
+                outcome += f"; {checks.line}"
+            self.findings.add(f"{target.front}: {name}", 0, outcome)
+            self.progress.advance(task)
 
     def front(self, front: str, requests: int, scale: float) -> None:
         findings = self.findings
@@ -139,7 +158,8 @@ class Abuse:
             grown = after - before
             flat = f"{'FAILED: ' if grown > GROWTH_MB else ''}{before:.0f} -> {after:.0f} MB"
             findings.add(f"{front}: memory over all those calls", 0, flat)
-            self.attacks(target, scale)
+            with probing(target.address) as probe:
+                self.attacks(target, scale, probe)
             end = f"{before:.0f} -> {target.resident_mb():.0f} MB, {descriptors(target.pid)} descriptors open"
             findings.add(f"{front}: memory after the attacks too", 0, end)
             faults = target.faults()
@@ -172,13 +192,26 @@ def _descriptors() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
+def _save(health: dict[str, Checks], command: str) -> None:
+    rows = {name: {key: round(value, 2) for key, value in checks._asdict().items()} for name, checks in health.items()}
+    kept = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": machine(),
+        "command": command,
+        "target_p99_ms": TARGET_MS,
+        "health_checks": rows,
+    }
+    RESULTS.write_text(json.dumps(kept, indent=2) + "\n")
+
+
 @click.command(context_settings={"show_default": True})
 @click.option("--requests", type=click.IntRange(100), default=1_000_000, help="Of all kinds together.")
 @click.option("--fronts", default="native,grpcio", help="Which are tried over sockets; empty: none.")
 @click.option("--scale", type=click.FloatRange(0.01, 1), default=1.0, help="Of the attacks: connections, frames.")
 @click.option("--seed", type=int, default=1, help="The same seed sends the same.")
 @click.option("--atheris/--no-atheris", default=True, help="Coverage-guided decoders, in an environment of its own.")
-def main(requests: int, fronts: str, scale: float, seed: int, atheris: bool) -> None:
+@click.option("--save", is_flag=True, help="Keep the latencies of health checks in benchmarks/results/abuse.json.")
+def main(requests: int, fronts: str, scale: float, seed: int, atheris: bool, save: bool) -> None:
     console, findings = Console(), Findings()
     header(console, f"python -m benchmarks.abuse --requests {requests} --seed {seed}", "sockets on loopback")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -200,6 +233,10 @@ def main(requests: int, fronts: str, scale: float, seed: int, atheris: bool) -> 
     console.print(f"{total:,} requests in {perf_counter() - began:.0f} s; faults: {len(findings.faults)}")
     for fault in findings.faults:
         console.print(f"  {fault}", highlight=False)
+    missed = [name for name, checks in findings.health.items() if checks.p99_ms > TARGET_MS]
+    console.print(f"health checks above {TARGET_MS:.0f} ms at the 99th percentile: {', '.join(missed) or 'none'}")
+    if save:
+        _save(findings.health, f"python -m benchmarks.abuse --requests {requests} --scale {scale} --seed {seed}")
     sys.exit(1 if findings.faults else 0)
 
 

@@ -1,13 +1,14 @@
-"""What a hostile peer does with whole connections. Each ends; what it must not have done is looked at after it."""
+"""What a hostile peer does with whole connections. Each attack ends; its effects are checked afterwards."""
 
 from __future__ import annotations
 
+import gzip
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from time import monotonic, sleep
 
-from benchmarks.abuse.corpus import HEALTH, PREDICT, STREAM, header_block, packed
+from benchmarks.abuse.corpus import HEALTH, INFER, PREDICT, STREAM, header_block, packed
 from benchmarks.abuse.target import HANDSHAKE_S, Target
 from benchmarks.abuse.wire import GREETING, Wire
 from server.http2 import frames
@@ -53,6 +54,53 @@ def flood(target: Target, data: bytes) -> str:
             wire.socket.settimeout(0.2)
         return "taken"
     return "cut off"
+
+
+def small_frames(target: Target, size_mb: float, trickle_s: float) -> str:
+    """Calls whose messages arrive in DATA frames of one byte, then some bytes now and then."""
+    one_byte = {stream: frames.frame(frames.DATA, 0, stream, b"\x01") for stream in (1, 3, 5)}
+    opened = b"".join(
+        frames.frame(frames.HEADERS, 4, stream, header_block(path))
+        + frames.frame(frames.DATA, 0, stream, frames.MESSAGE.pack(0, 16_000_000))
+        for stream, path in ((1, STREAM), (3, PREDICT), (5, PREDICT))
+    )
+    sent = 0
+    with suppress(ConnectionError, TimeoutError), Wire(target.address, 2.0) as wire:
+        wire.socket.sendall(opened)
+        for number in range(int(size_mb * 100)):
+            wire.socket.sendall(one_byte[1 + 2 * (number % 3)] * 1000)
+            sent += 10_000
+        until = monotonic() + trickle_s
+        while monotonic() < until:
+            wire.socket.sendall(one_byte[3] + b"\0\0\1")  # a frame and the begin of the next one
+            wire.socket.sendall(one_byte[3][3:])
+            sleep(0.02)
+        return f"{sent / 1e6:.0f} MB of frames taken, then {trickle_s:.0f} s of 13 bytes each 20 ms"
+    return f"cut off after {sent / 1e6:.0f} MB"
+
+
+def bombs(target: Target, calls: int) -> str:
+    """Calls and streams whose small messages inflate to 16 MiB each."""
+    bomb = gzip.compress(bytes(16 * 1024 * 1024))
+    body = frames.MESSAGE.pack(1, len(bomb)) + bomb
+    ended = 0
+    for path in (PREDICT, STREAM, INFER):
+        head = header_block(path, (b"grpc-encoding", b"gzip"))
+        with suppress(ConnectionError), Wire(target.address, 60.0) as wire:
+            for number in range(calls):
+                stream = 2 * number + 1
+                call = frames.frame(frames.HEADERS, 4, stream, head)
+                for at in range(0, len(body), 16_384):
+                    last = int(at + 16_384 >= len(body))
+                    call += frames.frame(frames.DATA, last, stream, body[at : at + 16_384])
+                wire.socket.sendall(call)
+            open_calls = set(range(1, 2 * calls, 2))
+            while open_calls and (frame := wire.read()) is not None:
+                if frame[1] & frames.END_STREAM or frame[0] == frames.RST_STREAM:
+                    open_calls.discard(frame[2])
+            ended += calls - len(open_calls)
+    verdict = "" if ended == 3 * calls else "FAILED: "
+    return f"{verdict}{ended} of {3 * calls} calls ended"
 
 
 def slow_readers(target: Target, connections: int, calls: int) -> str:

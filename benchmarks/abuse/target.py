@@ -64,6 +64,7 @@ def serving(front: str) -> Iterator[Target]:
         **os.environ,
         STATUS_FD: str(write_end),
         "VOLCAST_SERVER__HANDSHAKE_TIMEOUT_S": str(HANDSHAKE_S),
+        "VOLCAST_SERVER__LAME_DUCK_S": "0",
         "VOLCAST_LOG__FORMAT": "json",
     }
     with tempfile.TemporaryFile() as log, os.fdopen(read_end) as reports:

@@ -6,7 +6,6 @@ file's own graph, less the nodes that only other outputs need.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from cli.models.graph import needed_nodes, reads, rename_tensors, tensor_names
 from cli.models.plan import CLASSIFIERS, Plan, type_name
 from cli.models.source import load, one_line
 from common.errors import BundleError
@@ -56,7 +56,7 @@ def adapt(source: Any, plan: Plan, rows: NDArray[np.float64]) -> Adapted:
     _describe_column(plan, column, expected.shape, changes)
     got = _run_adapted(model, plan, rows)
     _require_equal(got, np.clip(values, 0, 1) if clip else values, SAME_FLOAT16 if _has_float16(source) else SAME)
-    opset = next(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     return Adapted(model.SerializeToString(deterministic=True), opset, rows, got, (*plan.notes, *changes))
 
 
@@ -72,7 +72,11 @@ def _source_values(source: Any, plan: Plan, rows: NDArray[np.float64]) -> NDArra
     """The output's values of the unchanged graph, (rows,) or (rows, columns)."""
     model = onnx.ModelProto()
     model.CopyFrom(source)
-    del model.graph.output[:]
+    nodes = needed_nodes(model.graph, plan.output.tensor)
+    inputs = [value for value in model.graph.input if value.name in {given.name for given in plan.inputs}]
+    del model.graph.output[:], model.graph.input[:], model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.input.extend(inputs)
     model.graph.output.add(name=plan.output.tensor)  # ONNX Runtime infers its type
     session = load(model)
     step = plan.fixed_batch or len(rows)
@@ -138,7 +142,7 @@ def _rewrite(model: Any, plan: Plan, column: int | None, width: int, clip: bool)
     del graph.input[:], graph.output[:], graph.value_info[:]
     before, changes = _input_nodes(graph, plan, names)
     after = _output_nodes(graph, tensor, column, clip)
-    kept = _needed(graph, tensor)
+    kept = needed_nodes(graph, tensor)
     nodes = [*before, *kept, *after]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -205,7 +209,7 @@ def _describe_column(plan: Plan, column: int | None, shape: tuple[int, ...], cha
 
 def _free_names(graph: Any, reserved: tuple[str, ...]) -> dict[str, str]:
     """New names for the graph's own tensors that have a reserved name."""
-    taken = set(_tensor_names(graph))
+    taken = set(tensor_names(graph))
     new = {}
     for name in taken:
         if name in reserved or name.startswith(PREFIX):
@@ -216,66 +220,9 @@ def _free_names(graph: Any, reserved: tuple[str, ...]) -> dict[str, str]:
     return new
 
 
-def _graphs(graph: Any) -> Iterator[Any]:
-    """The graph and every graph inside its nodes."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
-                yield from _graphs(inner)
-
-
-def _tensor_names(graph: Any) -> Iterator[str]:
-    for inner in _graphs(graph):
-        for value in (*inner.input, *inner.output, *inner.initializer, *inner.value_info):
-            yield value.name
-        for sparse in inner.sparse_initializer:
-            yield sparse.values.name
-        for node in inner.node:
-            yield from node.input
-            yield from node.output
-
-
-def rename_tensors(graph: Any, names: dict[str, str]) -> None:
-    """Renames tensors everywhere; inner graphs too, since they may read outer tensors."""
-    if not names:
-        return
-    for inner in list(_graphs(graph)):
-        for value in (*inner.input, *inner.output, *inner.initializer, *inner.value_info):
-            value.name = names.get(value.name, value.name)
-        for sparse in inner.sparse_initializer:
-            sparse.values.name = names.get(sparse.values.name, sparse.values.name)
-        for node in inner.node:
-            node.input[:] = [names.get(name, name) for name in node.input]
-            node.output[:] = [names.get(name, name) for name in node.output]
-
-
-def _needed(graph: Any, tensor: str) -> list[Any]:
-    """The nodes that `tensor` depends on, in their order."""
-    wanted = {tensor}
-    kept = []
-    for node in reversed(graph.node):
-        if wanted.isdisjoint(node.output):
-            continue
-        kept.append(node)
-        wanted.update(_reads(node))
-    return kept[::-1]
-
-
-def _reads(node: Any) -> Iterator[str]:
-    """Tensors that a node reads, those of its inner graphs included."""
-    yield from node.input
-    for attribute in node.attribute:
-        for inner in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
-            for value in inner.output:
-                yield value.name
-            for each in inner.node:
-                yield from _reads(each)
-
-
 def _drop_unused_constants(graph: Any, constants: set[str]) -> None:
-    used = {name for node in graph.node for name in _reads(node)}
-    kept = [one for one in graph.initializer if one.name in used or one.name not in constants]
+    used = {name for node in graph.node for name in reads(node)}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used or tensor.name not in constants]
     del graph.initializer[:]
     graph.initializer.extend(kept)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,7 +69,7 @@ no_track = click.option("--no-track", is_flag=True, help="Leave MLflow alone: no
     ),
 )
 def models() -> None:
-    """Bundles: your own (docs/own_model.md), who is champion, and the way of runs to MLflow (docs/promotion.md).
+    """Bundles: add your own (docs/own_model.md), promote and roll back, upload runs to MLflow (docs/promotion.md).
 
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by the gate.
     """
@@ -80,9 +81,9 @@ def models() -> None:
 def list_(
     name: str | None, models_dir: Path | None, runs_dir: Path | None, as_json: bool, config_file: Path | None
 ) -> int:
-    """Versions below the models folder with their labels, and the runs that are kept here.
+    """Lists versions in the models folder with their labels, and the runs on this machine.
 
-    τ is the volatility from which on a version calls a minute a spike; pr_auc is its mean over the walk-forward folds.
+    τ is the smallest volatility of a spike for a version; pr_auc is its mean over the walk-forward folds.
     """
     workplace = Workplace(config_file, models_dir, runs_dir)
     names = [name] if name else workplace.names()
@@ -169,7 +170,7 @@ def add(
 @click.argument("name", required=False)
 @click.argument("version", required=False)
 @click.option(
-    "--path", type=click.Path(path_type=Path, file_okay=False), help="A bundle anywhere, in place of NAME VERSION."
+    "--path", type=click.Path(path_type=Path, file_okay=False), help="Folder of a bundle, instead of NAME VERSION."
 )
 @options
 def verify(
@@ -208,10 +209,14 @@ def verify(
 )
 @click.argument("name")
 @click.argument("version", required=False)
-@click.option("--run", metavar="RUN", help="The run that made it: its id or how that begins, or MLflow's.")
+@click.option("--run", metavar="RUN", help="The run of the model: its id, the start of its id, or MLflow's id.")
 @click.option("--to", "role", type=click.Choice(("candidate", "champion")), default="champion", show_default=True)
-@click.option("--share", type=click.FloatRange(0, 1), help="Of the callers, for a candidate (default: none, a shadow).")
-@click.option("--dry-run", is_flag=True, help="Judge only.")
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 1),
+    help="Share of callers for a candidate (default: a shadow, without callers).",
+)
+@click.option("--dry-run", is_flag=True, help="Run the gate, change nothing.")
 @no_track
 @options
 def promote(
@@ -227,19 +232,22 @@ def promote(
     as_json: bool,
     config_file: Path | None,
 ) -> int:
-    """Puts a model before the gate and, if it passes, before callers.
+    """Runs the gate for a model and, if it passes, makes it champion or candidate.
 
     A champion becomes the stable version that servers answer with; a candidate scores beside it as a shadow, or
     answers a share. If the gate refuses a model, it prints every reason and changes nothing.
     """
     if share is not None and role != "candidate":
-        raise UsageError("--share is a candidate's: name --to candidate")
+        raise UsageError("--share needs --to candidate")
     workplace = Workplace(config_file, models_dir, runs_dir)
+    from cli.models.verify import load_check
     from training import promotion
+    from training.tracking.record import BUNDLE
 
     store = workplace.store(name)
     folder = promotion.chosen_run(store, workplace.runs_dir, version, run)
     judged = promotion.judge(folder, store, workplace.limits())
+    judged = replace(judged, checks=(load_check(folder / BUNDLE), *judged.checks))
     if dry_run or not judged.passed:
         return print_verdict(judged, as_json)
     registry = None if no_track else workplace.tracker
@@ -258,9 +266,9 @@ def promote(
 def rollback(
     name: str, no_track: bool, models_dir: Path | None, runs_dir: Path | None, as_json: bool, config_file: Path | None
 ) -> int:
-    """Gives the stable label back to the champion before. Servers follow within server.watch_s.
+    """Moves the stable label back to the previous champion. Servers follow within server.watch_s.
 
-    MLflow does not hold it up: if it is away, the alias follows with `volcast models sync`.
+    It does not wait for MLflow. If MLflow is unavailable, `volcast models sync` moves the alias later.
     """
     workplace = Workplace(config_file, models_dir, runs_dir)
     moved = _rolled_back(workplace, workplace.store(name))
@@ -271,12 +279,12 @@ def rollback(
 
 
 @models.command("sync", epilog=examples("volcast models sync", "volcast models sync --fetch MLFLOW_RUN_ID"))
-@click.option("--fetch", metavar="RUN", help="First bring this run from MLflow: its id, or MLflow's.")
+@click.option("--fetch", metavar="RUN", help="Download this run from MLflow first: its id, or MLflow's id.")
 @options
 def sync(
     fetch: str | None, models_dir: Path | None, runs_dir: Path | None, as_json: bool, config_file: Path | None
 ) -> int:
-    """Uploads the runs that wait, from wherever each got to, and sets MLflow's aliases by labels.json."""
+    """Continues unfinished uploads of runs to MLflow, and sets its aliases from labels.json."""
     workplace = Workplace(config_file, models_dir, runs_dir)
     from training.tracking.mlflow_server import waiting
     from training.tracking.record import unreadable

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cli.models.adapt import Adapted, adapt, rename_tensors
+from cli.models.adapt import Adapted, adapt
 from cli.models.add import DEFAULT_THRESHOLD, Added, write_adapted
 from cli.models.features import SchemaChoice, known_schema, own_schema
+from cli.models.graph import rename_tensors
 from cli.models.plan import plan
 from cli.models.source import source_of
 from common.errors import BundleError, TrainingError, UsageError

@@ -55,6 +55,9 @@ def own_schema(names: list[str], schema_name: str) -> SchemaChoice:
 def read_features(path: Path, model_name: str) -> SchemaChoice:
     """The schema of a features.json; without a name of its own it is called after the model. Raises InputError."""
     try:
+        if not path.is_file():  # reading a pipe would wait for its writer
+            path.stat()
+            raise InputError(f"features file {path}: is no plain file")
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"features file {path}: cannot be read: {error.strerror}") from None

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from cli.models.graph import needed_nodes, reads
 from common.errors import BundleError, UsageError
 from common.schema import FeatureSchema
 
@@ -61,23 +62,23 @@ def plan(model: Any, schema: FeatureSchema, output: str | None = None, columns: 
 
     columns: the features that the graph's matrix takes, in its order, if they are not the schema's.
     """
-    constants = {tensor.name for tensor in model.graph.initializer}
-    given = [value for value in model.graph.input if value.name not in constants]
+    chosen = _output(model.graph, output)
+    given = _needed_inputs(model.graph, chosen.tensor)
     inputs = _inputs(given, schema, columns or schema.names)
     fixed = next((rows for value in given if (rows := _fixed_batch(value)) is not None), None)
-    return Plan(inputs, _output(model.graph, output), fixed, _unused(inputs, schema))
+    return Plan(inputs, chosen, fixed, _unused(inputs, schema))
 
 
-def named_features(model: Any) -> list[str]:
-    """The names of the inputs if each of several takes one feature; else none."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    given = [value for value in model.graph.input if value.name not in constants]
-    return [value.name for value in given] if len(given) > 1 and all(_is_one_feature(value) for value in given) else []
+def _needed_inputs(graph: Any, tensor: str) -> list[Any]:
+    """The inputs that a tensor depends on, without constants that old files list as inputs."""
+    used = {name for node in needed_nodes(graph, tensor) for name in reads(node)} | {tensor}
+    constants = {constant.name for constant in graph.initializer}
+    return [value for value in graph.input if value.name in used - constants]
 
 
 def _inputs(given: Sequence[Any], schema: FeatureSchema, columns: tuple[str, ...]) -> tuple[InputPlan, ...]:
     if not given:
-        raise BundleError("the graph has no input")
+        raise BundleError("the probability depends on no input of the graph")
     for value in given:
         if value.type.WhichOneof("value") != "tensor_type":
             raise BundleError(f"input {value.name}: expected a tensor, got {describe(value)}")
@@ -189,7 +190,7 @@ def describe(value: Any) -> str:
     if kind != "tensor_type":
         return (kind or "no type").removesuffix("_type")
     shape = _shape(value)
-    dims = "of unknown shape" if shape is None else f"[{', '.join(map(str, shape))}]"
+    dims = "of unknown shape" if shape is None else f"[{', '.join(str(size) for size in shape)}]"
     return f"{type_name(_element(value))} {dims}"
 
 
@@ -205,7 +206,7 @@ def _shape(value: Any) -> list[int | str] | None:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None
-    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in tensor.shape.dim]
+    return [size.dim_value if size.HasField("dim_value") else size.dim_param or "?" for size in tensor.shape.dim]
 
 
 def _is_one_feature(value: Any) -> bool:

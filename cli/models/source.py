@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,17 @@ MIN_IR_VERSION = 8  # from 4 on, constants need not be inputs
 DEFAULT_OPSET = 18  # for a graph of machine-learning operators only, which imports no other
 MAX_REASON = 400  # characters of ONNX Runtime's text
 _MAX_IR = re.compile(r"max supported IR version: (\d+)")
-_MAX_OPSET = re.compile(r"official support for domain (?:ai\.onnx|\S*) is till opset (\d+)")
+_MAX_OPSET = re.compile(r"official support for domain \S+ is till opset (\d+)")
 
 
 def read_source(path: Path) -> tuple[Any, list[str]]:
     """The ModelProto and a line for each change. Raises InputError or BundleError."""
     try:
-        size = path.stat().st_size
-        if size > MAX_MODEL_BYTES:
-            raise InputError(f"{path}: expected at most {MAX_MODEL_BYTES} bytes, got {size}")
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):  # reading a pipe would wait for its writer
+            raise InputError(f"{path}: is no plain file")
+        if state.st_size > MAX_MODEL_BYTES:
+            raise InputError(f"{path}: expected at most {MAX_MODEL_BYTES} bytes, got {state.st_size}")
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
@@ -129,13 +132,14 @@ def _fit_runtime(model: Any) -> list[str]:
         target = int(newest[1]) if newest else DEFAULT_OPSET
         if not (newest or "Could not find an implementation" in str(error)) or opset == target:
             raise
-        model.CopyFrom(_converted(model, target, error))
+        reason = f"ONNX Runtime takes opsets up to {target}, the graph uses {opset}" if newest else str(error)
+        model.CopyFrom(_converted(model, target, reason))
         changes.append(f"opset {opset} converted to {target}")
         load(model)
     return changes
 
 
-def _converted(model: Any, target: int, reason: BundleError) -> Any:
+def _converted(model: Any, target: int, reason: str) -> Any:
     try:
         return version_converter.convert_version(model, target)
     except Exception:  # whatever the converter raises on an operator without an adapter

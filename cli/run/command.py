@@ -39,25 +39,27 @@ STOPPING = "stopping (a second Ctrl-C kills all processes)"
         "volcast run --schema full/1 --model volatility-full",
     )
 )
-@click.option("--duration", type=Duration(), default=None, help="End by itself after this long, such as 30s.")
+@click.option(
+    "--duration", type=Duration(), default=None, help="Length of the run, such as 30s (default: until Ctrl-C)."
+)
 @click.option(
     "--exchange",
     "exchange_text",
     default="simulated",
     show_default=True,
     metavar="simulated|replay:FILE|coinbase",
-    help="Where ticks come from; FILE may be a folder or a quoted pattern.",
+    help="Source of the ticks. FILE may be a folder or a quoted pattern.",
 )
 @click.option("--speed", type=Speed(), default="1", show_default=True, help="1 is real time, N, or max.")
-@click.option("--seed", type=int, default=None, help="Of the simulated market (exchange.seed).")
-@click.option("--schema", type=click.Choice(list(SCHEMAS)), default=None, help="Of the features (worker.schema).")
-@click.option("--model", default=None, metavar="NAME", help="The model the worker asks for (worker.model).")
+@click.option("--seed", type=int, default=None, help="Seed of the simulated market (exchange.seed).")
+@click.option("--schema", type=click.Choice(list(SCHEMAS)), default=None, help="Feature schema (worker.schema).")
+@click.option("--model", default=None, metavar="NAME", help="Model for the predictions (worker.model).")
 @click.option(
     "--run-dir",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("run"),
     show_default=True,
-    help="Where logs and features of this run go; those of the last run there are removed.",
+    help="Folder for logs and features. Those of the last run in it are removed.",
 )
 @json_option
 @config_option
@@ -74,9 +76,9 @@ def run(
 ) -> int:
     """The whole path on this machine, in one process for each part.
 
-    Broker, exchange, ingest, feature worker, inference server and REST gateway, on the ports of
-    config.yaml; a live table while it runs, a summary at the end. They use each other, whatever
-    kafka.bootstrap_servers, worker.server and gateway.server say.
+    Starts broker, exchange, ingest, feature worker, inference server and REST gateway, on the ports of
+    config.yaml. Shows a live table, and a summary at the end. The processes use each other: the run ignores
+    kafka.bootstrap_servers, worker.server and gateway.server.
     """
     config = load_config(config_file)
     exchange = Exchange.parse(exchange_text)
@@ -145,7 +147,7 @@ def _carry_out(
     except UnavailableError as error:
         if not stop.is_set():
             raise
-        # The user wanted the end, not the summary: what is unfinished is no failure of the command.
+        # After Ctrl-C, unfinished work is not a failure of the command.
         view.print(f"stopped before the end: {error}")
         return None
 
@@ -162,7 +164,7 @@ def _no_tick(recording: str, products: tuple[str, ...], dead: int) -> str:
 
 @contextmanager
 def _owning(run_dir: Path) -> Iterator[None]:
-    """Keeps other runs out of the folder: each removes what the last one left there."""
+    """Locks the folder against other runs, since each run removes the files of the last run."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         lock = (run_dir / ".lock").open("w")
@@ -177,7 +179,7 @@ def _owning(run_dir: Path) -> Iterator[None]:
 
 
 def _clean(run_dir: Path) -> Path:
-    """Removes what an earlier run left, and nothing else; gives the folder for logs."""
+    """Removes the files of an earlier run, and no other files. Returns the folder for logs."""
     logs = run_dir / "logs"
     try:
         logs.mkdir(exist_ok=True)
@@ -207,26 +209,26 @@ def require_complete(worker: dict[str, Any], published: int, worker_process: Pro
 
 
 class Stall:
-    """Tells a worker that has stopped reading from one that has nothing to read."""
+    """Distinguishes a worker that has stopped reading from a worker without records."""
 
     def __init__(self) -> None:
         self._read = -1
         self._progress_s = 0.0
 
     def require_progress(self, published: int, read: int, now_s: float) -> None:
-        """Raises UnavailableError where records have waited for STALL_TIMEOUT_S and none was read."""
+        """Raises UnavailableError if records waited for STALL_TIMEOUT_S and the worker read none."""
         if read != self._read or read >= published:
             self._read, self._progress_s = read, now_s
         elif now_s - self._progress_s > STALL_TIMEOUT_S:
             raise UnavailableError(
                 f"worker: read nothing for {STALL_TIMEOUT_S:g} s while {published - read:,} records wait; the embedded "
-                f"broker slows down with all it holds ({published:,} on this topic): start anew, or start the parts on "
-                "an Apache Kafka (docs/decisions/0001-embedded-broker.md)"
+                f"broker slows down with the number of its records ({published:,} on this topic): start again, or "
+                "start the parts on an Apache Kafka (docs/decisions/0001-embedded-broker.md)"
             )
 
 
 class RunSession:
-    """One run, from the first process to the summary."""
+    """A run, from the first process to the summary."""
 
     def __init__(
         self, processes: ProcessGroup, view: View, environ: dict[str, str], stopping: Callable[[], bool]
@@ -244,7 +246,9 @@ class RunSession:
         self._stall = Stall()
 
     def start(self, config: Config, exchange: list[str] | None) -> bool:
-        """Starts everything and waits until it is ready; ticks flow from then on. False: a signal came first.
+        """Starts all processes and waits until they are ready. Ticks flow from then on.
+
+        Returns False if a signal came first.
 
         Raises UnavailableError with the failure line of the process that failed.
         """
@@ -273,7 +277,7 @@ class RunSession:
         return True
 
     def watch(self, duration_s: float | None) -> None:
-        """Until the duration is over, the exchange has nothing more, or a signal came."""
+        """Returns when the duration is over, the exchange has ended, or a signal came."""
         ends_s = self._fed_s + duration_s if duration_s else float("inf")
         while not self._stopping() and time.monotonic() < ends_s:
             self._look(0.1)
@@ -282,7 +286,7 @@ class RunSession:
         self._look(0)
 
     def finish(self) -> Summary:
-        """Ends the feed, lets the worker catch up, ends the rest; raises UnavailableError if it did not."""
+        """Stops the feed, lets the worker catch up, and stops it. Raises UnavailableError if it did not catch up."""
         assert self._ingest is not None
         assert self._worker is not None
         self._processes.stop(self._ingest)
@@ -326,7 +330,7 @@ class RunSession:
 
     def _look(self, timeout_s: float) -> None:
         self._processes.listen(timeout_s)
-        # Ingest ends by itself when the exchange has nothing more, and the exchange after its last word.
+        # The exchange may end after its last message, and ingest when the exchange closes the connection.
         self._processes.require_alive(may_end=(self._ingest, self._exchange))
         if self._ingest is not None and self._worker is not None:
             waiting = self._ingest.stats.get("published", 0), self._worker.stats.get("consumed", 0)

@@ -1,4 +1,4 @@
-"""What a run consists of: which exchange, and how the parts find each other."""
+"""The plan of a run: the exchange, and the settings by which the processes find each other."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from common.config import Config, reachable
 from common.errors import UsageError
 from pipeline.archive import expand_paths
 
-# A simulated market's first minute, or five, is sent at once, so that windows are warm from the start: the
-# longest window of each schema, in seconds. (Asking the engine would import numba here, a second.)
+# A simulated market sends its first minutes at once, so that windows are warm from the start: the longest window of
+# each schema, in seconds. Importing the engine for these numbers would import numba, which takes a second.
 FAST_FORWARD_S = {"core/1": 60.0, "full/1": 300.0}
 
 
@@ -23,14 +23,14 @@ SHORT_MARKET_S = 120.0
 
 
 def fetch_wait_ms(duration_s: float | None, speed: float) -> int:
-    """For the embedded broker's consumers: the lower latency where the run is known to be short."""
+    """The fetch wait for consumers of the embedded broker: short if the run is known to be short."""
     short = duration_s is not None and duration_s * speed <= SHORT_MARKET_S
     return SHORT_FETCH_WAIT_MS if short else FETCH_WAIT_MS
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """Where ticks come from."""
+    """The source of the ticks."""
 
     kind: Literal["simulated", "replay", "coinbase"]
     recording: str = ""  # FILE, DIR, GLOB or several with commas
@@ -51,37 +51,40 @@ class Exchange:
         raise UsageError(f"--exchange {text!r}: expected simulated, replay:FILE or coinbase")
 
     def require_recording(self) -> None:
-        """Raises InputError where the recording is not there, before anything is started."""
+        """Raises InputError if the recording does not exist, before any process starts."""
         if self.kind == "replay":
             expand_paths(self.recording)
 
     def arguments(self, *, speed: float, seed: int, duration_s: float | None, schema: str = "core/1") -> list[str]:
-        """Options of `volcast exchange`; nothing for the real one."""
+        """Arguments of `volcast exchange`."""
         rate = "max" if speed == float("inf") else f"{speed:g}"
         if self.kind == "replay":
             return ["exchange", "--replay", self.recording, "--speed", rate]
         arguments = ["exchange", "--simulate", "--seed", str(seed), "--speed", rate]
         arguments += ["--fast-forward", f"{FAST_FORWARD_S[schema]:g}s"]
         if duration_s is not None and speed != float("inf"):
-            # The market itself ends after so long, so that two runs of a seed see the same ticks.
+            # The market ends by its own time, so that two runs with one seed see the same ticks.
             arguments += ["--market-time", f"{FAST_FORWARD_S[schema] + duration_s * speed:g}s"]
         return arguments
 
 
 def environment(config: Config, exchange: Exchange, features_dir: str, archive_dir: str) -> dict[str, str]:
-    """What the parts of a run have set apart from the configuration: the way to each other."""
+    """Environment variables of the processes of a run: the addresses of each other, and settings for the broker."""
     settings = {
         "VOLCAST_KAFKA__BOOTSTRAP_SERVERS": reachable(config.broker.host, config.broker.port),
         "VOLCAST_KAFKA__FETCH_WAIT_MS": str(FETCH_WAIT_MS),
-        # It answers a group's first join after half of this.
+        # The embedded broker answers a group's first join after half of this time.
         "VOLCAST_KAFKA__SESSION_TIMEOUT_MS": "2000",
         "VOLCAST_GATEWAY__SERVER": reachable(config.server.host, config.server.port),
         "VOLCAST_WORKER__SERVER": reachable(config.server.host, config.server.port),
         "VOLCAST_WORKER__PARQUET_DIR": features_dir,
         "VOLCAST_INGEST__ARCHIVE_DIR": archive_dir,
+        # The parts that call the server and the gateway end before them.
+        "VOLCAST_SERVER__LAME_DUCK_S": "0",
+        "VOLCAST_GATEWAY__LAME_DUCK_S": "0",
         "VOLCAST_LOG__FORMAT": "json",
     }
     if exchange.kind != "coinbase":
-        # Recorded and simulated time has nothing to do with this machine's clock.
+        # Recorded and simulated times are independent of this machine's clock.
         settings["VOLCAST_INGEST__MAX_FUTURE_S"] = "0"
     return settings

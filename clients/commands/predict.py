@@ -32,12 +32,12 @@ from volcast.v1 import ModelSelector, PredictResponse
 @click.option("--features", default=None, metavar="JSON", help=f"One row: the {len(CORE_1)} features of {CORE_1.name}.")
 @click.option("--example", is_flag=True, help="Send an example row.")
 @click.option("--model", default="", metavar="NAME", help="Model (default: the server's).")
-@click.option("--version", default="", metavar="VERSION", help="Its version (default: the one labelled stable).")
-@click.option("--token-file", default="", metavar="FILE", help="Holds the bearer token to show.")
-@click.option("--tls", is_flag=True, help="Speak TLS, and trust the usual authorities.")
-@click.option("--tls-ca", default="", metavar="FILE", help="Speak TLS, and trust whom this PEM file holds.")
-@click.option("--tls-cert", default="", metavar="FILE", help="PEM certificate to show, where the server asks for one.")
-@click.option("--tls-key", default="", metavar="FILE", help="Its PEM key.")
+@click.option("--version", default="", metavar="VERSION", help="Version (default: the version with the label stable).")
+@click.option("--token-file", default="", metavar="FILE", help="File with the bearer token.")
+@click.option("--tls", is_flag=True, help="Use TLS, and trust the public authorities.")
+@click.option("--tls-ca", default="", metavar="FILE", help="Use TLS, and trust the authorities in this PEM file.")
+@click.option("--tls-cert", default="", metavar="FILE", help="PEM certificate, if the server requires one (mTLS).")
+@click.option("--tls-key", default="", metavar="FILE", help="PEM key of the certificate.")
 @json_option
 def predict(
     config_file: Any,
@@ -53,9 +53,9 @@ def predict(
     tls_key: str,
     as_json: bool,
 ) -> None:
-    """Asks the inference server about one row of features.
+    """Sends a row of features to the inference server and prints the prediction.
 
-    The features are one JSON object of numbers, as /predict of the gateway takes them.
+    --features takes a JSON object of numbers, as /predict of the gateway does.
     """
     config = load_config(config_file)
     if example == (features is not None):
@@ -80,11 +80,11 @@ def predict(
 
 
 def parse_features(text: str) -> dict[str, float]:
-    """Feature name to value. Raises UsageError naming what is wrong; the server checks which names are due."""
+    """Feature name to value. The server checks the names. Raises UsageError for invalid JSON or values."""
     try:
         fields = json.loads(text, parse_int=float)  # an integer of 400 digits is infinite, not an OverflowError
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"--features is no JSON: {error}") from None
+        raise UsageError(f"--features is not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise UsageError(f"--features: expected one JSON object, got {text[:60]!r}")
     for name, value in fields.items():
@@ -93,7 +93,7 @@ def parse_features(text: str) -> dict[str, float]:
     return fields
 
 
-# Fields of a PredictRequest with one named row, and how a user of this command calls them.
+# Fields of a PredictRequest with a single named row, and the options that set them.
 _OPTION_OF_FIELD = (
     (re.compile(r'named\.rows\[0\]\.features\["?(.+?)"?\]'), r"--features: \1"),
     (re.compile(r"named\.rows.*|rows"), "--features"),
@@ -103,7 +103,7 @@ _OPTION_OF_FIELD = (
 
 
 def _in_terms_of_options(error: RequestError) -> RequestError:
-    """The same error with the user's words for the fields at fault."""
+    """The error, with options instead of fields of the request."""
     kind = NotFoundError if isinstance(error, NotFoundError) else RequestError
     return kind([FieldViolation(_option(fault.field), fault.description) for fault in error.violations])
 

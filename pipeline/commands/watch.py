@@ -15,6 +15,7 @@ from common.config import load_config
 from common.errors import UnavailableError
 from common.lifecycle import stop_on_signals
 from common.log import configure_logs, get_logger
+from common.streams import reader_gone
 from pipeline.stream.kafka import connect, consume_batch, make_consumer
 from volcast.v1 import MissingReason, Prediction
 
@@ -38,7 +39,7 @@ def watch(product: str | None, count: int | None, as_json: bool, config_file: Pa
             raise UnavailableError(f"kafka: there is no topic {topic}; `volcast worker` makes it")
         consumer.assign([TopicPartition(topic, partition, OFFSET_END) for partition in known[topic].partitions])
         shown = 0
-        while not stop.is_set() and (count is None or shown < count):
+        while not (stop.is_set() or reader_gone()) and (count is None or shown < count):
             for message in consume_batch(consumer, 100, 0.1):
                 prediction = _parsed(message)
                 if prediction is None:

@@ -1,4 +1,4 @@
-"""Which front carries the calls, and how it is made."""
+"""Selects and builds the front."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Front = NativeFront | GrpcioFront
 
 
 def chosen_front(config: ServerConfig, log: Any) -> str:
-    """The faster front, unless another was asked for."""
+    """Returns the configured front; "auto" selects the faster front."""
     if config.front == "auto":
         log.info("front", front="native", why="the fastest")
         return "native"
@@ -31,8 +31,8 @@ def chosen_front(config: ServerConfig, log: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What both fronts need."""
+class FrontDependencies:
+    """The objects that both fronts use."""
 
     table: Methods
     plane: DataPlane
@@ -43,10 +43,12 @@ class Parts:
     log: Any
 
 
-def make_front(config: ServerConfig, parts: Parts, certificates: Certificates | None, *, reuse_port: bool) -> Front:
+def make_front(
+    config: ServerConfig, needs: FrontDependencies, certificates: Certificates | None, *, reuse_port: bool
+) -> Front:
     """reuse_port: other processes listen on the same port."""
-    common = (parts.table, parts.plane, parts.batches, parts.state, parts.metrics, parts.gate, parts.log)
-    if parts.state.front == "native":
+    common = (needs.table, needs.plane, needs.batches, needs.state, needs.metrics, needs.gate, needs.log)
+    if needs.state.front == "native":
         limits = Limits(
             max_message=config.max_message_bytes,
             max_streams=config.max_concurrent_streams,
@@ -60,5 +62,7 @@ def make_front(config: ServerConfig, parts: Parts, certificates: Certificates | 
             keepalive_timeout_s=config.keepalive_timeout_s,
         )
         return NativeFront(*common, limits, sockets, certificates.context() if certificates else None)
-    options = [(key, int(reuse_port) if key == "grpc.so_reuseport" else one) for key, one in channel_options(config)]
+    options = [
+        (key, int(reuse_port) if key == "grpc.so_reuseport" else value) for key, value in channel_options(config)
+    ]
     return GrpcioFront(*common, options, certificates.credentials() if certificates else None)

@@ -1,4 +1,4 @@
-"""The ports of one server process, bound before anything else is done."""
+"""The ports of a server process. They are bound first, before any other work."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ METRICS_OPTION = "--metrics-port or server.metrics_port"
 
 @dataclass(frozen=True)
 class ServerPorts:
-    """calls: where callers connect. metrics: listens already.
+    """calls: the port of the callers. metrics: a listening socket.
 
-    own: reaches this process alone, where others share `calls`; None: no other does.
+    own: a port of this process only, if several processes share `calls`; None otherwise.
     """
 
     calls: BoundPort
@@ -27,16 +27,16 @@ class ServerPorts:
 
     @classmethod
     def bind(cls, config: ServerConfig) -> Self:
-        """Raises UnavailableError if another process has one of them.
+        """Raises UnavailableError if another process uses one of the ports.
 
-        Every server binds them in this order. So of two that want the same ports one gets both.
+        Every server binds in this order. So if two servers need the same ports, one of them gets both.
         """
         calls = BoundPort(config.host, config.port, PORT_OPTION)
         return cls(calls, open_port(config.metrics_host, config.metrics_port, METRICS_OPTION))
 
     @classmethod
     def bind_worker(cls, config: ServerConfig) -> Self:
-        """For one of several processes that share the port, which their supervisor has claimed."""
+        """Binds the ports of a worker. Its supervisor has claimed the port that all workers share."""
         calls = BoundPort(config.host, config.port, PORT_OPTION, shared=True, claimed=False)
         own = BoundPort(LOOPBACK, 0, PORT_OPTION, claimed=False)
         return cls(calls, open_port(config.metrics_host, config.metrics_port, METRICS_OPTION), own)

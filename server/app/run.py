@@ -1,14 +1,11 @@
-"""A server's life: listen, load, warm up, serve, drain."""
+"""The life cycle of a server: load, warm up, listen, serve, leave, drain."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import os
-import signal
 import struct
 import threading
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter_ns, time
@@ -16,13 +13,13 @@ from typing import Any
 
 from common.config import ServerConfig
 from common.errors import BundleError
-from common.lifecycle import hangup_pending
+from common.lifecycle import StopSignals
 from common.metrics import serve_registry
 from common.ports import BoundPort
 from common.status import StatusPipe
 from server.app import services
-from server.app.fronts import Front, Parts, chosen_front, make_front
-from server.app.ports import ServerPorts
+from server.app.fronts import Front, FrontDependencies, chosen_front, make_front
+from server.app.ports import LOOPBACK, PORT_OPTION, ServerPorts
 from server.core.dataplane import DataPlane, ModelRun
 from server.core.models import Repository
 from server.core.requests import Selection
@@ -41,7 +38,6 @@ from server.security.tokens import Gate, Tokens
 from volcast.v1 import DataType, PackedRows, PredictRequest
 
 STATS_EVERY_S = 1.0
-Address = tuple[str, int]
 
 
 async def run_server(
@@ -49,15 +45,17 @@ async def run_server(
 ) -> None:
     """Returns after an orderly end. Raises VolcastError if the port is taken or no model can be used."""
     server = Server(config, ports, status, log)
-    stopping = asyncio.Event()
-    _on_signals(asyncio.get_running_loop(), stop, stopping, server.reload)
+    signals = StopSignals(stop)
+    signals.install(asyncio.get_running_loop(), server.reload)
     try:
         await server.start()
-        asked = asyncio.ensure_future(stopping.wait())
-        while not (stop.is_set() or asked.done()):
-            await asyncio.wait([asked], timeout=STATS_EVERY_S)
+        never_served = stop.is_set()
+        while not await signals.requested(STATS_EVERY_S):
             server.tick()
-        asked.cancel()
+        if config.lame_duck_s and not never_served:
+            log.info("leaving", lame_duck_s=config.lame_duck_s)
+            server.leave()
+            await signals.lame_duck(config.lame_duck_s)
         log.info("draining", drain_s=config.drain_s)
     finally:
         await server.drain()
@@ -89,69 +87,69 @@ class Server:
             self._repository, self._state, with_reflection=config.reflection, reload=self._reloader.request
         )
         gate = Gate(self._tokens, () if config.health_needs_token else Gate.OPEN)
-        parts = Parts(table, plane, batches, self._state, self.metrics, gate, log)
-        self._front: Front = make_front(config, parts, self._certificates, reuse_port=ports.own is not None)
+        needs = FrontDependencies(table, plane, batches, self._state, self.metrics, gate, log)
+        self._front: Front = make_front(config, needs, self._certificates, reuse_port=ports.own is not None)
 
     async def start(self) -> None:
-        """Ready when it returns: listening, models loaded and warmed up, one call answered over the socket."""
-        config, state = self._config, self._state
-        # Served from the start, so that a scrape finds volcast_server_ready 0 while models load.
+        """Loads and warms up the models, makes a call to itself, then opens the port. On return the server is ready."""
+        state = self._state
+        # Metrics are served from the start, so that a scrape reads volcast_server_ready 0 while models load.
         serve_registry(self._ports.metrics, self.metrics.registry())
         metrics_port = self._ports.metrics.getsockname()[1]
-        port, own = await (self._listen() if self._ports.own is None else self._join(self._ports.own))
-        if self._certificates is None and not is_loopback(config.host):
-            self._log.warning("plaintext", host=config.host, port=port, hint="keep the network private")
-        await self._try_out(*own)
+        await asyncio.to_thread(self._load)
+        state.accepting = True
+        await self._check_front()
         self._reloader.start()
         self._shadow_thread.start()
         keep_freed_memory()
-        # What start-up made stays for good: the collector need not look at it again, nor look so often.
+        # Objects created during start-up are never freed. So the garbage collector skips them and runs less often.
         gc.freeze()
         gc.set_threshold(50_000, 50, 50)
         state.ready = True
         self._health.set_serving(True)
-        about = {"host": config.host, "port": port, "metrics_port": metrics_port, "front": state.front}
-        if self._ports.own is not None:
-            about["own_port"] = own[1]
-        self._log.info("ready", **about, uptime_s=round(state.uptime_s, 3))
-        self._status.report("ready", **about)
+        report = {**await self._listen(), "metrics_port": metrics_port, "front": state.front}
+        self._log.info("ready", **report, uptime_s=round(state.uptime_s, 3))
+        self._status.report("ready", **report)
 
-    async def _listen(self) -> tuple[int, Address]:
-        """The port, and where a call is sure to reach this process."""
+    async def _listen(self) -> dict[str, Any]:
+        """Opens the port; returns the fields of the address.
+
+        own_port: a port of this process only, if several processes share `port`.
+        """
         config = self._config
-        await self._front.start(self._ports.calls)
-        # On a thread, so that health is answered (not serving) while models load.
-        await asyncio.to_thread(self._load)
-        self._state.accepting = True
-        port = self._ports.calls.port
-        return port, (config.host, port)
-
-    async def _join(self, own: BoundPort) -> tuple[int, Address]:
-        """Listens beside others once it can answer: what they could answer must not be refused here."""
-        await asyncio.to_thread(self._load)
-        self._state.accepting = True
-        await self._front.start(self._ports.calls, own)
-        return self._ports.calls.port, (own.address, own.port)
+        calls, own = self._ports.calls, self._ports.own
+        await self._front.start(*(port for port in (calls, own) if port is not None))
+        where = {"host": config.host, "port": calls.port}
+        if own is not None:
+            where["own_port"] = own.port
+        if self._certificates is None and not is_loopback(config.host):
+            self._log.warning("plaintext", host=config.host, port=calls.port, hint="keep the network private")
+        return where
 
     def tick(self) -> None:
-        """Once a second."""
+        """Reports totals and checks the tokens file. Called every STATS_EVERY_S."""
         self._status.report("stats", **self.metrics.totals())
         if self._tokens is not None and self._tokens.refresh():
             self._forget_callers()
 
     def reload(self) -> None:
-        """Models, tokens and certificates, whatever their files look like."""
+        """Reads models, tokens and certificates again, even if their files seem unchanged."""
         self._reloader.request()
         if self._tokens is not None and self._tokens.refresh(force=True):
             self._forget_callers()
         if self._certificates is not None:
             self._certificates.refresh(force=True)
 
+    def leave(self) -> None:
+        """Health reports NOT_SERVING; calls and connections are accepted as before."""
+        self._state.ready = False
+        self._health.set_serving(False)
+
     async def drain(self) -> None:
-        """Health turns, no call begins, those in hand finish within `drain_s`; then the models, then all else."""
+        """Health reports NOT_SERVING, new calls are refused, and pending calls finish within `drain_s`."""
         self._state.draining, self._state.ready = True, False
         self._health.close()
-        self._ports.calls.close()  # the next server may have the port once the front listens no more
+        self._ports.calls.close()  # another server can bind the port as soon as the front stops listening
         await self._front.drain(self._config.drain_s)
         self._state.accepting = False
         if self._reloader.alive:
@@ -159,31 +157,39 @@ class Server:
             await asyncio.to_thread(self._shadow_thread.stop)
 
     def _load(self) -> None:
-        """Raises BundleError where the default model has no usable version."""
+        """Raises BundleError if the default model has no usable version."""
         snapshot = self._reloader.load().snapshot
         name, folder = self._config.default_model, self._config.models_dir
         if not any(owner == name for owner, _ in snapshot.models):
-            why = "; ".join(failure.reason for failure in snapshot.failures) or "no bundle of that name"
-            raise BundleError(f"no usable model {name!r} in {folder}: {why}")
+            reason = "; ".join(failure.reason for failure in snapshot.failures) or "no bundle of that name"
+            raise BundleError(f"no usable model {name!r} in {folder}: {reason}")
         self._repository.resolve(Selection())
 
-    async def _try_out(self, host: str, port: int) -> None:
-        """Raises UnavailableError where the front does not answer over its socket."""
+    async def _check_front(self) -> None:
+        """Makes a call over a temporary port. Raises UnavailableError if the front does not respond."""
+        with BoundPort(LOOPBACK, 0, PORT_OPTION, claimed=False) as port:
+            await self._front.start_trial(port)
+            try:
+                await self._call_itself(port.address, port.port)
+            finally:
+                await self._front.end_trial()
+
+    async def _call_itself(self, host: str, port: int) -> None:
         if self._certificates is not None:
             await self_check.handshake(host, port)
             return
-        message = _trial_request(self._repository)
+        message = _self_check_request(self._repository)
         path = f"/{inference.SERVICE}/Predict"
         if self._tokens is None:
             await self_check.call(host, port, path, message)
         else:
-            with self._tokens.lent() as authorization:
+            with self._tokens.temporary_header() as authorization:
                 await self_check.call(host, port, path, message, authorization)
             self._forget_callers()
-        self.metrics.forget_trial()
+        self.metrics.forget_self_check()
 
     def _forget_callers(self) -> None:
-        """What connections remember of tokens that were right."""
+        """Drops the cached results of token checks, which connections keep."""
         self._front.forget_callers()
 
     def _ran(self, run: ModelRun) -> None:
@@ -192,8 +198,8 @@ class Server:
             self._shadows.offer(run.model, run.matrix, run.probabilities)
 
 
-def _trial_request(repository: Repository) -> bytes:
-    """The self-test's row: the model may have no probability for another row."""
+def _self_check_request(repository: Repository) -> bytes:
+    """Returns a request with the row of the self-test: for other rows the model may have no probability."""
     model = repository.resolve(Selection())
     rows = PackedRows(
         schema_hash=model.schema.hash,
@@ -202,19 +208,3 @@ def _trial_request(repository: Repository) -> bytes:
         values=struct.pack(f"<{len(model.example)}d", *model.example),
     )
     return PredictRequest(packed=rows).SerializeToString()
-
-
-def _on_signals(
-    loop: asyncio.AbstractEventLoop, stop: threading.Event, stopping: asyncio.Event, reload: Callable[[], None]
-) -> None:
-    def end(number: int) -> None:
-        if stopping.is_set():
-            os._exit(128 + number)  # asked twice: no drain, no clean-up
-        stop.set()
-        stopping.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, end, number)
-    loop.add_signal_handler(signal.SIGHUP, reload)
-    if hangup_pending():
-        reload()

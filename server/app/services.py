@@ -1,4 +1,4 @@
-"""Everything a server answers, as one table of methods."""
+"""All methods of a server as one table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from server.oip.service import SERVICE as OPEN_INFERENCE
 from server.oip.service import OpenInference
 from server.rpc import inference, reflection
 from server.rpc.health import SERVICE as HEALTH_SERVICE
-from server.rpc.health import HealthDoor
+from server.rpc.health import HealthService
 from server.rpc.methods import Methods
 from server.runtime.state import ServerState
 
@@ -21,12 +21,12 @@ def methods(
     *,
     with_reflection: bool,
     reload: Callable[[], Future[ReloadResult]] | None = None,
-) -> tuple[Methods, HealthDoor]:
-    """The table, and the door that says whether it is served.
+) -> tuple[Methods, HealthService]:
+    """Returns the table of methods and the health service.
 
-    reload: asks for the models folder to be read again; None: on no one's request.
+    reload: requests a new read of the models folder; None: models are not loaded on request.
     """
-    health = HealthDoor([inference.SERVICE, OPEN_INFERENCE])
+    health = HealthService([inference.SERVICE, OPEN_INFERENCE])
     protocol = OpenInference(repository, state, reload)
     table = {**inference.methods(repository, state), **protocol.methods(), **health.methods()}
     if with_reflection:

@@ -6,6 +6,8 @@ import asyncio
 import socket
 import ssl
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import uvloop
 from common.access import make_access, read_token
 from common.cli import config_option, examples
 from common.config import GatewayConfig, load_config
-from common.lifecycle import stop_on_signals
+from common.lifecycle import StopSignals, stop_on_signals
 from common.log import configure_logs, get_logger
 from common.ports import open_port
 from common.status import StatusPipe
@@ -27,6 +29,7 @@ from server.security.tls import Certificates
 from server.security.tokens import Tokens
 
 DRAIN_S = 5
+STATS_EVERY_S = 1.0
 
 
 @click.command(
@@ -47,7 +50,8 @@ def gateway(
 ) -> None:
     """The REST gateway: /predict, /health, /version, /metrics and /docs, in front of an inference server.
 
-    May be started before the server; /health turns 200 when the server is ready.
+    May be started before the server; /health turns 200 when the server is ready. SIGTERM turns /health to 503
+    for gateway.lame_duck_s, then drains and stops.
     """
     stop = stop_on_signals()
     config = load_config(config_file)
@@ -55,11 +59,20 @@ def gateway(
     options = {"host": host, "port": port, "server": server, "allow_plaintext": allow_plaintext}
     given = {key: value for key, value in options.items() if value is not None}
     settings = msgspec.structs.replace(config.gateway, **given)
+    # First, since it tells a host that is no address of this machine from one that needs TLS.
+    listener = open_port(settings.host, settings.port, "--port or gateway.port")
     require_safe_listener("gateway", settings.host, bool(settings.tls_cert), settings.allow_plaintext)
     log = get_logger()
     files = _WatchedFiles(settings, log)
-    listener = open_port(settings.host, settings.port, "--port or gateway.port")
     uvloop.run(_serve(settings, files, listener, stop, StatusPipe(stop), log))
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us: uvicorn would close the port at the first one."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 class _WatchedFiles:
@@ -78,14 +91,14 @@ class _WatchedFiles:
         self._log = log
 
     def refresh(self, context: ssl.SSLContext | None) -> None:
-        """context: the one that connections are accepted with."""
+        """context: the TLS context of the listening socket; None without TLS."""
         if self.tokens is not None:
             self.tokens.refresh()
         if self.certificates is not None and context is not None and self.certificates.refresh():
             try:
                 context.load_cert_chain(*self._files)
             except (OSError, ssl.SSLError):
-                # Changed once more since it was checked: the next look finds it.
+                # The files changed again after the check; the next refresh reads them.
                 self._log.warning("certificate_changed_again", file=self._files[0])
 
 
@@ -98,7 +111,9 @@ async def _serve(
     log: Any,
 ) -> None:
     app = create_app(settings.server, settings.timeout_s, log, files.access, files.tokens)
-    server = uvicorn.Server(
+    signals = StopSignals(stop)
+    signals.install(asyncio.get_running_loop())
+    server = _Server(
         uvicorn.Config(
             app, http="httptools", access_log=False, log_config=None, server_header=False,
             timeout_graceful_shutdown=DRAIN_S,
@@ -111,12 +126,15 @@ async def _serve(
         await asyncio.wait([serving], timeout=0.01)
     log.info("ready", host=settings.host, port=port, server=settings.server)
     status.report("ready", host=settings.host, port=port)
-    while not serving.done():
-        await asyncio.wait([serving], timeout=1.0)
+    while not (serving.done() or await signals.requested(STATS_EVERY_S)):
         status.report("stats")
         files.refresh(server.config.ssl)
-        if stop.is_set():
-            server.should_exit = True
+    if settings.lame_duck_s and not serving.done():
+        log.info("leaving", lame_duck_s=settings.lame_duck_s)
+        app.state.leaving = True
+        await signals.lame_duck(settings.lame_duck_s)
+    log.info("draining", drain_s=DRAIN_S)
+    server.should_exit = True
     await serving
     status.report("summary")
     log.info("stopped")

@@ -34,7 +34,9 @@ from common.status import StatusPipe
     metavar="DIR",
     help="Folder of bundles, NAME/VERSION below it.",
 )
-@click.option("--front", type=click.Choice(["auto", "native", "grpcio"]), default=None, help="What carries the calls.")
+@click.option(
+    "--front", type=click.Choice(["auto", "native", "grpcio"]), default=None, help="Implementation of HTTP/2 and gRPC."
+)
 @click.option(
     "--workers", type=click.IntRange(1), default=None, help="Processes that share the port, for as many cores (1)."
 )
@@ -52,14 +54,23 @@ from common.status import StatusPipe
 )
 @click.option("--tokens-file", metavar="FILE", default=None, help="Tokens that callers must show; see: volcast token.")
 @click.option("--allow-plaintext", is_flag=True, default=None, help="Plaintext beyond loopback, on a private network.")
-@click.option("--drain-s", type=click.FloatRange(0), default=None, help="Seconds that calls in hand get at the end.")
+@click.option(
+    "--lame-duck-s",
+    type=click.FloatRange(0),
+    default=None,
+    help="Seconds after SIGTERM in which new calls are accepted while health reports NOT_SERVING (1).",
+)
+@click.option(
+    "--drain-s", type=click.FloatRange(0), default=None, help="Seconds for pending calls after the lame-duck time (5)."
+)
 @click.option("--metrics-port", type=click.IntRange(0, 65535), default=None, help="Port of /metrics for Prometheus.")
 def serve(config_file: Path | None, models_dir: Path | None, **options: Any) -> None:
     """The inference server: Predict, StreamPredict and Health over gRPC, with health checks and reflection.
 
     Holds every bundle below the models folder and takes up what changes there; labels.json beside the
     versions says which is stable, canary or shadow (docs/models.md). SIGHUP reads models, tokens and
-    certificates again. SIGTERM drains and stops; a second one stops at once.
+    certificates again. SIGTERM reports NOT_SERVING for a while (--lame-duck-s), drains and stops; a second
+    one skips to the drain, or ends a drain at once.
     """
     stop = stop_on_signals()
     config = load_config(config_file)
@@ -68,7 +79,7 @@ def serve(config_file: Path | None, models_dir: Path | None, **options: Any) -> 
     given = {key: value for key, value in options.items() if value is not None}
     server = msgspec.structs.replace(config.server, **given)
     status, log = StatusPipe(stop), get_logger()
-    # Imported only here: a supervisor has no part of what its workers serve with.
+    # Imported only here: the supervisor does not load the modules that serve calls.
     if server.workers > 1:
         from server.workers.supervisor import supervise
 

@@ -13,7 +13,7 @@ from common.cli import config_option, examples, json_option
 from common.config import load_config
 from common.errors import UsageError
 
-TOKEN_BYTES = 32  # 256 bits: why a plain SHA-256 in the tokens file is enough
+TOKEN_BYTES = 32  # with 256 random bits a plain SHA-256 in the tokens file is enough
 
 
 @click.command("token", epilog=examples("volcast token worker", "volcast token worker --json"))
@@ -26,7 +26,7 @@ def token(config_file: Path | None, name: str, as_json: bool) -> None:
     Give the token to the caller and only the line to the server: the token cannot be found from it.
     The line goes to standard output as the last one; nothing is written to any file.
     """
-    if not name or "#" in name or any(one.isspace() or not one.isprintable() for one in name):
+    if not name or "#" in name or any(char.isspace() or not char.isprintable() for char in name):
         raise UsageError(f"NAME: expected one word without #, got {name!r}")
     file = load_config(config_file).server.tokens_file or "server.tokens_file"
     drawn = secrets.token_urlsafe(TOKEN_BYTES)

@@ -1,5 +1,5 @@
 """The REST gateway: HTTP and JSON in front of an inference server, for browsers, curl and notebooks.
 
-A process of its own that speaks gRPC to the server like any other client, so HTTP's cost is never on
-the path of those who call the server directly.
+The gateway is a separate process and calls the server over gRPC like any other client. So the cost of HTTP never
+affects callers that use gRPC directly.
 """

@@ -1,4 +1,4 @@
-"""The routes. `/docs` is Swagger UI from local files: a page that works where no other network is."""
+"""The routes of the gateway. `/docs` is Swagger UI from local files, so the page works without Internet access."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from common.access import Access
 from common.errors import VolcastError
 from common.schema import CORE_1, CORE_1_EXAMPLE
 from server.gateway import oip
-from server.gateway.auth_middleware import Doorkeeper, admitted
+from server.gateway.auth_middleware import AuthMiddleware, admitted
 from server.gateway.backend import PLAINTEXT, Backend
 from server.gateway.middleware import (
+    LEAVING,
     MAX_BODY_BYTES,
-    Edge,
     GatewayMetrics,
+    RequestMiddleware,
     TooLargeError,
     error_response,
     limited_body,
@@ -57,7 +58,10 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     413: {"model": ErrorBody, "description": f"The body is larger than {MAX_BODY_BYTES} bytes."},
     422: {"model": ErrorBody, "description": "A field is missing, unknown or wrong; each is named."},
     429: {"model": ErrorBody, "description": "Too much work is waiting; see Retry-After."},
-    503: {"model": ErrorBody, "description": "The inference server is away, starting or draining; see Retry-After."},
+    503: {
+        "model": ErrorBody,
+        "description": "The inference server is unreachable, starting or draining; see Retry-After.",
+    },
     504: {"model": ErrorBody, "description": "The inference server did not answer in time."},
 }
 _BODY = {
@@ -71,9 +75,10 @@ _BODY = {
 def create_app(
     server: str, timeout_s: float, log: Any, access: Access = PLAINTEXT, tokens: Tokens | None = None
 ) -> FastAPI:
-    """server: the inference server's address. timeout_s: of each call to it. access: what the gateway shows it.
+    """Builds the ASGI application.
 
-    tokens: of whom the gateway answers; None: everyone.
+    server: address of the inference server. timeout_s: limit of each call to that server. access: credentials for
+    that server. tokens: tokens of the callers; None: callers need no token.
     """
     metrics = GatewayMetrics()
 
@@ -90,11 +95,12 @@ def create_app(
         lifespan=lifespan,
         redoc_url=None,
         static_url="/docs-assets",
-        # Else Swagger UI asks a validator on the Internet about the page's own address.
+        # By default, Swagger UI sends the page's address to a validator on the Internet.
         swagger_ui_parameters={"validatorUrl": None, "tryItOutEnabled": True, "displayRequestDuration": True},
     )
-    app.add_middleware(Doorkeeper, gate=Gate(tokens, open_prefixes=()))
-    app.add_middleware(Edge, metrics=metrics, log=log)
+    app.state.leaving = False  # set: readiness is 503, and connections close after their next response
+    app.add_middleware(AuthMiddleware, gate=Gate(tokens, open_prefixes=()))
+    app.add_middleware(RequestMiddleware, metrics=metrics, log=log)
     app.add_exception_handler(VolcastError, _on_volcast_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(TooLargeError, _on_too_large)
@@ -139,12 +145,12 @@ def _add_predict(app: FastAPI) -> None:
         try:
             body = read_body(await limited_body(request))
         except ValidationError as error:
-            return _refusal(error)
+            return _refuse_body(error)
         backend: Backend = request.app.state.backend
         return predict_answer(await backend.predict(predict_request(body, model, version)))
 
 
-def _refusal(error: ValidationError) -> JSONResponse:
+def _refuse_body(error: ValidationError) -> JSONResponse:
     first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         return error_response(400, f"the body is no JSON: {first['ctx']['error']}")
@@ -157,22 +163,24 @@ def _add_operations(app: FastAPI, metrics: GatewayMetrics) -> None:
         "/health",
         tags=["operations"],
         summary="What is served, and whether it is ready",
-        responses={503: {"description": "Not ready, or the server is away."}},
+        responses={503: {"description": "Not ready, or the server is unreachable."}},
     )
     async def health(request: Request) -> JSONResponse:
-        """What the inference server holds, and whether it is ready (200) or not (503)."""
+        """The models of the inference server, and whether the server is ready (200) or not (503)."""
+        if request.app.state.leaving:
+            return JSONResponse({"ready": False, "error": LEAVING}, 503)
         try:
-            answer = await request.app.state.backend.health()
+            response = await request.app.state.backend.health()
         except VolcastError as error:
             return JSONResponse({"ready": False, "error": str(error)}, 503)
         if not admitted(request):
-            return JSONResponse({"ready": answer.ready}, 200 if answer.ready else 503)
-        fields = MessageToDict(answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-        return JSONResponse(fields, 200 if answer.ready else 503)
+            return JSONResponse({"ready": response.ready}, 200 if response.ready else 503)
+        fields = MessageToDict(response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+        return JSONResponse(fields, 200 if response.ready else 503)
 
     @app.get("/version", tags=["operations"], summary="Builds, contract and schema")
     async def version(request: Request) -> JSONResponse:
-        """Builds of gateway and server, the contract, and the feature schema of `/predict`."""
+        """The builds of gateway and server, the contract, and the feature schema of `/predict`."""
         try:
             server = (await request.app.state.backend.health()).build
         except VolcastError:

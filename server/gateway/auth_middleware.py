@@ -1,4 +1,4 @@
-"""Bearer tokens at the REST door: everything needs one but what probes, scrapers and the docs page ask for."""
+"""Bearer tokens of the REST API. All paths need a token except those of probes, scrapers and the docs page."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from common.errors import UnauthenticatedError
 from server.gateway.middleware import response_for
 from server.security.tokens import HEADER, Gate
 
-# Exact paths, as the router compares them; what is added later is closed until it is named here.
-OPEN = frozenset({"/", "/health", "/metrics", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"})
-OPEN_FOLDER = "/docs-assets/"
+# Exact paths, as the router compares them. A new route needs a token until it is listed here.
+OPEN_PATHS = frozenset({"/", "/health", "/metrics", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"})
+OPEN_PREFIX = "/docs-assets/"
 _ADMITTED = "volcast.admitted"
 
 
-class Doorkeeper:
-    """ASGI middleware. gate: one that opens no path by itself."""
+class AuthMiddleware:
+    """ASGI middleware that refuses requests without a valid token. gate: must be built without open prefixes."""
 
     def __init__(self, app: ASGIApp, gate: Gate) -> None:
         self._app = app
@@ -28,12 +28,12 @@ class Doorkeeper:
             await self._app(scope, receive, send)
             return
         path = scope["path"]
-        shown = Headers(scope=scope).getlist(HEADER)
+        headers = Headers(scope=scope).getlist(HEADER)
         try:
-            self._gate.admit(path, shown[0] if len(shown) == 1 else None)
+            self._gate.admit(path, headers[0] if len(headers) == 1 else None)
             scope[_ADMITTED] = True
         except UnauthenticatedError as error:
-            if path not in OPEN and not path.startswith(OPEN_FOLDER):
+            if path not in OPEN_PATHS and not path.startswith(OPEN_PREFIX):
                 await response_for(error)(scope, receive, send)
                 return
             scope[_ADMITTED] = False
@@ -41,5 +41,5 @@ class Doorkeeper:
 
 
 def admitted(request: Request) -> bool:
-    """Whether the caller may be told what a probe need not know."""
+    """Returns True if the caller may see details; an anonymous probe sees only whether the server is ready."""
     return bool(request.scope[_ADMITTED])

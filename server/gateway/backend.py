@@ -1,4 +1,4 @@
-"""The inference server as the gateway sees it: a gRPC channel that comes up when the server does."""
+"""The gateway's gRPC channel to the inference server. The gateway may start before the server."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from volcast.v1.inference_pb2_grpc import InferenceServiceStub
 
 PLAINTEXT = Access()
 OPTIONS = (
-    # The gateway may start first: look for the server often rather than at gRPC's growing intervals.
+    # If the gateway starts first, gRPC's default back-off would delay the first connection by many seconds.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 
 
 class Backend:
-    """Must be made on the running loop. Calls raise the errors of common.errors."""
+    """Must be built on the running loop. Calls raise the errors of common.errors."""
 
     def __init__(self, server: str, timeout_s: float, log: Any, access: Access = PLAINTEXT) -> None:
         self.server = server
         self._log = log
-        self._away = ""
+        self._last_failure = ""
         self._metadata = access.metadata
         credentials = access.credentials()
         self._timeout_s = timeout_s
@@ -57,7 +57,7 @@ class Backend:
         return response
 
     async def inference_protocol(self, method: str, request: Any) -> Any:
-        """A method of the Open Inference Protocol, with the messages of volcast.oip.v2."""
+        """Calls a method of the Open Inference Protocol. request, result: messages of volcast.oip.v2."""
         return await self._call(getattr(self._protocol, method), request)
 
     async def close(self) -> None:
@@ -65,32 +65,35 @@ class Backend:
 
     async def _call(self, method: Any, request: Any) -> Any:
         try:
-            answer = await method(request, timeout=self._timeout_s, metadata=self._metadata)
+            response = await method(request, timeout=self._timeout_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
-            raise self._for_callers(self._translated(error)) from None
-        self._away = ""
-        return answer
+            raise self._public_error(self._from_grpc(error)) from None
+        self._last_failure = ""
+        return response
 
-    def _for_callers(self, error: VolcastError) -> VolcastError:
-        """The error without our addresses and gRPC's words, which are for the log; told there once an outage."""
+    def _public_error(self, error: VolcastError) -> VolcastError:
+        """Returns the error for the caller, without addresses and texts of gRPC.
+
+        The full reason is logged once per outage.
+        """
         if isinstance(error, UnauthenticatedError):
-            told: VolcastError = UnavailableError("the inference server does not take this gateway's token")
+            public: VolcastError = UnavailableError("the inference server does not accept this gateway's token")
         elif isinstance(error, DeadlineError):
-            told = DeadlineError("the inference server did not answer in time")
+            public = DeadlineError("the inference server did not answer in time")
         elif isinstance(error, UnavailableError):
-            told = UnavailableError("the inference server is away, starting or draining")
+            public = UnavailableError("the inference server is unreachable, starting or draining")
         elif isinstance(error, UnsupportedError):
-            told = UnsupportedError("the inference server does not do that")
+            public = UnsupportedError("the inference server does not support this")
         elif isinstance(error, RequestError | OverloadedError):
             return error
         else:
-            told = VolcastError(INTERNAL_TEXT)
-        if str(told) != self._away:
-            self._away = str(told)
+            public = VolcastError(INTERNAL_TEXT)
+        if str(public) != self._last_failure:
+            self._last_failure = str(public)
             self._log.warning("server_failed", server=self.server, reason=str(error))
-        return told
+        return public
 
-    def _translated(self, error: grpc.aio.AioRpcError) -> VolcastError:
+    def _from_grpc(self, error: grpc.aio.AioRpcError) -> VolcastError:
         trailers: Any = error.trailing_metadata() or ()
         code: int = error.code().value[0]
         return failed_call(code, error.details() or "", trailers, self.server)

@@ -1,4 +1,4 @@
-"""What surrounds every HTTP request: its metrics, its size, and the last resort when something fails."""
+"""Handling of every HTTP request: metrics, limit of the body, responses for errors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,7 +26,7 @@ from server.gateway.schemas import ErrorBody, Violation, named_violations, one_l
 MAX_BODY_BYTES = 64 * 1024  # a row is 400 bytes
 BUCKETS_S = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5)
 
-# The first kind that fits decides, so a subclass stands before its base. Everything else is 500.
+# The first matching class decides, so a subclass precedes its base. All other errors are 500.
 HTTP_CODES: tuple[tuple[type[VolcastError], int], ...] = (
     (ModelNotFoundError, 404),
     (RequestError, 422),
@@ -38,6 +39,9 @@ HTTP_CODES: tuple[tuple[type[VolcastError], int], ...] = (
 
 class TooLargeError(Exception):
     """The body is larger than MAX_BODY_BYTES."""
+
+
+LEAVING = "the gateway is draining"
 
 
 class GatewayMetrics:
@@ -57,8 +61,8 @@ class GatewayMetrics:
         self.registry.register(LostLogLines())
 
 
-class Edge:
-    """ASGI middleware: counts and times each request, and turns what nobody caught into a plain 500."""
+class RequestMiddleware:
+    """ASGI middleware that counts and times each request and turns an unexpected error into a plain 500."""
 
     def __init__(self, app: ASGIApp, metrics: GatewayMetrics, log: Any) -> None:
         self._app = app
@@ -75,6 +79,8 @@ class Edge:
             nonlocal code
             if message["type"] == "http.response.start":
                 code = message["status"]
+                if scope["app"].state.leaving:  # callers open their next connection elsewhere
+                    MutableHeaders(scope=message)["connection"] = "close"
             await send(message)
 
         try:
@@ -83,7 +89,7 @@ class Edge:
             self._log.exception("request_failed", path=scope["path"][:200])
             if not code:
                 await error_response(500, "internal error")(scope, receive, counted)
-        # Templates only, so that a scan of paths cannot make new series.
+        # The label is the route's template, so that a scan of paths cannot create new series.
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.requests.labels(route, str(code)).inc()
         self._metrics.durations.labels(route).observe(perf_counter() - began_s)
@@ -97,7 +103,7 @@ def error_response(
 
 
 def response_for(error: VolcastError) -> JSONResponse:
-    """The one table from our errors to HTTP."""
+    """Maps an error of common.errors to an HTTP response."""
     code = next((code for kind, code in HTTP_CODES if isinstance(error, kind)), 500)
     violations = named_violations(error.violations) if isinstance(error, RequestError) else []
     line = one_line(violations) or str(error)
@@ -112,7 +118,7 @@ def response_for(error: VolcastError) -> JSONResponse:
 
 
 async def limited_body(request: Request) -> bytes:
-    """The body; raises TooLargeError as soon as it is clear that it is too large."""
+    """Returns the body; raises TooLargeError as soon as more than MAX_BODY_BYTES have arrived."""
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)

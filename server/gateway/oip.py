@@ -1,6 +1,7 @@
-"""The Open Inference Protocol under /v2: what KServe's and Triton's HTTP clients ask.
+"""The Open Inference Protocol under /v2: the requests of KServe's and Triton's HTTP clients.
 
-Every answer but liveness is the inference server's. The protocol's own form of an error is {"error": text}.
+The gateway forwards every request to the inference server, except /health/live. Errors have the form of the
+protocol: {"error": text}.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from common.errors import OverloadedError, RequestError, UnavailableError, UnsupportedError, VolcastError
-from server.gateway.middleware import HTTP_CODES
+from server.gateway.middleware import HTTP_CODES, LEAVING
 from server.oip import NOT_UNLOADED, rest
 from volcast.oip.v2 import (
     ModelMetadataRequest,
@@ -28,121 +29,126 @@ from volcast.oip.v2 import (
 )
 
 MAX_BODY_BYTES = 4 * 1024 * 1024  # 4,096 rows of 11 features as JSON of 90 bytes a value
-# The protocol says 400 where the rest of the gateway says 422.
+# Here a wrong request is a 400, as the protocol requires; other routes of the gateway use 422.
 _CODES: tuple[tuple[type[VolcastError], int], ...] = ((UnsupportedError, 501), *HTTP_CODES)
 _ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "The request is wrong; the field is named."},
     404: {"description": "No such model or version."},
-    503: {"description": "Not ready, or the inference server is away."},
+    503: {"description": "Not ready, or the inference server is unreachable."},
 }
-# Window bits of zlib: a gzip header; a zlib header, which is what HTTP means by deflate.
+# zlib's window bits: 31 expects a gzip header, 15 a zlib header. HTTP's "deflate" has a zlib header.
 _ENCODINGS = {"gzip": 31, "deflate": 15}
 _FIELDS = {"model.name": "model_name", "model.version": "model_version"}
 
 
 class _Route(APIRoute):
-    """Errors in the protocol's form."""
+    """A route whose errors have the form of the protocol."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
 
-        async def answer(request: Request) -> Response:
+        async def respond(request: Request) -> Response:
             try:
                 return await handler(request)
             except VolcastError as error:
-                return _refusal(error)
+                return _error_response(error)
 
-        return answer
+        return respond
 
 
 def router() -> APIRouter:
     router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"], route_class=_Route)
     router.add_api_route("", _server_metadata, summary="Name, build and extensions of the server")
-    router.add_api_route("/health/live", _live, summary="Whether the gateway answers")
+    router.add_api_route("/health/live", _live, summary="Whether the gateway responds")
     router.add_api_route("/health/ready", _ready, summary="Whether the server is ready", responses=_ERRORS)
-    for path, shown in (("/models/{name}", True), ("/models/{name}/versions/{version}", False)):
-        about: dict[str, Any] = {"include_in_schema": shown, "responses": _ERRORS}
-        router.add_api_route(path, _model_metadata, summary="Versions and tensors of a model", **about)
-        router.add_api_route(f"{path}/ready", _model_ready, summary="Whether a model is ready", **about)
-        router.add_api_route(f"{path}/infer", _infer, methods=["POST"], summary="Score rows of features", **about)
-    router.add_api_route("/repository/index", _index, methods=["POST"], summary="Every version there is")
+    for path, in_schema in (("/models/{name}", True), ("/models/{name}/versions/{version}", False)):
+        options: dict[str, Any] = {"include_in_schema": in_schema, "responses": _ERRORS}
+        router.add_api_route(path, _model_metadata, summary="Versions and tensors of a model", **options)
+        router.add_api_route(f"{path}/ready", _model_ready, summary="Whether a model is ready", **options)
+        router.add_api_route(f"{path}/infer", _infer, methods=["POST"], summary="Score rows of features", **options)
+    router.add_api_route("/repository/index", _index, methods=["POST"], summary="All versions of all models")
     router.add_api_route("/repository/models/{name}/load", _load, methods=["POST"], summary="Read the models folder")
     router.add_api_route("/repository/models/{name}/unload", _unload, methods=["POST"], include_in_schema=False)
     return router
 
 
 async def _server_metadata(request: Request) -> JSONResponse:
-    """The inference server's."""
-    answer = await _ask(request, "ServerMetadata", ServerMetadataRequest())
-    return JSONResponse({"name": answer.name, "version": answer.version, "extensions": list(answer.extensions)})
+    """Name, version and extensions of the inference server."""
+    metadata = await _call(request, "ServerMetadata", ServerMetadataRequest())
+    return JSONResponse({"name": metadata.name, "version": metadata.version, "extensions": list(metadata.extensions)})
 
 
 async def _live() -> JSONResponse:
-    """Of the gateway itself: one that waits for its server needs no restart."""
+    """Liveness of the gateway itself. A gateway that waits for the inference server needs no restart."""
     return JSONResponse({"live": True})
 
 
 async def _ready(request: Request) -> JSONResponse:
-    """Whether the inference server takes predictions (200) or not (503)."""
+    """Whether the inference server accepts predictions (200) or not (503)."""
+    if request.app.state.leaving:
+        return JSONResponse({"ready": False, "error": LEAVING}, 503)
     try:
-        ready = (await _ask(request, "ServerReady", ServerReadyRequest())).ready
+        ready = (await _call(request, "ServerReady", ServerReadyRequest())).ready
     except UnavailableError as error:
         return JSONResponse({"ready": False, "error": str(error)}, 503)
     return _readiness({}, ready, "the server is not ready")
 
 
 async def _model_metadata(request: Request, name: str) -> JSONResponse:
-    """A model's versions, inputs and outputs; with /versions/VERSION in the path, of that version."""
-    answer = await _ask(request, "ModelMetadata", ModelMetadataRequest(name=name, version=_version(request)))
+    """Versions, inputs and outputs of a model. The path may select a version: /versions/VERSION."""
+    metadata = await _call(request, "ModelMetadata", ModelMetadataRequest(name=name, version=_version(request)))
     return JSONResponse(
         {
-            "name": answer.name,
-            "versions": list(answer.versions),
-            "platform": answer.platform,
-            "inputs": [_tensor(one) for one in answer.inputs],
-            "outputs": [_tensor(one) for one in answer.outputs],
+            "name": metadata.name,
+            "versions": list(metadata.versions),
+            "platform": metadata.platform,
+            "inputs": [_tensor(tensor) for tensor in metadata.inputs],
+            "outputs": [_tensor(tensor) for tensor in metadata.outputs],
         }
     )
 
 
 async def _model_ready(request: Request, name: str) -> JSONResponse:
-    """Whether a model takes predictions (200), does not yet (503), or is not there (404)."""
-    answer = await _ask(request, "ModelReady", ModelReadyRequest(name=name, version=_version(request)))
-    if not answer.ready:
-        # Raises for one that is not there.
-        await _ask(request, "ModelMetadata", ModelMetadataRequest(name=name, version=_version(request)))
-    return _readiness({"name": name}, answer.ready, "the model is not ready")
+    """Whether a model accepts predictions (200), is not ready yet (503), or does not exist (404)."""
+    ready = (await _call(request, "ModelReady", ModelReadyRequest(name=name, version=_version(request)))).ready
+    if not ready:
+        # Raises ModelNotFoundError if the model does not exist.
+        await _call(request, "ModelMetadata", ModelMetadataRequest(name=name, version=_version(request)))
+    return _readiness({"name": name}, ready, "the model is not ready")
 
 
 async def _infer(request: Request, name: str) -> Response:
-    """Rows as tensor `features`, FP64 or FP32, shape [rows, features]: values in JSON, or behind it as bytes."""
+    """Scores rows: tensor `features`, FP64 or FP32, shape [rows, features], in JSON or as bytes after the JSON."""
     body = await _body(request)
-    message, asked = rest.read_request(body, request.headers.get(rest.HEADER_LENGTH), name, _version(request))
-    content, json_length = rest.write_response(await _ask(request, "ModelInfer", message), asked)
+    message, encoding = rest.read_request(body, request.headers.get(rest.HEADER_LENGTH), name, _version(request))
+    content, json_length = rest.write_response(await _call(request, "ModelInfer", message), encoding)
     if json_length is None:
         return Response(content, media_type="application/json")
     return Response(content, headers={rest.HEADER_LENGTH: str(json_length)}, media_type="application/octet-stream")
 
 
 async def _index(request: Request) -> JSONResponse:
-    """Every version in the models folder, with its state; `{"ready": true}` leaves out what is not ready."""
+    """All versions in the models folder with their states. `{"ready": true}` selects the versions that are ready."""
     ready = _json(await _body(request)).get("ready")
     if ready is None:
         ready = False
     if not isinstance(ready, bool):
         raise RequestError.of("ready", f"expected true or false, got {str(ready)[:40]!a}")
-    answer = await _ask(request, "RepositoryIndex", RepositoryIndexRequest(ready=ready))
+    index = await _call(request, "RepositoryIndex", RepositoryIndexRequest(ready=ready))
     return JSONResponse(
-        [{"name": one.name, "version": one.version, "state": one.state, "reason": one.reason} for one in answer.models]
+        [
+            {"name": entry.name, "version": entry.version, "state": entry.state, "reason": entry.reason}
+            for entry in index.models
+        ]
     )
 
 
 async def _load(request: Request, name: str) -> JSONResponse:
-    """Asks the server to read its models folder again; the index tells what became of it."""
+    """Makes the server read its models folder again. The index shows the result."""
     message = RepositoryModelLoadRequest(model_name=name)
     for key in _json(await _body(request)).get("parameters") or ():
-        message.parameters[key].SetInParent()  # whatever its value: the server takes none
-    await _ask(request, "RepositoryModelLoad", message)
+        message.parameters[key].SetInParent()  # without its value: the server refuses every parameter
+    await _call(request, "RepositoryModelLoad", message)
     return JSONResponse({})
 
 
@@ -150,7 +156,7 @@ async def _unload(name: str) -> JSONResponse:
     raise UnsupportedError(NOT_UNLOADED)
 
 
-async def _ask(request: Request, method: str, message: Any) -> Any:
+async def _call(request: Request, method: str, message: Any) -> Any:
     return await request.app.state.backend.inference_protocol(method, message)
 
 
@@ -159,21 +165,25 @@ def _version(request: Request) -> str:
     return version
 
 
-def _tensor(one: Any) -> dict[str, Any]:
-    return {"name": one.name, "datatype": one.datatype, "shape": list(one.shape)}
+def _tensor(tensor: Any) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
 
 
-def _readiness(about: dict[str, Any], ready: bool, otherwise: str) -> JSONResponse:
-    return JSONResponse(
-        {**about, "ready": True} if ready else {**about, "ready": False, "error": otherwise}, 200 if ready else 503
-    )
+def _readiness(fields: dict[str, Any], ready: bool, reason: str) -> JSONResponse:
+    """reason: the error text if not ready."""
+    if ready:
+        return JSONResponse({**fields, "ready": True}, 200)
+    return JSONResponse({**fields, "ready": False, "error": reason}, 503)
 
 
-def _refusal(error: VolcastError) -> JSONResponse:
+def _error_response(error: VolcastError) -> JSONResponse:
     code = next((code for kind, code in _CODES if isinstance(error, kind)), 500)
     text = "internal error" if code == 500 else str(error)
     if isinstance(error, RequestError):
-        text = "; ".join(f"{_FIELDS.get(one.field, one.field)}: {one.description}" for one in error.violations)
+        text = "; ".join(
+            f"{_FIELDS.get(violation.field, violation.field)}: {violation.description}"
+            for violation in error.violations
+        )
     headers = {"Retry-After": "1"} if code == 503 else {}
     if isinstance(error, OverloadedError):
         headers = {"Retry-After": str(max(1, round(error.retry_after_s)))}
@@ -181,7 +191,7 @@ def _refusal(error: VolcastError) -> JSONResponse:
 
 
 async def _body(request: Request) -> bytes:
-    """The body, unpacked where it is compressed; neither form may pass the limit."""
+    """Returns the body, decompressed if necessary. Its decompressed size is limited to MAX_BODY_BYTES."""
     encoding = request.headers.get("Content-Encoding", "identity").lower()
     if encoding not in (*_ENCODINGS, "identity"):
         raise HTTPException(415, "Content-Encoding: expected gzip or deflate")
@@ -202,7 +212,7 @@ async def _body(request: Request) -> bytes:
 
 
 def _json(body: bytes) -> dict[str, Any]:
-    """An object, which may be left out or null."""
+    """Parses a JSON object; an empty body or null is an empty object."""
     try:
         return (msgspec.json.decode(body, type=dict[str, Any] | None) if body.strip() else None) or {}
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""What travels as JSON: one row in, one prediction out, and errors that name what is wrong."""
+"""The JSON of POST /predict: a row of features, its prediction, and errors that name the wrong fields."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ _UNITS = {
 }
 _MAX_SHOWN = 60
 _MAX_VIOLATIONS = 20
-# The server's names of what is a plain field here.
-_PLAIN = {"model.name": "model", "model.version": "version"}
+# Field paths of PredictRequest, and the names of these fields in the JSON body.
+_JSON_NAMES = {"model.name": "model", "model.version": "version"}
 
 
 def _feature_field(feature: Feature) -> Any:
-    described = f"{feature.description[0].upper()}{feature.description[1:]} ({_UNITS.get(feature.unit, feature.unit)})."
-    return (float, Field(description=described, examples=[CORE_1_EXAMPLE[feature.name]]))
+    unit = _UNITS.get(feature.unit, feature.unit)
+    description = f"{feature.description[0].upper()}{feature.description[1:]} ({unit})."
+    return (float, Field(description=description, examples=[CORE_1_EXAMPLE[feature.name]]))
 
 
 class _Row(BaseModel):
@@ -105,7 +106,7 @@ def read_body(data: bytes) -> Any:
 
 
 def predict_request(body: Any, model: str, version: str) -> PredictRequest:
-    """The request for a checked body; model and version are those of the query, used where the body names none."""
+    """Returns the request for a validated body. model, version: from the query, used if the body has none."""
     row = NamedRow(product_id=body.product_id or "", event_time_ns=body.event_time_ns or 0)
     own = isinstance(body, OwnFeaturesBody)
     row.features.update(body.features if own else {name: getattr(body, name) for name in CORE_1.names})
@@ -130,8 +131,9 @@ def predict_answer(response: PredictResponse) -> PredictAnswer:
 
 
 def violations_of(error: ValidationError) -> list[Violation]:
-    """Pydantic's findings in our words: the field, what was expected, what came."""
-    return [_violation(one) for one in error.errors(include_url=False, include_context=False)[:_MAX_VIOLATIONS]]
+    """Returns pydantic's findings as violations: field, expectation, value."""
+    findings = error.errors(include_url=False, include_context=False)
+    return [_violation(finding) for finding in findings[:_MAX_VIOLATIONS]]
 
 
 def _violation(finding: Any) -> Violation:
@@ -164,15 +166,16 @@ def _shown(value: Any) -> str:
 
 
 def named_violations(violations: Iterable[FieldViolation]) -> list[Violation]:
-    """The server's findings; its path `named.rows[0].features[price]` is the field `price` here."""
-    return [Violation(field=_plain(one.field), problem=one.description) for one in violations]
+    """Returns the server's violations with the names of JSON fields: `named.rows[0].features[price]` is `price`."""
+    return [Violation(field=_json_name(violation.field), problem=violation.description) for violation in violations]
 
 
-def _plain(path: str) -> str:
-    return _PLAIN.get(path) or path.removeprefix("named.rows[0].features[").removesuffix("]")
+def _json_name(path: str) -> str:
+    return _JSON_NAMES.get(path) or path.removeprefix("named.rows[0].features[").removesuffix("]")
 
 
 def one_line(violations: Iterable[Violation]) -> str:
     return "; ".join(
-        f"{one.field}: {one.problem}" + (f", got {one.value}" if one.value is not None else "") for one in violations
+        f"{violation.field}: {violation.problem}" + (f", got {violation.value}" if violation.value is not None else "")
+        for violation in violations
     )

@@ -1,4 +1,4 @@
-"""The grpcio front: the methods on a grpc.aio server."""
+"""The grpcio front: serves the table of methods with a grpc.aio server."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ from common.rpc_status import DETAILS_KEY, to_status
 from server.core.batcher import FaultError, Work
 from server.core.dataplane import DataPlane, Outcome, Result, ScoringJob
 from server.core.requests import PredictInput
+from server.grpcio.turns import LargeMessages
 from server.rpc.inference import read_predict
-from server.rpc.methods import Method, Methods, Scoring, ScoringStream, Stream, Unary
+from server.rpc.methods import Method, Methods, Scoring, ScoringStream, StreamContext, StreamMethod, Unary
 from server.runtime.batch_loop import BatchLoop
 from server.runtime.metrics import ServerMetrics
 from server.runtime.state import ServerState
-from server.security.guard import Guarded
+from server.security.guard import AuthenticatedHandlers
 from server.security.tokens import Gate
 from server.wire.inline import MIN_INLINE_TIMEOUT_NS, InlineScorer
 from server.wire.templates import TemplateCache
 
 DRAIN_TICK_S = 0.02
-# A stream that has sent nothing for so long has no frame on its way, and can be ended by a drain.
+# A stream that has sent nothing for so long has no frame in flight: a drain ends it at once.
 IDLE_NS = 50_000_000
-# gRPC core cancels a call that comes between its goodbye and the client's reading of it (CANCELLED, which
-# clients do not try again). Those who watch health are given so long to leave before the goodbye
-# (benchmarks/rolling.py).
-LEAVE_S = 0.25
-REBIND_S = 0.01  # until the kernel has let go of a port
+# The longest time that a drain waits for such a pause. Then it ends a stream between two frames.
+MAX_BUSY_STREAM_S = 1.0
+# The shortest time in which gRPC core sends the status of a stream before it closes the connection.
+MIN_GRACE_S = 0.2
+DRAINING = "the server is draining"
+REBIND_S = 0.01  # pause between attempts to bind a port that the kernel has not released yet
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
-Context = Any  # grpc.aio.ServicerContext; its stubs do not know that read() may give EOF
+Context = Any  # grpc.aio.ServicerContext; its stubs do not declare that read() may return EOF
 
 
 class AwaitedReply:
@@ -80,13 +82,16 @@ class GrpcioFront:
         self._log = log
         self._credentials = credentials
         self._loop = asyncio.get_running_loop()
-        self._streams: dict[Context, int] = {}  # when each was last heard of, on the plane's clock
+        self._streams: dict[Context, int] = {}  # time of the last frame of each stream, on the plane's clock
         self._options = list(options)
         self._templates = TemplateCache()
         self._inline = InlineScorer(plane, batches, metrics)
-        self._handlers = Guarded(gate, {path: self._handler(method) for path, method in methods.items()})
+        self._handlers = AuthenticatedHandlers(gate, {path: self._handler(method) for path, method in methods.items()})
+        self._large_messages = LargeMessages()
         self._server = self._new_server()
+        self._unscored_streams: set[Context] = set()  # calls of a StreamMethod
         self._ending = False
+        self._end_after_frame = False
         self._keeper: asyncio.Task[None] | None = None
 
     def _new_server(self) -> grpc.aio.Server:
@@ -95,20 +100,30 @@ class GrpcioFront:
         return server
 
     async def start(self, *ports: BoundPort) -> None:
-        """Listens at each. Raises UnavailableError if another process was first."""
+        """Listens on all ports. Raises UnavailableError if another process has bound a port first."""
         for port in ports:
-            port.hand_over()  # gRPC takes no socket
-            self._bind(port.address, port.port)
+            port.hand_over()  # gRPC binds by address and accepts no socket
+            self._bind(port.address, port.port, self._server)
         await self._server.start()
         self._keeper = self._loop.create_task(self._keep_listening([(port.address, port.port) for port in ports]))
 
+    async def start_trial(self, port: BoundPort) -> None:
+        """Listens for the server's self-check, before any other port is open."""
+        self._trial = self._new_server()
+        port.hand_over()
+        self._bind(port.address, port.port, self._trial)
+        await self._trial.start()
+
+    async def end_trial(self) -> None:
+        await self._trial.stop(0)
+
     def forget_callers(self) -> None:
-        """Nothing to do after a change of the callers that are allowed in: every call is checked."""
+        """Does nothing: this front caches no results of token checks."""
 
     async def _keep_listening(self, addresses: list[tuple[str, int]]) -> None:
-        """One call whose path is no UTF-8 ends a grpc.aio server for good (grpcio 1.85): another takes its place."""
+        """Replaces the grpc.aio server if it ends: a call whose path is no UTF-8 ends it for good (grpcio 1.85)."""
         while True:
-            with suppress(UnicodeDecodeError):  # what ended it
+            with suppress(UnicodeDecodeError):  # the error of such a call
                 await self._server.wait_for_termination()
             if self._ending:
                 return
@@ -117,32 +132,35 @@ class GrpcioFront:
             for host, port in addresses:
                 while not self._ending:
                     try:
-                        self._bind(host, port)
+                        self._bind(host, port, self._server)
                         break
                     except UnavailableError:
                         await asyncio.sleep(REBIND_S)
             await self._server.start()
 
-    def _bind(self, host: str, port: int) -> int:
+    def _bind(self, host: str, port: int, server: grpc.aio.Server) -> int:
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             if self._credentials is None:
-                return self._server.add_insecure_port(address)
-            return self._server.add_secure_port(address, self._credentials)
+                return server.add_insecure_port(address)
+            return server.add_secure_port(address, self._credentials)
         except RuntimeError:
             raise UnavailableError(
                 f"port {port} on {host}: Address already in use; choose another with --port or server.port"
             ) from None
 
     async def drain(self, drain_s: float) -> None:
-        """Watchers of health leave, then no call begins any more; those in hand get the rest of `drain_s` seconds."""
+        """Refuses new calls; pending calls get `drain_s` seconds.
+
+        A stream ends with UNAVAILABLE when it pauses, or after MAX_BUSY_STREAM_S between two frames.
+        """
         self._ending = True
-        leave_s = min(LEAVE_S, drain_s) if self._state.accepting else 0.0
-        await asyncio.sleep(leave_s)
-        drain_s -= leave_s
-        stopped = asyncio.ensure_future(self._server.stop(drain_s))
+        began_s = self._loop.time()
+        busy_s = min(MAX_BUSY_STREAM_S, drain_s / 2)
+        stopped = asyncio.ensure_future(self._server.stop(max(drain_s, MIN_GRACE_S)))
         while not stopped.done():
-            await self._end_idle_streams()
+            self._end_after_frame = self._loop.time() - began_s >= busy_s
+            await self._end_streams(even_busy=self._end_after_frame)
             await asyncio.wait([stopped], timeout=DRAIN_TICK_S)
         await stopped
 
@@ -155,23 +173,25 @@ class GrpcioFront:
             return grpc.stream_stream_rpc_method_handler(self._scoring_stream(method))
         if method.one_request:
             return grpc.unary_stream_rpc_method_handler(self._one_request(method))
-        return grpc.stream_stream_rpc_method_handler(self._dialogue(method))
+        return grpc.stream_stream_rpc_method_handler(self._bidirectional(method))
 
     def _unary(self, method: Unary) -> Any:
         async def handle(raw: bytes, context: Context) -> bytes:
             arrived_ns = self._now_ns()
+            await self._large_messages.turn(raw)
             try:
-                answer = method.answer(raw)
+                response = method.respond(raw)
             except Exception as error:
                 await self._fail(context, method.name, error, arrived_ns)
             self._metrics.request(method.name, "OK", self._now_ns() - arrived_ns)
-            return answer
+            return response
 
         return handle
 
     def _scoring(self, method: Scoring) -> Any:
         async def handle(raw: bytes, context: Context) -> bytes:
             arrived_ns = self._now_ns()
+            await self._large_messages.turn(raw)
             try:
                 if not self._batches.batcher.room:
                     raise self._batches.overloaded
@@ -194,9 +214,9 @@ class GrpcioFront:
         return handle
 
     def _score_inline(self, raw: bytes, deadline_ns: int | None, arrived_ns: int) -> bytes | None:
-        """The response to a request that matches a template, or None.
+        """Returns the response to a request that matches a template, or None.
 
-        grpc.aio delivers calls one by one, and a batch would wait for more of them.
+        grpc.aio delivers calls individually, so a batch would rarely contain more than a single call.
         """
         if not self._batches.idle or not self._state.accepting:
             return None
@@ -227,51 +247,60 @@ class GrpcioFront:
                 await self._fail(context, method.name, error, self._now_ns())
             self._streams[context] = self._now_ns()
             try:
-                # Reader and writer rather than a generator: both measured alike, and a drain that aborts the
+                # context.read and write instead of a generator: the speed is equal, and a drain that aborts the
                 # context ends this read.
                 while (raw := await context.read()) is not EOF:
                     arrived_ns = self._streams[context] = self._now_ns()
                     await context.write(await self._frame(method, raw, arrived_ns))
+                    if self._end_after_frame:
+                        await _abort(context, to_status(UnavailableError(DRAINING)))
             finally:
                 del self._streams[context]
 
         return handle
 
     async def _frame(self, method: ScoringStream, raw: bytes, arrived_ns: int) -> bytes:
+        await self._large_messages.turn(raw)
         frame = method.decode(raw)
         try:
             if isinstance(frame.input, VolcastError):
                 raise frame.input
-            answer, code = frame.encode(await self._score(frame.input, arrived_ns)), "OK"
+            response, code = frame.encode(await self._score(frame.input, arrived_ns)), "OK"
         except Exception as error:
-            answer, code = frame.fail(error), _CODES[self._status_of(error).code].name
+            response, code = frame.fail(error), _CODES[self._status_of(error).code].name
         self._metrics.request(method.name, code, self._now_ns() - arrived_ns)
-        return answer
+        return response
 
-    def _one_request(self, method: Stream) -> Any:
+    def _one_request(self, method: StreamMethod) -> Any:
         async def handle(raw: bytes, context: Context) -> None:
-            await self._converse(method, _OneRequest(raw, context), context)
+            await self._run_stream(method, _SingleRequestContext(raw, context), context)
 
         return handle
 
-    def _dialogue(self, method: Stream) -> Any:
+    def _bidirectional(self, method: StreamMethod) -> Any:
         async def handle(requests: AsyncIterator[bytes], context: Context) -> None:
-            await self._converse(method, _Dialogue(context), context)
+            await self._run_stream(method, _BidirectionalContext(context), context)
 
         return handle
 
-    async def _converse(self, method: Stream, dialogue: Any, context: Context) -> None:
+    async def _run_stream(self, method: StreamMethod, stream: StreamContext, context: Context) -> None:
         arrived_ns = self._now_ns()
+        self._unscored_streams.add(context)
         try:
-            await method.run(dialogue)
-        except Exception as error:  # grpc.aio would tell the caller its text
+            await method.run(stream)
+        except AbortError:
+            raise
+        except Exception as error:  # grpc.aio would send the text of the error to the caller
             await self._fail(context, method.name, error, arrived_ns)
+        finally:
+            self._unscored_streams.discard(context)
 
-    async def _end_idle_streams(self) -> None:
-        """Ends the streams with no frame on its way; their callers open another, on another replica."""
-        status = to_status(UnavailableError("the server is draining"))
+    async def _end_streams(self, *, even_busy: bool) -> None:
+        """Ends the streams with no frame in flight, so that their callers open another on another replica."""
+        status = to_status(UnavailableError(DRAINING))
         now_ns = self._now_ns()
-        for context in [one for one, heard_ns in self._streams.items() if now_ns - heard_ns > IDLE_NS]:
+        paused = [context for context, frame_ns in self._streams.items() if now_ns - frame_ns > IDLE_NS]
+        for context in [*paused, *(self._unscored_streams if even_busy else ())]:
             try:
                 await _abort(context, status)
             except AbortError:
@@ -288,7 +317,9 @@ class GrpcioFront:
         return to_status(error)
 
 
-class _OneRequest:
+class _SingleRequestContext:
+    """A StreamContext whose only request has already been read."""
+
     def __init__(self, raw: bytes, context: Context) -> None:
         self._raw: bytes | None = raw
         self.write = context.write
@@ -298,7 +329,9 @@ class _OneRequest:
         return raw
 
 
-class _Dialogue:
+class _BidirectionalContext:
+    """A StreamContext of a grpc.aio call."""
+
     def __init__(self, context: Context) -> None:
         self._context = context
         self.write = context.write

@@ -1,14 +1,13 @@
 """One HTTP/2 connection, the server's side: RFC 9113 as far as gRPC uses it.
 
-`receive` takes what the socket gave and leaves events; `respond`, `send`, `finish` and `fail_stream` take what
-the application says; `output` is what the socket is to send. A unary call that comes as one HEADERS and
-one DATA frame, as all small ones do, takes the fast path through `receive`, as do the frames of a stream;
-everything else is in `receiving` and `control`, and the answers are in `sending`.
+`receive` takes bytes from the socket and leaves calls and events. The application answers with `respond`, `send`,
+`finish` and `fail_stream`. `output` returns the bytes for the socket. This module reads frames and holds the fast path:
+unary calls of one HEADERS and few DATA frames, blocks of such calls, and DATA frames of streams. All other frames go to
+`receiving` and `control`.
 """
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -17,22 +16,25 @@ from server.http2 import blocks, frames
 from server.http2.blocks import CREDIT_WORD, MIN_COLUMNAR_CALLS, Block, Bytes, CallLayout
 from server.http2.control import Control
 from server.http2.frames import ErrorCode, ProtocolError
-from server.http2.headers import OK_TRAILERS, RESPONSE, RESPONSE_WORD, TRAILERS_WORD, CallPolicy, Head
+from server.http2.headers import CallPolicy, Head
 from server.http2.inflating import InflateBudget
 from server.http2.receiving import Receiving
+from server.http2.responding import Responding
 from server.http2.sending import Event, Limits
 from server.http2.stream import FRAME_WEIGHT, MAX_SMALL_CHUNKS, PREFIX, PartialMessage, Stream, join_small_chunks
 
 __all__ = ["Connection", "Event", "Limits"]
 
-# The most that a peer may send in one frame: a message of 256 rows is one, where a client takes this up.
+# The largest frame that a peer may send. A message of 256 rows is one frame if the client uses this size.
 RECEIVED_FRAME_SIZE = 256 * 1024
 # Below this size, the rest of the last read and the new read are joined as a whole.
 MIN_SPLIT_BYTES = 4096
 MIN_COLUMNAR_BYTES = 32 * MIN_COLUMNAR_CALLS  # calls of a block are not that small
 MIN_BYTES_PER_S = 1024  # of a frame or header block that takes longer than its timeout
+MAX_WORK = 8192  # of one read, some 5 ms; a read of 256 KB may bring 28,000 frames
+SLOW_WORK, HEADERS_WORK = 6, 80  # of a frame on the slow path, of a header block, as measured
 MAX_BODY_NS = 10_000_000  # from headers to the end of the message of a call with a deadline, on the fast path
-_HTTP1 = re.compile(rb"(?!PRI)[A-Z]+( |$)")  # a method, or its begin
+HTTP1_METHODS = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT ", b"TRACE ")
 HTTP1_TEXT = b"This port speaks gRPC over HTTP/2. Use a gRPC client, or REST on the port of the gateway.\n"
 HTTP1_ANSWER = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
@@ -49,7 +51,7 @@ _unpack_message = frames.MESSAGE.unpack_from
 _unpack_word = struct.Struct(">I").unpack_from
 
 
-class Connection(Receiving, Control):
+class Connection(Receiving, Control, Responding):
     def __init__(
         self, methods: Mapping[bytes, Any], gate: CallPolicy, limits: Limits, budget: InflateBudget | None = None
     ) -> None:
@@ -63,6 +65,8 @@ class Connection(Receiving, Control):
         self._rest: list[bytes | memoryview] = []  # pieces of the frame that is not whole
         self._rest_bytes = 0
         self._missing = 0  # bytes that its next step needs: the preface, the frame's header or its end
+        self.work = 0  # of the last read, in units of a frame on the fast path
+        self.has_more = False  # the last read ended at MAX_WORK: `receive` without bytes goes on
         self._new_views: list[int] = []  # calls of the fast path whose message has views of the read in hand
         self._started = False
         # What one DATA frame may hold that is a call's whole message.
@@ -79,11 +83,12 @@ class Connection(Receiving, Control):
 
     def receive(self, data: bytes, now_ns: int) -> None:
         """Takes bytes of the socket; leaves events. Raises ProtocolError once the peer broke the protocol."""
+        self.work, self.has_more = 0, False
         self._now_ns = now_ns
         self._partial_bytes += len(data)
         at = 0
         if self._rest:
-            if len(data) < self._missing:  # without a look at what waits
+            if len(data) < self._missing:
                 self._missing -= len(data)
                 self._wait_for_more(data)
                 return
@@ -134,8 +139,12 @@ class Connection(Receiving, Control):
         )
         deadlines = self._deadlines
         next_try = at  # of a block
+        work = 0
         last_call = at  # where the last HEADERS began: from there to the next is about the size of a call
         while end - at >= 9:
+            if work >= MAX_WORK:
+                break
+            work += 1
             head, flags, stream_id = _unpack(data, at)
             length, kind = head >> 8, head & 0xFF
             if length > RECEIVED_FRAME_SIZE:
@@ -211,6 +220,9 @@ class Connection(Receiving, Control):
             ):
                 continue
             self._on_slow_path(kind, flags, stream_id & frames.MAX_WINDOW, data[begin:until])
+            work += HEADERS_WORK if kind == 1 or kind == 9 else SLOW_WORK
+        self.work += work
+        self.has_more = work >= MAX_WORK and end - at >= 9
         return at
 
     def _credited_call(self, data: bytes, at: int, stream_id: int, call: Head) -> int:
@@ -358,7 +370,7 @@ class Connection(Receiving, Control):
         """Where the first frame begins; 0 where the preface is not whole."""
         if not data.startswith(_PREFACE):
             if not _PREFACE.startswith(data):
-                if _HTTP1.match(data):
+                if any(data.startswith(method) or method.startswith(data) for method in HTTP1_METHODS):
                     self._out = [HTTP1_ANSWER]
                     self._is_http1 = True
                 raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "no preface of HTTP/2")
@@ -375,11 +387,12 @@ class Connection(Receiving, Control):
             if not self._started:
                 self._missing = 1
             else:
-                self._missing = 9 - size if size < 9 else 9 + (_unpack(self._rest[0])[0] >> 8) - size
-        if self._open_header_block is not None or at == 0:
+                missing = 9 - size if size < 9 else 9 + (_unpack(self._rest[0])[0] >> 8) - size
+                self._missing = max(0, missing)  # 0: the last read ended at MAX_WORK
+        if self._open_header_block is not None or (size and not at):
             if self._partial_since_ns is None:
                 self.restart_clock(now_ns)
-        elif at < end:
+        elif size:
             self.restart_clock(now_ns)
         else:
             self._partial_since_ns = None
@@ -440,7 +453,7 @@ class Connection(Receiving, Control):
         return any(stream.unary and stream.remote_closed for stream in self.streams.values())
 
     def abandon(self) -> list[Stream]:
-        """The socket has gone: nothing wants an answer any more. Gives the calls that were open."""
+        """Closes all calls of a lost socket; returns those that were streams."""
         streams = list(self.streams.values())
         for stream in streams:
             self._close(stream)
@@ -450,87 +463,6 @@ class Connection(Receiving, Control):
         self._partial_bodies.clear()
         self._deadlines.clear()
         return streams
-
-    # What the application calls for calls that came the fast path.
-
-    def awaits_response(self, stream_id: int) -> bool:
-        """Whether such a call still wants its answer."""
-        return stream_id in self._awaiting_response or stream_id in self.streams
-
-    def respond_fast(self, stream_id: int, message: bytes) -> None:
-        """Answers such a call, with success."""
-        length = len(message) + PREFIX
-        if length > self._send_window or length > self._fast_answer_bytes:
-            stream = self.promote(stream_id)
-            if stream is not None:
-                self.respond(stream, message)
-        elif self._awaiting_response.pop(stream_id, None) is not None:
-            if self._extra_credit:
-                self._extra_credit.pop(stream_id, None)
-            self._send_window -= length
-            if self._abuse_score:
-                self._count_work(1)
-            self._out.append(
-                b"%b%b%b%b%b%b%b"
-                % (
-                    _pack(RESPONSE_WORD, 4, stream_id), RESPONSE, _pack(length << 8, 0, stream_id),
-                    _pack_message(0, length - PREFIX), message, _pack(TRAILERS_WORD, 5, stream_id), OK_TRAILERS,
-                )
-            )  # fmt: skip
-        elif (stream := self.streams.get(stream_id)) is not None:
-            self.respond(stream, message)
-
-    def respond_columnar(self, ids: range, message: bytes, at: int, values: Bytes) -> bool:
-        """Answers calls of a block with one message and, at `at` in it, a row of values (calls, n) each.
-
-        False, and nothing is done, where one of them wants no answer any more or a window has no room for all.
-        """
-        asked, length = self._awaiting_response, len(message) + PREFIX
-        total = length * len(ids)
-        if total > self._send_window or length > self._fast_answer_bytes:
-            return False
-        if not all(map(asked.__contains__, ids)):
-            return False
-        self._remove_calls(ids)
-        self._send_window -= total
-        if self._abuse_score:
-            self._count_work(len(ids))
-        self._out.append(blocks.response_frames(ids, message, at, values))
-        return True
-
-    def fail_columnar(self, ids: range, block: bytes) -> None:
-        """Ends calls of a block with one header block made beforehand."""
-        if self._may_fail_fast(block) and all(map(self._awaiting_response.__contains__, ids)):
-            self._remove_calls(ids)
-            self._out.append(blocks.failure_frames(ids, block))
-        else:
-            self.fail_calls(list(ids), block)
-
-    def _may_fail_fast(self, block: bytes) -> bool:
-        return not self._table_update_due and len(block) <= frames.FRAME_SIZE and self._may_list(block)
-
-    def _remove_calls(self, ids: range) -> None:
-        if len(self._awaiting_response) == len(ids) and not self._headers_received:
-            self._awaiting_response.clear()
-            self._extra_credit.clear()
-        else:
-            for one in ids:
-                del self._awaiting_response[one]
-        for one in ids if self._extra_credit else ():
-            self._extra_credit.pop(one, None)
-
-    def fail_calls(self, stream_ids: list[int], block: bytes) -> None:
-        """Ends such calls with one block made beforehand."""
-        word, asked = len(block) << 8 | frames.HEADERS, self._awaiting_response
-        for one in stream_ids:
-            if not self._may_fail_fast(block):
-                if (stream := self.promote(one)) is not None:
-                    self.fail_stream(stream, block)
-            elif asked.pop(one, None) is not None:
-                self._extra_credit.pop(one, None)
-                self._out.append(_pack(word, 5, one) + block)
-            elif (stream := self.streams.get(one)) is not None:  # left the fast path meanwhile
-                self.fail_stream(stream, block)
 
 
 # By the numbers of frames' kinds.

@@ -98,6 +98,7 @@ class Control(Sending):
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"RST_STREAM on stream {stream_id}, which is idle")
         self._count_abuse()
         self._locally_reset.pop(stream_id, None)
+        self._peer_ended(stream_id)
         stream = self.promote(stream_id)
         if stream is not None:
             self._abandon_call(stream)
@@ -111,7 +112,7 @@ class Control(Sending):
         if not flags & frames.ACK:
             self._out.append(frames.frame(frames.PING, frames.ACK, 0, payload))
         elif payload == _DRAINING and self._drain_pinged and not self.closing:
-            # Whatever the client sent before it read the warning is here: now the end can be told.
+            # All frames that the client sent before it read the warning are here: GOAWAY can name the last stream.
             self._out.append(frames.goaway(max(0, self._last_id), ErrorCode.NO_ERROR))
             self.closing = True
 

@@ -19,8 +19,8 @@ HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX
 )
 
 DEFAULT_WINDOW = 65_535
-HEADER_TABLE = 4096  # bytes of a decoder's dynamic table unless told otherwise
-FRAME_SIZE = 16_384  # the most that either side may send unless told otherwise
+HEADER_TABLE = 4096  # bytes of a decoder's dynamic table by default
+FRAME_SIZE = 16_384  # the largest payload by default
 MAX_WINDOW = 2**31 - 1
 
 # Length and type share one word, so that a header of 9 bytes is three numbers.
@@ -48,7 +48,7 @@ class ErrorCode(IntEnum):
 
 
 class ProtocolError(Exception):
-    """The peer broke the protocol for the whole connection: it is told so by GOAWAY and cut off."""
+    """The peer broke the protocol for the whole connection, which ends with GOAWAY."""
 
     def __init__(self, code: ErrorCode, reason: str) -> None:
         super().__init__(reason)

@@ -150,7 +150,7 @@ def _checked(fields: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
             if name in _SINGLE and seen.get(name, value) != value:
                 raise MalformedError
             if name == b"authorization" and name in seen:
-                value = b""  # two speak for nobody, as on the grpcio front
+                value = b""  # more than one Authorization header counts as none, as on the grpcio front
         seen[name] = value
     if not {b":method", b":scheme", b":path"} <= seen.keys():
         raise MalformedError
@@ -162,7 +162,7 @@ _DIGITS = re.compile(rb"\d{1,18}")
 _NAME = re.compile(rb"[\x21-\x39\x3b-\x40\x5b-\x7e]+")
 _BAD_VALUE = re.compile(rb"[\0\r\n]")
 _PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority"})
-# Two of them that differ could be read in two ways, by us and by whoever stands before us.
+# A proxy and this server could read two different values in two ways.
 _SINGLE = frozenset({b"content-length", b"content-type", b"grpc-encoding", b"grpc-timeout"})
 _FORBIDDEN = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
 
@@ -210,9 +210,13 @@ def failure(code: int, message: str, details: bytes, *, started: bool) -> bytes:
     """The block that ends a call which failed. started: the response's first block has been sent."""
     block = OK_TRAILERS if code == 0 else literal(b"grpc-status", b"%d" % code)
     if message:
-        # Percent-encoded as gRPC over HTTP/2 says: space to tilde as they are, but for the per cent sign.
+        # Percent-encoding of gRPC over HTTP/2: the bytes from space to tilde stay, except the per cent sign.
         safe = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
-        block += literal(b"grpc-message", quote(message, safe=safe).encode())
+        text = quote(message, safe=safe)
+        inner = text.strip(" ")  # HTTP/2 allows no blanks around a value (RFC 9113, section 8.2.1)
+        begin = len(text) - len(text.lstrip(" "))
+        text = "%20" * begin + inner + "%20" * (len(text) - begin - len(inner))
+        block += literal(b"grpc-message", text.encode())
     if details:
         block += literal(b"grpc-status-details-bin", b64encode(details).rstrip(b"="))
     if code == 12:  # UNIMPLEMENTED may be for the encoding of a message: say which are understood
@@ -234,7 +238,7 @@ def fitted(block: bytes, max_bytes: int) -> bytes:
         if name not in _REQUIRED:
             left = room - len(name) - 32
             if name == b"grpc-message" and left < len(value):
-                value = _BROKEN_ESCAPE.sub(b"", value[: max(0, left)])
+                value = _BROKEN_ESCAPE.sub(b"", value[: max(0, left)]).rstrip(b" ")
             if not value or left < len(value):
                 continue
             room = left - len(value)

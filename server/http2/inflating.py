@@ -1,7 +1,7 @@
-"""Decompression of messages in slices, so that a small message that inflates to a large one blocks nobody.
+"""Decompression of messages in slices, so that a message that inflates to many bytes does not block the event loop.
 
-`InflateBudget` bounds the bytes of one turn of the event loop, over all connections. `Inflation` is one message on its
-way; it goes on where the budget ended. The ratio bounds what few received bytes may cost, as in Envoy's decompressor.
+`InflateBudget` bounds the inflated bytes of a turn of the event loop, over all connections. `Inflation` is a message in
+progress. The ratio bounds the cost of few received bytes, as in Envoy's decompressor.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import zlib
 
 from server.http2.status import RESOURCE_EXHAUSTED, MessageError
 
-TURN_BYTES = 512 * 1024  # of all messages in one turn: 1 to 2 ms of work
+TURN_BYTES = 256 * 1024  # of all messages in one turn: up to 1 ms of work
 MAX_RATIO = 100  # of inflated to compressed bytes, for messages above MIN_RATIO_BYTES
 MIN_RATIO_BYTES = 1024 * 1024
 MEMBER_BYTES = 4096  # what a member of a gzip stream costs beside its bytes

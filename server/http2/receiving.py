@@ -138,6 +138,7 @@ class Receiving(Sending):
             self._on_end(stream)
         elif stream_id in self._locally_reset:
             self._count_abuse()
+            self._peer_ended(stream_id)
         else:
             passed_over = any(low < stream_id < high for low, high in self._skipped_ids)
             code = ErrorCode.PROTOCOL_ERROR if passed_over else ErrorCode.STREAM_CLOSED
@@ -154,6 +155,8 @@ class Receiving(Sending):
         stream = self.promote(stream_id)
         if stream is None and stream_id in self._locally_reset:
             self._count_abuse()
+            if ended:
+                self._peer_ended(stream_id)
         elif stream is None or stream.remote_closed:
             self._reset(stream_id, ErrorCode.STREAM_CLOSED)
         elif len(payload) > stream.receive_window:

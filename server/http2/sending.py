@@ -37,7 +37,7 @@ class Event(IntEnum):
 
 @dataclass(frozen=True)
 class Limits:
-    """max_message: bytes of one message. stream_window: bytes a stream may have under way that nobody took."""
+    """max_message: bytes of one message. stream_window: bytes of a stream that the application has not taken."""
 
     max_message: int = 16 * 1024 * 1024
     max_streams: int = 1024  # calls of one connection at a time
@@ -52,7 +52,25 @@ class Limits:
 
 
 class Sending:
-    """State of one connection, and its way out."""
+    """State of one connection, and its way out.
+
+    A call is in one of these states. A fast-path call is a dict entry only; everything unusual promotes it to a Stream.
+
+    | state | where | left when |
+    |---|---|---|
+    | headers received | _headers_received | the message is whole, or promote() |
+    | body received in part | also _partial_bodies | the same |
+    | awaiting response | _awaiting_response | answered or failed: closed; or promote() |
+    | open | streams, not remote_closed | the peer ends its side |
+    | half closed (remote) | streams, remote_closed | trailers are sent |
+    | locally reset | _locally_reset | the peer's late frames are ignored; the oldest entries are forgotten |
+    | closed | nowhere, id <= _last_id | - |
+
+    promote() moves a call from the first two states to open, and from the third to half closed. RST_STREAM of the peer
+    moves every state to closed. Beside these, _extra_credit holds by how much the window of a fast-path call has grown,
+    _deadlines the deadline of a unary call whose message was not whole at the end of a read, and _inflating the streams
+    whose next message waits for the budget of decompression.
+    """
 
     def __init__(self, limits: Limits, budget: InflateBudget) -> None:
         self.events: list[tuple[Event, Stream, bytes]] = []
@@ -69,6 +87,9 @@ class Sending:
         self._out: list[bytes] = []
         self._last_id = -1
         self._locally_reset: dict[int, None] = {}  # ended by us before the peer had: what it still sent is no fault
+        # Of those, the calls that the peer holds open: RST_STREAM follows at the next but one `reset_held_open`.
+        self._held_open: dict[int, None] = {}
+        self._to_reset: dict[int, None] = {}
         self._send_window = frames.DEFAULT_WINDOW
         self._initial_send = frames.DEFAULT_WINDOW
         self._frame_size = frames.FRAME_SIZE
@@ -77,9 +98,7 @@ class Sending:
         self._max_list_bytes = frames.MAX_WINDOW  # of one header list that the peer accepts
         # The largest answer, with its prefix, that the fast path writes; 0 while a table update is due.
         self._fast_answer_bytes = frames.FRAME_SIZE
-        self._blocked_on_connection_window: dict[
-            int, Stream
-        ] = {}  # streams whose output waits for the connection's window
+        self._blocked_on_connection_window: dict[int, Stream] = {}  # their output waits for it, in order
         self._buffered = 0  # weight of all streams
         self._unsent = 0  # bytes that wait in all streams
         self._abuse_score = 0
@@ -101,11 +120,11 @@ class Sending:
         return len(self.streams) + len(self._headers_received) + len(self._awaiting_response)
 
     def _is_idle(self, stream_id: int) -> bool:
-        """Whether nobody has opened a stream: a server opens none, so all even ids are idle."""
+        """Whether a stream was never opened: a server opens none, so all even ids are idle."""
         return stream_id > self._last_id or not stream_id & 1
 
     def promote(self, stream_id: int) -> Stream | None:
-        """A call as a stream, for whatever is not on the fast path; None where there is none."""
+        """Moves a call from the fast path to a Stream; None if the call is closed or was never opened."""
         head = self._headers_received.pop(stream_id, None)
         ended = head is None
         if head is None:
@@ -117,6 +136,12 @@ class Sending:
         if parts := self._partial_bodies.pop(stream_id, None):
             stream.resume(parts)  # its weight is in `_buffered` as it was
         return stream
+
+    def open_streams(self) -> list[Stream]:
+        """Every open call, as a stream."""
+        for stream_id in [*self._headers_received, *self._awaiting_response]:
+            self.promote(stream_id)
+        return list(self.streams.values())
 
     def _new_stream(self, stream_id: int, head: Head, *, ended: bool) -> Stream:
         limits = self._limits
@@ -164,7 +189,7 @@ class Sending:
             self._send_trailers(stream, block)
 
     def fail_stream(self, stream: Stream, block: bytes) -> None:
-        """Ends a call that has sent nothing with a block made beforehand."""
+        """Ends a call that has sent nothing with a prepared header block."""
         if not stream.closed:
             self._send_trailers(stream, block)
 
@@ -208,7 +233,7 @@ class Sending:
                 self.events.append((Event.DATA, stream, b""))
 
     def _on_unary_end(self, stream: Stream) -> None:
-        """A unary call whose side has ended: one message, no more and no less."""
+        """The peer's side of a unary call has ended: it must have sent exactly one message."""
         before = stream.weight
         try:
             messages = self._messages(stream, 2)
@@ -286,10 +311,23 @@ class Sending:
         """Called once in a while: what is spread over time is no flood."""
         self._abuse_score = 0
 
+    @property
+    def is_done(self) -> bool:
+        """Whether GOAWAY has been read, no call is open, and the peer has closed its side of every call."""
+        return self.closing and not (self.open_calls or self._held_open or self._to_reset)
+
+    def reset_held_open(self) -> bool:
+        """Called once a second: asks the peer to close its side of calls that ended a second ago or earlier."""
+        some = bool(self._to_reset)
+        for stream_id in self._to_reset:
+            self._out.append(frames.rst_stream(stream_id, ErrorCode.NO_ERROR))
+        self._to_reset, self._held_open = self._held_open, {}
+        return some
+
     # Ends of calls.
 
     def _fail_call(self, stream: Stream, code: int, text: str) -> None:
-        """Ends a call for what its peer sent; the application, where it has the call, is told."""
+        """Ends a call for a fault in its messages, and tells the application by an event."""
         self.finish(stream, code, text)
         self.events.append((Event.RESET, stream, b""))
 
@@ -307,15 +345,28 @@ class Sending:
         self.events.append((Event.RESET, stream, b""))
 
     def _send_trailers(self, stream: Stream, block: bytes) -> None:
-        """Sends the last header block, and closes the peer's side where it is open."""
+        """Sends the last header block.
+
+        A peer closes its side when it reads the end; RFC 9113, section 8.1, lets us ask for it by RST_STREAM. That
+        waits a second: HAProxy discards a status that it reads together with RST_STREAM.
+        """
         self._send_headers(stream.id, block, frames.END_STREAM)
         if not stream.remote_closed:
-            self._out.append(frames.rst_stream(stream.id, ErrorCode.NO_ERROR))
+            self._held_open[stream.id] = None
+            if len(self._held_open) > MAX_LOCAL_RESETS:
+                oldest = next(iter(self._held_open))
+                del self._held_open[oldest]
+                self._out.append(frames.rst_stream(oldest, ErrorCode.NO_ERROR))
             self._remember_local_reset(stream.id)
         self._close(stream)
 
+    def _peer_ended(self, stream_id: int) -> None:
+        """The peer has closed its side of a call that we had ended."""
+        self._held_open.pop(stream_id, None)
+        self._to_reset.pop(stream_id, None)
+
     def _not_grpc(self, stream: Stream) -> None:
-        """HTTP status 415, as gRPC over HTTP/2 says, and a word for whoever reads it."""
+        """Answers with HTTP status 415, as gRPC over HTTP/2 asks, and a line of text."""
         self._send_headers(stream.id, NOT_GRPC)
         stream.trailers = b""
         self._queue(stream, NOT_GRPC_TEXT)

@@ -65,7 +65,7 @@ class PartialMessage:
 
 
 class Stream:
-    """server.http2.connection fills and empties it; the fields are its own but for `app`."""
+    """Internal to server.http2. Only `call` belongs to the application."""
 
     __slots__ = (
         "_inflation", "arrived_ns", "buffer", "call", "closed", "data_event_pending", "fast_path", "head",
@@ -83,22 +83,22 @@ class Stream:
         self.receive_window = receive_window  # bytes that the peer may send
         self.max_message = max_message
         self.arrived_ns = arrived_ns
-        self.buffer = b""  # messages that nobody has taken
+        self.buffer = b""  # received and not taken
         self.unread: list[bytes | memoryview] = []  # the same, newer
         self.size = 0  # bytes of both
         self.received = 0  # bytes of all frames' bodies, where they are compared with the content-length
         self.fast_path = False  # streaming, open on the peer's side, of no announced length: frames take the fast path
-        self.remote_closed = False  # the peer sends no more
-        self.closed = False  # nobody sends any more
+        self.remote_closed = False  # the peer has ended its side
+        self.closed = False  # both sides have ended
         self.data_event_pending = False  # an event says that there is more to take
         self.headers_sent = False  # response headers are out
         self.out: deque[bytes | memoryview] = deque()  # frames' payloads that the peer's windows hold up
         self.unsent = 0  # bytes of them
-        self.notify_when_drained = False  # the application wants to hear once they are sent
+        self.notify_when_drained = False  # an event follows once they are sent
         # The block that ends the call, where it waits behind `out`; an empty one: `out` itself ends the call.
         self.trailers: bytes | None = None
         self._inflation: Inflation | None = None  # of the first compressed message in `buffer`
-        self.call: Any = None  # whatever the caller of the connection keeps for a call
+        self.call: Any = None  # the application's object for this call
 
     @property
     def deadline_ns(self) -> int | None:
@@ -233,9 +233,9 @@ class Stream:
         return (message if compressed == 0 else self._inflated(compressed, message, budget)), until
 
     def put_back(self, messages: list[bytes]) -> None:
-        """Messages that were taken too early, whole as they came but for their compression."""
+        """Puts messages back that were taken too early; they are not compressed any more."""
         self._gather()
-        head = b"".join([part for one in messages for part in (MESSAGE.pack(0, len(one)), one)])
+        head = b"".join([part for message in messages for part in (MESSAGE.pack(0, len(message)), message)])
         self._set_buffer(head + self.buffer)
 
     @property

@@ -15,6 +15,9 @@ from server.native.serving import Serving
 from server.runtime.metrics import CODE_NAMES
 
 MAX_TIMER_S = 3600.0  # callers' timeouts may be years, which timers of the event loop do not take
+# How long a connection is read after its write side is closed, so that the peer receives what was sent last.
+LINGER_S = 1.0
+MAX_READ_WORK = 2048  # units of work of one read, before other connections have their turn
 MAX_UNSENT_BYTES = 1024 * 1024  # that the kernel has not taken; above it the connection is not read
 
 
@@ -71,7 +74,9 @@ class ServerConnection(asyncio.Protocol):
         self._limits = limits
         self._peers = peers
         self._transport: Any = None
+        self._lingering: asyncio.TimerHandle | None = None  # set: the write side is closed
         self._fd = -1  # of a plaintext socket
+        self._is_yielding = False  # reads nothing in this turn of the loop
         self._fault: ProtocolError | None = None  # of the peer: the connection ends once whole calls are answered
         self._fault_ns = 0
         self._deadline_ns: int | None = None  # that the timer is set for
@@ -95,8 +100,8 @@ class ServerConnection(asyncio.Protocol):
         # The server's SETTINGS are sent with the peer's first bytes, since HTTP/1 is answered in its own form.
 
     def data_received(self, data: bytes) -> None:
-        if self._fault is not None:
-            return
+        if self._fault is not None or self._lingering is not None:
+            return  # the peer has not read our end yet
         serving, h2 = self.serving, self.h2
         now_ns = serving.now_ns()
         serving.spinner.on_read(len(data), now_ns)
@@ -104,11 +109,29 @@ class ServerConnection(asyncio.Protocol):
             h2.receive(data, now_ns)
         except ProtocolError as error:
             self._break(error)
+        if h2.work > MAX_READ_WORK:
+            self._yield()
         if h2.calls or h2.blocks or h2.events:
             self._handler.accept(self, now_ns)
         if h2.next_deadline_ns is not None:
             self._watch_deadline(now_ns)
         self.flush()
+
+    def _yield(self) -> None:
+        """Lets other connections read: the loop would read on here as long as bytes are there."""
+        if not self._is_yielding and not self._transport.is_closing():
+            self._is_yielding = True
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        self._is_yielding = False
+        if self._transport.is_closing() or self._fault is not None or self.paused:
+            return
+        if self.h2.has_more:
+            self.data_received(b"")
+        if not self._is_yielding and self._fault is None:
+            self._transport.resume_reading()
 
     def _watch_deadline(self, now_ns: int) -> None:
         """Sets the timer for calls whose message is not whole."""
@@ -133,8 +156,9 @@ class ServerConnection(asyncio.Protocol):
         self._fd = -1
         self._peers.discard(self)
         self.serving.inflate_turns.discard(self)
-        if self._deadline_timer is not None:
-            self._deadline_timer.cancel()
+        for timer in (self._deadline_timer, self._lingering):
+            if timer is not None:
+                timer.cancel()
         for stream in self.h2.abandon():
             if stream.call is not None:
                 stream.call.cancel()
@@ -147,7 +171,9 @@ class ServerConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.paused = False
         self.h2.excuse(self.serving.now_ns())
-        if self._fault is None:
+        if self.h2.has_more:
+            self._yield()
+        elif (self._fault is None or self._lingering is not None) and not self._is_yielding:
             self._transport.resume_reading()
         self._set_user_timeout(self._limits.keepalive_timeout_s)
         for stream in list(self.h2.streams.values()):
@@ -188,6 +214,8 @@ class ServerConnection(asyncio.Protocol):
     def flush(self) -> None:
         """Writes the output. The transport would write at the end of the loop's turn; a plaintext socket takes it now,
         so that the peer reads while other responses are made."""
+        if self._lingering is not None:
+            return
         if self._transport is not None and (data := self.h2.output()):
             rest: bytes | memoryview = data
             if self._fd >= 0 and not self._transport.get_write_buffer_size():
@@ -215,8 +243,17 @@ class ServerConnection(asyncio.Protocol):
         return self.h2.is_inflating
 
     def close(self) -> None:
+        """Closes the write side and reads on, until the peer closes its own or LINGER_S have passed.
+
+        Closed with bytes unread, TCP would reset the connection, and the peer would lose what it has not read.
+        """
         self._fd = -1
-        self._transport.close()
+        if self._lingering is None and not self._transport.is_closing():
+            if self._transport.can_write_eof():  # TLS cannot: there GOAWAY makes the peer close
+                self._transport.write_eof()
+            if not self.paused:
+                self._transport.resume_reading()
+            self._lingering = asyncio.get_running_loop().call_later(LINGER_S, self._transport.close)
 
     def abort(self) -> None:
         self._fd = -1
@@ -227,7 +264,11 @@ class ServerConnection(asyncio.Protocol):
 
         is_late: the event loop stood still, and nothing was read meanwhile.
         """
+        if self._lingering is not None:
+            return
         self.h2.reset_abuse_score()
+        if self.h2.reset_held_open():
+            self.flush()
         if is_late:
             self.h2.excuse(now_ns)
         timeout_ns = round(self._limits.partial_s * 1e9)

@@ -12,12 +12,14 @@ from common.ports import BACKLOG, BoundPort
 from server.core.dataplane import DataPlane
 from server.http2.connection import Connection, Limits
 from server.http2.headers import FAST_UNARY, STREAMING, UNARY
-from server.native.connection import ServerConnection, SocketLimits
+from server.http2.stream import Stream
+from server.native.connection import LINGER_S, ServerConnection, SocketLimits
 from server.native.dispatch import Dispatcher
 from server.native.inflating import InflateTurns
 from server.native.scoring_stream import ScoringStreamCall
 from server.native.serving import Serving
 from server.native.spin import Spinner
+from server.native.streaming import StreamingCall
 from server.rpc.methods import Method, Methods, Scoring, Unary
 from server.runtime.batch_loop import BatchLoop
 from server.runtime.metrics import ServerMetrics
@@ -26,8 +28,13 @@ from server.security.tokens import Gate
 
 SWEEP_S = 1.0
 DRAIN_TICK_S = 0.02
-# A stream without a frame for so long has none on its way, and a drain may end it.
+# A stream without a frame for so long has no frame in flight: a drain ends it at once.
 IDLE_NS = 50_000_000
+# How long a drain waits for such a moment before it ends a stream between two frames.
+MAX_BUSY_STREAM_S = 1.0
+# How long peers may take to read the last status and to close their side of the call.
+STATUS_S = 0.5
+DRAINING = "the server is draining"
 
 
 class NativeFront:
@@ -88,7 +95,15 @@ class NativeFront:
             self._servers.append(
                 await self._loop.create_server(self.connect, sock=listener, backlog=BACKLOG, **self._secured())
             )
-        self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+
+    async def start_trial(self, port: BoundPort) -> None:
+        """Listens for the server's own first call, before any other port is open."""
+        await self.start(port)
+
+    async def end_trial(self) -> None:
+        self._servers.pop().close()
 
     def _secured(self) -> dict[str, Any]:
         """Limits the time of a handshake, and of a goodbye that the peer does not answer."""
@@ -96,32 +111,56 @@ class NativeFront:
         return {"ssl": self._tls, "ssl_handshake_timeout": limit_s, "ssl_shutdown_timeout": 1.0} if self._tls else {}
 
     async def drain(self, drain_s: float) -> None:
-        """Accepts no connection and no call any more; calls in progress get `drain_s` seconds."""
+        """Ends every connection: no call begins, and calls in progress get `drain_s` seconds.
+
+        A stream ends when it pauses, or after MAX_BUSY_STREAM_S between two frames. Calls that are left at the end
+        get UNAVAILABLE. Peers that do not read them delay the end by up to STATUS_S + LINGER_S.
+        """
         for server in self._servers:
             server.close()
         for connection in list(self.connections):
             connection.h2.go_away()
             connection.flush()
-        until = self._loop.time() + drain_s
-        while self.connections and self._loop.time() < until:
-            self.end_idle()
+        began_s = self._loop.time()
+        busy_s = min(MAX_BUSY_STREAM_S, drain_s / 2)
+        while self.connections and (passed_s := self._loop.time() - began_s) < drain_s:
+            self.end_streams(even_busy=passed_s >= busy_s)
             await asyncio.sleep(DRAIN_TICK_S)
+        await self._end_connections()
         for connection in list(self.connections):
             connection.abort()
         if self._sweeper is not None:
             self._sweeper.cancel()
 
-    def end_idle(self) -> None:
-        """Ends the streams with no frame on its way, so that their callers open another on another replica."""
+    def end_streams(self, *, even_busy: bool) -> None:
+        """Ends streams so that their callers open another on another replica; closes connections without calls."""
         now_ns = self.serving.now_ns()
         for connection in list(self.connections):
             for stream in list(connection.h2.streams.values()):
                 call = stream.call
-                if isinstance(call, ScoringStreamCall) and call.idle and now_ns - call.last_frame_ns > IDLE_NS:
-                    call.fail(UnavailableError("the server is draining"))
+                if isinstance(call, ScoringStreamCall):
+                    if even_busy or (call.idle and now_ns - call.last_frame_ns > IDLE_NS):
+                        call.end_after_frame(UnavailableError(DRAINING))
+                elif even_busy and isinstance(call, StreamingCall):
+                    _end_call(connection, stream)
             connection.flush()
-            if connection.h2.closing and not connection.h2.open_calls:
+            if connection.h2.is_done:
                 connection.close()
+
+    async def _end_connections(self) -> None:
+        """Sends a status for every call that is left, and closes each connection once its peer has read it.
+
+        gRPC's C core loses a status that it reads together with the end of the connection.
+        """
+        began_s = self._loop.time()
+        while self.connections and (passed_s := self._loop.time() - began_s) < STATUS_S + LINGER_S:
+            for connection in list(self.connections):
+                for stream in connection.h2.open_streams():
+                    _end_call(connection, stream)
+                connection.flush()
+                if connection.h2.is_done or passed_s >= STATUS_S:
+                    connection.close()
+            await asyncio.sleep(DRAIN_TICK_S)
 
     def _sweep(self) -> None:
         now_ns = self.serving.now_ns()
@@ -130,3 +169,11 @@ class NativeFront:
         for connection in list(self.connections):
             connection.sweep(now_ns, is_late=is_late)
         self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+
+
+def _end_call(connection: ServerConnection, stream: Stream) -> None:
+    call, method = stream.call, stream.head.method
+    if method is not None and stream.trailers is None:
+        connection.fail(stream, method.name, UnavailableError(DRAINING))
+    if call is not None:
+        call.cancel()

@@ -58,6 +58,7 @@ class ScoringStreamCall:
         self._offloaded = False  # a frame in flight is computed on another thread
         self.last_frame_ns = stream.arrived_ns
         self.ended = False
+        self._end_error: VolcastError | None = None  # ends the stream once its frames in the batcher are answered
         self._timer: asyncio.TimerHandle | None = None
         if (deadline_ns := stream.deadline_ns) is not None:
             delay_s = max(0, deadline_ns - self._serving.now_ns()) * 1e-9
@@ -84,6 +85,10 @@ class ScoringStreamCall:
         stream, connection = self.stream, self.connection
         if self.ended or self._offloaded or stream.unsent > MAX_UNSENT_BYTES or connection.paused:
             return
+        if self._end_error is not None:
+            if not (self._in_flight or stream.out):  # else responses go first, as the peer makes room
+                self.fail(self._end_error)
+            return
         if self._in_flight and (self._in_flight_bytes > MAX_IN_FLIGHT_BYTES or not stream.has_plain_message):
             return  # a message that ends the call must not overtake the responses before it
         connection.serving.mark_for_flush(connection)  # taking frames makes room for the peer
@@ -103,6 +108,8 @@ class ScoringStreamCall:
         """Scores and answers the only frame; False if there are more, or if the batcher must take it."""
         stream, connection = self.stream, self.connection
         if not self._method.packed or self.ended or self._in_flight or stream.remote_closed or connection.paused:
+            return False
+        if self._end_error is not None:
             return False
         if stream.unsent or stream.size > MAX_INLINE_BYTES:
             return False
@@ -241,6 +248,11 @@ class ScoringStreamCall:
         if not self._in_flight:
             self._offloaded = False
         self.on_data(alone=False)
+
+    def end_after_frame(self, error: VolcastError) -> None:
+        """Ends the stream once the frames in the batcher are answered; later frames are not read."""
+        self._end_error = error
+        self.pull()
 
     def fail(self, error: VolcastError) -> None:
         self.connection.fail(self.stream, self._method.name, error)

@@ -8,7 +8,7 @@ from common.errors import DeadlineError
 from server.http2.sending import framed
 from server.http2.stream import Stream
 from server.native.connection import ServerConnection
-from server.rpc.methods import Stream as StreamMethod
+from server.rpc.methods import StreamMethod
 
 MAX_UNSENT_BYTES = 256 * 1024  # of messages that the peer has no room for; above it `write` waits
 

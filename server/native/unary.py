@@ -171,7 +171,7 @@ class UnaryCalls:
         method = head.method
         try:
             if isinstance(method, Unary):
-                response = method.answer(raw)
+                response = method.respond(raw)
                 ParsedReply(connection, stream_id, method.name, None, arrived_ns).respond(response)
                 return
             serving.state.require_accepting()

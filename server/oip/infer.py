@@ -1,7 +1,7 @@
 """ModelInfer: tensors in, probabilities out.
 
-What can be told without the model is checked here: datatypes, shapes against lengths, outputs. Names and
-shapes against the model's schema are server.core.tensors'. Only the first fault of a request is named.
+This module checks everything that does not depend on the model: datatypes, shapes against lengths, outputs.
+server.core.tensors compares names and shapes with the model's schema. An error names the first fault only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from volcast.oip.v2 import (
 PROBABILITY = "probability"
 ROUTING_KEY = "routing_key"
 THRESHOLD = "threshold"
-# More tensors than any schema has features: a request of a million empty ones is not worth a look at each.
+# More tensors than any schema has features. A request of a million empty tensors is refused without reading each.
 MAX_INPUTS = 256
 _DTYPES: dict[str, np.dtype[np.floating[Any]]] = {"FP32": np.dtype("<f4"), "FP64": np.dtype("<f8")}
 _CONTENTS = {"FP32": "fp32_contents", "FP64": "fp64_contents"}
@@ -38,20 +38,23 @@ _SHARED_MEMORY = "shared_memory_region"
 _MAX_QUOTED = 40
 
 
-class Reply(msgspec.Struct, frozen=True, gc=False):
-    """What an answer takes from its request."""
+class InferResponseFormat(msgspec.Struct, frozen=True, gc=False):
+    """The properties of a request that determine its response.
+
+    id: the request's id. raw: the response has raw_output_contents, as the request had raw_input_contents.
+    """
 
     id: str
-    raw: bool  # as the request's inputs were
+    raw: bool
 
     def encode(self, result: Result) -> bytes:
-        """A serialized ModelInferResponse.
+        """Returns a serialized ModelInferResponse.
 
-        Messages one after the other are one message to a parser, so what answers have in common is
-        serialized once. Measured 1.2 us for one row; building the whole message takes 3.7 us.
+        A protobuf parser merges concatenated messages. So the fields that responses have in common are serialized
+        once and cached. Measured 1.2 us for one row; building the whole message takes 3.7 us.
         """
         model, probabilities = result.model, result.probabilities
-        common = _of_model(model.name, model.version, model.threshold) + _of_rows(len(probabilities), self.raw)
+        common = _model_fields(model.name, model.version, model.threshold) + _row_fields(len(probabilities), self.raw)
         if self.raw:
             values = np.asarray(probabilities, "<f8").tobytes()
             own = ModelInferResponse(id=self.id, raw_output_contents=(values,))
@@ -63,14 +66,14 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
 
 
 @lru_cache(maxsize=64)
-def _of_model(name: str, version: str, threshold: float) -> bytes:
-    # As text: doubles are Triton's addition, and KServe's clients see nothing where one is.
+def _model_fields(name: str, version: str, threshold: float) -> bytes:
+    # As text: double parameters are an addition of Triton, and KServe's clients drop them.
     parameters = {THRESHOLD: InferParameter(string_param=repr(threshold))}
     return ModelInferResponse(model_name=name, model_version=version, parameters=parameters).SerializeToString()
 
 
 @lru_cache(maxsize=1024)
-def _of_rows(rows: int, raw: bool) -> bytes:
+def _row_fields(rows: int, raw: bool) -> bytes:
     return ModelInferResponse(outputs=(_output(rows),)).SerializeToString() if raw else b""
 
 
@@ -79,18 +82,18 @@ def _output(rows: int, contents: InferTensorContents | None = None) -> ModelInfe
 
 
 def decode(raw: bytes) -> tuple[PredictInput, Callable[[Result], bytes]]:
-    """The input, and what makes bytes of its result; raises RequestError."""
+    """Returns the input and the encoder of its response; raises RequestError."""
     request = parse(ModelInferRequest, raw)
-    return infer_input(request), reply(request).encode
+    return infer_input(request), response_format(request).encode
 
 
-def reply(request: ModelInferRequest) -> Reply:
-    return Reply(request.id, bool(request.raw_input_contents) or not request.inputs)
+def response_format(request: ModelInferRequest) -> InferResponseFormat:
+    return InferResponseFormat(request.id, bool(request.raw_input_contents) or not request.inputs)
 
 
 def infer_input(request: ModelInferRequest) -> PredictInput:
     """Raises RequestError, naming the field."""
-    # Slices are lists: the containers themselves are walked at 1 us a step.
+    # Slices are lists, which are fast to iterate; a step through a protobuf container takes 1 us.
     inputs, raws = request.inputs[: MAX_INPUTS + 1], request.raw_input_contents[: MAX_INPUTS + 1]
     if len(inputs) > MAX_INPUTS:
         raise RequestError.of("inputs", f"expected at most {MAX_INPUTS}, got {len(request.inputs)}")
@@ -100,68 +103,73 @@ def infer_input(request: ModelInferRequest) -> PredictInput:
         raise RequestError.of("raw_input_contents", what)
     if request.outputs:
         _check_outputs(request.outputs)
-    tensors = [_tensor(index, one, raws[index] if raws else None) for index, one in enumerate(inputs)]
+    tensors = [_tensor(index, tensor, raws[index] if raws else None) for index, tensor in enumerate(inputs)]
     selection = Selection(request.model_name, request.model_version)
     return PredictInput(TensorInput(tensors), selection, _routing_key(request.parameters))
 
 
-def _tensor(index: int, one: Any, raw: bytes | None) -> Tensor:
-    dtype = _DTYPES.get(one.datatype)
+def _tensor(index: int, tensor: Any, raw: bytes | None) -> Tensor:
+    dtype = _DTYPES.get(tensor.datatype)
     if dtype is None:
-        raise RequestError.of(f"inputs[{index}].datatype", f"expected FP64 or FP32, got {one.datatype[:_MAX_QUOTED]!a}")
-    # Cut before it is looked at: the product of a million dimensions is a number of megabytes.
-    shape = tuple(one.shape[:4])
+        raise RequestError.of(
+            f"inputs[{index}].datatype", f"expected FP64 or FP32, got {tensor.datatype[:_MAX_QUOTED]!a}"
+        )
+    # Cut to 4 dimensions first: the product of a million dimensions would be an integer of megabytes.
+    shape = tuple(tensor.shape[:4])
     if not 1 <= len(shape) <= 2 or min(shape) < 0:
-        what = f"expected 1 or 2 dimensions, none below 0, got {len(one.shape)}: {list(shape)}"
+        what = f"expected 1 or 2 dimensions, none below 0, got {len(tensor.shape)}: {list(shape)}"
         raise RequestError.of(f"inputs[{index}].shape", what)
     count = shape[0] * shape[1] if len(shape) == 2 else shape[0]
-    values = _typed(index, one, dtype, shape, count) if raw is None else _raw(index, one, raw, dtype, shape, count)
-    return Tensor(one.name, shape, values)
+    values = (
+        _typed(index, tensor, dtype, shape, count) if raw is None else _raw(index, tensor, raw, dtype, shape, count)
+    )
+    return Tensor(tensor.name, shape, values)
 
 
-def _raw(index: int, one: Any, raw: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], count: int) -> Any:
-    """A view of the bytes."""
-    if one.HasField("contents") and one.contents.ListFields():
+def _raw(index: int, tensor: Any, raw: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], count: int) -> Any:
+    """Returns a view of the bytes."""
+    if tensor.HasField("contents") and tensor.contents.ListFields():
         raise RequestError.of(f"inputs[{index}].contents", "expected none beside raw_input_contents")
     if len(raw) != count * dtype.itemsize:
-        _refuse_shared_memory([one], f"inputs[{index}]")
-        expected = f"{count * dtype.itemsize} bytes (shape {list(shape)} of {one.datatype})"
+        _refuse_shared_memory([tensor], f"inputs[{index}]")
+        expected = f"{count * dtype.itemsize} bytes (shape {list(shape)} of {tensor.datatype})"
         raise RequestError.of(f"raw_input_contents[{index}]", f"expected {expected}, got {len(raw)}")
     return np.frombuffer(raw, dtype)
 
 
-def _typed(index: int, one: Any, dtype: np.dtype[Any], shape: tuple[int, ...], count: int) -> Any:
-    field = _CONTENTS[one.datatype]
-    filled = [descriptor.name for descriptor, _ in one.contents.ListFields()]
+def _typed(index: int, tensor: Any, dtype: np.dtype[Any], shape: tuple[int, ...], count: int) -> Any:
+    field = _CONTENTS[tensor.datatype]
+    filled = [descriptor.name for descriptor, _ in tensor.contents.ListFields()]
     if filled not in ([field], []):
-        _refuse_shared_memory([one], f"inputs[{index}]")
-        what = f"expected {field} alone for {one.datatype}, got {', '.join(filled)}"
+        _refuse_shared_memory([tensor], f"inputs[{index}]")
+        what = f"expected {field} alone for {tensor.datatype}, got {', '.join(filled)}"
         raise RequestError.of(f"inputs[{index}].contents", what)
-    values = getattr(one.contents, field)
+    values = getattr(tensor.contents, field)
     if len(values) != count:
-        _refuse_shared_memory([one], f"inputs[{index}]")
+        _refuse_shared_memory([tensor], f"inputs[{index}]")
         what = f"expected {count} values (shape {list(shape)}), got {len(values)}"
         raise RequestError.of(f"inputs[{index}].contents.{field}", what)
-    # Nothing but the packed field is left, and its elements lie in the message as they do in an array: 3 us
-    # for 256 rows, 100 us by way of Python's floats. A copy, since the field's head leaves them unaligned.
-    one.contents.DiscardUnknownFields()
-    packed = one.contents.SerializeToString()
+    # Without unknown fields the message consists of the packed field, whose elements have the layout of an array.
+    # Reading its bytes takes 3 us for 256 rows; converting Python floats takes 100 us. The array is copied because
+    # the field's tag and length leave the elements unaligned.
+    tensor.contents.DiscardUnknownFields()
+    packed = tensor.contents.SerializeToString()
     return np.array(np.frombuffer(packed, dtype, offset=len(packed) - count * dtype.itemsize))
 
 
 def _check_outputs(outputs: Any) -> None:
-    for index, one in enumerate(outputs):
-        if one.name != PROBABILITY:
-            what = f"no output {one.name[:_MAX_QUOTED]!a}; the model gives {PROBABILITY!a}"
+    for index, output in enumerate(outputs):
+        if output.name != PROBABILITY:
+            what = f"no output {output.name[:_MAX_QUOTED]!a}; the model gives {PROBABILITY!a}"
             raise RequestError.of(f"outputs[{index}].name", what)
-        if one.parameters:
-            _refuse_shared_memory([one], f"outputs[{index}]")
-            if "classification" in one.parameters:
+        if output.parameters:
+            _refuse_shared_memory([output], f"outputs[{index}]")
+            if "classification" in output.parameters:
                 raise RequestError.of(f"outputs[{index}].parameters[classification]", "there are no classes here")
 
 
 def _refuse_shared_memory(tensors: Any, field: str) -> None:
-    if any(_SHARED_MEMORY in one.parameters for one in tensors):
+    if any(_SHARED_MEMORY in tensor.parameters for tensor in tensors):
         what = "there is no shared memory here; send the values"
         raise RequestError.of(f"{field}.parameters[{_SHARED_MEMORY}]", what)
 
@@ -177,26 +185,26 @@ def _routing_key(parameters: Any) -> str:
 
 
 class InferFrame:
-    """One request of ModelStreamInfer. Its id is empty where it cannot be parsed."""
+    """One request of ModelStreamInfer. If the request cannot be parsed, the id of its response is empty."""
 
-    __slots__ = ("_reply", "input")
+    __slots__ = ("_format", "input")
 
     def __init__(self, raw: bytes) -> None:
-        self._reply = Reply("", True)
+        self._format = InferResponseFormat("", True)
         self.input: PredictInput | VolcastError
         try:
             request = parse(ModelInferRequest, raw)
-            self._reply = reply(request)
+            self._format = response_format(request)
             self.input = infer_input(request)
         except RequestError as error:
             self.input = error
 
     def encode(self, result: Result) -> bytes:
-        response = ModelInferResponse.FromString(self._reply.encode(result))
+        response = ModelInferResponse.FromString(self._format.encode(result))
         return ModelStreamInferResponse(infer_response=response).SerializeToString()
 
     def fail(self, error: Exception) -> bytes:
-        response = ModelInferResponse(id=self._reply.id)
+        response = ModelInferResponse(id=self._format.id)
         return ModelStreamInferResponse(
             error_message=to_status(error).message, infer_response=response
         ).SerializeToString()

@@ -1,7 +1,7 @@
-"""The REST form: JSON, with each tensor's values in it or, by Triton's binary extension, as bytes behind it.
+"""The REST form: JSON that contains the values of each tensor, or is followed by them as bytes (Triton's extension).
 
-Pure translation to and from the messages of the gRPC form, where tensors are always raw: what is wrong
-with a tensor is told by the server alone, in the same words for every door.
+This module only translates to and from the messages of the gRPC form, where tensors are always raw. The inference
+server alone validates tensors, so the errors of REST and gRPC have equal texts.
 """
 
 from __future__ import annotations
@@ -60,15 +60,20 @@ _flat = msgspec.json.Decoder(list[float])
 _nested = msgspec.json.Decoder(list[list[float]])
 
 
-class Asked(msgspec.Struct, frozen=True):
-    """How the outputs are to be sent: as bytes, by name and where nothing is said."""
+class OutputEncoding(msgspec.Struct, frozen=True):
+    """Whether outputs are sent as bytes. by_name: for single outputs. default: for all other outputs."""
 
-    binary: Mapping[str, bool]
-    otherwise: bool
+    by_name: Mapping[str, bool]
+    default: bool
+
+    def is_binary(self, output: str) -> bool:
+        return self.by_name.get(output, self.default)
 
 
-def read_request(body: bytes, header_length: str | None, name: str, version: str) -> tuple[ModelInferRequest, Asked]:
-    """header_length: the header's value, where the body is JSON and bytes. Raises RequestError."""
+def read_request(
+    body: bytes, header_length: str | None, name: str, version: str
+) -> tuple[ModelInferRequest, OutputEncoding]:
+    """header_length: value of HEADER_LENGTH; None if the body is JSON only. Raises RequestError."""
     size = _json_size(header_length, len(body))
     try:
         json = _decoder.decode(memoryview(body)[:size])
@@ -77,16 +82,16 @@ def read_request(body: bytes, header_length: str | None, name: str, version: str
     request = ModelInferRequest(model_name=name, model_version=version, id=json.id or "")
     _set_parameters(request.parameters, json.parameters)
     position = size
-    for index, one in enumerate(json.inputs):
-        tensor = request.inputs.add(name=one.name, datatype=one.datatype, shape=one.shape)
-        _set_parameters(tensor.parameters, one.parameters)
-        values, position = _values(index, one, body, position)
+    for index, given in enumerate(json.inputs):
+        tensor = request.inputs.add(name=given.name, datatype=given.datatype, shape=given.shape)
+        _set_parameters(tensor.parameters, given.parameters)
+        values, position = _values(index, given, body, position)
         request.raw_input_contents.append(values)
     if position != len(body):
         raise RequestError.of("body", f"{len(body) - position} bytes follow that are no input's")
     for output in json.outputs or ():
         _set_parameters(request.outputs.add(name=output.name).parameters, output.parameters)
-    return request, _asked(json)
+    return request, _output_encoding(json)
 
 
 def _json_size(header_length: str | None, total: int) -> int:
@@ -100,27 +105,27 @@ def _json_size(header_length: str | None, total: int) -> int:
     return size
 
 
-def _values(index: int, one: _Input, body: bytes, position: int) -> tuple[bytes, int]:
-    """The tensor's bytes, and where the next one's begin."""
-    size = (one.parameters or {}).get(_BINARY_SIZE)
+def _values(index: int, tensor: _Input, body: bytes, position: int) -> tuple[bytes, int]:
+    """Returns the tensor's bytes and the position after the bytes of this tensor."""
+    size = (tensor.parameters or {}).get(_BINARY_SIZE)
     if size is None:
-        if not one.has_data:
-            # Of a region of shared memory, too: the server says that there is none.
+        if not tensor.has_data:
+            # Also for a region of shared memory, which the server refuses.
             return b"", position
-        return _packed(index, one, bytes(one.data)), position
+        return _packed(index, tensor, bytes(tensor.data)), position
     if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(body) - position:
         expected = f"at most the {len(body) - position} bytes that are left of the body"
         raise RequestError.of(f"inputs[{index}].parameters[{_BINARY_SIZE}]", f"expected {expected}, got {size!a}")
-    if one.has_data:
+    if tensor.has_data:
         raise RequestError.of(f"inputs[{index}].data", f"expected none beside {_BINARY_SIZE}")
     return body[position : position + size], position + size
 
 
-def _packed(index: int, one: _Input, data: bytes) -> bytes:
-    """`data` as the bytes of its tensor: a flat list, or rows of one in the tensor's shape."""
-    dtype = _DTYPES.get(one.datatype)
+def _packed(index: int, tensor: _Input, data: bytes) -> bytes:
+    """Returns `data` as the bytes of its tensor. `data`: a flat list, or a list of rows in the tensor's shape."""
+    dtype = _DTYPES.get(tensor.datatype)
     if dtype is None:
-        return b""  # refused by the server, whatever it holds
+        return b""  # the server refuses the datatype
     try:
         array = np.array(_flat.decode(data))
     except msgspec.DecodeError:
@@ -128,12 +133,12 @@ def _packed(index: int, one: _Input, data: bytes) -> bytes:
             array = np.array(_nested.decode(data))
         except (msgspec.DecodeError, ValueError):
             raise RequestError.of(f"inputs[{index}].data", "expected numbers, or equally long lists of them") from None
-        if list(array.shape) != one.shape:
-            what = f"its lists have the shape {list(array.shape)}, `shape` says {one.shape[:4]}"
+        if list(array.shape) != tensor.shape:
+            what = f"its lists have the shape {list(array.shape)}, `shape` says {tensor.shape[:4]}"
             raise RequestError.of(f"inputs[{index}].data", what) from None
-    if len(one.shape) <= 2 and min(one.shape, default=-1) >= 0 and array.size != prod(one.shape):
-        raise RequestError.of(f"inputs[{index}].data", f"expected {prod(one.shape)} values, got {array.size}")
-    with np.errstate(over="ignore"):  # a number beyond float32 is infinite, and refused as such
+    if len(tensor.shape) <= 2 and min(tensor.shape, default=-1) >= 0 and array.size != prod(tensor.shape):
+        raise RequestError.of(f"inputs[{index}].data", f"expected {prod(tensor.shape)} values, got {array.size}")
+    with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite, which the server refuses
         return array.astype(dtype).tobytes()
 
 
@@ -153,28 +158,28 @@ def _set_parameters(fields: Any, parameters: _Parameters | None) -> None:
         fields[key].CopyFrom(parameter)
 
 
-def _asked(json: _Request) -> Asked:
-    given = {one.name: (one.parameters or {}).get(_BINARY) for one in json.outputs or ()}
-    otherwise = (json.parameters or {}).get(_BINARY_ALL) is True
-    return Asked({name: value is True for name, value in given.items() if value is not None}, otherwise)
+def _output_encoding(json: _Request) -> OutputEncoding:
+    given = {output.name: (output.parameters or {}).get(_BINARY) for output in json.outputs or ()}
+    default = (json.parameters or {}).get(_BINARY_ALL) is True
+    return OutputEncoding({name: value is True for name, value in given.items() if value is not None}, default)
 
 
-def write_response(response: ModelInferResponse, asked: Asked) -> tuple[bytes, int | None]:
-    """The body, and the length of its JSON where bytes follow it."""
-    outputs, behind = [], []
+def write_response(response: ModelInferResponse, encoding: OutputEncoding) -> tuple[bytes, int | None]:
+    """Returns the body and, if bytes follow its JSON, the length of the JSON."""
+    outputs, binary_values = [], []
     for output, values in zip(response.outputs, response.raw_output_contents, strict=True):
         fields: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": list(output.shape)}
-        if asked.binary.get(output.name, asked.otherwise):
+        if encoding.is_binary(output.name):
             fields["parameters"] = {_BINARY_SIZE: len(values)}
-            behind.append(values)
+            binary_values.append(values)
         else:
             fields["data"] = struct.unpack(f"<{len(values) // 8}d", values)  # outputs are FP64
         outputs.append(fields)
-    answer: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version}
+    content: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version}
     if response.id:
-        answer["id"] = response.id
+        content["id"] = response.id
     if _THRESHOLD in response.parameters:
-        answer["parameters"] = {_THRESHOLD: float(response.parameters[_THRESHOLD].string_param)}
-    answer["outputs"] = outputs
-    json = msgspec.json.encode(answer)
-    return (b"".join([json, *behind]), len(json)) if behind else (json, None)
+        content["parameters"] = {_THRESHOLD: float(response.parameters[_THRESHOLD].string_param)}
+    content["outputs"] = outputs
+    json = msgspec.json.encode(content)
+    return (b"".join([json, *binary_values]), len(json)) if binary_values else (json, None)

@@ -1,4 +1,4 @@
-"""What the protocol asks besides predictions: health, metadata, the model repository."""
+"""The methods of `inference.GRPCInferenceService`: predictions, health, metadata, the model repository."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from server.core.tensors import FEATURES
 from server.oip import NOT_UNLOADED
 from server.oip.infer import PROBABILITY, InferFrame, decode
 from server.rpc.inference import parse
-from server.rpc.methods import Method, Methods, Scoring, ScoringStream, Stream, StreamContext, Unary
+from server.rpc.methods import Method, Methods, Scoring, ScoringStream, StreamContext, StreamMethod, Unary
 from server.runtime.state import ServerState
 from volcast.oip.v2 import (
     ModelMetadataRequest,
@@ -37,7 +37,7 @@ from volcast.oip.v2 import (
 SERVICE = "inference.GRPCInferenceService"
 NAME = "volcast"
 PLATFORM = "onnx_onnxv1"  # the protocol's name of ONNX
-# Of Triton's extensions. The binary form of tensors is REST's alone, and the gateway has it.
+# Extensions that Triton defines. The gateway implements binary_tensor_data, which exists for REST only.
 EXTENSIONS = ("binary_tensor_data", "model_repository")
 
 TensorMetadata = ModelMetadataResponse.TensorMetadata
@@ -45,7 +45,7 @@ ModelIndex = RepositoryIndexResponse.ModelIndex
 
 
 class OpenInference:
-    """reload: asks for the models folder to be read again; None where the server does not do that."""
+    """reload: requests a new read of the models folder; None if this server does not support it."""
 
     def __init__(
         self, repository: Repository, state: ServerState, reload: Callable[[], Future[ReloadResult]] | None = None
@@ -64,9 +64,11 @@ class OpenInference:
             "RepositoryIndex": self.repository_index,
             "RepositoryModelUnload": self.model_unload,
         }
-        methods: dict[str, Method] = {f"/{SERVICE}/{name}": Unary(name, answer) for name, answer in unary.items()}
-        # One request and one answer are the same on the wire whether the answers are called a stream or not.
-        methods[f"/{SERVICE}/RepositoryModelLoad"] = Stream("RepositoryModelLoad", self.model_load, one_request=True)
+        methods: dict[str, Method] = {f"/{SERVICE}/{name}": Unary(name, respond) for name, respond in unary.items()}
+        # A unary method may be implemented as a stream method: a single request and a single response have the same
+        # bytes in both.
+        load = StreamMethod("RepositoryModelLoad", self.model_load, one_request=True)
+        methods[f"/{SERVICE}/RepositoryModelLoad"] = load
         methods[f"/{SERVICE}/ModelInfer"] = Scoring("ModelInfer", decode)
         methods[f"/{SERVICE}/ModelStreamInfer"] = ScoringStream("ModelStreamInfer", InferFrame)
         return methods
@@ -112,7 +114,7 @@ class OpenInference:
         }
         for failure in snapshot.failures:
             if not failure.version:
-                continue  # of the labels of a name: no entry is about them
+                continue  # the failure concerns a labels file, and no entry of the index describes labels
             entry = entries.setdefault(
                 (failure.name, failure.version),
                 ModelIndex(name=failure.name, version=failure.version, state="UNAVAILABLE"),
@@ -123,7 +125,11 @@ class OpenInference:
         return RepositoryIndexResponse(models=models).SerializeToString()
 
     async def model_load(self, context: StreamContext) -> None:
-        """Answers once the models folder has been read again. Raises InputError's kin where the model is refused."""
+        """Reads the models folder again and then responds.
+
+        Raises RequestError if the model is refused, ModelNotFoundError if it has no bundle, InputError if the folder
+        cannot be read, and UnsupportedError if this server does not load models on request.
+        """
         request = parse(RepositoryModelLoadRequest, await context.read() or b"")
         if request.parameters:
             raise RequestError.of("parameters", "expected none: a model comes from its bundle alone")

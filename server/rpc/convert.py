@@ -1,4 +1,4 @@
-"""Messages of volcast.v1 to values of the core, and back."""
+"""Converts messages of volcast.v1 to values of the core, and back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def predict_input(request: PredictRequest) -> PredictInput:
         )
         return PredictInput(packed, selection, request.routing_key)
     if encoding == "named":
-        # Plain dicts: looking a missing key up in a protobuf map would insert it.
+        # Plain dicts: reading a missing key of a protobuf map would insert that key.
         return PredictInput(
             NamedInput([dict(row.features) for row in request.named.rows]), selection, request.routing_key
         )
@@ -38,7 +38,10 @@ def _selection(model: ModelSelector) -> Selection:
 
 
 def predict_response(result: Result) -> PredictResponse:
-    """Building the message measured 1.3 us for one row and 8 us for 256; by hand it would be 1 us for both."""
+    """Returns the protobuf message.
+
+    Building it measured 1.3 us for one row and 8 us for 256 rows; writing the bytes by hand takes 1 us for both.
+    """
     return PredictResponse(
         model_name=result.model.name,
         model_version=result.model.version,
@@ -50,7 +53,7 @@ def predict_response(result: Result) -> PredictResponse:
 
 
 def health_response(snapshot: ModelSnapshot, default_model: str, state: ServerState) -> HealthResponse:
-    entries = {key: _loaded(model, snapshot.labels(model)) for key, model in snapshot.models.items()}
+    entries = {key: _model_status(model, snapshot.labels(model)) for key, model in snapshot.models.items()}
     for failure in snapshot.failures:
         entry = entries.setdefault(
             (failure.name, failure.version), ModelStatus(name=failure.name, version=failure.version)
@@ -66,7 +69,7 @@ def health_response(snapshot: ModelSnapshot, default_model: str, state: ServerSt
     )
 
 
-def _loaded(model: Model, labels: list[str]) -> ModelStatus:
+def _model_status(model: Model, labels: list[str]) -> ModelStatus:
     return ModelStatus(
         name=model.name,
         version=model.version,
@@ -74,6 +77,6 @@ def _loaded(model: Model, labels: list[str]) -> ModelStatus:
         ready=True,
         schema_name=model.schema.name,
         schema_hash=model.schema.hash,
-        features=[FeatureSpec(name=one.name, unit=one.unit) for one in model.schema.features],
+        features=[FeatureSpec(name=feature.name, unit=feature.unit) for feature in model.schema.features],
         threshold=model.threshold,
     )

@@ -1,7 +1,8 @@
 """grpc.health.v1: Check, List and Watch, overall ("") and for each service.
 
-grpcio's own servicer holds its lock while it writes to a watcher, so one that does not read would hold up
-the drain that wants to tell it. Here a watcher waits alone, on an event that is replaced at each change.
+grpcio's own servicer keeps its lock while it writes to a watcher. A watcher that does not read would block the
+drain, which has to send NOT_SERVING to every watcher. Here each watcher waits by itself on an event, and every
+change of the status replaces that event.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from grpc_health.v1.health_pb2 import DESCRIPTOR, HealthCheckRequest, HealthChec
 
 from common.errors import NotFoundError
 from server.rpc.inference import parse
-from server.rpc.methods import Methods, Stream, StreamContext, Unary
+from server.rpc.methods import Methods, StreamContext, StreamMethod, Unary
 
 SERVICE: str = DESCRIPTOR.services_by_name["Health"].full_name
 
 
-class HealthDoor:
+class HealthService:
+    """The status of all services of this server; they change together."""
+
     def __init__(self, services: Iterable[str]) -> None:
         self._services = {"", *services}
         self._serving = False
@@ -30,7 +33,7 @@ class HealthDoor:
         return {
             f"/{SERVICE}/Check": Unary("Check", self.check),
             f"/{SERVICE}/List": Unary("List", self.list),
-            f"/{SERVICE}/Watch": Stream("Watch", self.watch, one_request=True),
+            f"/{SERVICE}/Watch": StreamMethod("Watch", self.watch, one_request=True),
         }
 
     def set_serving(self, serving: bool) -> None:
@@ -39,7 +42,7 @@ class HealthDoor:
         changed.set()
 
     def close(self) -> None:
-        """Not serving, for good: watchers are told, then let go."""
+        """Sets NOT_SERVING for good. Each Watch call writes that status and ends."""
         self._closed = True
         self.set_serving(False)
 
@@ -47,28 +50,28 @@ class HealthDoor:
         service = parse(HealthCheckRequest, raw).service
         if service not in self._services:
             raise NotFoundError.of("service", f"unknown service {service[:64]!a}")
-        return self._answer(service).SerializeToString()
+        return self._response(service).SerializeToString()
 
     def list(self, raw: bytes) -> bytes:
-        statuses = {service: self._answer(service) for service in self._services}
-        answer: bytes = health_pb2.HealthListResponse(statuses=statuses).SerializeToString()  # type: ignore[attr-defined]
-        return answer
+        statuses = {service: self._response(service) for service in self._services}
+        response: bytes = health_pb2.HealthListResponse(statuses=statuses).SerializeToString()  # type: ignore[attr-defined]
+        return response
 
     async def watch(self, context: StreamContext) -> None:
-        """The status now and at each change. A service that is unknown is told as such and watched on."""
+        """Writes the current status and each later change. An unknown service has the status SERVICE_UNKNOWN."""
         service = parse(HealthCheckRequest, await context.read() or b"").service
-        told = None
+        last_written = None
         while True:
             changed, closed = self._changed, self._closed
-            answer = self._answer(service)
-            if answer != told:
-                await context.write(answer.SerializeToString())
-                told = answer
+            response = self._response(service)
+            if response != last_written:
+                await context.write(response.SerializeToString())
+                last_written = response
             if closed:
                 return
             await changed.wait()
 
-    def _answer(self, service: str) -> HealthCheckResponse:
+    def _response(self, service: str) -> HealthCheckResponse:
         if service not in self._services:
             return HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
         if self._serving:

@@ -1,4 +1,4 @@
-"""volcast.v1.InferenceService as methods."""
+"""The methods of volcast.v1.InferenceService."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from server.runtime.state import ServerState
 from volcast.v1 import PredictRequest, StreamPredictRequest, StreamPredictResponse
 
 SERVICE = "volcast.v1.InferenceService"
-_FRAME_ID = re.compile(rb"\x08[\x80-\xff]{0,9}[\x00-\x7f]")  # field 1 of a frame, at its begin
+_FRAME_ID = re.compile(rb"\x08[\x80-\xff]{0,9}[\x00-\x7f]")  # field 1, at the start of a frame
 
 
 def methods(repository: Repository, state: ServerState) -> Methods:
@@ -46,14 +46,17 @@ def _encode_predict(result: Result) -> bytes:
 
 
 class PredictFrame:
-    """One frame of StreamPredict. Where it cannot be parsed, its id is what stands first in it, or 0."""
+    """One frame of StreamPredict.
+
+    If the frame cannot be parsed, its id is read from the frame's first field. Without such a field the id is 0.
+    """
 
     __slots__ = ("_frame_id", "input")
 
     def __init__(self, raw: bytes) -> None:
         self.input: PredictInput | VolcastError
         try:
-            frame = self._parsed(raw)
+            frame = self._parse(raw)
             self._frame_id = frame.frame_id
             if not frame.HasField("request"):
                 raise RequestError.of("request", "expected a PredictRequest, got none")
@@ -61,7 +64,7 @@ class PredictFrame:
         except RequestError as error:
             self.input = error
 
-    def _parsed(self, raw: bytes) -> Any:
+    def _parse(self, raw: bytes) -> Any:
         self._frame_id = 0
         try:
             return parse(StreamPredictRequest, raw)
@@ -79,7 +82,11 @@ class PredictFrame:
 
 
 def parse(kind: Any, raw: bytes) -> Any:
-    """grpcio answers what it cannot parse with UNKNOWN and the parser's text; parsed here it is INVALID_ARGUMENT."""
+    """Parses a message; raises RequestError.
+
+    If grpcio parsed the message itself, a malformed message would end with UNKNOWN and the parser's text. A
+    RequestError becomes INVALID_ARGUMENT.
+    """
     try:
         return kind.FromString(raw)
     except DecodeError:

@@ -1,8 +1,8 @@
-"""gRPC methods as both fronts carry them: bytes in, bytes out, whatever moves the bytes.
+"""gRPC methods, independent of the front: bytes in, bytes out.
 
-A door (server.rpc.inference, health, reflection, server.oip) gives a table from path to method; a front
-(server.grpcio.front, server.native) carries every table the same way. What a method raises becomes the
-call's status by common.rpc_status.
+A service (server.rpc.inference, health, reflection, server.oip) provides a table from path to method. Both fronts
+(server.grpcio.front, server.native) serve every table in the same way. If a method raises an error,
+common.rpc_status maps the error to the call's status.
 """
 
 from __future__ import annotations
@@ -18,26 +18,31 @@ from server.core.requests import PredictInput
 
 
 class Unary(msgspec.Struct, frozen=True):
-    """Answered at once, never behind work that waits."""
+    """A method that responds at once, without the queue in front of the model."""
 
     packed: ClassVar[bool] = False
 
     name: str
-    answer: Callable[[bytes], bytes]
+    respond: Callable[[bytes], bytes]
 
 
 class Scoring(msgspec.Struct, frozen=True):
-    """Answered from a batch. decode gives the input and what makes bytes of its result."""
+    """A unary method that scores rows in a batch.
+
+    decode: parses a request and returns the input and an encoder of the response. Raises RequestError.
+    packed: the request is a PredictRequest and the response a PredictResponse, whose bytes server.wire.templates
+    recognizes.
+    """
 
     name: str
     decode: Callable[[bytes], tuple[PredictInput, Callable[[Result], bytes]]]
-    packed: bool = False  # takes PredictRequest and gives PredictResponse: server.wire.templates knows their bytes
+    packed: bool = False
 
 
 class Frame(Protocol):
     """One message of a scoring stream."""
 
-    input: PredictInput | VolcastError  # an error is the frame's own: the stream lives on
+    input: PredictInput | VolcastError  # an error fails this frame; the stream continues
 
     def encode(self, result: Result) -> bytes: ...
 
@@ -45,27 +50,30 @@ class Frame(Protocol):
 
 
 class ScoringStream(msgspec.Struct, frozen=True):
-    """Answers in the order of the frames, each from a batch."""
+    """A bidirectional method that scores frames in batches and responds in the order of the frames.
+
+    packed: frames are StreamPredictRequest and StreamPredictResponse, as for `Scoring`.
+    """
 
     name: str
     decode: Callable[[bytes], Frame]
-    packed: bool = False  # the same inside of StreamPredictRequest and StreamPredictResponse
+    packed: bool = False
 
 
 class StreamContext(Protocol):
     async def read(self) -> bytes | None:
-        """The next message; None once the caller has ended its side."""
+        """Returns the next message; None if the caller has closed its side of the stream."""
 
     async def write(self, message: bytes) -> None: ...
 
 
-class Stream(msgspec.Struct, frozen=True):
-    """A dialogue that needs no model. one_request: the caller sends one message."""
+class StreamMethod(msgspec.Struct, frozen=True):
+    """A streaming method that needs no model. one_request: the caller sends a single message."""
 
     name: str
     run: Callable[[StreamContext], Awaitable[None]]
     one_request: bool = False
 
 
-Method = Unary | Scoring | ScoringStream | Stream
+Method = Unary | Scoring | ScoringStream | StreamMethod
 Methods = Mapping[str, Method]  # by path, such as "/volcast.v1.InferenceService/Predict"

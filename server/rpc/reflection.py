@@ -1,7 +1,7 @@
-"""Server reflection, v1 and v1alpha, so that grpcurl needs no files.
+"""Server reflection, v1 and v1alpha: with it grpcurl needs no .proto files.
 
-grpcio-reflection brings v1alpha only. v1 is the same messages under another package name, so the same
-servicer answers both, and v1's descriptor is made from v1alpha's.
+grpcio-reflection implements v1alpha only. v1 has equal messages under another package name. So one servicer
+implements both versions, and the descriptor of v1 is derived from the descriptor of v1alpha.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from grpc_reflection.v1alpha.reflection import SERVICE_NAME as V1ALPHA
 from grpc_reflection.v1alpha.reflection import aio
 
 from server.rpc.inference import parse
-from server.rpc.methods import Methods, Stream, StreamContext
+from server.rpc.methods import Methods, StreamContext, StreamMethod
 
 V1 = V1ALPHA.replace(".v1alpha.", ".v1.")
 
 
 def methods(services: Iterable[str]) -> Methods:
-    """For services whose descriptors are loaded; reflection lists itself, too."""
+    """services: names of services whose descriptors are loaded. The reflection services are added to the list."""
     _describe_v1()
     servicer: Any = aio.ReflectionServicer([*services, V1, V1ALPHA])
 
@@ -29,7 +29,7 @@ def methods(services: Iterable[str]) -> Methods:
         async for response in servicer.ServerReflectionInfo(_requests(context), None):
             await context.write(response.SerializeToString())
 
-    return {f"/{name}/ServerReflectionInfo": Stream("ServerReflectionInfo", reflect) for name in (V1, V1ALPHA)}
+    return {f"/{name}/ServerReflectionInfo": StreamMethod("ServerReflectionInfo", reflect) for name in (V1, V1ALPHA)}
 
 
 async def _requests(context: StreamContext) -> AsyncIterator[Any]:

@@ -1,4 +1,4 @@
-"""The batcher on an event loop: a batch runs as soon as the loop has read everything that has arrived."""
+"""Runs the batcher on an event loop: a batch runs after the loop has read all data that has arrived."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from common.errors import OverloadedError
 from server.core.batcher import Batcher, Work
 from server.core.dataplane import Computed, DataPlane, ModelRun
 
-RETRY_AFTER_S = 0.05  # a full queue is a few milliseconds of work
+RETRY_AFTER_S = 0.05  # hint to a refused caller; computing a full queue takes a few milliseconds
 
 
 class BatchLoop:
     """Must be built on the running loop.
 
-    max_delay_us: how long a batch may wait for more calls; 0: not at all.
-    after_batch: called after each batch, once its callers have their responses.
+    max_delay_us: longest time that a batch waits for more calls; 0: batches do not wait.
+    after_batch: called after each batch, when its responses have been written.
     """
 
     def __init__(
@@ -37,29 +37,29 @@ class BatchLoop:
 
     @property
     def idle(self) -> bool:
-        """Whether no call waits, and none has to wait for more calls."""
+        """True if the queue is empty and batches do not wait for more calls."""
         return not self.batcher.waiting and not self._max_delay_s
 
     def put(self, work: Work) -> None:
-        """Queues work. Its batch runs at the end of this turn of the loop, or once the delay is over."""
+        """Queues work. Its batch runs at the end of this turn of the loop, or after the delay if one is set."""
         self.batcher.put(work)
         if self._timer is None:
             if self._max_delay_s and self.batcher.rows < self.max_batch_rows:
-                self._timer = self._loop.call_later(self._max_delay_s, self._turn)
+                self._timer = self._loop.call_later(self._max_delay_s, self._run_batch)
             else:
-                self._timer = self._loop.call_soon(self._turn)
+                self._timer = self._loop.call_soon(self._run_batch)
         elif self._max_delay_s and self.batcher.rows >= self.max_batch_rows:
             self._timer.cancel()
-            self._timer = self._loop.call_soon(self._turn)
+            self._timer = self._loop.call_soon(self._run_batch)
 
-    def _turn(self) -> None:
+    def _run_batch(self) -> None:
         self._timer = None
         try:
             self.batcher.run()
-        finally:  # after a fault, which the loop logs, the rest of the queue must not wait for the next caller
+        finally:  # after an error, which the loop logs, the rest of the queue must not wait for the next call
             self.after_batch()
             if self.batcher.waiting and self._timer is None:
-                self._timer = self._loop.call_soon(self._turn)
+                self._timer = self._loop.call_soon(self._run_batch)
 
     def _offload(self, compute: Callable[[], Computed], done: Callable[[Computed], None]) -> None:
         def finished(future: asyncio.Future[Computed]) -> None:

@@ -16,7 +16,7 @@ MIN_MAPPED_BYTES = 8 * 1024 * 1024  # an allocation of so many bytes is mapped, 
 
 
 def keep_freed_memory() -> None:
-    """Does nothing where the C library has no `mallopt` (musl, macOS)."""
+    """Does nothing if the C library has no `mallopt` (musl, macOS)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, MAX_IDLE_HEAP_BYTES)

@@ -19,7 +19,7 @@ from server.core.models import ReloadResult, Repository
 
 
 class Reloader:
-    """watch_s: the time between two looks at the folder; 0: reload on request only."""
+    """watch_s: the time between two comparisons of the folder; 0: reload on request only."""
 
     def __init__(self, repository: Repository, folder: Path, watch_s: float, log: Any) -> None:
         self._repository = repository
@@ -62,7 +62,7 @@ class Reloader:
             try:
                 waiting = [self._requests.get(timeout=self._watch_s or None)]
             except queue.Empty:
-                self._look()
+                self._reload_if_changed()
                 continue
             while not self._requests.empty():
                 waiting.append(self._requests.get())
@@ -71,10 +71,10 @@ class Reloader:
                 for future in futures:
                     future.set_exception(InputError("the server is stopping"))
                 return
-            self._answer(futures)
+            self._respond(futures)
 
-    def _look(self) -> None:
-        # Taken before the load: a change during the load is noticed at the next look.
+    def _reload_if_changed(self) -> None:
+        # Taken before the load: the next comparison notices a change during the load.
         seen = fingerprint(self._folder)
         if seen == self._seen:
             return
@@ -86,7 +86,7 @@ class Reloader:
         except Exception:
             self._log.exception("reload_failed")
 
-    def _answer(self, futures: list[Future[ReloadResult]]) -> None:
+    def _respond(self, futures: list[Future[ReloadResult]]) -> None:
         try:
             self._seen = fingerprint(self._folder)
             changes = self._load("request")

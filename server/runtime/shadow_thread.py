@@ -9,11 +9,11 @@ from typing import Any
 from common.threads import essential_thread
 from server.core.shadow import ShadowScorer
 
-LOOK_EVERY_S = 0.02
+POLL_S = 0.02
 IDLE_S = 1.0  # while no model has a shadow
 # The thread pauses three times as long as it worked. A lower priority instead would be worse: the scheduler would
 # suspend the thread while it holds the interpreter's lock, and every answer would wait for it.
-REST = 3.0
+PAUSE_PER_WORK = 3.0
 
 
 class ShadowThread:
@@ -40,6 +40,6 @@ class ShadowThread:
                 self._log.exception("shadow_failed")
                 scored = 0
             if scored:
-                pause_s = REST * (perf_counter() - started_s)
+                pause_s = PAUSE_PER_WORK * (perf_counter() - started_s)
             else:
-                pause_s = LOOK_EVERY_S if self._shadows.active else IDLE_S
+                pause_s = POLL_S if self._shadows.active else IDLE_S

@@ -1,4 +1,4 @@
-"""Where a server is in its life: starting, ready, draining."""
+"""The state of a server: starting, ready, draining."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from common.errors import UnavailableError
 
 @dataclass
 class ServerState:
-    """accepting: calls are answered. ready: health says so, which ends before the last call is answered."""
+    """accepting: calls are accepted. ready: health reports SERVING; it ends before `accepting` does."""
 
     build: str
     front: str

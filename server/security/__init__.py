@@ -1,4 +1,4 @@
-"""Who may talk to a server, how much one caller may take, and what the wire gives away.
+"""TLS, bearer tokens and limits per connection.
 
-Nothing here is on the path of a call but `Gate.admit`.
+Of this package, only `Gate.admit` runs once per call.
 """

@@ -1,4 +1,4 @@
-"""A certificate and its key as files, checked before anyone is shown them."""
+"""Reads and validates a certificate and its key before a server presents them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ _SEQUENCE, _UTC_TIME, _GENERALIZED_TIME, _VERSION = 0x30, 0x17, 0x18, 0xA0
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """What a server shows and how it checks callers. expires_s: the first of the chain to end, seconds since 1970.
+class CertificatePair:
+    """A certificate chain, its key, and the CA of client certificates.
 
-    context: the same for the standard library's ssl, as gRPC needs it.
+    client_ca: None if clients present no certificates.
+    expires_s: the earliest end of validity in the chain, seconds since 1970.
+    context: the pair as a context of the standard library's ssl, configured for gRPC.
     """
 
     cert: bytes
@@ -30,11 +32,11 @@ class Pair:
     context: ssl.SSLContext = field(compare=False, repr=False)
 
 
-def read_pair(cert: Path, key: Path, client_ca: Path | None, now_s: float) -> Pair:
-    """Raises InputError, saying which file and why: unreadable, not PEM, a key of another certificate, expired."""
+def read_pair(cert: Path, key: Path, client_ca: Path | None, now_s: float) -> CertificatePair:
+    """Raises InputError with file and reason: unreadable, not PEM, a key of another certificate, expired."""
     paths = [cert, key] if client_ca is None else [cert, key, client_ca]
     before = signature(paths)
-    pair = _checked(cert, key, client_ca)
+    pair = _read_files(cert, key, client_ca)
     if signature(paths) != before:
         raise InputError(f"TLS certificate {cert}: changed while it was read")
     if pair.expires_s <= now_s:
@@ -42,12 +44,12 @@ def read_pair(cert: Path, key: Path, client_ca: Path | None, now_s: float) -> Pa
     return pair
 
 
-def _checked(cert: Path, key: Path, client_ca: Path | None) -> Pair:
+def _read_files(cert: Path, key: Path, client_ca: Path | None) -> CertificatePair:
     chain, secret = _read("certificate", cert), _read("key", key)
     expires_s = min(_expiries(cert, chain))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        # A password callback, or OpenSSL would ask for one on the terminal.
+        # Without a password callback OpenSSL would prompt on the terminal.
         context.load_cert_chain(cert, key, password=lambda: b"")
     except (OSError, ssl.SSLError):
         raise InputError(f"TLS key {key}: not an unencrypted PEM key of the certificate {cert}") from None
@@ -55,11 +57,14 @@ def _checked(cert: Path, key: Path, client_ca: Path | None) -> Pair:
     if client_ca is not None:
         roots = _read("client CA", client_ca)
         list(_expiries(client_ca, roots))
-    return Pair(chain, secret, roots, expires_s, _for_grpc(context, roots))
+    return CertificatePair(chain, secret, roots, expires_s, _for_grpc(context, roots))
 
 
 def _for_grpc(context: ssl.SSLContext, roots: bytes | None) -> ssl.SSLContext:
-    """HTTP/2 over TLS 1.2 at least, without renegotiation (RFC 9113, section 9.2); callers as client_ca says."""
+    """Requires HTTP/2 over TLS 1.2 or later without renegotiation (RFC 9113, section 9.2).
+
+    roots: if given, every client must present a certificate that one of these CAs signed.
+    """
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
     context.options |= ssl.OP_NO_RENEGOTIATION
@@ -88,11 +93,11 @@ def _expiries(path: Path, pem: bytes) -> Iterator[float]:
 
 
 def not_after_s(der: bytes) -> float:
-    """When an X.509 certificate ends, seconds since 1970.
+    """Returns the end of validity of an X.509 certificate, seconds since 1970.
 
-    The one field that the standard library does not give of a certificate that nobody has verified.
-    RFC 5280 section 4.1: validity is the fifth field of TBSCertificate, or the fourth where the version
-    is left out. Raises ValueError or IndexError for what is no certificate.
+    The standard library reads this field of verified certificates only. RFC 5280 section 4.1: validity is the fifth
+    field of TBSCertificate, or the fourth if the version is omitted. Raises ValueError or IndexError if the bytes
+    are no certificate.
     """
     tbs = _next(_next(der, _SEQUENCE)[0], _SEQUENCE)[0]
     rest = _next(tbs, _VERSION)[1] if tbs[0] == _VERSION else tbs
@@ -102,7 +107,7 @@ def not_after_s(der: bytes) -> float:
     after = _next(validity)[1]
     text = _next(after)[0].decode("ascii")
     if after[0] == _UTC_TIME:
-        # RFC 5280 section 4.1.2.5.1: two digits from 50 on are of the last century.
+        # RFC 5280 section 4.1.2.5.1: years from 50 to 99 mean 1950 to 1999.
         text = ("19" if text[:2] >= "50" else "20") + text
     elif after[0] != _GENERALIZED_TIME:
         raise ValueError("no time")
@@ -110,7 +115,7 @@ def not_after_s(der: bytes) -> float:
 
 
 def _next(data: bytes, tag: int | None = None) -> tuple[bytes, bytes]:
-    """The content of the first DER element, and what follows it."""
+    """Returns the content of the first DER element and the bytes after that element."""
     if tag is not None and data[0] != tag:
         raise ValueError("another field")
     size, start = data[1], 2

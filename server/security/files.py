@@ -1,4 +1,4 @@
-"""Whether files have changed, at the price of one stat each."""
+"""Detects changes of files with a single stat per file."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ Signature = tuple[int, int, int]
 
 
 def signature(paths: Iterable[Path]) -> tuple[Signature | None, ...]:
-    """What changes when a file does; a link is followed, since mounted secrets are swapped by one."""
+    """Returns times, sizes and inodes; None for a missing file.
+
+    Symbolic links are followed, since an update of a mounted secret exchanges a link.
+    """
     return tuple(_signature(path) for path in paths)
 
 
 def _signature(path: Path) -> Signature | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -1,4 +1,4 @@
-"""The gate in front of grpc.aio's handlers, without an interceptor."""
+"""Checks tokens before grpc.aio's handlers run, without an interceptor."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from common.errors import UnauthenticatedError
 from server.security.tokens import Gate, authorization
 
 
-class Guarded(grpc.GenericRpcHandler):
-    """Handlers by path that are only there, even by name, for those the gate admits.
+class AuthenticatedHandlers(grpc.GenericRpcHandler):
+    """All handlers of a server by path. A caller that the gate refuses cannot even learn which paths exist.
 
-    One for all methods: grpc asks one generic handler after the other for each call.
+    A single generic handler serves all methods, since grpc tries the generic handlers of a server in sequence for
+    every call.
     """
 
     def __init__(self, gate: Gate, handlers: Mapping[str, Any]) -> None:
-        """handlers: what grpc.*_rpc_method_handler() makes, by path such as "/volcast.v1.InferenceService/Predict"."""
+        """handlers: results of grpc.*_rpc_method_handler(), by path such as "/volcast.v1.InferenceService/Predict"."""
         self._gate = gate
         self._handlers = handlers
 
@@ -35,5 +36,5 @@ def _refusal(text: str) -> Any:
     async def refuse(requests: object, context: Any) -> None:
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, text)
 
-    # As a stream, whatever the method is: a message that is on its way is not waited for.
+    # A stream handler also for unary methods: it refuses the call before the request message has arrived.
     return grpc.stream_stream_rpc_method_handler(refuse)

@@ -1,39 +1,41 @@
-"""How much one caller may take of a grpcio server, as gRPC core's channel arguments.
+"""Limits of a grpcio server per connection, as gRPC core's channel arguments.
 
-Each is held against a raw connection in tests/server/security/test_limits.py.
+tests/server/security/test_limits.py tests each limit with a raw connection.
 """
 
 from __future__ import annotations
 
 from common.config import ServerConfig
 
-MAX_PING_STRIKES = 2  # of pings that came too early, before the connection is told to calm down
+MAX_PING_STRIKES = 2  # early pings of a connection before the server sends ENHANCE_YOUR_CALM
 
 
 def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
-    """The options of grpc.aio.server()."""
+    """Returns the options for grpc.aio.server()."""
     ping_ms = _ms(config.min_ping_interval_s)
     return [
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", config.max_concurrent_streams),
-        # The first is a soft limit, between the two calls are refused at random: made one hard limit.
+        # max_metadata_size is a soft limit: between both limits gRPC refuses calls at random. Equal values make it
+        # a hard limit.
         ("grpc.max_metadata_size", config.max_metadata_bytes),
         ("grpc.absolute_max_metadata_size", config.max_metadata_bytes),
         ("grpc.http2.min_ping_interval_without_data_ms", ping_ms),
         ("grpc.http2.max_ping_strikes", MAX_PING_STRIKES),
-        # Without it an idle client that keeps its connection alive is held to one ping in two hours.
+        # Without this option an idle client may send only one ping in two hours.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.keepalive_time_ms", _ms(config.keepalive_s)),
         ("grpc.keepalive_timeout_ms", _ms(config.keepalive_timeout_s)),
-        # What really ends the connection in gRPC 1.85: with the line above alone it was pinged and kept.
+        # gRPC 1.85 ends the connection after this time. With keepalive_timeout_ms alone it kept the connection.
         ("grpc.http2.ping_timeout_ms", _ms(config.keepalive_timeout_s)),
         ("grpc.server_handshake_timeout_ms", _ms(config.handshake_timeout_s)),
         ("grpc.max_allowed_incoming_connections", config.max_connections),
-        # Beyond these gRPC answers CANCELLED before our queue has seen the call, which says when to come back.
+        # Beyond these limits gRPC responds with CANCELLED. They are far above the size of our own queue, which
+        # refuses a call with a retry hint.
         ("grpc.server.max_pending_requests", 100_000),
         ("grpc.server.max_pending_requests_hard_limit", 200_000),
-        # Off, or a second server on the same port would silently take half of the calls.
+        # If SO_REUSEPORT were on, a second server on this port would silently receive half of the calls.
         ("grpc.so_reuseport", 0),
     ]
 

@@ -1,4 +1,4 @@
-"""Where plaintext may be spoken."""
+"""Decides on which addresses a server may listen without TLS."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from common.errors import UsageError
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens on `host`. A name but localhost may be anything."""
+    """Tells whether only this machine can connect to `host`. Of names, only localhost counts as loopback."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -16,7 +16,7 @@ def is_loopback(host: str) -> bool:
 
 
 def require_safe_listener(section: str, host: str, tls: bool, allow_plaintext: bool) -> None:
-    """Raises UsageError where tokens and answers would cross a network in the clear and nobody said they may."""
+    """Raises UsageError if tokens and responses would cross a network unencrypted and `allow_plaintext` is not set."""
     if tls or allow_plaintext or is_loopback(host):
         return
     raise UsageError(

@@ -1,7 +1,7 @@
-"""Bearer tokens (RFC 6750), known by their SHA-256 alone.
+"""Bearer tokens (RFC 6750). The server stores only their SHA-256.
 
-A plain hash is enough because `volcast token` draws 256 random bits: there is no dictionary to try, as
-there is with passwords, and a slow hash would cost every call.
+A plain hash is enough: `volcast token` draws 256 random bits, so a dictionary attack is impossible. A slow hash
+would cost time in every call.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from common.errors import InputError, UnauthenticatedError
 from server.security.files import signature
 
 HEADER = "authorization"
-REFUSED = "a valid bearer token is needed"  # the same for none, a malformed and an unknown one
-MAX_HEADER_CHARS = 512  # ours take 50; what is longer is not even hashed
-MAX_TOKENS = 1000  # all are compared with each call
+REFUSAL_TEXT = "a valid bearer token is needed"  # a missing, a malformed and an unknown token give equal errors
+MAX_HEADER_CHARS = 512  # our headers have 50; a longer header is refused without hashing it
+MAX_TOKENS = 1000  # every call compares its token with all of them
 
 _LINE = re.compile(r"([0-9a-fA-F]{64})\s+(\S+)")
 
 
 class Tokens:
-    """The tokens of a file, read again when it changes. A file that is no good leaves those before it."""
+    """The tokens of a file, read again after a change. If the new file is invalid, the previous tokens stay."""
 
     def __init__(self, path: Path, log: Any) -> None:
-        """Raises InputError for a file that cannot be used."""
+        """Raises InputError if the file cannot be used."""
         self._path = path
         self._log = log
         self._seen = signature([path])
@@ -42,33 +42,33 @@ class Tokens:
         return len(self._entries)
 
     def verify(self, header: str | None) -> str | None:
-        """The name of the caller that an Authorization header speaks for; None where it is nobody's.
+        """Returns the caller's name for an Authorization header; None if no token matches.
 
-        How long it takes does not depend on which entry fits, or on how much of one does: every digest
-        is compared, each in constant time.
+        The duration does not reveal which entry matches or how many of its bytes do: every digest is compared, each
+        in constant time.
         """
         if header is None or len(header) > MAX_HEADER_CHARS or header[:7].lower() != "bearer ":
             return None
         digest = hashlib.sha256(header[7:].encode("utf-8", "replace")).digest()
-        found = None
+        caller = None
         for known, name in self._entries:
             if hmac.compare_digest(known, digest):
-                found = name
-        return found
+                caller = name
+        return caller
 
     @contextmanager
-    def lent(self) -> Iterator[str]:
-        """The header of a token for the process itself, for its trial call at start; known only meanwhile."""
-        drawn = secrets.token_urlsafe(32)
-        own = (hashlib.sha256(drawn.encode()).digest(), "self")
+    def temporary_header(self) -> Iterator[str]:
+        """A header for the server's own self-check at start. Its token is valid only inside the context."""
+        token = secrets.token_urlsafe(32)
+        own = (hashlib.sha256(token.encode()).digest(), "self")
         self._entries = (*self._entries, own)
         try:
-            yield f"Bearer {drawn}"
+            yield f"Bearer {token}"
         finally:
-            self._entries = tuple(one for one in self._entries if one != own)
+            self._entries = tuple(entry for entry in self._entries if entry != own)
 
     def refresh(self, force: bool = False) -> bool:
-        """Reads the file again where it has changed; costs one stat. Returns whether other tokens count now."""
+        """Reads the file again if it has changed; costs one stat. Returns True if the tokens were replaced."""
         now = signature([self._path])
         if now == self._seen and not force:
             return False
@@ -85,28 +85,28 @@ class Tokens:
 
 
 class Gate:
-    """Who may call what. Without tokens everyone may call everything."""
+    """Decides which calls are allowed. Without tokens every call is allowed."""
 
     OPEN = ("/grpc.health.v1.Health/",)
 
     def __init__(self, tokens: Tokens | None, open_prefixes: tuple[str, ...] = OPEN) -> None:
-        """open_prefixes: of the paths that need no token."""
+        """open_prefixes: paths that begin with these need no token."""
         self._tokens = tokens
         self._open = open_prefixes
         self.refused = 0
 
     def admit(self, path: str, header: str | None) -> str | None:
-        """The caller's name; None where no token is needed. Raises UnauthenticatedError."""
+        """Returns the caller's name; None if the path needs no token. Raises UnauthenticatedError."""
         if self._tokens is None or path.startswith(self._open):
             return None
         name = self._tokens.verify(header)
         if name is None:
             self.refused += 1
-            raise UnauthenticatedError(REFUSED)
+            raise UnauthenticatedError(REFUSAL_TEXT)
         return name
 
     def refusal(self, path: bytes, header: bytes) -> str:
-        """What server.http2 asks: why the caller may not call this; empty where it may."""
+        """Returns the reason why the call is refused, or "" if it is allowed. Used by server.http2."""
         try:
             self.admit(path.decode("latin-1"), header.decode("latin-1"))
         except UnauthenticatedError as error:
@@ -115,13 +115,13 @@ class Gate:
 
 
 def authorization(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
-    """The Authorization header among a call's metadata; None unless there is exactly one."""
-    found = [value for key, value in metadata if key == HEADER]
-    return found[0] if len(found) == 1 and isinstance(found[0], str) else None
+    """Returns the Authorization header of a call's metadata; None unless there is exactly one."""
+    values = [value for key, value in metadata if key == HEADER]
+    return values[0] if len(values) == 1 and isinstance(values[0], str) else None
 
 
 def read_tokens(path: Path) -> tuple[tuple[bytes, str], ...]:
-    """(digest, name) for each line. Raises InputError naming the line, never what stands in it."""
+    """Returns (digest, name) for each line. Raises InputError with the number of the line, never with its content."""
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -134,7 +134,7 @@ def read_tokens(path: Path) -> tuple[tuple[bytes, str], ...]:
             continue
         match = _LINE.fullmatch(text)
         if match is None:
-            # The line may hold a token that somebody took for its hash.
+            # The message must not quote the line: it may contain a token instead of its hash.
             raise InputError(
                 f"tokens file {path}: line {number}: expected `SHA-256 name`, as `volcast token` prints it"
             )
@@ -143,6 +143,6 @@ def read_tokens(path: Path) -> tuple[tuple[bytes, str], ...]:
             raise InputError(f"tokens file {path}: line {number}: the token of an earlier line again")
         entries[digest] = match[2]
     if not 0 < len(entries) <= MAX_TOKENS:
-        # None would shut everybody out: more likely a file that is being written than a wish.
+        # An empty file would refuse every caller. More likely the file is being written at this moment.
         raise InputError(f"tokens file {path}: expected 1 to {MAX_TOKENS} tokens, got {len(entries)}")
     return tuple(entries.items())

@@ -1,4 +1,4 @@
-"""What a supervisor gives to each worker: one configuration, read once, so that no two of them differ."""
+"""The job of a worker. The supervisor reads the configuration once, so that all workers use the same."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from common.config import LogConfig, ServerConfig
 
 
 class WorkerJob(msgspec.Struct, frozen=True):
-    """worker: its number, from 0, which its successor inherits."""
+    """worker: number of the worker, from 0. The process that replaces a dead worker gets the same number."""
 
     worker: int
     server: ServerConfig

@@ -1,8 +1,7 @@
-"""Metrics of many workers as those of one server.
+"""Merges the metrics of all workers into those of a single server.
 
-What counts (counters, histograms) is added up, and what workers that have ended had counted stays in the
-sum: Prometheus would take a sum that falls for a restart, and count all the rest again. What is measured
-(gauges) is taken from the workers that live, by a rule for each.
+Counters and histograms are summed. The counts of ended workers stay in the sum: if a sum decreased, Prometheus would
+assume a restart and count the rest again. Gauges are merged over the running workers, with a rule for each gauge.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from prometheus_client.core import Metric
 
 WORKER = "worker"
 CUMULATIVE = ("counter", "histogram")
-# The worst of what all should agree on; any other gauge is 1 where one of them says so, or the largest.
+# If all workers should agree, the worst value counts. Every other gauge is the largest value.
 _GAUGES: dict[str, Callable[[Iterable[float]], float]] = {
     "volcast_server_ready": min,
     "volcast_server_model_last_good_load_timestamp_seconds": min,
@@ -22,7 +21,7 @@ _GAUGES: dict[str, Callable[[Iterable[float]], float]] = {
 
 
 def merge(families: Iterable[Metric]) -> list[Metric]:
-    """One family for each name, one sample for each set of labels."""
+    """Returns a single family for each name, with a single sample for each set of labels."""
     first: dict[str, Metric] = {}
     values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], list[float]]] = {}
     for family in families:
@@ -44,8 +43,8 @@ def cumulative(families: Iterable[Metric]) -> list[Metric]:
     return [family for family in families if family.type in CUMULATIVE]
 
 
-def of_worker(families: Iterable[Metric], worker: str) -> list[Metric]:
-    """The same, with a label on what belongs to a process and means nothing in a sum."""
+def label_process_metrics(families: Iterable[Metric], worker: str) -> list[Metric]:
+    """Adds the label `worker` to the metrics of a process (CPU, memory), whose sums have no meaning."""
     labelled = []
     for family in families:
         if family.name.startswith("process_"):
@@ -57,8 +56,8 @@ def of_worker(families: Iterable[Metric], worker: str) -> list[Metric]:
     return labelled
 
 
-class Kept:
-    """What workers that have ended had counted."""
+class EndedWorkerCounts:
+    """The counters and histograms of workers that have ended."""
 
     def __init__(self) -> None:
         self._families: list[Metric] = []
@@ -66,5 +65,5 @@ class Kept:
     def add(self, families: Iterable[Metric]) -> None:
         self._families = merge(chain(self._families, cumulative(families)))
 
-    def with_living(self, families: Iterable[Metric]) -> list[Metric]:
+    def merge_with(self, families: Iterable[Metric]) -> list[Metric]:
         return merge(chain(families, self._families))

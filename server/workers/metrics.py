@@ -1,4 +1,4 @@
-"""/metrics of a server of many workers: each is asked when Prometheus asks, and their answers are merged."""
+"""/metrics of a server with many workers: each scrape by Prometheus scrapes all workers and merges their metrics."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from common.metrics import LostLogLines, MetricsServer
-from server.workers.merge import Kept, cumulative, of_worker
+from server.workers.merge import EndedWorkerCounts, cumulative, label_process_metrics
 from server.workers.process import WorkerProcess
 
 LOOPBACK = "127.0.0.1"
-# A worker that takes longer hangs; the scrape itself must stay below Prometheus' 10 s.
+# A worker that takes longer counts as hung; the whole scrape must stay below Prometheus' limit of 10 s.
 SCRAPE_TIMEOUT_S = 1.0
 SUPERVISOR = "supervisor"
 STATES = ("ready", "starting", "silent")
 
 
 class _Source:
-    """One worker, and the last that was heard of it."""
+    """A worker and its metrics from the last successful scrape."""
 
     def __init__(self, worker: WorkerProcess) -> None:
         self.worker = worker
         self.families: list[Metric] = []
 
     def refresh(self) -> str:
-        """Asks it; returns its state."""
+        """Scrapes the worker; returns its state."""
         ready = self.worker.ready
         if ready is None:
             return "starting"
@@ -40,17 +40,17 @@ class _Source:
         except (OSError, HTTPException):
             self.families = [*cumulative(self.families), _not_ready()]
             return "silent"
-        self.families = of_worker(families, str(self.worker.number))
+        self.families = label_process_metrics(families, str(self.worker.number))
         return "ready"
 
 
 class WorkerMetrics(Collector):
-    """Collects on Prometheus' threads; workers are told of on the supervisor's."""
+    """The metrics of all workers. `add` runs on the supervisor's thread, `collect` on those of the metrics server."""
 
     def __init__(self) -> None:
         self.restarts = 0
         self._sources: list[_Source] = []
-        self._kept = Kept()
+        self._ended = EndedWorkerCounts()
         self._lock = threading.Lock()
         self._process = ProcessCollector(registry=None)
 
@@ -59,35 +59,35 @@ class WorkerMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         with self._lock:
-            restarted = self.restarts  # before a look at the workers: its successor is seen, or neither
+            restarted = self.restarts  # read before the workers, so that a counted restart has its new worker below
             states = dict.fromkeys(STATES, 0)
-            living: list[Metric] = []
+            running: list[Metric] = []
             for source in self._sources.copy():
                 if source.worker.ended:
-                    self._kept.add(source.families)
+                    self._ended.add(source.families)
                     self._sources.remove(source)
                     continue
                 states[source.refresh()] += 1
-                living += source.families
-            families = self._kept.with_living(
+                running += source.families
+            families = self._ended.merge_with(
                 [
-                    *(living or [_not_ready()]),
-                    *of_worker(self._process.collect(), SUPERVISOR),
+                    *(running or [_not_ready()]),
+                    *label_process_metrics(self._process.collect(), SUPERVISOR),
                     *LostLogLines().collect(),
                 ]
             )
         yield from families
-        text = "Processes that share the port; silent: does not tell its metrics."
+        text = "Processes that share the port; silent: its metrics cannot be scraped."
         workers = GaugeMetricFamily("volcast_server_workers", text, labels=["state"])
         for state, count in states.items():
             workers.add_metric([state], float(count))
         yield workers
-        restarts = "Workers that were started again after one had died."
+        restarts = "Workers that were started to replace a dead worker."
         yield CounterMetricFamily("volcast_server_worker_restarts", restarts, value=float(restarted))
 
 
 def serve_metrics(metrics: WorkerMetrics, listener: socket.socket) -> None:
-    """On a thread of its own."""
+    """Starts the metrics server on its own thread."""
     registry = CollectorRegistry()
     registry.register(metrics)
     MetricsServer(listener, registry)
@@ -99,7 +99,7 @@ def _not_ready() -> Metric:
 
 
 def _scrape(port: int) -> str:
-    """Raises OSError or HTTPException where nobody answers."""
+    """Raises OSError or HTTPException if the worker does not respond."""
     connection = HTTPConnection(LOOPBACK, port, timeout=SCRAPE_TIMEOUT_S)
     try:
         connection.request("GET", "/metrics")

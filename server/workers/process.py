@@ -1,4 +1,4 @@
-"""A worker's process as the supervisor sees it."""
+"""The process of a worker, for the supervisor."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ TOTALS = ("requests", "failed", "rows")
 
 
 class WorkerProcess:
-    """One process, heard through its status pipe: a pipe that ends is a process that has ended."""
+    """A process that reports through its status pipe. The end of the pipe means that the process has ended."""
 
     def __init__(self, number: int, process: subprocess.Popen[bytes], reader: asyncio.StreamReader) -> None:
         self.number = number
         self.ready: dict[str, Any] | None = None
         self.ended = False
         self.totals = dict.fromkeys(TOTALS, 0)
-        self.reason = ""  # why it ended, in its own words, and the exit code that goes with it
+        self.reason = ""  # the reason for its end and its exit code, as the worker reported them
         self.exit_code = 1
         self._process = process
         self._reader = reader
@@ -37,7 +37,7 @@ class WorkerProcess:
 
     @classmethod
     async def start(cls, job: WorkerJob) -> Self:
-        """A fresh process by exec: nothing of this one's threads and sockets is in it."""
+        """Starts a process by exec, so that it inherits no threads and sockets of this process."""
         read_end, write_end = os.pipe()
         reader = asyncio.StreamReader()
         await asyncio.get_running_loop().connect_read_pipe(
@@ -48,12 +48,12 @@ class WorkerProcess:
         finally:
             os.close(write_end)
         assert process.stdin is not None
-        with suppress(BrokenPipeError), process.stdin:  # one that has ended already says why by its end
+        with suppress(BrokenPipeError), process.stdin:  # a worker that has already ended is handled by `reports`
             process.stdin.write(msgspec.json.encode(job))
         return cls(job.worker, process, reader)
 
     async def reports(self) -> AsyncIterator[str]:
-        """The event of each report, once it is taken; over when the process has ended."""
+        """Yields the event of each report after storing the report; ends when the process has ended."""
         async for line in self._reader:
             report: dict[str, Any] = msgspec.json.decode(line)
             event = report.pop("event")
@@ -70,7 +70,10 @@ class WorkerProcess:
         self.ended = True
 
     def reload(self) -> None:
-        """At once, or once it is ready: until then it may have read the old files, and SIGHUP would end it."""
+        """Sends SIGHUP; if the worker is not ready yet, it is sent when the worker is ready.
+
+        A worker that is starting may have read the old files already.
+        """
         if self.ready is None:
             self._reload_when_ready = True
         else:
@@ -101,6 +104,6 @@ def _spawn(status_fd: int) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         env={**os.environ, STATUS_FD: str(status_fd)},
         pass_fds=[status_fd],
-        # A terminal's Ctrl-C reaches the supervisor alone; from both it would be a second signal.
+        # A terminal's Ctrl-C then reaches the supervisor only. Otherwise workers would get two signals.
         start_new_session=True,
     )

@@ -1,4 +1,4 @@
-"""One worker: `python -m server.workers.worker`, started by the supervisor alone, its job on standard input."""
+"""A worker: `python -m server.workers.worker`. The supervisor starts it and writes its job to standard input."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main() -> int:
     try:
         uvloop.run(run_server(job.server, ServerPorts.bind_worker(job.server), stop, status, get_logger()))
     except VolcastError as error:
-        # The supervisor's to print: once, not by every worker.
+        # The supervisor prints the reason once, instead of every worker.
         status.report("failed", reason=str(error), exit_code=error.exit_code)
         return error.exit_code
     return 0

@@ -14,6 +14,8 @@ import pytest
 from cli.run.processes import Process, ProcessGroup
 from common.progress import Progress, demand_ns
 
+pytestmark = pytest.mark.process
+
 # Each prints "up" once its handler is set up.
 AT_WORK = """
 import signal, sys, time

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from benchmarks.processes import free_port
 from clients.aio import AsyncClient
 from clients.sync import Client
 from common.errors import UnavailableError, VolcastError
-from tests.processes import free_port
 from tests.server.processes import run_to_end, running
 
 ELSEWHERE = "192.0.2.1:50051"  # RFC 5737: an address for documentation
@@ -69,6 +69,7 @@ def test_predict_and_the_gateway_work(inference_server: str) -> None:
             assert stream.readline().split()[1] == b"200"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("proxy", ["http_proxy"], indirect=True)
 @pytest.mark.usefixtures("proxy")
 def test_predict_says_in_one_line_which_proxy_is_in_the_way() -> None:

@@ -64,7 +64,7 @@ def test_health_tells_the_schema_rows_must_follow(client: Client) -> None:
 def test_errors_arrive_as_ours_with_the_fields_at_fault(client: Client) -> None:
     with pytest.raises(RequestError) as raised:
         client.predict_named([{"price": 1.0, "moon": 2.0}])
-    assert "named.rows[0].features[moon]" in {one.field for one in raised.value.violations}
+    assert "named.rows[0].features[moon]" in {violation.field for violation in raised.value.violations}
     with pytest.raises(SchemaMismatchError) as mismatch:
         client.predict_packed(rows(1), 1, "beef")
     assert (mismatch.value.got, mismatch.value.expected) == ("beef", CORE_1.hash)
@@ -190,7 +190,7 @@ def test_a_closed_stream_leaves_no_thread(client: Client) -> None:
     before = set(threading.enumerate())
     with client.stream() as stream:
         stream.predict_packed(rows(1), 1, CORE_1.hash)
-        ours = [one for one in set(threading.enumerate()) - before if one.name == "volcast-stream-watchdog"]
+        ours = [thread for thread in set(threading.enumerate()) - before if thread.name == "volcast-stream-watchdog"]
         assert len(ours) == 1
     ours[0].join(5)
     assert not ours[0].is_alive()

@@ -69,6 +69,7 @@ time.sleep(30)
 """
 
 
+@pytest.mark.process
 def test_a_hangup_of_a_terminal_that_has_gone_is_an_interrupt() -> None:
     master, slave = pty.openpty()
     process = subprocess.Popen(

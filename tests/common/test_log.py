@@ -48,6 +48,7 @@ def test_an_event_and_its_line_end_are_one_write_so_that_lines_of_several_proces
             assert json.loads(line)["event"] == event
 
 
+@pytest.mark.process
 def test_a_full_disk_costs_lines_and_nothing_else() -> None:
     with Path("/dev/full").open("wb") as full:
         body = "for _ in range(7): log.info('x')\nflush_standard_error(10)\nprint(lost_lines())"
@@ -55,6 +56,7 @@ def test_a_full_disk_costs_lines_and_nothing_else() -> None:
     assert (done.returncode, done.stdout) == (0, b"7\n")
 
 
+@pytest.mark.process
 def test_a_pipe_without_a_reader_costs_lines_and_nothing_else() -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
@@ -63,6 +65,7 @@ def test_a_pipe_without_a_reader_costs_lines_and_nothing_else() -> None:
     assert (done.returncode, done.stdout) == (0, b"still here\n")
 
 
+@pytest.mark.process
 def test_a_reader_that_stops_reading_does_not_hold_the_program_up() -> None:
     read_end, write_end = os.pipe()
     body = f"for n in range({BLOCKED_AFTER}): log.info('event', number=n, pad='x' * 100)\nprint(lost_lines() > 0)"
@@ -73,6 +76,7 @@ def test_a_reader_that_stops_reading_does_not_hold_the_program_up() -> None:
         assert all(json.loads(line)["event"] == "event" for line in reader if line.endswith(b"\n"))
 
 
+@pytest.mark.process
 def test_a_program_without_standard_error_runs() -> None:
     command = ["bash", "-c", '"$@" 2>&-', "bash", sys.executable, "-c", PROGRAM + "log.info('x')\nprint('ok')"]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, timeout=60, check=False)
@@ -114,6 +118,7 @@ def test_a_closed_stream_costs_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert lost_lines() == before + 1
 
 
+@pytest.mark.process
 def test_warnings_of_libraries_are_events_of_the_log() -> None:
     body = (
         "import logging\nlogging.getLogger('asyncio').error('%s lost', 'a task')\nlogging.getLogger('x').info('quiet')"
@@ -123,6 +128,7 @@ def test_warnings_of_libraries_are_events_of_the_log() -> None:
     assert (event["event"], event["logger"], event["text"]) == ("library", "asyncio", "a task lost")
 
 
+@pytest.mark.process
 def test_threads_that_log_at_once_lose_no_line() -> None:
     body = """
 import threading

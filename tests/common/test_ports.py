@@ -131,6 +131,7 @@ def test_of_many_that_start_at_the_same_moment_exactly_one_wins(shared: bool) ->
             listening.close()
 
 
+@pytest.mark.process
 def test_a_claim_ends_with_its_process() -> None:
     script = f"""
 import os, sys

@@ -28,7 +28,7 @@ def test_core_1_has_the_names_clients_send_in_their_order() -> None:
 
 
 def test_a_reworded_description_or_another_name_for_the_schema_keeps_the_hash() -> None:
-    reworded = tuple(dataclasses.replace(one, description="other words") for one in CORE_1.features)
+    reworded = tuple(dataclasses.replace(feature, description="other words") for feature in CORE_1.features)
     assert FeatureSchema("core/2", reworded).hash == CORE_1.hash
 
 
@@ -45,6 +45,6 @@ def test_another_order_name_or_unit_changes_the_hash() -> None:
 
 
 def test_names_and_units_cannot_run_into_each_other() -> None:
-    one = FeatureSchema("x", (Feature("ab", "c", ""),))
-    other = FeatureSchema("x", (Feature("a", "bc", ""),))
-    assert one.hash != other.hash
+    first = FeatureSchema("x", (Feature("ab", "c", ""),))
+    second = FeatureSchema("x", (Feature("a", "bc", ""),))
+    assert first.hash != second.hash

@@ -87,7 +87,7 @@ def test_a_summary_waits_for_a_supervisor_that_reads_late(pipe: tuple[BinaryIO, 
         status.report("stats", text="x" * 70)
     reporting = threading.Thread(target=status.report, args=("summary",), kwargs={"rows": 7})
     reporting.start()
-    lines = []
+    lines: list[dict[str, object]] = []
     while not lines or lines[-1]["event"] == "stats":
         lines.append(json.loads(pipe[0].readline()))
     reporting.join()

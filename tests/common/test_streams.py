@@ -32,6 +32,7 @@ def run(body: str, **options: object) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(program(body), cwd=ROOT, timeout=60, check=False, **options)  # type: ignore[call-overload,no-any-return]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "write",
     [
@@ -54,6 +55,7 @@ def test_a_reader_that_leaves_ends_the_command_with_exit_code_0(write: str) -> N
     assert process.wait(30) == 0
 
 
+@pytest.mark.process
 def test_a_reader_that_left_before_the_only_line_is_no_failure() -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
@@ -62,6 +64,7 @@ def test_a_reader_that_left_before_the_only_line_is_no_failure() -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("write", ["click.echo('line')", "print('line')"])
 def test_a_full_disk_under_standard_output_is_one_line(write: str) -> None:
     with Path("/dev/full").open("wb") as full:
@@ -70,12 +73,14 @@ def test_a_full_disk_under_standard_output_is_one_line(write: str) -> None:
     assert done.returncode == 1
 
 
+@pytest.mark.process
 def test_a_full_disk_under_standard_error_does_not_change_what_a_command_does() -> None:
     with Path("/dev/full").open("wb") as full:
         done = run("click.echo('warning', err=True)\nclick.echo('answer')", stdout=subprocess.PIPE, stderr=full)
     assert (done.stdout, done.returncode) == (b"answer\n", 0)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
 def test_a_closed_standard_stream_is_never_another_file(closed: str) -> None:
     body = """
@@ -88,6 +93,7 @@ sys.exit(0 if file.fileno() > 2 else 9)
     assert done.returncode == 0
 
 
+@pytest.mark.process
 def test_a_pipe_that_does_not_block_gets_every_byte() -> None:
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
@@ -147,6 +153,7 @@ def test_a_flush_gives_up_on_a_reader_that_does_not_read() -> None:
     os.close(write_end)
 
 
+@pytest.mark.process
 def test_a_forked_child_writes_too() -> None:
     body = """
 import os
@@ -160,6 +167,7 @@ os.wait()
     assert sorted(done.stderr.split()) == [b"child", b"parent"]
 
 
+@pytest.mark.process
 def test_an_uncaught_error_still_shows_its_traceback() -> None:
     done = run("1 / 0", stderr=subprocess.PIPE)
     assert done.returncode == 1

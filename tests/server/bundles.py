@@ -87,10 +87,10 @@ def write_bundle(
     graph: onnx.ModelProto | None = None,
     change: Callable[[Manifest], Manifest] = lambda manifest: manifest,
 ) -> Path:
-    """Writes `<models>/<name>/<version>`. graph, change: what is wrong with this one."""
+    """Writes `<models>/<name>/<version>`. graph, change: the defects of this bundle."""
     model = Logistic(seed)
     data = (graph or model.graph()).SerializeToString()
-    features = tuple(ManifestFeature(one.name, one.unit) for one in CORE_1.features)
+    features = tuple(ManifestFeature(feature.name, feature.unit) for feature in CORE_1.features)
     manifest = Manifest(
         format=MANIFEST_FORMAT,
         name=name,
@@ -118,9 +118,9 @@ def write_bundle(
 
 
 def other_schema(manifest: Manifest) -> Manifest:
-    """As many features as before, the last of them another one."""
-    told = tuple(ManifestFeature(one.name, one.unit) for one in OTHER_SCHEMA.features)
-    return msgspec.structs.replace(manifest, schema=ManifestSchema(OTHER_SCHEMA.name, OTHER_SCHEMA.hash, told))
+    """Replaces the last feature; the number of features stays."""
+    features = tuple(ManifestFeature(feature.name, feature.unit) for feature in OTHER_SCHEMA.features)
+    return msgspec.structs.replace(manifest, schema=ManifestSchema(OTHER_SCHEMA.name, OTHER_SCHEMA.hash, features))
 
 
 def rows(count: int, seed: int = 0) -> NDArray[np.float64]:

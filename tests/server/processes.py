@@ -80,7 +80,9 @@ def starting(
 ) -> Iterator[Process]:
     """As `running`, without waiting. stderr: where its log goes; None: a file that `Process.lines` reads."""
     read_end, write_end = os.pipe()
-    env = {**os.environ, STATUS_FD: str(write_end), "VOLCAST_LOG__FORMAT": "json", **environ}
+    # A server that nobody watches has no reason to stay for those who do.
+    quick = {"VOLCAST_LOG__FORMAT": "json", "VOLCAST_SERVER__LAME_DUCK_S": "0", "VOLCAST_GATEWAY__LAME_DUCK_S": "0"}
+    env = {**os.environ, STATUS_FD: str(write_end), **quick, **environ}
     with tempfile.TemporaryFile() as log, os.fdopen(read_end, "rb", buffering=0) as reports:
         popen = subprocess.Popen(
             [sys.executable, "-m", "cli.main", command, *options],

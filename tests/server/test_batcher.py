@@ -1,4 +1,4 @@
-"""What goes into one run, and on which thread."""
+"""Which work items share a run of a model, and on which thread a run happens."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def work(model: Model, count: int, seed: int, replies: Recorder | None = None) -
 def repository(tmp_path: Path) -> Repository:
     write_bundle(tmp_path)
     write_bundle(tmp_path, "other", seed=2)
-    one = Repository("volatility")
-    one.load(tmp_path)
-    return one
+    repository = Repository("volatility")
+    repository.load(tmp_path)
+    return repository
 
 
 def test_a_large_job_is_a_batch_of_its_own_whatever_the_batch_may_hold(repository: Repository) -> None:
@@ -90,8 +90,8 @@ def test_a_large_job_is_a_batch_of_its_own_whatever_the_batch_may_hold(repositor
 
 
 async def test_after_a_fault_the_loop_goes_on_with_what_waits(repository: Repository) -> None:
-    told: list[dict[str, object]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    reported: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
     model = repository.snapshot.labelled["volatility", "stable"]
     loop = BatchLoop(DataPlane(repository, 65_536, perf_counter_ns), 1, 512, 0)
     loop.put(work(model, 1, 1, Broken())[0])
@@ -100,7 +100,7 @@ async def test_after_a_fault_the_loop_goes_on_with_what_waits(repository: Reposi
     for _ in range(10):  # turns of the loop
         await asyncio.sleep(0)
     assert isinstance(behind.outcome, Result)
-    assert [str(one["exception"]) for one in told] == ["of one connection"]
+    assert [str(context["exception"]) for context in reported] == ["of one connection"]
 
 
 def test_a_fault_in_one_callers_answer_leaves_the_others_theirs_and_is_told(repository: Repository) -> None:

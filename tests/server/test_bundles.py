@@ -53,7 +53,7 @@ def test_tensors_in_another_file_are_refused_though_onnx_runtime_would_read_them
 ) -> None:
     """Loaded from bytes, it looks for them in the working directory."""
     model = Logistic(1).graph()
-    weights = next(one for one in model.graph.initializer if one.name == "weights")
+    weights = next(tensor for tensor in model.graph.initializer if tensor.name == "weights")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights.bin").write_bytes(weights.raw_data)
     weights.ClearField("raw_data")
@@ -90,8 +90,8 @@ def mixing(nodes: list[onnx.NodeProto], **constants: list[int]) -> onnx.ModelPro
     return model
 
 
-# A one that ONNX Runtime does not know beforehand, or it would find the fault by itself.
-ONE = [
+# The constant 1, computed so that ONNX Runtime cannot fold it and detect the fault by itself.
+CONSTANT_ONE = [
     helper.make_node("ReduceSum", ["alone"], ["all"], keepdims=0),
     helper.make_node("Ceil", ["all"], ["up"]),
     helper.make_node("Min", ["up", "up"], ["low"]),
@@ -109,14 +109,18 @@ def test_a_graph_that_mixes_the_rows_of_a_batch_is_refused(tmp_path: Path) -> No
 
 def test_a_graph_that_takes_one_row_only_is_refused_with_the_number_it_failed_on(tmp_path: Path) -> None:
     shape = helper.make_node("Mul", ["whole", "ones"], ["shape"])
-    graph = mixing([*ONE, shape, helper.make_node("Reshape", ["alone", "shape"], ["probability"])], ones=[1, 1])
+    graph = mixing(
+        [*CONSTANT_ONE, shape, helper.make_node("Reshape", ["alone", "shape"], ["probability"])], ones=[1, 1]
+    )
     assert "cannot be run on 2 rows" in refused(write_bundle(tmp_path, graph=graph))
 
 
 def test_the_numbers_of_onnx_runtimes_error_are_kept(tmp_path: Path) -> None:
     """They come last, after a place in its source and a signature."""
     shape = helper.make_node("Mul", ["whole", "ones"], ["shape"])
-    graph = mixing([*ONE, shape, helper.make_node("Reshape", ["alone", "shape"], ["probability"])], ones=[1, 1])
+    graph = mixing(
+        [*CONSTANT_ONE, shape, helper.make_node("Reshape", ["alone", "shape"], ["probability"])], ones=[1, 1]
+    )
     reason = refused(write_bundle(tmp_path, graph=graph))
     assert "Input shape:{2,1}, requested shape:{1,1}" in reason
     assert "onnxruntime_src" not in reason
@@ -132,7 +136,7 @@ def test_a_self_test_outside_0_to_1_is_refused_with_the_value(tmp_path: Path, of
 def test_a_graph_that_answers_for_one_row_of_several_is_refused(tmp_path: Path) -> None:
     end = helper.make_node("Mul", ["whole", "ones"], ["end"])
     first = helper.make_node("Slice", ["alone", "start", "end"], ["probability"])
-    graph = mixing([*ONE, end, first], ones=[1], start=[0])
+    graph = mixing([*CONSTANT_ONE, end, first], ones=[1], start=[0])
     assert "expected 2 probabilities for 2 rows, got 1" in refused(write_bundle(tmp_path, graph=graph))
 
 
@@ -255,8 +259,11 @@ def test_a_folder_with_a_name_that_no_answer_could_carry_is_refused_by_it(tmp_pa
         folder.mkdir(parents=True)
         (folder / MANIFEST_FILE).touch()
     failures = scan_folder(tmp_path).failures
-    assert {(one.name, one.version) for one in failures} == {(ascii(name)[1:-1], ""), ("volatility", ascii(name)[1:-1])}
-    assert all("printable ASCII" in one.reason for one in failures)
+    assert {(failure.name, failure.version) for failure in failures} == {
+        (ascii(name)[1:-1], ""),
+        ("volatility", ascii(name)[1:-1]),
+    }
+    assert all("printable ASCII" in failure.reason for failure in failures)
 
 
 def test_the_disks_own_folder_is_no_model(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_jobs_of_several_models_and_one_at_fault_are_answered_in_order(plane: Da
     out_of_range = matrix[2:3].copy()
     out_of_range[0] = 1.7e308
     requests = [request(matrix[:2]), request(out_of_range), request(matrix[3:], Selection(version="3"))]
-    first, second, third = plane.compute([plane.prepare(one, 0) for one in requests]).outcomes
+    first, second, third = plane.compute([plane.prepare(request, 0) for request in requests]).outcomes
     assert isinstance(first, Result)
     assert isinstance(third, Result)
     assert_allclose(first.probabilities, Logistic(2).predict(matrix[:2]), rtol=0, atol=1e-12)

@@ -17,13 +17,13 @@ from common.config import ServerConfig
 from common.ports import BoundPort
 from common.schema import CORE_1
 from server.app import services
-from server.app.fronts import Parts, make_front
+from server.app.fronts import FrontDependencies, make_front
 from server.core.batcher import INLINE_ROWS
 from server.core.dataplane import DataPlane
 from server.core.models import Repository
 from server.core.predictor import BoundBuffers, Predictor
 from server.core.requests import Selection
-from server.rpc.methods import Stream, StreamContext, Unary
+from server.rpc.methods import StreamContext, StreamMethod, Unary
 from server.runtime.batch_loop import BatchLoop
 from server.runtime.metrics import ServerMetrics
 from server.runtime.state import ServerState
@@ -46,7 +46,7 @@ class Log:
 
 
 class Spy:
-    """Stands in for a predictor: notes the thread it ran on, and breaks where it is told to."""
+    """A fake predictor that records the thread of each run and can be set to fail."""
 
     def __init__(self, *, broken: bool = False) -> None:
         self.threads: list[threading.Thread] = []
@@ -61,7 +61,7 @@ class Spy:
     predict_bound = predict
 
     def bind(self, count: int) -> BoundBuffers:
-        """Buffers of a real model, run by this one."""
+        """Buffers of a real model, run by this fake."""
         bound = Predictor(Logistic(1).graph().SerializeToString(), len(CORE_1)).bind(count)
         bound.run = lambda: self.predict(bound.matrix) and None  # type: ignore[method-assign]
         return bound
@@ -84,20 +84,25 @@ async def fronted(front: str, models: Path, spy: Spy, log: Log) -> AsyncIterator
     state = ServerState("test", front, accepting=True, ready=True)
     plane = DataPlane(repository, 10_000, perf_counter_ns)
     table, _ = services.methods(repository, state, with_reflection=False)
-    table = {**table, "/test.Broken/Unary": Unary("Unary", broken), "/test.Broken/Stream": Stream("S", broken_dialogue)}
-    parts = Parts(
+    table = {
+        **table,
+        "/test.Broken/Unary": Unary("Unary", broken),
+        "/test.Broken/Stream": StreamMethod("S", broken_dialogue),
+    }
+    needs = FrontDependencies(
         table, plane, BatchLoop(plane, 1024, 512, 0), state, ServerMetrics(repository, state), Gate(None), log
     )
-    made = make_front(ServerConfig(), parts, None, reuse_port=False)
+    made = make_front(ServerConfig(), needs, None, reuse_port=False)
     bound = BoundPort("127.0.0.1", 0, "--port")
     await made.start(bound)
     port = bound.port
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel
     await made.drain(1.0)
+    bound.close()
 
 
-async def told(call: Any) -> tuple[grpc.StatusCode, str]:
+async def outcome(call: Any) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await call
     return raised.value.code(), raised.value.details() or ""
@@ -109,7 +114,7 @@ async def test_a_fault_in_the_model_is_internal_logged_and_tells_nothing(front: 
         predict = channel.unary_unary(PREDICT)
         raw = packed(rows(1)).SerializeToString()
         for _ in range(6):  # parsed; recognized; and alone, once its headers are known too
-            assert await told(predict(raw, timeout=20)) == (grpc.StatusCode.INTERNAL, "internal error")
+            assert await outcome(predict(raw, timeout=20)) == (grpc.StatusCode.INTERNAL, "internal error")
         other = of_model(packed(rows(1)), "jumps").SerializeToString()
         assert PredictResponse.FromString(await predict(other, timeout=20)).model_name == "jumps"
     assert log.causes == ["request_failed: secret"] * 6
@@ -119,7 +124,7 @@ async def test_a_fault_in_a_method_is_internal_logged_and_tells_nothing(front: s
     log = Log()
     async with fronted(front, models, Spy(), log) as channel:
         unary = channel.unary_unary("/test.Broken/Unary")(b"", timeout=20)
-        assert await told(unary) == (grpc.StatusCode.INTERNAL, "internal error")
+        assert await outcome(unary) == (grpc.StatusCode.INTERNAL, "internal error")
         stream = channel.unary_stream("/test.Broken/Stream")(b"", timeout=20)
         assert (await stream.code(), await stream.details()) == (grpc.StatusCode.INTERNAL, "internal error")
     assert log.causes == ["request_failed: secret"] * 2
@@ -130,10 +135,10 @@ async def test_a_fault_in_a_stream_is_an_error_of_its_frame(front: str, models: 
     async with fronted(front, models, Spy(broken=True), log) as channel:
         asked = [frame(5, packed(rows(1))), frame(6, of_model(packed(rows(1)), "jumps")), frame(7, packed(rows(1)))]
         stream = channel.stream_stream(SERVICE + "StreamPredict")(
-            iter([one.SerializeToString() for one in asked]), timeout=20
+            iter([request.SerializeToString() for request in asked]), timeout=20
         )
         answers = [StreamPredictResponse.FromString(raw) async for raw in stream]
-    assert [(one.frame_id, one.error.code, one.error.message) for one in answers] == [
+    assert [(answer.frame_id, answer.error.code, answer.error.message) for answer in answers] == [
         (5, 13, "internal error"),
         (6, 0, ""),
         (7, 13, "internal error"),
@@ -149,4 +154,4 @@ async def test_few_rows_are_scored_on_the_loop_and_many_beside_it(front: str, mo
             answer = await predict(packed(rows(count)).SerializeToString(), timeout=20)
             assert len(PredictResponse.FromString(answer).probabilities) == count
     here = threading.current_thread()
-    assert [one is here for one in spy.threads] == [True, True, False]
+    assert [thread is here for thread in spy.threads] == [True, True, False]

@@ -143,8 +143,8 @@ def test_every_message_of_onnx_that_can_hold_a_tensor_is_entered() -> None:
     seen = {"ModelProto"}
     while waiting:
         message, descriptor = waiting.pop()
-        for one in descriptor.fields:
-            inner = one.message_type
+        for field in descriptor.fields:
+            inner = field.message_type
             if inner is None:
                 continue
             if inner.name in {"TensorProto", "SparseTensorProto", "GraphProto", "NodeProto", "AttributeProto"} | {
@@ -152,7 +152,7 @@ def test_every_message_of_onnx_that_can_hold_a_tensor_is_entered() -> None:
                 "TrainingInfoProto",
                 "OperatorSetIdProto",
             }:
-                reached.add((message, one.number, inner.name))
+                reached.add((message, field.number, inner.name))
             if inner.name not in seen:
                 seen.add(inner.name)
                 waiting.append((inner.name, inner))

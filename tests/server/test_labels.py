@@ -35,8 +35,8 @@ def loaded(models: Path) -> Repository:
 
 
 def versions(repository: Repository) -> dict[str, list[str]]:
-    held = repository.snapshot
-    return {model.version: held.labels(model) for model in held.models.values() if held.labels(model)}
+    snapshot = repository.snapshot
+    return {model.version: snapshot.labels(model) for model in snapshot.models.values() if snapshot.labels(model)}
 
 
 FULL = {"stable": "2", "canary": {"version": "3", "share": 0.25}, "shadow": ["4", "1"]}
@@ -47,7 +47,7 @@ def test_labels_are_where_the_file_puts_them(models: Path) -> None:
     repository = loaded(models)
     assert repository.snapshot.failures == ()
     assert versions(repository) == {"2": ["stable"], "3": ["canary"], "4": ["shadow"], "1": ["shadow"]}
-    assert [one.version for one in repository.snapshot.shadows["volatility"]] == ["4", "1"]
+    assert [model.version for model in repository.snapshot.shadows["volatility"]] == ["4", "1"]
     assert repository.resolve(Selection()).version == "2"
     assert repository.resolve(Selection(label="canary")).version == "3"
 
@@ -63,7 +63,7 @@ def test_only_callers_who_select_nothing_and_name_a_key_are_split(models: Path) 
     assert repository.resolve(Selection(), "").version == "2"
     assert repository.resolve(Selection(label="stable"), key).version == "2"
     assert repository.resolve(Selection(version="1"), key).version == "1"
-    other = next(one for one in KEYS if one not in canary)
+    other = next(key for key in KEYS if key not in canary)
     assert repository.resolve(Selection(label="canary"), other).version == "3"
 
 

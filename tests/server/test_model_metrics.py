@@ -45,8 +45,8 @@ def repository(tmp_path: Path) -> Repository:
 
 def test_what_is_held_and_labelled_is_shown(repository: Repository) -> None:
     shown = samples(repository)
-    held = {name for name in shown if name.startswith("volcast_server_models{")}
-    assert held == {f'volcast_server_models{{model="volatility",version="{version}"}}' for version in "123"}
+    models = {name for name in shown if name.startswith("volcast_server_models{")}
+    assert models == {f'volcast_server_models{{model="volatility",version="{version}"}}' for version in "123"}
     labels = {name: value for name, value in shown.items() if name.startswith("volcast_server_model_info")}
     assert labels == {
         'volcast_server_model_info{label="stable",model="volatility",version="1"}': 1.0,

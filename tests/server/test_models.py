@@ -31,9 +31,9 @@ def test_every_bundle_below_the_folder_is_held(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("not a model")
     (tmp_path / ".hidden" / "1").mkdir(parents=True)
     (tmp_path / "volatility" / ".partial").mkdir()
-    held = loaded(tmp_path).snapshot
-    assert sorted(held.models) == [("jumps", "1"), ("volatility", "1"), ("volatility", "2")]
-    assert held.failures == ()
+    snapshot = loaded(tmp_path).snapshot
+    assert sorted(snapshot.models) == [("jumps", "1"), ("volatility", "1"), ("volatility", "2")]
+    assert snapshot.failures == ()
 
 
 def test_a_held_model_predicts_as_its_bundle_promises(tmp_path: Path) -> None:
@@ -165,18 +165,22 @@ def test_a_damaged_bundle_is_reported_and_the_others_serve(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda one: msgspec.structs.replace(one, format=99), "format: expected 1, got 99"),
+        (lambda manifest: msgspec.structs.replace(manifest, format=99), "format: expected 1, got 99"),
         (
-            lambda one: msgspec.structs.replace(one, schema=msgspec.structs.replace(one.schema, hash="beef")),
+            lambda manifest: msgspec.structs.replace(
+                manifest, schema=msgspec.structs.replace(manifest.schema, hash="beef")
+            ),
             "schema.hash: expected",
         ),
         (
-            lambda one: msgspec.structs.replace(one, self_test=msgspec.structs.replace(one.self_test, features=(1.0,))),
+            lambda manifest: msgspec.structs.replace(
+                manifest, self_test=msgspec.structs.replace(manifest.self_test, features=(1.0,))
+            ),
             "self_test.features: expected 11 values, got 1",
         ),
         (
-            lambda one: msgspec.structs.replace(
-                one, self_test=msgspec.structs.replace(one.self_test, probability=0.123)
+            lambda manifest: msgspec.structs.replace(
+                manifest, self_test=msgspec.structs.replace(manifest.self_test, probability=0.123)
             ),
             "self-test: expected probability 0.123, got 0.",
         ),
@@ -216,7 +220,7 @@ def test_a_version_damaged_later_stays_though_others_are_held(tmp_path: Path, da
     damage(folder)
     assert not repository.reload(models).swapped
     assert repository.resolve(Selection()) is before
-    assert [one.version for one in repository.snapshot.failures] == ["2"]
+    assert [failure.version for failure in repository.snapshot.failures] == ["2"]
 
 
 def _lead_out(folder: Path) -> None:
@@ -228,10 +232,10 @@ def _lead_out(folder: Path) -> None:
 def test_a_load_does_not_disturb_whoever_works_on_what_was_held(tmp_path: Path) -> None:
     write_bundle(tmp_path)
     repository = loaded(tmp_path)
-    held = repository.snapshot
+    snapshot = repository.snapshot
     write_bundle(tmp_path, version="2", seed=2)
     repository.load(tmp_path)
-    assert list(held.models) == [("volatility", "1")]
+    assert list(snapshot.models) == [("volatility", "1")]
     assert repository.resolve(Selection()).version == "2"
 
 
@@ -254,7 +258,7 @@ def test_what_did_not_change_is_kept_and_not_loaded_again(tmp_path: Path) -> Non
     write_bundle(tmp_path, version="2", seed=2)
     changes = repository.reload(tmp_path)
     assert repository.resolve(Selection(version="1")) is first
-    assert [one.version for one in changes.loaded] == ["2"]
+    assert [model.version for model in changes.loaded] == ["2"]
     assert not repository.reload(tmp_path).loaded
 
 
@@ -288,7 +292,7 @@ def test_a_version_whose_folder_is_gone_is_retired(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "volatility" / "2")
     shutil.rmtree(tmp_path / "jumps")
     changes = repository.reload(tmp_path)
-    assert sorted((one.name, one.version) for one in changes.retired) == [("jumps", "1"), ("volatility", "2")]
+    assert sorted((model.name, model.version) for model in changes.retired) == [("jumps", "1"), ("volatility", "2")]
     assert list(repository.snapshot.models) == [("volatility", "1")]
     assert repository.resolve(Selection()).version == "1"
     assert repository.snapshot.failures == ()
@@ -322,7 +326,7 @@ def test_a_version_that_a_label_names_outlives_its_folder(tmp_path: Path) -> Non
     repository.load(tmp_path)
     assert sorted(version for _, version in repository.snapshot.models) == ["1", "2"]
     assert repository.resolve(Selection(label="canary")).version == "2"
-    assert [one.version for one in repository.snapshot.failures] == ["2"]
+    assert [failure.version for failure in repository.snapshot.failures] == ["2"]
     labels.write_text('{"stable": "1"}')
     repository.load(tmp_path)
     assert sorted(version for _, version in repository.snapshot.models) == ["1"]
@@ -352,7 +356,7 @@ def test_a_name_that_cannot_be_listed_any_more_keeps_its_versions_and_labels(tmp
     changes = repository.reload(models)
     assert not changes.swapped
     assert repository.resolve(Selection(name="jumps")).version == "1"
-    assert [(one.name, one.version) for one in changes.refused] == [("jumps", "")]
+    assert [(failure.name, failure.version) for failure in changes.refused] == [("jumps", "")]
 
 
 def test_a_bundle_half_written_is_refused_and_taken_when_it_is_whole(tmp_path: Path) -> None:

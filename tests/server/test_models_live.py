@@ -49,7 +49,7 @@ class Live:
     models: Path
 
     def put(self, name: str, version: str, seed: int) -> None:
-        """In one step, as a deployment would, over what is there."""
+        """Replaces the version in a single step, as a deployment does."""
         staged = write_bundle(self.models / f".staged-{seed}", name, version, seed=seed)
         target = self.models / name / version
         target.parent.mkdir(exist_ok=True)
@@ -83,8 +83,10 @@ class Live:
 
     def status(self, name: str, version: str) -> ModelStatus:
         raw = call(self.channel, SERVICE + "Health", HealthRequest().SerializeToString())
-        (one,) = [one for one in HealthResponse.FromString(raw).models if (one.name, one.version) == (name, version)]
-        return one
+        (model,) = [
+            model for model in HealthResponse.FromString(raw).models if (model.name, model.version) == (name, version)
+        ]
+        return model
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +141,9 @@ def test_a_load_by_rpc_is_answered_once_the_model_answers(asked: Live) -> None:
         assert asked.version("loaded") == str(version)
     index = call(asked.channel, "/inference.GRPCInferenceService/RepositoryIndex", b"")
     states = {
-        one.version: one.state for one in RepositoryIndexResponse.FromString(index).models if one.name == "loaded"
+        model.version: model.state
+        for model in RepositoryIndexResponse.FromString(index).models
+        if model.name == "loaded"
     }
     assert states == {str(version): "READY" for version in range(1, 6)}
     assert RepositoryIndexRequest.FromString(b"") == RepositoryIndexRequest()
@@ -168,8 +172,8 @@ def test_who_names_a_version_or_a_label_gets_it_whatever_his_key_says(asked: Liv
     asked.label("pinned", stable="1", canary={"version": "2", "share": 0.5})
     asked.load("pinned")
     for key in ("", "account-1", "account-2", "account-3"):
-        assert [asked.version("pinned", key, version=one) for one in ("1", "2")] == ["1", "2"]
-        assert [asked.version("pinned", key, label=one) for one in ("stable", "canary")] == ["1", "2"]
+        assert [asked.version("pinned", key, version=version) for version in ("1", "2")] == ["1", "2"]
+        assert [asked.version("pinned", key, label=label) for label in ("stable", "canary")] == ["1", "2"]
 
 
 def test_a_shadow_is_scored_beside_the_answers_and_told_in_metrics(asked: Live) -> None:
@@ -252,7 +256,7 @@ def test_a_stream_lives_through_swaps_and_each_frame_is_of_one_version(asked: Li
 def test_watchers_of_health_notice_nothing_of_a_swap(asked: Live) -> None:
     watch = asked.channel.unary_stream("/grpc.health.v1.Health/Watch")(HealthCheckRequest().SerializeToString())
     assert HealthCheckResponse.FromString(next(watch)).status == HealthCheckResponse.SERVING
-    told: list[bytes] = []
+    statuses: list[bytes] = []
     for version in range(1, 6):
         asked.put("watched", str(version), 120 + version)
         asked.load("watched")
@@ -261,8 +265,8 @@ def test_watchers_of_health_notice_nothing_of_a_swap(asked: Live) -> None:
     assert watch.is_active()
     watch.cancel()
     with pytest.raises(grpc.RpcError):
-        told.extend(watch)
-    assert told == []  # nothing had come since the first
+        statuses.extend(watch)
+    assert statuses == []  # nothing had come since the first
 
 
 def test_a_hundred_swaps_under_load_fail_no_call(front: str, capsys: pytest.CaptureFixture[str]) -> None:

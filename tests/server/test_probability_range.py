@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import grpc
+import httpx
 import numpy as np
 import onnx
 import pytest
@@ -23,7 +24,7 @@ from tests.server.bundles import EXAMPLE, WIDTH, Logistic, rows, write_bundle
 from tests.server.conformance.calls import SERVICE, code_of, frame, packed
 from tests.server.conformance.test_open_inference import SERVICE as OIP
 from tests.server.conformance.test_open_inference import infer
-from tests.server.processes import serve
+from tests.server.processes import running, serve
 from volcast.v1 import PredictResponse, StreamPredictResponse
 
 FACTOR = 8.0  # the second feature moves the result out of [0, 1]
@@ -133,6 +134,7 @@ def test_a_shadow_counts_such_a_row_as_failed(tmp_path: Path) -> None:
     assert (agreement.rows, agreement.failed_rows) == (1, 2)
 
 
+@pytest.mark.process
 def test_both_fronts_answer_such_a_row_with_an_error_on_every_path(front: str, models: Path) -> None:
     inside, outside = packed(matrix(1.0)).SerializeToString(), packed(matrix(2.0)).SerializeToString()
     with serve(models, VOLCAST_SERVER__FRONT=front) as server, grpc.insecure_channel(server.address) as channel:
@@ -160,3 +162,18 @@ def test_both_fronts_answer_such_a_row_with_an_error_on_every_path(front: str, m
         with pytest.raises(grpc.RpcError) as raised:
             channel.unary_unary(OIP + "ModelInfer")(request.SerializeToString(), timeout=20)
         assert code_of(raised.value) == grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.process
+def test_rest_answers_such_a_row_with_an_error(models: Path) -> None:
+    with (
+        serve(models) as server,
+        running("gateway", "--port", "0", "--server", server.address) as gateway,
+        httpx.Client(base_url=f"http://{gateway.address}", trust_env=False, timeout=20) as client,
+    ):
+        for factor, status in ((1.0, 200), (2.0, 422), (0.5, 422)):
+            features = dict(zip(CORE_1.names, matrix(factor)[0].tolist(), strict=True))
+            assert client.post("/predict", json=features).status_code == status
+            tensor = {"name": "features", "datatype": "FP64", "shape": [1, WIDTH], "data": matrix(factor)[0].tolist()}
+            answer = client.post("/v2/models/volatility/infer", json={"inputs": [tensor]})
+            assert answer.status_code == (200 if status == 200 else 400)

@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import ROOT, await_true, free_port
+from benchmarks.processes import free_port
+from tests.processes import ROOT, await_true
 from tests.server.bundles import write_bundle
 from tests.server.processes import Process, starting
+
+pytestmark = pytest.mark.process
 
 ROUNDS = 2
 
@@ -93,12 +96,11 @@ def test_a_server_on_a_name_of_this_machine_is_one_server(models: Path) -> None:
 
 
 @contextmanager
-def serving_with(stderr: int | None, models: Path, *options: str, **environ: str) -> Iterator[tuple[Process, int]]:
-    """`volcast serve` whose log goes to `stderr`; its metrics port is known beforehand."""
-    metrics_port = free_port()
-    arguments = ["--port", "0", "--metrics-port", str(metrics_port), "--models-dir", str(models), *options]
-    with starting("serve", *arguments, stderr=stderr, VOLCAST_SERVER__WATCH_S="0.05", **environ) as process:
-        yield process, metrics_port
+def serving_with(stderr: int | None, models: Path, *options: str) -> Iterator[Process]:
+    """`volcast serve` whose log goes to `stderr`."""
+    arguments = ["--port", "0", "--metrics-port", "0", "--models-dir", str(models), *options]
+    with starting("serve", *arguments, stderr=stderr, VOLCAST_SERVER__WATCH_S="0.05") as process:
+        yield process
 
 
 def sample(process: Process, name: str) -> float:
@@ -132,7 +134,7 @@ def test_a_log_that_cannot_be_written_stops_no_reload(tmp_path: Path, stderr: st
             pass
         os.set_blocking(write_end, True)
     options = ("--workers", workers)
-    with serving_with(write_end, tmp_path, *options) as (process, _):
+    with serving_with(write_end, tmp_path, *options) as process:
         os.close(write_end)
         assert process.ready
         require_rollback_works(process, tmp_path)

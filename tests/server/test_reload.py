@@ -34,7 +34,7 @@ class Recorder:
     exception = info
 
     def named(self, event: str) -> list[dict[str, Any]]:
-        return [fields for one, fields in self.events if one == event]
+        return [fields for name, fields in self.events if name == event]
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def test_a_folder_that_does_not_change_is_read_once(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("server.runtime.reload.fingerprint", counted)
     with reloading(tmp_path, FAST_S) as (_, _, log):
         await_true(lambda: looks > 5)
-    assert [one["cause"] for one in log.named("models_read")] == ["start"]
+    assert [fields["cause"] for fields in log.named("models_read")] == ["start"]
 
 
 def test_without_watching_only_asking_loads(tmp_path: Path) -> None:
@@ -99,9 +99,9 @@ def test_without_watching_only_asking_loads(tmp_path: Path) -> None:
     with reloading(tmp_path) as (reloader, repository, log):
         write_bundle(tmp_path, version="2")
         changes = reloader.request().result(30)
-        assert [one.version for one in changes.loaded] == ["2"]
+        assert [model.version for model in changes.loaded] == ["2"]
         assert stable(repository) == "2"
-    assert [one["cause"] for one in log.named("models_read")] == ["start", "request"]
+    assert [fields["cause"] for fields in log.named("models_read")] == ["start", "request"]
 
 
 def test_without_watching_a_change_is_not_even_looked_for(tmp_path: Path) -> None:
@@ -157,11 +157,11 @@ def test_asking_never_blocks_and_requests_that_wait_share_a_load(
         write_bundle(tmp_path, version="2")
         may_go.set()
         first.result(30)
-        results = [one.result(30) for one in others]
-        assert all(one is results[0] for one in results)
+        results = [other.result(30) for other in others]
+        assert all(result is results[0] for result in results)
         assert stable(repository) == "2"
         assert most() == 1
-    assert [one["cause"] for one in log.named("models_read")] == ["start", "request", "request"]
+    assert [fields["cause"] for fields in log.named("models_read")] == ["start", "request", "request"]
 
 
 def test_a_request_given_up_harms_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def packed(matrix: Any, **changes: Any) -> PackedInput:
 def faults(request: PackedInput | NamedInput) -> dict[str, str]:
     with pytest.raises(RequestError) as raised:
         request.to_matrix(CORE_1, MAX_ROWS)
-    return {one.field: one.description for one in raised.value.violations}
+    return {violation.field: violation.description for violation in raised.value.violations}
 
 
 def test_the_data_types_are_those_of_the_contract() -> None:
@@ -176,7 +176,7 @@ def test_too_few_or_too_many_named_rows_are_refused(count: int) -> None:
 
 
 def test_what_is_quoted_of_a_request_is_cut_short_and_plain() -> None:
-    (field,) = (one for one in faults(NamedInput([{**named(rows(1)[0]), "é" * 10_000: 1.0}])))
+    (field,) = (fault for fault in faults(NamedInput([{**named(rows(1)[0]), "é" * 10_000: 1.0}])))
     assert len(field) < 220
     assert field.isascii()
 

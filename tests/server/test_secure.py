@@ -63,40 +63,40 @@ def closed(front: str, models: Path, tokens: Path) -> Iterator[Process]:
 
 
 @pytest.fixture(scope="module")
-def door(closed: Process) -> Iterator[grpc.Channel]:
+def endpoint(closed: Process) -> Iterator[grpc.Channel]:
     with channel_to(closed.address) as channel:
         yield channel
 
 
 @pytest.mark.parametrize("metadata", WRONG)
-def test_without_a_right_token_no_method_is_answered_nor_even_named(door: grpc.Channel, metadata: Any) -> None:
-    told = set()
+def test_without_a_right_token_no_method_is_answered_nor_even_named(endpoint: grpc.Channel, metadata: Any) -> None:
+    refusals = set()
     for path in CLOSED_UNARY:
-        one = ask(door, path, b"", metadata)
-        told.add((code_of(one), one.details()))
+        call = ask(endpoint, path, b"", metadata)
+        refusals.add((code_of(call), call.details()))
     for path in CLOSED_STREAMS:
-        stream = door.stream_stream(path)(iter([b""]), timeout=20, metadata=metadata)
-        told.add((code_of(stream), stream.details()))
-    assert told == {(UNAUTHENTICATED, "a valid bearer token is needed")}
+        stream = endpoint.stream_stream(path)(iter([b""]), timeout=20, metadata=metadata)
+        refusals.add((code_of(stream), stream.details()))
+    assert refusals == {(UNAUTHENTICATED, "a valid bearer token is needed")}
 
 
 @pytest.mark.parametrize("token", ["worker", "gateway"])
-def test_with_a_right_token_every_door_is_open(door: grpc.Channel, token: str) -> None:
+def test_with_a_right_token_every_method_is_allowed(endpoint: grpc.Channel, token: str) -> None:
     metadata = bearer(token)
-    assert ask(door, PREDICT, one_row(), metadata).result()
-    assert ask(door, SERVICE + "Health", b"", metadata).result()
-    assert ask(door, OPEN_INFERENCE + "ServerLive", b"", metadata).result()
+    assert ask(endpoint, PREDICT, one_row(), metadata).result()
+    assert ask(endpoint, SERVICE + "Health", b"", metadata).result()
+    assert ask(endpoint, OPEN_INFERENCE + "ServerLive", b"", metadata).result()
     frames = iter([frame(1, packed(rows(1))).SerializeToString()])
-    assert len(list(door.stream_stream(STREAM)(frames, timeout=20, metadata=metadata))) == 1
-    assert code_of(ask(door, SERVICE + "Forecast", b"", metadata)) is grpc.StatusCode.UNIMPLEMENTED
+    assert len(list(endpoint.stream_stream(STREAM)(frames, timeout=20, metadata=metadata))) == 1
+    assert code_of(ask(endpoint, SERVICE + "Forecast", b"", metadata)) is grpc.StatusCode.UNIMPLEMENTED
 
 
-def test_two_tokens_at_once_are_none(door: grpc.Channel) -> None:
-    assert code_of(ask(door, PREDICT, one_row(), bearer("worker") + bearer("gateway"))) is UNAUTHENTICATED
+def test_two_tokens_at_once_are_none(endpoint: grpc.Channel) -> None:
+    assert code_of(ask(endpoint, PREDICT, one_row(), bearer("worker") + bearer("gateway"))) is UNAUTHENTICATED
 
 
-def test_probes_of_health_need_no_token(door: grpc.Channel) -> None:
-    assert code_of(ask(door, CHECK, b"", ())) is grpc.StatusCode.OK
+def test_probes_of_health_need_no_token(endpoint: grpc.Channel) -> None:
+    assert code_of(ask(endpoint, CHECK, b"", ())) is grpc.StatusCode.OK
 
 
 def test_a_token_that_is_revoked_counts_no_more_on_connections_that_are_open(
@@ -117,7 +117,7 @@ def test_a_token_that_is_revoked_counts_no_more_on_connections_that_are_open(
         await_true(lambda: any(event["event"] == "tokens_refused" for event in process.events()))
         assert code_of(ask(channel, PREDICT, one_row(), bearer("gateway"))) is grpc.StatusCode.OK
         assert code_of(ask(channel, PREDICT, one_row(), bearer("worker"))) is UNAUTHENTICATED
-        assert not any(one in str(process.events()) for one in ("Bearer", "worker-name"))
+        assert not any(secret in str(process.events()) for secret in ("Bearer", "worker-name"))
 
 
 def test_the_gateway_asks_for_tokens_too_and_shows_its_own(closed: Process, tokens: Path, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_the_gateway_asks_for_tokens_too_and_shows_its_own(closed: Process, toke
     environ = {"TOKENS_FILE": str(tokens), "SERVER_TOKEN_FILE": str(tmp_path / "own")}
     options = ("--port", "0", "--server", closed.address)
     with (
-        running("gateway", *options, **{f"VOLCAST_GATEWAY__{key}": one for key, one in environ.items()}) as process,
+        running("gateway", *options, **{f"VOLCAST_GATEWAY__{key}": value for key, value in environ.items()}) as process,
         httpx.Client(base_url=f"http://{process.address}", trust_env=False) as client,
     ):
         infer = "/v2/models/volatility/infer"
@@ -160,7 +160,7 @@ def successor() -> Authority:
     return Authority("another test authority")
 
 
-def test_mutual_tls_lets_in_who_shows_a_certificate_and_takes_new_ones_without_a_restart(
+def test_mutual_tls_requires_a_certificate_and_reloads_its_authority_without_a_restart(
     front: str, models: Path, tmp_path: Path, authority: Authority, successor: Authority
 ) -> None:
     files = Files(tmp_path, authority)
@@ -205,12 +205,12 @@ def test_tls_and_tokens_go_together(front: str, models: Path, tmp_path: Path, au
 
 
 def refusal(models: Path, *options: str) -> str:
-    """The one line of a server that does not start."""
+    """Returns the only line that a server prints if it does not start."""
     ports = ("--port", "0", "--metrics-port", "0", "--models-dir", str(models))
     done = run_to_end("serve", *ports, *options)
     assert done.returncode != 0
-    (said,) = done.stderr.splitlines()
-    return said
+    (line,) = done.stderr.splitlines()
+    return line
 
 
 def test_many_calls_a_large_message_and_a_stream_go_through_tls(
@@ -219,12 +219,12 @@ def test_many_calls_a_large_message_and_a_stream_go_through_tls(
     files = Files(tmp_path, authority)
     environ = {"FRONT": front, "TLS_CERT": str(files.cert), "TLS_KEY": str(files.key)}
     with (
-        serve(models, **{f"VOLCAST_SERVER__{key}": one for key, one in environ.items()}) as process,
+        serve(models, **{f"VOLCAST_SERVER__{key}": value for key, value in environ.items()}) as process,
         trusted(f"127.0.0.1:{process.ready['port']}", authority) as channel,
     ):
         asked = [ask(channel, PREDICT, packed(rows(count)).SerializeToString(), ()) for count in [1] * 100 + [20_000]]
-        answers = [PredictResponse.FromString(one.result()) for one in asked]
-        assert [len(one.probabilities) for one in answers] == [1] * 100 + [20_000]
+        answers = [PredictResponse.FromString(call.result()) for call in asked]
+        assert [len(answer.probabilities) for answer in answers] == [1] * 100 + [20_000]
         frames = iter([frame(number, packed(rows(1))).SerializeToString() for number in range(1, 101)])
         assert len(list(channel.stream_stream(STREAM)(frames, timeout=20))) == 100
         assert process.stop() == 0
@@ -238,9 +238,9 @@ def test_auto_takes_the_native_front_for_tls_too(models: Path, tmp_path: Path, a
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_plaintext_beyond_loopback_is_refused_in_one_line(models: Path, host: str) -> None:
-    said = refusal(models, "--host", host)
-    assert said.startswith(f"volcast: server.host: plaintext on {host} can be read and changed by others")
-    assert "--allow-plaintext" in said
+    line = refusal(models, "--host", host)
+    assert line.startswith(f"volcast: server.host: plaintext on {host} can be read and changed by others")
+    assert "--allow-plaintext" in line
 
 
 def test_a_certificate_without_its_key_is_refused_in_one_line(
@@ -249,8 +249,8 @@ def test_a_certificate_without_its_key_is_refused_in_one_line(
     files = Files(tmp_path, authority)
     assert "server.tls_key" in refusal(models, "--tls-cert", str(files.cert))
     files.key.write_bytes(authority.signed()[1])
-    said = refusal(models, "--tls-cert", str(files.cert), "--tls-key", str(files.key))
-    assert said == f"volcast: TLS key {files.key}: not an unencrypted PEM key of the certificate {files.cert}"
+    line = refusal(models, "--tls-cert", str(files.cert), "--tls-key", str(files.key))
+    assert line == f"volcast: TLS key {files.key}: not an unencrypted PEM key of the certificate {files.cert}"
 
 
 def test_reflection_can_be_off(models: Path, front: str) -> None:
@@ -271,10 +271,10 @@ def test_errors_tell_nothing_of_the_inside(server: Process, models: Path) -> Non
     with channel_to(server.address) as channel:
         for path in paths:
             for raw in wrong:
-                one = ask(channel, path, raw, ())
-                if code_of(one) is grpc.StatusCode.OK:
+                call = ask(channel, path, raw, ())
+                if code_of(call) is grpc.StatusCode.OK:
                     continue
-                assert one.code() not in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
-                told = f"{one.details()} {one.trailing_metadata()} {one.initial_metadata()}"
+                assert call.code() not in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+                visible = f"{call.details()} {call.trailing_metadata()} {call.initial_metadata()}"
                 for inside in (str(models), ".py", "Traceback", "Exception", "onnx", "numpy", "google.protobuf"):
-                    assert inside not in told.replace("volcast.v1", "").replace("type.googleapis.com", "")
+                    assert inside not in visible.replace("volcast.v1", "").replace("type.googleapis.com", "")

@@ -60,13 +60,13 @@ def test_differences_and_decisions_are_those_of_the_two_formulas(repository: Rep
     for seed in range(7):
         answer(shadows, stable, rows(3 + 40 * seed, seed))
     matrix = np.concatenate([rows(3 + 40 * seed, seed) for seed in range(7)])
-    one, two = Logistic(1).predict(matrix), Logistic(2).predict(matrix)
+    first, second = Logistic(1).predict(matrix), Logistic(2).predict(matrix)
     assert score_all(shadows) == len(matrix)
     agreement = shadows.agreements[SHADOW]
     assert (agreement.rows, agreement.dropped_rows, agreement.failed_rows) == (len(matrix), 0, 0)
-    assert agreement.difference_sum == pytest.approx(np.abs(one - two).sum(), rel=1e-9)
-    assert agreement.difference_max == pytest.approx(np.abs(one - two).max(), rel=1e-9)
-    assert agreement.agreed_rows == int(((one >= 0.5) == (two >= 0.25)).sum())
+    assert agreement.difference_sum == pytest.approx(np.abs(first - second).sum(), rel=1e-9)
+    assert agreement.difference_max == pytest.approx(np.abs(first - second).max(), rel=1e-9)
+    assert agreement.agreed_rows == int(((first >= 0.5) == (second >= 0.25)).sum())
     assert 0 < agreement.agreed_rows < len(matrix)
 
 
@@ -90,7 +90,9 @@ def test_rows_without_a_probability_are_counted_apart_and_spoil_no_sum() -> None
 
 
 @pytest.mark.parametrize(
-    "selection", [Selection(name="jumps"), Selection(version="2"), Selection(version="4")], ids=lambda one: str(one)
+    "selection",
+    [Selection(name="jumps"), Selection(version="2"), Selection(version="4")],
+    ids=lambda selection: str(selection),
 )
 def test_answers_with_nothing_to_compare_are_not_taken(repository: Repository, selection: Selection) -> None:
     """Of a model without a shadow, of the shadow itself, of a version with other features."""

@@ -1,4 +1,4 @@
-"""Predictions while models are swapped: none fails, and each answer is of one version, whole."""
+"""Predictions while models are swapped: no call fails, and each response comes from a single version."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_hundred_swaps_fail_no_prediction_and_mix_no_versions(tmp_path: Path) 
         for name in ("model.onnx", "manifest.json"):
             shutil.copy(staged[swap % 5] / name, target / name)
         changes = repository.reload(models)
-        assert [one.version for one in changes.loaded] == ["1"]
+        assert [model.version for model in changes.loaded] == ["1"]
     stop.set()
     for caller in callers:
         caller.join()

@@ -98,6 +98,7 @@ def evaluate(
         raise UsageError("--model: says whose of the --predictions; name those too")
     folder = bundle_folder or _newest(Path(config.server.models_dir), "volatility")
     manifest, model = read_bundle(folder)
+    manifest.require_trained("volcast evaluate")
     from training.evaluation import Settings
     from training.evaluation.blocks import LEAST_BLOCK_S, block_s
     from training.reports import PICTURES_FOLDER, write_report

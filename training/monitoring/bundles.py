@@ -64,6 +64,7 @@ class BundleFolder:
         if not _is_folder_name(name) or not _is_folder_name(version):
             raise BundleError(f"model {model!a}: no name of a folder")
         manifest, graph = read_bundle(self._models_dir / name / version)
+        manifest.require_trained("volcast monitor")
         if manifest.label.horizon_s != self._horizon_s:
             raise BundleError(
                 f"model {model}: its label looks {manifest.label.horizon_s:g} s ahead, truth is taken over "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,18 @@ from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from cli.main import run_command
 from cli.models import add as adding
+from cli.models.adapt import adapt
+from cli.models.plan import plan
+from cli.models.source import read_source
 from common.bundle import read_bundle
 from common.errors import BundleError
-from common.model_store import Labels, ModelStore
+from common.labels import Labels
+from common.model_store import ModelStore
 from common.schema import CORE_1
 from server.core.bundles import load_model
 from tests.cli.models.exports import Matrix, Network, forest, sklearn_export, training_data, xgboost_export
 from tests.server.bundles import WIDTH, Logistic, rows, write_bundle
+from training.monitoring.bundles import BundleFolder
 
 Volcast = Callable[..., int]
 
@@ -80,6 +86,10 @@ def with_reserved_names(proto: onnx.ModelProto) -> None:
         constant.name = text.get(constant.name, constant.name)
 
 
+def with_the_bundles_own_names(proto: onnx.ModelProto) -> None:
+    proto.CopyFrom(Network().proto(taken="features", given="probability"))
+
+
 def with_constants_as_inputs(proto: onnx.ModelProto) -> None:
     """As files of IR version 3 and below have to."""
     proto.ir_version = 3
@@ -110,6 +120,13 @@ def with_more_outputs(proto: onnx.ModelProto) -> None:
     proto.graph.output.append(helper.make_tensor_value_info("is_calm", TensorProto.BOOL, ["batch", 1]))
 
 
+def with_unused_input(proto: onnx.ModelProto) -> None:
+    proto.graph.node.append(helper.make_node("Neg", ["mask"], ["negative_mask"]))
+    proto.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["batch", 3]))
+    proto.graph.output.append(helper.make_tensor_value_info("negative_mask", TensorProto.INT64, ["batch", 3]))
+    proto.graph.output[-1].type.tensor_type.elem_type = TensorProto.FLOAT
+
+
 def with_newer_ir(proto: onnx.ModelProto) -> None:
     proto.ir_version = 99
 
@@ -136,6 +153,7 @@ ADAPTED: dict[str, tuple[Network, Callable[[onnx.ModelProto], None]]] = {
     "an import that no node uses": (PLAIN, with_unused_domain),
     "an output of one dimension": (PLAIN, with_flat_output),
     "more outputs": (PLAIN, with_more_outputs),
+    "names that the bundle has too": (PLAIN, with_the_bundles_own_names),
 }
 
 
@@ -185,6 +203,28 @@ def test_xgboost_is_adapted() -> None:
     assert add(export.model) == 0
     matrix = rows(50)
     assert_allclose(served(matrix), export.probabilities(matrix), rtol=0, atol=1e-6)
+
+
+def test_an_input_of_another_output_is_left_out() -> None:
+    assert add(changed(PLAIN, with_unused_input), "--output", "output") == 0
+    matrix = rows(10)
+    assert_allclose(served(matrix), PLAIN.probabilities(matrix), rtol=0, atol=1e-5)
+
+
+def test_a_branch_that_reads_outer_tensors_keeps_them() -> None:
+    """An If whose branches read a tensor of the graph, with reserved names inside and outside."""
+    proto = PLAIN.proto(given="net")
+    empty = helper.make_tensor_value_info("branch", TensorProto.FLOAT, None)
+    branch = helper.make_graph([helper.make_node("Identity", ["net"], ["branch"])], "then", [], [empty])
+    other = helper.make_tensor_value_info("probability", TensorProto.FLOAT, None)
+    negative = helper.make_graph([helper.make_node("Neg", ["net"], ["probability"])], "else", [], [other])
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(True), "features"))
+    proto.graph.node.append(helper.make_node("If", ["features"], ["out"], then_branch=branch, else_branch=negative))
+    proto.graph.output[0].name = "out"
+    Path("model.onnx").write_bytes(proto.SerializeToString())
+    source, _ = read_source(Path("model.onnx"))
+    graph = adapt(source, plan(source, CORE_1), rows(8))
+    assert_allclose(graph.probabilities, PLAIN.probabilities(rows(8)), rtol=0, atol=1e-5)
 
 
 def test_an_output_may_have_a_colon_in_its_name() -> None:
@@ -273,6 +313,10 @@ def custom_operator(proto: onnx.ModelProto) -> None:
     proto.opset_import.append(helper.make_opsetid("com.mycompany", 1))
 
 
+def opset_of_the_future(proto: onnx.ModelProto) -> None:
+    proto.opset_import[0].version = 99
+
+
 def duplicated_tensor(proto: onnx.ModelProto) -> None:
     proto.graph.node.append(helper.make_node("Sigmoid", ["/Gemm_1_output_0"], ["/Relu_output_0"]))
 
@@ -316,6 +360,7 @@ REFUSED: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     "logits": (logits, "expected probabilities in [0, 1], got "),
     "labels only": (labels_only, "no output can be a probability; outputs: label int64 [batch, 1]"),
     "batch fixed inside": (fixed_inside, "export it with a free batch axis"),
+    "opset of the future": (opset_of_the_future, ", the graph uses 99; it cannot be converted"),
     "custom operator": (custom_operator, "custom operators (domain 'com.mycompany')"),
     "a tensor that two nodes make": (duplicated_tensor, "ONNX Runtime cannot load the graph"),
     "three dimensions": (three_dimensions, "input input: expected [rows, features], got float [batch, 11, 1]"),
@@ -345,6 +390,9 @@ def test_a_file_that_is_no_onnx_is_refused(data: bytes, capfd: pytest.CaptureFix
 def test_a_file_that_is_not_there_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     assert run_command(["models", "add", "gone.onnx", "--name", "mine"]) == 1
     assert "gone.onnx: cannot be read: No such file or directory" in line(capfd)
+    os.mkfifo("pipe.onnx")
+    assert run_command(["models", "add", "pipe.onnx", "--name", "mine"]) == 1
+    assert "pipe.onnx: is no plain file" in line(capfd)
     Path("folder.onnx").mkdir()
     assert run_command(["models", "add", "folder.onnx", "--name", "mine"]) == 2
 
@@ -406,6 +454,28 @@ def test_a_version_of_another_model_is_not_touched(capfd: pytest.CaptureFixture[
     assert "added as volatility version 8" in capfd.readouterr().out
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert ModelStore(Path("models"), "volatility").labels() == Labels("7")
+
+
+def test_versions_without_an_order_need_a_label_first(capfd: pytest.CaptureFixture[str]) -> None:
+    for version in ("calm", "wild"):
+        write_bundle(Path("models"), "mine", version)
+    assert add(PLAIN.proto()) == 2
+    assert "model mine: its versions calm, wild have no order and there is no labels.json" in line(capfd)
+    store = ModelStore(Path("models"), "mine")
+    assert list(store.versions()) == ["calm", "wild"]
+    store.write_labels(Labels("calm"))
+    assert add(PLAIN.proto()) == 0
+    assert store.labels() == Labels("calm")
+
+
+@pytest.mark.parametrize(("versions", "following"), [(("9", "10"), "11"), (("v9", "v10"), "v11")])
+def test_the_next_version_follows_the_newest(versions: tuple[str, ...], following: str) -> None:
+    for version in versions:
+        write_bundle(Path("models"), "mine", version)
+    assert add(PLAIN.proto()) == 0
+    store = ModelStore(Path("models"), "mine")
+    assert list(store.versions()) == [*versions, following]
+    assert store.labels() == Labels(versions[-1])
 
 
 def test_the_same_file_again_is_the_same_version(capfd: pytest.CaptureFixture[str]) -> None:
@@ -520,3 +590,23 @@ def test_a_features_file_that_is_wrong_is_refused(content: Any, reason: str, cap
     text = line(capfd)
     assert reason in text
     assert not Path("models/mine/1").exists()
+
+
+def test_what_needs_a_label_refuses_an_added_bundle(capfd: pytest.CaptureFixture[str]) -> None:
+    assert add(PLAIN.proto()) == 0
+    assert run_command(["evaluate", "--bundle", "models/mine/1"]) == 1
+    reason = (
+        "mine/1 was added from an ONNX file: it records no label and no training data, which volcast evaluate needs"
+    )
+    assert reason in line(capfd)
+    with pytest.raises(BundleError, match="which volcast monitor needs"):
+        BundleFolder(Path("models"), 60.0).bundle("mine/1")
+
+
+def test_the_list_shows_an_added_version_without_figures(capfd: pytest.CaptureFixture[str]) -> None:
+    assert add(PLAIN.proto()) == 0
+    capfd.readouterr()
+    assert run_command(["models", "list", "--json"]) == 0
+    (row,) = json.loads(capfd.readouterr().out)["models"]
+    assert (row["kind"], row["label"], row["error"]) == ("onnx", "stable", "")
+    assert "trained_until" not in row

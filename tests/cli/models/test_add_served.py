@@ -17,6 +17,8 @@ from tests.server.bundles import rows
 from tests.server.processes import serve
 from volcast.v1 import ModelSelector
 
+pytestmark = [pytest.mark.process, pytest.mark.slow]
+
 NAMES = {title: f"model-{number}" for number, title in enumerate(SEVEN)}
 FLOAT32 = 2e-6  # the files compute in float32
 
@@ -48,6 +50,5 @@ def test_a_common_export_is_added_and_served_with_the_models_own_probabilities(c
 
 
 @pytest.mark.parametrize("title", SEVEN)
-def test_verify_accepts_what_was_added(added: Path, title: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VOLCAST_GATE__MAX_LATENCY_US", "100000")
+def test_verify_accepts_what_was_added(added: Path, title: str) -> None:
     assert run_command(["models", "verify", NAMES[title], "1", "--models-dir", str(added)]) == 0

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from cli.main import run_command
 from common.labels import Labels
 from common.model_store import ModelStore
-from tests.training.runs import Made, leaky, make
+from tests.training.runs import Made, leaky, make, replace_manifest
 from training.trained import TRAINED_FILE, trained_files
 
 Volcast = Callable[..., int]
@@ -67,6 +68,18 @@ def test_a_bad_export_is_refused_with_its_reason(made: Made, capfd: pytest.Captu
     bad.trained = {TRAINED_FILE: trained_files(make(seed=2).fitted)[TRAINED_FILE]}
     assert models("promote", "volatility", "--run", kept(bad), "--no-track") == 3
     assert "REFUSED parity     the ONNX form differs from the trained form on" in capfd.readouterr().out
+
+
+def test_a_bundle_that_no_server_loads_is_refused_with_its_reason(
+    made: Made, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other = replace_manifest(made.manifest, opset=17)
+    run = replace(made, manifest=other).write(Path("data/runs")).name
+    assert models("promote", "volatility", "--run", run, "--no-track") == 3
+    text = capfd.readouterr().out
+    assert "REFUSED load" in text
+    assert "opset: the manifest says 17, model.onnx uses 18" in text
+    assert not Path("models/volatility").exists()
 
 
 def test_a_worse_model_is_refused_with_its_reason(made: Made, capfd: pytest.CaptureFixture[str]) -> None:
@@ -190,7 +203,7 @@ def test_verify_refuses_a_trained_form_that_says_something_else(made: Made, capf
     [
         (("promote", "volatility"), "name a VERSION of the models folder, or a run with --run"),
         (("promote", "volatility", "3"), "has no version '3'"),
-        (("promote", "volatility", "--run", "x", "--share", "0.5"), "--share is a candidate's"),
+        (("promote", "volatility", "--run", "x", "--share", "0.5"), "--share needs --to candidate"),
         (("promote", "../elsewhere", "1"), "expected letters, digits, - and _"),
         (("verify", "volatility"), "name a bundle: NAME VERSION, or --path FOLDER"),
         (("rollback", "volatility"), "model volatility has no version in models; models there: none"),

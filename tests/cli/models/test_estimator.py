@@ -35,6 +35,8 @@ from server.core.bundles import load_model
 from tests.cli.models.exports import Matrix, training_data
 from training.export import PARITY_LIMIT
 
+pytestmark = pytest.mark.slow
+
 MATRIX, Y = training_data()
 FRAME = pd.DataFrame(MATRIX, columns=[f"own {number}" for number in range(MATRIX.shape[1])])
 CORE_FRAME = pd.DataFrame(MATRIX, columns=list(CORE_1.names))

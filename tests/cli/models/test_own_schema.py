@@ -22,6 +22,8 @@ from tests.server.processes import running, serve
 from volcast.oip.v2 import ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse
 from volcast.v1 import ModelSelector
 
+pytestmark = pytest.mark.process
+
 NAMES = ("depth", "spread", "age at quote")
 NETWORK = Network(width=3)
 MATRIX = training_data(3)[0][:40]

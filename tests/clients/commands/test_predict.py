@@ -84,7 +84,7 @@ def test_a_feature_that_is_no_finite_number_is_named(value: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000])
 def test_what_is_no_json_is_said_to_be_none(text: str) -> None:
-    with pytest.raises(UsageError, match="--features is no JSON"):
+    with pytest.raises(UsageError, match="--features is not JSON"):
         parse_features(text)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ import pytest
 from cli.main import run_command
 from common.config import KafkaConfig
 from pipeline.stream.kafka import Sink
-from tests.processes import as_environ, fresh_topics
+from tests.processes import ROOT, as_environ, fresh_topics
 from volcast.v1 import MissingReason, Prediction
 
 TIME_NS = 1_775_428_513_925_000_000
@@ -68,6 +70,19 @@ def test_each_prediction_is_a_line(topics: KafkaConfig, capfd: pytest.CaptureFix
     lines = capfd.readouterr().out.splitlines()
     assert len(lines) == 3
     assert lines[0].split() == ["22:35:13.925", "BTC-USD", "0.7500", "SPIKE", "1.50", "ms", "volatility/1"]
+
+
+def test_a_reader_that_leaves_ends_it_well_also_while_nothing_comes(topics: KafkaConfig) -> None:
+    command = [sys.executable, "-m", "cli.main", "watch"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with feeding(topics, prediction()):
+        assert process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(30) == 0
+    assert process.stderr.read() == b""
+    process.stderr.close()
 
 
 def test_only_the_product_asked_for_is_shown_and_garbage_is_passed_over(

@@ -64,7 +64,10 @@ def refused(channel: grpc.Channel, request: PredictRequest | bytes) -> tuple[grp
 def violations(status: status_pb2.Status) -> dict[str, str]:
     bad = error_details_pb2.BadRequest()
     return {
-        one.field: one.description for detail in status.details if detail.Unpack(bad) for one in bad.field_violations
+        violation.field: violation.description
+        for detail in status.details
+        if detail.Unpack(bad)
+        for violation in bad.field_violations
     }
 
 

@@ -22,13 +22,13 @@ from volcast.v1 import (
 )
 
 
-def test_health_says_what_is_held_and_what_could_not_be_loaded(server: Process, channel: grpc.Channel) -> None:
+def test_health_lists_loaded_models_and_load_errors(server: Process, channel: grpc.Channel) -> None:
     answer = HealthResponse.FromString(call(channel, SERVICE + "Health", HealthRequest().SerializeToString()))
     assert answer.ready
     assert (answer.default_model, answer.front) == ("volatility", server.ready["front"])
     assert answer.build
     assert answer.uptime_s > 0
-    assert [(one.name, one.version, one.ready) for one in answer.models] == [
+    assert [(model.name, model.version, model.ready) for model in answer.models] == [
         ("jumps", "1", True),
         ("volatility", "9", True),
         ("volatility", "10", True),
@@ -37,7 +37,9 @@ def test_health_says_what_is_held_and_what_could_not_be_loaded(server: Process, 
     stable, damaged = answer.models[2], answer.models[3]
     assert (list(stable.labels), stable.threshold, stable.load_error) == (["stable"], 0.25, "")
     assert (stable.schema_name, stable.schema_hash) == (CORE_1.name, CORE_1.hash)
-    assert [(one.name, one.unit) for one in stable.features] == [(one.name, one.unit) for one in CORE_1.features]
+    assert [(feature.name, feature.unit) for feature in stable.features] == [
+        (feature.name, feature.unit) for feature in CORE_1.features
+    ]
     assert "model.onnx is damaged" in damaged.load_error
 
 
@@ -84,4 +86,4 @@ def test_health_is_not_queued_behind_work(channel: grpc.Channel) -> None:
     raw = packed(rows(MAX_ROWS)).SerializeToString()
     waiting = [work.future(raw, timeout=TIMEOUT_S) for _ in range(200)]
     call(channel, "/grpc.health.v1.Health/Check", b"")
-    assert all(one.result() for one in waiting)
+    assert all(call.result() for call in waiting)

@@ -39,8 +39,8 @@ def infer(count: int, seed: int = 0, name: str = "volatility", **fields: str) ->
 
 def typed(count: int, seed: int = 0) -> ModelInferRequest:
     request = ModelInferRequest(model_name="volatility", id="typed")
-    one = request.inputs.add(name="features", datatype="FP64", shape=[count, 11])
-    one.contents.fp64_contents.extend(rows(count, seed).ravel().tolist())
+    tensor = request.inputs.add(name="features", datatype="FP64", shape=[count, 11])
+    tensor.contents.fp64_contents.extend(rows(count, seed).ravel().tolist())
     return request
 
 
@@ -48,7 +48,7 @@ def ask(channel: grpc.Channel, request: ModelInferRequest) -> ModelInferResponse
     return ModelInferResponse.FromString(call(channel, SERVICE + "ModelInfer", request.SerializeToString()))
 
 
-def test_the_server_is_live_and_ready_and_says_what_it_is(channel: grpc.Channel) -> None:
+def test_the_server_is_live_and_ready_and_returns_its_metadata(channel: grpc.Channel) -> None:
     assert ServerLiveResponse.FromString(call(channel, SERVICE + "ServerLive", b"")).live
     assert ServerReadyResponse.FromString(call(channel, SERVICE + "ServerReady", b"")).ready
     answer = ServerMetadataResponse.FromString(call(channel, SERVICE + "ServerMetadata", b""))
@@ -65,7 +65,7 @@ def test_a_model_says_its_tensors(channel: grpc.Channel) -> None:
     raw = ModelMetadataRequest(name="volatility").SerializeToString()
     answer = ModelMetadataResponse.FromString(call(channel, SERVICE + "ModelMetadata", raw))
     assert list(answer.versions) == ["9", "10"]
-    assert [(one.name, list(one.shape)) for one in answer.inputs] == [("features", [-1, 11])]
+    assert [(tensor.name, list(tensor.shape)) for tensor in answer.inputs] == [("features", [-1, 11])]
 
 
 @pytest.mark.parametrize("count", [1, 7, MAX_ROWS])
@@ -99,23 +99,23 @@ def test_the_model_asked_for_answers(channel: grpc.Channel, name: str, version: 
 def test_a_wrong_request_ends_with_its_code(
     channel: grpc.Channel, request_: ModelInferRequest, code: grpc.StatusCode
 ) -> None:
-    one = channel.unary_unary(SERVICE + "ModelInfer").future(request_.SerializeToString(), timeout=TIMEOUT_S)
-    assert code_of(one) is code
-    assert "grpc-status-details-bin" in dict(one.trailing_metadata())
+    pending = channel.unary_unary(SERVICE + "ModelInfer").future(request_.SerializeToString(), timeout=TIMEOUT_S)
+    assert code_of(pending) is code
+    assert "grpc-status-details-bin" in dict(pending.trailing_metadata())
 
 
 @pytest.mark.parametrize("method", UNARY)
 def test_bytes_that_are_no_request_are_invalid(channel: grpc.Channel, method: str) -> None:
-    one = channel.unary_unary(SERVICE + method).future(b"\xff", timeout=TIMEOUT_S)
-    assert code_of(one) is grpc.StatusCode.INVALID_ARGUMENT
+    pending = channel.unary_unary(SERVICE + method).future(b"\xff", timeout=TIMEOUT_S)
+    assert code_of(pending) is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_a_stream_answers_in_order_and_lives_through_a_wrong_request(channel: grpc.Channel) -> None:
     requests = [infer(1, seed, id=str(seed)) if seed % 7 else infer(1, name="moon", id=str(seed)) for seed in range(60)]
-    raw = iter([one.SerializeToString() for one in requests])
+    raw = iter([request.SerializeToString() for request in requests])
     answers = [
-        ModelStreamInferResponse.FromString(one)
-        for one in channel.stream_stream(SERVICE + "ModelStreamInfer")(raw, timeout=TIMEOUT_S)
+        ModelStreamInferResponse.FromString(response)
+        for response in channel.stream_stream(SERVICE + "ModelStreamInfer")(raw, timeout=TIMEOUT_S)
     ]
     assert [answer.infer_response.id for answer in answers] == [str(seed) for seed in range(60)]
     for seed, answer in enumerate(answers):
@@ -125,9 +125,9 @@ def test_a_stream_answers_in_order_and_lives_through_a_wrong_request(channel: gr
             assert_allclose(got, Logistic(10).predict(rows(1, seed)), rtol=0, atol=1e-12)
 
 
-def test_the_index_tells_every_version_and_why_one_is_not_ready(channel: grpc.Channel) -> None:
+def test_the_index_lists_every_version_and_reasons_of_failures(channel: grpc.Channel) -> None:
     answer = RepositoryIndexResponse.FromString(call(channel, SERVICE + "RepositoryIndex", b""))
-    assert [(one.name, one.version, one.state) for one in answer.models] == [
+    assert [(model.name, model.version, model.state) for model in answer.models] == [
         ("jumps", "1", "READY"),
         ("volatility", "9", "READY"),
         ("volatility", "10", "READY"),
@@ -143,12 +143,12 @@ def test_the_index_tells_every_version_and_why_one_is_not_ready(channel: grpc.Ch
         ("moon", grpc.StatusCode.NOT_FOUND),
     ],
 )
-def test_a_load_says_what_became_of_the_model(channel: grpc.Channel, name: str, code: grpc.StatusCode) -> None:
+def test_a_load_returns_the_result_for_the_model(channel: grpc.Channel, name: str, code: grpc.StatusCode) -> None:
     raw = RepositoryModelLoadRequest(model_name=name).SerializeToString()
-    one = channel.unary_unary(SERVICE + "RepositoryModelLoad").future(raw, timeout=TIMEOUT_S)
-    assert code_of(one) is code
+    pending = channel.unary_unary(SERVICE + "RepositoryModelLoad").future(raw, timeout=TIMEOUT_S)
+    assert code_of(pending) is code
 
 
 def test_nothing_is_unloaded_on_request(channel: grpc.Channel) -> None:
-    one = channel.unary_unary(SERVICE + "RepositoryModelUnload").future(b"", timeout=TIMEOUT_S)
-    assert code_of(one) is grpc.StatusCode.UNIMPLEMENTED
+    pending = channel.unary_unary(SERVICE + "RepositoryModelUnload").future(b"", timeout=TIMEOUT_S)
+    assert code_of(pending) is grpc.StatusCode.UNIMPLEMENTED

@@ -1,4 +1,4 @@
-"""Predict: rows in, probabilities out, and what is said to a wrong request."""
+"""Predict: rows in, probabilities out, and the errors of wrong requests."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def ask(reflect: grpc.StreamStreamMultiCallable, **question: str) -> reflection_
 
 def test_every_service_is_listed(reflect: grpc.StreamStreamMultiCallable) -> None:
     answer = ask(reflect, list_services="")
-    assert {one.name for one in answer.list_services_response.service} == SERVICES
+    assert {service.name for service in answer.list_services_response.service} == SERVICES
 
 
 @pytest.mark.parametrize("service", sorted(SERVICES))
@@ -37,7 +37,7 @@ def test_every_listed_service_is_described(reflect: grpc.StreamStreamMultiCallab
         descriptor_pb2.FileDescriptorProto.FromString(raw)
         for raw in answer.file_descriptor_response.file_descriptor_proto
     ]
-    assert service in {f"{file.package}.{one.name}" for file in files for one in file.service}
+    assert service in {f"{file.package}.{described.name}" for file in files for described in file.service}
 
 
 def test_an_unknown_symbol_is_answered_by_an_error(reflect: grpc.StreamStreamMultiCallable) -> None:

@@ -26,7 +26,7 @@ from volcast.v1 import (
 
 def test_answers_come_in_order_with_their_frames_ids(channel: grpc.Channel) -> None:
     ids = [7, 7, 0, 2**64 - 1, *range(300)]
-    answers = stream(channel, [frame(one, packed(rows(1, seed))) for seed, one in enumerate(ids)])
+    answers = stream(channel, [frame(frame_id, packed(rows(1, seed))) for seed, frame_id in enumerate(ids)])
     assert [answer.frame_id for answer in answers] == ids
     for seed, answer in enumerate(answers):
         assert_allclose(answer.response.probabilities, STABLE.predict(rows(1, seed)), rtol=0, atol=1e-12)

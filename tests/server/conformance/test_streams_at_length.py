@@ -45,19 +45,19 @@ def narrow(matrix: Any) -> PredictRequest:
 
 def kinds(seed: int) -> list[tuple[PredictRequest, int | None, Any]]:
     """(request, seed of the model that answers or None where it is refused, rows)."""
-    one, some, many = rows(1, seed), rows(3, seed), rows(256, seed)
+    row, some, many = rows(1, seed), rows(3, seed), rows(256, seed)
     return [
-        (packed(one), 10, one),
+        (packed(row), 10, row),
         (packed(some), 10, some),
         (packed(many), 10, many),
-        (narrow(one), 10, one.astype("<f4").astype(float)),
+        (narrow(row), 10, row.astype("<f4").astype(float)),
         (by_name(some), 10, some),
-        (of_model(packed(one), version="9"), 9, one),
-        (of_model(packed(one), "jumps"), 2, one),
+        (of_model(packed(row), version="9"), 9, row),
+        (of_model(packed(row), "jumps"), 2, row),
         (packed([[np.nan] * 11]), None, None),
-        (packed(one, schema_hash=OTHER_SCHEMA.hash), None, None),
-        (packed(one, row_count=2), None, None),
-        (of_model(packed(one), "moon"), None, None),
+        (packed(row, schema_hash=OTHER_SCHEMA.hash), None, None),
+        (packed(row, row_count=2), None, None),
+        (of_model(packed(row), "moon"), None, None),
         (packed(rows(MAX_ROWS + 1)), None, None),
         (PredictRequest(), None, None),
     ]
@@ -72,7 +72,7 @@ def test_frames_of_every_kind_under_way_together_are_answered_in_order_each_as_i
     assert [answer.frame_id for answer in answers] == list(range(600))
     for answer, (_, model, matrix) in zip(answers, sent, strict=True):
         if model is None:
-            assert answer.error.code in {one.value[0] for one in (grpc.StatusCode.INVALID_ARGUMENT,
+            assert answer.error.code in {code.value[0] for code in (grpc.StatusCode.INVALID_ARGUMENT,
                                          grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND)}  # fmt: skip
         else:
             assert_scored(answer.response, model, matrix)
@@ -101,14 +101,14 @@ def test_a_client_that_ends_its_side_first_gets_every_answer(server: Process) ->
             wire.message(1, frame(index, packed(rows(1, index))).SerializeToString(), end=index == 399)
         ended, messages = wire.answer(1)
     assert ended["grpc-status"] == "0"
-    assert [StreamPredictResponse.FromString(one).frame_id for one in messages] == list(range(400))
+    assert [StreamPredictResponse.FromString(message).frame_id for message in messages] == list(range(400))
 
 
 def test_sixty_five_thousand_rows_are_one_message(patient: Process) -> None:
     with channel_to(patient.address, max_receive_message_length=-1) as channel:
         assert_scored(predict(channel, packed(rows(LARGE))), 3, rows(LARGE))
         counts = [1, LARGE, 1, 256, LARGE, 1]
-        answers = stream(channel, [frame(index, packed(rows(one, index))) for index, one in enumerate(counts)])
+        answers = stream(channel, [frame(index, packed(rows(count, index))) for index, count in enumerate(counts)])
         for index, count in enumerate(counts):
             assert answers[index].frame_id == index
             assert_scored(answers[index].response, 3, rows(count, index))
@@ -143,7 +143,7 @@ def test_a_reader_that_does_not_read_stops_its_own_frames_and_costs_no_memory(se
         assert server.resident_bytes() - before < FLAT_BYTES
         predict(channel, packed(rows(1)))  # the others are served
         stop.set()
-        assert [StreamPredictResponse.FromString(one).frame_id for one in answers] == list(range(taken))
+        assert [StreamPredictResponse.FromString(answer).frame_id for answer in answers] == list(range(taken))
 
 
 def test_unary_callers_who_never_read_are_read_no_more_and_cost_no_memory(

@@ -55,9 +55,9 @@ def test_compressed_messages_are_taken(channel: grpc.Channel, compression: grpc.
     matrix = np.ones((200, 11))
     raw = channel.unary_unary(PREDICT)(packed(matrix).SerializeToString(), timeout=TIMEOUT_S, compression=compression)
     assert_scored(PredictResponse.FromString(raw), 10, matrix)
-    frames = iter([frame(one, packed(matrix)).SerializeToString() for one in range(3)])
+    frames = iter([frame(index, packed(matrix)).SerializeToString() for index in range(3)])
     answers = channel.stream_stream(STREAM)(frames, timeout=TIMEOUT_S, compression=compression)
-    assert [StreamPredictResponse.FromString(one).frame_id for one in answers] == [0, 1, 2]
+    assert [StreamPredictResponse.FromString(answer).frame_id for answer in answers] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
@@ -65,15 +65,15 @@ def test_a_message_that_is_small_only_as_long_as_it_is_compressed_is_refused(
     channel: grpc.Channel, compression: grpc.Compression
 ) -> None:
     bomb = bytes(100 * MAX_MESSAGE_BYTES)
-    one = channel.unary_unary(PREDICT).future(bomb, timeout=TIMEOUT_S, compression=compression)
-    assert code_of(one) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    pending = channel.unary_unary(PREDICT).future(bomb, timeout=TIMEOUT_S, compression=compression)
+    assert code_of(pending) is grpc.StatusCode.RESOURCE_EXHAUSTED
     ask(channel)
 
 
 @pytest.mark.parametrize("path", [PREDICT, CHECK, "/inference.GRPCInferenceService/ModelInfer"])
 def test_a_message_over_the_limit_is_refused_by_every_unary_method(channel: grpc.Channel, path: str) -> None:
-    one = channel.unary_unary(path).future(bytes(MAX_MESSAGE_BYTES + 1), timeout=TIMEOUT_S)
-    assert code_of(one) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    pending = channel.unary_unary(path).future(bytes(MAX_MESSAGE_BYTES + 1), timeout=TIMEOUT_S)
+    assert code_of(pending) is grpc.StatusCode.RESOURCE_EXHAUSTED
     ask(channel)
 
 
@@ -96,12 +96,12 @@ def test_a_message_over_the_limit_ends_its_stream(channel: grpc.Channel, path: s
     ],
 )
 def test_what_is_not_served_is_unimplemented_in_every_form_of_call(channel: grpc.Channel, path: str) -> None:
-    for one in (
+    for pending in (
         channel.unary_unary(path).future(b"", timeout=TIMEOUT_S),
         channel.unary_stream(path)(b"", timeout=TIMEOUT_S),
         channel.stream_stream(path)(iter([b""]), timeout=TIMEOUT_S),
     ):
-        assert code_of(one) is grpc.StatusCode.UNIMPLEMENTED
+        assert code_of(pending) is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_a_unary_method_may_be_called_as_a_stream_of_one(channel: grpc.Channel) -> None:
@@ -111,7 +111,7 @@ def test_a_unary_method_may_be_called_as_a_stream_of_one(channel: grpc.Channel) 
     assert_scored(PredictResponse.FromString(answer), 10, rows(1))
 
 
-def test_a_ping_is_answered_with_what_it_brought(server: Process) -> None:
+def test_a_ping_is_acknowledged_with_its_payload(server: Process) -> None:
     with Wire(server.address) as wire:
         wire.send(PING, b"12345678")
         while (got := wire.read())[0] != PING or not got[1] & ACK:
@@ -121,12 +121,12 @@ def test_a_ping_is_answered_with_what_it_brought(server: Process) -> None:
         assert wire.answer(1)[0]["grpc-status"] == "0"
 
 
-def test_who_only_pings_is_sent_away_and_nobody_else(server: Process, channel: grpc.Channel) -> None:
+def test_a_peer_that_only_pings_is_disconnected_and_no_other_peer(server: Process, channel: grpc.Channel) -> None:
     with Wire(server.address) as wire:
         wire.socket.sendall((b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + b"12345678") * 20_000)
         goodbyes = [payload for kind, _, _, payload in wire.frames() if kind == GOAWAY]
     # ENHANCE_YOUR_CALM, where the reset that follows, as pings are left unread, does not overtake it.
-    assert [int.from_bytes(one[4:8], "big") for one in goodbyes[-1:]] in ([11], [])
+    assert [int.from_bytes(goodbye[4:8], "big") for goodbye in goodbyes[-1:]] in ([11], [])
     ask(channel)
 
 

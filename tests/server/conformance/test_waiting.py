@@ -44,14 +44,14 @@ def scored(process: Process, name: str, version: str) -> float:
 
 
 def predict_when_there_is_room(channel: grpc.Channel) -> None:
-    """Who went keeps a place in the queue until the next batch, at most."""
+    """Waits for room: a cancelled call keeps its place in the queue until the next batch, at most."""
     answers: list[bytes] = []
 
     def asked() -> bool:
-        one = begin(channel, packed(rows(1)))
-        if code_of(one) is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        pending = begin(channel, packed(rows(1)))
+        if code_of(pending) is grpc.StatusCode.RESOURCE_EXHAUSTED:
             return False
-        answers.append(one.result())
+        answers.append(pending.result())
         return True
 
     await_true(asked)
@@ -66,29 +66,29 @@ def of_other(count: int, seed: int) -> PredictRequest:
     return of_model(packed(rows(count, seed), schema_hash=OTHER_SCHEMA.hash), "other")
 
 
-def test_a_call_that_finds_the_queue_full_is_refused_at_once_and_told_when_to_try_again(waiting: grpc.Channel) -> None:
+def test_a_call_that_finds_the_queue_full_is_refused_at_once_with_a_retry_hint(waiting: grpc.Channel) -> None:
     calls = [begin(waiting, packed(rows(1, seed))) for seed in range(2 * MAX_QUEUE)]
-    full = [one for one in calls if code_of(one) is not grpc.StatusCode.OK]
+    full = [pending for pending in calls if code_of(pending) is not grpc.StatusCode.OK]
     assert len(full) == MAX_QUEUE
-    for one in full:
-        assert one.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        status = status_pb2.Status.FromString(dict(one.trailing_metadata())["grpc-status-details-bin"])
-        assert status.code == one.code().value[0]
-        assert status.message == one.details() == "too many calls are waiting for the model"
+    for pending in full:
+        assert pending.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        status = status_pb2.Status.FromString(dict(pending.trailing_metadata())["grpc-status-details-bin"])
+        assert status.code == pending.code().value[0]
+        assert status.message == pending.details() == "too many calls are waiting for the model"
         retry = error_details_pb2.RetryInfo()
         assert status.details[0].Unpack(retry)
         assert 0 < retry.retry_delay.ToMilliseconds() < 1000
-    for seed, one in enumerate(calls):
-        if one not in full:
-            assert_scored(PredictResponse.FromString(one.result()), 3, rows(1, seed))
+    for seed, pending in enumerate(calls):
+        if pending not in full:
+            assert_scored(PredictResponse.FromString(pending.result()), 3, rows(1, seed))
 
 
-def test_who_is_refused_learns_it_before_those_before_him_are_answered(waiting: grpc.Channel) -> None:
+def test_a_refused_call_ends_before_the_calls_that_wait_ahead_of_it(waiting: grpc.Channel) -> None:
     ended: list[int] = []
     calls = [begin(waiting, packed(rows(1))) for _ in range(MAX_QUEUE + 1)]
-    for index, one in enumerate(calls):
-        one.add_done_callback(lambda _, index=index: ended.append(index))
-    codes = [code_of(one) for one in calls]
+    for index, pending in enumerate(calls):
+        pending.add_done_callback(lambda _, index=index: ended.append(index))
+    codes = [code_of(pending) for pending in calls]
     assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 1
     assert ended[0] == codes.index(grpc.StatusCode.RESOURCE_EXHAUSTED)
 
@@ -106,7 +106,7 @@ def test_a_deadline_that_passes_while_a_call_waits_ends_it_and_nothing_is_comput
     assert scored(patient, "volatility", "1") == before
 
 
-def test_a_caller_learns_of_his_deadline_when_it_passes(waiting: grpc.Channel) -> None:
+def test_a_call_ends_when_its_deadline_passes(waiting: grpc.Channel) -> None:
     began = time.monotonic()
     assert code_of(begin(waiting, packed(rows(1)), timeout_s=0.05)) is grpc.StatusCode.DEADLINE_EXCEEDED
     assert time.monotonic() - began < PATIENCE_S + 5
@@ -128,23 +128,23 @@ def test_a_call_that_is_cancelled_while_it_waits_is_not_computed(patient: Proces
     before = scored(patient, "volatility", "1")
     gone = [begin(waiting, pinned("1", seed)) for seed in range(MAX_QUEUE)]
     call(waiting, "/grpc.health.v1.Health/Check", b"")  # behind them on the wire: they have arrived
-    for one in gone:
-        one.cancel()
+    for pending in gone:
+        pending.cancel()
     predict_when_there_is_room(waiting)
     assert scored(patient, "volatility", "1") == before
 
 
-def test_cancelled_calls_leave_their_places_to_others(waiting: grpc.Channel) -> None:
+def test_cancelled_calls_free_their_places(waiting: grpc.Channel) -> None:
     """More than the connection, and than the queue, have room for."""
     for _ in range(MAX_STREAMS // MAX_QUEUE + 1):
         gone = [begin(waiting, packed(rows(1, seed))) for seed in range(MAX_QUEUE)]
         call(waiting, "/grpc.health.v1.Health/Check", b"")
-        for one in gone:
-            one.cancel()
+        for pending in gone:
+            pending.cancel()
         predict_when_there_is_room(waiting)
 
 
-def test_cancelled_streams_leave_their_places_to_others(patient: Process) -> None:
+def test_cancelled_streams_free_their_places(patient: Process) -> None:
     """A connection has room for MAX_STREAMS: if one stayed, those at the end would be refused."""
     frame = StreamPredictRequest(frame_id=1, request=packed(rows(1))).SerializeToString()
     ids = iter(range(1, 2**31, 2))
@@ -212,41 +212,41 @@ def test_models_and_schemas_that_share_a_batch_are_never_mixed(patient: Process)
             (4, matrix, of_other(1 + seed % 3, seed)),
             (2, matrix, of_model(by_name(matrix), "jumps")),
         ]
-    with channel_to(patient.address) as one, channel_to(patient.address) as other:
+    with channel_to(patient.address) as first, channel_to(patient.address) as second:
         for _ in range(3):  # the second time their forms are known
-            calls = [begin((one, other)[index % 2], request) for index, (_, _, request) in enumerate(asked)]
+            calls = [begin((first, second)[index % 2], request) for index, (_, _, request) in enumerate(asked)]
             for (seed, matrix, _), under_way in zip(asked, calls, strict=True):
                 assert_scored(PredictResponse.FromString(under_way.result()), seed, matrix)
 
 
-def test_a_wrong_request_fails_alone(waiting: grpc.Channel) -> None:
+def test_a_wrong_request_does_not_fail_its_batch(waiting: grpc.Channel) -> None:
     good = [begin(waiting, packed(rows(2, seed))) for seed in range(4)]
     refused(waiting, packed([[float("nan")] * 11]))
     refused(waiting, packed(rows(1), schema_hash=OTHER_SCHEMA.hash))
     refused(waiting, of_model(packed(rows(1)), "other"))
-    for seed, one in enumerate(good):
-        assert_scored(PredictResponse.FromString(one.result()), 3, rows(2, seed))
+    for seed, pending in enumerate(good):
+        assert_scored(PredictResponse.FromString(pending.result()), 3, rows(2, seed))
 
 
-def test_a_row_without_a_probability_fails_alone_in_its_batch(waiting: grpc.Channel) -> None:
+def test_a_row_without_a_probability_does_not_fail_its_batch(waiting: grpc.Channel) -> None:
     good = [begin(waiting, of_model(packed(rows(1, seed)), "jumps")) for seed in range(4)]
     beyond = begin(waiting, of_model(packed([[1.7e308] * 11]), "jumps"))
     assert code_of(beyond) is grpc.StatusCode.INVALID_ARGUMENT
-    for seed, one in enumerate(good):
-        assert_scored(PredictResponse.FromString(one.result()), 2, rows(1, seed))
+    for seed, pending in enumerate(good):
+        assert_scored(PredictResponse.FromString(pending.result()), 2, rows(1, seed))
 
 
 def test_more_calls_than_a_connection_may_have_wait_in_the_client_and_are_all_answered(patient: Process) -> None:
     frame = StreamPredictRequest(frame_id=1, request=packed(rows(1))).SerializeToString()
     with channel_to(patient.address, service_config=RETRIES) as channel:
         streams = [channel.stream_stream(STREAM)(iter([frame]), timeout=TIMEOUT_S) for _ in range(2 * MAX_STREAMS)]
-        answers = [StreamPredictResponse.FromString(answer) for one in streams for answer in one]
+        answers = [StreamPredictResponse.FromString(answer) for stream_ in streams for answer in stream_]
     assert len(answers) == 2 * MAX_STREAMS
     for answer in answers:
         assert_scored(answer.response, 3, rows(1))
 
 
-def test_a_call_beyond_what_a_connection_may_have_is_refused_for_the_client_to_try_elsewhere(patient: Process) -> None:
+def test_a_call_beyond_the_limit_of_a_connection_is_refused_as_retryable(patient: Process) -> None:
     with Wire(patient.address) as wire:
         for index in range(MAX_STREAMS + 1):
             wire.open_call(2 * index + 1, STREAM)

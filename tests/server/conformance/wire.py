@@ -36,13 +36,13 @@ class Wire(Raw):
         self.send(RST_STREAM, struct.pack(">I", CANCEL), 0, stream)
 
     def read(self) -> Frame:
-        """The next frame; fails the test where the server has closed."""
-        one = self.next()
-        assert one is not None, "the server closed the connection"
-        return one
+        """Returns the next frame; fails the test if the server has closed the connection."""
+        frame = self.next()
+        assert frame is not None, "the server closed the connection"
+        return frame
 
     def next(self) -> Frame | None:
-        """The next frame, with what the protocol wants said to it; None where the server has closed."""
+        """Returns the next frame, after acknowledging SETTINGS and PING; None if the server has closed."""
         for kind, flags, stream, payload in self.frames():
             if kind == SETTINGS and not flags & ACK:
                 self.send(SETTINGS, flags=ACK)

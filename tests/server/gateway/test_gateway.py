@@ -24,6 +24,7 @@ from common.errors import (
 )
 from common.schema import CORE_1, CORE_1_EXAMPLE
 from server.gateway.middleware import MAX_BODY_BYTES, response_for
+from tests.processes import await_true
 from tests.server.bundles import EXAMPLE, Logistic
 from tests.server.processes import Process, run_to_end, running
 
@@ -96,8 +97,8 @@ def test_a_model_is_chosen_by_the_body_or_else_by_the_query(
 def test_a_wrong_field_is_named_with_its_value_and_what_was_expected(
     gateway: httpx.Client, name: str, value: str, problem: str, shown: str
 ) -> None:
-    features = {one: str(number) for one, number in CORE_1_EXAMPLE.items()}
-    body = ",".join(f'"{one}": {number}' for one, number in {**features, name: value}.items())
+    features = {feature: str(number) for feature, number in CORE_1_EXAMPLE.items()}
+    body = ",".join(f'"{feature}": {number}' for feature, number in {**features, name: value}.items())
     answer = refused(gateway, "{" + body + "}")
     assert answer["violations"] == [{"field": name, "problem": problem, "value": shown}]
     assert answer["error"] == f"{name}: {problem}, got {shown}"
@@ -112,7 +113,7 @@ def test_a_number_of_400_digits_is_refused(gateway: httpx.Client) -> None:
 
 @pytest.mark.parametrize("name", CORE_1.names)
 def test_each_missing_feature_is_named(gateway: httpx.Client, name: str) -> None:
-    body = {one: value for one, value in CORE_1_EXAMPLE.items() if one != name}
+    body = {feature: value for feature, value in CORE_1_EXAMPLE.items() if feature != name}
     answer = refused(gateway, json.dumps(body))
     assert answer["error"] == f"{name}: missing, expected a finite number"
 
@@ -124,7 +125,7 @@ def test_json_that_is_no_object_is_refused(gateway: httpx.Client, body: str) -> 
 
 
 @pytest.mark.parametrize("body", ["", "{", '{"price": 1', "not json", "[" * 5000, "\x00"])
-def test_what_is_no_json_is_said_to_be_none(gateway: httpx.Client, body: str) -> None:
+def test_a_body_that_is_no_json_is_refused_as_such(gateway: httpx.Client, body: str) -> None:
     assert refused(gateway, body, 400)["error"].startswith("the body is no JSON: ")
 
 
@@ -158,7 +159,7 @@ def test_health_is_the_servers(gateway: httpx.Client) -> None:
     assert answer.status_code == 200
     fields = answer.json()
     assert fields["ready"] is True
-    assert [one["version"] for one in fields["models"]] == ["1", "9", "10", "11"]
+    assert [model["version"] for model in fields["models"]] == ["1", "9", "10", "11"]
     assert "is damaged" in fields["models"][3]["load_error"]
 
 
@@ -247,7 +248,7 @@ def test_a_gateway_may_start_first_and_is_healthy_when_the_server_is(models: Pat
             assert (away.status_code, away.json()["ready"]) == (503, False)
             refused = client.post("/predict", json=CORE_1_EXAMPLE)
             assert refused.status_code == 503
-            assert refused.json()["error"] == "the inference server is away, starting or draining"
+            assert refused.json()["error"] == "the inference server is unreachable, starting or draining"
             assert address not in away.text
             assert client.get("/version").json()["server"] is None
             with running("serve", "--port", str(port), "--metrics-port", "0", "--models-dir", str(models)):
@@ -267,7 +268,7 @@ def test_a_server_that_does_not_answer_is_a_gateway_timeout() -> None:
     assert answer.status_code == 504
 
 
-def test_a_port_that_is_taken_is_one_line_that_says_what_to_change(server: Process) -> None:
+def test_a_taken_port_prints_a_single_line_with_the_option_to_change(server: Process) -> None:
     port = server.address.rpartition(":")[2]
     done = run_to_end("gateway", "--port", port)
     assert done.returncode == 1
@@ -316,4 +317,22 @@ def test_a_wrong_feature_of_the_object_is_named(
     gateway: httpx.Client, body: dict[str, Any], field: str, problem: str
 ) -> None:
     violations = refused(gateway, json.dumps(body))["violations"]
-    assert (field, problem) in [(one["field"], one["problem"]) for one in violations]
+    assert (field, problem) in [(violation["field"], violation["problem"]) for violation in violations]
+
+
+def test_a_gateway_that_leaves_is_not_ready_and_still_answers_new_connections(server: Process) -> None:
+    options = ("--port", "0", "--server", server.address)
+    with running("gateway", *options, VOLCAST_GATEWAY__LAME_DUCK_S="60") as process:
+        url = f"http://{process.address}"
+        with httpx.Client(base_url=url, trust_env=False, timeout=20) as client:
+            assert client.get("/health").status_code == 200
+            process.popen.send_signal(signal.SIGTERM)
+            await_true(lambda: any(event["event"] == "leaving" for event in process.events()))
+            kept = client.get("/health")
+            assert (kept.status_code, kept.json()) == (503, {"ready": False, "error": "the gateway is draining"})
+            assert kept.headers["connection"] == "close"
+        assert httpx.get(f"{url}/v2/health/ready", trust_env=False, timeout=20).status_code == 503
+        assert httpx.get(f"{url}/v2/health/live", trust_env=False, timeout=20).status_code == 200
+        assert httpx.post(f"{url}/predict", json=CORE_1_EXAMPLE, trust_env=False, timeout=20).status_code == 200
+        assert process.stop(signal.SIGTERM, timeout_s=10) == 0  # the second one: on to the drain
+        assert [event["event"] for event in process.events()][-2:] == ["draining", "stopped"]

@@ -1,4 +1,4 @@
-"""Who gets through the REST door, and what those learn who do not."""
+"""Which requests the REST API admits, and what a refused caller sees."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from starlette.routing import Route
 from common.access import make_access
 from common.schema import CORE_1_EXAMPLE
 from server.gateway.app import create_app
-from server.gateway.auth_middleware import OPEN
-from server.security.tokens import REFUSED, Tokens
+from server.gateway.auth_middleware import OPEN_PATHS
+from server.security.tokens import REFUSAL_TEXT, Tokens
 from tests.processes import await_true
 from tests.server.processes import run_to_end, running
 from tests.server.security.authority import Authority, Files
@@ -97,19 +97,19 @@ async def test_a_caller_with_a_token_is_answered_and_the_gateway_shows_its_own(t
     ],
 )
 @pytest.mark.parametrize("path", ["/predict", "/version", "/v2", "/v2/models/volatility/infer", "/moon", "/health/"])
-async def test_a_caller_without_one_learns_nothing_not_even_which_paths_there_are(
+async def test_a_caller_without_a_token_cannot_see_which_paths_exist(
     tokens: Path, path: str, headers: list[tuple[str, str]]
 ) -> None:
     behind = Server()
     async with gateway(behind, tokens) as client:
         for method in ("GET", "POST"):
             answer = await client.request(method, path, headers=headers)
-            assert (answer.status_code, answer.json()["error"]) == (401, REFUSED)
+            assert (answer.status_code, answer.json()["error"]) == (401, REFUSAL_TEXT)
             assert answer.headers["WWW-Authenticate"] == "Bearer"
     assert behind.shown == []
 
 
-async def test_probes_and_scrapers_need_no_token_and_are_told_no_more_than_they_need(tokens: Path) -> None:
+async def test_probes_and_scrapers_need_no_token_and_a_probe_sees_only_readiness(tokens: Path) -> None:
     async with gateway(Server(), tokens) as client:
         assert (await client.get("/health")).json() == {"ready": True}
         assert (await client.get("/health", headers=BEARING)).json()["models"][0]["name"] == "volatility"
@@ -117,11 +117,11 @@ async def test_probes_and_scrapers_need_no_token_and_are_told_no_more_than_they_
             assert (await client.get(path)).status_code == 200
 
 
-def test_what_is_open_is_what_there_is() -> None:
+def test_every_open_path_is_a_route() -> None:
     app = create_app("127.0.0.1:1", 1.0, Log())
     paths = {route.path for route in app.routes if isinstance(route, Route)}
     paths |= set(app.openapi()["paths"])
-    assert paths >= OPEN
+    assert paths >= OPEN_PATHS
 
 
 async def test_without_tokens_everyone_is_answered() -> None:
@@ -152,9 +152,9 @@ async def test_the_words_of_a_failure_inside_never_reach_a_caller(
         answer = await client.request(method, path, content=json.dumps(CORE_1_EXAMPLE))
         assert answer.status_code == status
         health = await client.get("/health")
-        for told in (answer.text, health.text):
-            assert SECRET not in told
-            assert "127.0.0.1" not in told
+        for text in (answer.text, health.text):
+            assert SECRET not in text
+            assert "127.0.0.1" not in text
 
 
 async def test_an_error_nobody_thought_of_is_a_plain_500(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,8 @@ class Peer:
 
     def raw(self, data: bytes) -> None:
         self.connection.receive(data, NOW_NS)
+        while self.connection.has_more:
+            self.connection.receive(b"", NOW_NS)
 
     def send(self, kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> None:
         self.raw(frames.frame(kind, flags, stream, payload))
@@ -85,7 +87,7 @@ class Peer:
 
     def status(self, stream: int, read: list[Frame] | None = None) -> int:
         """grpc-status of a call that has ended."""
-        last = [one for one in (read or self.read()) if one.stream == stream and one.kind == frames.HEADERS][-1]
+        last = [sent for sent in (read or self.read()) if sent.stream == stream and sent.kind == frames.HEADERS][-1]
         assert last.flags & frames.END_STREAM
         return int(self.fields(last)[b"grpc-status"])
 

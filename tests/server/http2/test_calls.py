@@ -17,7 +17,7 @@ MIB = 1024 * 1024
 
 
 def data_of(read: list[Frame], stream: int) -> bytes:
-    return b"".join(one.payload for one in read if one.kind == frames.DATA and one.stream == stream)
+    return b"".join(sent.payload for sent in read if sent.kind == frames.DATA and sent.stream == stream)
 
 
 def opened(peer: Peer, stream: int = 1, path: bytes = b"/stream", *extra: tuple[bytes, bytes]) -> Stream:
@@ -35,9 +35,9 @@ def requested(peer: Peer, stream: int = 1) -> Stream:
 
 def updates(read: list[Frame]) -> dict[int, int]:
     total: dict[int, int] = {}
-    for one in read:
-        if one.kind == frames.WINDOW_UPDATE:
-            total[one.stream] = total.get(one.stream, 0) + frames.word(one.payload)
+    for sent in read:
+        if sent.kind == frames.WINDOW_UPDATE:
+            total[sent.stream] = total.get(sent.stream, 0) + frames.word(sent.payload)
     return total
 
 
@@ -58,7 +58,7 @@ def test_both_ways_give_the_same_answer() -> None:
     peer.call(3)
     peer.connection.respond_fast(3, b"answer")
     short = peer.read()
-    assert [one[:2] + one[3:] for one in slow] == [one[:2] + one[3:] for one in short]
+    assert [sent[:2] + sent[3:] for sent in slow] == [sent[:2] + sent[3:] for sent in short]
     assert data_of(short, 3) == message(b"answer")
     assert peer.fields(short[0]) == {b":status": b"200", b"content-type": b"application/grpc"}
     assert peer.fields(short[2]) == {b"grpc-status": b"0"}
@@ -147,7 +147,7 @@ def test_an_unknown_method_a_refused_caller_and_too_many_headers_are_told_so_at_
     peer.head(3, b"/score", (b"authorization", b"bad"))
     peer.head(5, b"/score", (b"x-large", b"x" * 600))
     read = peer.read()
-    assert [peer.status(one, read) for one in (1, 3, 5)] == [12, 16, 8]
+    assert [peer.status(stream_id, read) for stream_id in (1, 3, 5)] == [12, 16, 8]
     assert peer.connection.open_calls == 0
 
 
@@ -194,7 +194,7 @@ def test_a_body_of_another_length_than_announced_is_malformed(path: bytes, annou
     peer.head(1, path, (b"content-length", announced))
     peer.data(1, message(b"row")[:5])
     peer.data(1, b"row", frames.END_STREAM)
-    resets = [frames.word(one.payload) for one in peer.read() if one.kind == frames.RST_STREAM]
+    resets = [frames.word(sent.payload) for sent in peer.read() if sent.kind == frames.RST_STREAM]
     assert resets == ([] if is_right else [ErrorCode.PROTOCOL_ERROR])
 
 
@@ -206,7 +206,7 @@ def test_a_remembered_head_takes_the_fast_path_and_holds_its_body_to_the_length(
     for stream in (1, 3):
         peer.head(stream, b"/score", (b"content-length", announced))
         peer.data(stream, message(b"row"), frames.END_STREAM)
-    resets = [one.stream for one in peer.read() if one.kind == frames.RST_STREAM]
+    resets = [sent.stream for sent in peer.read() if sent.kind == frames.RST_STREAM]
     assert resets == ([] if is_right else [1, 3])
     assert 3 in [stream for stream, _, _ in peer.connection.calls] or not is_right
 
@@ -224,7 +224,7 @@ def test_trailers_that_do_not_end_or_name_a_method_are_malformed(flags: int, tra
     peer = Peer()
     peer.head(1)
     peer.send(frames.HEADERS, flags, 1, trailers)
-    assert [one.kind for one in peer.read()] == [frames.RST_STREAM]
+    assert [sent.kind for sent in peer.read()] == [frames.RST_STREAM]
     assert peer.connection.open_calls == 0
 
 
@@ -314,7 +314,7 @@ def test_a_stream_that_nobody_reads_shuts_its_window() -> None:
         peer.data(1, bytes(10_000))
     assert 1 not in updates(peer.read())
     peer.data(1, b"x")
-    assert [one.kind for one in peer.read()] == [frames.RST_STREAM]
+    assert [sent.kind for sent in peer.read()] == [frames.RST_STREAM]
     assert stream.closed
 
 
@@ -361,8 +361,8 @@ def test_partial_messages_of_all_calls_are_bounded() -> None:
         peer.head(stream)
         for _ in range(4):
             peer.data(stream, message(bytes(MIB))[:20_000])
-    held = sum(one.size for one in peer.connection.streams.values())
-    assert held <= MIB + 20_000
+    unread = sum(open_stream.size for open_stream in peer.connection.streams.values())
+    assert unread <= MIB + 20_000
     assert peer.status(39) == 8
 
 
@@ -407,7 +407,7 @@ def test_the_callers_frame_size_and_sixty_four_kibibytes_bound_a_frame() -> None
         peer = Peer(settings={frames.MAX_FRAME_SIZE: asked, frames.INITIAL_WINDOW_SIZE: MIB})
         peer.raw(frames.window_update(0, MIB))
         peer.connection.respond(requested(peer), bytes(200_000))
-        assert max(len(one.payload) for one in peer.read()) == largest
+        assert max(len(sent.payload) for sent in peer.read()) == largest
 
 
 def test_answers_wait_for_the_connections_window_and_share_it() -> None:
@@ -415,7 +415,7 @@ def test_answers_wait_for_the_connections_window_and_share_it() -> None:
     for stream in (1, 3, 5):
         peer.connection.respond(requested(peer, stream), bytes(40_000))
     read = peer.read()
-    assert sum(len(one.payload) for one in read if one.kind == frames.DATA) == frames.DEFAULT_WINDOW
+    assert sum(len(sent.payload) for sent in read if sent.kind == frames.DATA) == frames.DEFAULT_WINDOW
     peer.raw(frames.window_update(0, MIB))
     read += peer.read()
     assert [len(data_of(read, stream)) for stream in (1, 3, 5)] == [40_005] * 3
@@ -471,7 +471,7 @@ def test_unread_answers_are_bounded() -> None:
     peer = Peer(Limits(max_unsent=100_000), settings={frames.INITIAL_WINDOW_SIZE: 0})
     for stream in range(1, 41, 2):
         peer.connection.respond(requested(peer, stream), bytes(10_000))
-    assert sum(one.unsent for one in peer.connection.streams.values()) <= 100_000
+    assert sum(open_stream.unsent for open_stream in peer.connection.streams.values()) <= 100_000
     assert peer.status(39) == 8
     for stream in list(peer.connection.streams):
         peer.send(frames.RST_STREAM, 0, stream, bytes(4))
@@ -501,12 +501,45 @@ def test_a_status_waits_behind_its_answers_and_a_failure_does_not() -> None:
         assert peer.status(1, read) == code
 
 
-def test_a_call_that_fails_before_its_caller_has_ended_closes_the_callers_side() -> None:
+def test_a_caller_that_reads_the_status_and_holds_its_side_open_is_reset_a_second_later() -> None:
+    """Not with the status: HAProxy discards trailers that it reads together with RST_STREAM."""
     peer = Peer()
     peer.connection.finish(opened(peer), 3, "no: 100 % \n wrong")
-    head, reset = peer.read()
+    (head,) = peer.read()
     assert peer.fields(head)[b"grpc-message"] == b"no: 100 %25 %0A wrong"
-    assert (reset.kind, frames.word(reset.payload)) == (frames.RST_STREAM, ErrorCode.NO_ERROR)
+    peer.connection.reset_held_open()
+    assert peer.read() == []
+    peer.connection.reset_held_open()
+    (reset,) = peer.read()
+    assert (reset.kind, reset.stream, frames.word(reset.payload)) == (frames.RST_STREAM, 1, ErrorCode.NO_ERROR)
+    peer.connection.reset_held_open()
+    assert peer.read() == []
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        frames.rst_stream(1, ErrorCode.CANCEL),
+        frames.frame(frames.DATA, frames.END_STREAM, 1, b""),
+        frames.frame(frames.HEADERS, frames.END_STREAM | frames.END_HEADERS, 1, b""),
+    ],
+)
+def test_a_caller_that_closes_its_side_after_the_status_is_not_reset(end: bytes) -> None:
+    peer = Peer()
+    peer.connection.finish(opened(peer), 3)
+    peer.raw(end)
+    peer.read()
+    for _ in range(3):
+        peer.connection.reset_held_open()
+    assert peer.read() == []
+
+
+def test_callers_that_hold_many_ended_calls_open_are_reset_before_a_second_has_passed() -> None:
+    peer = Peer()
+    for index in range(1025):
+        peer.head(2 * index + 1, b"/stream")
+        peer.connection.finish(peer.connection.streams[2 * index + 1], 3)
+    assert [sent.stream for sent in peer.read() if sent.kind == frames.RST_STREAM] == [1]
 
 
 def test_the_weight_of_a_message_beyond_the_limit_goes_with_its_call() -> None:
@@ -516,3 +549,28 @@ def test_the_weight_of_a_message_beyond_the_limit_goes_with_its_call() -> None:
         peer.data(1, part)
     assert peer.status(1) == 8
     assert peer.connection._buffered == 0
+
+
+def test_a_connection_is_done_once_its_peer_has_closed_every_call() -> None:
+    """gRPC's C core loses a status that it reads together with the end of the connection."""
+    peer = Peer()
+    stream = opened(peer)
+    peer.connection.go_away()
+    peer.send(frames.PING, frames.ACK, 0, b"draining")
+    assert not peer.connection.is_done
+    peer.connection.finish(stream, 14)
+    assert not peer.connection.is_done
+    peer.raw(frames.rst_stream(1, ErrorCode.NO_ERROR))
+    assert peer.connection.is_done
+
+
+def test_a_connection_is_done_once_a_peer_that_holds_its_call_open_was_reset() -> None:
+    peer = Peer()
+    stream = opened(peer)
+    peer.connection.go_away()
+    peer.send(frames.PING, frames.ACK, 0, b"draining")
+    peer.connection.finish(stream, 14)
+    peer.connection.reset_held_open()
+    assert not peer.connection.is_done
+    peer.connection.reset_held_open()
+    assert peer.connection.is_done

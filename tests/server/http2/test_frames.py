@@ -20,7 +20,7 @@ def code_of(peer: Peer, data: bytes) -> ErrorCode:
 
 
 def resets(peer: Peer) -> dict[int, int]:
-    return {one.stream: frames.word(one.payload) for one in peer.read() if one.kind == frames.RST_STREAM}
+    return {sent.stream: frames.word(sent.payload) for sent in peer.read() if sent.kind == frames.RST_STREAM}
 
 
 def test_a_server_begins_with_its_settings_and_a_larger_window() -> None:
@@ -208,7 +208,7 @@ def test_a_call_of_the_fast_path_that_its_caller_resets_wants_no_answer() -> Non
     peer.call(1)
     peer.call(3)
     peer.send(frames.RST_STREAM, 0, 3, WORD)
-    assert [peer.connection.awaits_response(one) for one in (1, 3)] == [True, False]
+    assert [peer.connection.awaits_response(stream_id) for stream_id in (1, 3)] == [True, False]
     peer.connection.respond_fast(3, b"answer")
     assert peer.read() == []
 
@@ -261,8 +261,8 @@ def test_a_flood_of_frames_that_bring_no_work_ends_the_connection(frame: bytes) 
 def test_calls_that_are_opened_and_reset_without_end_end_the_connection() -> None:
     peer = Peer(Limits(max_abuse_score=100))
     flood = b"".join(
-        frames.frame(frames.HEADERS, 4, one, block()) + frames.rst_stream(one, ErrorCode.CANCEL)
-        for one in range(1, 205, 2)
+        frames.frame(frames.HEADERS, 4, stream_id, block()) + frames.rst_stream(stream_id, ErrorCode.CANCEL)
+        for stream_id in range(1, 205, 2)
     )
     assert code_of(peer, flood) == ErrorCode.ENHANCE_YOUR_CALM
 

@@ -29,9 +29,9 @@ def block_of(*extra: tuple[bytes, bytes]) -> bytes:
     return b"".join(literal(name, value) for name, value in [*FIXED[:2], (b":path", b"/score"), *FIXED[2:], *extra])
 
 
-def read(one: HeadReader, block: bytes) -> Any:
+def read(head_reader: HeadReader, block: bytes) -> Any:
     try:
-        return one.read(block)
+        return head_reader.read(block)
     except MalformedError:
         return "malformed"
 
@@ -44,7 +44,7 @@ def test_a_block_reads_the_same_with_and_without_memory(
     requests: list[tuple[tuple[bytes, list[tuple[bytes, bytes]]], bool, int | None]], again: list[int]
 ) -> None:
     encoder, with_memory, without = Encoder(), reader(), reader()
-    for at in [*range(len(requests)), *(one for one in again if one < len(requests))]:
+    for at in [*range(len(requests)), *(index for index in again if index < len(requests))]:
         (path, extra), huffman, table_size = requests[at]
         if table_size is not None:
             encoder.header_table_size = table_size
@@ -58,12 +58,12 @@ def test_a_block_reads_the_same_with_and_without_memory(
 def test_bytes_that_are_no_header_block_read_the_same_with_and_without_memory(blocks: list[bytes]) -> None:
     outcomes = []
     for forgets in (False, True):
-        one, seen = reader(), []
+        head_reader, seen = reader(), []
         for block in blocks:
             if forgets:
-                one.forget()
+                head_reader.forget()
             try:
-                seen.append(read(one, block))
+                seen.append(read(head_reader, block))
             except ProtocolError as error:
                 seen.append(error.code)
                 break
@@ -72,13 +72,13 @@ def test_bytes_that_are_no_header_block_read_the_same_with_and_without_memory(bl
 
 
 def test_a_block_whose_meaning_changed_with_the_table_is_read_anew() -> None:
-    one = reader()
+    head_reader = reader()
     base = block_of()
     newest = b"\xbe"  # the newest entry of the dynamic table
-    one.read(base + b"\x40\x0cgrpc-timeout\x021S")
-    first = one.read(base + newest)
-    one.read(base + b"\x40\x0cgrpc-timeout\x022S")
-    second = one.read(base + newest)
+    head_reader.read(base + b"\x40\x0cgrpc-timeout\x021S")
+    first = head_reader.read(base + newest)
+    head_reader.read(base + b"\x40\x0cgrpc-timeout\x022S")
+    second = head_reader.read(base + newest)
     assert (first.timeout_ns, second.timeout_ns) == (10**9, 2 * 10**9)
 
 
@@ -90,13 +90,13 @@ def test_what_was_refused_is_asked_again_after_forgetting() -> None:
             return self.answer
 
     gate = Moody()
-    one = HeadReader(METHODS, gate, 4096)
+    head_reader = HeadReader(METHODS, gate, 4096)
     block = block_of()
-    assert one.read(block).refusal == "no"
+    assert head_reader.read(block).refusal == "no"
     gate.answer = ""
-    assert one.read(block).refusal == "no"
-    one.forget()
-    assert one.read(block).refusal == ""
+    assert head_reader.read(block).refusal == "no"
+    head_reader.forget()
+    assert head_reader.read(block).refusal == ""
 
 
 @pytest.mark.parametrize("other", [b"good", b"better"])
@@ -105,18 +105,18 @@ def test_two_authorizations_speak_for_nobody(other: bytes) -> None:
         def refusal(self, path: bytes, authorization: bytes) -> str:
             return authorization.decode()
 
-    one = HeadReader(METHODS, Listening(), 4096)
-    assert one.read(block_of((b"authorization", b"good"))).refusal == "good"
-    assert one.read(block_of((b"authorization", b"good"), (b"authorization", other))).refusal == ""
+    head_reader = HeadReader(METHODS, Listening(), 4096)
+    assert head_reader.read(block_of((b"authorization", b"good"))).refusal == "good"
+    assert head_reader.read(block_of((b"authorization", b"good"), (b"authorization", other))).refusal == ""
 
 
 def test_large_blocks_and_too_many_are_not_remembered() -> None:
-    one = reader(8192)
+    head_reader = reader(8192)
     for number in range(200):
-        one.read(block_of((b"x-number", b"%d" % number)))
-    one.read(block_of((b"x-large", b"x" * 5000)))
-    assert len(one.cached) <= 64
-    assert max(map(len, one.cached)) < 4096
+        head_reader.read(block_of((b"x-number", b"%d" % number)))
+    head_reader.read(block_of((b"x-large", b"x" * 5000)))
+    assert len(head_reader.cached) <= 64
+    assert max(map(len, head_reader.cached)) < 4096
 
 
 def test_a_list_far_beyond_its_limit_ends_the_connection() -> None:

@@ -106,7 +106,7 @@ def test_http1_is_answered_in_its_own_form(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", b"PRI * HTTP/1.1\r\n", b"\x16\x03\x01", b"get /"]
+    "data", [b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", b"PRI * HTTP/1.1\r\n", b"\x16\x03", b"get /", b"INVALID PREFACE"]
 )
 def test_other_bytes_are_answered_by_goaway(data: bytes) -> None:
     connection = Connection(METHODS, EveryCall(), Limits())

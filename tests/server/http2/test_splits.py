@@ -112,7 +112,7 @@ def test_messages_in_frames_of_any_size_come_whole(
 ) -> None:
     sent, expected = [frames.PREFACE + frames.settings({})], {}
     for number, (path, length) in enumerate(asked):
-        stream, body = 2 * number + 1, bytes((number + one) % 251 for one in range(length))
+        stream, body = 2 * number + 1, bytes((number + offset) % 251 for offset in range(length))
         sent.append(frames.frame(frames.HEADERS, 4, stream, block(path)))
         sent += in_frames(stream, body, size)
         expected[stream] = [body]
@@ -146,10 +146,10 @@ def test_many_calls_alike_are_the_calls_that_they_are_one_by_one(
 def test_calls_alike_come_as_a_block() -> None:
     connection = Connection(METHODS, EveryCall(), Limits())
     connection.receive(b"".join(conversation([(b"/score", b"row")])), 0)  # whose headers are cached
-    connection.receive(b"".join(conversation([(b"/score", bytes([one])) for one in range(41)])[2 + 1 :]), 0)
+    connection.receive(b"".join(conversation([(b"/score", bytes([number])) for number in range(41)])[2 + 1 :]), 0)
     (block,) = connection.blocks
     assert block.ids == range(3, 83, 2)
-    assert [one.tobytes() for one in block.messages] == [bytes([one]) for one in range(1, 41)]
+    assert [message.tobytes() for message in block.messages] == [bytes([number]) for number in range(1, 41)]
     assert connection.calls == []
 
 

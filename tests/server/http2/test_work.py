@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.http2 import frames
-from server.http2.connection import Limits
+from server.http2.connection import MAX_WORK, Limits
 from server.http2.stream import MAX_SMALL_CHUNKS, join_small_chunks
 from tests.server.http2.peer import Peer, message
 
@@ -126,3 +126,34 @@ def test_joined_chunks_hold_the_same_bytes_and_are_few(sizes: list[int]) -> None
         join_small_chunks(chunks, total)
         assert len(chunks) <= MAX_SMALL_CHUNKS or total >= 4096 * len(chunks)
     assert b"".join(chunks) == b"".join(bytes([number % 251]) * size for number, size in enumerate(sizes))
+
+
+@pytest.mark.parametrize("path", [b"/score", b"/stream"])
+def test_a_read_of_many_small_frames_ends_early_and_goes_on_without_new_bytes(path: bytes) -> None:
+    peer = Peer(Limits(stream_window=100_000))
+    begun(peer, path, 90_000)
+    connection = peer.connection
+    connection.receive(ONE_BYTE * 20_000, 0)
+    turns = 1
+    while connection.has_more:
+        assert connection.work <= 2 * MAX_WORK
+        connection.receive(b"", 0)
+        turns += 1
+    assert turns > 2
+    assert connection._rest == []
+    assert not connection.is_stalled(10**12, 1)
+    size = connection._partial_bodies[3].size if path == b"/score" else connection.streams[3].size
+    assert size == 20_005
+
+
+def test_new_bytes_behind_an_unfinished_read_are_read_in_order() -> None:
+    peer = Peer()
+    connection = peer.connection
+    pings = [frames.frame(frames.PING, 0, 0, number.to_bytes(8, "big")) for number in range(9000)]
+    connection.receive(b"".join(pings[:5000]) + pings[5000][:4], 0)
+    assert connection.has_more
+    connection.receive(pings[5000][4:] + b"".join(pings[5001:]), 0)
+    while connection.has_more:
+        connection.receive(b"", 0)
+    answers = [frame.payload for frame in peer.read() if frame.flags == frames.ACK]
+    assert answers == [number.to_bytes(8, "big") for number in range(9000)]

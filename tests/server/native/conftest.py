@@ -61,10 +61,13 @@ class Transport:
     def is_closing(self) -> bool:
         return self.closed
 
+    def can_write_eof(self) -> bool:
+        return True
+
     def close(self) -> None:
         self.closed = True
 
-    abort = close
+    abort = write_eof = close
 
 
 class Client:
@@ -107,17 +110,17 @@ class Client:
         return got
 
     async def ended(self, stream: int) -> list[Frame]:
-        return await self.until(lambda got: any(one.stream == stream and one.flags & 1 for one in got))
+        return await self.until(lambda got: any(sent.stream == stream and sent.flags & 1 for sent in got))
 
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     folder = tmp_path_factory.mktemp("native-models")
     write_bundle(folder)
-    one = Repository("volatility", time)
+    repository = Repository("volatility", time)
     log = structlog.wrap_logger(structlog.testing.CapturingLogger(), processors=[])
-    Reloader(one, folder, 0, log).load()
-    return one
+    Reloader(repository, folder, 0, log).load()
+    return repository
 
 
 @pytest.fixture
@@ -139,7 +142,7 @@ async def front(repository: Repository, clock: Clock) -> NativeFront:
 
 @pytest.fixture
 def client(front: NativeFront) -> Iterator[Client]:
-    one = Client(front)
-    yield one
-    if one.link in front.connections:
-        one.link.connection_lost(None)
+    made = Client(front)
+    yield made
+    if made.link in front.connections:
+        made.link.connection_lost(None)

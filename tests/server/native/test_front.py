@@ -36,19 +36,23 @@ def frame(number: int, of: PredictRequest) -> bytes:
 
 def status(got: list[Frame], stream: int) -> bytes:
     """grpc-status as it stands in the last block, whose strings are literal."""
-    last = [one for one in got if one.stream == stream and one.kind == frames.HEADERS][-1].payload
+    last = [sent_frame for sent_frame in got if sent_frame.stream == stream and sent_frame.kind == frames.HEADERS][
+        -1
+    ].payload
     at = last.index(b"grpc-status") + len(b"grpc-status")
     return last[at + 1 : at + 1 + last[at]]
 
 
 def answers(got: list[Frame], stream: int) -> list[bytes]:
-    body = b"".join(one.payload for one in got if one.stream == stream and one.kind == frames.DATA)
-    found, at = [], 0
+    body = b"".join(
+        sent_frame.payload for sent_frame in got if sent_frame.stream == stream and sent_frame.kind == frames.DATA
+    )
+    messages, at = [], 0
     while at + 5 <= len(body):
         size = int.from_bytes(body[at + 1 : at + 5], "big")
-        found.append(body[at + 5 : at + 5 + size])
+        messages.append(body[at + 5 : at + 5 + size])
         at += 5 + size
-    return found
+    return messages
 
 
 def a_stream(client: Client, stream: int = 1, *extra: tuple[bytes, bytes]) -> ScoringStreamCall:
@@ -73,9 +77,11 @@ async def test_a_row_at_fault_in_a_burst_fails_alone(client: Client) -> None:
     await client.ended(1)
     bad = request()
     bad.packed.values = np.array([*[1.0] * (len(CORE_1) - 1), np.nan]).tobytes()
-    for stream, one in ((3, request(seed=1)), (5, bad), (7, request(seed=2))):
-        client.call(stream, one.SerializeToString())
-    got = await client.until(lambda got: sum(one.flags & 1 for one in got if one.kind == frames.HEADERS) == 3)
+    for stream, predict in ((3, request(seed=1)), (5, bad), (7, request(seed=2))):
+        client.call(stream, predict.SerializeToString())
+    got = await client.until(
+        lambda got: sum(sent_frame.flags & 1 for sent_frame in got if sent_frame.kind == frames.HEADERS) == 3
+    )
     assert [status(got, stream) for stream in (3, 5, 7)] == [b"0", b"3", b"0"]
 
 
@@ -99,8 +105,14 @@ async def test_a_frame_larger_than_the_window_gets_room_while_nothing_is_answere
         client.data(1, whole[sent : sent + size])
         sent, window = sent + size, window - size
         if not window and sent < len(whole):
-            got = await client.until(lambda got: any(one.kind == frames.WINDOW_UPDATE and one.stream for one in got))
-            window += sum(frames.word(one.payload) for one in got if one.kind == frames.WINDOW_UPDATE and one.stream)
+            got = await client.until(
+                lambda got: any(sent_frame.kind == frames.WINDOW_UPDATE and sent_frame.stream for sent_frame in got)
+            )
+            window += sum(
+                frames.word(sent_frame.payload)
+                for sent_frame in got
+                if sent_frame.kind == frames.WINDOW_UPDATE and sent_frame.stream
+            )
     got = await client.until(lambda got: len(answers(got, 1)) == 1 and len(answers(got, 1)[0]) > 100_000)
     answer = StreamPredictResponse.FromString(answers(got, 1)[0])
     assert (answer.frame_id, len(answer.response.probabilities)) == (7, 20_000)
@@ -110,7 +122,7 @@ async def test_frames_before_one_that_cannot_be_read_are_answered(client: Client
     call = a_stream(client)
     client.data(1, frame(1, request()) + frame(2, request()) + message(b"", 1))
     got = await client.ended(1)
-    assert [StreamPredictResponse.FromString(one).frame_id for one in answers(got, 1)] == [1, 2]
+    assert [StreamPredictResponse.FromString(raw).frame_id for raw in answers(got, 1)] == [1, 2]
     assert status(got, 1) == b"13"
     assert call.ended
 
@@ -144,7 +156,7 @@ async def test_a_fault_of_ours_in_one_stream_is_no_others(
     client.data(3, frame(1, request()))
     got = await client.until(lambda got: bool(answers(got, 3)))
     assert status(got, 1) == b"13"
-    assert b"ZeroDivisionError" not in b"".join(one.payload for one in got)
+    assert b"ZeroDivisionError" not in b"".join(sent_frame.payload for sent_frame in got)
 
 
 async def test_a_lost_link_leaves_nothing_behind(client: Client, front: NativeFront) -> None:
@@ -173,15 +185,15 @@ async def test_a_reader_that_stops_is_read_no_more_until_it_goes_on(client: Clie
     call = a_stream(client)
     client.send(frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
     client.link.h2.streams[1].send_window = 0
-    await client.until(lambda got: any(one.kind == frames.SETTINGS for one in got))
+    await client.until(lambda got: any(sent_frame.kind == frames.SETTINGS for sent_frame in got))
     stream = call.stream
     for number in range(2000):
         if stream.receive_window < 200_000:
             break
         client.data(1, frame(number, request(100)))
         await asyncio.sleep(0)
-    held = stream.unsent + stream.size
-    assert held < 1024 * 1024
+    buffered = stream.unsent + stream.size
+    assert buffered < 1024 * 1024
     client.send(frames.window_update(1, 2**30))
     await client.until(lambda got: bool(answers(got, 1)) and not stream.size and not stream.unsent)
 
@@ -208,10 +220,10 @@ async def test_a_drain_does_not_cut_a_call_of_the_short_way(client: Client, fron
     client.link.h2.go_away()
     client.call(3, request(2).SerializeToString())
     client.send(frames.frame(frames.PING, frames.ACK, 0, b"draining"))
-    front.end_idle()
+    front.end_streams(even_busy=False)
     assert not client.transport.closed
     assert status(await client.ended(3), 3) == b"0"
-    front.end_idle()
+    front.end_streams(even_busy=False)
     assert client.transport.closed
 
 
@@ -338,14 +350,14 @@ async def test_frames_of_many_rows_are_answered_in_order(client: Client) -> None
     client.data(1, frame(1, request(count)))
     await client.until(lambda got: len(answers(got, 1)) == 1)
     sent = [frame(10 + n, request(count, seed=n)) for n in range(many)]
-    for one in sent:
-        for at in range(0, len(one), frames.FRAME_SIZE):
-            client.data(1, one[at : at + frames.FRAME_SIZE])
+    for raw in sent:
+        for at in range(0, len(raw), frames.FRAME_SIZE):
+            client.data(1, raw[at : at + frames.FRAME_SIZE])
     got = await client.until(lambda got: len(answers(got, 1)) == many)
-    replies = [StreamPredictResponse.FromString(one) for one in answers(got, 1)]
-    assert [one.frame_id for one in replies] == [10 + n for n in range(many)]
-    for n, one in enumerate(replies):
-        np.testing.assert_allclose(one.response.probabilities, Logistic(1).predict(rows(count, n)))
+    replies = [StreamPredictResponse.FromString(raw) for raw in answers(got, 1)]
+    assert [reply.frame_id for reply in replies] == [10 + n for n in range(many)]
+    for n, reply in enumerate(replies):
+        np.testing.assert_allclose(reply.response.probabilities, Logistic(1).predict(rows(count, n)))
 
 
 async def test_frames_whose_burst_fails_are_answered_before_those_behind_it(
@@ -367,11 +379,11 @@ async def test_frames_whose_burst_fails_are_answered_before_those_behind_it(
     client.data(1, frame(1, request()) + frame(2, named))
     await client.until(lambda got: len(answers(got, 1)) == 2)
     sent = [request(seed=1), bad, named, named, request(seed=2), bad, named]
-    client.data(1, b"".join([frame(10 + n, one) for n, one in enumerate(sent)]))
+    client.data(1, b"".join([frame(10 + n, predict) for n, predict in enumerate(sent)]))
     got = await client.until(lambda got: len(answers(got, 1)) == len(sent))
-    replies = [StreamPredictResponse.FromString(one) for one in answers(got, 1)]
-    assert [one.frame_id for one in replies] == [10 + n for n in range(len(sent))]
-    assert [one.error.code for one in replies] == [3 if one is bad else 0 for one in sent]
+    replies = [StreamPredictResponse.FromString(raw) for raw in answers(got, 1)]
+    assert [reply.frame_id for reply in replies] == [10 + n for n in range(len(sent))]
+    assert [reply.error.code for reply in replies] == [3 if predict is bad else 0 for predict in sent]
 
 
 @pytest.mark.parametrize("begins", [frames.settings({frames.INITIAL_WINDOW_SIZE: 2**20}), frames.window_update(5, 9)])
@@ -389,7 +401,7 @@ async def test_a_refused_call_that_left_the_short_way_is_told_so(
     second = call.replace((3).to_bytes(4, "big"), (5).to_bytes(4, "big"))
     client.send(call + second + begins)
     got = client.read() + (await client.until(lambda got: True))
-    assert [status(got, one) for one in (3, 5)] == [b"8", b"8"]
+    assert [status(got, stream) for stream in (3, 5)] == [b"8", b"8"]
     assert client.link.h2.open_calls == 0
 
 
@@ -408,7 +420,7 @@ async def test_a_frame_that_cannot_be_read_keeps_its_id(client: Client, number: 
     raw = StreamPredictRequest(frame_id=number).SerializeToString() + b"\x12\x05abcde"
     client.data(1, message(raw))
     got = await client.until(lambda got: len(answers(got, 1)) == 1)
-    (reply,) = [StreamPredictResponse.FromString(one) for one in answers(got, 1)]
+    (reply,) = [StreamPredictResponse.FromString(raw) for raw in answers(got, 1)]
     assert (reply.frame_id, reply.error.code) == (number, 3)
 
 
@@ -427,7 +439,11 @@ BROKEN = frames.frame(frames.RST_STREAM, 0, 0, bytes(4))  # PROTOCOL_ERROR of th
 
 def goaways(got: list[Frame]) -> list[tuple[int, int]]:
     """(last stream, code) of each GOAWAY."""
-    return [(frames.word(one.payload[:4]), frames.word(one.payload[4:8])) for one in got if one.kind == frames.GOAWAY]
+    return [
+        (frames.word(sent_frame.payload[:4]), frames.word(sent_frame.payload[4:8]))
+        for sent_frame in got
+        if sent_frame.kind == frames.GOAWAY
+    ]
 
 
 @pytest.mark.parametrize("count", [1, 3, 40])
@@ -459,7 +475,7 @@ async def test_frames_of_a_stream_before_a_protocol_error_are_answered_before_th
     body = b"".join(frame(number, request()) for number in range(3))
     client.send(frames.frame(frames.DATA, 0, 1, body), BROKEN)
     got = await client.until(goaways)
-    assert [StreamPredictResponse.FromString(one).frame_id for one in answers(got, 1)] == [0, 1, 2]
+    assert [StreamPredictResponse.FromString(raw).frame_id for raw in answers(got, 1)] == [0, 1, 2]
     assert client.transport.closed
 
 
@@ -494,3 +510,33 @@ async def test_http1_on_the_port_is_answered_by_a_line_of_text(front: NativeFron
     assert transport.written.endswith(b"\n")
     assert transport.closed
     link.connection_lost(None)
+
+
+async def test_a_read_with_much_work_lets_others_read_before_it_goes_on(front: NativeFront, client: Client) -> None:
+    client.head(1, b"StreamPredict")
+    client.data(1, b"\0\0\x10\0\0")
+    client.send(frames.frame(frames.DATA, 0, 1, b"\1") * 20_000)
+    assert not client.transport.reading
+    assert client.link.h2.has_more
+    other = Client(front)
+    other.call(1, b"", b"Health")
+    assert status(other.read(), 1) == b"0"
+    async with asyncio.timeout(10):
+        while not client.transport.reading:  # noqa: ASYNC110 - it is the loop's turns that count
+            await asyncio.sleep(0)
+    assert client.link.h2.streams[1].size == 20_005
+    other.link.connection_lost(None)
+
+
+async def test_a_pause_during_a_long_read_does_not_lose_the_rest(client: Client) -> None:
+    client.head(1, b"StreamPredict")
+    client.send(frames.frame(frames.DATA, 0, 1, b"\0") * 20_000)
+    client.link.pause_writing()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert client.link.h2.has_more
+    client.link.resume_writing()
+    async with asyncio.timeout(10):
+        while not client.transport.reading:  # noqa: ASYNC110 - it is the loop's turns that count
+            await asyncio.sleep(0)
+    assert not client.link.h2.has_more

@@ -71,9 +71,9 @@ async def test_a_value_at_fault_in_a_lone_request_is_told_its_caller(client: Cli
     client.data(5, frame(8, bad))
     client.data(5, frame(9, request(seed=4)))
     got = await client.until(lambda got: len(answers(got, 5)) == 3)
-    replies = [StreamPredictResponse.FromString(one) for one in answers(got, 5)]
-    assert [one.frame_id for one in replies] == [7, 8, 9]
-    assert [one.WhichOneof("result") for one in replies] == ["response", "error", "response"]
+    replies = [StreamPredictResponse.FromString(raw) for raw in answers(got, 5)]
+    assert [reply.frame_id for reply in replies] == [7, 8, 9]
+    assert [reply.WhichOneof("result") for reply in replies] == ["response", "error", "response"]
 
 
 async def test_values_whose_sum_overflows_are_finite_all_the_same(client: Client) -> None:
@@ -122,12 +122,12 @@ async def test_a_lone_call_is_answered_by_the_version_that_is_held_now(
     newer = Repository("volatility", time)
     write_bundle(tmp_path, version="2", seed=2)
     newer.load(tmp_path)
-    held, front.serving.plane.repository.snapshot = front.serving.plane.repository.snapshot, newer.snapshot
+    snapshot, front.serving.plane.repository.snapshot = front.serving.plane.repository.snapshot, newer.snapshot
     try:
         client.call(5, request().SerializeToString())
         (raw,) = answers(client.read(), 5)
     finally:
-        front.serving.plane.repository.snapshot = held
+        front.serving.plane.repository.snapshot = snapshot
     assert PredictResponse.FromString(raw).model_version == "2"
     np.testing.assert_allclose(probabilities(raw), Logistic(2).predict(rows(1)))
     client.call(7, request().SerializeToString())
@@ -178,7 +178,7 @@ async def test_the_room_given_before_the_message_is_there_for_the_answer(client:
     client.send(frames.window_update(3, 10))
     client.data(3, message(request().SerializeToString()), frames.END_STREAM)
     got = client.read()
-    assert sum(len(one.payload) for one in got if one.kind == frames.DATA) == 30
+    assert sum(len(sent.payload) for sent in got if sent.kind == frames.DATA) == 30
     client.send(frames.window_update(3, 100))
     got += await client.ended(3)
     assert len(answers(got, 3)) == 1
@@ -190,7 +190,7 @@ async def test_a_window_that_cannot_grow_so_ends_the_call(client: Client, increm
     await learned(client)
     client.head(3, b"Predict")
     client.send(frames.window_update(3, increment))
-    assert [one.payload[-1] for one in client.read() if one.kind == frames.RST_STREAM] == [code]
+    assert [sent.payload[-1] for sent in client.read() if sent.kind == frames.RST_STREAM] == [code]
 
 
 async def test_calls_given_up_leave_nothing_of_their_windows(client: Client) -> None:

@@ -1,4 +1,4 @@
-"""Requests that come alike and many at once: the same answers as one by one."""
+"""Many similar requests at once: responses equal those to single requests."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def known(client: Client, wanted: PredictRequest, *extra: tuple[bytes, bytes]) -
 
 def calls(head: bytes, wanted: list[PredictRequest], first: int = 3) -> bytes:
     sent = []
-    for number, one in enumerate(wanted):
+    for number, predict in enumerate(wanted):
         stream = first + 2 * number
         sent.append(frames.frame(frames.HEADERS, 4, stream, head))
-        sent.append(frames.frame(frames.DATA, frames.END_STREAM, stream, message(one.SerializeToString())))
+        sent.append(frames.frame(frames.DATA, frames.END_STREAM, stream, message(predict.SerializeToString())))
     return b"".join(sent)
 
 
 def ends(got: list[Frame]) -> int:
-    return sum(one.flags & 1 for one in got if one.kind == frames.HEADERS)
+    return sum(sent.flags & 1 for sent in got if sent.kind == frames.HEADERS)
 
 
 def queued(front: NativeFront, monkeypatch: pytest.MonkeyPatch) -> list[Work]:
@@ -119,7 +119,7 @@ async def test_calls_of_a_block_given_up_before_the_run_are_answered_by_nothing(
         calls(head, [request(seed=seed) for seed in range(MANY)]), frames.rst_stream(5, frames.ErrorCode.CANCEL)
     )
     got = await client.until(lambda got: ends(got) == MANY - 1)
-    assert {one.stream for one in got if one.kind == frames.HEADERS} == {3 + 2 * n for n in range(MANY)} - {5}
+    assert {sent.stream for sent in got if sent.kind == frames.HEADERS} == {3 + 2 * n for n in range(MANY)} - {5}
     assert client.link.h2.open_calls == 0
 
 
@@ -166,12 +166,12 @@ async def test_frames_alike_are_answered_in_order_each_with_its_id(
     await client.until(lambda got: len(answers(got, 1)) == 1)
     seen = queued(front, monkeypatch)
     ids = [*range(100, 128), *range(128, 160), *range(16_380, 16_390), 2**40]
-    client.data(1, b"".join([frame(one, request(seed=one % 100)) for one in ids]))
+    client.data(1, b"".join([frame(frame_id, request(seed=frame_id % 100)) for frame_id in ids]))
     got = await client.until(lambda got: len(answers(got, 1)) == len(ids))
-    replies = [StreamPredictResponse.FromString(one) for one in answers(got, 1)]
-    assert [one.frame_id for one in replies] == ids
-    for one in replies:
-        np.testing.assert_allclose(one.response.probabilities, Logistic(1).predict(rows(1, one.frame_id % 100)))
+    replies = [StreamPredictResponse.FromString(raw) for raw in answers(got, 1)]
+    assert [reply.frame_id for reply in replies] == ids
+    for reply in replies:
+        np.testing.assert_allclose(reply.response.probabilities, Logistic(1).predict(rows(1, reply.frame_id % 100)))
     assert 2 <= len(seen) < 10
 
 
@@ -183,9 +183,9 @@ async def test_a_frame_at_fault_among_many_alike_is_an_error_in_the_stream(clien
     bad.packed.values = np.array([*[1.0] * (len(CORE_1) - 1), np.inf]).tobytes()
     client.data(1, b"".join([frame(10 + n, bad if n == 20 else request(seed=n)) for n in range(MANY)]))
     got = await client.until(lambda got: len(answers(got, 1)) == MANY)
-    replies = [StreamPredictResponse.FromString(one) for one in answers(got, 1)]
-    assert [one.frame_id for one in replies] == [10 + n for n in range(MANY)]
-    assert [n for n, one in enumerate(replies) if one.WhichOneof("result") == "error"] == [20]
+    replies = [StreamPredictResponse.FromString(raw) for raw in answers(got, 1)]
+    assert [reply.frame_id for reply in replies] == [10 + n for n in range(MANY)]
+    assert [n for n, reply in enumerate(replies) if reply.WhichOneof("result") == "error"] == [20]
 
 
 async def test_what_only_looks_like_an_id_is_not_taken_for_one(client: Client) -> None:
@@ -197,5 +197,5 @@ async def test_what_only_looks_like_an_id_is_not_taken_for_one(client: Client) -
     strange = whole[:PREFIX] + b"\x08\x05" + whole[PREFIX + 2 :]  # an id of one byte, then a stray byte
     client.data(1, whole * 20 + strange)
     got = await client.until(lambda got: len(answers(got, 1)) == 21)
-    replies = [StreamPredictResponse.FromString(one) for one in answers(got, 1)]
-    assert [one.WhichOneof("result") for one in replies] == ["response"] * 20 + ["error"]
+    replies = [StreamPredictResponse.FromString(raw) for raw in answers(got, 1)]
+    assert [reply.WhichOneof("result") for reply in replies] == ["response"] * 20 + ["error"]

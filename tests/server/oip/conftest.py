@@ -25,7 +25,7 @@ def plane(models: Path) -> DataPlane:
 
 
 def score(plane: DataPlane, request: PredictInput | VolcastError) -> Result:
-    """What a front does with a request that a door has decoded."""
+    """Scores a request that a service has decoded, as a front does."""
     if isinstance(request, VolcastError):
         raise request
     job = plane.prepare(request, 0)

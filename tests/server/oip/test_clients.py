@@ -1,4 +1,4 @@
-"""Other people's clients, unchanged, in environments of their own that .ci/oip_clients makes."""
+"""Published clients of the protocol, unchanged, in their own environments that .ci/oip_clients makes."""
 
 from __future__ import annotations
 
@@ -22,27 +22,25 @@ COUNT = 3
 
 def messages(descriptors: Any) -> dict[str, dict[int, tuple[str, int, str]]]:
     """Name, type and message of each field, by message and number."""
-    found = {}
-    one: Descriptor
-    for one in descriptors:
-        found[one.full_name] = {
+    fields: dict[str, dict[int, tuple[str, int, str]]] = {}
+    descriptor: Descriptor
+    for descriptor in descriptors:
+        fields[descriptor.full_name] = {
             field.number: (field.name, field.type, field.message_type.full_name if field.message_type else "")
-            for field in one.fields
+            for field in descriptor.fields
         }
-        found |= messages(one.nested_types)
-    return found
+        fields |= messages(descriptor.nested_types)
+    return fields
 
 
 @pytest.mark.oip_clients
 @pytest.mark.parametrize("client", ["tritonclient", "kserve"])
-def test_a_session_of_the_client_goes_as_it_would_with_its_own_server(
-    client: str, server: Process, oip_gateway: str, tmp_path: Path
-) -> None:
+def test_a_session_of_the_client_succeeds(client: str, server: Process, oip_gateway: str, tmp_path: Path) -> None:
     python = CACHE / client / "bin" / "python"
     if not python.exists():
         pytest.skip(f"no environment for {client}; .ci/oip_clients makes one")
-    told = tmp_path / "session.json"
-    told.write_text(
+    settings = tmp_path / "session.json"
+    settings.write_text(
         json.dumps(
             {
                 "grpc": server.address,
@@ -57,7 +55,7 @@ def test_a_session_of_the_client_goes_as_it_would_with_its_own_server(
         )
     )
     program = PROGRAMS / f"{client.removesuffix('client')}_session.py"
-    done = subprocess.run([python, program, told], capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run([python, program, settings], capture_output=True, text=True, timeout=90, check=False)
     print(done.stdout)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) >= 20

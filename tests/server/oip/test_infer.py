@@ -151,8 +151,8 @@ def test_an_output_may_be_asked_for_by_name(plane: DataPlane) -> None:
 
 # What is wrong
 
-ONE = rows(1)
-RAW = ONE.tobytes()
+ROW = rows(1)
+RAW = ROW.tobytes()
 
 
 def features(*shape: int, datatype: str = "FP64", name: str = "features", raw: Any = (RAW,)) -> ModelInferRequest:
@@ -224,7 +224,7 @@ def test_bytes_for_more_tensors_than_there_are_are_refused(plane: DataPlane, raw
 
 
 def test_values_both_typed_and_raw_are_refused(plane: DataPlane) -> None:
-    request = changed(typed_request(ONE), lambda one: one.raw_input_contents.append(RAW))
+    request = changed(typed_request(ROW), lambda message: message.raw_input_contents.append(RAW))
     assert fault(plane, request) == ("inputs[0].contents", "expected none beside raw_input_contents")
 
 
@@ -233,13 +233,13 @@ def test_values_both_typed_and_raw_are_refused(plane: DataPlane) -> None:
 )
 def test_too_few_typed_values_are_refused(plane: DataPlane, given: int, field: str) -> None:
     request = changed(
-        typed_request(ONE), lambda one: one.inputs[0].contents.fp64_contents.__delitem__(slice(given, None))
+        typed_request(ROW), lambda message: message.inputs[0].contents.fp64_contents.__delitem__(slice(given, None))
     )
     assert fault(plane, request) == (field, f"expected 11 values (shape [1, 11]), got {given}")
 
 
 def test_values_of_another_type_than_the_tensors_are_refused(plane: DataPlane) -> None:
-    request = changed(typed_request(ONE), lambda one: one.inputs[0].contents.int_contents.append(1))
+    request = changed(typed_request(ROW), lambda message: message.inputs[0].contents.int_contents.append(1))
     expected = "expected fp64_contents alone for FP64, got int_contents, fp64_contents"
     assert fault(plane, request) == ("inputs[0].contents", expected)
 
@@ -253,7 +253,7 @@ def test_a_value_that_is_not_finite_is_named(plane: DataPlane, make: Any, value:
     assert (field, text) == ("inputs[0]", f"row 1, feature spread_rel: expected a finite number, got {value}")
 
 
-@pytest.mark.parametrize("request_of", [lambda one: one, lambda one: by_feature(rows(1), column=True)])
+@pytest.mark.parametrize("request_of", [lambda message: message, lambda message: by_feature(rows(1), column=True)])
 def test_a_signalling_nan_is_refused_without_a_warning(plane: DataPlane, request_of: Any) -> None:
     request = request_of(raw_request(np.ones((1, 11)), "FP32"))
     width = 11 if len(request.inputs) == 1 else 1
@@ -280,16 +280,16 @@ def test_a_feature_that_is_missing_is_named(plane: DataPlane) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [("moon", "no input 'moon' here"), ("price", "'price' is given twice"), ("features", "no input 'features' here")],
 )
-def test_an_input_too_many_is_named(plane: DataPlane, name: str, said: str) -> None:
+def test_an_input_too_many_is_named(plane: DataPlane, name: str, expected: str) -> None:
     request = by_feature(rows(1))
     request.inputs.append(Tensor(name=name, datatype="FP64", shape=[1]))
     request.raw_input_contents.append(bytes(8))
     field, text = fault(plane, request)
     assert field == "inputs[11].name"
-    assert text.startswith(said)
+    assert text.startswith(expected)
 
 
 def test_more_inputs_than_any_schema_has_are_not_looked_at(plane: DataPlane) -> None:
@@ -313,19 +313,19 @@ def test_single_features_of_no_rows_or_too_many_are_refused(plane: DataPlane, co
 
 
 def test_an_unknown_output_is_refused(plane: DataPlane) -> None:
-    request = raw_request(ONE, outputs=[ModelInferRequest.InferRequestedOutputTensor(name="label")])
+    request = raw_request(ROW, outputs=[ModelInferRequest.InferRequestedOutputTensor(name="label")])
     assert fault(plane, request) == ("outputs[0].name", "no output 'label'; the model gives 'probability'")
 
 
 def test_a_classification_is_refused(plane: DataPlane) -> None:
     output = ModelInferRequest.InferRequestedOutputTensor(name="probability")
     output.parameters["classification"].int64_param = 2
-    assert fault(plane, raw_request(ONE, outputs=[output]))[0] == "outputs[0].parameters[classification]"
+    assert fault(plane, raw_request(ROW, outputs=[output]))[0] == "outputs[0].parameters[classification]"
 
 
 @pytest.mark.parametrize("where", ["input", "output"])
 def test_shared_memory_is_refused_as_such(plane: DataPlane, where: str) -> None:
-    request = raw_request(ONE, outputs=[ModelInferRequest.InferRequestedOutputTensor(name="probability")])
+    request = raw_request(ROW, outputs=[ModelInferRequest.InferRequestedOutputTensor(name="probability")])
     tensor = request.inputs[0] if where == "input" else request.outputs[0]
     tensor.parameters["shared_memory_region"].string_param = "r"
     if where == "input":
@@ -336,7 +336,7 @@ def test_shared_memory_is_refused_as_such(plane: DataPlane, where: str) -> None:
 
 
 def test_a_routing_key_that_is_no_string_is_refused(plane: DataPlane) -> None:
-    request = raw_request(ONE, parameters={"routing_key": InferParameter(int64_param=7)})
+    request = raw_request(ROW, parameters={"routing_key": InferParameter(int64_param=7)})
     assert fault(plane, request) == ("parameters[routing_key]", "expected a string_param")
 
 
@@ -344,7 +344,7 @@ def test_a_routing_key_that_is_no_string_is_refused(plane: DataPlane) -> None:
     ("fields", "field"), [({"model_name": "moon"}, "model.name"), ({"model_version": "7"}, "model.version")]
 )
 def test_an_unknown_model_or_version_is_not_found(plane: DataPlane, fields: dict[str, str], field: str) -> None:
-    asked, _ = decode(raw_request(ONE, **fields).SerializeToString())
+    asked, _ = decode(raw_request(ROW, **fields).SerializeToString())
     with pytest.raises(ModelNotFoundError) as raised:
         score(plane, asked)
     assert raised.value.violations[0].field == field

@@ -32,8 +32,8 @@ def in_json(matrix: Any, datatype: str = "FP64") -> dict[str, Any]:
 
 def binary(request: dict[str, Any], *values: bytes) -> tuple[bytes, dict[str, str]]:
     """Body and headers; each input's size is set."""
-    for one, its in zip(request["inputs"], values, strict=True):
-        one.setdefault("parameters", {}).setdefault("binary_data_size", len(its))
+    for tensor_fields, data in zip(request["inputs"], values, strict=True):
+        tensor_fields.setdefault("parameters", {}).setdefault("binary_data_size", len(data))
     head = json.dumps(request).encode()
     return b"".join([head, *values]), {HEADER_LENGTH: str(len(head))}
 
@@ -153,7 +153,7 @@ def test_a_version_is_chosen_by_the_path(rest: httpx.Client) -> None:
     assert answer["model_version"] == "9"
 
 
-def test_whole_numbers_and_one_tensor_a_feature_are_welcome(rest: httpx.Client) -> None:
+def test_whole_numbers_and_a_tensor_for_each_feature_are_accepted(rest: httpx.Client) -> None:
     described = rest.get("/openapi.json").json()["paths"]["/predict"]["post"]["requestBody"]
     names = list(described["content"]["application/json"]["example"])
     inputs = [{"name": name, "shape": [2], "datatype": "FP64", "data": [1, 2]} for name in names]
@@ -208,7 +208,7 @@ def test_a_body_that_is_no_inference_request_is_refused(rest: httpx.Client, body
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         ({"data": [1.0] * 10}, "inputs[0].data: expected 11 values, got 10"),
         ({"data": [[1.0] * 10, [1.0]]}, "inputs[0].data: expected numbers, or equally long lists of them"),
@@ -230,8 +230,8 @@ def test_a_body_that_is_no_inference_request_is_refused(rest: httpx.Client, body
         ({"parameters": {"shared_memory_region": "r"}, "data": None}, "inputs[0].parameters[shared_memory"),
     ],
 )
-def test_a_wrong_input_is_named(rest: httpx.Client, change: dict[str, Any], said: str) -> None:
-    assert refused(rest, {"inputs": [{**in_json(rows(1)), **change}]}).startswith(said)
+def test_a_wrong_input_is_named(rest: httpx.Client, change: dict[str, Any], expected: str) -> None:
+    assert refused(rest, {"inputs": [{**in_json(rows(1)), **change}]}).startswith(expected)
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
@@ -271,7 +271,7 @@ def test_a_header_length_that_is_none_is_refused(rest: httpx.Client, length: str
 
 
 @pytest.mark.parametrize(
-    ("size", "said"),
+    ("size", "expected"),
     [
         (89, "inputs[0].parameters[binary_data_size]: expected at most the 88 bytes"),
         (-1, "inputs[0].parameters[binary_data_size]: expected at most the 88 bytes"),
@@ -280,10 +280,10 @@ def test_a_header_length_that_is_none_is_refused(rest: httpx.Client, length: str
         (80, "body: 8 bytes follow that are no input's"),
     ],
 )
-def test_a_binary_size_that_does_not_fit_is_refused(rest: httpx.Client, size: Any, said: str) -> None:
+def test_a_binary_size_that_does_not_fit_is_refused(rest: httpx.Client, size: Any, expected: str) -> None:
     request = {"inputs": [tensor(rows(1), parameters={"binary_data_size": size})]}
     body, headers = binary(request, rows(1).tobytes())
-    assert refused(rest, body, **headers).startswith(said)
+    assert refused(rest, body, **headers).startswith(expected)
 
 
 def test_values_both_in_json_and_behind_it_are_refused(rest: httpx.Client) -> None:

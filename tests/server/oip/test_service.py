@@ -58,7 +58,7 @@ def index(service: OpenInference, **fields: bool) -> list[tuple[str, str, str]]:
     answer = RepositoryIndexResponse.FromString(
         service.repository_index(RepositoryIndexRequest(**fields).SerializeToString())
     )
-    return [(one.name, one.version, one.state) for one in answer.models]
+    return [(model.name, model.version, model.state) for model in answer.models]
 
 
 def test_the_table_has_every_method_of_the_service(service: OpenInference) -> None:
@@ -113,19 +113,19 @@ def test_a_model_says_its_versions_and_tensors(service: OpenInference, version: 
 
 
 @pytest.mark.parametrize(("name", "version"), [("moon", ""), ("volatility", "7"), ("volatility", "11")])
-def test_metadata_of_what_is_not_held_is_not_found(service: OpenInference, name: str, version: str) -> None:
+def test_metadata_of_an_unknown_model_or_version_is_not_found(service: OpenInference, name: str, version: str) -> None:
     with pytest.raises(ModelNotFoundError):
         service.model_metadata(ModelMetadataRequest(name=name, version=version).SerializeToString())
 
 
-def test_the_index_lists_every_version_with_what_became_of_it(service: OpenInference, state: ServerState) -> None:
+def test_the_index_lists_every_version_with_its_state(service: OpenInference, state: ServerState) -> None:
     sound = [("jumps", "1", "READY"), ("volatility", "9", "READY"), ("volatility", "10", "READY")]
     assert index(service) == [*sound, ("volatility", "11", "UNAVAILABLE")]
     assert index(service, ready=True) == sound
     state.ready = False
     assert index(service, ready=True) == []
     answer = RepositoryIndexResponse.FromString(service.repository_index(b""))
-    assert [bool(one.reason) for one in answer.models] == [False, False, False, True]
+    assert [bool(model.reason) for model in answer.models] == [False, False, False, True]
     assert "model.onnx is damaged" in answer.models[3].reason
 
 
@@ -141,7 +141,7 @@ async def test_a_load_without_a_name_is_about_the_default_model(plane: DataPlane
         await OpenInference(plane.repository, state, reloading(plane, [])).model_load(Context(b""))
 
 
-async def test_a_load_of_what_is_not_there_is_not_found(plane: DataPlane, state: ServerState) -> None:
+async def test_a_load_of_an_unknown_model_is_not_found(plane: DataPlane, state: ServerState) -> None:
     context = Context(RepositoryModelLoadRequest(model_name="moon").SerializeToString())
     with pytest.raises(ModelNotFoundError, match="no bundle of model 'moon'"):
         await OpenInference(plane.repository, state, reloading(plane, [])).model_load(context)

@@ -1,4 +1,4 @@
-"""Certificates as an operator has them: an authority of one's own, and what it signs."""
+"""Certificates as an operator has them: a private authority and the certificates that it signs."""
 
 from __future__ import annotations
 

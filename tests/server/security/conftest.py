@@ -9,7 +9,7 @@ from tests.server.security.authority import Authority, Files
 
 
 class Log:
-    """Keeps what is said."""
+    """Keeps the events."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from server.security.guard import Guarded
+from server.security.guard import AuthenticatedHandlers
 from server.security.tokens import Gate
 
 UNARY, STREAM = "/test.Echo/Unary", "/test.Echo/Stream"
@@ -38,7 +38,7 @@ async def echo(
 ) -> AsyncIterator[str]:
     """The address of a running server."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *options])
-    server.add_generic_rpc_handlers((Guarded(gate or Gate(None), handlers()),))
+    server.add_generic_rpc_handlers((AuthenticatedHandlers(gate or Gate(None), handlers()),))
     if credentials is None:
         port = server.add_insecure_port("127.0.0.1:0")
     else:

@@ -20,10 +20,10 @@ def test_the_line_lets_the_token_in(tmp_path: Path, log: Log) -> None:
 
 
 def test_each_token_is_another_and_the_line_stands_last() -> None:
-    one, two = (CliRunner().invoke(token, ["worker"]).output.splitlines() for _ in range(2))
-    assert len(one) == 4
-    assert one[1] != two[1]
-    assert one[3].endswith("  worker")
+    first, second = (CliRunner().invoke(token, ["worker"]).output.splitlines() for _ in range(2))
+    assert len(first) == 4
+    assert first[1] != second[1]
+    assert first[3].endswith("  worker")
 
 
 @pytest.mark.parametrize("name", ["", "two words", "a#b", "a\nb"])

@@ -51,7 +51,7 @@ async def test_headers_over_the_limit_are_refused_and_the_connection_lives_on() 
         assert await method(b"row", timeout=10) == b"row"
 
 
-async def test_callers_are_told_the_limits_of_headers_and_streams() -> None:
+async def test_settings_announce_the_limits_of_headers_and_streams() -> None:
     def ask(address: str) -> dict[int, int]:
         with Raw(address) as raw:
             raw.greet()
@@ -84,7 +84,7 @@ async def test_streams_over_the_limit_are_refused_however_many_are_opened() -> N
         assert await call(address) == b"row"
 
 
-async def test_who_pings_too_often_is_told_to_calm_down_and_dropped() -> None:
+async def test_a_peer_that_pings_too_often_gets_enhance_your_calm_and_is_disconnected() -> None:
     def abuse(address: str) -> list[int]:
         with Raw(address) as raw:
             raw.greet()

@@ -12,7 +12,7 @@ def test_plaintext_on_loopback_needs_no_permission(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "inference.internal", "localhost.example"])
-def test_plaintext_anywhere_else_needs_one_and_tls_does_not(host: str) -> None:
+def test_plaintext_beyond_loopback_needs_the_option_and_tls_does_not(host: str) -> None:
     with pytest.raises(UsageError, match=rf"^server\.host: plaintext on {host} .*--allow-plaintext"):
         require_safe_listener("server", host, tls=False, allow_plaintext=False)
     require_safe_listener("server", host, tls=True, allow_plaintext=False)

@@ -24,12 +24,12 @@ def trusting(authority: Authority, shown: tuple[bytes, bytes] | None = None) -> 
     return grpc.ssl_channel_credentials(authority.pem, key, cert)
 
 
-async def test_a_caller_who_knows_the_authority_is_answered(files: Files, log: Log, authority: Authority) -> None:
+async def test_a_caller_that_trusts_the_authority_gets_a_response(files: Files, log: Log, authority: Authority) -> None:
     async with echo(certificates(files, log).credentials()) as address:
         assert await call(address, trusting(authority)) == b"row"
 
 
-async def test_a_caller_who_trusts_another_authority_or_speaks_plaintext_is_not(
+async def test_a_caller_that_trusts_another_authority_or_uses_plaintext_fails(
     files: Files, log: Log, stranger: Authority
 ) -> None:
     async with echo(certificates(files, log).credentials()) as address:
@@ -53,9 +53,9 @@ async def test_with_a_client_authority_only_callers_that_it_signed_are_answered(
 async def test_new_files_count_from_the_next_connection_on_and_those_in_hand_live_on(
     files: Files, log: Log, authority: Authority, stranger: Authority
 ) -> None:
-    held = certificates(files, log)
+    loaded = certificates(files, log)
     async with (
-        echo(held.credentials()) as address,
+        echo(loaded.credentials()) as address,
         grpc.aio.secure_channel(address, trusting(authority)) as old,
     ):
         assert await old.unary_unary("/test.Echo/Unary")(b"before", timeout=10) == b"before"
@@ -64,7 +64,7 @@ async def test_new_files_count_from_the_next_connection_on_and_those_in_hand_liv
         with pytest.raises(grpc.aio.AioRpcError):
             await call(address, trusting(authority))
         assert await old.unary_unary("/test.Echo/Unary")(b"after", timeout=10) == b"after"
-    assert (held.reloads, held.failures) == (1, 0)
+    assert (loaded.reloads, loaded.failures) == (1, 0)
     assert log.names == ["certificate_loaded"]
 
 
@@ -78,38 +78,40 @@ async def test_a_new_client_authority_counts_from_the_next_connection_on(
             await call(address, trusting(authority, authority.signed("caller")))
 
 
-async def test_broken_files_leave_the_old_pair_and_are_told_once(files: Files, log: Log, authority: Authority) -> None:
-    held = certificates(files, log)
+async def test_broken_files_leave_the_old_pair_and_are_logged_once(
+    files: Files, log: Log, authority: Authority
+) -> None:
+    loaded = certificates(files, log)
     good_cert, good_key = files.cert.read_bytes(), files.key.read_bytes()
     _, other_key = authority.signed()
-    async with echo(held.credentials()) as address:
+    async with echo(loaded.credentials()) as address:
         for count, (cert, key) in enumerate(
             [(good_cert, other_key), (b"", good_key), (good_cert[:200], good_key), authority.signed(days=-1)], 1
         ):
             files.write(cert, key)
             for _ in range(2):
                 assert await call(address, trusting(authority)) == b"row"
-            assert (held.reloads, held.failures) == (0, count)
+            assert (loaded.reloads, loaded.failures) == (0, count)
         files.cert.unlink()
         assert await call(address, trusting(authority)) == b"row"
         files.write(*authority.signed(days=90))
         assert await call(address, trusting(authority)) == b"row"
     assert log.names == ["certificate_refused"] * 5 + ["certificate_loaded"]
-    assert held.days_left() == pytest.approx(90, abs=0.01)
+    assert loaded.days_left() == pytest.approx(90, abs=0.01)
 
 
 def test_the_days_left_are_those_of_the_first_of_the_chain_to_end(files: Files, log: Log, authority: Authority) -> None:
     leaf, key = authority.signed(days=500)
     files.write(leaf + authority.pem, key)
-    held = certificates(files, log)
-    assert held.days_left() == pytest.approx(400, abs=0.01)
+    loaded = certificates(files, log)
+    assert loaded.days_left() == pytest.approx(400, abs=0.01)
 
 
 def test_a_certificate_that_ends_while_it_serves_has_negative_days_left(files: Files, log: Log) -> None:
     now_s = [0.0]
-    held = Certificates(files.cert, files.key, None, log, lambda: now_s[0])
+    loaded = Certificates(files.cert, files.key, None, log, lambda: now_s[0])
     now_s[0] = 4e9
-    assert held.days_left() < 0
+    assert loaded.days_left() < 0
 
 
 def test_files_that_are_no_pair_are_refused_at_start_with_the_file_and_the_reason(
@@ -151,14 +153,14 @@ def test_the_configuration_names_both_files_or_none(files: Files, log: Log) -> N
 
 
 def test_a_link_that_is_swapped_is_a_change(tmp_path: Path, log: Log, authority: Authority) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    for folder in (one, two):
+    old, new = tmp_path / "one", tmp_path / "two"
+    for folder in (old, new):
         folder.mkdir()
         Files(folder, authority)
     mounted = tmp_path / "mounted"
-    mounted.symlink_to(one)
-    held = Certificates(mounted / "server.crt", mounted / "server.key", None, log)
-    assert held.refresh() is False
-    (tmp_path / "next").symlink_to(two)
+    mounted.symlink_to(old)
+    loaded = Certificates(mounted / "server.crt", mounted / "server.key", None, log)
+    assert loaded.refresh() is False
+    (tmp_path / "next").symlink_to(new)
     (tmp_path / "next").rename(mounted)
-    assert held.refresh() is True
+    assert loaded.refresh() is True

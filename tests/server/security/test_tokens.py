@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from common.errors import InputError, UnauthenticatedError
-from server.security.tokens import MAX_HEADER_CHARS, MAX_TOKENS, REFUSED, Gate, Tokens, authorization
+from server.security.tokens import MAX_HEADER_CHARS, MAX_TOKENS, REFUSAL_TEXT, Gate, Tokens, authorization
 from tests.server.security.conftest import Log
 from tests.server.security.echo import HEALTH, STREAM, UNARY, call, echo
 
@@ -41,7 +41,9 @@ def tokens(file: Path, log: Log) -> Tokens:
         ("BEARER third", "worker"),
     ],
 )
-def test_a_token_speaks_for_its_name_whatever_the_case_of_the_scheme(tokens: Tokens, header: str, name: str) -> None:
+def test_a_token_identifies_its_name_and_the_case_of_the_scheme_does_not_matter(
+    tokens: Tokens, header: str, name: str
+) -> None:
     assert tokens.verify(header) == name
 
 
@@ -73,9 +75,9 @@ def test_every_digest_is_compared_whichever_fits(tokens: Tokens, monkeypatch: py
     compared: list[int] = []
     real = tokens.verify.__globals__["hmac"].compare_digest
 
-    def counting(one: bytes, other: bytes) -> bool:
+    def counting(digest: bytes, other: bytes) -> bool:
         compared.append(len(other))
-        fits: bool = real(one, other)
+        fits: bool = real(digest, other)
         return fits
 
     monkeypatch.setattr("server.security.tokens.hmac.compare_digest", counting)
@@ -102,9 +104,7 @@ def test_a_file_of_the_same_size_and_time_is_read_again_when_asked_for(tokens: T
     assert tokens.verify("Bearer second") == "gatehow"
 
 
-def test_a_file_that_is_no_good_leaves_the_tokens_before_it_and_is_told_once(
-    tokens: Tokens, file: Path, log: Log
-) -> None:
+def test_an_invalid_file_leaves_the_previous_tokens_and_is_logged_once(tokens: Tokens, file: Path, log: Log) -> None:
     file.write_text("oops")
     assert (tokens.refresh(), tokens.refresh()) == (False, False)
     file.unlink()
@@ -119,7 +119,7 @@ def test_a_file_that_is_no_good_leaves_the_tokens_before_it_and_is_told_once(
     [
         ("", f"expected 1 to {MAX_TOKENS} tokens, got 0"),
         ("# nobody\n", f"expected 1 to {MAX_TOKENS} tokens, got 0"),
-        ("".join(line(str(one), "n") for one in range(MAX_TOKENS + 1)), f"got {MAX_TOKENS + 1}"),
+        ("".join(line(str(number), "n") for number in range(MAX_TOKENS + 1)), f"got {MAX_TOKENS + 1}"),
         (line("one", "a") + line("one", "b"), "line 2: the token of an earlier line again"),
         (line("one", ""), "line 1: expected `SHA-256 name`"),
         (line("one", "two words"), "line 1: expected `SHA-256 name`"),
@@ -137,7 +137,7 @@ def test_a_file_that_is_no_good_is_refused_at_start_with_its_line(
     assert reason in str(caught.value)
 
 
-def test_what_stands_in_a_bad_line_is_not_told(tmp_path: Path, log: Log) -> None:
+def test_the_error_of_an_invalid_line_does_not_quote_the_line(tmp_path: Path, log: Log) -> None:
     path = tmp_path / "tokens"
     path.write_text("my-raw-token worker\n")
     with pytest.raises(InputError) as caught:
@@ -168,16 +168,16 @@ def test_the_gate_is_open_to_probes_and_to_all_where_no_tokens_are_set(tokens: T
         Gate(tokens, open_prefixes=()).admit(HEALTH, None)
 
 
-def test_the_native_front_is_told_why_or_nothing(tokens: Tokens) -> None:
+def test_refusal_is_the_reason_or_empty(tokens: Tokens) -> None:
     gate = Gate(tokens)
     assert gate.refusal(UNARY.encode(), b"Bearer first") == ""
     assert gate.refusal(HEALTH.encode(), b"") == ""
-    assert [gate.refusal(UNARY.encode(), one) for one in (b"", b"Bearer \xff", b"Bearer x")] == [REFUSED] * 3
+    assert [gate.refusal(UNARY.encode(), header) for header in (b"", b"Bearer \xff", b"Bearer x")] == [REFUSAL_TEXT] * 3
     assert Gate(None).refusal(UNARY.encode(), b"") == ""
 
 
 def test_a_token_lent_to_the_process_itself_is_known_only_meanwhile(tokens: Tokens) -> None:
-    with tokens.lent() as header:
+    with tokens.temporary_header() as header:
         assert tokens.verify(header) == "self"
         assert tokens.verify("Bearer first") == "worker"
     assert tokens.verify(header) is None
@@ -194,7 +194,7 @@ async def test_a_grpc_caller_with_a_token_is_answered(tokens: Tokens) -> None:
         assert await call(address, path=HEALTH) == b"row"
         async with grpc.aio.insecure_channel(address) as channel:
             stream = channel.stream_stream(STREAM)(iter([b"1", b"2"]), metadata=bearing("first"), timeout=10)
-            assert [one async for one in stream] == [b"1", b"2"]
+            assert [message async for message in stream] == [b"1", b"2"]
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(address, path="/test.Echo/None", metadata=bearing("first"))
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
@@ -202,14 +202,14 @@ async def test_a_grpc_caller_with_a_token_is_answered(tokens: Tokens) -> None:
 
 @pytest.mark.parametrize("path", [UNARY, STREAM, "/test.Echo/None", "/grpc.reflection.v1.ServerReflection/Info"])
 @pytest.mark.parametrize("metadata", [(), bearing("wrong"), bearing("first") * 2])
-async def test_a_grpc_caller_without_one_learns_nothing_not_even_which_methods_there_are(
+async def test_a_grpc_caller_without_a_token_cannot_see_which_methods_exist(
     tokens: Tokens, path: str, metadata: tuple[tuple[str, str], ...]
 ) -> None:
     gate = Gate(tokens)
     async with echo(gate=gate) as address:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(address, path=path, metadata=metadata)
-        assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAUTHENTICATED, REFUSED)
+        assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAUTHENTICATED, REFUSAL_TEXT)
         async with grpc.aio.insecure_channel(address) as channel:
             stream = channel.stream_stream(path)(metadata=metadata, timeout=10)
             # Nothing sent and not closed: the refusal does not wait for a message.

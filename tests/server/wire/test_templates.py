@@ -97,9 +97,9 @@ def test_whatever_is_recognized_is_what_parsing_gives(messages: list[bytes], dat
         for at in data.draw(st.lists(st.integers(0, max(0, len(raw) - 1)), max_size=4)):
             if changed:
                 changed[at] = data.draw(st.integers(0, 255))
-        for one in (raw, bytes(changed)):
-            found = recognized(templates, one)
-            assert found is None or found == scored(parsed(one))
+        for message in (raw, bytes(changed)):
+            values = recognized(templates, message)
+            assert values is None or values == scored(parsed(message))
 
 
 @given(st.integers(1, 20), st.sampled_from([None, ModelSelector(name="volatility"), ModelSelector(label="canary")]))
@@ -140,8 +140,8 @@ def test_times_and_products_may_change_behind_the_values(
     learned(templates, message(1, 0))
     assert templates.by_length
     other = message(2, 1)
-    found = recognized(templates, other)
-    assert found == scored(parsed(other)) or (found is None and with_times and 0 in times)
+    values = recognized(templates, other)
+    assert values == scored(parsed(other)) or (values is None and with_times and 0 in times)
 
 
 @pytest.mark.parametrize("at", range(-40, 0))
@@ -153,8 +153,8 @@ def test_a_tail_with_a_wrong_tag_or_length_is_not_recognized_as_what_it_is_not(a
     for byte in range(256):
         changed = bytearray(whole)
         changed[at] = byte
-        found = recognized(templates, bytes(changed))
-        assert found is None or found == scored(parsed(bytes(changed)))
+        values = recognized(templates, bytes(changed))
+        assert values is None or values == scored(parsed(bytes(changed)))
 
 
 @pytest.mark.parametrize(

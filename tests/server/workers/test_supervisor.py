@@ -17,6 +17,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from common.schema import CORE_1
 from server.workers.supervisor import pause_s
@@ -71,13 +72,13 @@ def scrape(port: int) -> dict[str, float]:
     return {name: float(value) for name, value in pairs}
 
 
-def told(process: Process, event: str) -> list[dict[str, Any]]:
-    return [one for one in process.events() if one["event"] == event]
+def events_named(process: Process, name: str) -> list[dict[str, Any]]:
+    return [event for event in process.events() if event["event"] == name]
 
 
 def pids(process: Process) -> list[int]:
     """The last of each number."""
-    last = {one["worker"]: one["pid"] for one in told(process, "worker_started")}
+    last = {event["worker"]: event["pid"] for event in events_named(process, "worker_started")}
     return [last[number] for number in sorted(last)]
 
 
@@ -118,7 +119,7 @@ def process(models: Path) -> Iterator[Process]:
 def test_connections_to_the_one_port_reach_all_workers_and_metrics_are_their_sum(models: Path, front: str) -> None:
     with two(models, VOLCAST_SERVER__FRONT=front) as process:
         assert process.ready["workers"] == 2
-        workers = [one["metrics_port"] for one in told(process, "ready") if "worker" in one]
+        workers = [event["metrics_port"] for event in events_named(process, "ready") if "worker" in event]
         asked = 0
 
         def both_were_asked() -> bool:
@@ -133,14 +134,14 @@ def test_connections_to_the_one_port_reach_all_workers_and_metrics_are_their_sum
         assert now["volcast_server_ready"] == 1
         assert now['volcast_server_models{model="jumps",version="1"}'] == 1
         assert {name for name in now if name.startswith("process_open_fds")} == {
-            f'process_open_fds{{worker="{one}"}}' for one in ("0", "1", "supervisor")
+            f'process_open_fds{{worker="{worker}"}}' for worker in ("0", "1", "supervisor")
         }
 
 
 def test_each_worker_can_be_asked_on_a_port_of_its_own(process: Process) -> None:
-    for one in [one for one in told(process, "ready") if "worker" in one]:
-        predict(f"127.0.0.1:{one['own_port']}")
-        assert scrape(one["metrics_port"])[REQUESTS] == 1
+    for event in [event for event in events_named(process, "ready") if "worker" in event]:
+        predict(f"127.0.0.1:{event['own_port']}")
+        assert scrape(event["metrics_port"])[REQUESTS] == 1
 
 
 def test_no_call_of_a_retrying_client_fails_when_a_worker_is_killed(process: Process) -> None:
@@ -170,13 +171,13 @@ def test_no_call_of_a_retrying_client_fails_when_a_worker_is_killed(process: Pro
     for thread in threads:
         thread.join()
     assert failures == []
-    assert [one["reason"] for one in told(process, "worker_died")] == ["was killed by SIGKILL"] * 2
+    assert [event["reason"] for event in events_named(process, "worker_died")] == ["was killed by SIGKILL"] * 2
 
 
 def test_what_a_killed_worker_had_counted_stays_in_the_sum(process: Process) -> None:
-    for one in [one for one in told(process, "ready") if "worker" in one]:
+    for event in [event for event in events_named(process, "ready") if "worker" in event]:
         for _ in range(3):
-            predict(f"127.0.0.1:{one['own_port']}")
+            predict(f"127.0.0.1:{event['own_port']}")
     before = process.metrics()
     assert before[REQUESTS] == 6
     os.kill(pids(process)[0], signal.SIGKILL)
@@ -189,8 +190,8 @@ def test_what_a_killed_worker_had_counted_stays_in_the_sum(process: Process) -> 
     assert fell == set()
 
 
-def test_a_worker_that_hangs_is_told_of_and_its_counts_stay(process: Process) -> None:
-    (worker,) = [one for one in told(process, "ready") if one.get("worker") == 0]
+def test_a_hanging_worker_is_reported_and_its_counts_stay(process: Process) -> None:
+    (worker,) = [event for event in events_named(process, "ready") if event.get("worker") == 0]
     predict(f"127.0.0.1:{worker['own_port']}")
     assert process.metrics()[REQUESTS] == 1
     os.kill(pids(process)[0], signal.SIGSTOP)
@@ -209,12 +210,12 @@ def test_a_signal_drains_all_and_ends_well(process: Process, number: int) -> Non
     workers = pids(process)
     assert process.stop(number) == 0
     assert not any(lives(pid) for pid in workers)
-    stopped = told(process, "stopped")
-    assert [one.get("worker") for one in stopped[:2]] in ([0, 1], [1, 0])
+    stopped = events_named(process, "stopped")
+    assert [event.get("worker") for event in stopped[:2]] in ([0, 1], [1, 0])
     assert "worker" not in stopped[2]
 
 
-def test_a_terminals_interrupt_reaches_the_supervisor_alone(process: Process) -> None:
+def test_an_interrupt_of_the_terminal_reaches_only_the_supervisor(process: Process) -> None:
     """From the terminal and from the supervisor it would be a second signal, which ends at once."""
     sessions = {os.getsid(pid) for pid in pids(process)}
     assert os.getsid(process.popen.pid) not in sessions
@@ -223,7 +224,7 @@ def test_a_terminals_interrupt_reaches_the_supervisor_alone(process: Process) ->
 def test_a_signal_while_workers_still_start_ends_well_too(models: Path) -> None:
     with two(models) as process:
         os.kill(pids(process)[0], signal.SIGKILL)
-        await_true(lambda: len(told(process, "worker_started")) == 3)
+        await_true(lambda: len(events_named(process, "worker_started")) == 3)
         assert process.stop() == 0
         assert not any(lives(pid) for pid in pids(process))
 
@@ -236,9 +237,26 @@ def test_a_second_signal_ends_all_at_once(models: Path) -> None:
         # A connection that says nothing keeps its worker from being done before drain_s.
         workers = pids(process)
         process.popen.send_signal(signal.SIGTERM)
-        await_true(lambda: bool(told(process, "draining")))
+        await_true(lambda: bool(events_named(process, "draining")))
         assert process.stop(signal.SIGTERM, timeout_s=5) == 128 + signal.SIGTERM
         await_true(lambda: not any(lives(pid) for pid in workers), 5, "the end of the workers")
+
+
+def test_workers_that_leave_report_it_and_still_answer_new_connections(models: Path) -> None:
+    with (
+        two(models, VOLCAST_SERVER__LAME_DUCK_S="60") as process,
+        grpc.insecure_channel(process.address, OWN_CONNECTION) as channel,
+    ):
+        watch: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=30)
+        assert HealthCheckResponse.FromString(next(watch)).status == HealthCheckResponse.SERVING
+        process.popen.send_signal(signal.SIGTERM)
+        assert HealthCheckResponse.FromString(next(watch)).status == HealthCheckResponse.NOT_SERVING
+        await_true(lambda: len(events_named(process, "leaving")) == 3)  # both workers and the supervisor
+        for _ in range(8):
+            predict(process.address)
+        assert process.metrics()["volcast_server_ready"] == 0
+        assert process.stop(signal.SIGTERM, timeout_s=10) == 0  # the second one: on to the drain
+        assert len(events_named(process, "stopped")) == 3
 
 
 def test_a_supervisor_that_is_killed_takes_its_workers_with_it(process: Process) -> None:
@@ -253,18 +271,20 @@ def test_a_supervisor_whose_own_supervisor_has_gone_ends_in_order(process: Proce
     assert not any(lives(pid) for pid in workers)
 
 
-def test_sighup_reaches_all_workers_also_one_that_is_starting(tmp_path: Path) -> None:
+def test_sighup_reaches_all_workers_including_a_starting_worker(tmp_path: Path) -> None:
     write_bundle(tmp_path, version="1")
     with two(tmp_path, VOLCAST_SERVER__WATCH_S="0") as process:
-        held = 'volcast_server_models{model="volatility",version="2"}'
+        loaded = 'volcast_server_models{model="volatility",version="2"}'
         os.kill(pids(process)[0], signal.SIGKILL)
-        await_true(lambda: len(told(process, "worker_started")) == 3)
+        await_true(lambda: len(events_named(process, "worker_started")) == 3)
         write_bundle(tmp_path, version="2", seed=2)
         process.popen.send_signal(signal.SIGHUP)
         await_workers(process, 1)
-        ports = {one["worker"]: one["metrics_port"] for one in told(process, "ready") if "worker" in one}
-        await_true(lambda: all(scrape(ports[one]).get(held) == 1 for one in (0, 1)), what="version 2 at both")
-        assert len(told(process, "worker_died")) == 1
+        ports = {
+            event["worker"]: event["metrics_port"] for event in events_named(process, "ready") if "worker" in event
+        }
+        await_true(lambda: all(scrape(ports[worker]).get(loaded) == 1 for worker in (0, 1)), what="version 2 at both")
+        assert len(events_named(process, "worker_died")) == 1
 
 
 def test_a_worker_that_dies_again_and_again_ends_the_server_with_a_line_that_says_why(tmp_path: Path) -> None:
@@ -281,12 +301,12 @@ def test_a_worker_that_dies_again_and_again_ends_the_server_with_a_line_that_say
         assert not any(lives(pid) for pid in workers)
 
 
-def test_what_keeps_all_workers_from_starting_is_one_line(tmp_path: Path) -> None:
+def test_a_reason_that_stops_all_workers_is_printed_once(tmp_path: Path) -> None:
     ports = ("--port", "0", "--metrics-port", "0", "--workers", "2")
     done = run_to_end("serve", "--models-dir", str(tmp_path / "none"), *ports)
     assert done.returncode == 1
-    said = [line for line in done.stderr.splitlines() if line.startswith("volcast: ")]
-    assert said == [f"volcast: models folder {tmp_path}/none: No such file or directory"]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("volcast: ")]
+    assert lines == [f"volcast: models folder {tmp_path}/none: No such file or directory"]
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -300,7 +320,7 @@ def test_a_second_server_on_the_port_is_refused(process: Process, models: Path, 
     )
 
 
-def test_the_supervisor_imports_nothing_of_what_its_workers_serve_with() -> None:
+def test_the_supervisor_imports_no_serving_module() -> None:
     program = "import sys, server.commands.serve, server.workers.supervisor; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     imported = {name.split(".")[0] for name in done.stdout.split()}

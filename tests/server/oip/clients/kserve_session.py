@@ -22,12 +22,12 @@ OTHERWISE = [
 
 def request(session: Session, *, raw: bool, rows: Any = None, model: str = "") -> InferRequest:
     rows = session.rows if rows is None else rows
-    one = InferInput("features", list(rows.shape), "FP64")
+    tensor = InferInput("features", list(rows.shape), "FP64")
     if raw:
-        one.set_data_from_numpy(rows, binary_data=True)
+        tensor.set_data_from_numpy(rows, binary_data=True)
     else:
-        one.data = rows.reshape(-1).tolist()
-    return InferRequest(model or session.model, [one], request_id="7")
+        tensor.data = rows.reshape(-1).tolist()
+    return InferRequest(model or session.model, [tensor], request_id="7")
 
 
 def probabilities(answer: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the sessions share: what they are told, and how they say what they found."""
+"""Code that the sessions share: their settings, their checks, and their report."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 
 
 class Session:
-    """argv: a JSON file that says where to ask, which rows, and what they are worth."""
+    """path: a JSON file with the addresses, the rows, and the expected probabilities."""
 
     def __init__(self, path: str) -> None:
         with open(path) as file:
-            told: dict[str, Any] = json.load(file)
-        self.grpc: str = told["grpc"]
-        self.http: str = told["http"]
-        self.model: str = told["model"]
-        self.stable: str = told["stable"]
-        self.other: str = told["other"]
-        self.messages: dict[str, dict[str, list[Any]]] = told["messages"]
-        self.rows = np.array(told["rows"], np.float64)
-        self.expected: dict[str, list[float]] = told["expected"]
+            settings: dict[str, Any] = json.load(file)
+        self.grpc: str = settings["grpc"]
+        self.http: str = settings["http"]
+        self.model: str = settings["model"]
+        self.stable: str = settings["stable"]
+        self.other: str = settings["other"]
+        self.messages: dict[str, dict[str, list[Any]]] = settings["messages"]
+        self.rows = np.array(settings["rows"], np.float64)
+        self.expected: dict[str, list[float]] = settings["expected"]
         self.done: list[str] = []
 
     def check(self, what: str, values: Any, version: str | None = None) -> None:

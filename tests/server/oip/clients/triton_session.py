@@ -20,54 +20,56 @@ NAMES = ("features", "probability")
 
 def tensor(module: Any, rows: Any, datatype: str = "FP64", **how: Any) -> Any:
     rows = rows.astype({"FP64": np.float64, "FP32": np.float32}[datatype])
-    one = module.InferInput("features", list(rows.shape), datatype)
-    one.set_data_from_numpy(rows, **how)
-    return one
+    infer_input = module.InferInput("features", list(rows.shape), datatype)
+    infer_input.set_data_from_numpy(rows, **how)
+    return infer_input
 
 
-def common(session: Session, client: Any, module: Any, door: str) -> None:
+def common(session: Session, client: Any, module: Any, protocol: str) -> None:
     """What both clients have, by the same names."""
     model = session.model
-    session.true(f"{door}: live and ready", client.is_server_live() and client.is_server_ready())
-    session.true(f"{door}: the model is ready", client.is_model_ready(model))
-    session.true(f"{door}: a version is ready", client.is_model_ready(model, session.other))
-    session.true(f"{door}: an unknown model is not", client.is_model_ready("moon") is False)
-    as_json = {"as_json": True} if door == "grpc" else {}
+    session.true(f"{protocol}: live and ready", client.is_server_live() and client.is_server_ready())
+    session.true(f"{protocol}: the model is ready", client.is_model_ready(model))
+    session.true(f"{protocol}: a version is ready", client.is_model_ready(model, session.other))
+    session.true(f"{protocol}: an unknown model is not", client.is_model_ready("moon") is False)
+    as_json = {"as_json": True} if protocol == "grpc" else {}
     about = client.get_server_metadata(**as_json)
-    session.true(f"{door}: server metadata", about["name"] == "volcast" and "model_repository" in about["extensions"])
+    session.true(
+        f"{protocol}: server metadata", about["name"] == "volcast" and "model_repository" in about["extensions"]
+    )
     about = client.get_model_metadata(model, **as_json)
     (taken,), (given,) = about["inputs"], about["outputs"]
-    shape = [int(one) for one in taken["shape"]]
+    shape = [int(size) for size in taken["shape"]]
     session.true(
-        f"{door}: model metadata",
+        f"{protocol}: model metadata",
         (taken["name"], given["name"]) == NAMES and shape == [-1, session.rows.shape[1]],
     )
     index = client.get_model_repository_index(**as_json)
-    index = index["models"] if door == "grpc" else index
-    session.true(f"{door}: the index has the model", {one["name"] for one in index} >= {model})
+    index = index["models"] if protocol == "grpc" else index
+    session.true(f"{protocol}: the index has the model", {entry["name"] for entry in index} >= {model})
 
     result = client.infer(model, [tensor(module, session.rows)], request_id="7")
-    session.check(f"{door}: infer", result.as_numpy("probability"))
+    session.check(f"{protocol}: infer", result.as_numpy("probability"))
     outputs = [module.InferRequestedOutput("probability")]
     result = client.infer(model, [tensor(module, session.rows)], model_version=session.other, outputs=outputs)
-    session.check(f"{door}: infer, a version and an output by name", result.as_numpy("probability"), session.other)
+    session.check(f"{protocol}: infer, a version and an output by name", result.as_numpy("probability"), session.other)
     result = client.infer(model, [tensor(module, session.rows)], parameters={"routing_key": "BTC-USD"})
-    session.check(f"{door}: infer with a routing key", result.as_numpy("probability"))
+    session.check(f"{protocol}: infer with a routing key", result.as_numpy("probability"))
     result = client.infer(model, [tensor(module, session.rows, "FP32")])
-    session.true(f"{door}: infer in float32", result.as_numpy("probability").shape == (len(session.rows),))
+    session.true(f"{protocol}: infer in float32", result.as_numpy("probability").shape == (len(session.rows),))
 
-    with session.refused(f"{door}: an unknown model", InferenceServerException, "no model 'moon'"):
+    with session.refused(f"{protocol}: an unknown model", InferenceServerException, "no model 'moon'"):
         client.infer("moon", [tensor(module, session.rows)])
-    with session.refused(f"{door}: an unknown version", InferenceServerException, "no version '777'"):
+    with session.refused(f"{protocol}: an unknown version", InferenceServerException, "no version '777'"):
         client.infer(model, [tensor(module, session.rows)], model_version="777")
-    with session.refused(f"{door}: a wrong shape", InferenceServerException, "inputs[0].shape", "[rows, 11]"):
+    with session.refused(f"{protocol}: a wrong shape", InferenceServerException, "inputs[0].shape", "[rows, 11]"):
         client.infer(model, [tensor(module, session.rows[:, :10])])
-    with session.refused(f"{door}: an unknown output", InferenceServerException, "no output 'label'"):
+    with session.refused(f"{protocol}: an unknown output", InferenceServerException, "no output 'label'"):
         client.infer(model, [tensor(module, session.rows)], outputs=[module.InferRequestedOutput("label")])
     nothing = session.rows * np.nan
-    with session.refused(f"{door}: NaN", InferenceServerException, "expected a finite number, got nan"):
+    with session.refused(f"{protocol}: NaN", InferenceServerException, "expected a finite number, got nan"):
         client.infer(model, [tensor(module, nothing)])
-    with session.refused(f"{door}: unloading", InferenceServerException, "not unloaded on request"):
+    with session.refused(f"{protocol}: unloading", InferenceServerException, "not unloaded on request"):
         client.unload_model(model)
 
 
@@ -120,8 +122,8 @@ def http_session(session: Session) -> None:
             )  # fmt: skip
             session.check(f"http: {packed}", result.as_numpy("probability"))
         pending = [client.async_infer(model, [tensor(over_http, session.rows)]) for _ in range(4)]
-        for one in pending:
-            session.check("http: async", one.get_result().as_numpy("probability"))
+        for call in pending:
+            session.check("http: async", call.get_result().as_numpy("probability"))
 
 
 async def asyncio_session(session: Session) -> None:
