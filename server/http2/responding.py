@@ -74,20 +74,20 @@ class Responding(Sending):
             self._awaiting_response.clear()
             self._extra_credit.clear()
         else:
-            for one in ids:
-                del self._awaiting_response[one]
-        for one in ids if self._extra_credit else ():
-            self._extra_credit.pop(one, None)
+            for stream_id in ids:
+                del self._awaiting_response[stream_id]
+        for stream_id in ids if self._extra_credit else ():
+            self._extra_credit.pop(stream_id, None)
 
     def fail_calls(self, stream_ids: list[int], block: bytes) -> None:
         """Ends calls with a prepared header block."""
         word, asked = len(block) << 8 | frames.HEADERS, self._awaiting_response
-        for one in stream_ids:
+        for stream_id in stream_ids:
             if not self._may_fail_fast(block):
-                if (stream := self.promote(one)) is not None:
+                if (stream := self.promote(stream_id)) is not None:
                     self.fail_stream(stream, block)
-            elif asked.pop(one, None) is not None:
-                self._extra_credit.pop(one, None)
-                self._out.append(_pack(word, 5, one) + block)
-            elif (stream := self.streams.get(one)) is not None:  # left the fast path meanwhile
+            elif asked.pop(stream_id, None) is not None:
+                self._extra_credit.pop(stream_id, None)
+                self._out.append(_pack(word, 5, stream_id) + block)
+            elif (stream := self.streams.get(stream_id)) is not None:  # left the fast path meanwhile
                 self.fail_stream(stream, block)
