@@ -119,7 +119,7 @@ class Reference:
     def _difference(self, name: str, version: str, matrix: Matrix, values: NDArray[np.float64]) -> float:
         """The largest one, of a row from what ONNX Runtime answers to it among others or alone.
 
-        The tree operator adds in another order for one row than for two or more: seen up to 3e-10. The server
+        The tree operator adds in another order for one row than for two or more: measured up to 1e-9. The server
         may have put a row into a batch with others, or not.
         """
         among_others = self.probabilities(name, version, np.concatenate([matrix, matrix[:1]]))[:-1]

@@ -70,6 +70,8 @@ class HealthProbe:
         self._process.stdin.close()
         self._process.wait(TIMEOUT_S + 5)
         self._reader.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from common.bundle import (
     ManifestSchema,
     SelfTest,
 )
-from common.errors import BundleError
+from common.errors import BundleError, UsageError
 from common.model_store import ModelStore
 from common.schema import FeatureSchema
 from server.core.bundles import load_model
@@ -66,7 +66,10 @@ def add_graph(
 def write_adapted(
     graph: Adapted, store: ModelStore, schema: FeatureSchema, threshold: float, *, parity_error: float = 0.0
 ) -> Added:
-    """Writes the bundle as the next version, if a server would load it. Raises BundleError or InputError."""
+    """Writes the bundle as the next version, if a server would load it.
+
+    Raises BundleError, InputError, or UsageError if the folder does not say which version is stable.
+    """
     manifest = _manifest(graph, store.name, schema, threshold, parity_error)
 
     def before_it_appears(folder: Path, version: str) -> None:
@@ -77,6 +80,13 @@ def write_adapted(
         store.pin()
 
     with store.locked():
+        versions = store.versions()
+        if versions and store.effective_labels() is None:
+            # Nothing is stable that could be pinned, so the new version might answer by being there.
+            raise UsageError(
+                f"model {store.name}: its versions {', '.join(versions)} have no order and there is no labels.json; "
+                "first write one that names the stable version (docs/models.md)"
+            )
         existing = store.find(manifest)
         version = existing or store.put(manifest, graph.model, {}, before_it_appears)
         labels = store.effective_labels()

@@ -173,7 +173,7 @@ class ServerConnection(asyncio.Protocol):
         self.h2.excuse(self.serving.now_ns())
         if self.h2.has_more:
             self._yield()
-        elif self._fault is None and not self._is_yielding:
+        elif (self._fault is None or self._lingering is not None) and not self._is_yielding:
             self._transport.resume_reading()
         self._set_user_timeout(self._limits.keepalive_timeout_s)
         for stream in list(self.h2.streams.values()):

@@ -456,6 +456,28 @@ def test_a_version_of_another_model_is_not_touched(capfd: pytest.CaptureFixture[
     assert ModelStore(Path("models"), "volatility").labels() == Labels("7")
 
 
+def test_versions_without_an_order_need_a_label_first(capfd: pytest.CaptureFixture[str]) -> None:
+    for version in ("calm", "wild"):
+        write_bundle(Path("models"), "mine", version)
+    assert add(PLAIN.proto()) == 2
+    assert "model mine: its versions calm, wild have no order and there is no labels.json" in line(capfd)
+    store = ModelStore(Path("models"), "mine")
+    assert list(store.versions()) == ["calm", "wild"]
+    store.write_labels(Labels("calm"))
+    assert add(PLAIN.proto()) == 0
+    assert store.labels() == Labels("calm")
+
+
+@pytest.mark.parametrize(("versions", "following"), [(("9", "10"), "11"), (("v9", "v10"), "v11")])
+def test_the_next_version_follows_the_newest(versions: tuple[str, ...], following: str) -> None:
+    for version in versions:
+        write_bundle(Path("models"), "mine", version)
+    assert add(PLAIN.proto()) == 0
+    store = ModelStore(Path("models"), "mine")
+    assert list(store.versions()) == [*versions, following]
+    assert store.labels() == Labels(versions[-1])
+
+
 def test_the_same_file_again_is_the_same_version(capfd: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         assert add(PLAIN.proto()) == 0

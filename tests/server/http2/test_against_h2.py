@@ -6,6 +6,7 @@ Both sides read the same frames, one at a time. Each must accept or reject the s
   connection for h2, and of the stream for us (RFC 9113, sections 8.1.1, 5.3.1 of RFC 7540 and 6.9.1 allow it);
 - a frame on a closed stream is an error of the stream for h2 (it answers RST_STREAM), and of the connection for us if
   it is HEADERS (section 5.1 asks for it); we ignore WINDOW_UPDATE there, and frames under way for a call we have reset;
+- h2 ignores RST_STREAM on an idle stream (section 5.1 asks for an error of the connection);
 - h2 judges HEADERS once its block is whole;
 - h2 refuses blanks around a value; we accept them.
 """
@@ -118,6 +119,8 @@ def is_documented(data: bytes, ours: str, theirs: str, opened: set[int]) -> bool
     if (ours, theirs) == (STREAM_ERROR, CONNECTION_ERROR):
         return kind in (frames.HEADERS, frames.CONTINUATION, frames.PRIORITY, frames.DATA, frames.WINDOW_UPDATE)
     was_opened = stream <= max(opened, default=0)
+    if kind == frames.RST_STREAM and (ours, theirs) == (CONNECTION_ERROR, OK):
+        return not was_opened or stream % 2 == 0
     if theirs == STREAM_ERROR:
         is_late = kind in (frames.DATA, frames.WINDOW_UPDATE) and ours == OK
         return was_opened and (is_late or (kind == frames.HEADERS and ours == CONNECTION_ERROR))
