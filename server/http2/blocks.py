@@ -95,7 +95,7 @@ def matching_prefix(data: bytes, at: int, limit: int, layout: CallLayout, first_
     rows = np.frombuffer(data, np.uint8, count * period, at).reshape(count, period)
     differs = rows[:, : layout.message] != rows[0, : layout.message]
     behind = layout.message + layout.body - _PREFIX
-    differs_behind = rows[:, behind:] != rows[0, behind:]
+    differs_behind = rows[:, behind:] != rows[0, behind:] if behind < period else differs
     ids = id_bytes(range(first_id, first_id + 2 * count, 2))
     for begin in layout.ids:
         columns, offset = (differs, 0) if begin < layout.message else (differs_behind, behind)

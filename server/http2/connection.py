@@ -85,13 +85,35 @@ class Connection(Receiving, Control, Responding):
         """Takes bytes of the socket; leaves events. Raises ProtocolError once the peer broke the protocol."""
         self.work, self.has_more = 0, False
         self._now_ns = now_ns
-        self._partial_bytes += len(data)
+        if self._partial_since_ns is None and self._started:
+            at = self._frames(data, 0)
+        else:
+            self._partial_bytes += len(data)
+            joined = self._join_rest(data, now_ns)
+            if joined is None:
+                return
+            data, at = joined
+            at = self._frames(data, at)
+        if self._new_views:
+            self._copy_views()
+        if self._new_deadlines:
+            self._watch_deadlines()
+        if at < len(data) or self._open_header_block is not None:
+            self._keep_rest(data, at, len(data), now_ns)
+        else:
+            self._partial_since_ns = None
+        if self._unacked_bytes >= self._window // 2:
+            self._out.append(frames.window_update(0, self._unacked_bytes))
+            self._unacked_bytes = 0
+
+    def _join_rest(self, data: bytes, now_ns: int) -> tuple[bytes, int] | None:
+        """The bytes to split into frames and where they begin; None if the preface or a frame is still not whole."""
         at = 0
         if self._rest:
             if len(data) < self._missing:
                 self._missing -= len(data)
                 self._wait_for_more(data)
-                return
+                return None
             whole, self._rest, self._rest_bytes = self._rest, [], 0
             if self._started and MIN_SPLIT_BYTES <= len(data) > self._missing:
                 # The frame that began in the last read is joined alone: the rest of a large read is not copied.
@@ -106,13 +128,8 @@ class Connection(Receiving, Control, Responding):
             at = self._read_preface(data)
             if not at:
                 self._keep_rest(data, 0, len(data), now_ns)
-                return
-        at = self._frames(data, at)
-        if self._new_views:
-            self._copy_views()
-        if self._new_deadlines:
-            self._watch_deadlines()
-        self._keep_rest(data, at, len(data), now_ns)
+                return None
+        return data, at
 
     def _copy_views(self) -> None:
         for stream_id in self._new_views:
@@ -139,11 +156,10 @@ class Connection(Receiving, Control, Responding):
         )
         deadlines = self._deadlines
         next_try = at  # of a block
-        work = 0
+        work, max_work = 0, MAX_WORK
+        last_stream: Stream | None = None  # whose frames came last
         last_call = at  # where the last HEADERS began: from there to the next is about the size of a call
-        while end - at >= 9:
-            if work >= MAX_WORK:
-                break
+        while end - at >= 9 and work < max_work:
             work += 1
             head, flags, stream_id = _unpack(data, at)
             length, kind = head >> 8, head & 0xFF
@@ -155,7 +171,8 @@ class Connection(Receiving, Control, Responding):
                 break
             if kind == 1:
                 call_bytes, last_call = at - last_call, at
-                if at >= next_try and end - at >= max(MIN_COLUMNAR_BYTES, MIN_COLUMNAR_CALLS * call_bytes):
+                left = end - at
+                if left >= MIN_COLUMNAR_BYTES and at >= next_try and left >= MIN_COLUMNAR_CALLS * call_bytes:
                     after = self._block_of_calls(data, at)
                     if after > at:
                         at = last_call = after
@@ -204,8 +221,10 @@ class Connection(Receiving, Control, Responding):
                 stream.receive_window -= length
                 stream.size += length
                 stream.unread.append(data[begin:until])
-                if len(stream.unread) > MAX_SMALL_CHUNKS:
-                    self._join_unread(stream)
+                if stream is not last_stream:
+                    if last_stream is not None and len(last_stream.unread) > MAX_SMALL_CHUNKS:
+                        self._join_unread(last_stream)
+                    last_stream = stream
                 if not stream.data_event_pending:
                     stream.data_event_pending = True
                     self.events.append((Event.DATA, stream, b""))
@@ -221,6 +240,8 @@ class Connection(Receiving, Control, Responding):
                 continue
             self._on_slow_path(kind, flags, stream_id & frames.MAX_WINDOW, data[begin:until])
             work += HEADERS_WORK if kind == 1 or kind == 9 else SLOW_WORK
+        if last_stream is not None and len(last_stream.unread) > MAX_SMALL_CHUNKS:
+            self._join_unread(last_stream)
         self.work += work
         self.has_more = work >= MAX_WORK and end - at >= 9
         return at
@@ -379,7 +400,7 @@ class Connection(Receiving, Control, Responding):
         return len(_PREFACE)
 
     def _keep_rest(self, data: bytes, at: int, end: int, now_ns: int) -> None:
-        """Keeps what is no whole frame yet, and gives the connection's window back."""
+        """Keeps the bytes that are no whole frame yet, and measures the peer's progress."""
         size = end - at
         if size:
             self._rest = [data[at:] if at else data]
@@ -396,9 +417,6 @@ class Connection(Receiving, Control, Responding):
             self.restart_clock(now_ns)
         else:
             self._partial_since_ns = None
-        if self._unacked_bytes >= self._window // 2:
-            self._out.append(frames.window_update(0, self._unacked_bytes))
-            self._unacked_bytes = 0
 
     def restart_clock(self, now_ns: int) -> None:
         """Measures the peer's progress from now on: something began, or the server could not read meanwhile."""
@@ -425,7 +443,8 @@ class Connection(Receiving, Control, Responding):
             and self._open_header_block is None
             and not self.closing
             and stream_id <= frames.MAX_WINDOW
-            and self.open_calls < self._limits.max_streams
+            and len(self.streams) + len(self._headers_received) + len(self._awaiting_response)
+            < self._limits.max_streams
         )
 
     def _on_slow_path(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:

@@ -7,11 +7,11 @@ from enum import IntEnum
 
 from server.http2 import frames
 from server.http2.blocks import Bytes
-from server.http2.frames import ErrorCode, ProtocolError
+from server.http2.frames import MESSAGE, ErrorCode, ProtocolError
 from server.http2.headers import NO_TABLE, NOT_GRPC, NOT_GRPC_TEXT, RESPONSE, Head, failure, fitted
 from server.http2.inflating import InflateBudget
 from server.http2.status import INVALID_ARGUMENT, RESOURCE_EXHAUSTED, MessageError
-from server.http2.stream import PartialMessage, Stream
+from server.http2.stream import FRAME_WEIGHT, PREFIX, PartialMessage, Stream
 
 MAX_LOCAL_RESETS = 1024
 RESTORED_BY_CALL = 4  # of the abuse score: cancelled calls that one answered call outweighs
@@ -68,8 +68,8 @@ class Sending:
 
     promote() moves a call from the first two states to open, and from the third to half closed. RST_STREAM of the peer
     moves every state to closed. Beside these, _extra_credit holds by how much the window of a fast-path call has grown,
-    _deadlines the deadline of a unary call whose message was not whole at the end of a read, and _inflating the streams
-    whose next message waits for the budget of decompression.
+    _deadlines the deadline of a unary call whose message was not whole at the end of a read, and inflating_calls the
+    streams whose next message waits for the budget of decompression.
     """
 
     def __init__(self, limits: Limits, budget: InflateBudget) -> None:
@@ -83,7 +83,7 @@ class Sending:
         self._limits = limits
         self._deadlines: dict[int, int] = {}  # of unary calls whose message was not whole at the end of a read
         self._budget = budget
-        self._inflating: dict[int, Stream] = {}  # wait for the budget, in order; the first has begun
+        self.inflating_calls: dict[int, Stream] = {}  # wait for the budget, in order; the first has begun
         self._out: list[bytes] = []
         self._last_id = -1
         self._locally_reset: dict[int, None] = {}  # ended by us before the peer had: what it still sent is no fault
@@ -207,25 +207,47 @@ class Sending:
         self.open_window(stream)
         return messages
 
+    def take_single(self, stream: Stream) -> bytes | None:
+        """The next message of a streaming call, if one frame brought it whole and it is all there is.
+
+        None, with nothing taken, if `take_messages` must look.
+        """
+        unread = stream.unread
+        if len(unread) != 1 or stream.buffer or stream.remote_closed:
+            return None
+        frame = unread[0]
+        size = len(frame)
+        if size < PREFIX or MESSAGE.unpack_from(frame) != (0, size - PREFIX) or size > stream.max_message:
+            return None
+        stream.data_event_pending = False
+        stream.unread = []
+        stream.size = 0
+        self._buffered -= size + FRAME_WEIGHT
+        window = self._limits.stream_window
+        if window - stream.receive_window >= window // 2:
+            self._out.append(frames.window_update(stream.id, window - stream.receive_window))
+            stream.receive_window = window
+        return bytes(frame[PREFIX:])
+
     def _messages(self, stream: Stream, limit: int) -> list[bytes]:
         """Inflates one message after another, so that one is in part inflated. Raises MessageError."""
-        messages = stream.take_messages(limit, _SPENT if self._inflating else self._budget)
+        messages = stream.take_messages(limit, _SPENT if self.inflating_calls else self._budget)
         if stream.is_inflating:
-            self._inflating.setdefault(stream.id, stream)
+            self.inflating_calls.setdefault(stream.id, stream)
         return messages
 
     @property
     def is_inflating(self) -> bool:
         """Whether a message waits for the budget of the next turn."""
-        return bool(self._inflating)
+        return bool(self.inflating_calls)
 
     def inflate(self) -> None:
         """Goes on with the messages that wait, as far as the budget goes; those that are whole become events."""
-        while self._inflating and self._budget.left > 0:
-            stream = next(iter(self._inflating.values()))
+        while self.inflating_calls and self._budget.left > 0:
+            stream = next(iter(self.inflating_calls.values()))
             if not stream.inflate(self._budget):
                 return
-            del self._inflating[stream.id]
+            del self.inflating_calls[stream.id]
             if stream.unary:
                 self._on_unary_end(stream)
             elif not stream.data_event_pending:
@@ -399,7 +421,7 @@ class Sending:
         self._unsent -= stream.unsent
         stream.clear()
         del self.streams[stream.id]
-        self._inflating.pop(stream.id, None)
+        self.inflating_calls.pop(stream.id, None)
         self._deadlines.pop(stream.id, None)
         self._blocked_on_connection_window.pop(stream.id, None)
 
@@ -464,7 +486,8 @@ class Sending:
 
     def _count_work(self, calls: int) -> None:
         """Answered calls restore the budget: a proxy cancels for thousands of callers, and works for more of them."""
-        self._abuse_score = max(0, self._abuse_score - RESTORED_BY_CALL * calls)
+        if self._abuse_score:
+            self._abuse_score = max(0, self._abuse_score - RESTORED_BY_CALL * calls)
 
     def _count_abuse(self, weight: int = 1) -> None:
         self._abuse_score += weight

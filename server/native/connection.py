@@ -222,7 +222,7 @@ class ServerConnection(asyncio.Protocol):
                 rest = self._write_now(data)
             if rest:
                 self._transport.write(rest)
-        if self.h2.is_inflating:
+        if self.h2.inflating_calls:
             self.serving.inflate_turns.add(self)
         if self._fault is not None and not self._transport.is_closing() and not self._responses_due:
             self._close_for_fault(self._fault)

@@ -113,24 +113,20 @@ class ScoringStreamCall:
             return False
         if stream.unsent or stream.size > MAX_INLINE_BYTES:
             return False
-        messages = connection.h2.take_messages(stream, 2)
-        if stream.closed:
-            self.close()
-            return True
-        if len(messages) == 1 and not stream.size:
-            raw, now_ns = messages[0], self._serving.now_ns()
-            self.last_frame_ns = now_ns
-            template = self._serving.templates.match_frame(raw)
-            inline = self._serving.inline
-            response = inline.score(template.request, raw[template.values], now_ns) if template else None
-            if template is not None and response is not None:
-                connection.h2.send(stream, stream_message(raw[: template.id_end], response))
-                connection.flush()
-                inline.observe("StreamPredict", now_ns)
-                return True
-        if messages:
-            connection.h2.put_back(stream, messages)
-        return False
+        raw = connection.h2.take_single(stream)
+        if raw is None:
+            return False
+        now_ns = self.last_frame_ns = self._serving.now_ns()
+        template = self._serving.templates.match_frame(raw)
+        inline = self._serving.inline
+        response = inline.score(template.request, raw[template.values], now_ns) if template else None
+        if template is None or response is None:
+            connection.h2.put_back(stream, [raw])
+            return False
+        connection.h2.send(stream, stream_message(raw[: template.id_end], response))
+        connection.flush()
+        inline.observe("StreamPredict", now_ns)
+        return True
 
     def _take_columns(self) -> bool:
         """Queues frames of equal layout as one array; False, with nothing taken, if they are too few or differ."""

@@ -48,13 +48,15 @@ class Serving:
         self.inline = InlineScorer(plane, batches, metrics)
         # A larger job would be computed on another thread, and calls behind it answered before it.
         self.max_run_rows = min(INLINE_ROWS, batches.max_batch_rows)
+        self._batcher = batches.batcher
+        self._is_undelayed = batches.idle and batches.batcher.room > 0  # no batch waits for more calls
         self._to_flush: dict[Flushable, None] = {}
         batches.after_batch = self.flush_marked
 
     @property
     def may_score_inline(self) -> bool:
         """Whether a single request may be scored at once: nothing is queued, and calls come one by one."""
-        return self.spinner.few_bytes and self.batches.idle and self.state.accepting and self.batches.batcher.room > 0
+        return self.spinner.few_bytes and not self._batcher.calls and self._is_undelayed and self.state.accepting
 
     def mark_for_flush(self, connection: Flushable) -> None:
         """The connection has output; it is written after the current batch or read."""

@@ -70,13 +70,13 @@ class UnaryCalls:
 
     def accept_block(self, connection: ServerConnection, block: Block, now_ns: int) -> None:
         """The same for calls that have arrived as the rows of one array."""
-        ids, messages = block.ids, block.messages
-        room = self._serving.batches.batcher.room
+        serving, ids, messages = self._serving, block.ids, block.messages
+        room = serving.batches.batcher.room
         if room < len(ids):
             self._refuse(connection, ids[room:], block.head.method.name)
             ids, messages = ids[:room], messages[:room]
         template = self._block_template(block.head, messages)
-        model = model_for(self._serving.plane.repository, template) if template is not None else None
+        model = model_for(serving.plane.repository, template) if template is not None else None
         matrix = None
         if template is not None and model is not None:
             matrix = matrix_of(np.ascontiguousarray(messages[:, template.values]), template, len(model.schema))
@@ -84,13 +84,17 @@ class UnaryCalls:
             calls = [(id_, block.head, raw.tobytes()) for id_, raw in zip(ids, messages, strict=True)]
             self.accept(connection, calls, now_ns)
             return
-        step, rows = self._serving.max_run_rows // template.rows, template.rows
+        step, rows = serving.max_run_rows // template.rows, template.rows
         deadline_ns = _deadline(block.head, now_ns)
+        if len(ids) <= step:
+            replies = RunReplies(self, connection, block.head, ids, messages, [rows], now_ns)
+            serving.batches.put(Work(ScoringJob(model, matrix, now_ns), replies, deadline_ns, len(ids)))
+            return
         for begin in range(0, len(ids), step):
             some = slice(begin, begin + step)
             replies = RunReplies(self, connection, block.head, ids[some], messages[some], [rows], now_ns)
             job = ScoringJob(model, matrix[begin * rows : (begin + step) * rows], now_ns)
-            self._serving.batches.put(Work(job, replies, deadline_ns, len(replies.ids)))
+            serving.batches.put(Work(job, replies, deadline_ns, len(replies.ids)))
 
     def retry_each(self, connection: ServerConnection, calls: Iterable[Call], arrived_ns: int) -> None:
         """The calls of a run that failed as a whole: each takes the slow path. Their place in the queue is paid for."""
@@ -143,7 +147,7 @@ class UnaryCalls:
         template = self._serving.templates.match(messages[0].tobytes())
         if template is None or template.rows * MIN_COLUMNAR_CALLS > self._serving.max_run_rows:
             return None
-        return template if template.count_matching(messages) == len(messages) else None
+        return template if template.matches_all(messages) else None
 
     def _put_run(
         self, connection: ServerConnection, run: list[Call], templates: list[RequestTemplate], now_ns: int
@@ -252,7 +256,8 @@ class RunReplies:
 
     @property
     def abandoned(self) -> bool:
-        return not any(map(self._connection.h2.awaits_response, self.ids))
+        awaits, ids = self._connection.h2.awaits_response, self.ids
+        return not (awaits(ids[0]) or any(map(awaits, ids)))
 
     def send(self, outcome: Outcome) -> None:
         connection, arrived_ns = self._connection, self._arrived_ns

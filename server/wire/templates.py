@@ -64,13 +64,12 @@ class RequestTemplate(msgspec.Struct, frozen=True, gc=False):
     values: slice  # where the values lie in a message
     tail: Tail = NO_TAIL
 
-    def count_matching(self, messages: NDArray[np.uint8]) -> int:
-        """How many of the first messages match. messages: (messages, their length), all of one length."""
+    def matches_all(self, messages: NDArray[np.uint8]) -> bool:
+        """Whether all messages match. messages: (messages, their length), all of one length."""
         prefix = np.frombuffer(self.prefix, np.uint8)
-        differs = (messages[:, : len(prefix)] != prefix).any(axis=1)
-        if self.tail.size:
-            differs |= _tails_differ(messages, self.tail)
-        return int(np.argmax(differs)) if differs.any() else len(messages)
+        if not (messages[:, : len(prefix)] == prefix).all():
+            return False
+        return not self.tail.size or not _tails_differ(messages, self.tail).any()
 
     def shares_matrix(self, other: RequestTemplate) -> bool:
         """Whether rows of both fit into one matrix for one model."""
