@@ -156,11 +156,12 @@ class Connection(Receiving, Control, Responding):
         )
         deadlines = self._deadlines
         next_try = at  # of a block
-        work, max_work = 0, MAX_WORK
+        work = slow_work = 0
         last_stream: Stream | None = None  # whose frames came last
         last_call = at  # where the last HEADERS began: from there to the next is about the size of a call
-        while end - at >= 9 and work < max_work:
-            work += 1
+        for work in range(MAX_WORK):
+            if end - at < 9:
+                break
             head, flags, stream_id = _unpack(data, at)
             length, kind = head >> 8, head & 0xFF
             if length > RECEIVED_FRAME_SIZE:
@@ -239,9 +240,12 @@ class Connection(Receiving, Control, Responding):
             ):
                 continue
             self._on_slow_path(kind, flags, stream_id & frames.MAX_WINDOW, data[begin:until])
-            work += HEADERS_WORK if kind == 1 or kind == 9 else SLOW_WORK
+            slow_work += HEADERS_WORK if kind == 1 or kind == 9 else SLOW_WORK
+            if work + slow_work >= MAX_WORK:
+                break
         if last_stream is not None and len(last_stream.unread) > MAX_SMALL_CHUNKS:
             self._join_unread(last_stream)
+        work += slow_work + 1
         self.work += work
         self.has_more = work >= MAX_WORK and end - at >= 9
         return at

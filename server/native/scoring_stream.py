@@ -243,7 +243,8 @@ class ScoringStreamCall:
         self._in_flight_bytes -= replies.size
         if not self._in_flight:
             self._offloaded = False
-        self.on_data(alone=False)
+        if self.stream.size or self.stream.remote_closed or self._end_error is not None:
+            self.on_data(alone=False)
 
     def end_after_frame(self, error: VolcastError) -> None:
         """Ends the stream once the frames in the batcher are answered; later frames are not read."""
