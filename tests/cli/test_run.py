@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.processes import free_port
 from cli.main import run_command
 from cli.run.command import STALL_TIMEOUT_S, Stall, _carry_out, _clean, _no_tick, require_complete
 from cli.run.plan import FETCH_WAIT_MS, SHORT_FETCH_WAIT_MS, fetch_wait_ms
@@ -35,7 +36,7 @@ from pipeline.datasets import coinbase_ticker_2026
 from pipeline.features.table import FeatureRows, compute_features
 from pipeline.parquet import read_features
 from pipeline.stream.broker import broker_binary
-from tests.processes import ROOT, await_true, free_port
+from tests.processes import ROOT, await_true
 
 MARK = "VOLCAST_TEST_RUN"
 KEYS = {"ticks", "features", "predictions", "not_warm", "gaps", "late", "dead", "latency_ms", "duration_s"}

@@ -57,7 +57,7 @@ def line(capfd: pytest.CaptureFixture[str]) -> str:
 
 
 def changed(network: Network, change: Callable[[onnx.ModelProto], None]) -> onnx.ModelProto:
-    proto = network.proto()
+    proto: onnx.ModelProto = network.proto()
     change(proto)
     return proto
 
