@@ -36,10 +36,10 @@ def words(name: str) -> list[str]:
 def failing(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     """Exit code and the one line on standard error; nothing else may have been said."""
     code = run_command(list(arguments))
-    said = capfd.readouterr()
-    lines = said.err.splitlines()
-    assert said.out == ""
-    assert len(lines) == 1, said.err
+    output = capfd.readouterr()
+    lines = output.err.splitlines()
+    assert output.out == ""
+    assert len(lines) == 1, output.err
     assert lines[0].startswith("volcast: ")
     return code, lines[0].removeprefix("volcast: ")
 
@@ -47,10 +47,10 @@ def failing(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_answers_help_with_an_example(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_command([name, "--help"]) == 0
-    said = capfd.readouterr()
-    assert said.err == ""
-    assert "Example" in said.out
-    assert f"volcast {name}" in said.out.split("Example")[1]
+    output = capfd.readouterr()
+    assert output.err == ""
+    assert "Example" in output.out
+    assert f"volcast {name}" in output.out.split("Example")[1]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -293,8 +293,8 @@ def test_a_worker_whose_batches_the_server_would_refuse_does_not_start(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VOLCAST_WORKER__MAX_BATCH_TICKS", "70000")
-    code, said = failing(capfd, "worker")
-    assert (code, said) == (
+    code, error = failing(capfd, "worker")
+    assert (code, error) == (
         2,
         "config: worker.max_batch_ticks: expected at most server.max_rows, 65536, got 70000",
     )
