@@ -349,12 +349,13 @@ class Connection(Receiving, Control, Responding):
             or size > parts.total
             or whole != flags
             or self._buffered + weight > self._limits.max_buffered
-            or (whole and self._is_late(stream_id))
+            or (whole and self._deadlines and self._is_late(stream_id))
         ):
             return False
         self._unacked_bytes += length
         if whole:
-            self._deadlines.pop(stream_id, None)
+            if self._deadlines:
+                self._deadlines.pop(stream_id, None)
             self._partial_bodies.pop(stream_id, None)
             self._buffered -= parts.weight
             call = self._awaiting_response[stream_id] = self._headers_received.pop(stream_id)

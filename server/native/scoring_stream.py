@@ -71,7 +71,9 @@ class ScoringStreamCall:
 
     @property
     def responses_due(self) -> bool:
-        return not self.ended and (self.stream.remote_closed or not self.idle)
+        stream = self.stream
+        under_way = self._in_flight or stream.out or stream.remote_closed or stream.has_whole_message
+        return not self.ended and bool(under_way)
 
     def on_data(self, *, alone: bool) -> None:
         try:

@@ -285,49 +285,57 @@ class RunReplies:
         serving = connection.serving
         fields, after = serving.model_fields.of(result.model), after_values(result.queue_ns, result.compute_ns)
         if len(self._rows) > 1:
-            self._respond_mixed(fields, values_of(result), after)
+            answered = self._respond_mixed(fields, values_of(result), after)
         else:
             before = before_values(fields, self._rows[0])
             if isinstance(ids, range):
-                self._respond_columns(ids, before, value_rows(result, self._rows[0]), after)
+                answered = self._respond_columns(ids, before, value_rows(result, self._rows[0]), after)
             else:
-                self._respond_uniform(before, values_of(result), after)
+                answered = self._respond_uniform(before, values_of(result), after)
         serving.mark_for_flush(connection)
-        serving.metrics.requests([("Predict", self._arrived_ns, len(ids))], serving.now_ns())
+        serving.metrics.requests([("Predict", self._arrived_ns, answered)], serving.now_ns())
 
-    def _respond_uniform(self, before: bytes, values: bytes, after: bytes) -> None:
+    # Each returns how many callers still waited.
+
+    def _respond_uniform(self, before: bytes, values: bytes, after: bytes) -> int:
         connection, respond, size = self._connection, self._connection.h2.respond_fast, 8 * self._rows[0]
-        at = 0
+        at = answered = 0
         for index, stream_id in enumerate(self.ids):
-            respond(stream_id, before + values[at : at + size] + after)
+            answered += respond(stream_id, before + values[at : at + size] + after)
             at += size
             if index % CALLS_PER_WRITE == CALLS_PER_WRITE - 1:
                 connection.flush()
+        return answered
 
-    def _respond_mixed(self, fields: bytes, values: bytes, after: bytes) -> None:
+    def _respond_mixed(self, fields: bytes, values: bytes, after: bytes) -> int:
         connection, respond = self._connection, self._connection.h2.respond_fast
         befores: dict[int, bytes] = {}  # by rows
-        at = 0
+        at = answered = 0
         for index, (stream_id, rows) in enumerate(zip(self.ids, self._rows, strict=True)):
             before = befores.get(rows)
             if before is None:
                 before = befores[rows] = before_values(fields, rows)
             end = at + 8 * rows
-            respond(stream_id, before + values[at:end] + after)
+            answered += respond(stream_id, before + values[at:end] + after)
             at = end
             if index % CALLS_PER_WRITE == CALLS_PER_WRITE - 1:
                 connection.flush()
+        return answered
 
-    def _respond_columns(self, ids: range, before: bytes, values: Bytes, after: bytes) -> None:
+    def _respond_columns(self, ids: range, before: bytes, values: Bytes, after: bytes) -> int:
         connection, h2 = self._connection, self._connection.h2
         template = before + bytes(values.shape[1]) + after
+        answered = 0
         for begin in range(0, len(ids), COLUMNAR_CALLS_PER_WRITE):
             some = slice(begin, begin + COLUMNAR_CALLS_PER_WRITE)
-            if not h2.respond_columnar(ids[some], template, len(before), values[some]):
+            if h2.respond_columnar(ids[some], template, len(before), values[some]):
+                answered += len(ids[some])
+            else:
                 for stream_id, own in zip(ids[some], values[some], strict=True):
-                    h2.respond_fast(stream_id, before + own.tobytes() + after)
+                    answered += h2.respond_fast(stream_id, before + own.tobytes() + after)
             if begin + COLUMNAR_CALLS_PER_WRITE < len(ids):
                 connection.flush()
+        return answered
 
 
 def _deadline(head: Head, arrived_ns: int) -> int | None:

@@ -479,6 +479,16 @@ async def test_frames_of_a_stream_before_a_protocol_error_are_answered_before_th
     assert client.transport.closed
 
 
+async def test_a_protocol_error_does_not_wait_for_the_rest_of_a_frame_of_a_stream(client: Client) -> None:
+    client.head(1, b"StreamPredict")
+    client.data(1, frame(1, request()))
+    await client.until(lambda got: len(answers(got, 1)) == 1)
+    client.data(1, frame(2, request())[:40])
+    client.send(BROKEN)
+    assert goaways(client.read()) == [(1, 1)]
+    assert client.transport.closed
+
+
 async def test_a_protocol_error_does_not_wait_for_calls_that_are_not_whole(client: Client) -> None:
     client.head(1, b"Predict")
     client.head(3, b"StreamPredict")

@@ -123,6 +123,18 @@ async def test_calls_of_a_block_given_up_before_the_run_are_answered_by_nothing(
     assert client.link.h2.open_calls == 0
 
 
+@pytest.mark.parametrize("count", [3, MANY])
+async def test_cancelled_calls_of_a_run_are_not_counted_as_answered(
+    front: NativeFront, client: Client, count: int
+) -> None:
+    head = known(client, request())
+    await client.ended(1)
+    sent = calls(head, [request(seed=seed) for seed in range(count)])
+    client.send(sent, frames.rst_stream(3, frames.ErrorCode.CANCEL), frames.rst_stream(5, frames.ErrorCode.CANCEL))
+    await client.until(lambda got: ends(got) == count - 2)
+    assert front.serving.metrics.totals()["requests"] == 1 + count - 2
+
+
 async def test_a_block_whose_deadline_passes_is_not_computed(client: Client, clock: Clock) -> None:
     timeout = (b"grpc-timeout", b"50m")
     head = known(client, request(), timeout)
