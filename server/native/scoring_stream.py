@@ -77,8 +77,16 @@ class ScoringStreamCall:
 
     def on_data(self, *, alone: bool) -> None:
         try:
-            if not (alone and self._serving.may_score_inline and self._score_inline()):
-                self.pull()
+            if alone and self._serving.may_score_inline and self._score_inline():
+                return
+        except Exception as error:
+            self.fail(FaultError(error))
+        else:
+            self._serving.mark_source(self)
+
+    def queue_frames(self) -> None:
+        try:
+            self.pull()
         except Exception as error:  # a fault in one stream must not reach the others
             self.fail(FaultError(error))
 
@@ -126,7 +134,7 @@ class ScoringStreamCall:
             connection.h2.put_back(stream, [raw])
             return False
         connection.h2.send(stream, stream_message(raw[: template.id_end], response))
-        connection.flush()
+        connection.flush_now()
         inline.observe("StreamPredict", now_ns)
         return True
 
@@ -246,7 +254,7 @@ class ScoringStreamCall:
         if not self._in_flight:
             self._offloaded = False
         if self.stream.size or self.stream.remote_closed or self._end_error is not None:
-            self.on_data(alone=False)
+            self._serving.mark_source(self)
 
     def end_after_frame(self, error: VolcastError) -> None:
         """Ends the stream once the frames in the batcher are answered; later frames are not read."""

@@ -136,7 +136,7 @@ class UnaryCalls:
         if response is None:
             return False
         connection.h2.respond_fast(stream_id, response)
-        connection.flush()
+        connection.flush_now()
         serving.inline.observe("Predict", now_ns)
         return True
 
