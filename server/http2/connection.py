@@ -471,10 +471,10 @@ class Connection(Receiving, Control, Responding):
 
     @property
     def has_whole_calls(self) -> bool:
-        """Whether a unary call waits for its answer whose side the peer has ended."""
+        """Whether a unary call waits for its answer whose side the peer has ended; not for a window of the peer."""
         if self._awaiting_response:
             return True
-        return any(stream.unary and stream.remote_closed for stream in self.streams.values())
+        return any(stream.unary and stream.remote_closed and not stream.out for stream in self.streams.values())
 
     def abandon(self) -> list[Stream]:
         """Closes all calls of a lost socket; returns those that were streams."""

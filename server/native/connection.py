@@ -70,6 +70,7 @@ class ServerConnection(asyncio.Protocol):
         self.serving = serving
         self.h2 = h2
         self.paused = False  # the kernel takes no more bytes: nothing is read until it does
+        self.resets_before_read = 0  # RST_STREAM frames that the peer had sent before the last read
         self._handler = handler
         self._limits = limits
         self._peers = peers
@@ -105,6 +106,7 @@ class ServerConnection(asyncio.Protocol):
         serving, h2 = self.serving, self.h2
         now_ns = serving.now_ns()
         serving.spinner.on_read(len(data), now_ns)
+        self.resets_before_read = h2.resets
         try:
             h2.receive(data, now_ns)
         except ProtocolError as error:

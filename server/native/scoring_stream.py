@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from common.errors import DeadlineError, VolcastError
+from common.errors import DeadlineError, RequestError, VolcastError
 from server.core.batcher import INLINE_ROWS, FaultError, Replies, Work
 from server.core.dataplane import Outcome, Result, ScoringJob
 from server.core.requests import PredictInput
@@ -72,8 +72,9 @@ class ScoringStreamCall:
     @property
     def responses_due(self) -> bool:
         stream = self.stream
-        under_way = self._in_flight or stream.out or stream.remote_closed or stream.has_whole_message
-        return not self.ended and bool(under_way)
+        if self.ended or stream.out:  # responses that wait for the peer's window
+            return False
+        return bool(self._in_flight or stream.remote_closed or stream.has_whole_message)
 
     def on_data(self, *, alone: bool) -> None:
         try:
@@ -111,6 +112,9 @@ class ScoringStreamCall:
         if messages:
             self._take(messages)
         elif stream.remote_closed and not stream.is_inflating and not self._in_flight:
+            if stream.size:
+                self.fail(RequestError.of("message", "expected whole messages, got a part of one at the end"))
+                return
             connection.finish(stream)
             self.close()
 
