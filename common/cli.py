@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from common.text import shown
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -27,7 +29,7 @@ class Duration(click.ParamType[float]):
         if isinstance(value, float):
             return value
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h)?", str(value))
-        if match is None or float(match[1]) <= 0:
+        if match is None or not 0 < float(match[1]) < math.inf:
             self.fail(f"{value!r} is not a duration such as 30s, 500ms, 2m or 1h", param, ctx)
         return float(match[1]) * _UNITS_S[match[2] or self._bare_unit]
 
@@ -41,7 +43,7 @@ class FiniteRange(click.FloatRange):
         except click.BadParameter:
             number = math.nan
         if not math.isfinite(number):
-            self.fail(f"expected {self._expected()}, got {value}", param, ctx)
+            self.fail(f"expected {self._expected()}, got {shown(str(value))}", param, ctx)
         return number
 
     def _expected(self) -> str:

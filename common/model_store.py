@@ -274,8 +274,11 @@ class ModelStore:
 def model_name(name: str) -> str:
     """The name itself. Raises UsageError if no server would take a folder of that name."""
     plain = name.replace("-", "").replace("_", "")
-    if not (plain.isascii() and plain.isalnum() and len(name) <= MAX_NAME):
-        raise UsageError(f"NAME: expected letters, digits, - and _ (at most {MAX_NAME}), got {name[:MAX_NAME]!r}")
+    if not (plain.isascii() and plain.isalnum() and len(name) <= MAX_NAME and name[0] != "-"):
+        raise UsageError(
+            f"NAME: expected letters, digits, - and _ (at most {MAX_NAME}), without - at the start, got "
+            f"{name[:MAX_NAME]!r}"
+        )
     return name
 
 

@@ -130,7 +130,7 @@ def _named_faults(rows: NamedInput, schema: FeatureSchema) -> RequestError:
                 faults.append(_fault(index, name, "missing"))
             elif not np.isfinite(row[name]):
                 faults.append(_fault(index, name, f"expected a finite number, got {row[name]}"))
-        unknown = sorted(row.keys() - set(schema.names))
+        unknown = sorted(row.keys() - set(schema.names))[: MAX_VIOLATIONS + 1]
         faults += [_fault(index, name, f"no feature of schema {shown(schema.name)}") for name in unknown]
         if len(faults) > MAX_VIOLATIONS:
             break
@@ -152,5 +152,5 @@ def _fitting(faults: list[FieldViolation]) -> list[FieldViolation]:
 
 
 def _encoded_bytes(text: str) -> int:
-    """Upper bound of the length in `grpc-message`, where each byte that is not ASCII takes three (percent-encoding)."""
-    return len(text) if text.isascii() else 3 * len(text.encode())
+    """Upper bound of the length in `grpc-message`, where "%" and each byte that is not ASCII take three bytes."""
+    return len(text) + 2 * text.count("%") if text.isascii() else 3 * len(text.encode())

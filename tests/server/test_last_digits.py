@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from cli.models.estimator import add_estimator
+from common.bundle import read_bundle
 from common.schema import SCHEMAS, FeatureSchema
 from pipeline.exchange.simulator import simulate
 from pipeline.features.columns import ProductCodes, TickColumns
@@ -27,6 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "models"
 CONTRACT = (ROOT / "docs" / "contract.md").read_text()
 VERSIONS = sorted((folder.parent.name, folder.name) for folder in MODELS.glob("*/[0-9]*"))
+TREES = r"for 9 rows of 10, and at most ([0-9.e-]+) "
+OTHERS = r"other models that Volcast ships, it is at most ([0-9.e-]+)\."
 ROWS = 512
 Matrix = NDArray[np.float64]
 
@@ -82,16 +86,22 @@ def in_batches(model: Model, matrix: Matrix, size: int) -> list[Matrix]:
     return [model.predictor.predict(matrix[start : start + size]) for start in range(0, ROWS, size)]
 
 
+@pytest.mark.parametrize("rows_of", [recorded_rows, unusual_rows])
 @pytest.mark.parametrize(("name", "version"), VERSIONS)
-def test_a_row_like_the_recorded_ones_has_its_own_probability_in_a_batch(name: str, version: str) -> None:
-    model = load_model(MODELS / name / version, name, version)
-    assert largest_difference(model, recorded_rows(model.schema)) <= stated(r"at most ([0-9.e-]+) on rows like the rec")
+def test_a_row_has_its_own_probability_in_a_batch(
+    name: str, version: str, rows_of: Callable[[FeatureSchema], Matrix]
+) -> None:
+    folder = MODELS / name / version
+    model = load_model(folder, name, version)
+    bound = TREES if read_bundle(folder)[0].kind == "xgboost" else OTHERS
+    assert largest_difference(model, rows_of(model.schema)) <= stated(bound)
 
 
-@pytest.mark.parametrize(("name", "version"), VERSIONS)
-def test_an_unusual_row_has_its_own_probability_in_a_batch(name: str, version: str) -> None:
-    model = load_model(MODELS / name / version, name, version)
-    assert largest_difference(model, unusual_rows(model.schema)) <= stated(r"at most ([0-9.e-]+) on rows far from")
+def test_most_rows_of_a_tree_model_differ_less() -> None:
+    model = load_model(MODELS / "volatility-full" / "1", "volatility-full", "1")
+    matrix = unusual_rows(model.schema)
+    difference = np.abs(np.concatenate(in_batches(model, matrix, 64)) - np.concatenate(in_batches(model, matrix, 1)))
+    assert np.quantile(difference, 0.9) <= stated(r"is below ([0-9.e-]+) for 9 rows of 10")
 
 
 @pytest.mark.slow
@@ -100,4 +110,4 @@ def test_a_row_of_a_float32_graph_has_its_own_probability_in_a_batch(tmp_path: P
     pipeline = make_pipeline(PolynomialFeatures(2), StandardScaler(), LogisticRegression(max_iter=500)).fit(matrix, y)
     added = add_estimator(pipeline, matrix, name="polynomial", models_dir=tmp_path)
     model = load_model(added.folder, added.name, added.version)
-    assert largest_difference(model, matrix[:ROWS]) <= stated(r"computes in float32, the difference can reach ([0-9.e-]+),")
+    assert largest_difference(model, matrix[:ROWS]) <= stated(r"computes in float32, it can reach ([0-9.e-]+),")

@@ -187,7 +187,7 @@ def test_a_name_of_a_request_is_shown_without_control_characters() -> None:
     assert field == "named.rows[0].features[größe\\x1b[0m]"
 
 
-@pytest.mark.parametrize("character", ["a", "é", "大", "\U0001f600", "\x1b", "\U000e0001"])
+@pytest.mark.parametrize("character", ["a", "%", "é", "大", "\U0001f600", "\x1b", "\U000e0001"])
 @pytest.mark.parametrize("schema_name", ["core/1", "大" * 128])
 def test_any_violations_fit_in_the_trailers(character: str, schema_name: str) -> None:
     """gRPC limits trailers to 8 KiB: the percent-encoded message, and the status in base64."""

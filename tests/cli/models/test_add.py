@@ -40,7 +40,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def add(model: onnx.ModelProto | bytes, *options: str, name: str = "mine") -> int:
     Path("model.onnx").write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
-    return run_command(["models", "add", "model.onnx", "--name", name, *options])
+    return run_command(["models", "add", "model.onnx", f"--name={name}", *options])
 
 
 def served(matrix: Matrix, name: str = "mine", version: str = "1") -> Matrix:
@@ -421,7 +421,7 @@ def test_a_wrong_option_is_named(
     assert reason in line(capfd)
 
 
-@pytest.mark.parametrize("name", ["", "../up", "a b", "a/b", "é", "x" * 129, "."])
+@pytest.mark.parametrize("name", ["", "../up", "a b", "a/b", "é", "x" * 129, ".", "-x", "--json"])
 def test_a_name_that_no_server_takes_is_refused(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert add(PLAIN.proto(), name=name) == 2
     assert "NAME: expected letters, digits, - and _" in line(capfd)
