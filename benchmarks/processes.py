@@ -58,8 +58,9 @@ def server(*options: str, checkout: Checkout | None = None) -> Iterator[Process]
     read_end, write_end = os.pipe()
     port = free_port()
     env = {key: value for key, value in os.environ.items() if key != _NO_BYTECODE}
-    env["VOLCAST_SERVER__LAME_DUCK_S"] = "0"  # no balancer is to notice its end
     python, folder = (checkout.python, checkout.folder) if checkout else (sys.executable, None)
+    if folder is None:  # an older commit may not know this setting
+        env["VOLCAST_SERVER__LAME_DUCK_S"] = "0"  # no balancer watches it
     command = [str(python), "-m", "cli.main", "serve", "--port", str(port), "--metrics-port", "0", *options]
     environ = {**env, STATUS_FD: str(write_end)}
     began = perf_counter()

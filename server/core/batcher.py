@@ -37,17 +37,24 @@ class Work:
     job: an error instead of a job keeps its place in the order of a stream.
     deadline_ns: the earliest deadline of its calls, on the data plane's clock.
     calls: how many calls the item holds, for the bound of the queue.
+    drop_cancelled: called before the job is scored; takes the rows of cancelled calls out of it.
     """
 
-    __slots__ = ("calls", "deadline_ns", "job", "replies")
+    __slots__ = ("calls", "deadline_ns", "drop_cancelled", "job", "replies")
 
     def __init__(
-        self, job: ScoringJob | VolcastError, replies: Replies, deadline_ns: int | None = None, calls: int = 1
+        self,
+        job: ScoringJob | VolcastError,
+        replies: Replies,
+        deadline_ns: int | None = None,
+        calls: int = 1,
+        drop_cancelled: Callable[[ScoringJob], ScoringJob] | None = None,
     ) -> None:
         self.job = job
         self.replies = replies
         self.deadline_ns = deadline_ns
         self.calls = calls
+        self.drop_cancelled = drop_cancelled
 
 
 # offload(compute, done): run compute() on a worker thread, then done(its result) on the event loop.
@@ -121,6 +128,8 @@ class Batcher:
                     self.dropped += work.calls
                     work.job = DEADLINE_PASSED
                 else:
+                    if work.drop_cancelled is not None:
+                        work.job = work.drop_cancelled(job)
                     rows += count
             self.calls -= work.calls
             batch.append(queue.popleft())

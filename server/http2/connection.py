@@ -349,12 +349,13 @@ class Connection(Receiving, Control, Responding):
             or size > parts.total
             or whole != flags
             or self._buffered + weight > self._limits.max_buffered
-            or (whole and self._is_late(stream_id))
+            or (whole and self._deadlines and self._is_late(stream_id))
         ):
             return False
         self._unacked_bytes += length
         if whole:
-            self._deadlines.pop(stream_id, None)
+            if self._deadlines:
+                self._deadlines.pop(stream_id, None)
             self._partial_bodies.pop(stream_id, None)
             self._buffered -= parts.weight
             call = self._awaiting_response[stream_id] = self._headers_received.pop(stream_id)
@@ -470,10 +471,10 @@ class Connection(Receiving, Control, Responding):
 
     @property
     def has_whole_calls(self) -> bool:
-        """Whether a unary call waits for its answer whose side the peer has ended."""
+        """Whether a unary call waits for its answer whose side the peer has ended; not for a window of the peer."""
         if self._awaiting_response:
             return True
-        return any(stream.unary and stream.remote_closed for stream in self.streams.values())
+        return any(stream.unary and stream.remote_closed and not stream.out for stream in self.streams.values())
 
     def abandon(self) -> list[Stream]:
         """Closes all calls of a lost socket; returns those that were streams."""

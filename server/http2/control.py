@@ -97,6 +97,7 @@ class Control(Sending):
         if self._is_idle(stream_id):
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"RST_STREAM on stream {stream_id}, which is idle")
         self._count_abuse()
+        self.resets += 1
         self._locally_reset.pop(stream_id, None)
         self._peer_ended(stream_id)
         stream = self.promote(stream_id)

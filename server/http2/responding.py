@@ -17,13 +17,14 @@ class Responding(Sending):
         """Whether a call is open and its caller still waits."""
         return stream_id in self._awaiting_response or stream_id in self.streams
 
-    def respond_fast(self, stream_id: int, message: bytes) -> None:
-        """Answers a call with success."""
+    def respond_fast(self, stream_id: int, message: bytes) -> bool:
+        """Answers a call with success; False if its caller does not wait any more."""
         length = len(message) + PREFIX
         if length > self._send_window or length > self._fast_answer_bytes:
             stream = self.promote(stream_id)
-            if stream is not None:
-                self.respond(stream, message)
+            if stream is None:
+                return False
+            self.respond(stream, message)
         elif self._awaiting_response.pop(stream_id, None) is not None:
             if self._extra_credit:
                 self._extra_credit.pop(stream_id, None)
@@ -39,6 +40,9 @@ class Responding(Sending):
             )  # fmt: skip
         elif (stream := self.streams.get(stream_id)) is not None:
             self.respond(stream, message)
+        else:
+            return False
+        return True
 
     def respond_columnar(self, ids: range, message: bytes, at: int, values: Bytes) -> bool:
         """Answers calls of a block with one message and, at `at` in it, a row of values (calls, n) each.

@@ -83,6 +83,7 @@ class Sending:
         self._limits = limits
         self._deadlines: dict[int, int] = {}  # of unary calls whose message was not whole at the end of a read
         self._budget = budget
+        self.resets = 0  # RST_STREAM frames of the peer
         self.inflating_calls: dict[int, Stream] = {}  # wait for the budget, in order; the first has begun
         self._out: list[bytes] = []
         self._last_id = -1

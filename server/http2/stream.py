@@ -163,14 +163,22 @@ class Stream:
         return messages
 
     @property
-    def has_plain_message(self) -> bool:
-        """Whether the next message is whole, not compressed and not too large."""
+    def has_whole_message(self) -> bool:
+        """Whether the next message has arrived as a whole."""
         if self.size < PREFIX:
             return False
         if len(self.buffer) < PREFIX:
             self._gather()
+        length: int = MESSAGE.unpack_from(self.buffer)[1]
+        return PREFIX + length <= self.size
+
+    @property
+    def has_plain_message(self) -> bool:
+        """Whether the next message is whole, not compressed and not too large."""
+        if not self.has_whole_message:
+            return False
         compressed, length = MESSAGE.unpack_from(self.buffer)
-        return not compressed and length <= self.max_message and PREFIX + length <= self.size
+        return not compressed and length <= self.max_message
 
     def peek_rows(self, limit: int, least: int) -> NDArray[np.uint8] | None:
         """What lies there in rows as long as the first message with its prefix, up to `limit`; the others are unread.

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from common.errors import DeadlineError, VolcastError
+from common.errors import DeadlineError, RequestError, VolcastError
 from server.core.batcher import INLINE_ROWS, FaultError, Replies, Work
 from server.core.dataplane import Outcome, Result, ScoringJob
 from server.core.requests import PredictInput
@@ -71,12 +71,23 @@ class ScoringStreamCall:
 
     @property
     def responses_due(self) -> bool:
-        return not self.ended and (self.stream.remote_closed or not self.idle)
+        stream = self.stream
+        if self.ended or stream.out:  # responses that wait for the peer's window
+            return False
+        return bool(self._in_flight or stream.remote_closed or stream.has_whole_message)
 
     def on_data(self, *, alone: bool) -> None:
         try:
-            if not (alone and self._serving.may_score_inline and self._score_inline()):
-                self.pull()
+            if alone and self._serving.may_score_inline and self._score_inline():
+                return
+        except Exception as error:
+            self.fail(FaultError(error))
+        else:
+            self._serving.mark_source(self)
+
+    def queue_frames(self) -> None:
+        try:
+            self.pull()
         except Exception as error:  # a fault in one stream must not reach the others
             self.fail(FaultError(error))
 
@@ -101,6 +112,9 @@ class ScoringStreamCall:
         if messages:
             self._take(messages)
         elif stream.remote_closed and not stream.is_inflating and not self._in_flight:
+            if stream.size:
+                self.fail(RequestError.of("message", "expected whole messages, got a part of one at the end"))
+                return
             connection.finish(stream)
             self.close()
 
@@ -124,7 +138,7 @@ class ScoringStreamCall:
             connection.h2.put_back(stream, [raw])
             return False
         connection.h2.send(stream, stream_message(raw[: template.id_end], response))
-        connection.flush()
+        connection.flush_now()
         inline.observe("StreamPredict", now_ns)
         return True
 
@@ -244,7 +258,7 @@ class ScoringStreamCall:
         if not self._in_flight:
             self._offloaded = False
         if self.stream.size or self.stream.remote_closed or self._end_error is not None:
-            self.on_data(alone=False)
+            self._serving.mark_source(self)
 
     def end_after_frame(self, error: VolcastError) -> None:
         """Ends the stream once the frames in the batcher are answered; later frames are not read."""

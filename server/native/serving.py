@@ -22,6 +22,11 @@ class Flushable(Protocol):
     def flush(self) -> None: ...
 
 
+class FrameSource(Protocol):
+    def queue_frames(self) -> None:
+        """Puts the frames that have arrived into the batcher. Raises nothing."""
+
+
 class Serving:
     """Knows no connection and no call; they know it."""
 
@@ -51,12 +56,24 @@ class Serving:
         self._batcher = batches.batcher
         self._is_undelayed = batches.idle and batches.batcher.room > 0  # no batch waits for more calls
         self._to_flush: dict[Flushable, None] = {}
+        self._sources: dict[FrameSource, None] = {}
+        batches.before_batch = self._queue_frames
         batches.after_batch = self.flush_marked
 
     @property
     def may_score_inline(self) -> bool:
         """Whether a single request may be scored at once: nothing is queued, and calls come one by one."""
         return self.spinner.few_bytes and not self._batcher.calls and self._is_undelayed and self.state.accepting
+
+    def mark_source(self, source: FrameSource) -> None:
+        """The stream has frames. They are queued once per turn of the loop: all reads of a turn make one run."""
+        self._sources[source] = None
+        self.batches.wake()
+
+    def _queue_frames(self) -> None:
+        sources, self._sources = self._sources, {}
+        for source in sources:
+            source.queue_frames()
 
     def mark_for_flush(self, connection: Flushable) -> None:
         """The connection has output; it is written after the current batch or read."""

@@ -88,13 +88,14 @@ class UnaryCalls:
         deadline_ns = _deadline(block.head, now_ns)
         if len(ids) <= step:
             replies = RunReplies(self, connection, block.head, ids, messages, [rows], now_ns)
-            serving.batches.put(Work(ScoringJob(model, matrix, now_ns), replies, deadline_ns, len(ids)))
+            job = ScoringJob(model, matrix, now_ns)
+            serving.batches.put(Work(job, replies, deadline_ns, len(ids), replies.drop_cancelled))
             return
         for begin in range(0, len(ids), step):
             some = slice(begin, begin + step)
             replies = RunReplies(self, connection, block.head, ids[some], messages[some], [rows], now_ns)
             job = ScoringJob(model, matrix[begin * rows : (begin + step) * rows], now_ns)
-            serving.batches.put(Work(job, replies, deadline_ns, len(replies.ids)))
+            serving.batches.put(Work(job, replies, deadline_ns, len(replies.ids), replies.drop_cancelled))
 
     def retry_each(self, connection: ServerConnection, calls: Iterable[Call], arrived_ns: int) -> None:
         """The calls of a run that failed as a whole: each takes the slow path. Their place in the queue is paid for."""
@@ -136,7 +137,7 @@ class UnaryCalls:
         if response is None:
             return False
         connection.h2.respond_fast(stream_id, response)
-        connection.flush()
+        connection.flush_now()
         serving.inline.observe("Predict", now_ns)
         return True
 
@@ -164,9 +165,9 @@ class UnaryCalls:
         ids = [call[0] for call in run]
         replies = RunReplies(self, connection, run[0][1], ids, run, rows, now_ns)
         deadlines = [ns for call in run if (ns := _deadline(call[1], now_ns)) is not None]
-        self._serving.batches.put(
-            Work(ScoringJob(model, matrix, now_ns), replies, min(deadlines) if deadlines else None, len(run))
-        )
+        deadline_ns = min(deadlines) if deadlines else None
+        job = ScoringJob(model, matrix, now_ns)
+        self._serving.batches.put(Work(job, replies, deadline_ns, len(run), replies.drop_cancelled))
 
     def _slow(self, connection: ServerConnection, call: Call, arrived_ns: int) -> None:
         """Parses and checks a call, then answers or queues it."""
@@ -230,7 +231,7 @@ class ParsedReply:
 class RunReplies:
     """Answers the calls of a run, each with its part of the run's probabilities."""
 
-    __slots__ = ("_arrived_ns", "_calls", "_connection", "_head", "_rows", "_unary", "ids")
+    __slots__ = ("_arrived_ns", "_calls", "_connection", "_head", "_resets", "_rows", "_unary", "ids")
 
     def __init__(
         self,
@@ -252,12 +253,29 @@ class RunReplies:
         self.ids = ids
         self._calls = calls
         self._rows = rows
+        self._resets = connection.resets_before_read
         self._arrived_ns = arrived_ns
 
     @property
     def abandoned(self) -> bool:
         awaits, ids = self._connection.h2.awaits_response, self.ids
         return not (awaits(ids[0]) or any(map(awaits, ids)))
+
+    def drop_cancelled(self, job: ScoringJob) -> ScoringJob:
+        """Takes the rows of cancelled calls out of the job."""
+        h2, ids = self._connection.h2, self.ids
+        if h2.resets == self._resets:
+            return job
+        waiting = np.fromiter(map(h2.awaits_response, ids), bool, len(ids))
+        if waiting.all():
+            return job
+        kept = np.flatnonzero(waiting).tolist()
+        matrix = job.matrix[np.repeat(waiting, self._rows if len(self._rows) > 1 else self._rows[0])]
+        if len(self._rows) > 1:
+            self._rows = [self._rows[index] for index in kept]
+        self.ids = [ids[index] for index in kept]
+        self._calls = [self._calls[index] for index in kept] if isinstance(self._calls, list) else self._calls[waiting]
+        return ScoringJob(job.model, matrix, job.arrived_ns)
 
     def send(self, outcome: Outcome) -> None:
         connection, arrived_ns = self._connection, self._arrived_ns
@@ -285,49 +303,57 @@ class RunReplies:
         serving = connection.serving
         fields, after = serving.model_fields.of(result.model), after_values(result.queue_ns, result.compute_ns)
         if len(self._rows) > 1:
-            self._respond_mixed(fields, values_of(result), after)
+            answered = self._respond_mixed(fields, values_of(result), after)
         else:
             before = before_values(fields, self._rows[0])
             if isinstance(ids, range):
-                self._respond_columns(ids, before, value_rows(result, self._rows[0]), after)
+                answered = self._respond_columns(ids, before, value_rows(result, self._rows[0]), after)
             else:
-                self._respond_uniform(before, values_of(result), after)
+                answered = self._respond_uniform(before, values_of(result), after)
         serving.mark_for_flush(connection)
-        serving.metrics.requests([("Predict", self._arrived_ns, len(ids))], serving.now_ns())
+        serving.metrics.requests([("Predict", self._arrived_ns, answered)], serving.now_ns())
 
-    def _respond_uniform(self, before: bytes, values: bytes, after: bytes) -> None:
+    # Each returns how many callers still waited.
+
+    def _respond_uniform(self, before: bytes, values: bytes, after: bytes) -> int:
         connection, respond, size = self._connection, self._connection.h2.respond_fast, 8 * self._rows[0]
-        at = 0
+        at = answered = 0
         for index, stream_id in enumerate(self.ids):
-            respond(stream_id, before + values[at : at + size] + after)
+            answered += respond(stream_id, before + values[at : at + size] + after)
             at += size
             if index % CALLS_PER_WRITE == CALLS_PER_WRITE - 1:
                 connection.flush()
+        return answered
 
-    def _respond_mixed(self, fields: bytes, values: bytes, after: bytes) -> None:
+    def _respond_mixed(self, fields: bytes, values: bytes, after: bytes) -> int:
         connection, respond = self._connection, self._connection.h2.respond_fast
         befores: dict[int, bytes] = {}  # by rows
-        at = 0
+        at = answered = 0
         for index, (stream_id, rows) in enumerate(zip(self.ids, self._rows, strict=True)):
             before = befores.get(rows)
             if before is None:
                 before = befores[rows] = before_values(fields, rows)
             end = at + 8 * rows
-            respond(stream_id, before + values[at:end] + after)
+            answered += respond(stream_id, before + values[at:end] + after)
             at = end
             if index % CALLS_PER_WRITE == CALLS_PER_WRITE - 1:
                 connection.flush()
+        return answered
 
-    def _respond_columns(self, ids: range, before: bytes, values: Bytes, after: bytes) -> None:
+    def _respond_columns(self, ids: range, before: bytes, values: Bytes, after: bytes) -> int:
         connection, h2 = self._connection, self._connection.h2
         template = before + bytes(values.shape[1]) + after
+        answered = 0
         for begin in range(0, len(ids), COLUMNAR_CALLS_PER_WRITE):
             some = slice(begin, begin + COLUMNAR_CALLS_PER_WRITE)
-            if not h2.respond_columnar(ids[some], template, len(before), values[some]):
+            if h2.respond_columnar(ids[some], template, len(before), values[some]):
+                answered += len(ids[some])
+            else:
                 for stream_id, own in zip(ids[some], values[some], strict=True):
-                    h2.respond_fast(stream_id, before + own.tobytes() + after)
+                    answered += h2.respond_fast(stream_id, before + own.tobytes() + after)
             if begin + COLUMNAR_CALLS_PER_WRITE < len(ids):
                 connection.flush()
+        return answered
 
 
 def _deadline(head: Head, arrived_ns: int) -> int | None:

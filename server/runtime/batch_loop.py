@@ -16,6 +16,7 @@ class BatchLoop:
     """Must be built on the running loop.
 
     max_delay_us: longest time that a batch waits for more calls; 0: batches do not wait.
+    before_batch: called before each batch, to queue the frames of streams that have arrived.
     after_batch: called after each batch, when its responses have been written.
     """
 
@@ -32,6 +33,7 @@ class BatchLoop:
         self.max_batch_rows = max_batch_rows
         self._max_delay_s = max_delay_us * 1e-6
         self._timer: asyncio.Handle | None = None
+        self.before_batch: Callable[[], None] = lambda: None
         self.after_batch: Callable[[], None] = lambda: None
         self.overloaded = OverloadedError("too many calls are waiting for the model", RETRY_AFTER_S)
 
@@ -43,6 +45,10 @@ class BatchLoop:
     def put(self, work: Work) -> None:
         """Queues work. Its batch runs at the end of this turn of the loop, or after the delay if one is set."""
         self.batcher.put(work)
+        self.wake()
+
+    def wake(self) -> None:
+        """A batch is due, although `before_batch` may still have to queue its work."""
         if self._timer is None:
             if self._max_delay_s and self.batcher.rows < self.max_batch_rows:
                 self._timer = self._loop.call_later(self._max_delay_s, self._run_batch)
@@ -55,6 +61,7 @@ class BatchLoop:
     def _run_batch(self) -> None:
         self._timer = None
         try:
+            self.before_batch()
             self.batcher.run()
         finally:  # after an error, which the loop logs, the rest of the queue must not wait for the next call
             self.after_batch()

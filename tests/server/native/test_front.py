@@ -479,6 +479,16 @@ async def test_frames_of_a_stream_before_a_protocol_error_are_answered_before_th
     assert client.transport.closed
 
 
+async def test_a_protocol_error_does_not_wait_for_the_rest_of_a_frame_of_a_stream(client: Client) -> None:
+    client.head(1, b"StreamPredict")
+    client.data(1, frame(1, request()))
+    await client.until(lambda got: len(answers(got, 1)) == 1)
+    client.data(1, frame(2, request())[:40])
+    client.send(BROKEN)
+    assert goaways(client.read()) == [(1, 1)]
+    assert client.transport.closed
+
+
 async def test_a_protocol_error_does_not_wait_for_calls_that_are_not_whole(client: Client) -> None:
     client.head(1, b"Predict")
     client.head(3, b"StreamPredict")
@@ -490,15 +500,26 @@ async def test_a_protocol_error_does_not_wait_for_calls_that_are_not_whole(clien
     assert goaways(client.read()) == [(7, 1)]
 
 
-async def test_a_peer_that_leaves_its_answers_unread_is_cut_in_the_end(client: Client, clock: Clock) -> None:
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_a_protocol_error_does_not_wait_for_a_window_of_the_peer(client: Client, streaming: bool) -> None:
+    """The server reads no more, so the window cannot grow."""
     client.send(frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
-    client.call(1, request().SerializeToString())
+    if streaming:
+        client.head(1, b"StreamPredict")
+        client.data(1, frame(1, request()))
+    else:
+        client.call(1, request().SerializeToString())
     client.send(BROKEN)
-    await asyncio.sleep(0)
-    assert not client.transport.closed
-    clock.ahead_ns = 11 * 10**9
-    client.link.sweep(clock())
+    await client.until(goaways)
     assert client.transport.closed
+
+
+async def test_a_stream_that_ends_with_a_part_of_a_message_fails(client: Client) -> None:
+    client.head(1, b"StreamPredict")
+    client.data(1, frame(1, request()) + frame(2, request())[:50], frames.END_STREAM)
+    got = await client.ended(1)
+    assert len(answers(got, 1)) == 1
+    assert status(got, 1) == b"3"
 
 
 async def test_http1_on_the_port_is_answered_by_a_line_of_text(front: NativeFront) -> None:

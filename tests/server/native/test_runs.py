@@ -123,6 +123,39 @@ async def test_calls_of_a_block_given_up_before_the_run_are_answered_by_nothing(
     assert client.link.h2.open_calls == 0
 
 
+@pytest.mark.parametrize("count", [3, MANY])
+async def test_cancelled_calls_of_a_run_are_not_counted_as_answered(
+    front: NativeFront, client: Client, count: int
+) -> None:
+    head = known(client, request())
+    await client.ended(1)
+    sent = calls(head, [request(seed=seed) for seed in range(count)])
+    client.send(sent, frames.rst_stream(3, frames.ErrorCode.CANCEL), frames.rst_stream(5, frames.ErrorCode.CANCEL))
+    await client.until(lambda got: ends(got) == count - 2)
+    totals = front.serving.metrics.totals()
+    assert totals["requests"] == 1 + count - 2
+    assert totals["rows"] == 1 + count - 2
+
+
+async def test_cancelled_calls_of_a_run_of_several_templates_are_not_scored(front: NativeFront, client: Client) -> None:
+    for stream, rows_of_call in ((1, 1), (3, 3)):
+        client.call(stream, request(rows_of_call).SerializeToString())
+        await client.ended(stream)
+    head = block(SERVICE + b"Predict")
+    wanted = [request(1 + 2 * (number % 2), number) for number in range(8)]
+    before = front.serving.metrics.totals()["rows"]
+    client.send(
+        calls(head, wanted, 5), *(frames.rst_stream(5 + 2 * number, frames.ErrorCode.CANCEL) for number in (0, 3))
+    )
+    got = await client.until(lambda got: ends(got) == 6)
+    for number, asked in enumerate(wanted):
+        if number not in (0, 3):
+            (raw,) = answers(got, 5 + 2 * number)
+            expected = Logistic(1).predict(rows(asked.packed.row_count, number))
+            np.testing.assert_allclose(PredictResponse.FromString(raw).probabilities, expected)
+    assert front.serving.metrics.totals()["rows"] - before == 16 - 4
+
+
 async def test_a_block_whose_deadline_passes_is_not_computed(client: Client, clock: Clock) -> None:
     timeout = (b"grpc-timeout", b"50m")
     head = known(client, request(), timeout)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from server.http2 import frames
 from server.native.front import NativeFront
 from server.native.scoring_stream import MAX_IN_FLIGHT_BYTES
@@ -28,10 +30,11 @@ async def test_the_peer_gets_room_before_the_frames_in_flight_are_answered(front
     sent = [frame(number, request(100, number)) for number in range(10, 26)]
     for raw in sent:
         client.data(1, raw)
+    await asyncio.sleep(0)  # a turn: all frames are queued, and the first batch is scored
     got = client.read()
     assert any(sent.kind == frames.WINDOW_UPDATE and sent.stream == 1 for sent in got)
-    assert answers(got, 1) == []
-    assert front.serving.batches.batcher.waiting > 1
+    assert 0 < len(answers(got, 1)) < len(sent)
+    assert front.serving.batches.batcher.waiting
     got += await client.until(lambda more: len(answers(got + more, 1)) == len(sent))
     assert frame_ids(answers(got, 1)) == list(range(10, 26))
 
@@ -44,6 +47,7 @@ async def test_frames_in_flight_are_bounded(front: NativeFront, client: Client) 
         if stream.receive_window > len(raw):
             client.data(1, raw[:16_384])
             client.data(1, raw[16_384:])
+        stream.call.queue_frames()
     assert stream.call._in_flight_bytes <= MAX_IN_FLIGHT_BYTES + len(raw)
     assert stream.size > 0
     received = front.serving.batches.batcher.rows // 200 + stream.size // len(raw)
@@ -87,7 +91,7 @@ async def test_a_frame_of_many_rows_is_answered_before_the_frames_behind_it(clie
     """It is computed on another thread."""
     await learned(client)
     client.send(frames.settings({frames.INITIAL_WINDOW_SIZE: 2**24}))
-    whole = message(frame(10, request(3000))[5:])
+    whole = message(frame(10, request(2500))[5:])
     for at in range(0, len(whole), 16_384):
         client.data(1, whole[at : at + 16_384])
     for number in range(11, 14):
