@@ -1,13 +1,16 @@
-"""Options and parameter types that all commands share: --config, --json, durations, speeds."""
+"""Options and parameter types that all commands share: --config, --json, durations, speeds, ranges."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from common.text import shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,9 +29,32 @@ class Duration(click.ParamType[float]):
         if isinstance(value, float):
             return value
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h)?", str(value))
-        if match is None or float(match[1]) <= 0:
+        if match is None or not 0 < float(match[1]) < math.inf:
             self.fail(f"{value!r} is not a duration such as 30s, 500ms, 2m or 1h", param, ctx)
         return float(match[1]) * _UNITS_S[match[2] or self._bare_unit]
+
+
+class FiniteRange(click.FloatRange):
+    """A number within limits. click.FloatRange takes "nan", and "inf" where a limit is missing."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(super().convert(value, param, ctx))
+        except click.BadParameter:
+            number = math.nan
+        if not math.isfinite(number):
+            self.fail(f"expected {self._expected()}, got {shown(str(value))}", param, ctx)
+        return number
+
+    def _expected(self) -> str:
+        if self.min is not None and self.max is not None and not (self.min_open or self.max_open):
+            return f"{self.min:g} to {self.max:g}"
+        limits = []
+        if self.min is not None:
+            limits.append(f"{'above' if self.min_open else 'of at least'} {self.min:g}")
+        if self.max is not None:
+            limits.append(f"{'below' if self.max_open else 'of at most'} {self.max:g}")
+        return f"a number {' and '.join(limits) or 'that is finite'}"
 
 
 class Speed(click.ParamType[float]):

@@ -65,7 +65,7 @@ class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         for version in versions:
             if versions.count(version) > 1:
                 both = " and ".join(sorted({label for label, labelled in self.pairs() if labelled == version}))
-                raise BundleError(f"{LABELS_FILE}: version {version[:64]!a} has more than one label: {both}")
+                raise BundleError(f"{LABELS_FILE}: version {version[:64]!r} has more than one label: {both}")
 
 
 def decode_labels(data: bytes) -> Labels:

@@ -1,7 +1,7 @@
 """Structured logs on standard error: one JSON event a line, or readable text on a terminal.
 
-Logging never raises, whatever the values and wherever the lines go, and never blocks once the program has
-called common.streams.protect_standard_streams. Lines that were lost are counted by common.streams.
+Logging never raises. It never blocks after common.streams.protect_standard_streams was called.
+Lines that were lost are counted by common.streams.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -68,16 +68,40 @@ class ModelStore:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Allows one writer at a time. Raises UnavailableError at once if there is another."""
+        """Allows one writer at a time. Raises UnavailableError at once if there is another.
+
+        Leaves neither the lock file nor folders that it made and that are still empty.
+        """
+        missing = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
+        descriptor = self._lock()
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise InputError(f"models folder {self.folder}: {error.strerror}") from None
-        try:
-            _lock(descriptor, f"model {self.name}: another command is changing it; try again")
             yield
         finally:
+            with suppress(OSError):
+                (self.folder / LOCK_FILE).unlink()
+                for folder in missing:  # the innermost first; rmdir refuses a folder with files
+                    folder.rmdir()
+            os.close(descriptor)
+
+    def _lock(self) -> int:
+        """The descriptor of the locked file."""
+        path = self.folder / LOCK_FILE
+        while True:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                raise InputError(f"models folder {self.folder}: {error.strerror}") from None
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # The writer before may have removed the file since: then the next writer locks another file.
+                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    return descriptor
+            except BlockingIOError:
+                os.close(descriptor)
+                raise UnavailableError(f"model {self.name}: another command is changing it; try again") from None
+            except FileNotFoundError:
+                pass
             os.close(descriptor)
 
     def versions(self) -> dict[str, Path]:
@@ -250,8 +274,11 @@ class ModelStore:
 def model_name(name: str) -> str:
     """The name itself. Raises UsageError if no server would take a folder of that name."""
     plain = name.replace("-", "").replace("_", "")
-    if not (plain.isascii() and plain.isalnum() and len(name) <= MAX_NAME):
-        raise UsageError(f"NAME: expected letters, digits, - and _ (at most {MAX_NAME}), got {name[:MAX_NAME]!r}")
+    if not (plain.isascii() and plain.isalnum() and len(name) <= MAX_NAME and name[0] != "-"):
+        raise UsageError(
+            f"NAME: expected letters, digits, - and _ (at most {MAX_NAME}), without - at the start, got "
+            f"{name[:MAX_NAME]!r}"
+        )
     return name
 
 
@@ -263,10 +290,3 @@ def model_names(models_dir: Path) -> list[str]:
         return []
     except OSError as error:
         raise InputError(f"models folder {models_dir}: {error.strerror}") from None
-
-
-def _lock(descriptor: int, busy: str) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UnavailableError(busy) from None

@@ -24,6 +24,7 @@ from benchmarks.abuse.wire import NO_STATUS, ROUND, Wire, replay
 from benchmarks.machine import header
 from benchmarks.stored import store
 from benchmarks.targets import Row, at_most
+from common.cli import FiniteRange
 
 # Of all requests: in this process; then over sockets: calls and recordings, each front.
 SHARES = {"decoders": 0.75, "native": 0.15, "native wire": 0.04, "grpcio": 0.05, "grpcio wire": 0.01}
@@ -208,7 +209,7 @@ def _save(health: dict[str, Checks], command: str) -> None:
 @click.command(context_settings={"show_default": True})
 @click.option("--requests", type=click.IntRange(100), default=1_000_000, help="Of all kinds together.")
 @click.option("--fronts", default="native,grpcio", help="Which are tried over sockets; empty: none.")
-@click.option("--scale", type=click.FloatRange(0.01, 1), default=1.0, help="Of the attacks: connections, frames.")
+@click.option("--scale", type=FiniteRange(0.01, 1), default=1.0, help="Of the attacks: connections, frames.")
 @click.option("--seed", type=int, default=1, help="The same seed sends the same.")
 @click.option("--atheris/--no-atheris", default=True, help="Coverage-guided decoders, in an environment of its own.")
 @click.option("--save", is_flag=True, help="Keep the latencies of health checks in benchmarks/results/attacks.json.")

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from cli.models.graph import needed_nodes, reads, rename_tensors, tensor_names
 from cli.models.plan import CLASSIFIERS, Plan, type_name
 from cli.models.source import load, one_line
-from common.errors import BundleError
+from common.errors import BundleError, UsageError
 from server.core.predictor import INPUT, OUTPUT
 
 PROBE_ROWS = 32
@@ -105,7 +105,7 @@ def _column(plan: Plan, shape: tuple[int, ...]) -> int | None:
     output = plan.output
     count = 1 if len(shape) == 1 else shape[1]
     if output.column is not None and output.column >= count:
-        raise BundleError(f"output {output.name}: expected a column from 0 to {count - 1}, got {output.column}")
+        raise UsageError(f"--output: COLUMN: expected 0 to {count - 1}, got {output.column}")
     if len(shape) == 1:
         return None
     if output.column is not None:

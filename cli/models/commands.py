@@ -14,7 +14,7 @@ import click
 from cli.extras import missing_extra
 from cli.models import listing
 from cli.models.output import print_added, print_checks, print_json, print_move, print_verdict, table
-from common.cli import config_option, examples, json_option
+from common.cli import FiniteRange, config_option, examples, json_option
 from common.config import Config, load_config
 from common.console import tables
 from common.errors import BundleError, UnavailableError, UsageError
@@ -128,7 +128,7 @@ def list_(
     help="JSON file with the names of your own features, in the order of the graph.",
 )
 @click.option("--output", metavar="NAME[:COLUMN]", help="The output that holds the probability, and its column.")
-@click.option("--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Decision threshold.")
+@click.option("--threshold", type=FiniteRange(0, 1), default=0.5, show_default=True, help="Decision threshold.")
 @options
 def add(
     file: Path,
@@ -213,7 +213,7 @@ def verify(
 @click.option("--to", "role", type=click.Choice(("candidate", "champion")), default="champion", show_default=True)
 @click.option(
     "--share",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     help="Share of callers for a candidate (default: a shadow, without callers).",
 )
 @click.option("--dry-run", is_flag=True, help="Run the gate, change nothing.")
@@ -354,8 +354,8 @@ def _rolled_back(workplace: Workplace, store: ModelStore) -> Moved:
         return store.rollback()
     except UsageError as error:
         raise UsageError(
-            f"{error}; `volcast models promote {store.name} VERSION` makes another the champion, where the run that "
-            "made it is kept; without one, write labels.json (docs/models.md)"
+            f"{error}; `volcast models promote {store.name} VERSION` makes another version the champion if its run is "
+            "kept; if not, write labels.json (docs/models.md)"
         ) from None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def add_estimator(
     """
     matrix, names = _matrix(rows, features)
     choice, columns = _choice(name, names, schema, matrix.shape[1])
-    if not 0 <= threshold <= 1:
+    if not isinstance(threshold, Real) or not 0 <= threshold <= 1:
         raise UsageError(f"threshold: expected a number from 0 to 1, got {threshold!r}")
     expected, column = conversion.probabilities_of(model, rows, positive_class)
     placed = np.ones((len(matrix), len(choice.schema)))
@@ -61,7 +62,7 @@ def add_estimator(
     candidates = _Candidates(model, choice.schema, columns, column, named=hasattr(rows, "columns"))
     graph, change, error = candidates.best(placed, expected)
     store = ModelStore(Path(models_dir), model_name(name))
-    added = write_adapted(graph, store, choice.schema, threshold, parity_error=error)
+    added = write_adapted(graph, store, choice.schema, float(threshold), parity_error=error)
     return replace(added, changes=(change, *added.changes))
 
 
@@ -85,7 +86,7 @@ class _Candidates:
         for way in conversion.conversions(self.model, self.columns, named_inputs=self.named):
             try:
                 graph = self._adapted(way.model, rows)
-            except BundleError as error:
+            except (BundleError, UsageError) as error:  # UsageError: the graph lacks the column of the class
                 failures.append(f"{way.how}: {error}")
                 continue
             worst = conversion.compare(graph.model, rows, expected)

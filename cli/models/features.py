@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 
 from common.errors import InputError, UsageError
-from common.schema import CORE_1, CORE_1_EXAMPLE, SCHEMAS, Feature, FeatureSchema
+from common.schema import CORE_1_EXAMPLE, SCHEMAS, Feature, FeatureSchema
 
 MAX_FEATURES = 4096
 MAX_FILE_BYTES = 1024 * 1024
@@ -48,7 +48,7 @@ def known_schema(name: str) -> SchemaChoice:
 
 
 def own_schema(names: list[str], schema_name: str) -> SchemaChoice:
-    """The schema of features that are only named. Raises InputError."""
+    """The schema of features that are only named. Raises InputError, too if `schema_name` is a built-in schema's."""
     return _choice(FeatureFile(list(names), schema_name), schema_name, "feature names")
 
 
@@ -87,10 +87,38 @@ def _choice(content: FeatureFile, schema_name: str, source: str) -> SchemaChoice
         if entry.name in seen:
             raise InputError(f"{source}: {field}: {entry.name!r} is features[{seen[entry.name]}] already")
         seen[entry.name] = index
-    features = tuple(Feature(entry.name, entry.unit, "") for entry in entries)
-    if features == tuple(Feature(feature.name, feature.unit, "") for feature in CORE_1.features):
-        return known_schema(CORE_1.name)
-    return SchemaChoice(FeatureSchema(schema_name, features), tuple(entry.example for entry in entries))
+    built_in = _built_in(entries, schema_name, source)
+    if built_in is None:
+        features = tuple(Feature(entry.name, entry.unit, "") for entry in entries)
+        return SchemaChoice(FeatureSchema(schema_name, features), tuple(entry.example for entry in entries))
+    usual = known_schema(built_in.name)
+    given = zip(entries, usual.examples, strict=True)
+    return SchemaChoice(
+        built_in, tuple(example if entry.example is None else entry.example for entry, example in given)
+    )
+
+
+def _built_in(entries: list[FeatureEntry], schema_name: str, source: str) -> FeatureSchema | None:
+    """The schema of common/schema.py with these names and units; with its name, units may be left out.
+
+    Raises InputError if other features have the name of such a schema: a name stands for one hash.
+    """
+    features = [(entry.name, entry.unit) for entry in entries]
+    for schema in SCHEMAS.values():
+        if features == [(feature.name, feature.unit) for feature in schema.features]:
+            return schema
+    named = SCHEMAS.get(schema_name)
+    if named is None:
+        return None
+    if len(entries) == len(named) and all(
+        entry.name == feature.name and entry.unit in (feature.unit, PLAIN_RATIO)
+        for entry, feature in zip(entries, named.features, strict=True)
+    ):
+        return named
+    raise InputError(
+        f"{source}: name: {schema_name!r} is the schema of {len(named)} other features; give yours another name: "
+        '{"name": "mine/1", "features": [...]}'
+    )
 
 
 def _require_name(name: str, source: str, field: str) -> None:

@@ -20,6 +20,7 @@ INPUT_TYPES: dict[int, Any] = {
     _T.INT16: np.int16, _T.INT8: np.int8, _T.UINT8: np.uint8, _T.UINT16: np.uint16, _T.BOOL: np.bool_,
 }  # fmt: skip
 FLOAT_TYPES = {_T.FLOAT, _T.DOUBLE, _T.FLOAT16}
+MAX_COLUMN_DIGITS = 9  # int() refuses thousands of digits
 CLASSIFIERS = {"TreeEnsembleClassifier", "LinearClassifier", "SVMClassifier"}
 
 
@@ -176,12 +177,12 @@ def _chosen(usable: list[OutputPlan], text: str, graph: Any, listed: str) -> Out
         raise BundleError(f"output {name} holds no probabilities; outputs: {listed}")
     if not column:
         return output
-    if column.isascii() and column.isdecimal():
+    if column.isascii() and column.isdecimal() and len(column) <= MAX_COLUMN_DIGITS:
         return OutputPlan(name, output.tensor, int(column), output.classes)
     if column in output.classes:
         return OutputPlan(name, output.tensor, output.classes.index(column), output.classes)
     classes = f", or one of its classes {', '.join(output.classes)}" if output.classes else ""
-    raise UsageError(f"--output: COLUMN: expected a number from 0{classes}, got {column!r}")
+    raise UsageError(f"--output: COLUMN: expected a number from 0{classes}, got {column[:40]!r}")
 
 
 def describe(value: Any) -> str:

@@ -13,9 +13,10 @@ from clients.sync import Client
 from common.access import make_access, read_token
 from common.cli import config_option, examples, json_option
 from common.config import load_config
-from common.errors import FieldViolation, NotFoundError, RequestError, UsageError
+from common.errors import RequestError, UsageError
 from common.schema import CORE_1, CORE_1_EXAMPLE
-from volcast.v1 import ModelSelector, PredictResponse
+from common.text import listed, shown
+from volcast.v1 import ModelSelector, ModelStatus, PredictResponse
 
 
 @click.command(
@@ -29,8 +30,8 @@ from volcast.v1 import ModelSelector, PredictResponse
 )
 @config_option
 @click.option("--server", default=None, metavar="HOST:PORT", help="The inference server (default: gateway.server).")
-@click.option("--features", default=None, metavar="JSON", help=f"One row: the {len(CORE_1)} features of {CORE_1.name}.")
-@click.option("--example", is_flag=True, help="Send an example row.")
+@click.option("--features", default=None, metavar="JSON", help="One row: each feature of the model, by name.")
+@click.option("--example", is_flag=True, help=f"Send an example row of {CORE_1.name}.")
 @click.option("--model", default="", metavar="NAME", help="Model (default: the server's).")
 @click.option("--version", default="", metavar="VERSION", help="Version (default: the version with the label stable).")
 @click.option("--token-file", default="", metavar="FILE", help="File with the bearer token.")
@@ -55,11 +56,16 @@ def predict(
 ) -> None:
     """Sends a row of features to the inference server and prints the prediction.
 
-    --features takes a JSON object of numbers, as /predict of the gateway does.
+    --features takes a JSON object of numbers: each feature of the model's schema, by name.
+
+    Exit codes: 0 done, 1 failed (no answer, or no access), 2 wrong usage (an option or its value).
     """
     config = load_config(config_file)
     if example == (features is not None):
         raise UsageError("give either --features JSON or --example")
+    for option, text in (("--model", model), ("--version", version)):
+        if not _is_unicode(text):
+            raise UsageError(f"{option}: expected Unicode characters, got {shown(text)}")
     row = CORE_1_EXAMPLE if features is None else parse_features(features)
     target = server or config.gateway.server
     selector = ModelSelector(name=model, version=version or None) if model or version else None
@@ -75,7 +81,8 @@ def predict(
         try:
             response = client.predict_named([row], model=selector)
         except RequestError as error:
-            raise _in_terms_of_options(error) from None
+            schema = _schema_of(client, model, version) if example and _is_about_features(error) else None
+            raise _usage_error(error, schema) from None
     click.echo(json.dumps(_fields(response)) if as_json else _line(response))
 
 
@@ -88,9 +95,17 @@ def parse_features(text: str) -> dict[str, float]:
     if not isinstance(fields, dict):
         raise UsageError(f"--features: expected one JSON object, got {text[:60]!r}")
     for name, value in fields.items():
+        if not _is_unicode(name):
+            raise UsageError(f"--features: {shown(name)}: expected a name of Unicode characters")
         if not isinstance(value, float) or not math.isfinite(value):
-            raise UsageError(f"--features: {name}: expected a finite number, got {json.dumps(value)[:60]}")
+            got = shown(json.dumps(value, ensure_ascii=False), 60)
+            raise UsageError(f"--features: {shown(name)}: expected a finite number, got {got}")
     return fields
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether UTF-8 can encode the text: not a lone surrogate of JSON, nor a byte of an option that is no UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 # Fields of a PredictRequest with a single named row, and the options that set them.
@@ -102,10 +117,30 @@ _OPTION_OF_FIELD = (
 )
 
 
-def _in_terms_of_options(error: RequestError) -> RequestError:
-    """The error, with options instead of fields of the request."""
-    kind = NotFoundError if isinstance(error, NotFoundError) else RequestError
-    return kind([FieldViolation(_option(fault.field), fault.description) for fault in error.violations])
+def _usage_error(error: RequestError, schema: ModelStatus | None) -> UsageError:
+    """The error, with options instead of fields of the request.
+
+    schema: of the model, if the example row does not fit it.
+    """
+    if schema is not None:
+        takes = f"{shown(schema.schema_name)} ({listed(feature.name for feature in schema.features)})"
+        return UsageError(f"--example is a row of {CORE_1.name}; model {schema.name} takes {takes}: use --features")
+    return UsageError("; ".join(f"{_option(fault.field)}: {fault.description}" for fault in error.violations))
+
+
+def _is_about_features(error: RequestError) -> bool:
+    return any(fault.field.startswith("named.rows") for fault in error.violations)
+
+
+def _schema_of(client: Client, name: str, version: str) -> ModelStatus | None:
+    """The model that answers these options; None if the server does not list it."""
+    health = client.health()
+    for model in health.models:
+        if model.name == (name or health.default_model) and (
+            model.version == version if version else "stable" in model.labels
+        ):
+            return model
+    return None
 
 
 def _option(field: str) -> str:

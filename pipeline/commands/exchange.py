@@ -15,7 +15,7 @@ from typing import NamedTuple
 import click
 import msgspec
 
-from common.cli import Duration, Speed, config_option, examples, json_option
+from common.cli import Duration, FiniteRange, Speed, config_option, examples, json_option
 from common.config import Config, load_config
 from common.errors import InputError, UsageError
 from common.lifecycle import stop_on_signals
@@ -44,7 +44,7 @@ _STATS_S = 1.0
 @click.argument("files", nargs=-1)
 @click.option("--speed", type=Speed(), default=1.0, help="1 (real time, the default), N times as fast, or max.")
 @click.option("--seed", type=int, help="Of the simulation; a seed always gives the same ticks.")
-@click.option("--rate", type=click.FloatRange(min=0, max=10_000, min_open=True), help="Ticks a second and product.")
+@click.option("--rate", type=FiniteRange(min=0, max=10_000, min_open=True), help="Ticks a second and product.")
 @click.option("--max-ticks", type=click.IntRange(min=1), help="End the simulation after so many ticks.")
 @click.option("--market-time", type=Duration(), help="End the simulation after so much of the market's own time.")
 @click.option("--fast-forward", type=Duration(), default=None, help="Send so much of the start at once: warm windows.")

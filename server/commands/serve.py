@@ -9,7 +9,7 @@ from typing import Any
 import click
 import msgspec
 
-from common.cli import config_option, examples
+from common.cli import FiniteRange, config_option, examples
 from common.config import load_config
 from common.lifecycle import stop_on_signals
 from common.log import configure_logs, get_logger
@@ -56,12 +56,12 @@ from common.status import StatusPipe
 @click.option("--allow-plaintext", is_flag=True, default=None, help="Plaintext beyond loopback, on a private network.")
 @click.option(
     "--lame-duck-s",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     default=None,
     help="Seconds after SIGTERM in which new calls are accepted while health reports NOT_SERVING (1).",
 )
 @click.option(
-    "--drain-s", type=click.FloatRange(0), default=None, help="Seconds for pending calls after the lame-duck time (5)."
+    "--drain-s", type=FiniteRange(0), default=None, help="Seconds for pending calls after the lame-duck time (5)."
 )
 @click.option("--metrics-port", type=click.IntRange(0, 65535), default=None, help="Port of /metrics for Prometheus.")
 def serve(config_file: Path | None, models_dir: Path | None, **options: Any) -> None:

@@ -163,7 +163,7 @@ class Batcher:
             if not work.replies.abandoned:
                 try:
                     work.replies.send(outcome)
-                except Exception as error:  # a fault in one response must not cost the batch's other callers theirs
+                except Exception as error:  # the other callers of the batch still get their responses
                     fault = error
         for run in computed.runs:
             self.observe(run)

@@ -63,7 +63,7 @@ def scan_graph(model: bytes) -> Scan:
                 scan.own_domains.add(text(model, value))
     foreign = scan.opsets.keys() - KNOWN_DOMAINS - scan.own_domains
     if foreign:
-        named = ", ".join(f"{domain[:64]!a}" for domain in sorted(foreign))
+        named = ", ".join(f"{domain[:64]!r}" for domain in sorted(foreign))
         raise BundleError(f"model.onnx uses custom operators (domain {named}); their libraries are never loaded")
     return scan
 
@@ -76,7 +76,7 @@ def _require_inside(data: bytes, begin: int, end: int) -> None:
         elif number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0):
             outside = True
     if outside:
-        raise BundleError(f"model.onnx keeps tensor {name[:64]!a} in another file; a bundle must hold all of its data")
+        raise BundleError(f"model.onnx keeps tensor {name[:64]!r} in another file; a bundle must hold all of its data")
 
 
 def _note_opset(data: bytes, begin: int, end: int, scan: Scan) -> None:

@@ -98,13 +98,13 @@ def _not_found(snapshot: ModelSnapshot, name: str, selection: Selection) -> Mode
     versions = [version for owner, version in snapshot.models if owner == name]
     if not versions:
         names = ", ".join(sorted({owner for owner, _ in snapshot.models})) or "none"
-        return ModelNotFoundError.of("model.name", f"no model {name[:64]!a}; held: {names}")
+        return ModelNotFoundError.of("model.name", f"no model {name[:64]!r}; loaded: {names}")
     if selection.version:
         known = ", ".join(sorted(versions, key=version_order))
-        what = f"model {name!a} has no version {selection.version[:64]!a}; held: {known}"
+        what = f"model {name!r} has no version {selection.version[:64]!r}; loaded: {known}"
         return ModelNotFoundError.of("model.version", what)
     known = ", ".join(sorted(label for owner, label in snapshot.labelled if owner == name)) or "none"
-    what = f"model {name!a} has no label {(selection.label or STABLE)[:64]!a}; assigned: {known}"
+    what = f"model {name!r} has no label {(selection.label or STABLE)[:64]!r}; assigned: {known}"
     if not selection.label:
         what += "".join(f" ({f.public_reason})" for f in snapshot.failures if (f.name, f.version) == (name, ""))
     return ModelNotFoundError.of("model.label", what)

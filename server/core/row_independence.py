@@ -26,7 +26,7 @@ def require_independent_rows(model: bytes, width: int, opset: int) -> None:
     graph = read_graph(model)
     foreign = next((name for domain, name in graph.functions if domain in KNOWN_DOMAINS), None)
     if foreign is not None:
-        raise BundleError(f"model.onnx defines the operator {foreign[:64]!a} again")
+        raise BundleError(f"model.onnx defines the operator {foreign[:64]!r} again")
     if opset and opset < MIN_OPSET:
         raise BundleError(f"opset: expected at least {MIN_OPSET}, got {opset}")
     values = {name: Value(constant.shape, constant.ints) for name, constant in graph.constants.items()}
@@ -73,7 +73,7 @@ class _Walk:
         self.run(body, values, depth + 1)
         missing = [name for name in function.outputs if name not in values]
         if missing:
-            raise _refusal(node, f"its function gives no {missing[0][:64]!a}")
+            raise _refusal(node, f"its function gives no {missing[0][:64]!r}")
         return [values[name] for name in function.outputs]
 
 
@@ -81,7 +81,7 @@ def _input(node: Node, name: str, values: dict[str, Value]) -> Value | None:
     if not name:
         return None
     if name not in values:
-        raise _refusal(node, f"its input {name[:64]!a} is not in the graph")
+        raise _refusal(node, f"its input {name[:64]!r} is not in the graph")
     return values[name]
 
 
@@ -111,6 +111,6 @@ def _refusal(node: Node, reason: str) -> BundleError:
     name = (node.name or next((name for name in node.outputs if name), ""))[:64]
     operator = f"{node.domain}.{node.operator}" if node.domain else node.operator
     return BundleError(
-        f"rows can mix: node {name!a} ({operator[:64]}): {reason}; each row must be scored by itself, since callers "
+        f"rows can mix: node {name!r} ({operator[:64]}): {reason}; each row must be scored by itself, since callers "
         "share batches"
     )

@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 
 from common.errors import FieldViolation, RequestError, SchemaMismatchError
 from common.schema import FeatureSchema
+from common.text import shown
 from server.core.arrays import Matrix
 
 # The numbers of volcast.v1.DataType.
 DTYPES: dict[int, np.dtype[np.floating[Any]]] = {1: np.dtype("<f4"), 2: np.dtype("<f8")}
 FLOAT64 = np.dtype(np.float64)
 MAX_VIOLATIONS = 16
-_MAX_QUOTED = 40
+# Bytes of all violations of one request. The trailers hold them three times: in the message, and twice in the status.
+MAX_FAULTS_BYTES = 1800
+_MORE = FieldViolation("named.rows", "more fields are at fault")
 # Up to this many values, a sum in Python is the faster test: 0.8 us with cold caches, isfinite().all() 2.4 us.
 MAX_PYTHON_SUM = 64
 
@@ -69,7 +72,8 @@ def packed_matrix(rows: PackedInput, schema: FeatureSchema, max_rows: int) -> Ma
     flat = np.frombuffer(rows.values, dtype)
     if not all_finite(flat):
         row, column = divmod(int(np.argmin(np.isfinite(flat))), width)
-        what = f"row {row}, feature {schema.names[column]}: expected a finite number, got {flat[row * width + column]}"
+        value = flat[row * width + column]
+        what = f"row {row}, feature {shown(schema.names[column])}: expected a finite number, got {value}"
         raise RequestError.of("packed.values", what)
     # float32 widens exactly (checked first, since NumPy warns of a signalling NaN); asarray does not copy little-endian
     # float64.
@@ -87,10 +91,10 @@ def all_finite(flat: NDArray[np.floating[Any]]) -> bool:
 def _packed_faults(rows: PackedInput, schema: FeatureSchema, max_rows: int) -> RequestError:
     dtype, count, width = DTYPES.get(rows.data_type), rows.row_count, len(schema)
     if rows.schema_hash and rows.schema_hash != schema.hash:
-        return SchemaMismatchError(_cut(rows.schema_hash), schema.hash)
+        return SchemaMismatchError(shown(rows.schema_hash), schema.hash)
     faults = []
     if not rows.schema_hash:
-        faults.append(("schema_hash", f"expected {schema.hash} (schema {schema.name}), got none"))
+        faults.append(("schema_hash", f"expected {schema.hash} (schema {shown(schema.name)}), got none"))
     if dtype is None:
         expected = "DATA_TYPE_FLOAT32 (1) or DATA_TYPE_FLOAT64 (2)"
         faults.append(("data_type", f"expected {expected}, got {rows.data_type}"))
@@ -126,20 +130,27 @@ def _named_faults(rows: NamedInput, schema: FeatureSchema) -> RequestError:
                 faults.append(_fault(index, name, "missing"))
             elif not np.isfinite(row[name]):
                 faults.append(_fault(index, name, f"expected a finite number, got {row[name]}"))
-        unknown = sorted(row.keys() - set(schema.names))
-        faults += [_fault(index, name, f"no feature of schema {schema.name}") for name in unknown]
+        unknown = sorted(row.keys() - set(schema.names))[: MAX_VIOLATIONS + 1]
+        faults += [_fault(index, name, f"no feature of schema {shown(schema.name)}") for name in unknown]
         if len(faults) > MAX_VIOLATIONS:
             break
-    if len(faults) > MAX_VIOLATIONS:
-        faults = [*faults[:MAX_VIOLATIONS], FieldViolation("named.rows", "more fields are at fault")]
-    return RequestError(faults)
+    return RequestError(_fitting(faults))
 
 
 def _fault(row: int, name: str, text: str) -> FieldViolation:
-    return FieldViolation(f"named.rows[{row}].features[{_cut(name)}]", text)
+    return FieldViolation(f"named.rows[{row}].features[{shown(name)}]", text)
 
 
-def _cut(text: str) -> str:
-    """The caller's text, short and in plain ASCII."""
-    short = text if len(text) <= _MAX_QUOTED else text[:_MAX_QUOTED] + "..."
-    return short.encode("ascii", "backslashreplace").decode()
+def _fitting(faults: list[FieldViolation]) -> list[FieldViolation]:
+    """The first violations, as many as fit in the trailers; a last one says that others were left out."""
+    left = MAX_FAULTS_BYTES
+    for index, fault in enumerate(faults[:MAX_VIOLATIONS]):
+        left -= _encoded_bytes(fault.field) + _encoded_bytes(fault.description)
+        if left < 0:
+            return [*faults[:index], _MORE]
+    return faults if len(faults) <= MAX_VIOLATIONS else [*faults[:MAX_VIOLATIONS], _MORE]
+
+
+def _encoded_bytes(text: str) -> int:
+    """Upper bound of the length in `grpc-message`, where "%" and each byte that is not ASCII take three bytes."""
+    return len(text) + 2 * text.count("%") if text.isascii() else 3 * len(text.encode())

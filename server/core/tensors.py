@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from common.errors import RequestError
 from common.schema import FeatureSchema
+from common.text import MAX_SHOWN, listed, shown
 from server.core.arrays import Matrix
 from server.core.rows import FLOAT64, all_finite
 
 FEATURES = "features"
-_MAX_QUOTED = 40
 
 
 class Tensor(msgspec.Struct, frozen=True, gc=False):
@@ -47,7 +47,7 @@ def _whole(tensor: Tensor, schema: FeatureSchema, max_rows: int) -> Matrix:
     if not all_finite(tensor.values):
         row, column = divmod(int(np.argmin(np.isfinite(tensor.values))), width)
         value = tensor.values[row * width + column]
-        what = f"row {row}, feature {schema.names[column]}: expected a finite number, got {value}"
+        what = f"row {row}, feature {shown(schema.names[column])}: expected a finite number, got {value}"
         raise RequestError.of("inputs[0]", what)
     # float32 widens exactly (checked first, since NumPy warns of a signalling NaN); float64 is not copied.
     return np.asarray(tensor.values, FLOAT64).reshape(shape)
@@ -58,13 +58,13 @@ def _require_each_feature_once(tensors: list[Tensor], schema: FeatureSchema) -> 
     for index, tensor in enumerate(tensors):
         field, name = f"inputs[{index}].name", tensor.name
         if name in seen:
-            raise RequestError.of(field, f"{name[:_MAX_QUOTED]!a} is given twice")
+            raise RequestError.of(field, f"{name[:MAX_SHOWN]!r} is given twice")
         if name not in known:
-            takes = f"{FEATURES!a} alone, or each feature of schema {schema.name}"
-            raise RequestError.of(field, f"no input {name[:_MAX_QUOTED]!a} here; the model takes {takes}")
+            takes = f"{FEATURES!r} alone, or each feature of schema {shown(schema.name)}"
+            raise RequestError.of(field, f"no input {name[:MAX_SHOWN]!r} here; the model takes {takes}")
         seen.add(name)
     if len(seen) < len(known):
-        missing = ", ".join(name for name in schema.names if name not in seen) if seen else FEATURES
+        missing = listed(name for name in schema.names if name not in seen) if seen else FEATURES
         raise RequestError.of("inputs", f"missing: {missing}")
 
 
@@ -77,10 +77,12 @@ def _by_feature(tensors: list[Tensor], schema: FeatureSchema, max_rows: int) -> 
         if not 0 < shape[0] <= max_rows or shape[0] != rows or shape[1:] not in ((), (1,)):
             of = f"{rows} rows as inputs[0] has" if index and 0 < rows <= max_rows else f"1 to {max_rows} rows"
             expected = f"[rows] or [rows, 1], {of}"
-            raise RequestError.of(f"inputs[{index}].shape", f"{tensor.name}: expected {expected}, got {list(shape)}")
+            raise RequestError.of(
+                f"inputs[{index}].shape", f"{shown(tensor.name)}: expected {expected}, got {list(shape)}"
+            )
         if not all_finite(tensor.values):
             row = int(np.argmin(np.isfinite(tensor.values)))
-            what = f"row {row}, feature {tensor.name}: expected a finite number, got {tensor.values[row]}"
+            what = f"row {row}, feature {shown(tensor.name)}: expected a finite number, got {tensor.values[row]}"
             raise RequestError.of(f"inputs[{index}]", what)
         matrix[:, columns[tensor.name]] = tensor.values
     return matrix

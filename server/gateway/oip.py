@@ -133,7 +133,7 @@ async def _index(request: Request) -> JSONResponse:
     if ready is None:
         ready = False
     if not isinstance(ready, bool):
-        raise RequestError.of("ready", f"expected true or false, got {str(ready)[:40]!a}")
+        raise RequestError.of("ready", f"expected true or false, got {str(ready)[:40]!r}")
     index = await _call(request, "RepositoryIndex", RepositoryIndexRequest(ready=ready))
     return JSONResponse(
         [

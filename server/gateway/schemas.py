@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from common.errors import FieldViolation
 from common.schema import CORE_1, CORE_1_EXAMPLE, Feature
+from common.text import shown
 from volcast.v1 import ModelSelector, NamedRow, NamedRows, PredictRequest, PredictResponse
 
 _UNITS = {
@@ -138,9 +139,9 @@ def violations_of(error: ValidationError) -> list[Violation]:
 
 def _violation(finding: Any) -> Violation:
     where, value = finding["loc"], _shown(finding["input"])
-    field = str(where[0])[:_MAX_SHOWN] if where else "body"
+    field = shown(str(where[0]), _MAX_SHOWN) if where else "body"
     if field == "features" and len(where) > 1:  # the feature's own name, as in the server's findings
-        return Violation(field=str(where[1])[:_MAX_SHOWN], problem="expected a finite number", value=value)
+        return Violation(field=shown(str(where[1]), _MAX_SHOWN), problem="expected a finite number", value=value)
     match finding["type"]:
         case "missing":
             return Violation(field=field, problem=f"missing, expected {_expected(field)}")
@@ -161,8 +162,7 @@ def _expected(field: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "..."
+    return shown(json.dumps(value, ensure_ascii=False), _MAX_SHOWN)
 
 
 def named_violations(violations: Iterable[FieldViolation]) -> list[Violation]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from common.errors import RequestError, VolcastError
 from common.rpc_status import to_status
+from common.text import MAX_SHOWN
 from server.core.dataplane import Result
 from server.core.requests import PredictInput, Selection
 from server.core.tensors import Tensor, TensorInput
@@ -35,7 +36,6 @@ MAX_INPUTS = 256
 _DTYPES: dict[str, np.dtype[np.floating[Any]]] = {"FP32": np.dtype("<f4"), "FP64": np.dtype("<f8")}
 _CONTENTS = {"FP32": "fp32_contents", "FP64": "fp64_contents"}
 _SHARED_MEMORY = "shared_memory_region"
-_MAX_QUOTED = 40
 
 
 class InferResponseFormat(msgspec.Struct, frozen=True, gc=False):
@@ -112,7 +112,7 @@ def _tensor(index: int, tensor: Any, raw: bytes | None) -> Tensor:
     dtype = _DTYPES.get(tensor.datatype)
     if dtype is None:
         raise RequestError.of(
-            f"inputs[{index}].datatype", f"expected FP64 or FP32, got {tensor.datatype[:_MAX_QUOTED]!a}"
+            f"inputs[{index}].datatype", f"expected FP64 or FP32, got {tensor.datatype[:MAX_SHOWN]!r}"
         )
     # Cut to 4 dimensions first: the product of a million dimensions would be an integer of megabytes.
     shape = tuple(tensor.shape[:4])
@@ -160,7 +160,7 @@ def _typed(index: int, tensor: Any, dtype: np.dtype[Any], shape: tuple[int, ...]
 def _check_outputs(outputs: Any) -> None:
     for index, output in enumerate(outputs):
         if output.name != PROBABILITY:
-            what = f"no output {output.name[:_MAX_QUOTED]!a}; the model gives {PROBABILITY!a}"
+            what = f"no output {output.name[:MAX_SHOWN]!r}; the model gives {PROBABILITY!r}"
             raise RequestError.of(f"outputs[{index}].name", what)
         if output.parameters:
             _refuse_shared_memory([output], f"outputs[{index}]")

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from common.errors import RequestError
+from common.text import shown
 from volcast.oip.v2 import InferParameter, ModelInferRequest, ModelInferResponse
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -100,7 +101,7 @@ def _json_size(header_length: str | None, total: int) -> int:
     number = header_length.isascii() and header_length.isdecimal() and len(header_length) < 19
     size = int(header_length) if number else -1
     if not 0 <= size <= total:
-        what = f"expected the length of the JSON, at most the body's {total} bytes, got {header_length[:20]!a}"
+        what = f"expected the length of the JSON, at most the body's {total} bytes, got {header_length[:20]!r}"
         raise RequestError.of(HEADER_LENGTH, what)
     return size
 
@@ -115,7 +116,9 @@ def _values(index: int, tensor: _Input, body: bytes, position: int) -> tuple[byt
         return _packed(index, tensor, bytes(tensor.data)), position
     if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(body) - position:
         expected = f"at most the {len(body) - position} bytes that are left of the body"
-        raise RequestError.of(f"inputs[{index}].parameters[{_BINARY_SIZE}]", f"expected {expected}, got {size!a}")
+        raise RequestError.of(
+            f"inputs[{index}].parameters[{_BINARY_SIZE}]", f"expected {expected}, got {shown(repr(size))}"
+        )
     if tensor.has_data:
         raise RequestError.of(f"inputs[{index}].data", f"expected none beside {_BINARY_SIZE}")
     return body[position : position + size], position + size

@@ -139,9 +139,9 @@ class OpenInference:
         name = request.model_name or self._repository.default_model
         refused = [failure.public_reason for failure in changes.snapshot.failures if failure.name == name]
         if refused:
-            raise RequestError.of("model_name", f"model {name[:64]!a} is refused: {'; '.join(refused)}")
+            raise RequestError.of("model_name", f"model {name[:64]!r} is refused: {'; '.join(refused)}")
         if not any(loaded == name for loaded, _ in changes.snapshot.models):
-            raise ModelNotFoundError.of("model_name", f"no bundle of model {name[:64]!a}")
+            raise ModelNotFoundError.of("model_name", f"no bundle of model {name[:64]!r}")
         await context.write(RepositoryModelLoadResponse().SerializeToString())
 
     def model_unload(self, raw: bytes) -> bytes:

@@ -49,7 +49,7 @@ class HealthService:
     def check(self, raw: bytes) -> bytes:
         service = parse(HealthCheckRequest, raw).service
         if service not in self._services:
-            raise NotFoundError.of("service", f"unknown service {service[:64]!a}")
+            raise NotFoundError.of("service", f"unknown service {service[:64]!r}")
         return self._response(service).SerializeToString()
 
     def list(self, raw: bytes) -> bytes:

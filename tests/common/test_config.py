@@ -168,9 +168,14 @@ SERVER_KEYS = ", ".join(ServerConfig.__struct_fields__)
         ("ingest: {products: []}", "ingest.products", [], "a list, not empty"),
         ("ingest: {products: [BTC-USD, eth]}", "ingest.products.1", "eth", "a product such as BTC-USD"),
         ("server: 5", "server", 5, "a section with keys below it"),
-        ("server: {prot: 1}", "server.prot", 1, f"one of {SERVER_KEYS}"),
-        ("server: {max-rows: 1}", "server.max-rows", 1, f"one of {SERVER_KEYS}"),
-        ("sever: {port: 1}", "sever", {"port": 1}, f"one of {', '.join(Config.__struct_fields__)}"),
+        ("server: {prot: 1}", "server.prot", 1, f"one of {SERVER_KEYS} (did you mean port?)"),
+        ("server: {max-rows: 1}", "server.max-rows", 1, f"one of {SERVER_KEYS} (did you mean max_rows?)"),
+        (
+            "sever: {port: 1}",
+            "sever",
+            {"port": 1},
+            f"one of {', '.join(Config.__struct_fields__)} (did you mean server?)",
+        ),
         ("server: {1: 2}", "server", {1: 2}, "keys that are names"),
         ("5: 6", "5", 6, f"one of {', '.join(Config.__struct_fields__)}"),
     ],
@@ -195,7 +200,11 @@ def test_a_bad_value_that_is_not_a_number_is_told_too() -> None:
         ("VOLCAST_SERVER__PORT", "", "config: server.port: expected a whole number, got ''"),
         ("VOLCAST_INGEST__SILENCE_S", "inf", "config: ingest.silence_s: expected a finite number, got inf"),
         ("VOLCAST_INGEST__PRODUCTS", "", "config: ingest.products.0: expected a product such as BTC-USD, got ''"),
-        ("VOLCAST_SERVER__PROT", "1", f"config: server.prot: expected one of {SERVER_KEYS}, got '1'"),
+        (
+            "VOLCAST_SERVER__PROT",
+            "1",
+            f"config: server.prot: expected one of {SERVER_KEYS} (did you mean VOLCAST_SERVER__PORT?), got '1'",
+        ),
     ],
 )
 def test_a_bad_variable_is_told_by_the_key_it_sets(name: str, value: str, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from common.bundle import MANIFEST_FILE, read_bundle
 from common.errors import InputError, UnavailableError, UsageError
 from common.labels import CanaryLabel, Labels, decode_labels
-from common.model_store import History, ModelStore, model_names
+from common.model_store import LOCK_FILE, History, ModelStore, model_names
 from server.core.models import Repository
 from tests.training.runs import Made, make
 
@@ -23,7 +24,7 @@ def made() -> Made:
 
 @pytest.fixture
 def store(tmp_path: Path) -> ModelStore:
-    return ModelStore(tmp_path, "volatility")
+    return ModelStore(tmp_path / "models", "volatility")
 
 
 def put(store: ModelStore, made: Made, *, threshold: float = 0.5) -> str:
@@ -172,6 +173,42 @@ def test_two_writers_do_not_meet(store: ModelStore) -> None:
         pass
     with store.locked():
         pass
+
+
+def test_a_lock_leaves_no_file(store: ModelStore) -> None:
+    with store.locked():
+        assert (store.folder / LOCK_FILE).exists()
+    assert not store.folder.parent.exists()
+    store.folder.mkdir(parents=True)
+    with store.locked():
+        (store.folder / "notes").write_text("kept")
+    assert [path.name for path in store.folder.iterdir()] == ["notes"]
+
+
+def test_a_folder_that_was_empty_before_stays(store: ModelStore) -> None:
+    store.folder.mkdir(parents=True)
+    with store.locked():
+        pass
+    assert store.folder.is_dir()
+
+
+def test_a_lock_file_that_its_holder_removed_is_not_locked(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer opens the file, its holder removes it and ends, and a third writer makes and locks the file anew."""
+    holder = store.locked()
+    holder.__enter__()
+    lock, locks = fcntl.flock, []
+
+    def end_the_holder_first(descriptor: int, operation: int) -> None:
+        if not locks:
+            holder.__exit__(None, None, None)
+        locks.append(descriptor)
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", end_the_holder_first)
+    with store.locked():
+        assert len(locks) == 2
+        with pytest.raises(UnavailableError), store.locked():
+            pass
 
 
 def test_a_version_that_is_not_there_is_named_beside_those_that_are(store: ModelStore, made: Made) -> None:

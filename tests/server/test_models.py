@@ -105,8 +105,8 @@ def test_a_reload_keeps_the_stable_version_where_the_names_have_no_order(tmp_pat
 @pytest.mark.parametrize(
     ("selection", "field", "text"),
     [
-        (Selection(name="moon"), "model.name", "no model 'moon'; held: volatility"),
-        (Selection(version="7"), "model.version", "model 'volatility' has no version '7'; held: 9, 10"),
+        (Selection(name="moon"), "model.name", "no model 'moon'; loaded: volatility"),
+        (Selection(version="7"), "model.version", "model 'volatility' has no version '7'; loaded: 9, 10"),
         (Selection(label="canary"), "model.label", "model 'volatility' has no label 'canary'; assigned: stable"),
     ],
 )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from common.errors import RequestError, SchemaMismatchError
-from common.schema import CORE_1
+from common.rpc_status import to_status
+from common.schema import CORE_1, FeatureSchema
 from server.core.arrays import Matrix
 from server.core.rows import DTYPES, MAX_VIOLATIONS, NamedInput, PackedInput
 from tests.server.bundles import WIDTH, named, rows
@@ -175,10 +177,31 @@ def test_too_few_or_too_many_named_rows_are_refused(count: int) -> None:
     assert faults(NamedInput([named(rows(1)[0])] * count)) == {"named.rows": f"expected 1 to 8 rows, got {count}"}
 
 
-def test_what_is_quoted_of_a_request_is_cut_short_and_plain() -> None:
+def test_a_name_of_a_request_is_cut_short() -> None:
     (field,) = (fault for fault in faults(NamedInput([{**named(rows(1)[0]), "é" * 10_000: 1.0}])))
-    assert len(field) < 220
-    assert field.isascii()
+    assert field == f"named.rows[0].features[{'é' * 40}...]"
+
+
+def test_a_name_of_a_request_is_shown_without_control_characters() -> None:
+    (field,) = (fault for fault in faults(NamedInput([{**named(rows(1)[0]), "größe\x1b[0m": 1.0}])))
+    assert field == "named.rows[0].features[größe\\x1b[0m]"
+
+
+@pytest.mark.parametrize("character", ["a", "%", "é", "大", "\U0001f600", "\x1b", "\U000e0001"])
+@pytest.mark.parametrize("schema_name", ["core/1", "大" * 128])
+def test_any_violations_fit_in_the_trailers(character: str, schema_name: str) -> None:
+    """gRPC limits trailers to 8 KiB: the percent-encoded message, and the status in base64."""
+    schema = FeatureSchema(schema_name, CORE_1.features)
+    names = {f"{character * 40}{index}": 1.0 for index in range(100)}
+    with pytest.raises(RequestError) as raised:
+        NamedInput([names]).to_matrix(schema, MAX_ROWS)
+    status = to_status(raised.value)
+    assert len(quote(status.message)) + 4 / 3 * status.ByteSize() < 8000
+    assert raised.value.violations[-1].field == "named.rows"
+
+
+def test_every_missing_feature_of_a_small_schema_is_named() -> None:
+    assert len(faults(NamedInput([{}]))) == len(CORE_1)
 
 
 def test_a_signalling_nan_is_refused_without_a_warning() -> None:

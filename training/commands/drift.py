@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from common.bundle import Manifest, read_bundle
-from common.cli import Duration, config_option, examples, json_option
+from common.cli import Duration, FiniteRange, config_option, examples, json_option
 from common.config import Config, load_config
 from common.console import tables
 from common.errors import InputError, UsageError
@@ -55,7 +55,7 @@ Progress = Callable[[str], None]
     help="Its probabilities are compared too, and of the features those that it looks at are judged.",
 )
 @click.option(
-    "--threshold", type=click.FloatRange(min=0, min_open=True), default=LARGE_PSI, show_default=True,
+    "--threshold", type=FiniteRange(min=0, min_open=True), default=LARGE_PSI, show_default=True,
     help="PSI from which a column has drifted.",
 )  # fmt: skip
 @click.option(

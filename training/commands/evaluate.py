@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from common.bundle import Manifest, read_bundle
-from common.cli import Duration, config_option, examples, json_option
+from common.cli import Duration, FiniteRange, config_option, examples, json_option
 from common.config import load_config
 from common.console import tables
 from common.errors import BundleError, InputError, UsageError
@@ -62,7 +62,7 @@ Progress = Callable[[str], None]
 )
 @click.option("--model", "made_by", default=None, metavar="NAME/VERSION", help="Of the predictions: only this one's.")
 @click.option("--seen", is_flag=True, help="Also rows of the training span; the figures then flatter.")
-@click.option("--alarms-per-hour", type=click.FloatRange(min=0, min_open=True), default=6.0, show_default=True)
+@click.option("--alarms-per-hour", type=FiniteRange(min=0, min_open=True), default=6.0, show_default=True)
 @click.option(
     "--block",
     type=Duration(),

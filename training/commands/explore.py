@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from common.cli import config_option, examples, json_option
+from common.cli import FiniteRange, config_option, examples, json_option
 from common.config import load_config
 from common.errors import InputError
 from common.log import configure_logs
@@ -46,7 +46,7 @@ DEFAULT_OUT = Path("reports/explore")
 )
 @click.option(
     "--quantile",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
     default=0.90,
     show_default=True,
     help="What the spike threshold is set to.",
@@ -59,7 +59,7 @@ DEFAULT_OUT = Path("reports/explore")
 )
 @click.option(
     "--final-share",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=FiniteRange(0, 1, max_open=True),
     default=0.20,
     show_default=True,
     help="Last rows that are not looked at, for they judge what is chosen here.",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from common.cli import config_option, examples, json_option
+from common.cli import FiniteRange, config_option, examples, json_option
 from common.config import load_config
 from common.console import tables
 from common.errors import InputError, UsageError
@@ -75,7 +75,7 @@ TICKS_FOLDS, FOLDS = 8, 5  # few tick rows are spikes, and they come together: m
 @click.option("--trials", type=click.IntRange(min=1), default=10, show_default=True, help="Of each search.")
 @click.option(
     "--search-s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=None,
     help="Longest time of each search; the bundle then depends on the machine's speed.",
 )

@@ -24,7 +24,7 @@ from common.bundle import read_bundle
 from common.errors import BundleError
 from common.labels import Labels
 from common.model_store import ModelStore
-from common.schema import CORE_1
+from common.schema import CORE_1, SCHEMAS, FeatureSchema
 from server.core.bundles import load_model
 from tests.cli.models.exports import Matrix, Network, forest, sklearn_export, training_data, xgboost_export
 from tests.server.bundles import WIDTH, Logistic, rows, write_bundle
@@ -40,7 +40,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def add(model: onnx.ModelProto | bytes, *options: str, name: str = "mine") -> int:
     Path("model.onnx").write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
-    return run_command(["models", "add", "model.onnx", "--name", name, *options])
+    return run_command(["models", "add", "model.onnx", f"--name={name}", *options])
 
 
 def served(matrix: Matrix, name: str = "mine", version: str = "1") -> Matrix:
@@ -405,9 +405,13 @@ def test_a_file_that_is_not_there_is_one_line(capfd: pytest.CaptureFixture[str])
         (("--schema", "core/1", "--features", "f.json"), 2, "--schema and --features: choose one"),
         (("--features", "gone.json"), 1, "features file gone.json: cannot be read"),
         (("--output", "moon"), 2, "--output: no output 'moon'; outputs: output float [batch, 1]"),
-        (("--output", "output:5"), 1, "output output: expected a column from 0 to 0, got 5"),
+        (("--output", "output:5"), 2, "--output: COLUMN: expected 0 to 0, got 5"),
+        (("--output", "output:" + "9" * 5000), 2, "--output: COLUMN: expected a number from 0, got '999"),
         (("--output", "output:spike"), 2, "--output: COLUMN: expected a number from 0, got 'spike'"),
-        (("--threshold", "1.5"), 2, "'--threshold'"),
+        (("--threshold", "1.5"), 2, "'--threshold': expected 0 to 1, got 1.5"),
+        (("--threshold", "nan"), 2, "'--threshold': expected 0 to 1, got nan"),
+        (("--threshold", "inf"), 2, "'--threshold': expected 0 to 1, got inf"),
+        (("--threshold", "half"), 2, "'--threshold': expected 0 to 1, got half"),
     ],
 )
 def test_a_wrong_option_is_named(
@@ -417,7 +421,7 @@ def test_a_wrong_option_is_named(
     assert reason in line(capfd)
 
 
-@pytest.mark.parametrize("name", ["", "../up", "a b", "a/b", "é", "x" * 129, "."])
+@pytest.mark.parametrize("name", ["", "../up", "a b", "a/b", "é", "x" * 129, ".", "-x", "--json"])
 def test_a_name_that_no_server_takes_is_refused(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert add(PLAIN.proto(), name=name) == 2
     assert "NAME: expected letters, digits, - and _" in line(capfd)
@@ -497,7 +501,15 @@ def test_the_bundle_appears_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(adding, "load_model", refuse)
     assert add(PLAIN.proto()) == 1
     assert seen == [[]]
-    assert [path.name for path in Path("models/mine").iterdir()] == [".lock"]
+    assert not Path("models").exists()
+
+
+def test_a_refusal_leaves_the_folder_of_a_model_as_it_was() -> None:
+    assert add(PLAIN.proto()) == 0
+    before = sorted(Path("models").rglob("*"))
+    assert add(changed(PLAIN, REFUSED["logits"][0])) == 1
+    assert sorted(Path("models").rglob("*")) == before
+    assert [path.name for path in Path("models/mine").iterdir()] == ["1"]
 
 
 def test_the_manifest_tells_threshold_schema_and_self_test() -> None:
@@ -558,6 +570,26 @@ def test_a_list_of_names_is_enough() -> None:
     assert read_bundle(Path("models/mine/1"))[0].schema.name == "mine/1"
 
 
+@pytest.mark.parametrize("name", ["core", "full"])
+def test_a_model_name_does_not_make_a_second_schema_of_a_built_in_name(
+    name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert add(Network(width=2).proto(), "--features", write_features(["a", "b"]), name=name) == 1
+    assert f"name: '{name}/1' is the schema of" in line(capfd)
+    own = {"name": "own/1", "features": ["a", "b"]}
+    assert add(Network(width=2).proto(), "--features", write_features(own), name=name) == 0
+
+
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=str)
+@pytest.mark.parametrize("with_units", [False, True])
+def test_a_built_in_schema_may_be_spelt_out(schema: FeatureSchema, with_units: bool) -> None:
+    entries: list[Any] = [{"name": feature.name, "unit": feature.unit} for feature in schema.features]
+    content = {"name": schema.name, "features": entries if with_units else list(schema.names)}
+    assert add(Network(width=len(schema)).proto(), "--features", write_features(content)) == 0
+    stored = read_bundle(Path("models/mine/1"))[0].schema
+    assert (stored.name, stored.hash) == (schema.name, schema.hash)
+
+
 def test_float16_is_adapted() -> None:
     network = Network(width=3, element=TensorProto.FLOAT16)
     assert add(network.proto(), "--features", write_features(["a", "b", "c"])) == 0
@@ -583,6 +615,14 @@ def test_float16_is_adapted() -> None:
         ({"a": "b"}, "features.json: "),
         ({"features": [{"name": "a", "units": "1"}, "b"]}, "units"),
         (None, "features.json: Expected"),
+        ({"name": "core/1", "features": ["a", "b"]}, "name: 'core/1' is the schema of 11 other features"),
+        ({"name": "full/1", "features": ["a", "b"]}, "name: 'full/1' is the schema of 27 other features"),
+        ({"name": "core/1", "features": [*CORE_1.names][::-1]}, "name: 'core/1' is the schema of 11 other features"),
+        ({"name": "full/1", "features": [*CORE_1.names]}, "name: 'full/1' is the schema of 27 other features"),
+        (
+            {"name": "core/1", "features": [{"name": name, "unit": "m"} for name in CORE_1.names]},
+            "name: 'core/1' is the schema of 11 other features",
+        ),
     ],
 )
 def test_a_features_file_that_is_wrong_is_refused(content: Any, reason: str, capfd: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ from sklearn.ensemble import (
 )
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
 
@@ -259,6 +260,13 @@ def test_a_step_without_a_converter_is_named(tmp_path: Path) -> None:
         (MATRIX, {"schema": "core/9"}, "--schema: expected core/1 or full/1, got 'core/9'"),
         (FRAME, {"schema": "core/1"}, "rows: expected columns of core/1, each once, got own 0"),
         (MATRIX, {"threshold": 2.0}, "threshold: expected a number from 0 to 1, got 2.0"),
+        (MATRIX, {"threshold": float("nan")}, "threshold: expected a number from 0 to 1, got nan"),
+        (MATRIX, {"threshold": "0.5"}, "threshold: expected a number from 0 to 1, got '0.5'"),
+        (
+            MATRIX,
+            {"name": "core", "features": list(FRAME)},
+            "feature names: name: 'core/1' is the schema of 11 other features",
+        ),
         (MATRIX, {"name": "../up"}, "NAME: expected letters, digits, - and _"),
     ],
 )
@@ -266,3 +274,18 @@ def test_a_wrong_argument_is_named(rows: Any, options: dict[str, Any], reason: s
     model = LogisticRegression().fit(MATRIX * 0, Y)
     with pytest.raises((UsageError, InputError), match=reason):
         add_estimator(model, rows, **{"name": "mine", "models_dir": tmp_path, **options})
+
+
+def test_a_refusal_leaves_nothing(tmp_path: Path) -> None:
+    model = KNeighborsClassifier().fit(MATRIX, Y)
+    with pytest.raises((BundleError, TrainingError)):
+        add_estimator(model, MATRIX, name="nearest", models_dir=tmp_path / "models")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("threshold", [np.float32(0.25), np.float64(0.25), 1, 0])
+def test_the_threshold_may_be_any_real_number(threshold: Any, tmp_path: Path) -> None:
+    added = add_estimator(
+        LogisticRegression().fit(MATRIX * 0, Y), MATRIX, name="mine", models_dir=tmp_path, threshold=threshold
+    )
+    assert read_bundle(added.folder)[0].decision_threshold == threshold

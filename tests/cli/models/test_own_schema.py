@@ -13,6 +13,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from cli.main import run_command
+from clients.requests import named_request
 from clients.sync import Client
 from common.errors import RequestError, SchemaMismatchError
 from common.schema import CORE_1
@@ -20,11 +21,11 @@ from tests.cli.models.exports import Network, training_data
 from tests.server.bundles import write_bundle
 from tests.server.processes import running, serve
 from volcast.oip.v2 import ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse
-from volcast.v1 import ModelSelector
+from volcast.v1 import ModelSelector, PredictRequest, PredictResponse
 
 pytestmark = pytest.mark.process
 
-NAMES = ("depth", "spread", "age at quote")
+NAMES = ("depth", "größe", "age at quote")
 NETWORK = Network(width=3)
 MATRIX = training_data(3)[0][:40]
 EXPECTED = NETWORK.probabilities(MATRIX)
@@ -140,7 +141,7 @@ def test_rest_takes_a_row_by_name(interfaces: Interfaces) -> None:
 
 
 def test_rest_names_a_feature_that_is_missing(interfaces: Interfaces) -> None:
-    answer = interfaces.rest.post("/predict?model=book", json={"features": {"depth": 1, "spread": 2}})
+    answer = interfaces.rest.post("/predict?model=book", json={"features": {"depth": 1, "größe": 2}})
     assert answer.status_code == 422
     assert answer.json()["violations"] == [{"field": "age at quote", "problem": "missing", "value": None}]
 
@@ -150,3 +151,81 @@ def test_the_command_takes_a_row_by_name(interfaces: Interfaces, capfd: pytest.C
     options = ["--server", interfaces.client.target, "--model", "book", "--features", features, "--json"]
     assert run_command(["predict", *options]) == 0
     assert json.loads(capfd.readouterr().out)["probability"] == pytest.approx(EXPECTED[0], abs=FLOAT32)
+
+
+# Names that are not ASCII
+
+
+WRONG_NAME = {"depth": 1.0, "gröse": 2.0, "age at quote": 3.0}
+
+
+def test_a_violation_has_the_features_own_name(interfaces: Interfaces) -> None:
+    with pytest.raises(RequestError) as raised:
+        interfaces.client.predict_named([WRONG_NAME], model=BOOK)
+    assert {(fault.field, fault.description) for fault in raised.value.violations} == {
+        ("named.rows[0].features[größe]", "missing"),
+        ("named.rows[0].features[gröse]", "no feature of schema book/1"),
+    }
+
+
+def test_the_status_message_has_the_features_own_name(interfaces: Interfaces) -> None:
+    call = interfaces.channel.unary_unary(
+        "/volcast.v1.InferenceService/Predict", PredictRequest.SerializeToString, PredictResponse.FromString
+    )
+    with pytest.raises(grpc.RpcError) as raised:
+        call(named_request([WRONG_NAME], BOOK), timeout=5)
+    assert raised.value.details().startswith("named.rows[0].features[größe]: missing")
+
+
+def test_a_violation_in_a_stream_has_the_features_own_name(interfaces: Interfaces) -> None:
+    with interfaces.client.stream() as stream:
+        stream.send(1, named_request([WRONG_NAME], BOOK))
+        error = stream.receive(5).error
+    assert error.message.startswith("named.rows[0].features[größe]: missing")
+
+
+def test_control_characters_stay_escaped(interfaces: Interfaces) -> None:
+    with pytest.raises(RequestError, match=r"features\[\\x1b\[31mred\\u202e\]: no feature of schema book/1"):
+        interfaces.client.predict_named([{**named(MATRIX[0]), "\x1b[31mred\u202e": 1.0}], model=BOOK)
+
+
+def test_rest_names_a_feature_as_the_schema_does(interfaces: Interfaces) -> None:
+    answer = interfaces.rest.post("/predict?model=book", json={"features": WRONG_NAME})
+    assert answer.status_code == 422
+    assert [fault["field"] for fault in answer.json()["violations"]] == ["größe", "gröse"]
+    wrong_value = interfaces.rest.post("/predict?model=book", json={"features": {**WRONG_NAME, "größe": "groß"}})
+    assert wrong_value.json()["violations"] == [
+        {"field": "größe", "problem": "expected a finite number", "value": '"groß"'}
+    ]
+
+
+@pytest.mark.parametrize(("name", "shown"), [("gröse", "'gröse'"), ("a\x1b", r"'a\x1b'")])
+def test_the_open_inference_protocol_names_an_input_as_it_came(interfaces: Interfaces, name: str, shown: str) -> None:
+    tensor = {"name": name, "datatype": "FP64", "shape": [1], "data": [1.0]}
+    answer = interfaces.rest.post("/v2/models/book/infer", json={"inputs": [tensor]})
+    assert answer.json()["error"].startswith(f"inputs[0].name: no input {shown} here; the model takes ")
+
+
+def test_the_open_inference_protocol_names_a_missing_input_as_the_schema_does(interfaces: Interfaces) -> None:
+    tensor = {"name": "depth", "datatype": "FP64", "shape": [1], "data": [1.0]}
+    answer = interfaces.rest.post("/v2/models/book/infer", json={"inputs": [tensor]})
+    assert answer.json()["error"] == "inputs: missing: größe, age at quote"
+
+
+def test_the_command_names_a_feature_as_the_schema_does(
+    interfaces: Interfaces, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--server", interfaces.client.target, "--model", "book", "--features", json.dumps(WRONG_NAME)]
+    assert run_command(["predict", *options]) == 2
+    assert capfd.readouterr().err == (
+        "volcast: --features: größe: missing; --features: gröse: no feature of schema book/1\n"
+    )
+
+
+def test_the_example_of_core_1_is_no_row_of_another_schema(
+    interfaces: Interfaces, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["predict", "--server", interfaces.client.target, "--model", "book", "--example"]) == 2
+    assert capfd.readouterr().err == (
+        "volcast: --example is a row of core/1; model book takes book/1 (depth, größe, age at quote): use --features\n"
+    )

@@ -40,6 +40,8 @@ def test_features_are_answered_as_json(server: Process) -> None:
         ((), "give either --features JSON or --example"),
         (("--features", "{}", "--example"), "give either --features JSON or --example"),
         (("--features", '{"price": "1"}'), '--features: price: expected a finite number, got "1"'),
+        (("--example", "--model", "a\udcff"), r"--model: expected Unicode characters, got a\udcff"),
+        (("--example", "--version", "a\udcff"), r"--version: expected Unicode characters, got a\udcff"),
         (("--example", "--server", "127.0.0.1:1"), "inference server at 127.0.0.1:1: UNAVAILABLE: "),
     ],
 )
@@ -69,7 +71,7 @@ def test_an_error_names_the_feature_or_the_option_at_fault(
     server: Process, options: tuple[str, ...], line: str
 ) -> None:
     done = run_to_end("predict", "--server", server.address, *options)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith(line), done.stderr
     assert done.stderr.count("\n") == 1
     assert "named" not in done.stderr
@@ -86,6 +88,20 @@ def test_a_feature_that_is_no_finite_number_is_named(value: str) -> None:
 def test_what_is_no_json_is_said_to_be_none(text: str) -> None:
     with pytest.raises(UsageError, match="--features is not JSON"):
         parse_features(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('{"größe": "groß"}', '--features: größe: expected a finite number, got "groß"'),
+        (r'{"\u001b[31m": null}', r"--features: \x1b[31m: expected a finite number, got null"),
+        (r'{"\ud800": 1}', r"--features: \ud800: expected a name of Unicode characters"),
+    ],
+)
+def test_a_name_is_shown_without_control_characters(text: str, line: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        parse_features(text)
+    assert str(raised.value) == line
 
 
 def test_json_that_is_no_object_is_refused() -> None:
