@@ -196,7 +196,8 @@ def test_a_lock_file_that_its_holder_removed_is_not_locked(store: ModelStore, mo
     """A writer opens the file, its holder removes it and ends, and a third writer makes and locks the file anew."""
     holder = store.locked()
     holder.__enter__()
-    lock, locks = fcntl.flock, []
+    lock = fcntl.flock
+    locks: list[int] = []
 
     def end_the_holder_first(descriptor: int, operation: int) -> None:
         if not locks:
