@@ -105,11 +105,11 @@ REFUSED: list[tuple[Any, str]] = [
     ({"stable": "3", "canary": {"version": "3", "share": 0.5}}, "version '3' has more than one label"),
     ({"stable": "3", "shadow": ["3"]}, "version '3' has more than one label"),
     ({"stable": "3", "shadow": ["4", "4"]}, "version '4' has more than one label"),
-    ({"stable": "7"}, "stable: version '7' is not held; held: 1, 2, 3, 4"),
-    ({"stable": "3", "canary": {"version": "7", "share": 0.5}}, "canary: version '7' is not held"),
-    ({"stable": "3", "shadow": ["7"]}, "shadow: version '7' is not held"),
-    ({"stable": "../jumps/1"}, "stable: version '../jumps/1' is not held"),
-    ({"stable": "/etc"}, "stable: version '/etc' is not held"),
+    ({"stable": "7"}, "stable: version '7' is not loaded; loaded: 1, 2, 3, 4"),
+    ({"stable": "3", "canary": {"version": "7", "share": 0.5}}, "canary: version '7' is not loaded"),
+    ({"stable": "3", "shadow": ["7"]}, "shadow: version '7' is not loaded"),
+    ({"stable": "../jumps/1"}, "stable: version '../jumps/1' is not loaded"),
+    ({"stable": "/etc"}, "stable: version '/etc' is not loaded"),
 ]
 
 

@@ -105,8 +105,8 @@ def test_a_reload_keeps_the_stable_version_where_the_names_have_no_order(tmp_pat
 @pytest.mark.parametrize(
     ("selection", "field", "text"),
     [
-        (Selection(name="moon"), "model.name", "no model 'moon'; held: volatility"),
-        (Selection(version="7"), "model.version", "model 'volatility' has no version '7'; held: 9, 10"),
+        (Selection(name="moon"), "model.name", "no model 'moon'; loaded: volatility"),
+        (Selection(version="7"), "model.version", "model 'volatility' has no version '7'; loaded: 9, 10"),
         (Selection(label="canary"), "model.label", "model 'volatility' has no label 'canary'; assigned: stable"),
     ],
 )
@@ -147,7 +147,7 @@ def _move(folder: Path) -> None:
         (_without(MANIFEST_FILE), "manifest.json cannot be read: No such file"),
         (_flip_a_byte, "model.onnx is damaged: SHA-256"),
         (_cut_manifest, "manifest.json: Input data was truncated"),
-        (_move, "the manifest says volatility/2, the folder volatility/3"),
+        (_move, "the manifest has volatility/2, the folder volatility/3"),
     ],
 )
 def test_a_damaged_bundle_is_reported_and_the_others_serve(

@@ -78,7 +78,7 @@ def test_a_bundle_that_no_server_loads_is_refused_with_its_reason(
     assert models("promote", "volatility", "--run", run, "--no-track") == 3
     text = capfd.readouterr().out
     assert "REFUSED load" in text
-    assert "opset: the manifest says 17, model.onnx uses 18" in text
+    assert "opset: the manifest has 17, model.onnx uses 18" in text
     assert not Path("models/volatility").exists()
 
 

@@ -146,8 +146,8 @@ def test_thousands_of_unknown_fields_get_a_short_answer(gateway: httpx.Client) -
 @pytest.mark.parametrize(
     ("fields", "error"),
     [
-        ({"model": "moon"}, "model: no model 'moon'; held: jumps, volatility"),
-        ({"version": "7"}, "version: model 'volatility' has no version '7'; held: 9, 10"),
+        ({"model": "moon"}, "model: no model 'moon'; loaded: jumps, volatility"),
+        ({"version": "7"}, "version: model 'volatility' has no version '7'; loaded: 9, 10"),
     ],
 )
 def test_an_unknown_model_or_version_is_404(gateway: httpx.Client, fields: dict[str, str], error: str) -> None:

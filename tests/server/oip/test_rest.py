@@ -69,11 +69,11 @@ def test_the_server_is_live_and_ready(rest: httpx.Client) -> None:
     [
         ("volatility/ready", 200, {"name": "volatility", "ready": True}),
         ("volatility/versions/9/ready", 200, {"name": "volatility", "ready": True}),
-        ("moon/ready", 404, {"error": "model_name: no model 'moon'; held: jumps, volatility"}),
+        ("moon/ready", 404, {"error": "model_name: no model 'moon'; loaded: jumps, volatility"}),
         (
             "volatility/versions/7/ready",
             404,
-            {"error": "model_version: model 'volatility' has no version '7'; held: 9, 10"},
+            {"error": "model_version: model 'volatility' has no version '7'; loaded: 9, 10"},
         ),
     ],
 )
