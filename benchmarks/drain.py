@@ -29,6 +29,8 @@ from benchmarks.balancers import Backend, balancer, program
 from benchmarks.machine import header, machine
 from benchmarks.processes import free_port
 from benchmarks.rolling import PREDICT, SHIPPED, STREAM, TIMEOUT_S, await_calls, replica, request
+from benchmarks.sections import row_as_builtins
+from benchmarks.targets import Row, at_most
 from volcast.v1 import PredictResponse, StreamPredictRequest, StreamPredictResponse
 
 UNARY_CALLERS, STREAM_CALLERS = 4, 4
@@ -201,9 +203,35 @@ def main(restarts: int, names: tuple[str, ...], front: str, out: Path) -> None:
         )
         for failure, times in counts.failures.most_common(5):
             console.print(f"  {times} x {failure}", highlight=False)
+    result["rows"] = [row_as_builtins(row) for row in _rows(result["balancers"])]  # for benchmarks.scorecard
     out.write_text(json.dumps(result, indent=1) + "\n")
     if failed:
         sys.exit(1)
+
+
+def _rows(balancers: dict[str, dict[str, Any]]) -> list[Row]:
+    def total(name: str) -> int:
+        return sum(counts[name] for counts in balancers.values())
+
+    what, how = "drain behind Envoy and HAProxy", f"behind {' and '.join(balancers)}"
+    calls = f"{total('calls')} calls {how}"
+    streams = f"{total('streams')} streams {how}, {total('ended_unavailable')} ended with UNAVAILABLE"
+    return [
+        Row(
+            what=f"{what}, failed unary calls",
+            unit="calls",
+            ours=total("failed_calls"),
+            target=at_most(0, "calls"),
+            note=calls,
+        ),
+        Row(
+            what=f"{what}, streams without a status",
+            unit="streams",
+            ours=total("without_status"),
+            target=at_most(0, "streams"),
+            note=streams,
+        ),
+    ]
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from volcast.v1 import (
 if TYPE_CHECKING:
     from typing import Self
 
-    from typing_extensions import Buffer
+    from clients.requests import PackedValues
 
 Response = TypeVar("Response", PredictResponse, HealthResponse)
 
@@ -75,7 +75,7 @@ class AsyncClient:
 
     async def predict_packed(
         self,
-        values: Buffer,
+        values: PackedValues,
         row_count: int,
         schema_hash: str,
         *,
@@ -168,7 +168,7 @@ class AsyncPredictStream:
         return received
 
     async def predict_packed(
-        self, values: Buffer, row_count: int, schema_hash: str, timeout_s: float | None = None
+        self, values: PackedValues, row_count: int, schema_hash: str, timeout_s: float | None = None
     ) -> PredictResponse:
         """Sends a frame of packed rows and waits for its answer. No other frame may be in flight."""
         self._next_id += 1

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 from volcast.v1 import DATA_TYPE_FLOAT64, ModelSelector, NamedRow, NamedRows, PackedRows, PredictRequest
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from typing_extensions import Buffer
+
+    class ArrayMemory(Protocol):
+        """An array of numpy, whose types declare the buffer protocol from Python 3.12 on only."""
+
+        @property
+        def data(self) -> memoryview: ...
+
+    PackedValues = Buffer | ArrayMemory
 
 METHOD_PREFIX = "/volcast.v1.InferenceService/"
 
@@ -26,7 +36,7 @@ def named_request(
 
 
 def packed_request(
-    values: Buffer, row_count: int, schema_hash: str, model: ModelSelector | None = None, routing_key: str = ""
+    values: PackedValues, row_count: int, schema_hash: str, model: ModelSelector | None = None, routing_key: str = ""
 ) -> PredictRequest:
     """A request with packed rows.
 
@@ -41,9 +51,9 @@ def packed_request(
     return request
 
 
-def fill_packed(packed: PackedRows, values: Buffer, row_count: int, schema_hash: str) -> None:
+def fill_packed(packed: PackedRows, values: PackedValues, row_count: int, schema_hash: str) -> None:
     """Sets the fields in place, since assigning a finished message into another copies it."""
     packed.schema_hash = schema_hash
     packed.data_type = DATA_TYPE_FLOAT64
     packed.row_count = row_count
-    packed.values = bytes(values)
+    packed.values = bytes(values)  # type: ignore[arg-type]  # every ArrayMemory is a buffer

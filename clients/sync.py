@@ -42,7 +42,7 @@ from volcast.v1 import (
 if TYPE_CHECKING:
     from typing import Self
 
-    from typing_extensions import Buffer
+    from clients.requests import PackedValues
 
 Response = TypeVar("Response", PredictResponse, HealthResponse)
 Outgoing = SimpleQueue[StreamPredictRequest | None]
@@ -97,7 +97,7 @@ class Client:
 
     def predict_packed(
         self,
-        values: Buffer,
+        values: PackedValues,
         row_count: int,
         schema_hash: str,
         *,
@@ -167,7 +167,7 @@ class PredictStream:
         self._put(StreamPredictRequest(frame_id=frame_id, request=request))
 
     def send_packed(
-        self, frame_id: int, values: Buffer, row_count: int, schema_hash: str, model: ModelSelector | None = None
+        self, frame_id: int, values: PackedValues, row_count: int, schema_hash: str, model: ModelSelector | None = None
     ) -> None:
         """Queues a frame of packed rows (see Client.predict_packed) without copying the rows twice."""
         frame = StreamPredictRequest(frame_id=frame_id)
@@ -207,7 +207,7 @@ class PredictStream:
 
     def predict_packed(
         self,
-        values: Buffer,
+        values: PackedValues,
         row_count: int,
         schema_hash: str,
         timeout_s: float | None = None,

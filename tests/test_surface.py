@@ -9,10 +9,10 @@ import gzip
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import httpx
@@ -54,7 +54,9 @@ def compose() -> dict[str, Any]:
     return loaded
 
 
-def run(*arguments: str | Path, cwd: Path, timeout_s: float = 300.0, **environ: str) -> CompletedProcess[str]:
+def run(
+    *arguments: str | Path, cwd: Path, timeout_s: float = 300.0, environ: Mapping[str, str] | None = None
+) -> CompletedProcess[str]:
     done = volcast(*map(str, arguments), cwd=cwd, environ=environ, timeout_s=timeout_s)
     assert done.returncode == 0, done.stderr
     return done
@@ -168,8 +170,8 @@ class TestStream:
         exchange = start(parts, "exchange", ["exchange", "--simulate", "--port", "0", "--seed", "5"]).ready
         assert exchange is not None
         options = ["--url", exchange["url"], "--duration", "3s", "--archive", str(tmp_path / "raw")]
-        run("ingest", *options, cwd=tmp_path, **as_environ(kafka), VOLCAST_INGEST__METRICS_PORT="0")
-        records = [decode_record(message.value()) for message in read_all(kafka, kafka.topics.raw, 2)]
+        run("ingest", *options, cwd=tmp_path, environ={**as_environ(kafka), "VOLCAST_INGEST__METRICS_PORT": "0"})
+        records = [decode_record(message.value() or b"") for message in read_all(kafka, kafka.topics.raw, 2)]
         assert {record.product_id for record in records if isinstance(record, Tick)} == {"BTC-USD", "ETH-USD"}
         (file,) = (tmp_path / "raw").rglob("*.ndjson*")
         assert file.suffix == ".ndjson"
@@ -184,8 +186,8 @@ class TestStream:
         assert json.loads(done.stdout)["problems"] is not None
 
     def test_replay_takes_minutes_of_the_newest_recording(self, kafka: KafkaConfig, home: Path) -> None:
-        done = run("replay", "--duration", "10", "--speed", "max", "--json", cwd=home, **as_environ(kafka))
-        ticks = [decode_record(message.value()) for message in read_all(kafka, kafka.topics.raw, 600)]
+        done = run("replay", "--duration", "10", "--speed", "max", "--json", cwd=home, environ=as_environ(kafka))
+        ticks = [decode_record(message.value() or b"") for message in read_all(kafka, kafka.topics.raw, 600)]
         assert json.loads(done.stdout)["ticks"] == 601 == sum(isinstance(each, Tick) for each in ticks)  # both ends
 
 
@@ -335,7 +337,7 @@ class TestGrpc:
         assert load_config(ROOT / "config.yaml", {}).server.port == 50051
 
     def test_services_are_listed_and_described(self, channel: grpc.Channel) -> None:
-        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        stub = cast(Any, reflection_pb2_grpc.ServerReflectionStub(channel))
         questions = [
             reflection_pb2.ServerReflectionRequest(list_services=""),
             reflection_pb2.ServerReflectionRequest(file_containing_symbol="volcast.v1.InferenceService"),
@@ -351,7 +353,7 @@ class TestGrpc:
         assert {"Predict", "StreamPredict", "Health"} <= methods
 
     def test_health_is_checked_and_watched(self, channel: grpc.Channel) -> None:
-        stub = health_pb2_grpc.HealthStub(channel)
+        stub = cast(Any, health_pb2_grpc.HealthStub(channel))
         request = health_pb2.HealthCheckRequest()
         serving = health_pb2.HealthCheckResponse.SERVING
         assert stub.Check(request, timeout=20).status == serving

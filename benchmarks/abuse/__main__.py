@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from time import monotonic_ns, perf_counter
 
 import click
@@ -24,11 +21,12 @@ from benchmarks.abuse.decoders import Decoders
 from benchmarks.abuse.health import TARGET_MS, Checks, HealthProbe, probing
 from benchmarks.abuse.target import Target, Witness, descriptors, serving
 from benchmarks.abuse.wire import NO_STATUS, ROUND, Wire, replay
-from benchmarks.machine import header, machine
+from benchmarks.machine import header
+from benchmarks.stored import store
+from benchmarks.targets import Row, at_most
 
 # Of all requests: in this process; then over sockets: calls and recordings, each front.
 SHARES = {"decoders": 0.75, "native": 0.15, "native wire": 0.04, "grpcio": 0.05, "grpcio wire": 0.01}
-RESULTS = Path(__file__).parent.parent / "results" / "abuse.json"
 OUR_FAULT = (2, 13)  # UNKNOWN, INTERNAL
 MIN_ATTACK_NS = 2_000_000_000  # of a flood, repeated so long for the sake of the health checks
 GROWTH_MB = 16.0  # of a server's memory between the end of its warm-up and the end
@@ -193,15 +191,18 @@ def _descriptors() -> int:
 
 
 def _save(health: dict[str, Checks], command: str) -> None:
-    rows = {name: {key: round(value, 2) for key, value in checks._asdict().items()} for name, checks in health.items()}
-    kept = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": machine(),
-        "command": command,
-        "target_p99_ms": TARGET_MS,
-        "health_checks": rows,
-    }
-    RESULTS.write_text(json.dumps(kept, indent=2) + "\n")
+    """Stores a row per attack, the slowest first: benchmarks.scorecard shows them."""
+    rows = [
+        Row(
+            what=f"health checks during {name}, p99",
+            unit="ms",
+            ours=checks.p99_ms,
+            target=at_most(TARGET_MS, "ms"),
+            note=f"{checks.checks} checks, max {checks.max_ms:.1f} ms",
+        )
+        for name, checks in sorted(health.items(), key=lambda item: -item[1].p99_ms)
+    ]
+    store("attacks", command, rows)
 
 
 @click.command(context_settings={"show_default": True})
@@ -210,7 +211,7 @@ def _save(health: dict[str, Checks], command: str) -> None:
 @click.option("--scale", type=click.FloatRange(0.01, 1), default=1.0, help="Of the attacks: connections, frames.")
 @click.option("--seed", type=int, default=1, help="The same seed sends the same.")
 @click.option("--atheris/--no-atheris", default=True, help="Coverage-guided decoders, in an environment of its own.")
-@click.option("--save", is_flag=True, help="Keep the latencies of health checks in benchmarks/results/abuse.json.")
+@click.option("--save", is_flag=True, help="Keep the latencies of health checks in benchmarks/results/attacks.json.")
 def main(requests: int, fronts: str, scale: float, seed: int, atheris: bool, save: bool) -> None:
     console, findings = Console(), Findings()
     header(console, f"python -m benchmarks.abuse --requests {requests} --seed {seed}", "sockets on loopback")

@@ -38,7 +38,7 @@ def answer(rows: int = 1) -> bytes:
 @contextmanager
 def fake(predict: Any = None, stream: Any = None) -> Iterator[str]:
     """A server whose methods take and give bytes."""
-    handlers = {
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
         "Predict": grpc.unary_unary_rpc_method_handler(predict),
         "StreamPredict": grpc.stream_stream_rpc_method_handler(stream),
     }

@@ -45,10 +45,11 @@ def test_a_real_client_runs_in_turns_on_every_side_and_counts_that_sides_cpu(mon
     rows = list(rows_of(silent(), (case,), SIDES))
     assert [call["address"] for call in given] == ["ours", "before", "echo", "echo", "before", "ours"]
     assert {(call["address"], call["server-pid"]) for call in given} == {("ours", 1), ("before", 2), ("echo", 3)}
-    assert [(row.beside, row.unit, row.ratio, row.reached) for row in rows[:2]] == [
-        (CPP, "calls/s", pytest.approx(1.5), True),
-        ("d3860c7", "calls/s", pytest.approx(1.2), None),
+    assert [(row.beside, row.unit, row.reached) for row in rows[:2]] == [
+        (CPP, "calls/s", True),
+        ("d3860c7", "calls/s", None),
     ]
+    assert [row.ratio for row in rows[:2]] == pytest.approx([1.5, 1.2])
     assert {row.unit for row in rows[2:]} == {"us of CPU a call"}
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import click
 import pytest
 
+from benchmarks.processes import free_port
 from cli.main import COMMANDS, run_command, volcast
 from common.errors import ConfigError, UnavailableError
-from tests.processes import ROOT, free_port
+from tests.processes import ROOT
 from tests.processes import volcast as process
 
 NOWHERE = "/no/such/file"
@@ -28,17 +29,17 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def words(name: str) -> list[str]:
     """What runs a command that may be a group: its first one."""
-    command = volcast.get_command(click.Context(volcast), name)  # type: ignore[attr-defined]
+    command = volcast.get_command(click.Context(volcast), name)
     return [name, next(iter(command.commands))] if isinstance(command, click.Group) else [name]
 
 
 def failing(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     """Exit code and the one line on standard error; nothing else may have been said."""
     code = run_command(list(arguments))
-    said = capfd.readouterr()
-    lines = said.err.splitlines()
-    assert said.out == ""
-    assert len(lines) == 1, said.err
+    output = capfd.readouterr()
+    lines = output.err.splitlines()
+    assert output.out == ""
+    assert len(lines) == 1, output.err
     assert lines[0].startswith("volcast: ")
     return code, lines[0].removeprefix("volcast: ")
 
@@ -46,17 +47,18 @@ def failing(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_answers_help_with_an_example(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_command([name, "--help"]) == 0
-    said = capfd.readouterr()
-    assert said.err == ""
-    assert "Example" in said.out
-    assert f"volcast {name}" in said.out.split("Example")[1]
+    output = capfd.readouterr()
+    assert output.err == ""
+    assert "Example" in output.out
+    assert f"volcast {name}" in output.out.split("Example")[1]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_takes_a_configuration_file(name: str) -> None:
-    command = volcast.get_command(click.Context(volcast), name)  # type: ignore[attr-defined]
-    for one in command.commands.values() if isinstance(command, click.Group) else [command]:
-        options = {option for parameter in one.params for option in parameter.opts}
+    command = volcast.get_command(click.Context(volcast), name)
+    assert command is not None
+    for part in command.commands.values() if isinstance(command, click.Group) else [command]:
+        options = {option for parameter in part.params for option in parameter.opts}
         assert "--config" in options or name == "bench"  # whose loads are its own, not a configuration's
 
 
@@ -238,12 +240,12 @@ def test_a_message_of_several_lines_is_told_in_one(
     def fail(**_: object) -> None:
         raise UnavailableError("first\nsecond")
 
-    monkeypatch.setattr(volcast.get_command(click.Context(volcast), "watch"), "callback", fail)  # type: ignore[attr-defined]
+    monkeypatch.setattr(volcast.get_command(click.Context(volcast), "watch"), "callback", fail)
     assert failing(capfd, "watch") == (1, "first second")
 
 
 def test_an_exit_code_is_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = volcast.get_command(click.Context(volcast), "watch")  # type: ignore[attr-defined]
+    command = volcast.get_command(click.Context(volcast), "watch")
     for outcome, code in ((None, 0), (0, 0), (3, 3)):
         monkeypatch.setattr(command, "callback", lambda outcome=outcome, **_: outcome)
         assert run_command(["watch"]) == code
@@ -253,7 +255,7 @@ def test_an_interrupt_before_signals_are_minded_is_130(monkeypatch: pytest.Monke
     def interrupt(**_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(volcast.get_command(click.Context(volcast), "watch"), "callback", interrupt)  # type: ignore[attr-defined]
+    monkeypatch.setattr(volcast.get_command(click.Context(volcast), "watch"), "callback", interrupt)
     assert run_command(["watch"]) == 130
 
 
@@ -291,8 +293,8 @@ def test_a_worker_whose_batches_the_server_would_refuse_does_not_start(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VOLCAST_WORKER__MAX_BATCH_TICKS", "70000")
-    code, said = failing(capfd, "worker")
-    assert (code, said) == (
+    code, error = failing(capfd, "worker")
+    assert (code, error) == (
         2,
         "config: worker.max_batch_ticks: expected at most server.max_rows, 65536, got 70000",
     )

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.processes import free_port
 from cli.main import run_command
 from cli.run.command import STALL_TIMEOUT_S, Stall, _carry_out, _clean, _no_tick, require_complete
 from cli.run.plan import FETCH_WAIT_MS, SHORT_FETCH_WAIT_MS, fetch_wait_ms
@@ -35,7 +36,7 @@ from pipeline.datasets import coinbase_ticker_2026
 from pipeline.features.table import FeatureRows, compute_features
 from pipeline.parquet import read_features
 from pipeline.stream.broker import broker_binary
-from tests.processes import ROOT, await_true, free_port
+from tests.processes import ROOT, await_true
 
 MARK = "VOLCAST_TEST_RUN"
 KEYS = {"ticks", "features", "predictions", "not_warm", "gaps", "late", "dead", "latency_ms", "duration_s"}
@@ -80,14 +81,14 @@ class Run:
 
     def alive(self) -> dict[int, str]:
         """Processes of this run that still are: id -> how they were called."""
-        found = {}
+        processes = {}
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 if f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
-                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    processes[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue
-        return found
+        return processes
 
     def await_ready(self) -> None:
         await_true(lambda: any("ready after" in line for line in self.err) or self.process.poll() is not None, 60)
@@ -375,7 +376,7 @@ def test_a_folder_in_use_by_another_run_is_left_alone(tmp_path: Path, capfd: pyt
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("script", "expected"),
     [
         ("import os; os.kill(os.getpid(), 9)", "was killed by SIGKILL"),
         ("print('ready'); raise SystemExit(3)", "ended with exit code 3"),
@@ -383,12 +384,14 @@ def test_a_folder_in_use_by_another_run_is_left_alone(tmp_path: Path, capfd: pyt
     ],
 )
 @pytest.mark.process
-def test_a_part_that_ended_is_told_by_its_own_line_or_by_how_it_ended(tmp_path: Path, script: str, said: str) -> None:
+def test_a_part_that_ended_is_told_by_its_own_line_or_by_how_it_ended(
+    tmp_path: Path, script: str, expected: str
+) -> None:
     part = Process("server", [], tmp_path / "server.log")
     with part.log.open("wb") as log:
         part.popen = subprocess.Popen([sys.executable, "-c", script], stdout=log, stderr=log)
         part.popen.wait()
-    assert part.failure_line() == said
+    assert part.failure_line() == expected
 
 
 @pytest.mark.process
@@ -410,15 +413,17 @@ def test_only_a_part_that_may_end_and_ends_well_is_not_missed(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("summary", "said"),
+    ("summary", "expected"),
     [
         ({}, "read 7 of 10 records"),
         ({"consumed": 9, "backlog_rows": 0}, "read 9 of 10 records"),
         ({"consumed": 10, "backlog_rows": 3}, "3 rows still waited for the inference server"),
     ],
 )
-def test_a_run_that_did_not_carry_everything_through_fails(tmp_path: Path, summary: dict[str, int], said: str) -> None:
+def test_a_run_that_did_not_carry_everything_through_fails(
+    tmp_path: Path, summary: dict[str, int], expected: str
+) -> None:
     part = Process("worker", [], tmp_path / "worker.log", stats={"consumed": 7})
     require_complete({"consumed": 10, "backlog_rows": 0}, 10, part)
-    with pytest.raises(UnavailableError, match=said):
+    with pytest.raises(UnavailableError, match=expected):
         require_complete(summary, 10, part)

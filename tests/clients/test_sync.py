@@ -45,7 +45,7 @@ def test_named_and_packed_rows_are_scored(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "buffer", [rows(1), rows(1).tobytes(), memoryview(rows(1)), array("d", rows(1)[0]), bytearray(rows(1).tobytes())]
+    "buffer", [rows(1), rows(1).tobytes(), rows(1).data, array("d", rows(1)[0]), bytearray(rows(1).tobytes())]
 )
 def test_any_buffer_of_float64_can_be_packed(client: Client, buffer: bytes) -> None:
     (probability,) = client.predict_packed(buffer, 1, CORE_1.hash).probabilities

@@ -28,7 +28,10 @@ def test_the_tree_drawn_in_the_module_is_the_tree() -> None:
     assert sorted(drawn) == sorted(kind.__name__ for kind in tree(VolcastError))
 
 
-@pytest.mark.parametrize("kind", sorted(tree(VolcastError), key=lambda kind: kind.__name__))
+KINDS = sorted(tree(VolcastError), key=lambda kind: kind.__name__)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_wrong_usage_exits_2_a_refused_model_3_and_everything_else_1(kind: type[VolcastError]) -> None:
     assert kind.exit_code == {UsageError: 2, ConfigError: 2, GateError: 3}.get(kind, 1)
 

@@ -33,18 +33,18 @@ def put(store: ModelStore, made: Made, *, threshold: float = 0.5) -> str:
 
 def test_what_is_put_is_what_a_server_loads_and_answers_with(store: ModelStore, made: Made) -> None:
     assert put(store, made) == "1"
-    held = Repository("volatility").load(store.folder.parent)
-    assert list(held.models) == [("volatility", "1")]
-    assert held.failures == ()
+    snapshot = Repository("volatility").load(store.folder.parent)
+    assert list(snapshot.models) == [("volatility", "1")]
+    assert snapshot.failures == ()
 
 
 def test_files_beside_the_bundle_disturb_no_server(store: ModelStore, made: Made) -> None:
     store.put(made.manifest, made.model, {"trained.json": b"{}"})
     store.write_history(History())
     store.pin()
-    held = Repository("volatility").load(store.folder.parent)
-    assert held.failures == ()
-    assert [model.version for model in held.labelled.values()] == ["1"]
+    snapshot = Repository("volatility").load(store.folder.parent)
+    assert snapshot.failures == ()
+    assert [model.version for model in snapshot.labelled.values()] == ["1"]
 
 
 def test_the_same_bundle_is_put_once_whatever_number_it_came_with(store: ModelStore, made: Made) -> None:
@@ -96,8 +96,8 @@ def test_without_a_file_the_highest_number_is_stable_as_for_a_server(store: Mode
     (store.folder / "10" / MANIFEST_FILE).touch()
     assert store.effective_labels() == Labels("10")
     shutil.rmtree(store.folder / "10")
-    held = Repository("volatility").load(store.folder.parent)
-    assert store.effective_labels() == Labels(held.labelled["volatility", "stable"].version)
+    snapshot = Repository("volatility").load(store.folder.parent)
+    assert store.effective_labels() == Labels(snapshot.labelled["volatility", "stable"].version)
 
 
 def test_the_newest_version_is_stable_in_natural_order_and_none_without_an_order(tmp_path: Path) -> None:

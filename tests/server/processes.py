@@ -69,7 +69,7 @@ class Process:
 @contextmanager
 def running(command: str, *options: str, cwd: Path | None = None, **environ: str) -> Iterator[Process]:
     """Starts `volcast COMMAND` and waits until it is ready; ends it at the end, if it still runs."""
-    with starting(command, *options, cwd=cwd, **environ) as process:
+    with starting(command, *options, cwd=cwd, stderr=None, **environ) as process:
         assert process.ready
         yield process
 
@@ -113,7 +113,7 @@ def _first_report(reports: IO[bytes], log: IO[bytes]) -> dict[str, Any]:
 
 def serve(models: Path, **environ: str) -> Any:
     options = ("--port", "0", "--metrics-port", "0", "--models-dir", str(models))
-    return running("serve", *options, **environ)
+    return running("serve", *options, cwd=None, **environ)
 
 
 def run_to_end(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:

@@ -111,7 +111,7 @@ async def outcome(call: Any) -> tuple[grpc.StatusCode, str]:
 async def test_a_fault_in_the_model_is_internal_logged_and_tells_nothing(front: str, models: Path) -> None:
     log = Log()
     async with fronted(front, models, Spy(broken=True), log) as channel:
-        predict = channel.unary_unary(PREDICT)
+        predict = channel.unary_unary(PREDICT, bytes, bytes)
         raw = packed(rows(1)).SerializeToString()
         for _ in range(6):  # parsed; recognized; and alone, once its headers are known too
             assert await outcome(predict(raw, timeout=20)) == (grpc.StatusCode.INTERNAL, "internal error")
@@ -123,9 +123,9 @@ async def test_a_fault_in_the_model_is_internal_logged_and_tells_nothing(front: 
 async def test_a_fault_in_a_method_is_internal_logged_and_tells_nothing(front: str, models: Path) -> None:
     log = Log()
     async with fronted(front, models, Spy(), log) as channel:
-        unary = channel.unary_unary("/test.Broken/Unary")(b"", timeout=20)
+        unary = channel.unary_unary("/test.Broken/Unary", bytes, bytes)(b"", timeout=20)
         assert await outcome(unary) == (grpc.StatusCode.INTERNAL, "internal error")
-        stream = channel.unary_stream("/test.Broken/Stream")(b"", timeout=20)
+        stream = channel.unary_stream("/test.Broken/Stream", bytes, bytes)(b"", timeout=20)
         assert (await stream.code(), await stream.details()) == (grpc.StatusCode.INTERNAL, "internal error")
     assert log.causes == ["request_failed: secret"] * 2
 
@@ -134,7 +134,7 @@ async def test_a_fault_in_a_stream_is_an_error_of_its_frame(front: str, models: 
     log = Log()
     async with fronted(front, models, Spy(broken=True), log) as channel:
         asked = [frame(5, packed(rows(1))), frame(6, of_model(packed(rows(1)), "jumps")), frame(7, packed(rows(1)))]
-        stream = channel.stream_stream(SERVICE + "StreamPredict")(
+        stream = channel.stream_stream(SERVICE + "StreamPredict", bytes, bytes)(
             iter([request.SerializeToString() for request in asked]), timeout=20
         )
         answers = [StreamPredictResponse.FromString(raw) async for raw in stream]
@@ -149,7 +149,7 @@ async def test_a_fault_in_a_stream_is_an_error_of_its_frame(front: str, models: 
 async def test_few_rows_are_scored_on_the_loop_and_many_beside_it(front: str, models: Path) -> None:
     spy = Spy()
     async with fronted(front, models, spy, Log()) as channel:
-        predict = channel.unary_unary(PREDICT)
+        predict = channel.unary_unary(PREDICT, bytes, bytes)
         for count in (1, INLINE_ROWS, INLINE_ROWS + 1):
             answer = await predict(packed(rows(count)).SerializeToString(), timeout=20)
             assert len(PredictResponse.FromString(answer).probabilities) == count

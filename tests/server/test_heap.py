@@ -44,5 +44,5 @@ def test_a_turn_faults_no_page_in_again() -> None:
 
 
 def test_a_c_library_without_mallopt_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heap.ctypes, "CDLL", lambda name: object())
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     heap.keep_freed_memory()

@@ -25,7 +25,14 @@ from tests.server.conformance.calls import SERVICE, call, channel_to, code_of, p
 from tests.server.conformance.wire import Wire
 from tests.server.processes import Process, run_to_end, serve, starting
 from tests.server.security.raw import DATA, GOAWAY
-from volcast.v1 import HealthResponse, PackedRows, PredictRequest, StreamPredictRequest, StreamPredictResponse
+from volcast.v1 import (
+    DATA_TYPE_FLOAT64,
+    HealthResponse,
+    PackedRows,
+    PredictRequest,
+    StreamPredictRequest,
+    StreamPredictResponse,
+)
 
 pytestmark = pytest.mark.process
 
@@ -51,7 +58,7 @@ def patient(models: Path, front: str) -> Iterator[Process]:
 
 
 def frame() -> bytes:
-    packed = PackedRows(schema_hash=CORE_1.hash, data_type=2, row_count=1, values=rows(1).tobytes())
+    packed = PackedRows(schema_hash=CORE_1.hash, data_type=DATA_TYPE_FLOAT64, row_count=1, values=rows(1).tobytes())
     return StreamPredictRequest(frame_id=1, request=PredictRequest(packed=packed)).SerializeToString()
 
 
@@ -74,9 +81,13 @@ def test_a_signal_ends_the_server_in_order(process: Process, number: int) -> Non
 def test_watchers_learn_of_a_drain_and_idle_streams_are_sent_elsewhere(process: Process) -> None:
     frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     with grpc.insecure_channel(process.address) as channel:
-        watch = channel.unary_stream("/grpc.health.v1.Health/Watch")(HealthCheckRequest().SerializeToString())
+        watch = channel.unary_stream("/grpc.health.v1.Health/Watch", bytes, bytes)(
+            HealthCheckRequest().SerializeToString()
+        )
         assert HealthCheckResponse.FromString(next(watch)).status == HealthCheckResponse.SERVING
-        stream = channel.stream_stream("/volcast.v1.InferenceService/StreamPredict")(iter(frames.get, None))
+        stream = channel.stream_stream("/volcast.v1.InferenceService/StreamPredict", bytes, bytes)(
+            iter(frames.get, None)
+        )
         frames.put(frame())
         assert StreamPredictResponse.FromString(next(stream)).HasField("response")
 
@@ -102,7 +113,9 @@ def test_a_drain_answers_the_frames_on_their_way_first(process: Process) -> None
                     process.popen.send_signal(signal.SIGTERM)
                 yield frame()
 
-        answers = list(channel.stream_stream("/volcast.v1.InferenceService/StreamPredict")(frames(), timeout=20))
+        answers = list(
+            channel.stream_stream("/volcast.v1.InferenceService/StreamPredict", bytes, bytes)(frames(), timeout=20)
+        )
         assert len(answers) == count
         assert process.popen.wait(10) == 0
 
@@ -111,9 +124,9 @@ def test_calls_in_hand_are_answered_after_health_has_turned_and_new_ones_are_ref
     ended: list[str] = []
     with channel_to(patient.address) as channel, channel_to(patient.address) as late:
         call(late, CHECK, b"")  # connected before the end begins
-        watch = channel.unary_stream(WATCH)(b"")
+        watch = channel.unary_stream(WATCH, bytes, bytes)(b"")
         assert HealthCheckResponse.FromString(next(watch)).status == HealthCheckResponse.SERVING
-        in_hand = [channel.unary_unary(PREDICT).future(one_row(), timeout=20) for _ in range(5)]
+        in_hand = [channel.unary_unary(PREDICT, bytes, bytes).future(one_row(), timeout=20) for _ in range(5)]
         for pending in in_hand:
             pending.add_done_callback(lambda _: ended.append("call"))
         call(channel, CHECK, b"")  # behind them on the wire: they have arrived
@@ -125,7 +138,10 @@ def test_calls_in_hand_are_answered_after_health_has_turned_and_new_ones_are_ref
 
         def refused() -> bool:
             with channel_to(patient.address) as new:
-                codes = [code_of(channel.unary_unary(PREDICT).future(one_row(), timeout=20)) for channel in (new, late)]
+                codes = [
+                    code_of(channel.unary_unary(PREDICT, bytes, bytes).future(one_row(), timeout=20))
+                    for channel in (new, late)
+                ]
             return codes == [grpc.StatusCode.UNAVAILABLE] * 2
 
         await_true(refused)
@@ -143,7 +159,7 @@ def test_a_stream_with_a_frame_every_5_ms_ends_with_unavailable_after_its_last_a
             yield frame()
 
     with channel_to(process.address) as channel:
-        stream = channel.stream_stream(STREAM_PREDICT)(frames(), timeout=20)
+        stream = channel.stream_stream(STREAM_PREDICT, bytes, bytes)(frames(), timeout=20)
         answers = [next(stream) for _ in range(20)]
         process.popen.send_signal(signal.SIGTERM)
         with pytest.raises(grpc.RpcError) as raised:
@@ -193,7 +209,7 @@ def test_streams_that_never_pause_end_with_unavailable_too(models: Path, front: 
         serve(models, VOLCAST_SERVER__FRONT=front, VOLCAST_SERVER__DRAIN_S=drain_s) as process,
         channel_to(process.address) as channel,
     ):
-        stream = channel.stream_stream(STREAM_PREDICT)(frames(), timeout=20)
+        stream = channel.stream_stream(STREAM_PREDICT, bytes, bytes)(frames(), timeout=20)
         next(stream)
         process.popen.send_signal(signal.SIGTERM)
         with pytest.raises(grpc.RpcError) as raised:
@@ -209,7 +225,7 @@ def test_a_dialogue_that_stays_open_ends_with_unavailable_before_the_drain_is_ov
         serve(models, VOLCAST_SERVER__FRONT=front, VOLCAST_SERVER__DRAIN_S="60") as process,
         channel_to(process.address) as channel,
     ):
-        reflection = channel.stream_stream(REFLECTION)(iter(requests.get, None), timeout=40)
+        reflection = channel.stream_stream(REFLECTION, bytes, bytes)(iter(requests.get, None), timeout=40)
         requests.put(ServerReflectionRequest(list_services="").SerializeToString())
         next(reflection)
         process.popen.send_signal(signal.SIGTERM)
@@ -222,7 +238,7 @@ def test_a_server_that_leaves_says_so_and_still_answers_new_connections(models: 
     lame_duck_s = 1.0
     environ = {"VOLCAST_SERVER__FRONT": front, "VOLCAST_SERVER__LAME_DUCK_S": str(lame_duck_s)}
     with serve(models, **environ) as process, channel_to(process.address) as channel:
-        watch = channel.unary_stream(WATCH)(b"", timeout=20)
+        watch = channel.unary_stream(WATCH, bytes, bytes)(b"", timeout=20)
         assert HealthCheckResponse.FromString(next(watch)).status == HealthCheckResponse.SERVING
         began_s = time.monotonic()
         process.popen.send_signal(signal.SIGTERM)
@@ -232,7 +248,7 @@ def test_a_server_that_leaves_says_so_and_still_answers_new_connections(models: 
             assert not HealthResponse.FromString(call(late, SERVICE + "Health", b"")).ready
             assert process.metrics()["volcast_server_ready"] == 0
             assert call(late, PREDICT, one_row())
-            assert len(list(late.stream_stream(STREAM_PREDICT)(iter([frame()]), timeout=20))) == 1
+            assert len(list(late.stream_stream(STREAM_PREDICT, bytes, bytes)(iter([frame()]), timeout=20))) == 1
         assert call(channel, PREDICT, one_row())
         assert process.popen.wait(10) == 0
         assert time.monotonic() - began_s >= lame_duck_s
@@ -244,7 +260,7 @@ def test_a_server_that_leaves_says_so_and_still_answers_new_connections(models: 
 def test_a_second_signal_skips_the_rest_of_the_lame_duck(models: Path, front: str) -> None:
     environ = {"VOLCAST_SERVER__FRONT": front, "VOLCAST_SERVER__LAME_DUCK_S": "60"}
     with serve(models, **environ) as process, channel_to(process.address) as channel:
-        watch = channel.unary_stream(WATCH)(b"", timeout=20)
+        watch = channel.unary_stream(WATCH, bytes, bytes)(b"", timeout=20)
         next(watch)
         process.popen.send_signal(signal.SIGTERM)
         assert HealthCheckResponse.FromString(next(watch)).status == HealthCheckResponse.NOT_SERVING
@@ -271,7 +287,7 @@ def test_what_is_not_done_within_the_drain_is_let_go(models: Path, front: str) -
         serve(models, VOLCAST_SERVER__FRONT=front, **slow) as process,
         channel_to(process.address) as channel,
     ):
-        pending = channel.unary_unary(PREDICT).future(one_row(), timeout=25)
+        pending = channel.unary_unary(PREDICT, bytes, bytes).future(one_row(), timeout=25)
         call(channel, CHECK, b"")
         began = time.monotonic()
         process.popen.send_signal(signal.SIGTERM)
@@ -327,7 +343,7 @@ def test_a_second_signal_ends_the_server_at_once(models: Path, front: str) -> No
             while not stop:
                 yield frame()
 
-        stream = channel.stream_stream("/volcast.v1.InferenceService/StreamPredict")(endless())
+        stream = channel.stream_stream("/volcast.v1.InferenceService/StreamPredict", bytes, bytes)(endless())
         next(stream)
         process.popen.send_signal(signal.SIGTERM)
         for _ in range(200):
@@ -343,7 +359,7 @@ def test_a_server_whose_supervisor_has_gone_ends_in_order(process: Process) -> N
 
 def test_metrics_count_requests(process: Process) -> None:
     with grpc.insecure_channel(process.address) as channel:
-        stream = channel.stream_stream("/volcast.v1.InferenceService/StreamPredict")
+        stream = channel.stream_stream("/volcast.v1.InferenceService/StreamPredict", bytes, bytes)
         assert len(list(stream(iter([frame(), b"\xff"]), timeout=20))) == 2
     samples = process.metrics()
     assert samples['volcast_server_requests_total{code="OK",method="StreamPredict"}'] == 1.0

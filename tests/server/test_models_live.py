@@ -239,7 +239,9 @@ def test_a_stream_lives_through_swaps_and_each_frame_is_of_one_version(asked: Li
     frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     asked.put("streamed", "1", 111)
     asked.load("streamed")
-    answers = asked.channel.stream_stream(SERVICE + "StreamPredict")(iter(frames.get, None), timeout=TIMEOUT_S)
+    answers = asked.channel.stream_stream(SERVICE + "StreamPredict", bytes, bytes)(
+        iter(frames.get, None), timeout=TIMEOUT_S
+    )
     for version in range(1, 6):
         if version > 1:
             asked.put("streamed", str(version), 110 + version)
@@ -254,7 +256,9 @@ def test_a_stream_lives_through_swaps_and_each_frame_is_of_one_version(asked: Li
 
 
 def test_watchers_of_health_notice_nothing_of_a_swap(asked: Live) -> None:
-    watch = asked.channel.unary_stream("/grpc.health.v1.Health/Watch")(HealthCheckRequest().SerializeToString())
+    watch = asked.channel.unary_stream("/grpc.health.v1.Health/Watch", bytes, bytes)(
+        HealthCheckRequest().SerializeToString()
+    )
     assert HealthCheckResponse.FromString(next(watch)).status == HealthCheckResponse.SERVING
     statuses: list[bytes] = []
     for version in range(1, 6):

@@ -138,7 +138,7 @@ def test_a_shadow_counts_such_a_row_as_failed(tmp_path: Path) -> None:
 def test_both_fronts_answer_such_a_row_with_an_error_on_every_path(front: str, models: Path) -> None:
     inside, outside = packed(matrix(1.0)).SerializeToString(), packed(matrix(2.0)).SerializeToString()
     with serve(models, VOLCAST_SERVER__FRONT=front) as server, grpc.insecure_channel(server.address) as channel:
-        predict = channel.unary_unary(SERVICE + "Predict")
+        predict = channel.unary_unary(SERVICE + "Predict", bytes, bytes)
         for raw in [inside] * 3:  # parsed; then by its template
             (probability,) = PredictResponse.FromString(predict(raw, timeout=20)).probabilities
             assert 0 <= probability <= 1
@@ -151,7 +151,7 @@ def test_both_fronts_answer_such_a_row_with_an_error_on_every_path(front: str, m
             predict(many, timeout=20)
         assert code_of(raised.value) == grpc.StatusCode.INVALID_ARGUMENT
         frames = [frame(at, packed(matrix(factor))) for at, factor in enumerate([1.0, 2.0, 1.0, 0.5] * 5, 1)]
-        stream = channel.stream_stream(SERVICE + "StreamPredict")
+        stream = channel.stream_stream(SERVICE + "StreamPredict", bytes, bytes)
         replies = [
             StreamPredictResponse.FromString(raw)
             for raw in stream(iter([each.SerializeToString() for each in frames]), timeout=20)
@@ -160,7 +160,7 @@ def test_both_fronts_answer_such_a_row_with_an_error_on_every_path(front: str, m
         request = infer(1)
         request.raw_input_contents[0] = matrix(2.0).astype("<f8").tobytes()
         with pytest.raises(grpc.RpcError) as raised:
-            channel.unary_unary(OIP + "ModelInfer")(request.SerializeToString(), timeout=20)
+            channel.unary_unary(OIP + "ModelInfer", bytes, bytes)(request.SerializeToString(), timeout=20)
         assert code_of(raised.value) == grpc.StatusCode.INVALID_ARGUMENT
 
 

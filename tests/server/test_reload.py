@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,10 @@ def reloading(models: Path, watch_s: float = 0.0) -> Iterator[tuple[Reloader, Re
 
 def stable(repository: Repository) -> str:
     return repository.resolve(Selection()).version
+
+
+def serves(repository: Repository, version: str) -> bool:
+    return stable(repository) == version
 
 
 def test_a_new_version_in_the_folder_is_taken_without_asking(tmp_path: Path) -> None:
@@ -110,7 +115,7 @@ def test_without_watching_a_change_is_not_even_looked_for(tmp_path: Path) -> Non
     with reloading(tmp_path) as (_, repository, _), reloading(tmp_path, FAST_S) as (_, other, _):
         for version in ("2", "3", "4"):
             write_bundle(tmp_path, version=version)
-            await_true(lambda now=version: stable(other) == now)
+            await_true(partial(serves, other, version))
         assert stable(repository) == "1"
 
 

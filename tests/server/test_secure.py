@@ -45,7 +45,7 @@ def one_row() -> bytes:
 
 
 def ask(channel: grpc.Channel, path: str, raw: bytes, metadata: Any) -> Any:
-    return channel.unary_unary(path).future(raw, timeout=20, metadata=metadata)
+    return channel.unary_unary(path, bytes, bytes).future(raw, timeout=20, metadata=metadata)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_without_a_right_token_no_method_is_answered_nor_even_named(endpoint: gr
         call = ask(endpoint, path, b"", metadata)
         refusals.add((code_of(call), call.details()))
     for path in CLOSED_STREAMS:
-        stream = endpoint.stream_stream(path)(iter([b""]), timeout=20, metadata=metadata)
+        stream = endpoint.stream_stream(path, bytes, bytes)(iter([b""]), timeout=20, metadata=metadata)
         refusals.add((code_of(stream), stream.details()))
     assert refusals == {(UNAUTHENTICATED, "a valid bearer token is needed")}
 
@@ -87,7 +87,7 @@ def test_with_a_right_token_every_method_is_allowed(endpoint: grpc.Channel, toke
     assert ask(endpoint, SERVICE + "Health", b"", metadata).result()
     assert ask(endpoint, OPEN_INFERENCE + "ServerLive", b"", metadata).result()
     frames = iter([frame(1, packed(rows(1))).SerializeToString()])
-    assert len(list(endpoint.stream_stream(STREAM)(frames, timeout=20, metadata=metadata))) == 1
+    assert len(list(endpoint.stream_stream(STREAM, bytes, bytes)(frames, timeout=20, metadata=metadata))) == 1
     assert code_of(ask(endpoint, SERVICE + "Forecast", b"", metadata)) is grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -122,10 +122,12 @@ def test_a_token_that_is_revoked_counts_no_more_on_connections_that_are_open(
 
 def test_the_gateway_asks_for_tokens_too_and_shows_its_own(closed: Process, tokens: Path, tmp_path: Path) -> None:
     (tmp_path / "own").write_text("gateway\n")
-    environ = {"TOKENS_FILE": str(tokens), "SERVER_TOKEN_FILE": str(tmp_path / "own")}
-    options = ("--port", "0", "--server", closed.address)
     with (
-        running("gateway", *options, **{f"VOLCAST_GATEWAY__{key}": value for key, value in environ.items()}) as process,
+        running(
+            *("gateway", "--port", "0", "--server", closed.address),
+            VOLCAST_GATEWAY__TOKENS_FILE=str(tokens),
+            VOLCAST_GATEWAY__SERVER_TOKEN_FILE=str(tmp_path / "own"),
+        ) as process,
         httpx.Client(base_url=f"http://{process.address}", trust_env=False) as client,
     ):
         infer = "/v2/models/volatility/infer"
@@ -226,7 +228,7 @@ def test_many_calls_a_large_message_and_a_stream_go_through_tls(
         answers = [PredictResponse.FromString(call.result()) for call in asked]
         assert [len(answer.probabilities) for answer in answers] == [1] * 100 + [20_000]
         frames = iter([frame(number, packed(rows(1))).SerializeToString() for number in range(1, 101)])
-        assert len(list(channel.stream_stream(STREAM)(frames, timeout=20))) == 100
+        assert len(list(channel.stream_stream(STREAM, bytes, bytes)(frames, timeout=20))) == 100
         assert process.stop() == 0
 
 
@@ -260,7 +262,10 @@ def test_reflection_can_be_off(models: Path, front: str) -> None:
     ):
         for version in ("v1", "v1alpha"):
             path = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
-            assert code_of(channel.stream_stream(path)(iter([b""]), timeout=20)) is grpc.StatusCode.UNIMPLEMENTED
+            assert (
+                code_of(channel.stream_stream(path, bytes, bytes)(iter([b""]), timeout=20))
+                is grpc.StatusCode.UNIMPLEMENTED
+            )
         assert call(channel, PREDICT, one_row())
 
 

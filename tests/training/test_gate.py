@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from common.bundle import ManifestFeature, ManifestSchema
+from common.check import Check
 from common.schema import CORE_1, FULL_1, Feature, FeatureSchema
 from tests.training.runs import Made, leaky, make
-from training.gate import Candidate, Champion, Check, Limits, judge, refusals
+from training.gate import Candidate, Champion, Limits, judge, refusals
 from training.promotion import rows_of
 from training.scored import Scored
 

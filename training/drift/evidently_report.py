@@ -79,7 +79,7 @@ def _our_psi(known: Mapping[str, float]) -> str:
 
 def _frame(stretch: Stretch, columns: list[str]) -> Any:
     """Rows at even distances, and no more than the report can carry."""
-    import pandas as pd  # type: ignore[import-untyped]
+    import pandas as pd
 
     rows = np.unique(np.linspace(0, len(stretch) - 1, min(len(stretch), PLOTTED_ROWS)).astype(np.int64))
     return pd.DataFrame({name: stretch.columns[name][rows] for name in columns})

@@ -111,7 +111,7 @@ class Network:
 
     def proto(self, *, taken: str = "input", given: str = "output", nodes: Sequence[Any] | None = None) -> Any:
         names = ("w1", "b1", "w2", "b2")
-        last = {"axis": 1} if self.last == "Softmax" else {}
+        last: dict[str, Any] = {"axis": 1} if self.last == "Softmax" else {}
         made = nodes or [
             helper.make_node("Gemm", [taken, "w1", "b1"], ["/Gemm_output_0"]),
             helper.make_node("Relu", ["/Gemm_output_0"], ["/Relu_output_0"]),

@@ -57,7 +57,7 @@ def line(capfd: pytest.CaptureFixture[str]) -> str:
 
 
 def changed(network: Network, change: Callable[[onnx.ModelProto], None]) -> onnx.ModelProto:
-    proto = network.proto()
+    proto: onnx.ModelProto = network.proto()
     change(proto)
     return proto
 
@@ -542,7 +542,7 @@ def test_own_features_make_a_schema_of_their_own(capfd: pytest.CaptureFixture[st
     entries = ["depth", {"name": "spread", "unit": "quote", "example": 0.01}, {"name": "age"}]
     assert add(network.proto(), "--features", write_features({"name": "book/1", "features": entries})) == 0
     manifest, _ = read_bundle(Path("models/mine/1"))
-    assert [(one.name, one.unit) for one in manifest.schema.features] == [
+    assert [(feature.name, feature.unit) for feature in manifest.schema.features] == [
         ("depth", "1"),
         ("spread", "quote"),
         ("age", "1"),

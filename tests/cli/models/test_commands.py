@@ -51,15 +51,15 @@ def kept(made: Made, number: int = 0) -> str:
     return made.write(Path("data/runs"), 1_765_000_000.0 + number).name
 
 
-def told(capfd: pytest.CaptureFixture[str]) -> Any:
+def json_output(capfd: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capfd.readouterr().out)
 
 
 def test_a_leaky_model_is_refused_with_its_reason(made: Made, capfd: pytest.CaptureFixture[str]) -> None:
     assert models("promote", "volatility", "--run", kept(leaky(made)), "--no-track") == 3
-    said = capfd.readouterr().out
-    assert "REFUSED leak       logistic scores a PR-AUC of 1.000" in said
-    assert said.count("REFUSED") == 2
+    output = capfd.readouterr().out
+    assert "REFUSED leak       logistic scores a PR-AUC of 1.000" in output
+    assert output.count("REFUSED") == 2
     assert store().labels() is None
 
 
@@ -98,10 +98,10 @@ def test_forward_and_back(made: Made, capfd: pytest.CaptureFixture[str]) -> None
     assert store().labels() == Labels("1", None, ("2",))
     capfd.readouterr()
     assert models("promote", "volatility", 2, "--no-track", "--json") == 0
-    said = told(capfd)
-    assert (said["version"], said["role"], said["previous"]) == ("2", "champion", "1")
-    assert said["labels"] == {"stable": "2"}
-    assert all(check["passed"] for check in said["checks"])
+    output = json_output(capfd)
+    assert (output["version"], output["role"], output["previous"]) == ("2", "champion", "1")
+    assert output["labels"] == {"stable": "2"}
+    assert all(check["passed"] for check in output["checks"])
     assert models("rollback", "volatility", "--no-track") == 0
     assert capfd.readouterr().out == "volatility: version 1 is now the champion (before: 2)\n"
     assert models("rollback", "volatility", "--no-track") == 2
@@ -109,7 +109,7 @@ def test_forward_and_back(made: Made, capfd: pytest.CaptureFixture[str]) -> None
 
 def test_a_dry_run_judges_and_changes_nothing(made: Made, capfd: pytest.CaptureFixture[str]) -> None:
     assert models("promote", "volatility", "--run", kept(made), "--dry-run", "--json") == 0
-    assert told(capfd)["passed"]
+    assert json_output(capfd)["passed"]
     assert list(Path("models").iterdir()) == []
 
 
@@ -118,18 +118,18 @@ def test_a_tracking_server_that_is_away_holds_a_promotion_up_and_a_rollback_not(
 ) -> None:
     run = kept(made)
     assert models("promote", "volatility", "--run", run) == 1
-    said = capfd.readouterr()
-    assert said.err.startswith("volcast: tracking server http://127.0.0.1:1 is away: Connection refused; run ")
-    assert said.err.count("\n") == 1
+    output = capfd.readouterr()
+    assert output.err.startswith("volcast: tracking server http://127.0.0.1:1 is away: Connection refused; run ")
+    assert output.err.count("\n") == 1
     assert store().labels() is None
     second = make(rows=made.rows, columns=("volatility", "trade_intensity"))
-    for one in (run, kept(second, 1)):
-        assert models("promote", "volatility", "--run", one, "--no-track") == 0
+    for name in (run, kept(second, 1)):
+        assert models("promote", "volatility", "--run", name, "--no-track") == 0
     capfd.readouterr()
     assert models("rollback", "volatility") == 0
-    said = capfd.readouterr()
-    assert "version 1 is now the champion" in said.out
-    assert said.err.count("\n") == 1
+    output = capfd.readouterr()
+    assert "version 1 is now the champion" in output.out
+    assert output.err.count("\n") == 1
     assert models("sync") == 1
 
 
@@ -142,12 +142,12 @@ def test_the_list_shows_labels_runs_and_what_is_damaged(made: Made, capfd: pytes
     (damaged / "run.json").write_text("{")
     capfd.readouterr()
     assert models("list", "--json") == 0
-    said = told(capfd)
-    assert [(one["version"], one["label"]) for one in said["models"]] == [("1", "stable"), ("2", "")]
-    assert "cannot be read" in said["models"][1]["error"]
-    assert [one["run"] for one in said["runs"]] == [run]
-    assert said["runs"][0]["mlflow"] == "waits"
-    assert len(said["unreadable"]) == 1
+    output = json_output(capfd)
+    assert [(entry["version"], entry["label"]) for entry in output["models"]] == [("1", "stable"), ("2", "")]
+    assert "cannot be read" in output["models"][1]["error"]
+    assert [entry["run"] for entry in output["runs"]] == [run]
+    assert output["runs"][0]["mlflow"] == "waits"
+    assert len(output["unreadable"]) == 1
     assert models("list") == 0
     assert "stable" in capfd.readouterr().out
 
@@ -162,10 +162,10 @@ def test_the_list_shows_thresholds_and_says_where_scores_do_not_compare(
         return capfd.readouterr().out
 
     assert "do not compare" not in listed(2.6444e-4)
-    said = listed(2.811e-4)
-    assert "2.64 bp" in said
-    assert "2.81 bp" in said
-    assert said.count("scores of versions with another τ or other rows do not compare") == 1
+    output = listed(2.811e-4)
+    assert "2.64 bp" in output
+    assert "2.81 bp" in output
+    assert output.count("scores of versions with another τ or other rows do not compare") == 1
 
 
 def test_versions_scored_on_other_rows_do_not_compare_either(made: Made, capfd: pytest.CaptureFixture[str]) -> None:
@@ -180,8 +180,8 @@ def test_verify_tells_a_sound_bundle_from_a_damaged_one(made: Made, capfd: pytes
     assert models("promote", "volatility", "--run", kept(made), "--no-track") == 0
     capfd.readouterr()
     assert models("verify", "volatility", 1, "--json") == 0
-    said = told(capfd)
-    assert [check["name"] for check in said["checks"]] == ["load", "parity", "latency"]
+    output = json_output(capfd)
+    assert [check["name"] for check in output["checks"]] == ["load", "parity", "latency"]
     model = Path("models/volatility/1/model.onnx")
     data = bytearray(model.read_bytes())
     data[-20] ^= 1
@@ -199,7 +199,7 @@ def test_verify_refuses_a_trained_form_that_says_something_else(made: Made, capf
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (("promote", "volatility"), "name a VERSION of the models folder, or a run with --run"),
         (("promote", "volatility", "3"), "has no version '3'"),
@@ -209,10 +209,10 @@ def test_verify_refuses_a_trained_form_that_says_something_else(made: Made, capf
         (("rollback", "volatility"), "model volatility has no version in models; models there: none"),
     ],
 )
-def test_wrong_usage_is_one_line(arguments: tuple[str, ...], said: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_one_line(arguments: tuple[str, ...], expected: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert models(*arguments) == 2
     line = capfd.readouterr().err
-    assert said in line
+    assert expected in line
     assert line.count("\n") == 1
 
 

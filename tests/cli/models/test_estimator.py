@@ -188,7 +188,9 @@ def test_a_random_forest_of_lightgbm_is_exact_or_refused(tmp_path: Path) -> None
     with contextlib.suppress(TrainingError):
         add_estimator(forest, MATRIX, name="mine", models_dir=tmp_path)
     for folder in (tmp_path / "mine").glob("1"):
-        assert_allclose(served(folder, MATRIX), forest.predict_proba(MATRIX)[:, 1], rtol=0, atol=PARITY_LIMIT)
+        assert_allclose(
+            served(folder, MATRIX), np.asarray(forest.predict_proba(MATRIX))[:, 1], rtol=0, atol=PARITY_LIMIT
+        )
 
 
 class Shifted(LogisticRegression):

@@ -6,10 +6,11 @@ import signal
 
 import pytest
 
+from benchmarks.processes import free_port
 from cli.run.plan import Exchange, environment
 from cli.run.processes import ProcessGroup
 from common.config import Config
-from tests.processes import free_port, start
+from tests.processes import start
 
 
 @pytest.mark.usefixtures("broker")

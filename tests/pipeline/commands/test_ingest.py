@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.processes import free_port
 from cli.main import run_command
 from cli.run.processes import ProcessGroup
 from common.config import KafkaConfig
@@ -22,7 +23,7 @@ from pipeline.features.table import FeatureRows, compute_features
 from pipeline.parquet import read_features
 from pipeline.records import Gap, Tick, decode_record
 from pipeline.stream.worker import Worker
-from tests.processes import as_environ, free_port, read_all, start
+from tests.processes import as_environ, read_all, start
 
 
 @pytest.fixture

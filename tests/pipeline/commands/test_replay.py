@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,6 @@ import pytest
 
 from cli.main import run_command
 from common.config import KafkaConfig
-from pipeline.commands import replay
 from pipeline.commands.replay import BATCH, Result, paced
 from pipeline.datasets import coinbase_ticker_2026
 from pipeline.records import DeadLetter, Gap, LateTick, Tick, decode_dead, decode_record
@@ -37,7 +37,7 @@ class Clock(threading.Event):
         self.now_s = 100.0
         self.waits: list[float] = []
         self.stop_after: int | None = None
-        monkeypatch.setattr(replay.time, "monotonic", lambda: self.now_s)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now_s)
 
     def wait(self, timeout: float | None = None) -> bool:
         assert timeout is not None

@@ -42,7 +42,8 @@ async def serving(
         )
     )
     try:
-        await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
+        awaited: list[asyncio.Future[Any]] = [task, ready]
+        await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
         yield f"ws://127.0.0.1:{ready.result()}", server
         await asyncio.wait_for(task, 30)
     finally:
@@ -57,7 +58,9 @@ async def subscribe(connection: ClientConnection) -> None:
 
 async def collect(url: str) -> tuple[list[Any], list[tuple[int, str]]]:
     """What an ingest would see until the end, over as many connections as it takes, and how each closed."""
-    decoder, results, closes = CoinbaseDecoder(), [], []
+    decoder = CoinbaseDecoder()
+    results: list[Any] = []
+    closes: list[tuple[int, str]] = []
     while not closes or closes[-1][0] == 1012:
         async with connect(url) as connection:
             await subscribe(connection)
@@ -70,7 +73,7 @@ async def collect(url: str) -> tuple[list[Any], list[tuple[int, str]]]:
 
 def unnumbered(records: Iterable[Any]) -> list[Any]:
     """Without what a connection or the wall clock gives a record."""
-    plain = []
+    plain: list[Any] = []
     for one in records:
         if isinstance(one, Tick):
             plain.append(msgspec.structs.replace(one, sequence_num=0, ingest_time_ns=0))

@@ -28,7 +28,8 @@ def realized_volatility(ticks: list[SimulatedTick], window_s: float = 60.0) -> N
     log_mid = np.log([tick.bid + tick.ask for tick in ticks])
     sums = np.concatenate([[0.0, 0.0], np.cumsum(np.diff(log_mid) ** 2)])
     grid = np.arange(window_s, time_s[-1], 60.0)
-    return np.sqrt(sums[np.searchsorted(time_s, grid)] - sums[np.searchsorted(time_s, grid - window_s)])
+    squares = sums[np.searchsorted(time_s, grid)] - sums[np.searchsorted(time_s, grid - window_s)]
+    return np.asarray(np.sqrt(squares), np.float64)
 
 
 @pytest.mark.process

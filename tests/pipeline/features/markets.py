@@ -60,7 +60,8 @@ def walk(ticks: int, ticks_per_s: float, seed: int, products: int = 1) -> TickCo
     """A market whose mid moves by a cent on two ticks of five: Poisson times, two-sided book."""
     rng = np.random.default_rng(seed)
     event_time_ns = START_NS + np.cumsum(rng.exponential(1e9 / ticks_per_s, ticks)).astype(np.int64)
-    bid = 60_000 + 0.01 * np.cumsum(rng.integers(-1, 2, ticks) * (rng.random(ticks) < 0.6))
+    steps = rng.integers(-1, 2, ticks) * (rng.random(ticks) < 0.6)
+    bid = np.asarray(60_000 + 0.01 * np.cumsum(steps), np.float64)
     return TickColumns(
         rng.integers(0, products, ticks).astype(np.int32),
         np.zeros(ticks, np.uint8),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -163,7 +164,7 @@ def test_bad_input_is_one_line(here: Path, capsys: pytest.CaptureFixture[str], a
     ("files", "ticks", "gaps"), [(coinbase_ticker_2026, 5_970, 0), (coinbase_ticker_2025, 73_334, 29)]
 )
 def test_real_recordings_give_a_row_for_each_tick(
-    here: Path, capsys: pytest.CaptureFixture[str], files, ticks: int, gaps: int
+    here: Path, capsys: pytest.CaptureFixture[str], files: Callable[[], list[Path]], ticks: int, gaps: int
 ) -> None:
     if not files():
         pytest.skip("the Coinbase recordings are not on this machine (VOLCAST_DATA_DIR or ../shared/data)")

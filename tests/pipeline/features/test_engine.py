@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from tests.pipeline.features.markets import SECOND_NS, START_NS, markets, walk
 COLUMN = {name: index for index, name in enumerate(CORE_1.names)}
 
 
-def columns(records: list[Record]) -> TickColumns:
+def columns(records: Sequence[Record]) -> TickColumns:
     return TickColumns.from_records(records, ProductCodes())
 
 
@@ -173,7 +174,7 @@ def test_a_tick_older_than_what_came_before_a_gap_is_a_new_start() -> None:
 @pytest.mark.parametrize("field", ["sequence_num", "price", "bid", "ask", "bid_quantity", "ask_quantity"])
 def test_a_tick_is_repeated_only_where_all_its_values_are(field: str) -> None:
     names = ("event_time_ns", "ingest_time_ns", "sequence_num", "price", "bid", "ask", "bid_quantity", "ask_quantity")
-    first = dict(zip(names, (START_NS, 0, 7, 100.0, 100.0, 101.0, 1.0, 3.0), strict=True))
+    first: dict[str, Any] = dict(zip(names, (START_NS, 0, 7, 100.0, 100.0, 101.0, 1.0, 3.0), strict=True))
     other = first | {field: first[field] * 1.001 if field != "sequence_num" else 8}
     batch = compute(columns([Tick("BTC-USD", **first), Tick("BTC-USD", **first), Tick("BTC-USD", **other)]))
     assert batch.status.tolist() == [Status.OK, Status.REPEATED, Status.OK]

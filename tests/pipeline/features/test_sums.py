@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
+from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,19 +43,19 @@ squares = st.lists(
 
 
 @njit([types.void(types.uint64[::1], types.float64[::1])])
-def add_all(words, values):
+def add_all(words: NDArray[np.uint64], values: NDArray[np.float64]) -> None:
     for value in values:
         sums.add(words, value)
 
 
 @njit([types.void(types.uint64[::1], types.float64[::1])])
-def subtract_all(words, values):
+def subtract_all(words: NDArray[np.uint64], values: NDArray[np.float64]) -> None:
     for value in values:
         sums.subtract(words, value)
 
 
 @njit([types.float64(types.uint64[::1])])
-def total(words):
+def total(words: NDArray[np.uint64]) -> Any:
     return sums.total(words)
 
 
@@ -68,10 +70,8 @@ def exact(values: Sequence[float]) -> Fraction:
 
 
 def as_fraction(words: NDArray[np.uint64]) -> Fraction:
-    return (
-        sum(Fraction(int(word)) * 2 ** (64 * place) for place, word in enumerate(words))
-        * Fraction(2) ** sums.UNIT_EXPONENT
-    )
+    whole = sum((Fraction(int(word)) * 2 ** (64 * place) for place, word in enumerate(words)), Fraction(0))
+    return whole * Fraction(2) ** sums.UNIT_EXPONENT
 
 
 @given(squares)
@@ -102,7 +102,7 @@ def test_subtracting_undoes_adding_to_the_bit(values: list[float], others: list[
 
 
 @given(squares, st.randoms(use_true_random=False))
-def test_the_order_does_not_matter(values: list[float], random) -> None:
+def test_the_order_does_not_matter(values: list[float], random: Random) -> None:
     shuffled = random.sample(values, len(values))
     assert words_of(shuffled).tolist() == words_of(values).tolist()
 

@@ -345,7 +345,7 @@ def test_nothing_that_comes_in_raises_and_whatever_comes_out_can_be_written(raws
 @given(st.data())
 def test_whatever_a_field_holds_the_message_gives_a_tick_or_a_dead_letter(data: st.DataObject) -> None:
     field = data.draw(st.sampled_from(["price", "best_bid", "best_ask_quantity", "product_id"]))
-    value = data.draw(JSON | st.floats(allow_nan=False).map(repr) | st.text("0123456789.eE+-_ naif", max_size=6))
+    value: Any = data.draw(JSON | st.floats(allow_nan=False).map(repr) | st.text("0123456789.eE+-_ naif", max_size=6))
     (result,) = decode(message(0, {field: value}))
     if isinstance(result, Tick):
         assert field == "product_id" or float(value) in (result.price, result.bid, result.ask_quantity)

@@ -158,12 +158,12 @@ class Bench:
             model=model,
         )
         self.worker = Worker(
-            self.consumer,
-            self.sink,
+            self.consumer,  # type: ignore[arg-type]
+            self.sink,  # type: ignore[arg-type]
             self.forecaster,
             TOPICS,
             writer,
-            max_batch_ticks=1_000_000,  # type: ignore[arg-type]
+            max_batch_ticks=1_000_000,
             schema=schema,
         )
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.processes import free_port
 from cli.run.processes import ProcessGroup
 from common.config import KafkaConfig
 from common.errors import UnavailableError
 from pipeline.stream import broker as module
 from pipeline.stream.broker import EmbeddedBroker
 from pipeline.stream.kafka import connect
-from tests.processes import await_true, free_port, start
+from tests.processes import await_true, start
 
 
 def exists(pid: int) -> bool:

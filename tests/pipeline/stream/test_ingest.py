@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
+from benchmarks.processes import free_port
 from common.config import IngestConfig
 from common.errors import UnavailableError
 from common.ports import open_port
@@ -27,7 +28,6 @@ from pipeline.stream.ingest import FIRST_BACKOFF_S, MAX_BACKOFF_S, Ingest, backo
 from pipeline.stream.publish import Publisher
 from tests.pipeline.feed.messages import heartbeat, message, subscriptions
 from tests.pipeline.stream.fakes import TOPICS, FakeSink
-from tests.processes import free_port
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
 

@@ -6,11 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import msgspec
 import numpy as np
 import pytest
 
+from benchmarks.processes import free_port
 from cli.run.processes import ProcessGroup
 from clients.sync import Client
 from common.bundle import Manifest, ManifestFeature, ManifestSchema, SelfTest
@@ -26,7 +28,7 @@ from pipeline.stream.kafka import Sink, holds_records, make_consumer
 from pipeline.stream.publish import Publisher
 from pipeline.stream.worker import Worker
 from tests.pipeline.stream.ticks import market
-from tests.processes import as_environ, await_true, free_port, kill, read_all, start
+from tests.processes import as_environ, await_true, kill, read_all, start
 from tests.server.bundles import Logistic, write_bundle
 from volcast.v1 import FeatureRow, Prediction
 
@@ -196,10 +198,10 @@ def test_full_1_through_kafka_and_a_restart_equals_the_offline_path_and_is_asked
 ) -> None:
     ticks = market(6000, rate_per_s=4)
     publish(kafka, ticks)
-    asked = {"schema": FULL_1, "model": "volatility-full"}
-    with working(kafka, full_server, "full", max_batch_ticks=50, **asked) as first:
+    start_worker = partial(working, kafka, full_server, "full", schema=FULL_1, model="volatility-full")
+    with start_worker(max_batch_ticks=50) as first:
         step_until(first, lambda: first.consumed >= 5000)
-    with working(kafka, full_server, "full", **asked) as second:
+    with start_worker() as second:
         step_until(second, lambda: first.consumed + second.consumed == len(ticks))
         second.commit()
         assert second.not_warm == 0

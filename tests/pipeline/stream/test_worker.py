@@ -488,7 +488,7 @@ class ListWriter:
         self.values: list[Any] = []
         self.looks = 0
 
-    def write(self, product_ids: list[str], ticks: TickColumns, values: Any, warm: Any) -> None:
+    def write(self, product_ids: Sequence[str], ticks: TickColumns, values: Any, warm: Any) -> None:
         assert len(product_ids) == len(ticks.event_time_ns) == len(values) == len(warm)
         self.products += product_ids
         self.sequences += ticks.sequence_num.tolist()

@@ -31,7 +31,7 @@ TIMEOUT_S = 20.0
 
 
 def packed(matrix: Any, **changes: Any) -> PredictRequest:
-    fields = {"schema_hash": CORE_1.hash, "data_type": 2, "row_count": len(matrix)}
+    fields: dict[str, Any] = {"schema_hash": CORE_1.hash, "data_type": 2, "row_count": len(matrix)}
     fields["values"] = np.asarray(matrix, "<f8").tobytes()
     return PredictRequest(packed=PackedRows(**{**fields, **changes}))
 
@@ -41,7 +41,7 @@ def by_name(matrix: Any) -> PredictRequest:
 
 
 def call(channel: grpc.Channel, method: str, request: bytes) -> bytes:
-    answer: bytes = channel.unary_unary(method)(request, timeout=TIMEOUT_S)
+    answer: bytes = channel.unary_unary(method, bytes, bytes)(request, timeout=TIMEOUT_S)
     return answer
 
 
@@ -54,7 +54,7 @@ def refused(channel: grpc.Channel, request: PredictRequest | bytes) -> tuple[grp
     raw = request if isinstance(request, bytes) else request.SerializeToString()
     with pytest.raises(grpc.RpcError) as raised:
         call(channel, SERVICE + "Predict", raw)
-    trailers = dict(raised.value.trailing_metadata())
+    trailers = {entry.key: entry.value for entry in raised.value.trailing_metadata()}
     status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
     assert status.code == raised.value.code().value[0]
     assert status.message == raised.value.details()
@@ -73,7 +73,9 @@ def violations(status: status_pb2.Status) -> dict[str, str]:
 
 def stream(channel: grpc.Channel, frames: list[StreamPredictRequest | bytes]) -> list[StreamPredictResponse]:
     raw = [frame if isinstance(frame, bytes) else frame.SerializeToString() for frame in frames]
-    answers: Iterator[bytes] = channel.stream_stream(SERVICE + "StreamPredict")(iter(raw), timeout=TIMEOUT_S)
+    answers: Iterator[bytes] = channel.stream_stream(SERVICE + "StreamPredict", bytes, bytes)(
+        iter(raw), timeout=TIMEOUT_S
+    )
     return [StreamPredictResponse.FromString(answer) for answer in answers]
 
 
@@ -83,7 +85,7 @@ def frame(frame_id: int, request: PredictRequest) -> StreamPredictRequest:
 
 def of_model(request: PredictRequest, name: str = "", version: str = "", label: str = "") -> PredictRequest:
     """The same rows for a certain model."""
-    choice = {"version": version} if version else {"label": label} if label else {}
+    choice: dict[str, str] = {"version": version} if version else {"label": label} if label else {}
     request.model.CopyFrom(ModelSelector(name=name, **choice))
     return request
 

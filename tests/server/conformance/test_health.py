@@ -63,7 +63,7 @@ def test_the_health_of_an_unknown_service_is_not_found(channel: grpc.Channel) ->
 )
 def test_watch_tells_the_status_at_once(channel: grpc.Channel, service: str, status: str) -> None:
     request = health_pb2.HealthCheckRequest(service=service).SerializeToString()
-    watch = channel.unary_stream("/grpc.health.v1.Health/Watch")(request, timeout=TIMEOUT_S)
+    watch = channel.unary_stream("/grpc.health.v1.Health/Watch", bytes, bytes)(request, timeout=TIMEOUT_S)
     answer = health_pb2.HealthCheckResponse.FromString(next(watch))
     watch.cancel()
     assert health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status) == status
@@ -77,12 +77,12 @@ def test_list_tells_the_status_of_every_service(channel: grpc.Channel) -> None:
 @pytest.mark.parametrize("method", ["Check", "Watch"])
 def test_bytes_that_are_no_health_request_are_invalid(channel: grpc.Channel, method: str) -> None:
     with pytest.raises(grpc.RpcError) as raised:
-        next(channel.unary_stream(f"/grpc.health.v1.Health/{method}")(b"\xff", timeout=TIMEOUT_S))
+        next(channel.unary_stream(f"/grpc.health.v1.Health/{method}", bytes, bytes)(b"\xff", timeout=TIMEOUT_S))
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_health_is_not_queued_behind_work(channel: grpc.Channel) -> None:
-    work = channel.unary_unary(SERVICE + "Predict")
+    work = channel.unary_unary(SERVICE + "Predict", bytes, bytes)
     raw = packed(rows(MAX_ROWS)).SerializeToString()
     waiting = [work.future(raw, timeout=TIMEOUT_S) for _ in range(200)]
     call(channel, "/grpc.health.v1.Health/Check", b"")

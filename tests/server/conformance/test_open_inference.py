@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 import numpy as np
 import pytest
@@ -30,7 +32,7 @@ UNARY = ["ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMeta
 UNARY += ["RepositoryModelLoad", "RepositoryModelUnload"]
 
 
-def infer(count: int, seed: int = 0, name: str = "volatility", **fields: str) -> ModelInferRequest:
+def infer(count: int, seed: int = 0, name: str = "volatility", **fields: Any) -> ModelInferRequest:
     request = ModelInferRequest(model_name=name, **fields)
     request.inputs.add(name="features", datatype="FP64", shape=[count, 11])
     request.raw_input_contents.append(rows(count, seed).astype("<f8").tobytes())
@@ -99,14 +101,16 @@ def test_the_model_asked_for_answers(channel: grpc.Channel, name: str, version: 
 def test_a_wrong_request_ends_with_its_code(
     channel: grpc.Channel, request_: ModelInferRequest, code: grpc.StatusCode
 ) -> None:
-    pending = channel.unary_unary(SERVICE + "ModelInfer").future(request_.SerializeToString(), timeout=TIMEOUT_S)
+    pending = channel.unary_unary(SERVICE + "ModelInfer", bytes, bytes).future(
+        request_.SerializeToString(), timeout=TIMEOUT_S
+    )
     assert code_of(pending) is code
     assert "grpc-status-details-bin" in dict(pending.trailing_metadata())
 
 
 @pytest.mark.parametrize("method", UNARY)
 def test_bytes_that_are_no_request_are_invalid(channel: grpc.Channel, method: str) -> None:
-    pending = channel.unary_unary(SERVICE + method).future(b"\xff", timeout=TIMEOUT_S)
+    pending = channel.unary_unary(SERVICE + method, bytes, bytes).future(b"\xff", timeout=TIMEOUT_S)
     assert code_of(pending) is grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -115,7 +119,7 @@ def test_a_stream_answers_in_order_and_lives_through_a_wrong_request(channel: gr
     raw = iter([request.SerializeToString() for request in requests])
     answers = [
         ModelStreamInferResponse.FromString(response)
-        for response in channel.stream_stream(SERVICE + "ModelStreamInfer")(raw, timeout=TIMEOUT_S)
+        for response in channel.stream_stream(SERVICE + "ModelStreamInfer", bytes, bytes)(raw, timeout=TIMEOUT_S)
     ]
     assert [answer.infer_response.id for answer in answers] == [str(seed) for seed in range(60)]
     for seed, answer in enumerate(answers):
@@ -145,10 +149,10 @@ def test_the_index_lists_every_version_and_reasons_of_failures(channel: grpc.Cha
 )
 def test_a_load_returns_the_result_for_the_model(channel: grpc.Channel, name: str, code: grpc.StatusCode) -> None:
     raw = RepositoryModelLoadRequest(model_name=name).SerializeToString()
-    pending = channel.unary_unary(SERVICE + "RepositoryModelLoad").future(raw, timeout=TIMEOUT_S)
+    pending = channel.unary_unary(SERVICE + "RepositoryModelLoad", bytes, bytes).future(raw, timeout=TIMEOUT_S)
     assert code_of(pending) is code
 
 
 def test_nothing_is_unloaded_on_request(channel: grpc.Channel) -> None:
-    pending = channel.unary_unary(SERVICE + "RepositoryModelUnload").future(b"", timeout=TIMEOUT_S)
+    pending = channel.unary_unary(SERVICE + "RepositoryModelUnload", bytes, bytes).future(b"", timeout=TIMEOUT_S)
     assert code_of(pending) is grpc.StatusCode.UNIMPLEMENTED

@@ -168,7 +168,7 @@ def test_a_message_over_the_limit_is_refused(channel: grpc.Channel) -> None:
 
 def test_a_deadline_that_has_passed_is_exceeded(channel: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as raised:
-        channel.unary_unary(SERVICE + "Predict")(packed(rows(1)).SerializeToString(), timeout=-1)
+        channel.unary_unary(SERVICE + "Predict", bytes, bytes)(packed(rows(1)).SerializeToString(), timeout=-1)
     assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 

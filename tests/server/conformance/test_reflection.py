@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import grpc
 import pytest
 from google.protobuf import descriptor_pb2
 from grpc_reflection.v1alpha import reflection_pb2
+
+Reflect: TypeAlias = "grpc.StreamStreamMultiCallable[bytes, bytes]"
 
 SERVICES = {
     "volcast.v1.InferenceService",
@@ -15,23 +19,25 @@ SERVICES = {
 
 
 @pytest.fixture(params=["v1", "v1alpha"])
-def reflect(request: pytest.FixtureRequest, channel: grpc.Channel) -> grpc.StreamStreamMultiCallable:
-    return channel.stream_stream(f"/grpc.reflection.{request.param}.ServerReflection/ServerReflectionInfo")
+def reflect(request: pytest.FixtureRequest, channel: grpc.Channel) -> Reflect:
+    return channel.stream_stream(
+        f"/grpc.reflection.{request.param}.ServerReflection/ServerReflectionInfo", bytes, bytes
+    )
 
 
-def ask(reflect: grpc.StreamStreamMultiCallable, **question: str) -> reflection_pb2.ServerReflectionResponse:
+def ask(reflect: Reflect, **question: Any) -> reflection_pb2.ServerReflectionResponse:
     request = reflection_pb2.ServerReflectionRequest(**question)
     (answer,) = reflect(iter([request.SerializeToString()]), timeout=20)
     return reflection_pb2.ServerReflectionResponse.FromString(answer)
 
 
-def test_every_service_is_listed(reflect: grpc.StreamStreamMultiCallable) -> None:
+def test_every_service_is_listed(reflect: Reflect) -> None:
     answer = ask(reflect, list_services="")
     assert {service.name for service in answer.list_services_response.service} == SERVICES
 
 
 @pytest.mark.parametrize("service", sorted(SERVICES))
-def test_every_listed_service_is_described(reflect: grpc.StreamStreamMultiCallable, service: str) -> None:
+def test_every_listed_service_is_described(reflect: Reflect, service: str) -> None:
     answer = ask(reflect, file_containing_symbol=service)
     files = [
         descriptor_pb2.FileDescriptorProto.FromString(raw)
@@ -40,12 +46,12 @@ def test_every_listed_service_is_described(reflect: grpc.StreamStreamMultiCallab
     assert service in {f"{file.package}.{described.name}" for file in files for described in file.service}
 
 
-def test_an_unknown_symbol_is_answered_by_an_error(reflect: grpc.StreamStreamMultiCallable) -> None:
+def test_an_unknown_symbol_is_answered_by_an_error(reflect: Reflect) -> None:
     answer = ask(reflect, file_containing_symbol="moon.Phase")
     assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
 
-def test_bytes_that_are_no_question_are_invalid(reflect: grpc.StreamStreamMultiCallable) -> None:
+def test_bytes_that_are_no_question_are_invalid(reflect: Reflect) -> None:
     with pytest.raises(grpc.RpcError) as raised:
         list(reflect(iter([b"\xff"]), timeout=20))
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT

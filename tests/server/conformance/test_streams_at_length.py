@@ -83,7 +83,7 @@ def test_streams_beside_each_other_keep_their_own_order(channel: grpc.Channel) -
         for index in range(200):
             yield frame(index, kinds(number * 1000 + index)[(index + number) % 7][0]).SerializeToString()
 
-    streams = [channel.stream_stream(STREAM)(frames(number), timeout=TIMEOUT_S) for number in range(6)]
+    streams = [channel.stream_stream(STREAM, bytes, bytes)(frames(number), timeout=TIMEOUT_S) for number in range(6)]
     for number, answers in enumerate(streams):
         for index, raw in enumerate(answers):
             answer = StreamPredictResponse.FromString(raw)
@@ -131,7 +131,7 @@ def test_a_reader_that_does_not_read_stops_its_own_frames_and_costs_no_memory(se
     with channel_to(server.address) as channel:
         predict(channel, raw)
         before = server.resident_bytes()
-        answers = channel.stream_stream(STREAM)(frames())
+        answers = channel.stream_stream(STREAM, bytes, bytes)(frames())
         still = [0, time.monotonic()]
 
         def pushed_back() -> bool:

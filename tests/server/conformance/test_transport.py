@@ -21,8 +21,9 @@ CHECK = "/grpc.health.v1.Health/Check"
 CONNECTIONS = 200
 
 
-def ask(channel: grpc.Channel, **options: object) -> None:
-    raw = channel.unary_unary(PREDICT)(packed(rows(1)).SerializeToString(), timeout=TIMEOUT_S, **options)
+def ask(channel: grpc.Channel, metadata: tuple[tuple[str, str | bytes], ...] | None = None) -> None:
+    call = channel.unary_unary(PREDICT, bytes, bytes)
+    raw = call(packed(rows(1)).SerializeToString(), timeout=TIMEOUT_S, metadata=metadata)
     assert_scored(PredictResponse.FromString(raw), 10, rows(1))
 
 
@@ -45,7 +46,9 @@ def test_metadata_over_the_limit_is_refused_and_the_connection_lives_on(patient:
     with channel_to(patient.address) as channel:
         call(channel, CHECK, b"")
         with pytest.raises(grpc.RpcError) as raised:
-            channel.unary_unary(CHECK)(b"", metadata=(("x", "y" * 2 * MAX_METADATA_BYTES),), timeout=TIMEOUT_S)
+            channel.unary_unary(CHECK, bytes, bytes)(
+                b"", metadata=(("x", "y" * 2 * MAX_METADATA_BYTES),), timeout=TIMEOUT_S
+            )
         assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         call(channel, CHECK, b"")
 
@@ -53,10 +56,12 @@ def test_metadata_over_the_limit_is_refused_and_the_connection_lives_on(patient:
 @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
 def test_compressed_messages_are_taken(channel: grpc.Channel, compression: grpc.Compression) -> None:
     matrix = np.ones((200, 11))
-    raw = channel.unary_unary(PREDICT)(packed(matrix).SerializeToString(), timeout=TIMEOUT_S, compression=compression)
+    raw = channel.unary_unary(PREDICT, bytes, bytes)(
+        packed(matrix).SerializeToString(), timeout=TIMEOUT_S, compression=compression
+    )
     assert_scored(PredictResponse.FromString(raw), 10, matrix)
     frames = iter([frame(index, packed(matrix)).SerializeToString() for index in range(3)])
-    answers = channel.stream_stream(STREAM)(frames, timeout=TIMEOUT_S, compression=compression)
+    answers = channel.stream_stream(STREAM, bytes, bytes)(frames, timeout=TIMEOUT_S, compression=compression)
     assert [StreamPredictResponse.FromString(answer).frame_id for answer in answers] == [0, 1, 2]
 
 
@@ -65,21 +70,21 @@ def test_a_message_that_is_small_only_as_long_as_it_is_compressed_is_refused(
     channel: grpc.Channel, compression: grpc.Compression
 ) -> None:
     bomb = bytes(100 * MAX_MESSAGE_BYTES)
-    pending = channel.unary_unary(PREDICT).future(bomb, timeout=TIMEOUT_S, compression=compression)
+    pending = channel.unary_unary(PREDICT, bytes, bytes).future(bomb, timeout=TIMEOUT_S, compression=compression)
     assert code_of(pending) is grpc.StatusCode.RESOURCE_EXHAUSTED
     ask(channel)
 
 
 @pytest.mark.parametrize("path", [PREDICT, CHECK, "/inference.GRPCInferenceService/ModelInfer"])
 def test_a_message_over_the_limit_is_refused_by_every_unary_method(channel: grpc.Channel, path: str) -> None:
-    pending = channel.unary_unary(path).future(bytes(MAX_MESSAGE_BYTES + 1), timeout=TIMEOUT_S)
+    pending = channel.unary_unary(path, bytes, bytes).future(bytes(MAX_MESSAGE_BYTES + 1), timeout=TIMEOUT_S)
     assert code_of(pending) is grpc.StatusCode.RESOURCE_EXHAUSTED
     ask(channel)
 
 
 @pytest.mark.parametrize("path", [STREAM, "/inference.GRPCInferenceService/ModelStreamInfer"])
 def test_a_message_over_the_limit_ends_its_stream(channel: grpc.Channel, path: str) -> None:
-    answers = channel.stream_stream(path)(iter([bytes(MAX_MESSAGE_BYTES + 1)]), timeout=TIMEOUT_S)
+    answers = channel.stream_stream(path, bytes, bytes)(iter([bytes(MAX_MESSAGE_BYTES + 1)]), timeout=TIMEOUT_S)
     assert code_of(answers) is grpc.StatusCode.RESOURCE_EXHAUSTED
     ask(channel)
 
@@ -97,16 +102,18 @@ def test_a_message_over_the_limit_ends_its_stream(channel: grpc.Channel, path: s
 )
 def test_what_is_not_served_is_unimplemented_in_every_form_of_call(channel: grpc.Channel, path: str) -> None:
     for pending in (
-        channel.unary_unary(path).future(b"", timeout=TIMEOUT_S),
-        channel.unary_stream(path)(b"", timeout=TIMEOUT_S),
-        channel.stream_stream(path)(iter([b""]), timeout=TIMEOUT_S),
+        channel.unary_unary(path, bytes, bytes).future(b"", timeout=TIMEOUT_S),
+        channel.unary_stream(path, bytes, bytes)(b"", timeout=TIMEOUT_S),
+        channel.stream_stream(path, bytes, bytes)(iter([b""]), timeout=TIMEOUT_S),
     ):
         assert code_of(pending) is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_a_unary_method_may_be_called_as_a_stream_of_one(channel: grpc.Channel) -> None:
     """They are the same on the wire; the front must not rely on what a client calls it."""
-    answers = channel.stream_stream(PREDICT)(iter([packed(rows(1)).SerializeToString()]), timeout=TIMEOUT_S)
+    answers = channel.stream_stream(PREDICT, bytes, bytes)(
+        iter([packed(rows(1)).SerializeToString()]), timeout=TIMEOUT_S
+    )
     (answer,) = answers
     assert_scored(PredictResponse.FromString(answer), 10, rows(1))
 

@@ -36,7 +36,7 @@ STREAM = SERVICE + "StreamPredict"
 
 
 def begin(channel: grpc.Channel, request: PredictRequest, timeout_s: float = TIMEOUT_S) -> Any:
-    return channel.unary_unary(PREDICT).future(request.SerializeToString(), timeout=timeout_s)
+    return channel.unary_unary(PREDICT, bytes, bytes).future(request.SerializeToString(), timeout=timeout_s)
 
 
 def scored(process: Process, name: str, version: str) -> float:
@@ -194,7 +194,7 @@ def test_a_stream_is_answered_until_its_deadline_and_then_ends_as_exceeded(waiti
             time.sleep(PATIENCE_S / 4)
             yield frame
 
-    answers = waiting.stream_stream(STREAM)(frames(), timeout=3 * PATIENCE_S)
+    answers = waiting.stream_stream(STREAM, bytes, bytes)(frames(), timeout=3 * PATIENCE_S)
     assert next(answers)
     with pytest.raises(grpc.RpcError) as raised:
         list(answers)
@@ -239,7 +239,10 @@ def test_a_row_without_a_probability_does_not_fail_its_batch(waiting: grpc.Chann
 def test_more_calls_than_a_connection_may_have_wait_in_the_client_and_are_all_answered(patient: Process) -> None:
     frame = StreamPredictRequest(frame_id=1, request=packed(rows(1))).SerializeToString()
     with channel_to(patient.address, service_config=RETRIES) as channel:
-        streams = [channel.stream_stream(STREAM)(iter([frame]), timeout=TIMEOUT_S) for _ in range(2 * MAX_STREAMS)]
+        streams = [
+            channel.stream_stream(STREAM, bytes, bytes)(iter([frame]), timeout=TIMEOUT_S)
+            for _ in range(2 * MAX_STREAMS)
+        ]
         answers = [StreamPredictResponse.FromString(answer) for stream_ in streams for answer in stream_]
     assert len(answers) == 2 * MAX_STREAMS
     for answer in answers:

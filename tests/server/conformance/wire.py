@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 from hpack import Decoder
 
@@ -57,7 +58,8 @@ class Wire(Raw):
             kind, flags, of, payload = self.read()
             fields = self._fields.setdefault(of, {})
             if kind == HEADERS:
-                fields |= dict(self._decoder.decode(payload))
+                pairs: Any = self._decoder.decode(payload)
+                fields |= dict(pairs)
             elif kind == DATA:
                 self._bodies[of] = self._bodies.get(of, b"") + payload
             elif kind == RST_STREAM:

@@ -56,7 +56,7 @@ class Server(grpc.GenericRpcHandler):
                 return HealthResponse(ready=True, models=[ModelStatus(name="volatility")]).SerializeToString()
             return PredictResponse(probabilities=[0.5], model_name="volatility").SerializeToString()
 
-        return grpc.unary_unary_rpc_method_handler(answer)  # type: ignore[arg-type]
+        return grpc.unary_unary_rpc_method_handler(answer)
 
 
 @asynccontextmanager
@@ -171,11 +171,6 @@ async def test_an_error_nobody_thought_of_is_a_plain_500(monkeypatch: pytest.Mon
 def test_https_takes_a_new_certificate_and_tokens_without_a_restart(tmp_path: Path, tokens: Path) -> None:
     ours, others = Authority(), Authority()
     files = Files(tmp_path, ours)
-    environ = {
-        "VOLCAST_GATEWAY__TLS_CERT": str(files.cert),
-        "VOLCAST_GATEWAY__TLS_KEY": str(files.key),
-        "VOLCAST_GATEWAY__TOKENS_FILE": str(tokens),
-    }
 
     def status(address: str, authority: Authority) -> int:
         trust = ssl.create_default_context(cadata=authority.pem.decode())
@@ -184,7 +179,12 @@ def test_https_takes_a_new_certificate_and_tokens_without_a_restart(tmp_path: Pa
         except httpx.ConnectError:
             return 0
 
-    with running("gateway", "--port", "0", "--server", "127.0.0.1:1", **environ) as process:
+    with running(
+        *("gateway", "--port", "0", "--server", "127.0.0.1:1"),
+        VOLCAST_GATEWAY__TLS_CERT=str(files.cert),
+        VOLCAST_GATEWAY__TLS_KEY=str(files.key),
+        VOLCAST_GATEWAY__TOKENS_FILE=str(tokens),
+    ) as process:
         assert (status(process.address, ours), status(process.address, others)) == (200, 0)
         files.write(*others.signed())
         await_true(lambda: status(process.address, others) == 200, 15)

@@ -34,7 +34,12 @@ class EveryCall:
 
 
 def block(path: bytes = b"/score", *extra: tuple[bytes, bytes], method: bytes = b"POST") -> bytes:
-    fields = ((b":method", method), (b":scheme", b"http"), (b":path", path), (b":authority", b"x"))
+    fields: tuple[tuple[bytes, bytes], ...] = (
+        (b":method", method),
+        (b":scheme", b"http"),
+        (b":path", path),
+        (b":authority", b"x"),
+    )
     fields += ((b"content-type", b"application/grpc"), (b"te", b"trailers"), *extra)
     return b"".join(literal(name, value) for name, value in fields)
 

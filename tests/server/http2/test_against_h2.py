@@ -67,7 +67,7 @@ class Theirs:
     def __init__(self) -> None:
         config = h2.config.H2Configuration(client_side=False, header_encoding=None)
         self.connection = h2.connection.H2Connection(config)
-        values = {SETTINGS.INITIAL_WINDOW_SIZE: WINDOW, SETTINGS.MAX_FRAME_SIZE: 256 * 1024}
+        values: dict[Any, int] = {SETTINGS.INITIAL_WINDOW_SIZE: WINDOW, SETTINGS.MAX_FRAME_SIZE: 256 * 1024}
         self.connection.local_settings.update(values)
         self.connection.initiate_connection()
         self.connection.increment_flow_control_window(2**30)
@@ -255,7 +255,7 @@ class Client:
             self.bodies[event.stream_id] = self.bodies.get(event.stream_id, b"") + event.data
             self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
         elif isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
-            self.trailers.setdefault(event.stream_id, {}).update(event.headers)  # type: ignore[arg-type]
+            self.trailers.setdefault(event.stream_id, {}).update(event.headers)
 
     def call(self, call: Call) -> int:
         stream: int = self.h2.get_next_available_stream_id()

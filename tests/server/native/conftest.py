@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from time import perf_counter_ns, time
-from typing import Any
+from typing import cast
 
 import pytest
 import structlog
@@ -72,9 +72,9 @@ class Transport:
 
 class Client:
     def __init__(self, front: NativeFront) -> None:
-        self.transport: Any = Transport()
+        self.transport = Transport()
         self.link = front.connect()
-        self.link.connection_made(self.transport)
+        self.link.connection_made(cast(asyncio.Transport, self.transport))
         self.send(frames.PREFACE + frames.settings({}) + frames.window_update(0, 2**30))
         self.read()
 
@@ -101,7 +101,7 @@ class Client:
         self.transport.written = b""
         return got
 
-    async def until(self, done: Callable[[list[Frame]], bool]) -> list[Frame]:
+    async def until(self, done: Callable[[list[Frame]], object]) -> list[Frame]:
         """Turns of the loop until what has come is enough."""
         got: list[Frame] = []
         async with asyncio.timeout(10):

@@ -18,14 +18,22 @@ from server.native.streaming import StreamingCall
 from tests.server.bundles import Logistic, rows
 from tests.server.http2.peer import Frame, block, message
 from tests.server.native.conftest import SERVICE, Client, Clock, Transport
-from volcast.v1 import PackedRows, PredictRequest, PredictResponse, StreamPredictRequest, StreamPredictResponse
+from volcast.v1 import (
+    DATA_TYPE_FLOAT32,
+    DATA_TYPE_FLOAT64,
+    PackedRows,
+    PredictRequest,
+    PredictResponse,
+    StreamPredictRequest,
+    StreamPredictResponse,
+)
 
 WATCH = b"/grpc.health.v1.Health/Watch"
 
 
 def request(count: int = 1, seed: int = 0, dtype: str = "<f8") -> PredictRequest:
     values = rows(count, seed).astype(dtype).tobytes()
-    data_type = 2 if dtype == "<f8" else 1
+    data_type = DATA_TYPE_FLOAT64 if dtype == "<f8" else DATA_TYPE_FLOAT32
     packed = PackedRows(schema_hash=CORE_1.hash, data_type=data_type, row_count=count, values=values)
     return PredictRequest(packed=packed)
 
@@ -264,6 +272,7 @@ async def test_time_does_not_count_while_the_loop_stands_still(
         clock.ahead_ns += 10**9
         front._sweep()
     assert client.transport.closed
+    assert front._sweeper is not None
     front._sweeper.cancel()
 
 

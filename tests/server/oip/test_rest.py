@@ -283,12 +283,12 @@ def test_a_header_length_that_is_none_is_refused(rest: httpx.Client, length: str
 def test_a_binary_size_that_does_not_fit_is_refused(rest: httpx.Client, size: Any, expected: str) -> None:
     request = {"inputs": [tensor(rows(1), parameters={"binary_data_size": size})]}
     body, headers = binary(request, rows(1).tobytes())
-    assert refused(rest, body, **headers).startswith(expected)
+    assert refused(rest, body, 400, **headers).startswith(expected)
 
 
 def test_values_both_in_json_and_behind_it_are_refused(rest: httpx.Client) -> None:
     body, headers = binary({"inputs": [in_json(rows(1))]}, rows(1).tobytes())
-    assert refused(rest, body, **headers) == "inputs[0].data: expected none beside binary_data_size"
+    assert refused(rest, body, 400, **headers) == "inputs[0].data: expected none beside binary_data_size"
 
 
 def test_a_body_over_the_limit_is_refused_packed_or_not(rest: httpx.Client) -> None:

@@ -54,9 +54,9 @@ def reloading(plane: DataPlane, asked: list[None]) -> Callable[[], Future[Reload
     return reload
 
 
-def index(service: OpenInference, **fields: bool) -> list[tuple[str, str, str]]:
+def index(service: OpenInference, ready: bool = False) -> list[tuple[str, str, str]]:
     answer = RepositoryIndexResponse.FromString(
-        service.repository_index(RepositoryIndexRequest(**fields).SerializeToString())
+        service.repository_index(RepositoryIndexRequest(ready=ready).SerializeToString())
     )
     return [(model.name, model.version, model.state) for model in answer.models]
 

@@ -63,5 +63,5 @@ async def call(
     else:
         channel = grpc.aio.secure_channel(address, credentials, options=OWN_CONNECTION)
     async with channel:
-        answer: bytes = await channel.unary_unary(path)(b"row", timeout=10, **options)
+        answer: bytes = await channel.unary_unary(path, bytes, bytes)(b"row", timeout=10, **options)
         return answer

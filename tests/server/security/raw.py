@@ -35,7 +35,12 @@ class Raw:
         self.socket.sendall(struct.pack(">IBI", len(payload) << 8 | kind, flags, stream) + payload)
 
     def open_call(self, stream: int, path: str, extra: tuple[tuple[str, str], ...] = ()) -> None:
-        fields = ((":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "x"))
+        fields: tuple[tuple[str, str], ...] = (
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", path),
+            (":authority", "x"),
+        )
         fields += (("content-type", "application/grpc"), ("te", "trailers"), *extra)
         block = b"".join(b"\x00" + _text(name) + _text(value) for name, value in fields)
         self.send(HEADERS, block[:16384], END_HEADERS if len(block) <= 16384 else 0, stream)

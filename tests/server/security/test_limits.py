@@ -34,15 +34,15 @@ def limited(**keys: Any) -> Any:
 
 async def test_a_message_over_the_limit_is_refused_as_the_callers_fault() -> None:
     async with limited(max_message_bytes=1000) as address, grpc.aio.insecure_channel(address) as channel:
-        assert len(await channel.unary_unary(UNARY)(bytes(1000), timeout=10)) == 1000
+        assert len(await channel.unary_unary(UNARY, bytes, bytes)(bytes(1000), timeout=10)) == 1000
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await channel.unary_unary(UNARY)(bytes(1001), timeout=10)
+            await channel.unary_unary(UNARY, bytes, bytes)(bytes(1001), timeout=10)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_headers_over_the_limit_are_refused_and_the_connection_lives_on() -> None:
     async with limited(max_metadata_bytes=2048) as address, grpc.aio.insecure_channel(address) as channel:
-        method = channel.unary_unary(UNARY)
+        method = channel.unary_unary(UNARY, bytes, bytes)
         assert await method(b"row", metadata=(("a", "x" * 1200),), timeout=10) == b"row"
         for _ in range(6):  # between gRPC's soft and hard limit it would be refused now and then
             with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -58,12 +58,12 @@ async def test_new_files_count_from_the_next_connection_on_and_those_in_hand_liv
         echo(loaded.credentials()) as address,
         grpc.aio.secure_channel(address, trusting(authority)) as old,
     ):
-        assert await old.unary_unary("/test.Echo/Unary")(b"before", timeout=10) == b"before"
+        assert await old.unary_unary("/test.Echo/Unary", bytes, bytes)(b"before", timeout=10) == b"before"
         files.write(*stranger.signed())
         assert await call(address, trusting(stranger)) == b"row"
         with pytest.raises(grpc.aio.AioRpcError):
             await call(address, trusting(authority))
-        assert await old.unary_unary("/test.Echo/Unary")(b"after", timeout=10) == b"after"
+        assert await old.unary_unary("/test.Echo/Unary", bytes, bytes)(b"after", timeout=10) == b"after"
     assert (loaded.reloads, loaded.failures) == (1, 0)
     assert log.names == ["certificate_loaded"]
 

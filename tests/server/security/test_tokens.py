@@ -193,7 +193,9 @@ async def test_a_grpc_caller_with_a_token_is_answered(tokens: Tokens) -> None:
         assert await call(address, metadata=bearing("second")) == b"row"
         assert await call(address, path=HEALTH) == b"row"
         async with grpc.aio.insecure_channel(address) as channel:
-            stream = channel.stream_stream(STREAM)(iter([b"1", b"2"]), metadata=bearing("first"), timeout=10)
+            stream = channel.stream_stream(STREAM, bytes, bytes)(
+                iter([b"1", b"2"]), metadata=bearing("first"), timeout=10
+            )
             assert [message async for message in stream] == [b"1", b"2"]
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(address, path="/test.Echo/None", metadata=bearing("first"))
@@ -211,7 +213,7 @@ async def test_a_grpc_caller_without_a_token_cannot_see_which_methods_exist(
             await call(address, path=path, metadata=metadata)
         assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAUTHENTICATED, REFUSAL_TEXT)
         async with grpc.aio.insecure_channel(address) as channel:
-            stream = channel.stream_stream(path)(metadata=metadata, timeout=10)
+            stream = channel.stream_stream(path, bytes, bytes)(metadata=metadata, timeout=10)
             # Nothing sent and not closed: the refusal does not wait for a message.
             assert await stream.code() is grpc.StatusCode.UNAUTHENTICATED
     assert gate.refused == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from server.core.rows import PackedInput
 from server.rpc.inference import read_predict
 from server.wire.response import varint
 from server.wire.templates import MAX_PREFIX_BYTES, MAX_ROWS, TemplateCache, frame_parts
-from volcast.v1 import ModelSelector, PackedRows, PredictRequest, StreamPredictRequest
+from volcast.v1 import DATA_TYPE_FLOAT64, ModelSelector, PackedRows, PredictRequest, StreamPredictRequest
 
 WIDTH = len(CORE_1)
 
@@ -75,9 +77,9 @@ def scored(request: PredictInput | None) -> PredictInput | None:
     return msgspec.structs.replace(request, rows=msgspec.structs.replace(request.rows, event_times=0, product_ids=0))
 
 
-def plain(rows: int = 1, **changes: object) -> bytes:
+def plain(rows: int = 1, **changes: Any) -> bytes:
     matrix = np.arange(rows * WIDTH, dtype="<f8")
-    fields = {"schema_hash": CORE_1.hash, "data_type": 2, "row_count": rows, "values": matrix.tobytes()}
+    fields: dict[str, Any] = {"schema_hash": CORE_1.hash, "data_type": 2, "row_count": rows, "values": matrix.tobytes()}
     return PredictRequest(packed=PackedRows(**{**fields, **changes})).SerializeToString()
 
 
@@ -128,7 +130,7 @@ def test_times_and_products_may_change_behind_the_values(
 ) -> None:
     def message(seed: int, shift: int) -> bytes:
         random = np.random.default_rng(seed)
-        rows = PackedRows(schema_hash=CORE_1.hash, data_type=2, row_count=count)
+        rows = PackedRows(schema_hash=CORE_1.hash, data_type=DATA_TYPE_FLOAT64, row_count=count)
         rows.values = random.random(count * WIDTH).tobytes()
         if with_times:
             rows.event_times_ns.extend(times[row % len(times)] ^ shift for row in range(count))

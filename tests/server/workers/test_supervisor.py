@@ -61,7 +61,7 @@ def request() -> bytes:
 def predict(address: str) -> None:
     """One call on a connection of its own."""
     with grpc.insecure_channel(address, OWN_CONNECTION) as channel:
-        call: Any = channel.unary_unary(PREDICT)
+        call: Any = channel.unary_unary(PREDICT, bytes, bytes)
         call(request(), timeout=10)
 
 
@@ -151,7 +151,7 @@ def test_no_call_of_a_retrying_client_fails_when_a_worker_is_killed(process: Pro
 
     def ask(number: int) -> None:
         with grpc.insecure_channel(process.address, OWN_CONNECTION) as channel:
-            call: Any = channel.unary_unary(PREDICT)
+            call: Any = channel.unary_unary(PREDICT, bytes, bytes)
             while not enough.is_set():
                 try:
                     call(request(), timeout=10)
@@ -247,7 +247,7 @@ def test_workers_that_leave_report_it_and_still_answer_new_connections(models: P
         two(models, VOLCAST_SERVER__LAME_DUCK_S="60") as process,
         grpc.insecure_channel(process.address, OWN_CONNECTION) as channel,
     ):
-        watch: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=30)
+        watch: Any = channel.unary_stream("/grpc.health.v1.Health/Watch", bytes, bytes)(b"", timeout=30)
         assert HealthCheckResponse.FromString(next(watch)).status == HealthCheckResponse.SERVING
         process.popen.send_signal(signal.SIGTERM)
         assert HealthCheckResponse.FromString(next(watch)).status == HealthCheckResponse.NOT_SERVING

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +65,8 @@ def topics(kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch) -> KafkaConfig:
     for record in ticks():
         sink.send(kafka.topics.raw, b"BTC-USD", encode(record))
     sink.send(kafka.topics.raw, b"BTC-USD", b"no tick")
-    for value in [*said[:50], *said[40:], missing.SerializeToString(), b"\xff"]:
-        sink.send(kafka.topics.predictions, b"BTC-USD", value)
+    for raw in [*said[:50], *said[40:], missing.SerializeToString(), b"\xff"]:
+        sink.send(kafka.topics.predictions, b"BTC-USD", raw)
     sink.flush()
     sink.close()
     for name, value in as_environ(kafka).items():
@@ -110,6 +111,10 @@ def test_beside_it_a_shadow_in_a_table(topics: KafkaConfig, capsys: pytest.Captu
     assert "volatility/99: bundle" in said, "a shadow that is not there is named"
 
 
+def joined_or_late(session: Session, ends_s: float) -> bool:
+    return session.join.waiting == 61 or time.monotonic() > ends_s
+
+
 def test_live_it_says_figures_and_a_restart_reads_them_again(topics: KafkaConfig) -> None:
     for _ in range(2):
         with ExitStack() as cleanup:
@@ -117,7 +122,7 @@ def test_live_it_says_figures_and_a_restart_reads_them_again(topics: KafkaConfig
             session = Session(load_config(), Scoreboard({"1h": 3600.0}, folder.bundle), 3600.0, cleanup)
             ends_s = time.monotonic() + 60
             # Without a later tick the last 60 s of the stream may still come true.
-            session.run(lambda s=session, at=ends_s: s.join.waiting == 61 or time.monotonic() > at, lambda: None)
+            session.run(partial(joined_or_late, session, ends_s), lambda: None)
             samples = {
                 one.name: one.value
                 for family in metrics(session)

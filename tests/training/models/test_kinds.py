@@ -20,14 +20,14 @@ from server.core.graph_scan import scan_graph
 from server.core.predictor import Predictor
 from training import MODEL_TYPES, export
 from training.models import BASELINES, KINDS, Fitted
-from training.models.base import sigmoid
+from training.models.base import Params, sigmoid
 from training.models.graphs import ML_OPSET, OPSET
 from training.models.transforms import usable
 from training.onnx_model import OnnxModel
 from training.rows import Rows
 from training.schemas import MINUTES_1, QUOTES_1
 
-VARIANTS = {name: {} for name in KINDS} | {
+VARIANTS: dict[str, Params] = {name: {} for name in KINDS} | {
     "xgboost alone": {"base": "rate"},
     "xgboost deep": {"depth": 5, "trees": 100},
 }

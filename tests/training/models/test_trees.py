@@ -63,7 +63,7 @@ def test_every_leaf_and_split_of_the_booster_is_in_the_graph(fitted: FittedTrees
     trees = parse_trees(fitted.booster).attributes
     leaves = trees["nodes_modes"].count("LEAF")
     splits = trees["nodes_modes"].count("BRANCH_LT")
-    assert splits + fitted.params["trees"] == leaves  # a binary tree has one leaf more than splits
+    assert splits + int(fitted.params["trees"]) == leaves  # a binary tree has one leaf more than splits
     assert len(trees["target_weights"]) == leaves
     (node,) = [one for one in onnx.load_from_string(fitted.to_onnx()).graph.node if one.domain == "ai.onnx.ml"]
     weights = next(one for one in node.attribute if one.name == "target_weights")

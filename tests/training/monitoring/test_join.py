@@ -201,7 +201,8 @@ def test_what_is_joined_is_forgotten() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 700), st.integers(0, 700)), max_size=30))
 def test_rows_that_grow_and_shrink_are_those_of_a_list(steps: list[tuple[int, int]]) -> None:
-    growing, expected, following = Growing(np.int64), [], 0
+    growing, following = Growing(np.int64), 0
+    expected: list[int] = []
     for added, dropped in steps:
         growing.add(np.arange(following, following + added))
         expected += range(following, following + added)
