@@ -358,8 +358,8 @@ def _rolled_back(workplace: Workplace, store: ModelStore) -> Moved:
         return store.rollback()
     except UsageError as error:
         raise UsageError(
-            f"{error}; `volcast models promote {store.name} VERSION` makes another the champion, where the run that "
-            "made it is kept; without one, write labels.json (docs/models.md)"
+            f"{error}; `volcast models promote {store.name} VERSION` makes that version the champion if its run is "
+            "kept; otherwise write labels.json (docs/models.md)"
         ) from None
 
 

@@ -84,7 +84,7 @@ class Batcher:
 
     @property
     def room(self) -> int:
-        """How many more calls the queue takes; never negative."""
+        """The number of calls that still fit into the queue; never negative."""
         return max(0, self._max_queue - self.calls)
 
     @property

@@ -25,7 +25,7 @@ ByVersion = dict[str, Model]
 
 @dataclass(frozen=True)
 class ReloadResult:
-    """What one load changed."""
+    """The changes of one load."""
 
     snapshot: ModelSnapshot
     loaded: tuple[Model, ...]  # new versions, and versions whose bytes changed

@@ -60,7 +60,7 @@ UNKNOWN: Final = Value(None)
 
 
 def shape_value(ints: Sequence[Dim], dims: tuple[Dim, ...] | None = None) -> Value:
-    """A tensor of known integers; one dimension unless `dims` says otherwise."""
+    """A tensor of known integers; one dimension unless `dims` is given."""
     return Value((len(ints),) if dims is None else dims, tuple(ints), ROWS in ints)
 
 

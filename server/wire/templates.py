@@ -103,7 +103,7 @@ class FrameTemplate:
         self.mask = np.frombuffer(b"\xff" * len(prefix) + id_bits + b"\xff" * len(self.middle), np.uint8)
 
     def count_matching(self, frames: NDArray[np.uint8]) -> int:
-        """How many of the first frames match. frames: (frames, prefix and frame)."""
+        """The number of leading frames that match. frames: (frames, prefix and frame)."""
         differs = ((frames[:, : len(self.head)] ^ self.head) & self.mask).any(axis=1)
         if self.request.tail.size:
             differs |= _tails_differ(frames, self.request.tail)

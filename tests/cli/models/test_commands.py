@@ -226,7 +226,7 @@ def test_a_rollback_that_cannot_be_says_what_is_there_and_what_else_helps(
         assert line.count("\n") == 1
         return line
 
-    hint = "`volcast models promote volatility VERSION` makes another the champion"
+    hint = "`volcast models promote volatility VERSION` makes that version the champion"
     store().put(made.manifest, made.model, {})
     assert f"nothing was ever promoted; {hint}" in refused("volatility")
     assert models("promote", "volatility", "--run", kept(made), "--no-track") == 0
