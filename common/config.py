@@ -24,7 +24,7 @@ from common.service_links import without_service_links
 ENV_PREFIX = "VOLCAST_"
 DEFAULT_FILE = "config.yaml"
 ENV_FILE = ".env"
-# Variables with the prefix that are not keys. Any other variable without "__" is a misspelled key.
+# Variables with the prefix that are not keys. Any other variable is a misspelled key.
 OTHER_VARIABLES = (
     "VOLCAST_DATA_DIR",  # recorded market data, for training and tests
     "VOLCAST_STATUS_FD",  # the pipe that `volcast run` gives to each of its parts
@@ -249,7 +249,7 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] | None = No
         environ = without_service_links(environ, settings)
     _require_known_names(environ, "environment")
     for key, value in sorted(environ.items()):
-        if key.startswith(ENV_PREFIX) and "__" in key:
+        if key.startswith(ENV_PREFIX) and key.upper() in settings:
             _set(tree, key, value)
     try:
         # strict=False converts text: an environment variable "50052" is a port.
@@ -268,9 +268,12 @@ def _read_dotenv() -> dict[str, str]:
 
 
 def _require_known_names(names: Iterable[str], where: str) -> None:
-    """Raises ConfigError for a misspelled variable, which would have no effect otherwise."""
+    """Raises ConfigError for a misspelled variable, with the nearest name of a key."""
+    settings = frozenset(_variables(Config))
     for name in sorted(names):
-        if not name.startswith(ENV_PREFIX) or "__" in name or name.startswith(TEST_PREFIX) or name in OTHER_VARIABLES:
+        if not name.startswith(ENV_PREFIX) or name.startswith(TEST_PREFIX) or name in OTHER_VARIABLES:
+            continue
+        if name.upper() in settings:
             continue
         # Compared without the prefix, which all names share.
         known = {known.removeprefix(ENV_PREFIX): known for known in (*_variables(Config), *OTHER_VARIABLES)}

@@ -33,8 +33,8 @@ def stop_on_signals(hurry: threading.Event | None = None) -> threading.Event:
 def survive_hangups() -> None:
     """SIGHUP does not kill this process any more. For the main function of a program, before all else.
 
-    A server that reads its files again for SIGHUP may get the signal before it has set up its own handler:
-    `hangup_pending` reports this. If the terminal has gone, SIGHUP does what Ctrl-C does.
+    If SIGHUP arrives before a server has installed its own handler, `hangup_pending` returns True afterwards. If the
+    terminal is closed, SIGHUP does what Ctrl-C does.
     """
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         return  # nohup

@@ -1,7 +1,7 @@
-"""Structured logs on standard error: one JSON event a line, or readable text on a terminal.
+"""Structured logs on standard error: one JSON event per line, or readable text on a terminal.
 
-Logging never raises. It never blocks after common.streams.protect_standard_streams was called.
-Lines that were lost are counted by common.streams.
+Logging never raises, for any value and any output. After common.streams.protect_standard_streams it never blocks;
+common.streams then counts the lost lines.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -29,6 +30,7 @@ from common.versions import newest_version, next_version, version_order
 HISTORY_FILE = ".history.json"
 LOCK_FILE = ".lock"
 MAX_NAME = 128  # of a model
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 Role = Literal["candidate", "champion"]
 
 
@@ -271,14 +273,14 @@ class ModelStore:
         return next_version([folder.name for folder in self._folders()])
 
 
-def model_name(name: str) -> str:
-    """The name itself. Raises UsageError if no server would take a folder of that name."""
-    plain = name.replace("-", "").replace("_", "")
-    if not (plain.isascii() and plain.isalnum() and len(name) <= MAX_NAME and name[0] != "-"):
-        raise UsageError(
-            f"NAME: expected letters, digits, - and _ (at most {MAX_NAME}), without - at the start, got "
-            f"{name[:MAX_NAME]!r}"
-        )
+def model_name(name: str, field: str = "NAME") -> str:
+    """The name itself. Raises UsageError, with the field, if it is not valid.
+
+    A name that begins with "-" would be read as an option by the commands.
+    """
+    if len(name) > MAX_NAME or _NAME.fullmatch(name) is None:
+        expected = f"letters, digits, - and _, a letter or digit first (at most {MAX_NAME})"
+        raise UsageError(f"{field}: expected {expected}, got {name[:MAX_NAME]!r}")
     return name
 
 

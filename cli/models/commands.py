@@ -86,8 +86,8 @@ def list_(
     τ is the smallest volatility of a spike for a version; pr_auc is its mean over the walk-forward folds.
     """
     workplace = Workplace(config_file, models_dir, runs_dir)
-    names = [name] if name else workplace.names()
-    versions = [row for each in names for row in listing.versions(workplace.store(each))]
+    stores = [workplace.store(name)] if name else workplace.stores()
+    versions = [row for store in stores for row in listing.versions(store)]
     runs, damaged = listing.runs(workplace.runs_dir, workplace.config.tracking, name)
     if as_json:
         print_json({"models": versions, "runs": runs, "unreadable": damaged})
@@ -297,7 +297,7 @@ def sync(
         uploaded.append(folder.name)
     for line in unreadable(workplace.runs_dir):
         click.echo(f"volcast: {line}", err=True)
-    aliases = {name: workplace.reconcile(name) for name in workplace.names()}
+    aliases = {store.name: workplace.reconcile(store) for store in workplace.stores()}
     if as_json:
         print_json({"uri": tracker.uri, "uploaded": uploaded, "fetched": fetched, "aliases": aliases})
         return 0
@@ -327,6 +327,10 @@ class Workplace:
     def names(self) -> list[str]:
         return model_names(self.models_dir)
 
+    def stores(self) -> list[ModelStore]:
+        """One per folder, also if its name is not a valid `model_name`."""
+        return [ModelStore(self.models_dir, name) for name in self.names()]
+
     def limits(self) -> Limits:
         from training.gate import Limits
 
@@ -339,10 +343,10 @@ class Workplace:
 
         return MlflowServer(self.config.tracking)
 
-    def reconcile(self, name: str) -> dict[str, str | None]:
+    def reconcile(self, store: ModelStore) -> dict[str, str | None]:
         from training import promotion
 
-        return promotion.reconcile(self.store(name), self.tracker, self.runs_dir)
+        return promotion.reconcile(store, self.tracker, self.runs_dir)
 
 
 def _rolled_back(workplace: Workplace, store: ModelStore) -> Moved:
@@ -354,15 +358,15 @@ def _rolled_back(workplace: Workplace, store: ModelStore) -> Moved:
         return store.rollback()
     except UsageError as error:
         raise UsageError(
-            f"{error}; `volcast models promote {store.name} VERSION` makes another version the champion if its run is "
-            "kept; if not, write labels.json (docs/models.md)"
+            f"{error}; `volcast models promote {store.name} VERSION` makes that version the champion if its run is "
+            "kept; otherwise write labels.json (docs/models.md)"
         ) from None
 
 
 def _move_alias(workplace: Workplace, name: str) -> None:
     """Points MLflow's alias at the new champion; prints a line if that has to wait."""
     try:
-        workplace.reconcile(name)
+        workplace.reconcile(workplace.store(name))
     except UnavailableError as error:
         click.echo(f"volcast: {error}", err=True)
     except ModuleNotFoundError as error:

@@ -1,7 +1,7 @@
-"""The queue before the model, and the batches that are taken from it.
+"""The queue in front of the model, and its batches.
 
 Batching without added delay: when the model is free, its next batch takes all waiting work up to `max_batch_rows`. The
-queue is bounded: callers that find it full are refused at once. Work whose deadline has passed or whose callers have
+queue is bounded: if it is full, calls are refused at once. Work whose deadline has passed or whose callers have
 cancelled is dropped before it is computed.
 """
 
@@ -15,8 +15,8 @@ from common.errors import DeadlineError, VolcastError
 from server.core.dataplane import Computed, DataPlane, ModelRun, Outcome, ScoringJob
 
 DEADLINE_PASSED = DeadlineError("the deadline had passed before the model ran")
-# A job of more rows is computed on another thread: at this size our slowest model takes between half a millisecond
-# and one, and no other call should wait longer than that for the event loop.
+# A job of more rows is computed on another thread. At this size our slowest model takes 0.5 to 1 ms, and no other call
+# should wait longer for the event loop.
 INLINE_ROWS = 2048
 
 
@@ -84,7 +84,7 @@ class Batcher:
 
     @property
     def room(self) -> int:
-        """How many more calls the queue takes; never negative."""
+        """The number of calls that still fit into the queue; never negative."""
         return max(0, self._max_queue - self.calls)
 
     @property
@@ -138,7 +138,7 @@ class Batcher:
         return batch
 
     def run_now(self, job: ScoringJob) -> Outcome:
-        """The outcome of a job that has waited already, ahead of the queue."""
+        """Computes a job that has already waited, ahead of the queue."""
         computed = self._computed([job])
         for run in computed.runs:
             self.observe(run)
@@ -150,7 +150,7 @@ class Batcher:
         except Exception as error:
             if len(jobs) == 1:
                 return Computed([FaultError(error)], [])
-            # One of them broke the run of all: compute each alone.
+            # One job made the whole run fail: compute each job by itself.
             each = [self._computed([job]) for job in jobs]
             return Computed([single.outcomes[0] for single in each], [run for single in each for run in single.runs])
 
@@ -163,7 +163,7 @@ class Batcher:
             if not work.replies.abandoned:
                 try:
                     work.replies.send(outcome)
-                except Exception as error:  # the other callers of the batch still get their responses
+                except Exception as error:  # a fault in one response must not prevent the batch's other responses
                     fault = error
         for run in computed.runs:
             self.observe(run)
@@ -172,7 +172,7 @@ class Batcher:
 
 
 class FaultError(VolcastError):
-    """A fault of ours: the edges log its cause and do not show it to the caller."""
+    """An internal fault: the edges log its cause and do not show it to the caller."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__("internal error")

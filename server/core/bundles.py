@@ -108,7 +108,7 @@ def _require_below(folder: Path, root: Path) -> None:
 
 
 def load_model(folder: Path, name: str, version: str, previous: Model | None = None) -> Model:
-    """Reads, checks and warms up one bundle; returns `previous` if it was made of the same bytes.
+    """Reads, checks and warms up one bundle; returns `previous` if the bytes are unchanged.
 
     Raises BundleError, which names the bundle and the fault.
     """
@@ -119,7 +119,7 @@ def load_model(folder: Path, name: str, version: str, previous: Model | None = N
     manifest = parse_bundle(folder, manifest_bytes, graph)
     if (manifest.name, manifest.version) != (name, version):
         written = f"{manifest.name[:MAX_NAME]}/{manifest.version[:MAX_NAME]}"
-        raise BundleError(f"bundle {folder}: the manifest says {ascii(written)[1:-1]}, the folder {name}/{version}")
+        raise BundleError(f"bundle {folder}: the manifest has {ascii(written)[1:-1]}, the folder {name}/{version}")
     try:
         predictor = check_model(graph, manifest)
     except BundleError as error:

@@ -50,7 +50,7 @@ class ModelRun(msgspec.Struct, frozen=True):
 
 
 class Computed(msgspec.Struct, frozen=True):
-    outcomes: list[Outcome]  # one a job, in order
+    outcomes: list[Outcome]  # one per job, in order
     runs: list[ModelRun]
 
 

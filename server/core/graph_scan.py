@@ -1,8 +1,8 @@
-"""Refuses an ONNX file that refers to anything outside itself, before ONNX Runtime sees it.
+"""Refuses an ONNX file that refers to anything outside itself, before ONNX Runtime reads it.
 
 ONNX Runtime follows external tensors even in a model that is passed as bytes: it then reads from the process's working
-directory. So the file is walked first, at the level of protobuf's wire format and without the onnx package. Only the
-messages that can contain a tensor are entered. Field numbers are those of onnx.proto.
+directory. So this module first walks the file, at the level of protobuf's wire format and without the onnx package.
+It enters only the messages that can contain a tensor. Field numbers are those of onnx.proto.
 """
 
 from __future__ import annotations

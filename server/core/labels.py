@@ -32,7 +32,7 @@ def assign(labels: Labels, name: str, models: Mapping[str, Model]) -> LabelAssig
     for label, version in labels.pairs():
         if version not in models:
             known = ", ".join(sorted(models, key=version_order)) or "none"
-            raise BundleError(f"{LABELS_FILE}: {label}: version {version[:64]!r} is not loaded; loaded: {known}")
+            raise BundleError(f"{LABELS_FILE}: {label}: version {version[:64]!a} is not loaded; loaded: {known}")
     stable = models[labels.stable]
     for label, version in labels.pairs():
         # One request can reach any of these versions, and its caller does not know which.

@@ -26,7 +26,7 @@ def check_model(graph: bytes, manifest: Manifest) -> Predictor:
     """The model, checked and warmed up.
 
     Checks the ONNX file (no other files, no custom operators), its opset, input and output, that no operator can mix
-    rows, the self-test, that probabilities lie in [0, 1], and that a row scores the same whatever its batch. Raises
+    rows, the self-test, that probabilities lie in [0, 1], and that a row scores the same in every batch. Raises
     BundleError with the reason.
     """
     scan = scan_graph(graph)
@@ -42,7 +42,7 @@ def check_model(graph: bytes, manifest: Manifest) -> Predictor:
 
 def _check_opset(manifest: Manifest, opset: int) -> None:
     if opset != manifest.opset:
-        raise BundleError(f"opset: the manifest says {manifest.opset}, model.onnx uses {opset or 'none'}")
+        raise BundleError(f"opset: the manifest has {manifest.opset}, model.onnx uses {opset or 'none'}")
 
 
 def _self_test(predictor: Predictor, manifest: Manifest, width: int) -> None:
@@ -112,5 +112,5 @@ def _tiled(manifest: Manifest, rows: int) -> Matrix:
 def _run(predict: Callable[[Matrix], Vector], matrix: Matrix) -> Vector:
     try:
         return predict(matrix)
-    except Exception as error:  # whatever a broken graph makes ONNX Runtime raise
+    except Exception as error:  # the errors of ONNX Runtime for a broken graph have no common class
         raise BundleError(f"self-test: the model cannot be run on {len(matrix)} rows: {onnx_reason(error)}") from None

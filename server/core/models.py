@@ -1,7 +1,7 @@
 """The models of a server: loaded from bundles, checked, warmed up, swapped in one assignment.
 
 A reader takes `Repository.snapshot` once and works on it: a snapshot never changes, and a load makes a new one. A
-bundle that cannot be loaded never replaces one that could. A call finishes with the Model it began with.
+bundle that cannot be loaded never replaces a loaded version. A call finishes with the Model it began with.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ByVersion = dict[str, Model]
 
 @dataclass(frozen=True)
 class ReloadResult:
-    """What one load changed."""
+    """The changes of one load."""
 
     snapshot: ModelSnapshot
     loaded: tuple[Model, ...]  # new versions, and versions whose bytes changed
@@ -98,10 +98,10 @@ def _not_found(snapshot: ModelSnapshot, name: str, selection: Selection) -> Mode
     versions = [version for owner, version in snapshot.models if owner == name]
     if not versions:
         names = ", ".join(sorted({owner for owner, _ in snapshot.models})) or "none"
-        return ModelNotFoundError.of("model.name", f"no model {name[:64]!r}; loaded: {names}")
+        return ModelNotFoundError.of("model.name", f"no model {name[:64]!a}; loaded: {names}")
     if selection.version:
         known = ", ".join(sorted(versions, key=version_order))
-        what = f"model {name!r} has no version {selection.version[:64]!r}; loaded: {known}"
+        what = f"model {name!a} has no version {selection.version[:64]!a}; loaded: {known}"
         return ModelNotFoundError.of("model.version", what)
     known = ", ".join(sorted(label for owner, label in snapshot.labelled if owner == name)) or "none"
     what = f"model {name!r} has no label {(selection.label or STABLE)[:64]!r}; assigned: {known}"
@@ -127,7 +127,7 @@ class _Load:
     def run(self) -> ModelSnapshot:
         on_disk = self._load_bundles()
         for failure in self._scan.failures:
-            # A folder that cannot be read any more: keep its versions, as with a bundle that cannot be loaded any more.
+            # If a folder cannot be read any more, keep its versions, as for a bundle that cannot be loaded any more.
             for (name, version), model in self._before.models.items():
                 if name == failure.name and failure.version in ("", version):
                     on_disk.setdefault(name, {})[version] = model

@@ -1,6 +1,7 @@
 """The nodes and constants of an ONNX graph, read from the file's bytes without the onnx package.
 
-Only what the check of row independence (row_independence.py) needs is read. Field numbers are those of onnx.proto.
+It reads only the parts that the check of row independence (row_independence.py) needs. Field numbers are those of
+onnx.proto.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Node:
 
     def integer(self, name: str, default: int) -> int:
         values = [value for number, value in self._fields(name) if number == 3 and isinstance(value, int)]
-        return _signed(values[-1]) if values else default  # the last one counts, as in any parser
+        return _signed(values[-1]) if values else default  # the last value counts, as in any parser
 
     def integers(self, name: str) -> tuple[int, ...] | None:
         if name not in self.attributes:
@@ -55,7 +56,7 @@ class Node:
         )
 
     def count(self, name: str) -> int:
-        """Of the values in a list."""
+        """The number of values in a list."""
         fields = list(self._fields(name))
         return len(_repeated_ints(self.data, fields, 8)) + sum(number in (7, 9) for number, _ in fields)
 

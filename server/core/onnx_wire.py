@@ -1,4 +1,4 @@
-"""The wire format of protobuf, as far as reading an ONNX file needs it.
+"""The part of protobuf's wire format that reading an ONNX file needs.
 
 https://protobuf.dev/programming-guides/encoding/
 """

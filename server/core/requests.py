@@ -23,7 +23,7 @@ class RowSource(Protocol):
 
 # msgspec structs instead of dataclasses: building a frozen struct takes 0.1 us instead of 1 us.
 class Selection(msgspec.Struct, frozen=True, gc=False):
-    """Which model to use. Empty strings mean the default model and the label "stable"."""
+    """The choice of a model. Empty strings mean the default model and the label "stable"."""
 
     name: str = ""
     version: str = ""

@@ -14,7 +14,7 @@ class CanarySplit:
     The position of a key is the first 8 bytes of BLAKE2b (digest size 8) over the model's name, a zero byte and the key
     in UTF-8, big-endian, divided by 2**64. It depends on nothing else, so every server and every restart agree. A
     larger share moves keys from stable to canary, and none back. One look-up takes 0.6 us. CRC-32 takes 0.1 us, but
-    gives the keys one order for all model names of one length: the same callers would get every canary.
+    orders the keys equally for all model names of one length: the same callers would get every canary.
     """
 
     def __init__(self, name: str, share: float) -> None:

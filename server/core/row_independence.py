@@ -2,7 +2,7 @@
 
 Callers share batches, so the answer to a row must not depend on the rows beside it. A test with some rows cannot show
 that: this check follows the batch axis through the graph, from `features` to `probability`, by the rules of
-row_rules.py. Nodes on which the probability does not depend are not looked at. load_checks.py adds a test with
+row_rules.py. Nodes that the probability does not depend on are skipped. load_checks.py adds a test with
 different rows.
 """
 
@@ -64,7 +64,7 @@ class _Walk:
             raise _refusal(node, "its attributes do not fit its inputs") from None
 
     def _call(self, node: Node, function: Function, inputs: list[Value | None], depth: int) -> list[Value]:
-        """A function of the file, by its body."""
+        """Applies a function of the file by its body."""
         if depth >= MAX_FUNCTION_DEPTH:
             raise _refusal(node, "its functions call each other too deeply")
         body = [_with_attributes(inner, node, function) for inner in _needed(function.nodes, set(function.outputs))]

@@ -1,8 +1,8 @@
 """The operators that cannot mix rows of a batch, each with the condition under which that holds.
 
-A rule takes a node and what is known of its inputs, and returns the same of its outputs, or raises RowsMixError. An
+A rule takes a node with the `Value` of each input. It returns the `Value` of each output, or raises RowsMixError. An
 operator without a rule is refused: loops and branches over rows, sorting and searching across a tensor, random
-numbers, quantization by the range of the whole tensor, and operators that nobody has looked at. Definitions:
+numbers, quantization by the range of the whole tensor, and operators that are not yet reviewed. Definitions:
 https://onnx.ai/onnx/operators/
 """
 

@@ -1,4 +1,4 @@
-"""What the check of row independence knows of a tensor, and the rules that many operators share."""
+"""Tensors in the check of row independence, as far as they are known, and rules that many operators share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Dim = int | str | None  # a size, ROWS, or unknown
 
 
 class RowsMixError(Exception):
-    """An operator can mix rows, or cannot be shown not to. The text is the reason."""
+    """An operator can mix rows, or the check cannot exclude it. The text is the reason."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ UNKNOWN: Final = Value(None)
 
 
 def shape_value(ints: Sequence[Dim], dims: tuple[Dim, ...] | None = None) -> Value:
-    """A tensor of known integers; one dimension unless `dims` says otherwise."""
+    """A tensor of known integers; one dimension unless `dims` is given."""
     return Value((len(ints),) if dims is None else dims, tuple(ints), ROWS in ints)
 
 
@@ -197,7 +197,7 @@ def _text(sizes: Sequence[Dim]) -> str:
 
 @dataclass(frozen=True)
 class Call:
-    """A node with what is known of its inputs; an input that is left out is None."""
+    """A node and the known values of its inputs; an omitted input is None."""
 
     node: Node
     inputs: Sequence[Value | None]

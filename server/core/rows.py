@@ -106,7 +106,7 @@ def _packed_faults(rows: PackedInput, schema: FeatureSchema, max_rows: int) -> R
         faults.append(("values", f"expected {expected}, got {len(rows.values)}"))
     for field, length in (("event_times_ns", rows.event_times), ("product_ids", rows.product_ids)):
         if length and length != count:
-            faults.append((field, f"expected none or one a row ({count}), got {length}"))
+            faults.append((field, f"expected none or one per row ({count}), got {length}"))
     return RequestError([FieldViolation(f"packed.{field}", text) for field, text in faults])
 
 

@@ -67,7 +67,7 @@ class ShadowScorer:
         self._max_waiting_rows = max_waiting_rows
         self._waiting: list[AnsweredRows] = []
         self._waiting_rows = 0
-        self._taken: list[AnsweredRows] = []  # out of the queue, the last first; for the scoring thread only
+        self._taken: list[AnsweredRows] = []  # removed from the queue, in reverse order; for the scoring thread only
         self._lock = threading.Lock()  # for a few appends; the scoring thread takes all rows at once and releases it
 
     @property
@@ -76,7 +76,7 @@ class ShadowScorer:
         return bool(self._repository.snapshot.shadows)
 
     def offer(self, model: Model, matrix: Matrix, probabilities: Vector) -> None:
-        """After an answer: matrix (rows, features), probabilities (rows,). Queues copies, or nothing."""
+        """Called after an answer: matrix (rows, features), probabilities (rows,). Queues copies, or nothing."""
         snapshot: ModelSnapshot = self._repository.snapshot
         if not snapshot.shadows:
             return

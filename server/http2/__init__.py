@@ -1,1 +1,1 @@
-"""gRPC's HTTP/2, the server's side, without sockets, clocks or an event loop: bytes in, events and bytes out."""
+"""The server side of HTTP/2 for gRPC, sans-I/O: no sockets, clock or event loop; bytes in, events and bytes out."""

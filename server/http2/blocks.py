@@ -1,7 +1,8 @@
 """Unary calls with an identical byte layout, as the rows of one array.
 
 A client with many unary calls in flight writes the same frames for each call. Only the stream's id, the increments of
-windows and the numbers in the message differ. The frames of all calls are split at once, and so are the answers framed.
+windows and the numbers in the message differ. NumPy splits the frames of all calls at once, and builds the frames of
+all responses at once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from server.http2 import frames
 from server.http2.headers import OK_TRAILERS, RESPONSE, RESPONSE_WORD, TRAILERS_WORD, Head
 
 Bytes = NDArray[np.uint8]
-MIN_COLUMNAR_CALLS = 12  # fewer calls are split one by one: NumPy's calls cost more than they save
+MIN_COLUMNAR_CALLS = 12  # fewer calls are split one by one, since NumPy's overhead exceeds its gain
 MAX_CREDITS = 4  # WINDOW_UPDATE frames of one call
 CREDIT_WORD = 4 << 8 | frames.WINDOW_UPDATE  # the first word of the frame
 _ID = 5  # offset of the stream's id in a frame's header
@@ -38,7 +39,7 @@ class Block(NamedTuple):
 
 
 class CallLayout(NamedTuple):
-    """Where the frames of a unary call stand in its bytes; offsets count from its HEADERS frame.
+    """Offsets of the frames of a unary call, counted from its HEADERS frame.
 
     gRPC's own clients write HEADERS, WINDOW_UPDATE of the stream, DATA, WINDOW_UPDATE of the connection; h2load and
     proxies write HEADERS, DATA.
@@ -49,14 +50,14 @@ class CallLayout(NamedTuple):
     message: int  # offset of the message, behind its prefix
     ids: tuple[int, ...]  # offsets of the stream's id
     stream_credits: tuple[int, ...]  # offsets of the increments of the stream's window
-    connection_credits: tuple[int, ...]  # the same of the connection's window
+    connection_credits: tuple[int, ...]  # offsets of the increments of the connection's window
 
 
 def call_layout(data: bytes, at: int, header: int, stream_id: int) -> CallLayout | None:
-    """The layout of the call at `at`, whose HEADERS has `header` bytes of payload; None if it may not be in a block.
+    """The layout of the call at `at`; None if the call cannot be part of a block.
 
-    A call ends where the next HEADERS frame begins. Its message is one DATA frame, not compressed; other frames than
-    WINDOW_UPDATE may not stand in it.
+    header: bytes of the payload of its HEADERS frame. The call ends at the next HEADERS frame. Before that, it has one
+    DATA frame with an uncompressed message, and otherwise only WINDOW_UPDATE frames.
     """
     end, position = len(data), at + 9 + header
     body = message = 0
@@ -85,7 +86,7 @@ def call_layout(data: bytes, at: int, header: int, stream_id: int) -> CallLayout
 
 
 def matching_prefix(data: bytes, at: int, limit: int, layout: CallLayout, first_id: int) -> Bytes:
-    """The calls from `at` on that match the first one: (calls, period), at most `limit`.
+    """The calls from `at` on that match the first call: (calls, period), at most `limit`.
 
     The caller has validated the first call. Each following call must match it byte for byte, except the message body
     and the increments of windows, and must carry the next stream id.
@@ -111,7 +112,7 @@ def matching_prefix(data: bytes, at: int, limit: int, layout: CallLayout, first_
 
 
 def credit(rows: Bytes, offsets: tuple[int, ...]) -> NDArray[np.int64] | None:
-    """By how much each call lets a window grow: (calls,); None if no call does."""
+    """The sum of each call's increments of a window: (calls,); None if the layout has no increment."""
     if not offsets:
         return None
     total = _increments(rows, offsets[0])
@@ -126,12 +127,12 @@ def _increments(rows: Bytes, begin: int) -> NDArray[np.int64]:
 
 
 def id_bytes(ids: range) -> Bytes:
-    """As they stand in frames' headers: (ids, 4)."""
+    """The ids in the encoding of frame headers: (ids, 4)."""
     return np.arange(ids.start, ids.stop, ids.step, dtype=">u4").view(np.uint8).reshape(-1, 4)
 
 
 def fill_template(template: bytes, count: int, *columns: tuple[int, Bytes]) -> bytes:
-    """`count` copies of a template, with columns (begin, (count, n)) written over."""
+    """`count` copies of a template. Each column (begin, (count, n)) overwrites n bytes from `begin` on."""
     out = np.empty((count, len(template)), np.uint8)
     out[:] = np.frombuffer(template, np.uint8)
     for begin, values in columns:
@@ -140,7 +141,7 @@ def fill_template(template: bytes, count: int, *columns: tuple[int, Bytes]) -> b
 
 
 def response_frames(ids: range, message: bytes, at: int, values: Bytes) -> bytes:
-    """Frames of successful answers: `message` with a row of values (calls, n) at `at`."""
+    """Frames of successful responses: `message`, with one row of `values` (calls, n) per response at offset `at`."""
     head = _pack(RESPONSE_WORD, frames.END_HEADERS, 0) + RESPONSE
     body = frames.MESSAGE.pack(0, len(message)) + message
     data = _pack(len(body) << 8, 0, 0) + body

@@ -1,6 +1,6 @@
 """One HTTP/2 connection, the server's side: RFC 9113 as far as gRPC uses it.
 
-`receive` takes bytes from the socket and leaves calls and events. The application answers with `respond`, `send`,
+`receive` reads bytes from the socket and adds calls and events. The application answers with `respond`, `send`,
 `finish` and `fail_stream`. `output` returns the bytes for the socket. This module reads frames and holds the fast path:
 unary calls of one HEADERS and few DATA frames, blocks of such calls, and DATA frames of streams. All other frames go to
 `receiving` and `control`.
@@ -27,20 +27,20 @@ __all__ = ["Connection", "Event", "Limits"]
 
 # The largest frame that a peer may send. A message of 256 rows is one frame if the client uses this size.
 RECEIVED_FRAME_SIZE = 256 * 1024
-# Below this size, the rest of the last read and the new read are joined as a whole.
+# A smaller read is joined as a whole with the rest of the last read.
 MIN_SPLIT_BYTES = 4096
-MIN_COLUMNAR_BYTES = 32 * MIN_COLUMNAR_CALLS  # calls of a block are not that small
-MIN_BYTES_PER_S = 1024  # of a frame or header block that takes longer than its timeout
-MAX_WORK = 8192  # of one read, some 5 ms; a read of 256 KB may bring 28,000 frames
-SLOW_WORK, HEADERS_WORK = 6, 80  # of a frame on the slow path, of a header block, as measured
-MAX_BODY_NS = 10_000_000  # from headers to the end of the message of a call with a deadline, on the fast path
+MIN_COLUMNAR_BYTES = 32 * MIN_COLUMNAR_CALLS  # a smaller read cannot hold a block of calls
+MIN_BYTES_PER_S = 1024  # minimum rate of a frame or header block after its timeout
+MAX_WORK = 8192  # per read, about 5 ms; a read of 256 KB can hold 28,000 frames
+SLOW_WORK, HEADERS_WORK = 6, 80  # measured: a frame on the slow path, a header block
+MAX_BODY_NS = 10_000_000  # fast path with a deadline: longest time from headers to the message's end
 HTTP1_METHODS = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT ", b"TRACE ")
 HTTP1_TEXT = b"This port speaks gRPC over HTTP/2. Use a gRPC client, or REST on the port of the gateway.\n"
 HTTP1_ANSWER = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
     b"Content-Length: %d\r\n\r\n%b" % (len(HTTP1_TEXT), HTTP1_TEXT)
 )
-RETRY_BYTES = 1024  # from a call that begins no block to the next one that is tried
+RETRY_BYTES = 1024  # skipped after a call that begins no block, before the next attempt
 # WINDOW_UPDATE with its payload, and the header of DATA.
 CREDIT_AND_DATA = struct.Struct(">IBIIIBI")
 _PREFACE = frames.PREFACE
@@ -55,21 +55,21 @@ class Connection(Receiving, Control, Responding):
     def __init__(
         self, methods: Mapping[bytes, Any], gate: CallPolicy, limits: Limits, budget: InflateBudget | None = None
     ) -> None:
-        """methods: what to put in Head.method for a path. budget: of all connections of an event loop."""
+        """methods: `Head.method` for each path. budget: shared by all connections of an event loop."""
         super().__init__(methods, gate, limits, budget or InflateBudget())
-        self.calls: list[tuple[int, Head, bytes]] = []  # calls that came the fast path, whole
-        self.blocks: list[Block] = []  # the same, where many came alike
-        # When the preface, the frame or the header block began that the peer has not ended, or its clock was restarted.
+        self.calls: list[tuple[int, Head, bytes]] = []  # whole calls of the fast path
+        self.blocks: list[Block] = []  # whole calls with identical byte layout
+        # Begin of the unfinished preface, frame or header block, or the last restart of its clock.
         self._partial_since_ns: int | None = None
-        self._partial_bytes = 0  # received since
-        self._rest: list[bytes | memoryview] = []  # pieces of the frame that is not whole
+        self._partial_bytes = 0  # received since then
+        self._rest: list[bytes | memoryview] = []  # chunks of the incomplete frame
         self._rest_bytes = 0
-        self._missing = 0  # bytes that its next step needs: the preface, the frame's header or its end
+        self._missing = 0  # bytes until the preface, the frame's header or the frame is complete
         self.work = 0  # of the last read, in units of a frame on the fast path
-        self.has_more = False  # the last read ended at MAX_WORK: `receive` without bytes goes on
-        self._new_views: list[int] = []  # calls of the fast path whose message has views of the read in hand
+        self.has_more = False  # the last read ended at MAX_WORK; `receive` without bytes continues it
+        self._new_views: list[int] = []  # fast-path calls whose message has views of the current read
         self._started = False
-        # What one DATA frame may hold that is a call's whole message.
+        # The largest DATA frame that may hold a call's whole message.
         self._max_fast_body = min(limits.max_message + PREFIX, limits.stream_window, RECEIVED_FRAME_SIZE)
         values = {
             frames.MAX_CONCURRENT_STREAMS: limits.max_streams,
@@ -82,7 +82,7 @@ class Connection(Receiving, Control, Responding):
         self._out += [frames.settings(values), frames.window_update(0, first)]
 
     def receive(self, data: bytes, now_ns: int) -> None:
-        """Takes bytes of the socket; leaves events. Raises ProtocolError once the peer broke the protocol."""
+        """Reads bytes of the socket; adds calls and events. Raises ProtocolError if the peer breaks the protocol."""
         self.work, self.has_more = 0, False
         self._now_ns = now_ns
         if self._partial_since_ns is None and self._started:
@@ -107,7 +107,7 @@ class Connection(Receiving, Control, Responding):
             self._unacked_bytes = 0
 
     def _join_rest(self, data: bytes, now_ns: int) -> tuple[bytes, int] | None:
-        """The bytes to split into frames and where they begin; None if the preface or a frame is still not whole."""
+        """The bytes to split into frames, and where to begin; None if the preface or a frame is still incomplete."""
         at = 0
         if self._rest:
             if len(data) < self._missing:
@@ -116,11 +116,11 @@ class Connection(Receiving, Control, Responding):
                 return None
             whole, self._rest, self._rest_bytes = self._rest, [], 0
             if self._started and MIN_SPLIT_BYTES <= len(data) > self._missing:
-                # The frame that began in the last read is joined alone: the rest of a large read is not copied.
+                # Join only the frame that began in the last read: the rest of a large read is not copied.
                 at = self._missing
                 begun = b"".join((*whole, memoryview(data)[:at]))
                 left = self._frames(begun, 0)
-                if left < len(begun):  # its header alone was whole
+                if left < len(begun):  # only its header was complete
                     data, at = begun[left:] + data[at:], 0
             else:
                 data = b"".join((*whole, data))
@@ -134,7 +134,7 @@ class Connection(Receiving, Control, Responding):
     def _copy_views(self) -> None:
         for stream_id in self._new_views:
             parts = self._partial_bodies.get(stream_id)
-            if parts is not None:  # neither whole nor given up meanwhile
+            if parts is not None:  # still open and incomplete
                 self._buffered -= parts.weight
                 parts.copy_views()
                 self._buffered += parts.weight
@@ -146,7 +146,7 @@ class Connection(Receiving, Control, Responding):
         join_small_chunks(self._rest, self._rest_bytes)
 
     def _frames(self, data: bytes, at: int) -> int:
-        """Takes the whole frames in `data` from `at` on; says where the first one begins that is not whole."""
+        """Reads the whole frames in `data` from `at` on; returns the offset of the first incomplete frame."""
         end = len(data)
         cached, begun, asked, streams = (
             self._heads.cached,
@@ -155,10 +155,10 @@ class Connection(Receiving, Control, Responding):
             self.streams,
         )
         deadlines = self._deadlines
-        next_try = at  # of a block
+        next_try = at  # offset of the next attempt at a block
         work = slow_work = 0
-        last_stream: Stream | None = None  # whose frames came last
-        last_call = at  # where the last HEADERS began: from there to the next is about the size of a call
+        last_stream: Stream | None = None  # stream of the last DATA frame
+        last_call = at  # offset of the last HEADERS; the distance to the next HEADERS estimates a call's size
         for work in range(MAX_WORK):
             if end - at < 9:
                 break
@@ -180,7 +180,7 @@ class Connection(Receiving, Control, Responding):
                         continue
                     next_try = at + RETRY_BYTES
             at = until
-            # A unary call as clients send it: HEADERS with a body to come, DATA that is one message and the end.
+            # The usual unary call: HEADERS without END_STREAM, then DATA with one whole message and END_STREAM.
             if kind == 1 and flags == 4:
                 call = cached.get(data[begin:until])
                 if call is not None and call.fast_path and self._may_open(stream_id):
@@ -251,7 +251,7 @@ class Connection(Receiving, Control, Responding):
         return at
 
     def _credited_call(self, data: bytes, at: int, stream_id: int, call: Head) -> int:
-        """Takes WINDOW_UPDATE and DATA behind HEADERS, as gRPC's own clients send them; 0 if there is anything else."""
+        """Reads WINDOW_UPDATE and DATA behind HEADERS, as gRPC's own clients send them; 0 if other frames follow."""
         word, _, credit_id, increment, data_word, flags, data_id = CREDIT_AND_DATA.unpack_from(data, at)
         length, begin = data_word >> 8, at + CREDIT_AND_DATA.size
         until: int = begin + length
@@ -273,7 +273,7 @@ class Connection(Receiving, Control, Responding):
         return until
 
     def _grow_connection(self, data: bytes, begin: int) -> bool:
-        """Takes WINDOW_UPDATE of the connection; False if the slow path must judge it or send what waits."""
+        """Applies WINDOW_UPDATE of the connection; False if the slow path must refuse it or send queued output."""
         increment: int = _unpack_word(data, begin)[0]
         if (
             not 0 < increment <= frames.MAX_WINDOW - self._send_window
@@ -286,7 +286,7 @@ class Connection(Receiving, Control, Responding):
         return True
 
     def _block_of_calls(self, data: bytes, at: int) -> int:
-        """Takes the calls from `at` on that have one layout, if there are enough; returns where the next frame begins.
+        """Reads the calls from `at` on that share a layout, if there are enough; returns the offset of the next frame.
 
         `_frames` validates a single call by the same rules.
         """
@@ -319,7 +319,7 @@ class Connection(Receiving, Control, Responding):
         return at + rows.size
 
     def _credit_block(self, rows: Bytes, layout: CallLayout, ids: range) -> bool:
-        """Grows the windows as the calls of a block ask for; False, and nothing is done, if the slow path must."""
+        """Applies the increments of a block of calls. Returns False, with no change, if the slow path must do it."""
         stream_credit = blocks.credit(rows, layout.stream_credits)
         connection_credit = blocks.credit(rows, layout.connection_credits)
         if stream_credit is not None and stream_credit.max() > frames.MAX_WINDOW - self._initial_send:
@@ -334,7 +334,7 @@ class Connection(Receiving, Control, Responding):
         return True
 
     def _on_partial_body(self, stream_id: int, flags: int, data: bytes, begin: int, until: int) -> bool:
-        """A frame of a unary call whose one message takes several; False where it must go the slow path."""
+        """Reads one of several DATA frames of a unary call's message; False if the slow path must read the frame."""
         length, parts = until - begin, self._partial_bodies.get(stream_id)
         if parts is None:
             parts = self._begin_message(stream_id, data, begin, length)
@@ -371,7 +371,7 @@ class Connection(Receiving, Control, Responding):
         return True
 
     def _is_late(self, stream_id: int) -> bool:
-        """Whether the time since the headers counts: the fast path measures a deadline from the end of the message."""
+        """Whether the body took longer than MAX_BODY_NS: the fast path counts a timeout from the message's end."""
         deadline_ns = self._deadlines.get(stream_id)
         if deadline_ns is None:
             return False
@@ -393,19 +393,19 @@ class Connection(Receiving, Control, Responding):
         return PartialMessage(total)
 
     def _read_preface(self, data: bytes) -> int:
-        """Where the first frame begins; 0 where the preface is not whole."""
+        """The offset of the first frame; 0 if the preface is incomplete."""
         if not data.startswith(_PREFACE):
             if not _PREFACE.startswith(data):
                 if any(data.startswith(method) or method.startswith(data) for method in HTTP1_METHODS):
                     self._out = [HTTP1_ANSWER]
                     self._is_http1 = True
-                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "no preface of HTTP/2")
+                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "expected the preface of HTTP/2")
             return 0
         self._started = True
         return len(_PREFACE)
 
     def _keep_rest(self, data: bytes, at: int, end: int, now_ns: int) -> None:
-        """Keeps the bytes that are no whole frame yet, and measures the peer's progress."""
+        """Keeps the bytes of an incomplete frame, and measures the peer's progress."""
         size = end - at
         if size:
             self._rest = [data[at:] if at else data]
@@ -424,12 +424,12 @@ class Connection(Receiving, Control, Responding):
             self._partial_since_ns = None
 
     def restart_clock(self, now_ns: int) -> None:
-        """Measures the peer's progress from now on: something began, or the server could not read meanwhile."""
+        """Measures the peer's progress from now on: a frame began, or the server did not read for a while."""
         self._partial_since_ns = now_ns
         self._partial_bytes = 0
 
     def is_stalled(self, now_ns: int, timeout_ns: int) -> bool:
-        """Whether what the peer has begun did not end within the timeout and arrives slower than MIN_BYTES_PER_S."""
+        """Whether an unfinished frame or header block is past its timeout and slower than MIN_BYTES_PER_S."""
         if self._partial_since_ns is None or now_ns - self._partial_since_ns <= timeout_ns:
             return False
         if self._partial_bytes * 1_000_000_000 < MIN_BYTES_PER_S * (now_ns - self._partial_since_ns):
@@ -453,31 +453,31 @@ class Connection(Receiving, Control, Responding):
         )
 
     def _on_slow_path(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
-        """A frame that is not on the fast path."""
+        """Handles a frame that the fast path did not read."""
         if self._open_header_block is not None and (
             kind != frames.CONTINUATION or stream_id != self._open_header_block[0]
         ):
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a header block was left open")
         if not self._settings_received:
             if kind != frames.SETTINGS:
-                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "the first frame is no SETTINGS")
+                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "expected SETTINGS as the first frame")
             self._settings_received = True
         handler = _HANDLERS[kind] if kind < len(_HANDLERS) else Connection._on_unknown
         handler(self, flags, stream_id, payload)
 
     def forget_partial(self) -> None:
-        """After a fault of the peer: what it has begun is not waited for."""
+        """Called after a fault of the peer: stops the clock of its unfinished frame."""
         self._partial_since_ns = None
 
     @property
     def has_whole_calls(self) -> bool:
-        """Whether a unary call waits for its answer whose side the peer has ended; not for a window of the peer."""
+        """Whether a whole unary call awaits its response. A response that waits for a window does not count."""
         if self._awaiting_response:
             return True
         return any(stream.unary and stream.remote_closed and not stream.out for stream in self.streams.values())
 
     def abandon(self) -> list[Stream]:
-        """Closes all calls of a lost socket; returns those that were streams."""
+        """Closes all calls of a lost connection; returns the calls that had a Stream."""
         streams = list(self.streams.values())
         for stream in streams:
             self._close(stream)
@@ -489,7 +489,7 @@ class Connection(Receiving, Control, Responding):
         return streams
 
 
-# By the numbers of frames' kinds.
+# Indexed by frame type.
 _HANDLERS = (
     Connection._on_data,
     Connection._on_headers,

@@ -1,4 +1,4 @@
-"""Frames that steer a connection: settings, windows, pings, and calls given up."""
+"""Frames that control a connection: SETTINGS, WINDOW_UPDATE, PING, RST_STREAM, PRIORITY and GOAWAY."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DRAINING = b"draining"
 class Control(Sending):
     def _on_window_update(self, flags: int, stream_id: int, payload: bytes) -> None:
         if len(payload) != 4:
-            raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE of another size than 4")
+            raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"WINDOW_UPDATE of {len(payload)} bytes, expected 4")
         increment = frames.word(payload)
         if stream_id == 0:
             self._send_window += increment
@@ -24,7 +24,7 @@ class Control(Sending):
         if self._is_idle(stream_id):
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"WINDOW_UPDATE on stream {stream_id}, which is idle")
         if increment and (stream_id in self._headers_received or stream_id in self._awaiting_response):
-            # gRPC's own clients send this between the headers and the message of each call, which keeps the fast path.
+            # gRPC's own clients send this between headers and message of each call. The call stays on the fast path.
             grown = self._extra_credit.get(stream_id, 0) + increment
             if self._initial_send + grown <= frames.MAX_WINDOW:
                 self._extra_credit[stream_id] = grown
@@ -47,8 +47,9 @@ class Control(Sending):
                 raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement with a payload")
             return
         if len(payload) % 6:
-            raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a size that is no multiple of 6")
-        self._out.append(frames.frame(frames.SETTINGS, frames.ACK, 0))  # before what the settings set free
+            text = f"SETTINGS of {len(payload)} bytes, expected a multiple of 6"
+            raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, text)
+        self._out.append(frames.frame(frames.SETTINGS, frames.ACK, 0))  # before the output that the settings unblock
         for key, value in frames.parse_settings(payload):
             self._set(key, value)
 
@@ -67,13 +68,13 @@ class Control(Sending):
         elif key == frames.MAX_FRAME_SIZE:
             if not frames.FRAME_SIZE <= value < 2**24:
                 raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"a frame size of {value}")
-            # 64 KiB at a time is enough for us, and keeps one call from holding up another.
+            # At most 64 KiB, so that a large frame of one call does not delay other calls.
             self._frame_size = min(value, 65_536)
         elif key == frames.ENABLE_PUSH and value > 1:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH of {value}")
 
     def _set_initial_window(self, value: int) -> None:
-        """Moves the window of every open call (RFC 9113, section 6.9.2): work for us, so a flood sooner than others."""
+        """Changes the window of every open call (RFC 9113, section 6.9.2). The abuse score counts the open calls."""
         if value > frames.MAX_WINDOW:
             raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, f"an initial window of {value}")
         grows = value - self._initial_send
@@ -81,7 +82,7 @@ class Control(Sending):
             return
         self._count_abuse(1 + self.open_calls // 8)
         for stream_id in [*self._headers_received, *self._awaiting_response]:
-            self.promote(stream_id)  # each has a window of its own from now on
+            self.promote(stream_id)  # only a Stream has a window of its own
         self._initial_send = value
         self._set_fast_answer_bytes()
         for stream in list(self.streams.values()):
@@ -93,7 +94,7 @@ class Control(Sending):
 
     def _on_reset(self, flags: int, stream_id: int, payload: bytes) -> None:
         if len(payload) != 4:
-            raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM of another size than 4")
+            raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"RST_STREAM of {len(payload)} bytes, expected 4")
         if self._is_idle(stream_id):
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"RST_STREAM on stream {stream_id}, which is idle")
         self._count_abuse()
@@ -108,12 +109,12 @@ class Control(Sending):
         if stream_id:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
         if len(payload) != 8:
-            raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "PING of another size than 8")
+            raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"PING of {len(payload)} bytes, expected 8")
         self._count_abuse()
         if not flags & frames.ACK:
             self._out.append(frames.frame(frames.PING, frames.ACK, 0, payload))
         elif payload == _DRAINING and self._drain_pinged and not self.closing:
-            # All frames that the client sent before it read the warning are here: GOAWAY can name the last stream.
+            # All frames that the client sent before it read the warning have arrived: GOAWAY can name the last stream.
             self._out.append(frames.goaway(max(0, self._last_id), ErrorCode.NO_ERROR))
             self.closing = True
 
@@ -130,10 +131,10 @@ class Control(Sending):
         raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE from a client")
 
     def _on_goaway(self, flags: int, stream_id: int, payload: bytes) -> None:
-        """A client that leaves opens no call any more; those it has get their answers."""
+        """The client will open no more calls. Its open calls get their responses."""
         if stream_id:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
         self._count_abuse()
 
     def _on_unknown(self, flags: int, stream_id: int, payload: bytes) -> None:
-        self._count_abuse()  # ignored, as extensions are to be, but not without end
+        self._count_abuse()  # RFC 9113, section 5.5: unknown frames are ignored. The score bounds them.

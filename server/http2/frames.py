@@ -1,4 +1,4 @@
-"""Frames of HTTP/2 (RFC 9113) as this server writes them, and the numbers they are made of."""
+"""Frames of HTTP/2 (RFC 9113): their constants, and functions that build the frames of a server."""
 
 from __future__ import annotations
 
@@ -81,6 +81,6 @@ def goaway(last_stream_id: int, code: ErrorCode, reason: str = "") -> bytes:
 
 
 def word(payload: bytes) -> int:
-    """A 31-bit number: stream ids and window increments leave their first bit unused."""
+    """A 31-bit number: the first bit of stream ids and window increments is reserved."""
     number: int = _WORD.unpack(payload)[0]
     return number & MAX_WINDOW

@@ -1,8 +1,8 @@
-"""Header blocks: what a call asks for, and the blocks that we answer with.
+"""Header blocks of requests and responses.
 
-The `hpack` library reads the blocks. A client repeats the same block for call after call, so a connection
-remembers what a block said for as long as its dynamic table stays as it was. What we write uses the static
-table and literals only: it needs no state, and most of it is made once.
+The `hpack` library decodes the blocks of requests. A client repeats the same block for many calls, so a connection
+caches decoded blocks until its dynamic table changes. Blocks of responses use only the static table and literals: they
+need no state, and most are built once.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from hpack.exceptions import OversizedHeaderListError
 from server.http2.frames import HEADERS, ErrorCode, ProtocolError
 
 NO_TIMEOUT = -1
-MAX_CACHED_BLOCKS, MAX_CACHED_BLOCK_BYTES = 64, 4096  # blocks a connection remembers, and the largest
+MAX_CACHED_BLOCKS, MAX_CACHED_BLOCK_BYTES = 64, 4096  # of one connection; larger blocks are not cached
 _UNITS_NS = {b"H": 3_600_000_000_000, b"M": 60_000_000_000, b"S": 1_000_000_000, b"m": 1_000_000, b"u": 1000, b"n": 1}
 _TIMEOUT = re.compile(rb"(\d{1,8})([HMSmun])")
-# Other formats of messages, such as +json, are not served.
+# Other message formats, such as +json, are not supported.
 _GRPC = re.compile(rb"application/grpc(?:\+proto)?(?:[ \t]*;.*)?", re.DOTALL)
 _INDEXED = 0x80
 _STATUS_200 = b"\x88"  # index 8 of the static table
@@ -39,34 +39,34 @@ STREAMING, UNARY, FAST_UNARY = range(3)  # FAST_UNARY: a unary method whose call
 
 
 class CallPolicy(Protocol):
-    """What the application says of a call by its headers alone."""
+    """Decisions of the application about a call that need only its headers."""
 
     def kind(self, method: Any) -> Kind: ...
 
     def refusal(self, path: bytes, authorization: bytes) -> str:
-        """Why the caller may not call this; empty where it may."""
+        """The reason to refuse the call; empty if the call is allowed."""
 
 
 class Head(msgspec.Struct, frozen=True, gc=False):
-    """What the header block of one call says."""
+    """The decoded header block of one call."""
 
     path: bytes
-    method: Any  # what the table of methods holds for the path; None: no such method
+    method: Any  # the method table's entry for the path; None: no such method
     timeout_ns: int = NO_TIMEOUT
     encoding: bytes = b"identity"
     kind: Kind = 0  # of the method
     unsupported: bool = False  # no gRPC request: answered with HTTP status 415
-    refusal: str = ""  # why the caller may not call the method
+    refusal: str = ""  # the reason to refuse the call; empty if the call is allowed
     content_length: int | None = None
-    size: int = 0  # as SETTINGS_MAX_HEADER_LIST_SIZE counts: each name and value and 32
-    fast_path: bool = False  # may take the connection's short way: nothing speaks against the call
+    size: int = 0  # as in SETTINGS_MAX_HEADER_LIST_SIZE: names, values, and 32 bytes per field
+    fast_path: bool = False  # the call may take the connection's fast path
 
 
 class HeadReader:
     """Reads the header blocks of one connection."""
 
     def __init__(self, methods: Mapping[bytes, Any], gate: CallPolicy, max_bytes: int) -> None:
-        """max_bytes: of one list of headers; a list more than four times as large ends the connection."""
+        """max_bytes: limit of one header list. A list more than four times as large ends the connection."""
         self._methods = methods
         self._gate = gate
         self._max_bytes = max_bytes
@@ -74,18 +74,18 @@ class HeadReader:
         self.cached: dict[bytes, Head] = {}
 
     def read(self, block: bytes) -> Head:
-        """Raises ProtocolError where the block is no HPACK, MalformedError where it is no request of HTTP/2."""
+        """Raises ProtocolError if the block is not HPACK, MalformedError if it is not a request of HTTP/2."""
         head = self.cached.get(block)
         if head is not None:
             return head
         table = self._decoder.header_table
-        # The newest entry itself, not its id(), which another entry may have once it is gone.
+        # Keep the newest entry itself: after its eviction, another entry may have the same id().
         newest, length, room = next(iter(table.dynamic_entries), None), len(table.dynamic_entries), table.maxsize
         fields = self._fields(block)
         now = next(iter(table.dynamic_entries), None)
         same = now is newest and len(table.dynamic_entries) == length and table.maxsize == room
         if not same:
-            self.cached.clear()  # the same bytes may mean something else now
+            self.cached.clear()  # with another table, the same bytes may decode to other fields
         head = self._parse(fields)
         if same and len(self.cached) < MAX_CACHED_BLOCKS and len(block) <= MAX_CACHED_BLOCK_BYTES:
             self.cached[block] = head
@@ -95,7 +95,7 @@ class HeadReader:
         self.cached.clear()
 
     def skip(self, block: bytes) -> bool:
-        """Trailers of a request mean nothing to us, but they may change the table. True: with pseudo-headers."""
+        """Decodes request trailers: they can change the table. Returns whether they have pseudo-headers."""
         self.cached.clear()
         return any(name.startswith(b":") for name, _ in self._fields(block))
 
@@ -105,7 +105,7 @@ class HeadReader:
         except OversizedHeaderListError:
             raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "the headers are too large") from None
         except HPACKError:
-            raise ProtocolError(ErrorCode.COMPRESSION_ERROR, "the header block is no HPACK") from None
+            raise ProtocolError(ErrorCode.COMPRESSION_ERROR, "the header block is not HPACK") from None
         return fields
 
     def _parse(self, fields: list[tuple[bytes, bytes]]) -> Head:
@@ -134,7 +134,7 @@ class HeadReader:
 
 
 def _checked(fields: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """The headers by name, the last of each. Raises MalformedError (RFC 9113, sections 8.2 and 8.3)."""
+    """The headers by name, with the last value of each. Raises MalformedError (RFC 9113, sections 8.2 and 8.3)."""
     seen: dict[bytes, bytes] = {}
     regular = False
     for name, value in fields:
@@ -158,17 +158,17 @@ def _checked(fields: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 
 _DIGITS = re.compile(rb"\d{1,18}")
-# RFC 9113, section 8.2.1. Blanks around a value, which it forbids too, are accepted: gRPC lets a peer strip them.
+# RFC 9113, section 8.2.1. It forbids blanks around a value; we accept them, since gRPC lets a peer strip them.
 _NAME = re.compile(rb"[\x21-\x39\x3b-\x40\x5b-\x7e]+")
 _BAD_VALUE = re.compile(rb"[\0\r\n]")
 _PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority"})
-# A proxy and this server could read two different values in two ways.
+# If such a header has two different values, a proxy and this server could each use another one.
 _SINGLE = frozenset({b"content-length", b"content-type", b"grpc-encoding", b"grpc-timeout"})
 _FORBIDDEN = frozenset({b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"})
 
 
 class MalformedError(Exception):
-    """A request that HTTP/2 does not allow (RFC 9113, section 8.1.1): an error of its stream alone."""
+    """A malformed request (RFC 9113, section 8.1.1). It resets its stream; the connection continues."""
 
 
 def _timeout_ns(value: bytes | None) -> int:
@@ -199,7 +199,7 @@ def _string(text: bytes) -> bytes:
 
 RESPONSE = _STATUS_200 + _CONTENT_TYPE
 OK_TRAILERS = literal(b"grpc-status", b"0")
-# The first words of their frames: length and type.
+# The first word of each frame: length and type.
 RESPONSE_WORD = len(RESPONSE) << 8 | HEADERS
 TRAILERS_WORD = len(OK_TRAILERS) << 8 | HEADERS
 NOT_GRPC = _STATUS_415 + _PLAIN_TEXT
@@ -207,7 +207,7 @@ NOT_GRPC_TEXT = b"this port speaks gRPC: POST with content-type application/grpc
 
 
 def failure(code: int, message: str, details: bytes, *, started: bool) -> bytes:
-    """The block that ends a call which failed. started: the response's first block has been sent."""
+    """The block that ends a call. started: the response headers have been sent."""
     block = OK_TRAILERS if code == 0 else literal(b"grpc-status", b"%d" % code)
     if message:
         # Percent-encoding of gRPC over HTTP/2: the bytes from space to tilde stay, except the per cent sign.
@@ -219,18 +219,18 @@ def failure(code: int, message: str, details: bytes, *, started: bool) -> bytes:
         block += literal(b"grpc-message", text.encode())
     if details:
         block += literal(b"grpc-status-details-bin", b64encode(details).rstrip(b"="))
-    if code == 12:  # UNIMPLEMENTED may be for the encoding of a message: say which are understood
+    if code == 12:  # UNIMPLEMENTED may refer to a message's encoding: list the supported encodings
         block += literal(b"grpc-accept-encoding", ENCODINGS)
     return block if started else RESPONSE + block
 
 
-# What a response cannot do without.
+# Fields that every response needs.
 _REQUIRED = frozenset({b":status", b"content-type", b"grpc-status"})
 _BROKEN_ESCAPE = re.compile(rb"%.?$")
 
 
 def fitted(block: bytes, max_bytes: int) -> bytes:
-    """A block of ours without what exceeds the list that the peer accepts: details first, then the message's end."""
+    """Shortens a response block to the peer's limit of a header list: drops the details, then the message's end."""
     fields = [(bytes(name), bytes(value)) for name, value in Decoder().decode(block, raw=True)]
     room = max_bytes - sum(len(name) + len(value) + 32 for name, value in fields if name in _REQUIRED)
     out = b""

@@ -13,8 +13,8 @@ from server.http2.status import RESOURCE_EXHAUSTED, MessageError
 TURN_BYTES = 256 * 1024  # of all messages in one turn: up to 1 ms of work
 MAX_RATIO = 100  # of inflated to compressed bytes, for messages above MIN_RATIO_BYTES
 MIN_RATIO_BYTES = 1024 * 1024
-MEMBER_BYTES = 4096  # what a member of a gzip stream costs beside its bytes
-_INPUT_BYTES = 64 * 1024  # given to zlib at once: it copies what it leaves
+MEMBER_BYTES = 4096  # cost of beginning a member of a gzip stream, as bytes of the budget
+_INPUT_BYTES = 64 * 1024  # given to zlib at once: zlib copies its unused input
 _GZIP_BITS = 31
 WINDOW_BITS = {b"gzip": _GZIP_BITS, b"deflate": 15}
 
@@ -31,7 +31,7 @@ class InflateBudget:
 
 
 class Inflation:
-    """A compressed message, and as much of its content as the budgets so far allowed."""
+    """A compressed message in progress, with the content that is inflated so far."""
 
     def __init__(self, compressed: memoryview, bits: int, max_message: int) -> None:
         self._input = compressed
@@ -39,7 +39,7 @@ class Inflation:
         self._max_message = max_message
         self._max_bytes = min(max_message, max(MIN_RATIO_BYTES, MAX_RATIO * len(compressed)))
         self._inflate = zlib.decompressobj(bits)
-        self._pending = b""  # input that zlib has left
+        self._pending = b""  # input that zlib did not use
         self._at = 0
         self._output: list[bytes] = []
         self._size = 0
@@ -47,7 +47,7 @@ class Inflation:
         self._done = False
 
     def run(self, budget: InflateBudget) -> bool:
-        """Goes on until the budget is spent; returns whether `result` can be read."""
+        """Inflates until the budget is spent; returns whether `result` is ready."""
         try:
             while not self._done and budget.left > 0:
                 self._step(budget)

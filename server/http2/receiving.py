@@ -1,4 +1,4 @@
-"""Frames that bring calls, where they do not take the fast path: header blocks, data, trailers."""
+"""Frames of calls on the slow path: header blocks, data and trailers."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class Receiving(Sending):
     def __init__(self, methods: Mapping[bytes, Any], gate: CallPolicy, limits: Limits, budget: InflateBudget) -> None:
         super().__init__(limits, budget)
         self._heads = HeadReader(methods, gate, limits.max_header_bytes)
-        self._settings_received = False  # the peer's first frame was SETTINGS, as it must be
-        self._open_header_block: tuple[int, int, bytearray] | None = (
-            None  # a header block that CONTINUATION goes on with
-        )
-        self._skipped_ids: list[tuple[int, int]] = []  # stream ids that were passed over, which closed them
-        self._new_deadlines: list[int] = []  # calls with a deadline whose headers came in the read in hand
-        self.next_deadline_ns: int | None = None  # when `expire` is due, or earlier
-        self._unacked_bytes = 0  # bytes received that the connection's window has not been given back
+        self._settings_received = False  # the peer's first frame must be SETTINGS
+        # A header block that CONTINUATION extends: stream id, flags, bytes.
+        self._open_header_block: tuple[int, int, bytearray] | None = None
+        # (last id, next id): the peer skipped the ids between them, which closes these streams.
+        self._skipped_ids: list[tuple[int, int]] = []
+        self._new_deadlines: list[int] = []  # calls with a deadline whose headers are in the current read
+        self.next_deadline_ns: int | None = None  # `expire` is due then, or later
+        self._unacked_bytes = 0  # received bytes that are not yet returned to the connection's window
 
     def forget_heads(self) -> None:
-        """After a change of what the gate says; calls that have begun go on."""
+        """Called after a change of the call policy. Open calls continue."""
         self._heads.forget()
 
     def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
@@ -54,7 +54,7 @@ class Receiving(Sending):
         stream_id, first_flags, block = self._open_header_block
         block += payload
         self._count_abuse()
-        # Huffman coding makes a block smaller than its list, never four times larger.
+        # Huffman coding can make a block larger than its list, but never four times larger.
         if len(block) > 4 * self._limits.max_header_bytes:
             raise ProtocolError(ErrorCode.ENHANCE_YOUR_CALM, "the headers are too large")
         if flags & frames.END_HEADERS:
@@ -76,19 +76,19 @@ class Receiving(Sending):
             self._reset(stream_id, ErrorCode.PROTOCOL_ERROR)
             return
         if self.closing or self.open_calls >= self._limits.max_streams:
-            self._reset(stream_id, ErrorCode.REFUSED_STREAM)  # the client may try it elsewhere, safely
+            self._reset(stream_id, ErrorCode.REFUSED_STREAM)  # the client may safely retry on another connection
             return
         self._open(self._new_stream(stream_id, head, ended=False), head, ended)
 
     def _open(self, stream: Stream, head: Head, ended: bool) -> None:
         limits = self._limits
-        stream.remote_closed = ended  # for what is refused at once: whether the peer's side must be closed
+        stream.remote_closed = ended  # `finish` below needs to know whether the peer has ended its side
         if head.unsupported:
-            pass  # answered once its body has come, of which nothing is kept
+            pass  # answered after its body, which is discarded
         elif head.size > limits.max_header_bytes:
             text = f"metadata of {head.size} bytes; at most {limits.max_header_bytes} are taken"
             self.finish(stream, RESOURCE_EXHAUSTED, text)
-        elif head.refusal:  # before all else: which methods there are is nothing to tell a stranger
+        elif head.refusal:  # before the method: a caller without a token cannot probe for methods
             self.finish(stream, UNAUTHENTICATED, head.refusal)
         elif head.method is None:
             path = head.path[:100].decode("ascii", "backslashreplace")
@@ -103,7 +103,7 @@ class Receiving(Sending):
             self._new_deadlines.append(stream.id)
 
     def _watch_deadlines(self) -> None:
-        """At the end of a read: most calls with a deadline are whole by then."""
+        """Called at the end of a read: most calls with a deadline are whole by then and need no entry."""
         for stream_id in self._new_deadlines:
             head = self._headers_received.get(stream_id)
             if head is None:
@@ -117,7 +117,7 @@ class Receiving(Sending):
         self._new_deadlines.clear()
 
     def expire(self, now_ns: int) -> None:
-        """Turns unary calls whose deadline has passed before their message was whole into events."""
+        """Adds an event for each unary call whose deadline has passed before its message was whole."""
         due = [stream_id for stream_id, deadline_ns in self._deadlines.items() if deadline_ns <= now_ns]
         for stream_id in due:
             stream = self.promote(stream_id)
@@ -127,7 +127,7 @@ class Receiving(Sending):
         self.next_deadline_ns = min(self._deadlines.values(), default=None)
 
     def _on_trailers(self, stream_id: int, block: bytes, ended: bool) -> None:
-        """Trailers of a request mean nothing to us; HEADERS on a stream that is closed break the connection."""
+        """Reads request trailers, which gRPC ignores. HEADERS on a closed stream is an error of the connection."""
         has_pseudo = self._heads.skip(block)
         stream = self.promote(stream_id)
         if stream is not None and stream.remote_closed:
@@ -173,7 +173,7 @@ class Receiving(Sending):
             self._buffered += stream.weight - before
             if self._buffered > self._limits.max_buffered:
                 stream.remote_closed = ended
-                self._fail_call(stream, RESOURCE_EXHAUSTED, "too much of this connection's messages is waiting")
+                self._fail_call(stream, RESOURCE_EXHAUSTED, "too many bytes of messages are waiting on this connection")
                 return
         if ended:
             self._on_end(stream)
@@ -183,7 +183,7 @@ class Receiving(Sending):
             self.events.append((Event.DATA, stream, b""))
 
     def _on_end(self, stream: Stream) -> None:
-        """The peer's side of a call is closed."""
+        """Handles the end of the peer's side of a call."""
         stream.remote_closed, stream.fast_path = True, False
         self._deadlines.pop(stream.id, None)
         if stream.head.content_length not in (None, stream.received):

@@ -14,11 +14,11 @@ _pack_message = frames.MESSAGE.pack
 
 class Responding(Sending):
     def awaits_response(self, stream_id: int) -> bool:
-        """Whether a call is open and its caller still waits."""
+        """Whether a call is still open: neither answered nor cancelled."""
         return stream_id in self._awaiting_response or stream_id in self.streams
 
     def respond_fast(self, stream_id: int, message: bytes) -> bool:
-        """Answers a call with success; False if its caller does not wait any more."""
+        """Sends the successful response of a call; False if the call is closed."""
         length = len(message) + PREFIX
         if length > self._send_window or length > self._fast_answer_bytes:
             stream = self.promote(stream_id)
@@ -45,9 +45,9 @@ class Responding(Sending):
         return True
 
     def respond_columnar(self, ids: range, message: bytes, at: int, values: Bytes) -> bool:
-        """Answers calls of a block with one message and, at `at` in it, a row of values (calls, n) each.
+        """Sends the responses of a block: `message`, with one row of `values` (calls, n) per call at offset `at`.
 
-        Returns False and does nothing if one of the calls is closed or a window has no room for all.
+        Returns False and sends nothing if a call is closed or a window has no room for all responses.
         """
         asked, length = self._awaiting_response, len(message) + PREFIX
         total = length * len(ids)

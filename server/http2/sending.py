@@ -1,4 +1,4 @@
-"""What a connection sends: answers, as far as the peer's windows go, and the ends of calls and of itself."""
+"""Output of a connection: responses within the peer's windows, ends of calls, and GOAWAY."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from server.http2.status import INVALID_ARGUMENT, RESOURCE_EXHAUSTED, MessageErr
 from server.http2.stream import FRAME_WEIGHT, PREFIX, PartialMessage, Stream
 
 MAX_LOCAL_RESETS = 1024
-RESTORED_BY_CALL = 4  # of the abuse score: cancelled calls that one answered call outweighs
-MAX_LIST_OVERHEAD = 256  # bytes by which a header list counts more than its block: 6 fields, names of the static table
+RESTORED_BY_CALL = 4  # abuse score that one answered call removes: so many cancelled calls
+MAX_LIST_OVERHEAD = 256  # header list minus block, at most: 6 fields with names of the static table
 _SPENT = InflateBudget(0)
 _pack = frames.HEADER.pack
 _pack_message = frames.MESSAGE.pack
@@ -30,65 +30,66 @@ class Event(IntEnum):
     REQUEST = 1  # a unary call, whole: (stream, message)
     OPENED = 2  # a streaming call
     DATA = 3  # a streaming call has more messages, or the peer has ended its side
-    RESET = 4  # the call is over before its end: the peer gave it up, or broke it
-    DRAINED = 5  # the peer has more room for what a call sends
-    EXPIRED = 6  # the deadline of a unary call has passed before its message was whole
+    RESET = 4  # the call ended early: the peer cancelled it, or broke the protocol
+    DRAINED = 5  # the queued output of a call was sent
+    EXPIRED = 6  # the deadline of a unary call passed before its message was whole
 
 
 @dataclass(frozen=True)
 class Limits:
-    """max_message: bytes of one message. stream_window: bytes of a stream that the application has not taken."""
+    """max_message: bytes of one message. stream_window: bytes of one stream's receive window."""
 
     max_message: int = 16 * 1024 * 1024
     max_streams: int = 1024  # calls of one connection at a time
     max_header_bytes: int = 16 * 1024
     stream_window: int = 256 * 1024
-    # What partial and untaken messages of one connection may hold: above it, calls are refused.
+    # Bytes of partial and unread messages of one connection. Above it, calls are refused.
     max_buffered: int = 64 * 1024 * 1024
-    # What answers of one connection may hold that its peer makes no room for: above it, calls fail.
+    # Bytes of responses that wait for the peer's windows, per connection. Above it, calls fail.
     max_unsent: int = 16 * 1024 * 1024
-    # Frames that ask for an answer or undo work, over frames that bring work: CVE-2023-44487 and its kin.
+    # Frames that need a reply or undo work, less answered calls: CVE-2023-44487 and similar attacks.
     max_abuse_score: int = 10_000
 
 
 class Sending:
-    """State of one connection, and its way out.
+    """State and output of one connection.
 
-    A call is in one of these states. A fast-path call is a dict entry only; everything unusual promotes it to a Stream.
+    A call is in one of these states. A fast-path call is only a dict entry. If it needs the slow path, promote() makes
+    it a Stream.
 
     | state | where | left when |
     |---|---|---|
     | headers received | _headers_received | the message is whole, or promote() |
-    | body received in part | also _partial_bodies | the same |
+    | body received in part | also _partial_bodies | the message is whole, or promote() |
     | awaiting response | _awaiting_response | answered or failed: closed; or promote() |
     | open | streams, not remote_closed | the peer ends its side |
     | half closed (remote) | streams, remote_closed | trailers are sent |
-    | locally reset | _locally_reset | the peer's late frames are ignored; the oldest entries are forgotten |
+    | locally reset | _locally_reset | it is the oldest of too many; until then late frames are ignored |
     | closed | nowhere, id <= _last_id | - |
 
     promote() moves a call from the first two states to open, and from the third to half closed. RST_STREAM of the peer
-    moves every state to closed. Beside these, _extra_credit holds by how much the window of a fast-path call has grown,
-    _deadlines the deadline of a unary call whose message was not whole at the end of a read, and inflating_calls the
-    streams whose next message waits for the budget of decompression.
+    moves every state to closed. Three more dicts refer to open calls: _extra_credit has the growth of a fast-path
+    call's send window, _deadlines has the deadline of a unary call whose message was incomplete at the end of a read,
+    and inflating_calls has the streams whose next message waits for the budget of decompression.
     """
 
     def __init__(self, limits: Limits, budget: InflateBudget) -> None:
         self.events: list[tuple[Event, Stream, bytes]] = []
         self.streams: dict[int, Stream] = {}
-        self.closing = False  # GOAWAY is out and no call may begin
-        self._headers_received: dict[int, Head] = {}  # on the fast path: the headers are here
-        self._partial_bodies: dict[int, PartialMessage] = {}  # of those, whose message is here in part
-        self._awaiting_response: dict[int, Head] = {}  # on the fast path: the message is here, the answer is not
-        self._extra_credit: dict[int, int] = {}  # by how much the windows of those have grown
+        self.closing = False  # GOAWAY was sent; no new calls
+        self._headers_received: dict[int, Head] = {}  # fast path: headers received
+        self._partial_bodies: dict[int, PartialMessage] = {}  # fast path: the received part of the message
+        self._awaiting_response: dict[int, Head] = {}  # fast path: message received, no response yet
+        self._extra_credit: dict[int, int] = {}  # fast path: growth of the call's send window
         self._limits = limits
-        self._deadlines: dict[int, int] = {}  # of unary calls whose message was not whole at the end of a read
+        self._deadlines: dict[int, int] = {}  # of unary calls with an incomplete message at the end of a read
         self._budget = budget
         self.resets = 0  # RST_STREAM frames of the peer
-        self.inflating_calls: dict[int, Stream] = {}  # wait for the budget, in order; the first has begun
+        self.inflating_calls: dict[int, Stream] = {}  # streams that wait for the budget, in order; the first has begun
         self._out: list[bytes] = []
         self._last_id = -1
-        self._locally_reset: dict[int, None] = {}  # ended by us before the peer had: what it still sent is no fault
-        # Of those, the calls that the peer holds open: RST_STREAM follows at the next but one `reset_held_open`.
+        self._locally_reset: dict[int, None] = {}  # ended by us before the peer's end: late frames are valid
+        # Locally reset calls whose peer has not ended its side. The second `reset_held_open` sends RST_STREAM.
         self._held_open: dict[int, None] = {}
         self._to_reset: dict[int, None] = {}
         self._send_window = frames.DEFAULT_WINDOW
@@ -99,16 +100,16 @@ class Sending:
         self._max_list_bytes = frames.MAX_WINDOW  # of one header list that the peer accepts
         # The largest answer, with its prefix, that the fast path writes; 0 while a table update is due.
         self._fast_answer_bytes = frames.FRAME_SIZE
-        self._blocked_on_connection_window: dict[int, Stream] = {}  # their output waits for it, in order
+        self._blocked_on_connection_window: dict[int, Stream] = {}  # streams in order of sending
         self._buffered = 0  # weight of all streams
-        self._unsent = 0  # bytes that wait in all streams
+        self._unsent = 0  # queued bytes of all streams
         self._abuse_score = 0
         self._drain_pinged = False
-        self._is_http1 = False  # the peer speaks HTTP/1: it was answered in its own protocol
-        self._now_ns = 0  # when what is being read arrived
+        self._is_http1 = False  # the peer uses HTTP/1 and got a response in HTTP/1
+        self._now_ns = 0  # arrival of the current read
 
     def output(self) -> bytes:
-        """What is to be sent, in order; empty where there is nothing."""
+        """The bytes to send, in order; empty if there are none."""
         out = self._out
         if not out:
             return b""
@@ -135,7 +136,7 @@ class Sending:
         stream = self._new_stream(stream_id, head, ended=ended)
         stream.send_window += self._extra_credit.pop(stream_id, 0)
         if parts := self._partial_bodies.pop(stream_id, None):
-            stream.resume(parts)  # its weight is in `_buffered` as it was
+            stream.resume(parts)  # `_buffered` already contains its weight
         return stream
 
     def open_streams(self) -> list[Stream]:
@@ -154,10 +155,10 @@ class Sending:
         self.streams[stream_id] = stream
         return stream
 
-    # What the application calls.
+    # Called by the application.
 
     def respond(self, stream: Stream, message: bytes) -> None:
-        """Answers a unary call, with success; with RESOURCE_EXHAUSTED where the peer leaves too much unread."""
+        """Sends the response of a unary call, or RESOURCE_EXHAUSTED if the peer leaves too many bytes unread."""
         if self._unsent + len(message) > self._limits.max_unsent:
             self.finish(stream, RESOURCE_EXHAUSTED, f"this connection leaves {self._unsent} bytes of answers unread")
             return
@@ -167,7 +168,7 @@ class Sending:
         self.finish(stream)
 
     def send(self, stream: Stream, messages: bytes) -> None:
-        """Sends messages, each with its prefix, as far as the peer has room; the rest waits in the stream."""
+        """Sends messages, each with its prefix, within the peer's windows; queues the rest in the stream."""
         if stream.closed:
             return
         if not stream.headers_sent:
@@ -177,7 +178,7 @@ class Sending:
         self._pump(stream)
 
     def finish(self, stream: Stream, code: int = 0, message: str = "", details: bytes = b"") -> None:
-        """Ends a call with a status, behind what it still has to send."""
+        """Ends a call with a status. With code 0, queued output is sent before; else it is dropped."""
         if stream.closed or stream.trailers is not None:
             return
         if not stream.headers_sent and code == 0:
@@ -195,7 +196,7 @@ class Sending:
             self._send_trailers(stream, block)
 
     def take_messages(self, stream: Stream, limit: int) -> list[bytes]:
-        """Up to `limit` messages of a streaming call. One that cannot be taken ends the call; [] then."""
+        """Up to `limit` messages of a streaming call. An invalid message ends the call and returns []."""
         before = stream.weight
         stream.data_event_pending = False
         try:
@@ -209,9 +210,9 @@ class Sending:
         return messages
 
     def take_single(self, stream: Stream) -> bytes | None:
-        """The next message of a streaming call, if one frame brought it whole and it is all there is.
+        """The next message of a streaming call, if it is one whole frame and no other byte is unread.
 
-        None, with nothing taken, if `take_messages` must look.
+        Otherwise returns None and takes nothing; `take_messages` handles every case.
         """
         unread = stream.unread
         if len(unread) != 1 or stream.buffer or stream.remote_closed:
@@ -231,7 +232,7 @@ class Sending:
         return bytes(frame[PREFIX:])
 
     def _messages(self, stream: Stream, limit: int) -> list[bytes]:
-        """Inflates one message after another, so that one is in part inflated. Raises MessageError."""
+        """Inflates messages one after another: at most one is partly inflated. Raises MessageError."""
         messages = stream.take_messages(limit, _SPENT if self.inflating_calls else self._budget)
         if stream.is_inflating:
             self.inflating_calls.setdefault(stream.id, stream)
@@ -243,7 +244,7 @@ class Sending:
         return bool(self.inflating_calls)
 
     def inflate(self) -> None:
-        """Goes on with the messages that wait, as far as the budget goes; those that are whole become events."""
+        """Inflates waiting messages until the budget is spent; adds an event for each whole message."""
         while self.inflating_calls and self._budget.left > 0:
             stream = next(iter(self.inflating_calls.values()))
             if not stream.inflate(self._budget):
@@ -256,7 +257,7 @@ class Sending:
                 self.events.append((Event.DATA, stream, b""))
 
     def _on_unary_end(self, stream: Stream) -> None:
-        """The peer's side of a unary call has ended: it must have sent exactly one message."""
+        """Handles the end of a unary call's request, which must be exactly one message."""
         before = stream.weight
         try:
             messages = self._messages(stream, 2)
@@ -275,18 +276,18 @@ class Sending:
         got = "more" if messages else "a part of one" if stream.size else "none"
         self.finish(stream, INVALID_ARGUMENT, f"expected one message, got {got}")
 
-    def peek_rows(self, stream: Stream, limit: int, least: int) -> Bytes | None:
-        """Stream.peek_rows; None also where the next is no message, which `take` tells its caller."""
+    def peek_rows(self, stream: Stream, limit: int, min_rows: int) -> Bytes | None:
+        """As Stream.peek_rows; None also if the next message is invalid, which `take_messages` reports."""
         before = stream.weight
         try:
-            return stream.peek_rows(limit, least)
+            return stream.peek_rows(limit, min_rows)
         except MessageError:
             return None
         finally:
             self._buffered += stream.weight - before
 
     def consume(self, stream: Stream, size: int) -> None:
-        """Takes what was peeked at."""
+        """Takes the first `size` bytes, which `peek_rows` returned."""
         before = stream.weight
         stream.data_event_pending = False
         stream.consume(size)
@@ -294,13 +295,13 @@ class Sending:
         self.open_window(stream)
 
     def put_back(self, stream: Stream, messages: list[bytes]) -> None:
-        """Messages that were taken too early."""
+        """Puts taken messages back to the front of the stream."""
         before = stream.weight
         stream.put_back(messages)
         self._buffered += stream.weight - before
 
     def open_window(self, stream: Stream) -> None:
-        """Lets the peer send on: what the window holds beside untaken messages, and a begun message to its end."""
+        """Restores the receive window, less unread bytes; enlarges it if a message that has begun needs more."""
         if stream.remote_closed or stream.closed:
             return
         before = stream.weight
@@ -310,7 +311,7 @@ class Sending:
             self._buffered += stream.weight - before
             if stream.unary:
                 self._fail_call(stream, error.code, str(error))
-            return  # a streaming call ends when the message is taken, behind the responses to those before it
+            return  # `take_messages` ends a streaming call, after the responses to earlier messages
         self._buffered += stream.weight - before
         window = self._limits.stream_window
         room = max(window - stream.size, missing)
@@ -319,7 +320,11 @@ class Sending:
             stream.receive_window = room
 
     def go_away(self, code: ErrorCode = ErrorCode.NO_ERROR, reason: str = "") -> None:
-        """Begins the orderly end (RFC 9113, section 6.8): a warning first, the last stream's id once it was read."""
+        """Sends GOAWAY (RFC 9113, section 6.8).
+
+        Without an error, a warning and a PING are sent first. The reply to the PING makes Control send the GOAWAY that
+        names the last stream.
+        """
         if self._is_http1:
             return
         if code != ErrorCode.NO_ERROR:
@@ -331,16 +336,16 @@ class Sending:
             self._out.append(frames.frame(frames.PING, 0, 0, b"draining"))
 
     def reset_abuse_score(self) -> None:
-        """Called once in a while: what is spread over time is no flood."""
+        """Called about once a second, so that the score bounds a rate."""
         self._abuse_score = 0
 
     @property
     def is_done(self) -> bool:
-        """Whether GOAWAY has been read, no call is open, and the peer has closed its side of every call."""
+        """Whether GOAWAY was sent, no call is open, and the peer has closed its side of every call."""
         return self.closing and not (self.open_calls or self._held_open or self._to_reset)
 
     def reset_held_open(self) -> bool:
-        """Called once a second: asks the peer to close its side of calls that ended a second ago or earlier."""
+        """Called once a second: sends RST_STREAM for calls that ended a second ago if the peer's side is open."""
         some = bool(self._to_reset)
         for stream_id in self._to_reset:
             self._out.append(frames.rst_stream(stream_id, ErrorCode.NO_ERROR))
@@ -350,12 +355,12 @@ class Sending:
     # Ends of calls.
 
     def _fail_call(self, stream: Stream, code: int, text: str) -> None:
-        """Ends a call for a fault in its messages, and tells the application by an event."""
+        """Ends a call for a fault in its messages, and adds an event."""
         self.finish(stream, code, text)
         self.events.append((Event.RESET, stream, b""))
 
     def _reset(self, stream_id: int, code: ErrorCode) -> None:
-        """Ends a call without an answer, for a fault of the peer's."""
+        """Ends a call with RST_STREAM for a fault of the peer."""
         self._count_abuse()
         self._out.append(frames.rst_stream(stream_id, code))
         self._remember_local_reset(stream_id)
@@ -370,8 +375,8 @@ class Sending:
     def _send_trailers(self, stream: Stream, block: bytes) -> None:
         """Sends the last header block.
 
-        A peer closes its side when it reads the end; RFC 9113, section 8.1, lets us ask for it by RST_STREAM. That
-        waits a second: HAProxy discards a status that it reads together with RST_STREAM.
+        Most peers then close their side. If a peer does not, RFC 9113, section 8.1, allows RST_STREAM. It is sent a
+        second later: HAProxy discards a status that it reads together with RST_STREAM.
         """
         self._send_headers(stream.id, block, frames.END_STREAM)
         if not stream.remote_closed:
@@ -384,19 +389,19 @@ class Sending:
         self._close(stream)
 
     def _peer_ended(self, stream_id: int) -> None:
-        """The peer has closed its side of a call that we had ended."""
+        """Called if the peer closes its side of a call that we have ended."""
         self._held_open.pop(stream_id, None)
         self._to_reset.pop(stream_id, None)
 
     def _not_grpc(self, stream: Stream) -> None:
-        """Answers with HTTP status 415, as gRPC over HTTP/2 asks, and a line of text."""
+        """Sends HTTP status 415, as gRPC over HTTP/2 requires, and a line of text."""
         self._send_headers(stream.id, NOT_GRPC)
         stream.trailers = b""
         self._queue(stream, NOT_GRPC_TEXT)
         self._pump(stream)
 
     def _send_headers(self, stream_id: int, block: bytes, flags: int = 0) -> None:
-        """A header block as the peer's SETTINGS ask for it; the fast path writes blocks that need none of this."""
+        """Sends a header block that respects the peer's SETTINGS. Blocks of the fast path always do."""
         if not self._may_list(block):
             block = fitted(block, self._max_list_bytes)
         if self._table_update_due:
@@ -410,7 +415,7 @@ class Sending:
             flags, kind = 0, frames.CONTINUATION
 
     def _may_list(self, block: bytes) -> bool:
-        """Whether the list of a block is surely within the peer's limit: its few fields count 32 bytes more each."""
+        """Whether the header list of a block is surely within the peer's limit, which adds 32 bytes per field."""
         return len(block) + MAX_LIST_OVERHEAD <= self._max_list_bytes
 
     def _set_fast_answer_bytes(self) -> None:
@@ -440,7 +445,7 @@ class Sending:
         self._unsent += len(payload)
 
     def _pump(self, stream: Stream, max_frames: int = -1) -> None:
-        """Sends what waits in a stream as far as both windows go; at most so many frames, if it is not negative."""
+        """Sends queued output of a stream within both windows. max_frames: negative for no limit."""
         out, before = stream.out, stream.unsent
         while out and max_frames:
             max_frames -= 1
@@ -479,14 +484,14 @@ class Sending:
             self._blocked_on_connection_window.pop(stream.id, None)
 
     def _pump_blocked(self) -> None:
-        """After the connection's window grew: the streams that wait for it send a frame each in turn."""
+        """Called after the connection's window grew: blocked streams send one frame each in turn."""
         blocked = self._blocked_on_connection_window
         while self._send_window > 0 and blocked:
             stream = blocked.pop(next(iter(blocked)))
             self._pump(stream, max_frames=1)
 
     def _count_work(self, calls: int) -> None:
-        """Answered calls restore the budget: a proxy cancels for thousands of callers, and works for more of them."""
+        """Answered calls lower the abuse score: a proxy of many callers cancels many calls, but completes more."""
         if self._abuse_score:
             self._abuse_score = max(0, self._abuse_score - RESTORED_BY_CALL * calls)
 

@@ -1,4 +1,4 @@
-"""gRPC status codes that the connection itself ends calls with (numbers of google.rpc.Code, without its package)."""
+"""gRPC status codes that the connection itself sends (numbers of google.rpc.Code, without importing it)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAUTHENTICATED =
 
 
 class MessageError(Exception):
-    """A message that cannot be taken; `code` is the status its call ends with."""
+    """An invalid message; `code` is the gRPC status of its call."""
 
     def __init__(self, text: str, code: int = INVALID_ARGUMENT) -> None:
         super().__init__(text)

@@ -1,4 +1,4 @@
-"""One call's stream: what has come of its messages, and what waits to go out."""
+"""The stream of one call: received bytes of its messages, and queued output."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from server.http2.inflating import WINDOW_BITS, InflateBudget, Inflation
 from server.http2.status import INTERNAL, RESOURCE_EXHAUSTED, UNIMPLEMENTED, MessageError
 
 PREFIX = MESSAGE.size
-LARGE = 4096  # a message of so many bytes is not copied once more than it must be
-FRAME_WEIGHT = 64  # what a chunk that waits costs beside its bytes
-MAX_SMALL_CHUNKS = 64  # that wait before they are joined
-MIN_CHUNK_BYTES = 4096  # of chunks on average: such chunks are not joined
+LARGE = 4096  # messages of at least so many bytes are copied only once
+FRAME_WEIGHT = 64  # memory of a queued chunk beside its bytes
+MAX_SMALL_CHUNKS = 64  # queued chunks; more are joined
+MIN_CHUNK_BYTES = 4096  # average size from which chunks are not joined
 
 
 def join_small_chunks(chunks: list[bytes | memoryview], size: int) -> None:
     """Joins the newest of many small chunks; size: bytes of all chunks.
 
-    A join takes the last chunks and all before them that are no larger than the result, so each byte is copied
-    O(log n) times, and the work for a chunk does not grow with the chunks that wait.
+    A join takes the last chunks, and earlier chunks while they are no larger than the result. So each byte is copied
+    O(log n) times, and the work for a chunk does not grow with the number of queued chunks.
     """
     if len(chunks) <= MAX_SMALL_CHUNKS or size >= MIN_CHUNK_BYTES * len(chunks):
         return
@@ -37,7 +37,7 @@ def join_small_chunks(chunks: list[bytes | memoryview], size: int) -> None:
 
 
 class PartialMessage:
-    """A message of known length that has come in part, with its prefix."""
+    """A partly received message of known length, with its prefix."""
 
     __slots__ = ("chunks", "copied", "size", "total")
 
@@ -45,11 +45,11 @@ class PartialMessage:
         self.total = total
         self.size = 0
         self.chunks: list[bytes | memoryview] = []
-        self.copied = 0  # chunks that are no views of the read in hand
+        self.copied = 0  # chunks that are not views of the current read
 
     @property
     def weight(self) -> int:
-        """As of a stream."""
+        """As Stream.weight."""
         return self.size + FRAME_WEIGHT * len(self.chunks)
 
     def copy_views(self) -> None:
@@ -83,19 +83,19 @@ class Stream:
         self.receive_window = receive_window  # bytes that the peer may send
         self.max_message = max_message
         self.arrived_ns = arrived_ns
-        self.buffer = b""  # received and not taken
-        self.unread: list[bytes | memoryview] = []  # the same, newer
-        self.size = 0  # bytes of both
-        self.received = 0  # bytes of all frames' bodies, where they are compared with the content-length
-        self.fast_path = False  # streaming, open on the peer's side, of no announced length: frames take the fast path
+        self.buffer = b""  # received, not taken by the application
+        self.unread: list[bytes | memoryview] = []  # received after `buffer`, in chunks
+        self.size = 0  # bytes in `buffer` and `unread`
+        self.received = 0  # bytes of all DATA frames, to compare with the content-length
+        self.fast_path = False  # for DATA frames: streaming, remote side open, no content-length
         self.remote_closed = False  # the peer has ended its side
         self.closed = False  # both sides have ended
-        self.data_event_pending = False  # an event says that there is more to take
-        self.headers_sent = False  # response headers are out
-        self.out: deque[bytes | memoryview] = deque()  # frames' payloads that the peer's windows hold up
-        self.unsent = 0  # bytes of them
-        self.notify_when_drained = False  # an event follows once they are sent
-        # The block that ends the call, where it waits behind `out`; an empty one: `out` itself ends the call.
+        self.data_event_pending = False  # a DATA event is queued
+        self.headers_sent = False  # response headers were sent
+        self.out: deque[bytes | memoryview] = deque()  # payloads of DATA that wait for the peer's windows
+        self.unsent = 0  # bytes in `out`
+        self.notify_when_drained = False  # add an event once `out` is sent
+        # The block that ends the call after `out` is sent; empty: the last DATA of `out` ends the call.
         self.trailers: bytes | None = None
         self._inflation: Inflation | None = None  # of the first compressed message in `buffer`
         self.call: Any = None  # the application's object for this call
@@ -107,7 +107,7 @@ class Stream:
 
     @property
     def weight(self) -> int:
-        """What the untaken messages cost, in bytes."""
+        """Memory of the unread messages, in bytes."""
         return self.size + FRAME_WEIGHT * len(self.unread)
 
     def append(self, body: bytes) -> None:
@@ -117,18 +117,17 @@ class Stream:
             join_small_chunks(self.unread, self.size)
 
     def resume(self, parts: PartialMessage) -> None:
-        """Goes on with a message that began on the fast path."""
+        """Continues a message that began on the fast path."""
         self.unread = [bytes(chunk) for chunk in parts.chunks]
         self.size = parts.size
         self.received += parts.size
         self.receive_window -= parts.size
 
     def take_messages(self, limit: int, budget: InflateBudget) -> list[bytes]:
-        """Up to `limit` whole messages, in order, and little more at once than one may hold.
+        """Up to `limit` whole messages, in order; fewer once they hold more than `max_message` bytes.
 
-        Ends before a compressed message for which the budget has no room.
-
-        Raises MessageError where the next is none.
+        Ends before a compressed message that the budget does not cover. Raises MessageError if the next message is
+        invalid.
         """
         if self.size < PREFIX or self.missing:
             return []
@@ -142,7 +141,7 @@ class Stream:
         while len(messages) < limit and taken <= most and size - at >= PREFIX:
             compressed, length = MESSAGE.unpack_from(buffer, at)
             until = at + PREFIX + length
-            if not compressed and length <= most and until <= size:  # as nearly all are
+            if not compressed and length <= most and until <= size:  # the usual case
                 messages.append(buffer[at + PREFIX : until])
                 taken += length
                 at = until
@@ -151,7 +150,7 @@ class Stream:
                 message, until = self._message(at, budget)
             except MessageError:
                 if messages:
-                    break  # those before it are answered first
+                    break  # earlier messages are answered first
                 raise
             if message is None:
                 break
@@ -180,30 +179,31 @@ class Stream:
         compressed, length = MESSAGE.unpack_from(self.buffer)
         return not compressed and length <= self.max_message
 
-    def peek_rows(self, limit: int, least: int) -> NDArray[np.uint8] | None:
-        """What lies there in rows as long as the first message with its prefix, up to `limit`; the others are unread.
+    def peek_rows(self, limit: int, min_rows: int) -> NDArray[np.uint8] | None:
+        """A view of the unread bytes as rows of the first message's length with its prefix, at most `limit` rows.
 
-        None where fewer than `least` are whole. Raises MessageError where the first is no message.
+        Only the first message is checked. None if there are fewer than `min_rows` whole rows. Raises MessageError if
+        the first message is invalid.
         """
-        if self.size < least * PREFIX or self.missing:
+        if self.size < min_rows * PREFIX or self.missing:
             return None
         compressed, length = MESSAGE.unpack_from(self.buffer)
         period = PREFIX + length
-        if compressed or length > LARGE or self.size < least * period:
+        if compressed or length > LARGE or self.size < min_rows * period:
             return None
         self._gather()
         count = min(limit, self.size // period)
         return np.frombuffer(self.buffer, np.uint8, count * period).reshape(count, period)
 
     def consume(self, size: int) -> None:
-        """Bytes that were peeked at are taken."""
+        """Takes the first `size` bytes, which `peek_rows` returned."""
         self._set_buffer(self.buffer[size:])
 
     def _take_large(self, limit: int) -> list[bytes]:
-        """The same for messages that fill frames: each is put together once, of the frames it came in."""
+        """As take_messages, for large uncompressed messages: each is joined once, from its frames."""
         chunks: deque[bytes | memoryview] = deque((self.buffer, *self.unread))
         self.unread.clear()
-        left, at = self.size, 0  # bytes in all chunks; where the first one goes on
+        left, at = self.size, 0  # bytes in all chunks; offset in the first chunk
         messages: list[bytes] = []
         while len(messages) < limit and self.size - left <= self.max_message and left >= PREFIX:
             while len(chunks[0]) - at < PREFIX:
@@ -211,7 +211,7 @@ class Stream:
                 chunks[0], at = b"".join((first, chunks[0])), 0
             compressed, length = MESSAGE.unpack_from(chunks[0], at)
             if compressed or length < LARGE or length > self.max_message or left < PREFIX + length:
-                break  # the next turn sees to it
+                break  # the next `take_messages` handles it
             left -= PREFIX + length
             at += PREFIX
             parts: list[bytes | memoryview] = []
@@ -231,7 +231,7 @@ class Stream:
         return messages
 
     def _message(self, at: int, budget: InflateBudget) -> tuple[bytes | None, int]:
-        """The message at an offset, and where it ends; None while it is not whole, or not inflated."""
+        """The message at an offset, and the offset of its end; None if it is incomplete or not inflated."""
         compressed, length = MESSAGE.unpack_from(self.buffer, at)
         self._require_size(length)
         until = at + PREFIX + length
@@ -241,14 +241,14 @@ class Stream:
         return (message if compressed == 0 else self._inflated(compressed, message, budget)), until
 
     def put_back(self, messages: list[bytes]) -> None:
-        """Puts messages back that were taken too early; they are not compressed any more."""
+        """Puts taken messages back to the front, without compression."""
         self._gather()
         head = b"".join([part for message in messages for part in (MESSAGE.pack(0, len(message)), message)])
         self._set_buffer(head + self.buffer)
 
     @property
     def missing(self) -> int:
-        """Bytes still to come until the message that has begun is whole; 0 where none has. Raises MessageError."""
+        """Bytes until the next message is whole; 0 if it is whole or has not begun. Raises MessageError."""
         if self.size < PREFIX:
             return 0
         if len(self.buffer) < PREFIX:
@@ -301,5 +301,5 @@ class Stream:
         return self._inflation is not None
 
     def inflate(self, budget: InflateBudget) -> bool:
-        """Goes on with it; returns whether it can be taken."""
+        """Inflates the next compressed message; returns whether it is whole."""
         return self._inflation is None or self._inflation.run(budget)

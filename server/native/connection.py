@@ -14,17 +14,17 @@ from server.http2.stream import Stream
 from server.native.serving import Serving
 from server.runtime.metrics import CODE_NAMES
 
-MAX_TIMER_S = 3600.0  # callers' timeouts may be years, which timers of the event loop do not take
-# How long a connection is read after its write side is closed, so that the peer receives what was sent last.
+MAX_TIMER_S = 3600.0  # timers of the event loop accept no timeout of years, which callers may send
+# How long a connection is read after its write side is closed, so that the peer receives the last bytes.
 LINGER_S = 1.0
-MAX_READ_WORK = 2048  # units of work of one read, before other connections have their turn
-MAX_UNSENT_BYTES = 1024 * 1024  # that the kernel has not taken; above it the connection is not read
+MAX_READ_WORK = 2048  # units of work per read; above it, other connections are read first
+MAX_UNSENT_BYTES = 1024 * 1024  # bytes outside the kernel's buffer; above it the connection is not read
 
 
 @dataclass(frozen=True)
 class SocketLimits:
-    """partial_s: how long a preface, a frame or a header block may take from its first byte to its last, or, if it
-    arrives faster than MIN_BYTES_PER_S, until its progress is measured again (slow loris).
+    """partial_s: limits the time from the first to the last byte of a preface, a frame or a header block (slow loris).
+    If it arrives faster than MIN_BYTES_PER_S, the time starts again.
 
     spin_us: how long the loop polls for the next call before it sleeps, while calls are arriving.
     """
@@ -40,13 +40,13 @@ class StreamCall(Protocol):
     """A streaming call, as `Stream.call` holds it."""
 
     def on_data(self, *, alone: bool) -> None:
-        """Messages or the end of the peer's side have arrived, or the peer has room again.
+        """Called if messages or the end of the peer's side have arrived, or if output can be sent again.
 
         alone: the event is the only one of its read.
         """
 
     def cancel(self) -> None:
-        """The peer has ended the call, or its connection is lost."""
+        """Called if the peer has cancelled the call, or the connection is lost."""
 
     @property
     def responses_due(self) -> bool:
@@ -54,10 +54,10 @@ class StreamCall(Protocol):
 
 
 class Handler(Protocol):
-    """Takes the calls of connections."""
+    """Handles the calls of connections."""
 
     def accept(self, connection: ServerConnection, now_ns: int) -> None:
-        """Takes the calls and events that a read left in `connection.h2`."""
+        """Handles the calls and events that a read added to `connection.h2`."""
 
 
 class ServerConnection(asyncio.Protocol):
@@ -66,10 +66,10 @@ class ServerConnection(asyncio.Protocol):
     def __init__(
         self, serving: Serving, handler: Handler, h2: Connection, limits: SocketLimits, peers: set[ServerConnection]
     ) -> None:
-        """peers: the open connections of the front; this one adds and removes itself."""
+        """peers: the open connections of the front; this connection adds and removes itself."""
         self.serving = serving
         self.h2 = h2
-        self.paused = False  # the kernel takes no more bytes: nothing is read until it does
+        self.paused = False  # the kernel's send buffer is full: nothing is read until it has room
         self.resets_before_read = 0  # RST_STREAM frames that the peer had sent before the last read
         self._handler = handler
         self._limits = limits
@@ -80,7 +80,7 @@ class ServerConnection(asyncio.Protocol):
         self._is_yielding = False  # reads nothing in this turn of the loop
         self._fault: ProtocolError | None = None  # of the peer: the connection ends once whole calls are answered
         self._fault_ns = 0
-        self._deadline_ns: int | None = None  # that the timer is set for
+        self._deadline_ns: int | None = None  # time of the timer
         self._deadline_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -98,11 +98,11 @@ class ServerConnection(asyncio.Protocol):
         self._peers.add(self)
         if self.serving.state.draining:
             self.h2.go_away()
-        # The server's SETTINGS are sent with the peer's first bytes, since HTTP/1 is answered in its own form.
+        # The server's SETTINGS wait for the peer's first bytes: a peer with HTTP/1 gets a response in HTTP/1 instead.
 
     def data_received(self, data: bytes) -> None:
         if self._fault is not None or self._lingering is not None:
-            return  # the peer has not read our end yet
+            return  # the connection is ending: later bytes are discarded
         serving, h2 = self.serving, self.h2
         now_ns = serving.now_ns()
         serving.spinner.on_read(len(data), now_ns)
@@ -120,7 +120,7 @@ class ServerConnection(asyncio.Protocol):
         self.flush()
 
     def _yield(self) -> None:
-        """Lets other connections read: the loop would read on here as long as bytes are there."""
+        """Lets other connections read: otherwise the loop reads this connection while it has bytes."""
         if not self._is_yielding and not self._transport.is_closing():
             self._is_yielding = True
             self._transport.pause_reading()
@@ -168,7 +168,7 @@ class ServerConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.paused = True
         self._transport.pause_reading()
-        self._set_user_timeout(0)  # the kernel's limit would end a peer that takes its time to read
+        self._set_user_timeout(0)  # otherwise the kernel would end the connection of a slow reader
 
     def resume_writing(self) -> None:
         self.paused = False
@@ -189,7 +189,7 @@ class ServerConnection(asyncio.Protocol):
             _set_user_timeout(sock, timeout_s)
 
     def fail_call(self, stream_id: int, name: str, error: Exception, arrived_ns: int) -> None:
-        """Ends a unary call with the status of an error, if its caller still waits."""
+        """Ends a unary call with the status of an error, if the call is still open."""
         stream = self.h2.promote(stream_id)
         if stream is not None:
             stream.arrived_ns = arrived_ns
@@ -216,12 +216,12 @@ class ServerConnection(asyncio.Protocol):
     def flush_now(self) -> None:
         """Writes the output to a plaintext socket at once: the transport would write at the end of the loop's turn.
 
-        For a single response. With many in flight, one write at the end of the turn is cheaper for both sides.
+        Called for a single response. With many in flight, one write at the end of the turn is cheaper for both sides.
         """
         if self._fd >= 0 and not self._transport.get_write_buffer_size() and (data := self.h2.output()):
             try:
                 written = os.write(self._fd, data)
-            except OSError:  # the transport meets the error again, and reports a lost connection
+            except OSError:  # the transport's write fails too, and reports a lost connection
                 written = 0
             if written < len(data):
                 self._transport.write(memoryview(data)[written:])
@@ -245,9 +245,9 @@ class ServerConnection(asyncio.Protocol):
         return self.h2.is_inflating
 
     def close(self) -> None:
-        """Closes the write side and reads on, until the peer closes its own or LINGER_S have passed.
+        """Closes the write side, and reads until the peer closes its side or LINGER_S have passed.
 
-        Closed with bytes unread, TCP would reset the connection, and the peer would lose what it has not read.
+        If the socket were closed with unread bytes, TCP would reset the connection. Then the peer would lose bytes.
         """
         self._fd = -1
         if self._lingering is None and not self._transport.is_closing():
@@ -264,7 +264,7 @@ class ServerConnection(asyncio.Protocol):
     def sweep(self, now_ns: int, *, is_late: bool = False) -> None:
         """Called about once a second: ends the connection if a frame that began makes no progress.
 
-        is_late: the event loop stood still, and nothing was read meanwhile.
+        is_late: the event loop was blocked, and nothing was read meanwhile.
         """
         if self._lingering is not None:
             return
@@ -282,7 +282,7 @@ class ServerConnection(asyncio.Protocol):
             self.flush()
 
     def _break(self, fault: ProtocolError) -> None:
-        """Stops reading. Whole calls are answered first, as the last stream id in GOAWAY promises."""
+        """Stops reading. Whole calls are answered before the end, as the last stream id in GOAWAY promises."""
         self._fault = fault
         self._fault_ns = self.serving.now_ns()
         self.h2.forget_partial()
@@ -303,12 +303,12 @@ class ServerConnection(asyncio.Protocol):
 
 
 def _keep_alive(sock: socket.socket, limits: SocketLimits) -> None:
-    """TCP's own probes find a peer that is gone without a FIN."""
+    """Enables TCP keep-alive probes, which detect a peer that disappeared without a FIN."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(limits.keepalive_s)))
     _set_user_timeout(sock, limits.keepalive_timeout_s)
 
 
 def _set_user_timeout(sock: socket.socket, timeout_s: float) -> None:
-    """How long sent bytes may stay without an acknowledgement, or the peer's window closed; 0: the system's default."""
+    """Limits the time without acknowledgement of sent bytes, or with a closed window; 0: the system's default."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(timeout_s * 1000))

@@ -1,4 +1,4 @@
-"""Which module takes a call: whole unary calls, scoring streams, or streams that need no model."""
+"""Passes each call to its module: whole unary calls, scoring streams, or streams that need no model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The native front: listens, hands connections their parts, and drains."""
+"""The native front: listens, builds connections, and drains."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from server.security.tokens import Gate
 
 SWEEP_S = 1.0
 DRAIN_TICK_S = 0.02
-# A stream without a frame for so long has no frame in flight: a drain ends it at once.
+# If no frame has arrived for so long, none is in flight: a drain ends the stream at once.
 IDLE_NS = 50_000_000
-# How long a drain waits for such a moment before it ends a stream between two frames.
+# How long a drain waits for an idle stream before it ends the stream between two frames.
 MAX_BUSY_STREAM_S = 1.0
 # How long peers may take to read the last status and to close their side of the call.
 STATUS_S = 0.5
@@ -73,7 +73,7 @@ class NativeFront:
         h2 = Connection(self._methods, self, self._limits, self.inflate_turns.budget)
         return ServerConnection(self.serving, self._dispatcher, h2, self._sockets, self.connections)
 
-    # The `Gate` of server.http2.
+    # The CallPolicy of server.http2.
 
     def kind(self, method: Method) -> int:
         if isinstance(method, Scoring):
@@ -84,12 +84,12 @@ class NativeFront:
         return self._gate.refusal(path, authorization)
 
     def forget_callers(self) -> None:
-        """Called after a change of the callers that are allowed in."""
+        """Called after a change of the tokens: connections decide again about each header block."""
         for connection in self.connections:
             connection.h2.forget_heads()
 
     async def start(self, *ports: BoundPort) -> None:
-        """Listens at each. Raises UnavailableError if another process was first."""
+        """Listens on each port. Raises UnavailableError if another process already listens there."""
         for port in ports:
             listener = port.listen()
             self._servers.append(
@@ -106,7 +106,7 @@ class NativeFront:
         self._servers.pop().close()
 
     def _secured(self) -> dict[str, Any]:
-        """Limits the time of a handshake, and of a goodbye that the peer does not answer."""
+        """TLS arguments, with limits for the time of a handshake and of an unanswered shutdown."""
         limit_s = self._sockets.partial_s
         return {"ssl": self._tls, "ssl_handshake_timeout": limit_s, "ssl_shutdown_timeout": 1.0} if self._tls else {}
 
@@ -114,7 +114,7 @@ class NativeFront:
         """Ends every connection: no call begins, and calls in progress get `drain_s` seconds.
 
         A stream ends when it pauses, or after MAX_BUSY_STREAM_S between two frames. Calls that are left at the end
-        get UNAVAILABLE. Peers that do not read them delay the end by up to STATUS_S + LINGER_S.
+        get UNAVAILABLE. A peer that does not read this status delays the end by up to STATUS_S + LINGER_S.
         """
         for server in self._servers:
             server.close()
@@ -148,7 +148,7 @@ class NativeFront:
                 connection.close()
 
     async def _end_connections(self) -> None:
-        """Sends a status for every call that is left, and closes each connection once its peer has read it.
+        """Sends a status for every open call, and closes each connection once its peer has read the status.
 
         gRPC's C core loses a status that it reads together with the end of the connection.
         """

@@ -10,7 +10,7 @@ from server.http2.inflating import InflateBudget
 
 class Inflating(Protocol):
     def inflate(self) -> bool:
-        """Goes on within the budget; returns whether messages still wait."""
+        """Inflates within the budget; returns whether messages still wait."""
 
 
 class InflateTurns:
@@ -41,6 +41,6 @@ class InflateTurns:
             connection = next(iter(self._waiting))
             del self._waiting[connection]
             if connection.inflate():
-                self._waiting[connection] = None  # behind the others
+                self._waiting[connection] = None  # at the end of the queue
         if self._waiting:
             self._schedule()

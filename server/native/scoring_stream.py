@@ -1,9 +1,9 @@
-"""Streams whose frames the model scores: StreamPredict and its like.
+"""Streams whose frames the model scores: StreamPredict and similar methods.
 
 Frames are split into runs as unary calls are (server.native.unary): consecutive frames whose rows share one matrix are
 one work item. Responses keep the order of the frames: a stream queues its frames in order, and the batcher answers
 work on the loop in the order of its queue. Frames behind a job that runs on another thread wait until it is answered.
-While a run is scored the next frames are taken, so that the peer has room to send and both sides work at once.
+While a run is scored, the stream takes the next frames: the peer has room to send, and both sides work in parallel.
 """
 
 from __future__ import annotations
@@ -39,14 +39,17 @@ from server.wire.templates import FrameTemplate, frame_parts, matrix_of, model_f
 
 FRAMES_PER_PULL = 256  # of one stream, before other streams have their turn
 MAX_INLINE_BYTES = 1024  # a frame of one row is smaller
-MAX_IN_FLIGHT_BYTES = 512 * 1024  # of frames in the batcher, but for one large frame
-MAX_UNSENT_BYTES = 256 * 1024  # of responses that the peer has no room for; above it no frame is taken
+MAX_IN_FLIGHT_BYTES = 512 * 1024  # of frames in the batcher; one larger frame is allowed
+MAX_UNSENT_BYTES = 256 * 1024  # of queued responses; above it no frame is taken
 MIN_VIEW_ROWS = 32  # a memoryview costs more than the copy of fewer rows
 
 
 class ScoringStreamCall:
-    """One call. Back-pressure: frames are taken only as fast as responses are consumed; then the HTTP/2 window fills
-    and the sender blocks."""
+    """One call.
+
+    Back-pressure: frames are taken only as fast as responses are read. If the peer reads slowly, the HTTP/2 window
+    fills and the peer must stop sending.
+    """
 
     def __init__(self, connection: ServerConnection, stream: Stream, method: ScoringStream) -> None:
         self.connection = connection
@@ -66,7 +69,7 @@ class ScoringStreamCall:
 
     @property
     def idle(self) -> bool:
-        """Whether no frame and no response is under way."""
+        """Whether no frame awaits its response, and no response is queued."""
         return not self._in_flight and not self.stream.size and not self.stream.out
 
     @property
@@ -88,7 +91,7 @@ class ScoringStreamCall:
     def queue_frames(self) -> None:
         try:
             self.pull()
-        except Exception as error:  # a fault in one stream must not reach the others
+        except Exception as error:  # a fault in one stream must not end other streams
             self.fail(FaultError(error))
 
     def pull(self) -> None:
@@ -97,16 +100,16 @@ class ScoringStreamCall:
         if self.ended or self._offloaded or stream.unsent > MAX_UNSENT_BYTES or connection.paused:
             return
         if self._end_error is not None:
-            if not (self._in_flight or stream.out):  # else responses go first, as the peer makes room
+            if not (self._in_flight or stream.out):  # otherwise responses are sent first
                 self.fail(self._end_error)
             return
         if self._in_flight and (self._in_flight_bytes > MAX_IN_FLIGHT_BYTES or not stream.has_plain_message):
-            return  # a message that ends the call must not overtake the responses before it
-        connection.serving.mark_for_flush(connection)  # taking frames makes room for the peer
+            return  # a message that ends the call must not overtake earlier responses
+        connection.serving.mark_for_flush(connection)  # taking frames can send WINDOW_UPDATE
         if self._method.packed and self._take_columns():
             return
         messages = connection.h2.take_messages(stream, FRAMES_PER_PULL)
-        if stream.closed:  # by a message that could not be taken
+        if stream.closed:  # an invalid message has ended the call
             self.close()
             return
         if messages:
@@ -119,7 +122,7 @@ class ScoringStreamCall:
             self.close()
 
     def _score_inline(self) -> bool:
-        """Scores and answers the only frame; False if there are more, or if the batcher must take it."""
+        """Scores and answers the only unread frame; False if there are more, or if the batcher must score it."""
         stream, connection = self.stream, self.connection
         if not self._method.packed or self.ended or self._in_flight or stream.remote_closed or connection.paused:
             return False
@@ -143,7 +146,7 @@ class ScoringStreamCall:
         return True
 
     def _take_columns(self) -> bool:
-        """Queues frames of equal layout as one array; False, with nothing taken, if they are too few or differ."""
+        """Queues frames of equal layout as one array. Returns False, and takes none, if too few frames match."""
         serving, stream, h2 = self._serving, self.stream, self.connection.h2
         frames = h2.peek_rows(stream, FRAMES_PER_PULL, MIN_COLUMNAR_FRAMES)
         template = serving.templates.match_frame(frames[0, PREFIX:].tobytes()) if frames is not None else None
@@ -175,7 +178,7 @@ class ScoringStreamCall:
             self.connection.h2.put_back(self.stream, messages[at:])
 
     def _put_run(self, messages: list[bytes], at: int, now_ns: int) -> int:
-        """Queues the run that begins at `at`; how many frames it holds, 0 if the first needs the slow path."""
+        """Queues the run that begins at `at`. Returns its frames; 0 if the first frame needs the slow path."""
         serving = self._serving
         match, max_rows = serving.templates.match_frame, serving.max_run_rows
         templates: list[FrameTemplate] = []
@@ -206,7 +209,7 @@ class ScoringStreamCall:
         return len(frames)
 
     def _put_slow(self, raw: bytes, now_ns: int) -> None:
-        """Parses and checks a frame, then queues it; a frame at fault is queued with its error."""
+        """Parses and validates a frame, then queues it. An invalid frame is queued with its error."""
         frame, job = self._parsed(raw, now_ns)
         if isinstance(job, ScoringJob):
             self._offloaded = len(job.matrix) > INLINE_ROWS
@@ -231,7 +234,7 @@ class ScoringStreamCall:
             return frame, FaultError(error)
 
     def score_now(self, raw: bytes, arrived_ns: int) -> None:
-        """Scores a frame whose run failed as a whole, ahead of the frames behind it."""
+        """Scores a frame of a failed run at once, before later frames."""
         if self.ended:
             return
         frame, job = self._parsed(raw, arrived_ns)
@@ -252,7 +255,7 @@ class ScoringStreamCall:
         self.connection.send(self.stream, framed(response))
 
     def on_answered(self, replies: FrameReplies) -> None:
-        """The frames of a work item have their responses; the next may be taken."""
+        """Called once the frames of a work item have their responses: more frames may be taken."""
         self._in_flight -= replies.count
         self._in_flight_bytes -= replies.size
         if not self._in_flight:
@@ -287,11 +290,11 @@ class FrameReplies(Replies, Protocol):
 
     @property
     def count(self) -> int:
-        """Frames."""
+        """Number of frames."""
 
     @property
     def size(self) -> int:
-        """Their bytes."""
+        """Bytes of these frames."""
 
 
 class ParsedFrameReply:
@@ -328,7 +331,7 @@ class FrameRunReplies:
         templates: list[FrameTemplate],
         arrived_ns: int,
     ) -> None:
-        """frames: as they came, with a template each, or as rows of one array, with one template for all."""
+        """frames: a list with a template for each frame, or rows of one array with a single template."""
         self.count = len(frames)
         self.size = size
         self._call = call
@@ -360,7 +363,7 @@ class FrameRunReplies:
         serving.metrics.requests([("StreamPredict", self._arrived_ns, len(frames))], serving.now_ns())
 
     def _messages(self, frames: list[bytes], fields: bytes, values: bytes, after: bytes) -> bytes:
-        """Responses, made together for neighbours of as many rows."""
+        """The responses. Consecutive frames with the same number of rows are built together."""
         templates, parts = self._templates, []
         begin = at = 0
         while begin < len(frames):

@@ -1,4 +1,4 @@
-"""What every connection and call of the native front uses: the model's queue, templates, metrics, and a flush list."""
+"""Shared by all connections and calls of the native front: batcher, templates, metrics, and a flush list."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class FrameSource(Protocol):
 
 
 class Serving:
-    """Knows no connection and no call; they know it."""
+    """Imports neither connections nor calls: their modules import this one."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Serving:
         self.templates = TemplateCache()
         self.model_fields = ModelFields(plane.repository)
         self.inline = InlineScorer(plane, batches, metrics)
-        # A larger job would be computed on another thread, and calls behind it answered before it.
+        # A larger job would be computed on another thread, and later calls would be answered before it.
         self.max_run_rows = min(INLINE_ROWS, batches.max_batch_rows)
         self._batcher = batches.batcher
         self._is_undelayed = batches.idle and batches.batcher.room > 0  # no batch waits for more calls
@@ -66,7 +66,7 @@ class Serving:
         return self.spinner.few_bytes and not self._batcher.calls and self._is_undelayed and self.state.accepting
 
     def mark_source(self, source: FrameSource) -> None:
-        """The stream has frames. They are queued once per turn of the loop: all reads of a turn make one run."""
+        """Marks a stream with unread frames. They are queued once per turn of the loop, in one batch for all reads."""
         self._sources[source] = None
         self.batches.wake()
 
@@ -76,7 +76,7 @@ class Serving:
             source.queue_frames()
 
     def mark_for_flush(self, connection: Flushable) -> None:
-        """The connection has output; it is written after the current batch or read."""
+        """Marks a connection with output, which is written after the current batch or read."""
         self._to_flush[connection] = None
 
     def flush_marked(self) -> None:
@@ -85,7 +85,7 @@ class Serving:
             connection.flush()
 
     def status_of(self, error: Exception) -> Any:
-        """The google.rpc.Status of an error. Logs a fault of ours, whose cause the caller does not see."""
+        """The google.rpc.Status of an error. Logs the cause of an internal fault; its text stays in the server."""
         if not isinstance(error, VolcastError):
             error = FaultError(error)
         if isinstance(error, FaultError):

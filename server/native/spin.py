@@ -1,8 +1,8 @@
 """A bounded spin: while calls arrive one by one, the event loop polls its sockets instead of sleeping.
 
-A sleeping loop takes twice as long to answer a caller that waits for each answer. With many calls in flight sleeping
-costs nothing, since calls gather meanwhile and make the next batch: with the spin on, 32 calls in flight were answered
-in small batches, half as many per second.
+If the loop sleeps, a caller with one call in flight waits twice as long for its response. With many calls in flight,
+sleeping costs nothing, since calls queue meanwhile and form the next batch. Measured: with the spin on, 32 calls in
+flight were answered in small batches, at half the rate.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 # Four calls of one row. More bytes within the time of a spin do not come from a single waiting caller.
 MAX_SINGLE_CALLER_BYTES = 1024
-# Calls within this many spin times of each other are worth a spin.
+# Spin if calls arrive within this many spin times of each other.
 SPIN_GAP_FACTOR = 4
 
 
@@ -23,13 +23,13 @@ class Spinner:
         self._now_ns = now_ns
         self.spin_ns = spin_ns
         self.spinning = False
-        self.few_bytes = False  # arrived lately: calls come one by one
+        self.few_bytes = False  # few bytes have arrived recently: calls come one by one
         self._spin_until_ns = 0
         self._last_read_ns = 0
         self._window_began_ns = self._window_bytes = self._previous_window_bytes = 0
 
     def on_read(self, size: int, now_ns: int) -> None:
-        """Bytes have arrived. Spins if the last two reads were near each other and small."""
+        """Called for each read. Spins if the last two reads were small and close in time."""
         spin_ns = self.spin_ns
         gap_ns, self._last_read_ns = now_ns - self._last_read_ns, now_ns
         if now_ns - self._window_began_ns > spin_ns:

@@ -10,7 +10,7 @@ from server.http2.stream import Stream
 from server.native.connection import ServerConnection
 from server.rpc.methods import StreamMethod
 
-MAX_UNSENT_BYTES = 256 * 1024  # of messages that the peer has no room for; above it `write` waits
+MAX_UNSENT_BYTES = 256 * 1024  # of queued messages; above it `write` waits
 
 
 class StreamingCall:
@@ -48,7 +48,7 @@ class StreamingCall:
 
     @property
     def responses_due(self) -> bool:
-        """Never: its messages do not promise a response."""
+        """Always False: a message of such a stream needs no response."""
         return False
 
     def cancel(self) -> None:

@@ -1,9 +1,9 @@
-"""Unary calls: from the read that brought them to their responses.
+"""Unary calls, from a read to their responses.
 
 A read is split into runs: consecutive calls whose rows share one matrix. A run is one work item of the batcher. If
 nothing is queued, a single call of one row is scored at once instead. A call that matches no template, and every call
 of a run that could not be scored as a whole, takes the slow path: it is parsed, checked and answered through protobuf.
-The slow path defines what is right; tests compare the fast path with it.
+The slow path is the reference: tests compare the fast path with it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class UnaryCalls:
             self._put_run(connection, run, run_templates, now_ns)
 
     def accept_block(self, connection: ServerConnection, block: Block, now_ns: int) -> None:
-        """The same for calls that have arrived as the rows of one array."""
+        """As `accept`, for calls that are the rows of one array."""
         serving, ids, messages = self._serving, block.ids, block.messages
         room = serving.batches.batcher.room
         if room < len(ids):
@@ -98,13 +98,13 @@ class UnaryCalls:
             serving.batches.put(Work(job, replies, deadline_ns, len(replies.ids), replies.drop_cancelled))
 
     def retry_each(self, connection: ServerConnection, calls: Iterable[Call], arrived_ns: int) -> None:
-        """The calls of a run that failed as a whole: each takes the slow path. Their place in the queue is paid for."""
+        """Passes each call of a failed run to the slow path. None is refused: they have already waited in the queue."""
         for call in calls:
             if connection.h2.awaits_response(call[0]):
                 self._slow(connection, call, arrived_ns)
 
     def _admitted(self, connection: ServerConnection, calls: list[Call]) -> list[Call]:
-        """The calls that find room in the queue; others are refused. Only calls that need the model take room."""
+        """The calls that fit into the queue; refuses the rest. Only calls that need the model use room."""
         room = self._serving.batches.batcher.room
         if len(calls) <= room:
             return calls
@@ -128,7 +128,7 @@ class UnaryCalls:
         self._serving.mark_for_flush(connection)
 
     def _score_inline(self, connection: ServerConnection, stream_id: int, head: Head, raw: bytes, now_ns: int) -> bool:
-        """Scores and answers a call at once; False, with nothing done, if the batcher must take it."""
+        """Scores and answers a call at once. Returns False, and does nothing, if the batcher must score it."""
         serving = self._serving
         template = serving.templates.match(raw) if head.method.packed else None
         if template is None or (head.timeout_ns != NO_TIMEOUT and head.timeout_ns < MIN_INLINE_TIMEOUT_NS):
@@ -170,7 +170,7 @@ class UnaryCalls:
         self._serving.batches.put(Work(job, replies, deadline_ns, len(run), replies.drop_cancelled))
 
     def _slow(self, connection: ServerConnection, call: Call, arrived_ns: int) -> None:
-        """Parses and checks a call, then answers or queues it."""
+        """Parses and validates a call, then answers or queues it."""
         serving = self._serving
         stream_id, head, raw = call
         method = head.method
@@ -243,9 +243,9 @@ class RunReplies:
         rows: list[int],
         arrived_ns: int,
     ) -> None:
-        """calls: as they came, or their messages as rows of one array, all with `head`.
+        """calls: a list, or their messages as rows of one array, all with `head`.
 
-        rows: one number that holds for every call, or one for each.
+        rows: of each call; a single number if all calls have the same number of rows.
         """
         self._unary = unary
         self._connection = connection
@@ -313,7 +313,7 @@ class RunReplies:
         serving.mark_for_flush(connection)
         serving.metrics.requests([("Predict", self._arrived_ns, answered)], serving.now_ns())
 
-    # Each returns how many callers still waited.
+    # Each method returns the number of calls that were still open.
 
     def _respond_uniform(self, before: bytes, values: bytes, after: bytes) -> int:
         connection, respond, size = self._connection, self._connection.h2.respond_fast, 8 * self._rows[0]

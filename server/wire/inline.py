@@ -1,8 +1,8 @@
-"""A single request of one row, scored within the read that brought it: no queue, no array, no turn of the loop.
+"""Scores a single request of one row within its read: no queue, no array, no turn of the loop.
 
-With one call in flight most of the time goes to code that is not in the CPU's caches: a batch of one took 74 us where
-its parts took 30 us in a loop. So this path is kept minimal. It takes requests that match a template, have one row
-and finite values; every other request takes the paths through the batcher (docs/decisions/0015).
+With one call in flight, most time is spent on code that is not in the CPU's caches: a batch of one took 74 us, and its
+parts took 30 us in a loop. So this path is kept minimal. It scores requests that match a template, have one row and
+finite values. Every other request takes the paths through the batcher (docs/decisions/0015).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MIN_INLINE_TIMEOUT_NS = 1_000_000
 
 
 class BoundTemplate:
-    """What requests of one template need: their model, buffers bound to its session, the first bytes of a response."""
+    """State for requests of one template: model, buffers bound to its session, first bytes of a response."""
 
     __slots__ = ("before", "model", "row")
 
@@ -42,7 +42,7 @@ class InlineScorer:
         self._now_ns = plane.now_ns
         self._observe = batches.batcher.observe
         self._metrics = metrics
-        self._snapshot: ModelSnapshot | None = None  # whose models the bound templates use
+        self._snapshot: ModelSnapshot | None = None  # contains the models of the bound templates
         self._bound: dict[bytes, BoundTemplate | None] = {}  # by the template's prefix; None: not eligible
         self._last: BoundTemplate | None = None
         self._compute_ns = 0
@@ -56,7 +56,7 @@ class InlineScorer:
         began_ns = now_ns()
         try:
             bound.row.run()
-        except Exception:  # the batcher meets the fault again and reports it
+        except Exception:  # the batcher repeats the run and reports the fault
             return None
         compute_ns = now_ns() - began_ns
         probability = bound.row.probability
@@ -75,7 +75,7 @@ class InlineScorer:
     def _bound_for(self, template: RequestTemplate) -> BoundTemplate | None:
         snapshot = self._plane.repository.snapshot
         if snapshot is not self._snapshot or len(self._bound) > _MAX_BOUND_TEMPLATES:
-            self._bound.clear()  # or buffers of replaced models would stay in memory
+            self._bound.clear()  # otherwise buffers of replaced models stay in memory
             self._last = None
             self._snapshot = snapshot
         try:

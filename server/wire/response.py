@@ -1,6 +1,6 @@
-"""Every byte of the successful PredictResponse and StreamPredictResponse that the fast path writes.
+"""Builds the bytes of successful PredictResponse and StreamPredictResponse messages for the fast path.
 
-A response is three parts: `before` (model, version, threshold, and the length of the probabilities), the
+A response has three parts: `before` (model, version, threshold, and the length of the probabilities), the
 probabilities as little-endian doubles, and `after` (the times). All responses of one run share `before` and `after`.
 The slow path builds the same messages with protobuf (server.rpc.convert); tests/server/wire/test_response.py compares
 both for every field of the contract.
@@ -30,7 +30,7 @@ def varint(number: int) -> bytes:
     """A protobuf varint (Protocol Buffers, Encoding) of a number that is not negative."""
     if number < 1 << 7:
         return bytes((number,))
-    if number < 1 << 14:  # most times in nanoseconds end here or one line below: half the cost of the loop
+    if number < 1 << 14:  # most durations in ns need this branch or the next: half the cost of the loop
         return bytes((number & 0x7F | 0x80, number >> 7))
     if number < 1 << 21:
         return bytes((number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80, number >> 14))
@@ -50,7 +50,7 @@ def model_fields(model: Model) -> bytes:
 
 
 def before_values(fields: bytes, rows: int) -> bytes:
-    """The bytes of a response before its probabilities. fields: `model_fields` of the model that answers."""
+    """The bytes of a response before its probabilities. fields: `model_fields` of the answering model."""
     return fields + _PROBABILITIES + varint(8 * rows)
 
 
@@ -60,23 +60,23 @@ def after_values(queue_ns: int, compute_ns: int) -> bytes:
 
 
 def values_of(result: Result) -> bytes:
-    """All probabilities of a result, as they lie in responses."""
+    """All probabilities of a result in the encoding of responses."""
     return result.probabilities.astype("<f8", copy=False).tobytes()
 
 
 def value_rows(result: Result, rows: int) -> Bytes:
-    """The same as an array (responses, 8 x rows) of bytes."""
+    """The bytes of `values_of` as an array (responses, 8 x rows)."""
     return np.ascontiguousarray(result.probabilities, "<f8").view(np.uint8).reshape(-1, 8 * rows)
 
 
 def stream_message(frame_id: bytes, response: bytes) -> bytes:
-    """One StreamPredictResponse with its gRPC prefix. frame_id: the field as the request had it."""
+    """One StreamPredictResponse with its gRPC prefix. frame_id: the bytes of this field in the request."""
     field = _RESPONSE + varint(len(response))
     return MESSAGE.pack(0, len(frame_id) + len(field) + len(response)) + frame_id + field + response
 
 
 def stream_messages(frame_ids: Sequence[bytes], before: bytes, values: bytes, after: bytes) -> bytes:
-    """A message for each frame id, with equal parts of `values`."""
+    """A message for each frame id, each with an equal part of `values`."""
     size = len(values) // len(frame_ids)
     length = len(before) + size + len(after)
     field = _RESPONSE + varint(length)
@@ -95,7 +95,7 @@ def stream_messages(frame_ids: Sequence[bytes], before: bytes, values: bytes, af
 
 
 def stream_message_rows(frame_ids: Bytes, before: bytes, values: Bytes, after: bytes) -> bytes:
-    """The same for frame ids of one length. frame_ids: (frames, length); values: (frames, 8 x rows)."""
+    """As `stream_messages`, for frame ids of one length. frame_ids: (frames, length); values: (frames, 8 x rows)."""
     count, id_size = frame_ids.shape
     size = values.shape[1]
     length = len(before) + size + len(after)
@@ -107,7 +107,7 @@ def stream_message_rows(frame_ids: Bytes, before: bytes, values: Bytes, after: b
 
 
 class ModelFields:
-    """`model_fields` of the models that answer now."""
+    """Caches `model_fields` of the models in the current snapshot."""
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
@@ -116,7 +116,7 @@ class ModelFields:
 
     def of(self, model: Model) -> bytes:
         snapshot = self._repository.snapshot
-        if snapshot is not self._snapshot:  # or models that were replaced would stay in memory
+        if snapshot is not self._snapshot:  # otherwise replaced models stay in memory
             self._fields.clear()
             self._snapshot = snapshot
         fields = self._fields.get(model)

@@ -1,10 +1,10 @@
-"""Templates of requests: rows found by comparing bytes, without parsing.
+"""Templates of requests: locate rows by comparing bytes, without parsing.
 
-Clients send the same message again and again with other numbers in it. The bytes before `packed.values` are a prefix
-that fixes their meaning: tags, lengths, schema, type, row count. Behind the values may stand a tail: event times and
-product ids, which no model reads, so that only their tags, lengths and numbers must be right. A message of the same
-length with the same prefix and such a tail can differ in the values only, once a request like it was parsed. A request
-that matches no template is parsed (docs/decisions/0009).
+Clients repeat the same message with other numbers in it. The bytes before `packed.values` are a prefix that fixes the
+meaning of the values: tags, lengths, schema, type, row count. A tail may follow the values: event times and product
+ids. No model reads the tail, so only its tags, lengths and counts must be valid. If a parsed request had the same
+length, prefix and form of tail, a message can differ from it only in its values. A request that matches no template is
+parsed (docs/decisions/0009).
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from server.core.snapshot import Model
 from server.http2.frames import MESSAGE
 
 MAX_ROWS = 1024
-MAX_PREFIX_BYTES = 1024  # our clients' prefixes have about 50 bytes; a larger one is not worth its memory
+MAX_PREFIX_BYTES = 1024  # prefixes of our clients have about 50 bytes; a larger prefix costs too much memory
 MAX_TAIL_BYTES = 32 * 1024  # 1,024 rows with an event time and a product id
 _MAX_TEMPLATES = 32
 _INVERTED = bytes(byte ^ 0xFF for byte in range(256))
 _ID_TAG, _MORE = 0x08, 0x80
 _TIMES_TAG, _PRODUCT_TAG = 0x2A, 0x32  # of PackedRows: event_times_ns (packed varints), product_ids
-_MAX_TIME_BYTES = 9  # of a varint that any int64 reader takes
+_MAX_TIME_BYTES = 9  # of the varint of an int64 that is not negative
 
 
 class Tail(msgspec.Struct, frozen=True, gc=False):
-    """The bytes behind the values: fixed where the bits of `mask` are set. Both numbers are little-endian."""
+    """The bytes behind the values. `mask` selects their fixed bits, `bits` has the values of these. Little-endian."""
 
     size: int
     bits: int
@@ -61,7 +61,7 @@ class RequestTemplate(msgspec.Struct, frozen=True, gc=False):
     schema_hash: str
     data_type: int
     rows: int
-    values: slice  # where the values lie in a message
+    values: slice  # position of the values in a message
     tail: Tail = NO_TAIL
 
     def matches_all(self, messages: NDArray[np.uint8]) -> bool:
@@ -81,7 +81,7 @@ class RequestTemplate(msgspec.Struct, frozen=True, gc=False):
 
 
 class FrameTemplate:
-    """The fixed part of a StreamPredictRequest that is frame_id, then a request of a RequestTemplate, and nothing else.
+    """The fixed part of a StreamPredictRequest with only frame_id, and then a request of a RequestTemplate.
 
     head, mask: the bytes of a frame and its gRPC prefix before the values, and the bits of them that all frames of
     this template share.
@@ -90,7 +90,7 @@ class FrameTemplate:
     __slots__ = ("head", "id_end", "mask", "middle", "request", "values")
 
     def __init__(self, request: RequestTemplate, raw: bytes, id_end: int, request_at: int) -> None:
-        """raw: such a frame. id_end: where its frame_id ends. request_at: where its request begins."""
+        """raw: such a frame. id_end: offset of the end of its frame_id. request_at: offset of its request."""
         self.request = request
         self.id_end = id_end
         self.values = slice(request_at + len(request.prefix), request.values.stop)
@@ -103,7 +103,7 @@ class FrameTemplate:
         self.mask = np.frombuffer(b"\xff" * len(prefix) + id_bits + b"\xff" * len(self.middle), np.uint8)
 
     def count_matching(self, frames: NDArray[np.uint8]) -> int:
-        """How many of the first frames match. frames: (frames, prefix and frame)."""
+        """The number of leading frames that match. frames: (frames, prefix and frame)."""
         differs = ((frames[:, : len(self.head)] ^ self.head) & self.mask).any(axis=1)
         if self.request.tail.size:
             differs |= _tails_differ(frames, self.request.tail)
@@ -152,8 +152,8 @@ class TemplateCache:
         values_at, tail = _values_and_tail(raw, rows)
         if not 0 < values_at <= MAX_PREFIX_BYTES:
             return
-        # The values may stand there by chance. Proof that they do not: with other bytes in their place, and in the
-        # free bits of the tail, the message is parsed as a request with other values and no other difference.
+        # These bytes may equal the values by chance. To exclude that, other bytes replace them and the free bits of the
+        # tail, and the message is parsed again: the request must then differ in its values only.
         prefix, probe = raw[:values_at], rows.values.translate(_INVERTED)
         free = (int.from_bytes(raw[len(raw) - tail.size :], "little") ^ ~tail.mask) & (1 << 8 * tail.size) - 1
         try:
@@ -174,7 +174,7 @@ class TemplateCache:
 def matrix_of(values: bytes | NDArray[np.uint8], template: RequestTemplate, width: int) -> Matrix | None:
     """The matrix (rows, width) in the values of one request, or of many; None if a value is not finite."""
     flat = np.frombuffer(values, DTYPES[template.data_type])
-    if not all_finite(flat):  # before they are widened: NumPy warns of a signalling NaN
+    if not all_finite(flat):  # before the conversion: NumPy warns of a signalling NaN
         return None
     return np.asarray(flat, np.float64).reshape(-1, width)
 
@@ -194,7 +194,7 @@ def _tails_differ(messages: NDArray[np.uint8], tail: Tail) -> NDArray[np.bool_]:
 
 
 def _values_and_tail(raw: bytes, rows: PackedInput) -> tuple[int, Tail]:
-    """Where the values seem to begin in a request, and the layout of the bytes behind them; (0, NO_TAIL) if unclear."""
+    """The likely offset of the values in a request, and the layout of its tail; (0, NO_TAIL) if unknown."""
     if not rows.event_times and not rows.product_ids:
         return (len(raw) - len(rows.values) if raw.endswith(rows.values) else 0), NO_TAIL
     begin = raw.find(rows.values)
@@ -207,9 +207,9 @@ def _values_and_tail(raw: bytes, rows: PackedInput) -> tuple[int, Tail]:
 
 
 def _tail_mask(tail: bytes, rows: PackedInput) -> bytes | None:
-    """The bits of a tail that must not change: tags, lengths, the ends of varints, and that ids are ASCII.
+    """The bits of a tail that must not change: tags, lengths, the ends of varints, and the first bits of ASCII ids.
 
-    None unless the tail is event times, then product ids, as many as `rows` says, and nothing else.
+    None unless the tail has the event times and then the product ids that `rows` counts, and no other field.
     """
     mask = bytearray()
     at = times = products = 0
@@ -249,9 +249,9 @@ def _is_id(raw: bytes, end: int) -> bool:
 
 
 def frame_parts(raw: bytes) -> tuple[int, int]:
-    """Where frame_id ends and where the PredictRequest begins in a StreamPredictRequest.
+    """Offsets of the end of frame_id and of the PredictRequest in a StreamPredictRequest.
 
-    (0, 0) unless the message is frame_id (absent if it is 0), then a request, and nothing else.
+    (0, 0) unless the message has only frame_id (absent if it is 0), and then a request.
     """
     size, at = len(raw), 0
     if size > 1 and raw[0] == _ID_TAG:

@@ -45,7 +45,7 @@ def test_an_opset_that_onnx_runtime_does_not_know_is_said_with_the_one_it_takes(
 
 
 def test_an_opset_other_than_the_manifest_says_is_refused(tmp_path: Path) -> None:
-    assert "opset: the manifest says 18, model.onnx uses 17" in refused(write_bundle(tmp_path, graph=opset(17)))
+    assert "opset: the manifest has 18, model.onnx uses 17" in refused(write_bundle(tmp_path, graph=opset(17)))
 
 
 def test_tensors_in_another_file_are_refused_though_onnx_runtime_would_read_them(

@@ -147,7 +147,7 @@ def _move(folder: Path) -> None:
         (_without(MANIFEST_FILE), "manifest.json cannot be read: No such file"),
         (_flip_a_byte, "model.onnx is damaged: SHA-256"),
         (_cut_manifest, "manifest.json: Input data was truncated"),
-        (_move, "the manifest says volatility/2, the folder volatility/3"),
+        (_move, "the manifest has volatility/2, the folder volatility/3"),
     ],
 )
 def test_a_damaged_bundle_is_reported_and_the_others_serve(

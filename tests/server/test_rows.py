@@ -129,8 +129,8 @@ def test_any_88_bytes_are_a_row_of_finite_numbers_or_refused(values: bytes) -> N
         ({"row_count": 9}, "packed.row_count", "expected 1 to 8, got 9"),
         ({"row_count": 3}, "packed.values", "expected 264 bytes (3 rows x 11 features x 8), got 176"),
         ({"values": b""}, "packed.values", "expected 176 bytes (2 rows x 11 features x 8), got 0"),
-        ({"event_times": 1}, "packed.event_times_ns", "expected none or one a row (2), got 1"),
-        ({"product_ids": 3}, "packed.product_ids", "expected none or one a row (2), got 3"),
+        ({"event_times": 1}, "packed.event_times_ns", "expected none or one per row (2), got 1"),
+        ({"product_ids": 3}, "packed.product_ids", "expected none or one per row (2), got 3"),
     ],
 )
 def test_each_fault_of_packed_rows_is_named(changes: dict[str, Any], field: str, description: str) -> None:

@@ -104,14 +104,14 @@ def retrain(
     """
     config = load_config(config_file)
     configure_logs(config.log, "retrain")
-    from common.model_store import ModelStore
+    from common.model_store import ModelStore, model_name
     from training.gate import Limits
     from training.retraining import only_one
     from training.search import Budget
 
     if cluster and no_cluster:
         raise UsageError("--cluster and --no-cluster: choose one")
-    name = name or ("volatility-full" if schema_name == FULL_1.name else "volatility")
+    name = model_name(name or ("volatility-full" if schema_name == FULL_1.name else "volatility"), "--name")
     from training.commands.train import Request
 
     request = Request(

@@ -15,6 +15,7 @@ from common.config import load_config
 from common.console import tables
 from common.errors import InputError, UsageError
 from common.log import configure_logs
+from common.model_store import ModelStore, model_name
 from common.schema import CORE_1, FULL_1, SCHEMAS
 from pipeline.archive import expand_paths
 from pipeline.datasets import DATA_DIR, btc_quotes_2021, coinbase_ticker_2025
@@ -122,13 +123,11 @@ def train(
     config = load_config(config_file)
     configure_logs(config.log, "train")
     name = name or ("volatility-full" if schema_name == FULL_1.name else "volatility")
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise UsageError(f"--name: expected letters, digits, - and _, got {name!r}")
+    model_name(name, "--name")
     if cluster and no_cluster:
         raise UsageError("--cluster and --no-cluster: choose one")
     # What follows takes seconds to import and needs the extra; options are checked and help is shown without it.
 
-    from common.model_store import ModelStore
     from training.bundle import bundle_folder, write_bundle
     from training.search import Budget
     from training.tracking.experiments import upload_waiting

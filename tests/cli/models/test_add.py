@@ -421,7 +421,7 @@ def test_a_wrong_option_is_named(
     assert reason in line(capfd)
 
 
-@pytest.mark.parametrize("name", ["", "../up", "a b", "a/b", "é", "x" * 129, ".", "-x", "--json"])
+@pytest.mark.parametrize("name", ["", "../up", "a b", "a/b", "é", "x" * 129, ".", "-x", "_x", "x\n"])
 def test_a_name_that_no_server_takes_is_refused(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert add(PLAIN.proto(), name=name) == 2
     assert "NAME: expected letters, digits, - and _" in line(capfd)

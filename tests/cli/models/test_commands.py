@@ -78,7 +78,7 @@ def test_a_bundle_that_no_server_loads_is_refused_with_its_reason(
     assert models("promote", "volatility", "--run", run, "--no-track") == 3
     text = capfd.readouterr().out
     assert "REFUSED load" in text
-    assert "opset: the manifest says 17, model.onnx uses 18" in text
+    assert "opset: the manifest has 17, model.onnx uses 18" in text
     assert not Path("models/volatility").exists()
 
 
@@ -226,7 +226,7 @@ def test_a_rollback_that_cannot_be_says_what_is_there_and_what_else_helps(
         assert line.count("\n") == 1
         return line
 
-    hint = "`volcast models promote volatility VERSION` makes another version the champion"
+    hint = "`volcast models promote volatility VERSION` makes that version the champion"
     store().put(made.manifest, made.model, {})
     assert f"nothing was ever promoted; {hint}" in refused("volatility")
     assert models("promote", "volatility", "--run", kept(made), "--no-track") == 0

@@ -56,6 +56,14 @@ def test_list_shows_versions_and_why_they_ship(here: Path) -> None:
     assert "lead on HAR logit" in done.stdout
 
 
+@pytest.mark.parametrize("name", ["my.model", "-x", "é"])
+def test_list_shows_a_folder_of_a_name_that_no_command_takes(here: Path, name: str) -> None:
+    shutil.copytree(here / "models" / "volatility", here / "models" / name)
+    done = volcast(here, "list", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert name in {row["name"] for row in json.loads(done.stdout)["models"]}
+
+
 def test_verify_loads_a_bundle(here: Path) -> None:
     done = volcast(here, "verify", "volatility", "3")
     assert (done.returncode, done.stderr) == (0, "")

@@ -39,7 +39,7 @@ def test_what_is_no_preface_ends_the_connection(data: bytes) -> None:
 
 def test_the_first_frame_must_be_settings() -> None:
     connection = Connection(METHODS, EveryCall(), Limits())
-    with pytest.raises(ProtocolError, match="no SETTINGS"):
+    with pytest.raises(ProtocolError, match="expected SETTINGS"):
         connection.receive(frames.PREFACE + frames.frame(frames.HEADERS, 4, 1, block()), 0)
 
 

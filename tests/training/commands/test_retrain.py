@@ -222,6 +222,11 @@ def test_a_run_that_was_kept_but_never_judged_is_gone_on_with(serving: Trainer, 
     assert serving.calls == 2
 
 
+def test_a_name_that_is_not_valid_is_refused(trainer: Trainer, capfd: pytest.CaptureFixture[str]) -> None:
+    assert retrain("--name=../elsewhere") == 2
+    assert "--name: expected letters, digits, - and _" in capfd.readouterr().err
+
+
 def test_no_archive_is_one_line(trainer: Trainer, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_command(["retrain"]) == 1
     assert capfd.readouterr().err.count("\n") == 1

@@ -158,8 +158,12 @@ def test_a_market_that_stands_still_is_told(out: Path, tmp_path: Path, capfd: py
     assert said in one_line(capfd)
 
 
-def test_a_name_that_would_leave_the_folder_is_refused(recording: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert train(recording, "--name", "../elsewhere") == 2
+@pytest.mark.parametrize("name", ["../elsewhere", "-x", "é"])
+def test_a_name_that_is_not_valid_is_refused(
+    name: str, recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train(recording, f"--name={name}") == 2
     assert "--name: expected letters, digits" in one_line(capfd)
 
 
