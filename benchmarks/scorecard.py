@@ -171,6 +171,7 @@ def main(quick: bool, only: tuple[str, ...], baseline: str, save: bool) -> None:
     rounds = QUICK_ROUNDS if quick else FULL_ROUNDS
     options = "".join([" --quick" * quick, *(f" --only {name}" for name in only)])
     command = f"python -m benchmarks.scorecard{options} --baseline {baseline}"
+    kept = [] if only else [row for name in STORED for row in stored_rows(name)]
     chosen = {name: SECTIONS[name] for name in only or SECTIONS}
     rows: list[Row] = []
     messages: list[str] = []
@@ -179,14 +180,13 @@ def main(quick: bool, only: tuple[str, ...], baseline: str, save: bool) -> None:
             figures = measured(console, name, _with(section, sides), quick=quick, rounds=rounds)
             rows += figures.rows
             messages += [f"{name}: {figures.message}"] if figures.message else []
-    kept = [] if only else [row for name in STORED for row in stored_rows(name)]
+    if save:  # before anything else that could fail
+        console.print(f"stored in {store('scorecard', command, rows)}", highlight=False)
     header(console, command, f"{rounds} rounds in turns; medians; the ratio of the rounds and its interval")
     console.print(", ".join(f"{name} {number}" for name, number in versions().items()), highlight=False)
     console.print(table(rows + kept, baseline))
     for message in messages:
         console.print(message, style="red", markup=False)
-    if save:
-        console.print(f"stored in {store('scorecard', command, rows)}", highlight=False)
     if messages:
         raise SystemExit(1)
 
