@@ -255,7 +255,7 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] | None = No
         # strict=False converts text: an environment variable "50052" is a port.
         config = msgspec.convert(tree, Config, strict=False)
     except msgspec.ValidationError as error:
-        raise _explain(str(error), tree, environ) from None
+        raise _explain(str(error), tree) from None
     _require_finite(config)
     return config
 
@@ -350,7 +350,7 @@ _WORDS = (
 )
 
 
-def _explain(message: str, tree: dict[str, Any], environ: Mapping[str, str]) -> ConfigError:
+def _explain(message: str, tree: dict[str, Any]) -> ConfigError:
     """Turns "Expected `int` <= 65535 - at `$.server.port`" into key, value and expectation."""
     expected, _, where = message.partition(" - at ")
     in_key = where.startswith("`key` in ")
@@ -361,22 +361,16 @@ def _explain(message: str, tree: dict[str, Any], environ: Mapping[str, str]) -> 
         expected = "keys that are names"
     elif unknown:
         known = getattr(_type_at(path), "__struct_fields__", ())
-        section, path, value = path, [*path, unknown[1]], _value_at(value, [unknown[1]])
+        path, value = [*path, unknown[1]], _value_at(value, [unknown[1]])
         expected = f"one of {', '.join(known)}"
         if close := difflib.get_close_matches(unknown[1], known, n=1):
-            from_environment = _variable(path) in environ
-            expected += f" (did you mean {_variable([*section, close[0]]) if from_environment else close[0]}?)"
+            expected += f" (did you mean {close[0]}?)"
     elif choices := _choices(_type_at(path)):
         expected = f"one of {', '.join(choices)}"
     else:
         for pattern, words in _WORDS:
             expected = re.sub(pattern, words, expected)
     return ConfigError(".".join(path) or "the file", value, expected)
-
-
-def _variable(path: Sequence[str]) -> str:
-    """The name of the environment variable that sets a key."""
-    return ENV_PREFIX + "__".join(path).upper()
 
 
 def _value_at(node: Any, path: Sequence[str]) -> Any:
