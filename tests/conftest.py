@@ -18,6 +18,10 @@ from common.log import LibraryLogHandler
 settings.register_profile("volcast", derandomize=True, deadline=None)
 settings.load_profile("volcast")
 
+# A test run under nohup ignores SIGHUP, and so would every process that a test starts.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 pytest_plugins = ["tests.processes"]
 
 # A test that asks for one of these fixtures talks to a child process.
