@@ -171,7 +171,7 @@ def tick_json(**changed: object) -> bytes:
         (b"\xff\xfe", "not_json", "malformed"),
         (tick_json().replace(b"100.0", b"NaN"), "not_json", "malformed"),
         (tick_json().replace(b"BTC", b"B\xff"), "not_json", "utf-8"),
-        (b'{"a":' + b"[" * 140_000, "not_json", "while deserializing an object"),  # RecursionError
+        (b'{"a":' + b"[" * 140_000, "not_json", "while deserializing an object|truncated"),  # Python 3.14 nests deeper
         (b"[]", "wrong_shape", "Expected `object`"),
         (b'{"type":"trade"}', "wrong_shape", "Invalid value 'trade' - at `$.type`"),
         (b'{"type":"tick"}', "wrong_shape", "missing required field `product_id`"),
@@ -202,7 +202,7 @@ def test_what_is_no_tick_is_kept_with_reason_and_source_and_the_rest_goes_on(
     bench = Bench([[before, bad, FakeMessage(after.raw, 42)]]).run()
     (letter,) = map(decode_dead, bench.sink.values(TOPICS.dead))
     assert (letter.reason, letter.source) == (reason, "ticks.raw[0]@41")
-    assert detail in letter.detail
+    assert any(part in letter.detail for part in detail.split("|"))
     assert letter == DeadLetter.of(letter.reason, letter.detail, letter.source, raw or b"")
     assert bench.worker.counts.dead == {reason: 1}
     assert bench.worker.features == 2
