@@ -341,13 +341,14 @@ class Connection(Receiving, Control, Responding):
             if parts is None:
                 return False
         size = parts.size + length
-        whole = size == parts.total
+        # The end of the peer's side may come with the last bytes or, as tonic sends it, in an empty frame behind them.
+        whole = flags == frames.END_STREAM and size == parts.total
         weight = length + FRAME_WEIGHT
         if (
             self._open_header_block is not None
-            or not length
+            or not (length or whole)
             or size > parts.total
-            or whole != flags
+            or (flags == frames.END_STREAM and not whole)
             or self._buffered + weight > self._limits.max_buffered
             or (whole and self._deadlines and self._is_late(stream_id))
         ):

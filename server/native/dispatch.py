@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from common.errors import DeadlineError, UnavailableError
 from server.http2.connection import Event
+from server.http2.headers import NO_TIMEOUT
 from server.http2.stream import Stream
 from server.native.connection import ServerConnection
 from server.native.scoring_stream import ScoringStreamCall
@@ -37,7 +38,11 @@ class Dispatcher:
         events, h2.events = h2.events, []
         for kind, stream, message in events:
             if kind == Event.REQUEST:
-                self._unary.accept(connection, [(stream.id, stream.head, message)], stream.arrived_ns)
+                call = (stream.id, stream.head, message)
+                if stream.head.timeout_ns == NO_TIMEOUT:
+                    h2.calls.append(call)  # runs with the other calls of the read
+                else:
+                    self._unary.accept(connection, [call], stream.arrived_ns)  # its deadline counts from its headers
             elif kind == Event.OPENED:
                 self._open(connection, stream)
             elif kind == Event.EXPIRED:

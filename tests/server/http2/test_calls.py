@@ -93,20 +93,39 @@ def test_a_message_of_several_frames_takes_the_fast_path_and_weighs_what_it_hold
     assert peer.events() == []
 
 
-@pytest.mark.parametrize("end", [b"", b"more than was announced"])
-def test_a_message_of_several_frames_that_does_not_end_as_it_began_goes_the_slow_path(end: bytes) -> None:
+def test_the_end_of_a_call_in_an_empty_frame_is_on_the_fast_path() -> None:
+    """As tonic sends it."""
+    peer = Peer()
+    peer.call(1)
+    peer.events()
+    peer.head(3)
+    peer.data(3, message(bytes(100)))
+    assert peer.calls() == []
+    peer.data(3, b"", frames.END_STREAM)
+    assert peer.calls() == [(3, bytes(100))]
+    assert peer.connection._buffered == 0
+    assert peer.connection._partial_bodies == {}
+
+
+def test_a_message_of_several_frames_that_is_longer_than_announced_fails() -> None:
     peer = Peer()
     peer.call(1)
     peer.events()
     peer.head(3)
     peer.data(3, message(bytes(100))[:60])
     peer.data(3, bytes(45))
-    peer.data(3, end, frames.END_STREAM)
-    if end:
-        assert peer.status(3) == 3
-    else:
-        assert peer.events() == [(Event.REQUEST, 3, bytes(100))]
-        assert peer.connection._buffered == 0
+    peer.data(3, b"more than was announced", frames.END_STREAM)
+    assert peer.status(3) == 3
+
+
+def test_a_message_of_several_frames_that_is_shorter_than_announced_fails() -> None:
+    peer = Peer()
+    peer.call(1)
+    peer.events()
+    peer.head(3)
+    peer.data(3, message(bytes(100))[:60])
+    peer.data(3, b"", frames.END_STREAM)
+    assert peer.status(3) == 3
 
 
 def test_a_call_given_up_with_a_part_of_its_message_here_leaves_no_weight() -> None:
