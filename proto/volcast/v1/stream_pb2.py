@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17volcast/v1/stream.proto\x12\nvolcast.v1\"\x98\x01\n\nFeatureRow\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x15\n\revent_time_ns\x18\x02 \x01(\x10\x12\x16\n\x0eingest_time_ns\x18\x03 \x01(\x10\x12\x14\n\x0csequence_num\x18\x04 \x01(\x10\x12\x13\n\x0bschema_hash\x18\x05 \x01(\t\x12\x0e\n\x06values\x18\x06 \x03(\x01\x12\x0c\n\x04warm\x18\x07 \x01(\x08\"\xfc\x01\n\nPrediction\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x15\n\revent_time_ns\x18\x02 \x01(\x10\x12\x14\n\x0csequence_num\x18\x03 \x01(\x10\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12\x18\n\x0bprobability\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tthreshold\x18\x07 \x01(\x01\x12\x12\n\nlatency_ns\x18\x08 \x01(\x10\x12\x31\n\x0emissing_reason\x18\t \x01(\x0e\x32\x19.volcast.v1.MissingReasonB\x0e\n\x0c_probability*r\n\rMissingReason\x12\x1e\n\x1aMISSING_REASON_UNSPECIFIED\x10\x00\x12%\n!MISSING_REASON_SERVER_UNAVAILABLE\x10\x01\x12\x1a\n\x16MISSING_REASON_REFUSED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17volcast/v1/stream.proto\x12\nvolcast.v1\"\x85\x02\n\nFeatureRow\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x15\n\revent_time_ns\x18\x02 \x01(\x10\x12\x16\n\x0eingest_time_ns\x18\x03 \x01(\x10\x12\x14\n\x0csequence_num\x18\x04 \x01(\x10\x12\x13\n\x0bschema_hash\x18\x05 \x01(\t\x12\x0e\n\x06values\x18\x06 \x03(\x01\x12\x0c\n\x04warm\x18\x07 \x01(\x08\x12\x18\n\x10source_partition\x18\x08 \x01(\x10\x12\x15\n\rsource_offset\x18\t \x01(\x10\x12\r\n\x05venue\x18\n \x01(\t\x12\x0b\n\x03\x62id\x18\x0b \x01(\x01\x12\x0b\n\x03\x61sk\x18\x0c \x01(\x01\x12\x11\n\timbalance\x18\r \x01(\x01\"\xd2\x03\n\nPrediction\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x15\n\revent_time_ns\x18\x02 \x01(\x10\x12\x14\n\x0csequence_num\x18\x03 \x01(\x10\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12\x18\n\x0bprobability\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tthreshold\x18\x07 \x01(\x01\x12\x12\n\nlatency_ns\x18\x08 \x01(\x10\x12\x31\n\x0emissing_reason\x18\t \x01(\x0e\x32\x19.volcast.v1.MissingReason\x12\x18\n\x10source_partition\x18\n \x01(\x10\x12\x15\n\rsource_offset\x18\x0b \x01(\x10\x12\r\n\x05venue\x18\x0c \x01(\t\x12\x0b\n\x03\x62id\x18\r \x01(\x01\x12\x0b\n\x03\x61sk\x18\x0e \x01(\x01\x12\x11\n\timbalance\x18\x0f \x01(\x01\x12\x11\n\tspike_bps\x18\x10 \x01(\x01\x12\x12\n\nmedian_bps\x18\x11 \x01(\x01\x12\x17\n\x0fquantile_levels\x18\x12 \x03(\x01\x12\x14\n\x0cquantile_bps\x18\x13 \x03(\x01\x12\x11\n\tbase_rate\x18\x14 \x01(\x01\x42\x0e\n\x0c_probability*r\n\rMissingReason\x12\x1e\n\x1aMISSING_REASON_UNSPECIFIED\x10\x00\x12%\n!MISSING_REASON_SERVER_UNAVAILABLE\x10\x01\x12\x1a\n\x16MISSING_REASON_REFUSED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'volcast.v1.stream_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MISSINGREASON']._serialized_start=449
-  _globals['_MISSINGREASON']._serialized_end=563
+  _globals['_MISSINGREASON']._serialized_start=772
+  _globals['_MISSINGREASON']._serialized_end=886
   _globals['_FEATUREROW']._serialized_start=40
-  _globals['_FEATUREROW']._serialized_end=192
-  _globals['_PREDICTION']._serialized_start=195
-  _globals['_PREDICTION']._serialized_end=447
+  _globals['_FEATUREROW']._serialized_end=301
+  _globals['_PREDICTION']._serialized_start=304
+  _globals['_PREDICTION']._serialized_end=770
 # @@protoc_insertion_point(module_scope)
