@@ -61,6 +61,7 @@ class Tick(msgspec.Struct, frozen=True, tag_field="type", tag="tick"):
     ask: float
     bid_quantity: float
     ask_quantity: float
+    venue: str = "coinbase"
 
 
 class Gap(msgspec.Struct, frozen=True, tag_field="type", tag="gap"):
@@ -69,14 +70,15 @@ class Gap(msgspec.Struct, frozen=True, tag_field="type", tag="gap"):
     product_id: Product
     event_time_ns: Count  # of the message that revealed it
     ingest_time_ns: Count
-    reason: GapReason
+    reason: str  # a GapReason; newer versions may write others
     missed: Count  # messages known lost on the connection, over all products; 0 where unknown, 1 for "clock"
+    venue: str = "coinbase"
 
 
 class LateTick(msgspec.Struct, frozen=True):
     """A record of ticks.late."""
 
-    reason: LateReason
+    reason: str  # a LateReason; newer versions may write others
     source: str  # "FILE:LINE", "TOPIC[PARTITION]@OFFSET" or "connection N message M"
     tick: Tick
 
@@ -84,7 +86,7 @@ class LateTick(msgspec.Struct, frozen=True):
 class DeadLetter(msgspec.Struct, frozen=True):
     """A record of ticks.dead: something that came in and could not be used, kept whole where Kafka takes it whole."""
 
-    reason: DeadReason
+    reason: str  # a DeadReason; newer versions may write others
     detail: str  # one line: the field, its value, what was expected
     source: str  # as in LateTick
     raw: str  # the bytes as text where they are UTF-8, else base64
@@ -103,6 +105,12 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 
 Record = Tick | Gap
+
+
+def record_key(venue: str, product_id: str) -> str:
+    """The Kafka key of a product's records. Two venues may use one product name."""
+    return f"{venue}:{product_id}"
+
 
 encode = msgspec.json.Encoder().encode
 decode_record = msgspec.json.Decoder(Record).decode
