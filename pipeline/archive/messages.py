@@ -19,6 +19,7 @@ from typing import NamedTuple
 import msgspec
 
 from common.errors import InputError
+from pipeline.archive.header import parse_header
 from pipeline.archive.lines import read_lines
 from pipeline.archive.paths import expand_name
 from pipeline.feed.coinbase import CoinbaseDecoder
@@ -97,27 +98,28 @@ def read_messages(paths: Iterable[Path]) -> Iterator[Message]:
 
 def _messages(files: list[Path]) -> Iterator[Message]:
     last: int | None = None
+    connections = _Connections()
     for file in files:
         at_start = True
-        for message in _file_messages(file):
+        for message in _file_messages(file, connections):
             sequence = message.sequence_num
             if sequence is None:
                 yield message
                 continue
-            if last is None:
+            if last is None or connections.changed:
                 starts = True
             elif at_start:
-                starts = sequence != last + 1
+                starts = sequence != last + 1 and not connections.continues
             else:
                 starts = sequence == 0 < last or last - sequence > _MAX_OLD_BY
-            at_start = False
+            at_start = connections.changed = connections.continues = False
             last = sequence if starts or last is None else max(last, sequence)
             yield message._replace(starts_connection=True) if starts else message
 
 
 def _first_time_ns(path: Path) -> int:
     """Event time of the first message that has one; a file without any comes last."""
-    for count, message in enumerate(_file_messages(path)):
+    for count, message in enumerate(_file_messages(path, _Connections())):
         if count >= _PEEK_LINES:
             break
         if message.damage is None:
@@ -128,12 +130,32 @@ def _first_time_ns(path: Path) -> int:
     return 2**63
 
 
-def _file_messages(path: Path) -> Iterator[Message]:
+class _Connections:
+    """What header lines state: whether the next message begins a connection. Carried from file to file."""
+
+    def __init__(self) -> None:
+        self._current = ""
+        self.changed = False  # and no message has come since
+        self.continues = False  # the file goes on with the connection of the file before it
+
+    def take(self, line: bytes, number: int) -> bool:
+        """Takes a header line; False for any other line."""
+        header = parse_header(line)
+        if header is None:
+            return False
+        same = header.connection == self._current and header.lost_messages == 0
+        self.changed = self._current != "" and not same
+        self.continues = number == 1 and same and self._current != ""
+        self._current = header.connection
+        return True
+
+
+def _file_messages(path: Path, connections: _Connections) -> Iterator[Message]:
     for number, line, error in read_lines(path):
         source = f"{path}:{number}"
         if error:
             yield Message(line, 0, source, False, None, DeadLetter.of("not_json", error, source, line))
-        elif line.strip():
+        elif line.strip() and not connections.take(line, number):
             yield _message(line, source)
 
 
