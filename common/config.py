@@ -34,6 +34,7 @@ TEST_PREFIX = "VOLCAST_TEST_"
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]  # 0: any free port; the ready event reports it
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Days = Annotated[float, msgspec.Meta(ge=0)]
 PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -85,7 +86,16 @@ class ExchangeConfig(Section, frozen=True):
 class IngestConfig(Section, frozen=True):
     url: Text = "wss://advanced-trade-ws.coinbase.com"
     products: Annotated[tuple[Product, ...], msgspec.Meta(min_length=1)] = ("BTC-USD", "ETH-USD")
-    archive_dir: str = "data/archive"  # empty: no archive
+    archive_dir: str = "data/raw"  # empty: no archive
+    archive_roll_bytes: Positive = 64 * 1024 * 1024  # a larger file is closed and compressed
+    archive_roll_s: PositiveSeconds = 3600.0  # files end at multiples of this time: 3600 is each full hour
+    archive_compress: bool = True  # closed files become .ndjson.gz
+    # never: the operating system decides. roll: closed files. flush: also the current file, each second.
+    archive_fsync: Literal["never", "roll", "flush"] = "roll"
+    archive_retention_days: Days = 0.0  # older files are removed; 0: none
+    archive_max_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0  # the oldest files beyond this sum are removed; 0: none
+    backlog_dir: str = "data/backlog"  # records wait here while Kafka is unavailable; empty: ingest ends instead
+    backlog_max_bytes: Positive = 2 * 1024 * 1024 * 1024  # later records are counted and lost
     max_future_s: Seconds = 60.0  # a tick further ahead of our clock is a dead letter; 0: no check
     silence_s: PositiveSeconds = 15.0  # after so long without a message, even a heartbeat, reconnect
     connect_timeout_s: PositiveSeconds = 10.0
@@ -102,7 +112,7 @@ class WorkerConfig(Section, frozen=True):
     schema: Literal["core/1", "full/1"] = "core/1"  # of the features; the model must have the same
     model: str = ""  # name of the model; empty: the default of the server
     group_id: Text = "volcast-worker"
-    parquet_dir: str = "data/features"  # empty: no Parquet
+    parquet_dir: str = "data/processed/features"  # empty: no Parquet
     max_batch_ticks: Positive = 1000
     predict_timeout_s: PositiveSeconds = 0.5  # how long the worker waits for an answer
     max_backlog_rows: Positive = (

@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from common.log import get_logger
+from common.losses import not_stored
 from common.streams import lost_lines
 from common.threads import essential_thread
 
@@ -25,6 +26,15 @@ class LostLogLines(Collector):
     def collect(self) -> Iterator[Metric]:
         text = "Log lines that could not be written: a full disk, a closed pipe, a reader that does not read."
         yield CounterMetricFamily("volcast_log_lines_lost", text, value=float(lost_lines()))
+
+
+class NotStored(Collector):
+    def collect(self) -> Iterator[Metric]:
+        text = "Items that an auxiliary store could not keep: a full disk, a failed disk, a full backlog."
+        family = CounterMetricFamily("volcast_not_stored", text, labels=["store"])
+        for store, items in sorted(not_stored().items()):
+            family.add_metric([store], float(items))
+        yield family
 
 
 class MetricsServer:
@@ -88,4 +98,5 @@ class _Server(ThreadingMixIn, WSGIServer):
 def serve_registry(listener: socket.socket, registry: CollectorRegistry) -> MetricsServer:
     """Serves the registry and, beside it, what every process counts."""
     registry.register(LostLogLines())
+    registry.register(NotStored())
     return MetricsServer(listener, registry)

@@ -2,10 +2,12 @@
 
 from pipeline.archive.messages import Message, read_archive, read_messages
 from pipeline.archive.paths import SUFFIXES, expand_paths, latest_archive
+from pipeline.archive.upkeep import ArchivePolicy
 from pipeline.archive.writer import ArchiveWriter
 
 __all__ = [
     "SUFFIXES",
+    "ArchivePolicy",
     "ArchiveWriter",
     "Message",
     "expand_paths",

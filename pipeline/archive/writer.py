@@ -1,19 +1,34 @@
-"""Writes messages as they were received, in the wrapped form."""
+"""Writes messages as they were received, in the wrapped form, each before its records are published.
+
+A full or failed disk never stops the caller. Messages that cannot be written are counted and logged once, and
+the next header line in the archive states how many are missing.
+"""
 
 from __future__ import annotations
 
 import base64
+import errno
+import fcntl
+import itertools
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 from common.errors import InputError
+from common.log import get_logger
+from common.losses import count_not_stored
+from pipeline.archive.header import Header
+from pipeline.archive.paths import PLAIN_SUFFIX, ROLLED_SUFFIX
+from pipeline.archive.upkeep import DISK_FULL, ArchivePolicy, Upkeep
 from pipeline.feed.rfc3339 import NS_PER_S, format_ns
 
-_HOUR_NS = 3600 * NS_PER_S
+RETRY_S = 1.0  # how long the writer waits after a failure before it touches the disk again
+STORE = "archive"  # its name in volcast_not_stored_total
+
 _NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -33,88 +48,155 @@ _decode_events = msgspec.json.Decoder(_Events).decode
 
 
 class ArchiveWriter:
-    """Writes messages in the wrapped form, one file a connection and hour, named by product and first time.
+    """Writes one line per message, at once, so that a kill loses no message that `write` took.
 
-    Messages are kept until flush(), or until a good many have come; what reaches a file is complete
-    lines in one write. Files are never continued: a second one of the same second gets a number.
+    Files are named by product and first time, and roll by size and time. They are never continued: a second
+    file of the same second gets a number. A new connection begins with a header line.
     """
 
-    _FLUSH_BYTES = 256 * 1024
+    def __init__(
+        self,
+        directory: Path,
+        products: Iterable[str] = (),
+        venue: str = "coinbase",
+        policy: ArchivePolicy | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """products: the subscribed ones; a single one gives files its name, else they are named "feed".
 
-    def __init__(self, directory: Path, products: Iterable[str] = ()) -> None:
-        """products: those subscribed to; a single one gives files its name, else they are named "feed".
-
-        Raises InputError where the directory cannot be made.
+        Raises InputError if the directory cannot be made for another reason than a full disk.
         """
-        names = list(products)
-        self._name = names[0] if len(names) == 1 else "feed"
+        self._products = tuple(products)
+        self._name = self._products[0] if len(self._products) == 1 else "feed"
+        self._venue = venue
+        self._policy = policy or ArchivePolicy()
+        self._clock = clock
         self._directory = directory
-        self._fd: int | None = None
         self._path = directory
-        self._hour = -1
-        self._buffer = bytearray()
+        self._fd: int | None = None
+        self._size = 0
+        self._period = -1
+        self._connection = ""
+        self._header_due = True
+        self._lost_since_header = 0
+        self._failing = False
+        self._retry_at_s = 0.0
+        self.lost_messages = 0
+        count_not_stored(STORE, 0)
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise self._failed(directory, error) from None
+            if error.errno not in DISK_FULL:
+                raise InputError(f"archive {directory}: cannot be written: {error.strerror or error}") from None
+        self._upkeep = Upkeep(directory, self._policy)
+        self._upkeep.tidy()
 
     def begin_connection(self) -> None:
-        """What is written from here on came over a new connection."""
-        self.close()
+        """All later messages came over a new connection."""
+        self._connection = ""
+        self._header_due = True
 
     def write(self, raw: bytes, ingest_time_ns: int) -> None:
-        """Takes one message as received. Raises InputError where the file cannot be written."""
-        hour = ingest_time_ns // _HOUR_NS
-        if hour != self._hour:
-            self.close()
-            self._hour = hour
-        if self._fd is None:
-            self._open(ingest_time_ns)
-        self._buffer += _wrapped(raw, ingest_time_ns)
-        if len(self._buffer) >= self._FLUSH_BYTES:
-            self.flush()
+        """Takes one message as received. Never raises OSError: a message that cannot be written is counted."""
+        if self._failing and self._clock() < self._retry_at_s:
+            self._count_lost()
+            return
+        try:
+            self._roll_if_due(ingest_time_ns)
+            line = _wrapped(raw, ingest_time_ns)
+            if self._header_due:
+                line = self._header(ingest_time_ns).line() + line
+            self._append(line)
+        except OSError as error:
+            self._fail(error)
+            return
+        if self._header_due:
+            self._header_due = False
+            self._lost_since_header = 0
+        if self._failing:
+            self._failing = False
+            get_logger().info("archive is written again", file=str(self._path), lost_messages=self.lost_messages)
 
     def flush(self) -> None:
-        """Hands all that was taken to the operating system. Raises InputError where that fails."""
-        if self._fd is None or not self._buffer:
-            return
-        try:
-            written = os.write(self._fd, self._buffer)
-            if written < len(self._buffer):  # the disk is full: no half a line
-                os.ftruncate(self._fd, os.lseek(self._fd, 0, os.SEEK_CUR) - written)
-                os.lseek(self._fd, 0, os.SEEK_END)
-                raise OSError(0, "the disk is full")
-        except OSError as error:
-            raise self._failed(self._path, error) from None
-        self._buffer.clear()
+        """Applies the fsync policy. Every line is already with the operating system."""
+        if self._fd is not None:
+            self._upkeep.sync(self._fd)
 
     def close(self) -> None:
-        """Flushes and closes; writing again opens a new file."""
-        try:
-            self.flush()
-        finally:
-            if self._fd is not None:
-                os.close(self._fd)
-                self._fd = None
-            self._buffer.clear()
+        """Closes the current file, which stays plain, and finishes upkeep. Nothing is written afterwards."""
+        self._hand_over(last=True)
+        self._upkeep.close()
+
+    def _header(self, ingest_time_ns: int) -> Header:
+        self._connection = self._connection or str(ingest_time_ns)
+        return Header(
+            venue=self._venue,
+            products=self._products,
+            connection=self._connection,
+            lost_messages=self._lost_since_header,
+        )
+
+    def _roll_if_due(self, ingest_time_ns: int) -> None:
+        period = int(ingest_time_ns // (self._policy.roll_s * NS_PER_S))
+        if self._fd is not None and (period != self._period or self._size >= self._policy.roll_bytes):
+            self._hand_over()
+        if self._fd is None:
+            self._open(ingest_time_ns)
+            self._period = period
+
+    def _append(self, line: bytes) -> None:
+        """Writes a line whole or not at all. Raises OSError."""
+        assert self._fd is not None
+        written = os.write(self._fd, line)
+        if written < len(line):
+            os.ftruncate(self._fd, self._size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._size += written
 
     def _open(self, ingest_time_ns: int) -> None:
-        time = datetime.fromtimestamp(ingest_time_ns // NS_PER_S, UTC).strftime("%Y%m%dT%H%M%SZ")
-        for attempt in range(1, 1000):
-            number = "" if attempt == 1 else f"-{attempt}"
-            self._path = self._directory / f"{self._name}_{time}{number}.ndjson"
+        start = datetime.fromtimestamp(ingest_time_ns // NS_PER_S, UTC).strftime("%Y%m%dT%H%M%SZ")
+        self._directory.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            stem = f"{self._name}_{start}{'' if number == 1 else f'_{number:03d}'}"
+            self._path = self._directory / f"{stem}{PLAIN_SUFFIX}"
+            if (self._directory / f"{stem}{ROLLED_SUFFIX}").exists():
+                continue
             try:
-                self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+                self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
             except FileExistsError:
                 continue
-            except OSError as error:
-                raise self._failed(self._path, error) from None
-            return
-        raise InputError(f"archive {self._path}: a thousand recordings began in this second")
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            break
+        self._size = 0
+        self._header_due = True
 
-    @staticmethod
-    def _failed(path: Path, error: OSError) -> InputError:
-        return InputError(f"archive {path}: cannot be written: {error.strerror or error}")
+    def _hand_over(self, *, last: bool = False) -> None:
+        if self._fd is not None:
+            self._upkeep.rolled(self._fd, last=last)
+            self._fd = None
+
+    def _fail(self, error: OSError) -> None:
+        self._count_lost()
+        self._header_due = True
+        self._retry_at_s = self._clock() + RETRY_S
+        if self._fd is not None and self._size == 0:  # otherwise each attempt leaves an empty file
+            os.close(self._fd)
+            self._fd = None
+            self._path.unlink(missing_ok=True)
+        elif error.errno not in DISK_FULL:
+            self._hand_over()
+        if not self._failing:
+            self._failing = True
+            get_logger().warning(
+                "archive cannot be written, ingest goes on without it",
+                file=str(self._path),
+                error=error.strerror or str(error),
+            )
+
+    def _count_lost(self) -> None:
+        self.lost_messages += 1
+        self._lost_since_header += 1
+        count_not_stored(STORE, 1)
 
 
 def _wrapped(raw: bytes, ingest_time_ns: int) -> bytes:
@@ -127,7 +209,7 @@ def _wrapped(raw: bytes, ingest_time_ns: int) -> bytes:
 
 
 def _is_line_of_json(raw: bytes) -> bool:
-    """Whether a message can stand in a line as it is, and is found again exactly so."""
+    """Whether a message can stand in a line as it is, and is read back exactly."""
     if raw[:1] != b"{" or raw[-1:] != b"}" or b"\n" in raw:
         return False
     try:
