@@ -38,7 +38,8 @@ Days = Annotated[float, msgspec.Meta(ge=0)]
 PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
-Product = Annotated[str, msgspec.Meta(pattern=r"^[A-Z0-9]+-[A-Z0-9]+$")]
+# Each exchange has its own form (BTC-USD, BIT-28JUN24-CDE, BTCUSDT); its feed checks that form.
+Product = Annotated[str, msgspec.Meta(pattern=r"^[A-Z0-9]+([-_/.][A-Z0-9]+)*\Z", max_length=60)]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -84,7 +85,8 @@ class ExchangeConfig(Section, frozen=True):
 
 
 class IngestConfig(Section, frozen=True):
-    url: Text = "wss://advanced-trade-ws.coinbase.com"
+    venue: Text = "coinbase"  # the exchange: a name of pipeline/feed/venues.py
+    url: str = ""  # empty: the public address of the exchange
     products: Annotated[tuple[Product, ...], msgspec.Meta(min_length=1)] = ("BTC-USD", "ETH-USD")
     archive_dir: str = "data/raw"  # empty: no archive
     archive_roll_bytes: Positive = 64 * 1024 * 1024  # a larger file is closed and compressed
@@ -99,6 +101,10 @@ class IngestConfig(Section, frozen=True):
     max_future_s: Seconds = 60.0  # a tick further ahead of our clock is a dead letter; 0: no check
     silence_s: PositiveSeconds = 15.0  # after so long without a message, even a heartbeat, reconnect
     connect_timeout_s: PositiveSeconds = 10.0
+    # A product's silence of more than this is a gap, and sequence numbers are ignored; 0: the exchange's own rule. It
+    # also applies to recordings.
+    gap_after_s: Seconds = 0.0
+    max_message_bytes: Annotated[int, msgspec.Meta(ge=1024)] = 10 * 1024 * 1024  # a larger message ends the connection
     metrics_host: Text = "127.0.0.1"  # 0.0.0.0 if Prometheus runs on another machine or in a container
     metrics_port: Port = 9103
 
@@ -349,7 +355,7 @@ _WORDS = (
     (r"^Expected ", ""),
     (r", got .*$", ""),
     ("`", ""),
-    (rf"^str matching regex .*{re.escape('[A-Z0-9]+-')}.*$", "a product such as BTC-USD"),
+    (rf"^str matching regex .*{re.escape('[A-Z0-9]+')}.*$", "a product such as BTC-USD"),
     (r"^(str|array) of length >= 1$", r"\1, not empty"),
     (r"^int\b", "a whole number"),
     (r"^float\b", "a number"),

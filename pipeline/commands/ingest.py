@@ -15,6 +15,7 @@ from common.lifecycle import stop_on_signals
 from common.log import configure_logs, get_logger
 from common.status import StatusPipe
 from pipeline.archive import ArchiveWriter
+from pipeline.feed.venues import FEEDS, check_products, feed_of
 from pipeline.stream.ingest import Ingest
 from pipeline.stream.kafka import Sink, connect, ensure_topics, holds_records
 from pipeline.stream.metrics import serve_metrics
@@ -24,10 +25,12 @@ from pipeline.stream.publish import Publisher
 @click.command(
     epilog=examples(
         "volcast ingest                                       # Coinbase, as config.yaml says",
+        "VOLCAST_INGEST__PRODUCTS=BTCUSDT volcast ingest --venue binance",
         "volcast ingest --url ws://127.0.0.1:8765 --duration 1m",
         "volcast ingest --archive recordings/",
     )
 )
+@click.option("--venue", type=click.Choice(list(FEEDS)), default=None, help="The exchange (ingest.venue).")
 @click.option("--url", default=None, help="The exchange's WebSocket (ingest.url).")
 @click.option("--duration", type=Duration(), default=None, help="Stop after this long, such as 30s or 10m.")
 @click.option(
@@ -37,6 +40,7 @@ from pipeline.stream.publish import Publisher
 @json_option
 @config_option
 def ingest(
+    venue: str | None,
     url: str | None,
     duration: float | None,
     archive: Path | None,
@@ -51,7 +55,9 @@ def ingest(
     """
     config = load_config(config_file)
     configure_logs(config.log, "ingest")
-    settings = msgspec.structs.replace(config.ingest, **({"url": url} if url else {}))
+    given = {"url": url, "venue": venue}
+    settings = msgspec.structs.replace(config.ingest, **{key: value for key, value in given.items() if value})
+    check_products(feed_of(settings.venue), settings.products)
     archive_dir = archive or (Path(settings.archive_dir) if settings.archive_dir else None)
     stats = asyncio.run(_ingest(config, settings, archive_dir, duration, until_closed))
     if as_json:
@@ -66,12 +72,12 @@ async def _ingest(
     ensure_topics(connect(config.kafka), config.kafka)
     sink = Sink(config.kafka)
     publisher = Publisher(sink, config.kafka.topics, resumes=holds_records(config.kafka, config.kafka.topics.raw))
-    archive = ArchiveWriter(archive_dir, settings.products) if archive_dir else None
+    archive = ArchiveWriter(archive_dir, settings.products, settings.venue) if archive_dir else None
     feed = Ingest(settings, publisher, archive, until_closed=until_closed)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + duration_s if duration_s else float("inf")
     with serve_metrics(settings.metrics_host, settings.metrics_port, feed.metrics, "ingest.metrics_port") as port:
-        status.report("ready", metrics_port=port, url=settings.url)
+        status.report("ready", metrics_port=port, url=feed.url, venue=settings.venue)
         receiving = asyncio.create_task(feed.run())
         next_report = loop.time() + 1
         try:

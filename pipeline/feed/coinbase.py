@@ -153,6 +153,7 @@ class CoinbaseDecoder:
         rule = GapRule(reconnect=not gap_after_ns, silence_ns=gap_after_ns)
         self.acknowledged: frozenset[str] | None = None
         self._gate = gate or TickGate(CoinbaseFeed.venue, rule, max_future_ns=max_future_ns)
+        self._acknowledgements = 0
         self._numbered = not self._gate.rule.silence_ns
         self._names: dict[str, str] = {}  # product as sent -> canonical, once checked
         self._last_sequence: int | None = None
@@ -223,8 +224,11 @@ class CoinbaseDecoder:
             events = _decode_acknowledgement(raw).events
         except _NOT_DECODED:
             return
-        listed = (product for event in events for product in event.subscriptions.get(TICKER, ()))
-        self.acknowledged = frozenset(map(canonical_product, listed))
+        self._acknowledgements += 1
+        listed = [event.subscriptions[TICKER] for event in events if TICKER in event.subscriptions]
+        # Each of our two requests is acknowledged. The first answer may be that of the heartbeats alone.
+        if listed or self._acknowledgements > 1:
+            self.acknowledged = frozenset(canonical_product(product) for products in listed for product in products)
 
     def _event_time_ns(self, message: Message, timestamp: object, results: list[Result]) -> int | None:
         if message.time_ns is None:

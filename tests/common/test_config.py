@@ -63,6 +63,24 @@ def test_a_variable_names_nested_keys_and_lists() -> None:
     assert config.ingest.products == ("SOL-USD", "BTC-USD")
 
 
+@pytest.mark.parametrize(
+    "name", ["BTC-USD", "BTC-PERP-INTX", "BIT-28JUN24-CDE", "1INCH-USD", "BTCUSDT", "BTCUSDT_240927"]
+)
+def test_products_of_every_exchange_are_taken(name: str) -> None:
+    assert load_config(environ={"VOLCAST_INGEST__PRODUCTS": name}).ingest.products == (name,)
+
+
+@pytest.mark.parametrize("name", ["btc-usd", "BTC--USD", "-USD", "BTC-", "BTC USD", "BTC-USD;X", "A" * 61])
+def test_other_names_are_no_products(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"ingest\.products\.0"):
+        load_config(environ={"VOLCAST_INGEST__PRODUCTS": name})
+
+
+def test_a_product_ends_with_its_last_character() -> None:
+    with pytest.raises(ConfigError, match="a product such as BTC-USD"):
+        load_config(written('ingest: {products: ["BTC-USD\\n"]}'), NO_ENVIRONMENT)
+
+
 def test_variables_that_are_no_keys_are_not_read() -> None:
     names = (*OTHER_VARIABLES, "VOLCAST_TEST_KAFKA", "HOME", "VOLCASTER", "volcast_server_port")
     assert load_config(environ=dict.fromkeys(names, "7")) == Config()

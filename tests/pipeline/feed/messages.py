@@ -26,11 +26,13 @@ TICKER = {
 }
 
 
-def message(sequence_num: Any, *tickers: dict[str, Any], timestamp: Any = TIME, channel: Any = "ticker") -> bytes:
+def message(
+    sequence_num: Any, *tickers: dict[str, Any], timestamp: Any = TIME, channel: Any = "ticker", **others: Any
+) -> bytes:
     """A ticker message; without tickers, one good one. A ticker gives the fields that differ from TICKER."""
     events = [{"type": "update", "tickers": [{**TICKER, **one} for one in tickers or ({},)]}]
     envelope = {"channel": channel, "timestamp": timestamp, "sequence_num": sequence_num, "events": events}
-    return json.dumps(envelope).encode()
+    return json.dumps({**envelope, **others}).encode()
 
 
 def subscriptions(sequence_num: int, products: Sequence[str] = ("BTC-USD",)) -> bytes:
