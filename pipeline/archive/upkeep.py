@@ -6,7 +6,6 @@ A writer locks the file that it writes. Upkeep leaves locked files alone, so sev
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import gzip
 import os
@@ -25,7 +24,6 @@ from pipeline.archive.header import START
 from pipeline.archive.paths import PLAIN_SUFFIX, archive_files
 
 COMPRESSION_LEVEL = 6  # the recordings of 2025: 125 MB/s, 5.0 % of the size; level 9: 34 MB/s, 4.4 %
-DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _UNFINISHED = ".unfinished"
 # Only files that a writer named are removed: people may keep their own recordings in the folder.

@@ -20,10 +20,10 @@ import msgspec
 
 from common.errors import InputError
 from common.log import get_logger
-from common.losses import count_not_stored
+from common.losses import DISK_FULL, count_not_stored
 from pipeline.archive.header import Header
 from pipeline.archive.paths import PLAIN_SUFFIX, ROLLED_SUFFIX
-from pipeline.archive.upkeep import DISK_FULL, ArchivePolicy, Upkeep
+from pipeline.archive.upkeep import ArchivePolicy, Upkeep
 from pipeline.feed.rfc3339 import NS_PER_S, format_ns
 
 RETRY_S = 1.0  # how long the writer waits after a failure before it touches the disk again
