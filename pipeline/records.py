@@ -13,8 +13,8 @@ import msgspec
 
 # Why messages may have been lost: the exchange's counter jumped; the connection was made anew (an
 # archive piece that begins at another connection is the same thing, recorded); the product's time jumped,
-# far ahead or back, and stayed there.
-GapReason = Literal["sequence", "reconnect", "clock"]
+# far ahead or back, and stayed there; by a time-based rule, the product was silent for long.
+GapReason = Literal["sequence", "reconnect", "clock", "silence"]
 
 # Why a tick is not used though it is well-formed.
 LateReason = Literal["time_jumped_back", "repeated", "old_sequence"]
@@ -31,6 +31,7 @@ DeadReason = Literal[
     "not_finite",  # NaN or infinity where a number is due
     "not_positive",  # a price of zero or less, or a negative quantity
     "crossed_quote",  # best bid above best ask
+    "too_large",  # above ingest.max_message_bytes; its bytes are not kept
 ]
 
 
