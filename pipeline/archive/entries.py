@@ -23,7 +23,6 @@ from pipeline.feed.rfc3339 import MAX_NS, parse_ns
 from pipeline.feed.times import parse_recorded_ns
 from pipeline.records import DeadReason
 
-
 HEADER_FORMAT = 1
 HEADER_START = b'{"volcast_archive":'  # of each archive file
 
@@ -34,8 +33,8 @@ class Header(msgspec.Struct):
     volcast_archive: int  # version of the form
     venue: str = "coinbase"
     connection: int | None = None  # when the connection began, ns since the epoch: files of one connection share it
-    products: tuple[str, ...] = ()  # the subscribed ones
     lost_messages: int = 0  # messages before this line that are missing, as after a full disk
+    products: tuple[str, ...] = ()  # the subscribed ones
 
 
 class Entry(NamedTuple):

@@ -79,7 +79,7 @@ def test_a_stamp_beyond_2262_is_damage() -> None:
 
 def test_a_header_holds_no_message() -> None:
     line = b'{"volcast_archive": 1, "venue": "binance", "products": ["BTCUSDT"], "connection": 5, "lost_messages": 2}'
-    assert read_entry(line).header == Header(1, "binance", 5, 2)
+    assert read_entry(line).header == Header(1, "binance", 5, 2, ("BTCUSDT",))
     damage = read_entry(b'{"volcast_archive": "x"}').damage
     assert damage is not None
     assert damage[0] == "wrong_shape"
