@@ -135,7 +135,8 @@ class Sink:
 
         A message that the broker had taken without a timely answer is among them too.
         """
-        self._returned = returned = []
+        returned: list[tuple[str, bytes, bytes]] = []
+        self._returned = returned
         self._producer.purge()
         self._producer.flush(1.0)  # runs the delivery reports
         self._returned = None
