@@ -5,8 +5,11 @@ The live path goes on without the store. Each store counts its losses here, and 
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from threading import Lock
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _lock = Lock()
 _not_stored: Counter[str] = Counter()

@@ -14,7 +14,7 @@ import fcntl
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from common.errors import InputError
+from common.log import get_logger
+from common.losses import DISK_FULL, count_not_stored
 from common.schema import CORE_1, SCHEMAS, FeatureSchema
 from pipeline.features.columns import ProductCodes
 from pipeline.features.table import FeatureRows
@@ -35,6 +37,8 @@ _TEMPORARY_SUFFIX = ".unfinished"
 _NAME_KEY, _HASH_KEY = b"volcast.schema.name", b"volcast.schema.hash"
 _TIMES = ("event_time_ns", "ingest_time_ns", "sequence_num")
 _ROW_GROUP_ROWS = 65_536
+RETRY_S = 10.0  # after a failure, how long a directory's rows are only counted, and its next file is kept short
+STORE = "parquet"  # its name in volcast_not_stored_total
 
 
 def arrow_schema(schema: FeatureSchema) -> Any:
@@ -69,7 +73,10 @@ class FeatureParquetWriter:
     `roll_s` seconds: a kill loses at most that. What killed writers left unfinished there is removed.
 
     As a context manager it closes; after an error a file is left as it was, a directory keeps its rows.
-    Every method raises InputError where the disk refuses.
+
+    A disk that refuses: for a file, every method raises InputError. Writing to a directory never raises it,
+    since a worker goes on without Parquet: the rows of the file in hand are counted as lost, the first failure
+    and the recovery are logged, and RETRY_S later another file begins.
     """
 
     def __init__(
@@ -90,12 +97,17 @@ class FeatureParquetWriter:
         self._file: _OpenFile | None = None
         self._arrow_schema = arrow_schema(schema)
         self._pending = _RowGroup(len(schema))
+        self._failing = False
+        self._retry_at_s = 0.0
+        self.lost_rows = 0
         directory = target.parent if self._single else target
-        with _refused(target):
+        with _refused(target, unless=() if self._single else DISK_FULL):
             directory.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(directory)
             if self._single:
                 self._file = _OpenFile(self._arrow_schema, directory, target)
+        if not self._single:
+            count_not_stored(STORE, 0)
 
     def write(
         self,
@@ -105,13 +117,14 @@ class FeatureParquetWriter:
         warm: NDArray[np.bool_],
     ) -> None:
         """Takes n rows: values (n, features of the schema), warm (n,)."""
-        rows = len(product_ids)
         done = 0
-        with _refused(self.target):
-            while done < rows:
+        while done < len(product_ids):
+            if self._failing and self._clock() < self._retry_at_s:
+                self._count_lost(len(product_ids) - done)
+                return
+            with self._guarded():
                 if self._file is None:
-                    first_time_ns = int(ticks.event_time_ns[done])
-                    self._file = _OpenFile(self._arrow_schema, self.target, None, first_time_ns, self._clock())
+                    self._file = self._next_file(int(ticks.event_time_ns[done]))
                 taken = self._pending.take(product_ids, ticks, values, warm, done)
                 done += taken
                 self._file.rows += taken
@@ -120,26 +133,35 @@ class FeatureParquetWriter:
                     self._write_pending()
         self.roll_if_due()
 
+    def _next_file(self, first_time_ns: int) -> _OpenFile:
+        self.target.mkdir(parents=True, exist_ok=True)
+        return _OpenFile(self._arrow_schema, self.target, None, first_time_ns, self._clock())
+
     def roll_if_due(self) -> None:
         """Completes the directory's file where its time is over. Call it now and then: a feed may be quiet."""
         file = self._file
         if self._single or file is None:
             return
-        if file.rows >= self._roll_rows or self._clock() - file.opened >= self._roll_s:
+        # After a failure the first file is short: it shows soon whether the disk takes files again.
+        roll_s = min(self._roll_s, RETRY_S) if self._failing else self._roll_s
+        if file.rows >= self._roll_rows or self._clock() - file.opened >= roll_s:
             self.close()
 
     def close(self) -> None:
         """Completes the file in hand. Writing to a directory again begins another."""
         if self._file is None:
             return
-        with _refused(self.target):
+        with self._guarded():
             try:
                 self._write_pending()
                 self._file.complete()
+            except OSError:
+                raise
             except BaseException:
                 self.abort()
                 raise
             self._file = None
+            self._recover()
 
     def abort(self) -> None:
         """Removes the file in hand."""
@@ -147,6 +169,37 @@ class FeatureParquetWriter:
             self._file.discard()
         self._file = None
         self._pending.clear()
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Gives up the file in hand if the disk refuses. For a single file, raises InputError."""
+        try:
+            yield
+        except OSError as error:
+            lost = self._file.rows if self._file is not None else 0
+            self.abort()
+            if self._single:
+                raise _not_written(self.target, error) from None
+            self._fail(error, lost)
+
+    def _fail(self, error: OSError, lost: int) -> None:
+        self._count_lost(lost)
+        self._retry_at_s = self._clock() + RETRY_S
+        if not self._failing:
+            self._failing = True
+            reason = error.strerror or str(error)
+            get_logger().warning(
+                "Parquet cannot be written, features go on without it", directory=str(self.target), error=reason
+            )
+
+    def _recover(self) -> None:
+        if self._failing:
+            self._failing = False
+            get_logger().info("Parquet is written again", directory=str(self.target), lost_rows=self.lost_rows)
+
+    def _count_lost(self, rows: int) -> None:
+        self.lost_rows += rows
+        count_not_stored(STORE, rows)
 
     def _write_pending(self) -> None:
         if len(self._pending) and self._file is not None:
@@ -240,13 +293,18 @@ class _OpenFile:
         self._directory = directory
         self._final = final
         self._path, self._stream = self._create()
-        self.parquet: Any = pq.ParquetWriter(
-            self._stream,
-            arrow_schema,
-            compression="zstd",
-            use_dictionary=["product_id"],
-            write_page_checksum=True,
-        )
+        self.parquet: Any = None
+        try:
+            self.parquet = pq.ParquetWriter(
+                self._stream,
+                arrow_schema,
+                compression="zstd",
+                use_dictionary=["product_id"],
+                write_page_checksum=True,
+            )
+        except OSError:
+            self.discard()
+            raise
 
     def complete(self) -> None:
         self.parquet.close()
@@ -261,8 +319,9 @@ class _OpenFile:
     def discard(self) -> None:
         with contextlib.suppress(OSError, pa.ArrowException):
             self._path.unlink()
-        with contextlib.suppress(OSError, pa.ArrowException):
-            self.parquet.close()
+        if self.parquet is not None:
+            with contextlib.suppress(OSError, pa.ArrowException):
+                self.parquet.close()
         with contextlib.suppress(OSError):
             self._stream.close()
 
@@ -350,8 +409,14 @@ def _line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _refused(path: Path) -> Iterator[None]:
+def _refused(path: Path, unless: Collection[int] = ()) -> Iterator[None]:
+    """Raises InputError in place of an OSError, and nothing if its number is in `unless`."""
     try:
         yield
     except OSError as error:
-        raise InputError(f"features {path}: cannot be written: {error.strerror or error}") from None
+        if error.errno not in unless:
+            raise _not_written(path, error) from None
+
+
+def _not_written(path: Path, error: OSError) -> InputError:
+    return InputError(f"features {path}: cannot be written: {error.strerror or error}")

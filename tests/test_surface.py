@@ -35,7 +35,7 @@ from volcast.v1 import NamedRow, NamedRows, PredictRequest, PredictResponse
 pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.timeout(400)]
 
 ROOT = Path(__file__).resolve().parents[1]
-STREAM, FORECASTS, PEOPLE, OPERATIONS = (f"issue {number}" for number in (12, 13, 14, 15))
+FORECASTS, PEOPLE, OPERATIONS = (f"issue {number}" for number in (13, 14, 15))
 SECONDS = 5400  # of the recording, a tick each
 # The order of `POST /predict`; the values are of a quiet minute.
 FEATURES = {
@@ -160,7 +160,6 @@ class TestStream:
         assert default["kafka"]["topics"]["raw"] == "ticks.raw"
         assert default["kafka"]["topics"]["features"] == "ticks.features"
 
-    @later(STREAM, "the archive is below data/archive")
     def test_raw_messages_are_archived_below_data_raw(self, default: dict[str, Any]) -> None:
         assert default["ingest"]["archive_dir"].startswith("data/raw")
 
@@ -210,7 +209,6 @@ class TestFeatures:
         run("features", "--out", tmp_path / "f.parquet", cwd=home)
         assert pq.read_table(tmp_path / "f.parquet").num_rows == SECONDS
 
-    @later(STREAM, "the default is features.parquet in the current folder")
     def test_the_default_file_is_below_data_processed(self) -> None:
         assert "data/processed/features.parquet" in run("features", "--help", cwd=ROOT).stdout
 

@@ -79,6 +79,7 @@ def environment(config: Config, exchange: Exchange, features_dir: str, archive_d
         "VOLCAST_WORKER__SERVER": reachable(config.server.host, config.server.port),
         "VOLCAST_WORKER__PARQUET_DIR": features_dir,
         "VOLCAST_INGEST__ARCHIVE_DIR": archive_dir,
+        "VOLCAST_INGEST__BACKLOG_DIR": "",  # the broker ends with the run, and nothing would take the backlog
         # The parts that call the server and the gateway end before them.
         "VOLCAST_SERVER__LAME_DUCK_S": "0",
         "VOLCAST_GATEWAY__LAME_DUCK_S": "0",

@@ -1,4 +1,4 @@
-# The ingestor: exchange (WebSocket) to Kafka's ticks.raw and the NDJSON archive in /data/archive.
+# The ingestor: exchange (WebSocket) to Kafka's ticks.raw and the NDJSON archive in /data/raw.
 # Built from the project's root: docker build -f deploy/docker/ingestor.Dockerfile -t volcast-ingestor .
 # Behind a package mirror add: --secret id=pip_conf,src=pip.conf --secret id=uv_toml,src=uv.toml
 FROM python:3.11-slim AS build
@@ -40,7 +40,8 @@ ENV PATH=/opt/volcast/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     VOLCAST_LOG__FORMAT=json \
-    VOLCAST_INGEST__ARCHIVE_DIR=/data/archive \
+    VOLCAST_INGEST__ARCHIVE_DIR=/data/raw \
+    VOLCAST_INGEST__BACKLOG_DIR=/data/backlog \
     VOLCAST_INGEST__METRICS_HOST=0.0.0.0
 WORKDIR /app
 USER 10001:10001

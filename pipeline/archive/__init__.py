@@ -1,7 +1,12 @@
-"""Recordings of the exchange's messages: NDJSON, plain or gzipped."""
+"""Recordings: archives of the exchange's messages, and flat files with one tick per row.
 
-from pipeline.archive.messages import Message, read_archive, read_messages
+Archives are NDJSON, plain or gzipped. `messages` reads the exchange's messages of an archive, `reader` decodes
+recordings of every format into records, `writer` writes archives.
+"""
+
+from pipeline.archive.messages import Message, read_messages
 from pipeline.archive.paths import SUFFIXES, expand_paths, latest_archive
+from pipeline.archive.reader import ReadOptions, RecordingFormat, describe, read_archive
 from pipeline.archive.upkeep import ArchivePolicy
 from pipeline.archive.writer import ArchiveWriter
 
@@ -10,6 +15,9 @@ __all__ = [
     "ArchivePolicy",
     "ArchiveWriter",
     "Message",
+    "ReadOptions",
+    "RecordingFormat",
+    "describe",
     "expand_paths",
     "latest_archive",
     "read_archive",

@@ -4,7 +4,7 @@ Bare:     the exchange's message as it came.
 Wrapped:  {"ingest_time": ..., "product_id": ..., "payload": the message}. A message that is not JSON is kept
           too: as text in `payload`, or, if it is not even UTF-8, in `payload_base64`.
 Stamped:  the time of receipt as an epoch, a space, the message.
-Header:   a line of `header.py`, which holds no message.
+Header:   {"volcast_archive": 1, "venue": ..., "connection": ..., "lost_messages": ...}; it holds no message.
 
 A time of receipt may be missing, null, RFC 3339, without a zone (then UTC) or an epoch.
 """
@@ -18,11 +18,23 @@ from typing import NamedTuple
 
 import msgspec
 
-from pipeline.archive.header import Header, parse_header
 from pipeline.archive.lines import BYTE_ORDER_MARK
 from pipeline.feed.rfc3339 import MAX_NS, parse_ns
 from pipeline.feed.times import parse_recorded_ns
 from pipeline.records import DeadReason
+
+HEADER_FORMAT = 1
+HEADER_START = b'{"volcast_archive":'  # of each archive file
+
+
+class Header(msgspec.Struct):
+    """What a recording says of the lines after it."""
+
+    volcast_archive: int  # version of the form
+    venue: str = "coinbase"
+    connection: int | None = None  # when the connection began, ns since the epoch: files of one connection share it
+    lost_messages: int = 0  # messages before this line that are missing, as after a full disk
+    products: tuple[str, ...] = ()  # the subscribed ones
 
 
 class Entry(NamedTuple):
@@ -40,9 +52,11 @@ class _Wrapper(msgspec.Struct):
     payload: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     payload_base64: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     ingest_time: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    volcast_archive: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 _decode_wrapper = msgspec.json.Decoder(_Wrapper).decode
+_decode_header = msgspec.json.Decoder(Header).decode
 _decode_text = msgspec.json.Decoder(str).decode
 _NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -60,7 +74,7 @@ def read_entry(line: bytes) -> Entry:
     except _NOT_DECODED:
         return Entry(line)  # the feed's decoder explains the fault
     if parts.payload is msgspec.UNSET and parts.payload_base64 is msgspec.UNSET:
-        return Entry(line, header=parse_header(line))
+        return Entry(line) if parts.volcast_archive is msgspec.UNSET else _header(line)
     try:
         raw = _payload(parts)
     except (*_NOT_DECODED, binascii.Error) as error:
@@ -83,6 +97,13 @@ def _stamped(line: bytes) -> Entry:
         return Entry(raw, int(stamp) if in_ns and int(stamp) <= MAX_NS else parse_recorded_ns(stamp.decode()))
     except ValueError:
         return Entry(raw, damage=("bad_time", f"time of receipt: expected an epoch, got {stamp.decode()}"))
+
+
+def _header(line: bytes) -> Entry:
+    try:
+        return Entry(line, header=_decode_header(line))
+    except _NOT_DECODED as error:
+        return Entry(line, damage=("wrong_shape", f"header: {error}"))
 
 
 def _ingest_time_ns(value: msgspec.Raw | msgspec.UnsetType) -> int:

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import InputError
-from pipeline.archive.entries import Entry, read_entry
-from pipeline.archive.header import Header
+from pipeline.archive.entries import Entry, Header, read_entry
 from pipeline.archive.lines import read_lines
 from pipeline.archive.paths import expand_name
 from pipeline.feed.protocol import Connections, Decoder, Feed
@@ -110,17 +109,17 @@ class _Places:
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
         self._finder: Connections = feed.connections()
-        self._connection = ""  # as the last header states
+        self._connection: int | None = None  # as the last header says
         self._first_of_file = True
 
     def begin_file(self) -> None:
         self._first_of_file = True
 
     def read_header(self, header: Header) -> None:
-        same = header.connection == self._connection != ""
-        if same and not header.lost_messages:
+        known = header.connection is not None
+        if known and header.connection == self._connection and not header.lost_messages:
             self._first_of_file = False
-        elif self._connection or header.lost_messages:
+        elif header.lost_messages or (known and self._connection is not None):
             self._finder = self._feed.connections()
             self._first_of_file = True
         self._connection = header.connection

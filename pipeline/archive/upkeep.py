@@ -6,7 +6,6 @@ A writer locks the file that it writes. Upkeep leaves locked files alone, so sev
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import gzip
 import os
@@ -21,11 +20,10 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from common.log import get_logger
-from pipeline.archive.header import START
+from pipeline.archive.entries import HEADER_START
 from pipeline.archive.paths import PLAIN_SUFFIX, archive_files
 
 COMPRESSION_LEVEL = 6  # the recordings of 2025: 125 MB/s, 5.0 % of the size; level 9: 34 MB/s, 4.4 %
-DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _UNFINISHED = ".unfinished"
 # Only files that a writer named are removed: people may keep their own recordings in the folder.
@@ -134,7 +132,7 @@ def compress(path: Path, *, sync: bool) -> bool:
     unfinished = path.with_name(f".{target.name}{_UNFINISHED}")
     try:
         with _locked(path) as source:
-            if source.read(len(START)) != START:
+            if source.read(len(HEADER_START)) != HEADER_START:
                 return False
             source.seek(0)
             if not target.exists():

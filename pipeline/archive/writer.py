@@ -20,10 +20,10 @@ import msgspec
 
 from common.errors import InputError
 from common.log import get_logger
-from common.losses import count_not_stored
-from pipeline.archive.header import Header
+from common.losses import DISK_FULL, count_not_stored
+from pipeline.archive.entries import HEADER_FORMAT, Header
 from pipeline.archive.paths import PLAIN_SUFFIX, ROLLED_SUFFIX
-from pipeline.archive.upkeep import DISK_FULL, ArchivePolicy, Upkeep
+from pipeline.archive.upkeep import ArchivePolicy, Upkeep
 from pipeline.feed.rfc3339 import NS_PER_S, format_ns
 
 RETRY_S = 1.0  # how long the writer waits after a failure before it touches the disk again
@@ -76,7 +76,7 @@ class ArchiveWriter:
         self._fd: int | None = None
         self._size = 0
         self._period = -1
-        self._connection = ""
+        self._connection: int | None = None  # when it began
         self._header_due = True
         self._lost_since_header = 0
         self._failing = False
@@ -93,7 +93,7 @@ class ArchiveWriter:
 
     def begin_connection(self) -> None:
         """All later messages came over a new connection."""
-        self._connection = ""
+        self._connection = None
         self._header_due = True
 
     def write(self, raw: bytes, ingest_time_ns: int) -> None:
@@ -105,7 +105,7 @@ class ArchiveWriter:
             self._roll_if_due(ingest_time_ns)
             line = _wrapped(raw, ingest_time_ns)
             if self._header_due:
-                line = self._header(ingest_time_ns).line() + line
+                line = self._header(ingest_time_ns) + line
             self._append(line)
         except OSError as error:
             self._fail(error)
@@ -127,14 +127,17 @@ class ArchiveWriter:
         self._hand_over(last=True)
         self._upkeep.close()
 
-    def _header(self, ingest_time_ns: int) -> Header:
-        self._connection = self._connection or str(ingest_time_ns)
-        return Header(
+    def _header(self, ingest_time_ns: int) -> bytes:
+        # Two connections never share a time: a writer sees one after the other.
+        self._connection = self._connection or ingest_time_ns
+        header = Header(
+            volcast_archive=HEADER_FORMAT,
             venue=self._venue,
             products=self._products,
             connection=self._connection,
             lost_messages=self._lost_since_header,
         )
+        return msgspec.json.encode(header) + b"\n"
 
     def _roll_if_due(self, ingest_time_ns: int) -> None:
         period = int(ingest_time_ns // (self._policy.roll_s * NS_PER_S))

@@ -34,7 +34,7 @@ _STATS_S = 1.0
     "exchange",
     epilog=examples(
         "volcast exchange --simulate --seed 7 --rate 5",
-        "volcast exchange --replay data/archive --speed max",
+        "volcast exchange --replay data/raw --speed max",
         "volcast ingest --url ws://127.0.0.1:8765      in another terminal",
     ),
 )

@@ -9,6 +9,7 @@ from typing import BinaryIO, Self
 
 import click
 import msgspec
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -18,13 +19,14 @@ from common.errors import InputError, UsageError
 from common.lifecycle import stop_on_signals
 from common.log import configure_logs
 from common.schema import CORE_1, SCHEMAS, FeatureSchema
-from pipeline.archive import expand_paths, latest_archive, read_archive
+from pipeline.archive import ReadOptions, RecordingFormat, describe, expand_paths, latest_archive, read_archive
+from pipeline.commands.recordings import flat_options, no_tick, read_options, show_formats
 from pipeline.features.engine import longest_ns
 from pipeline.features.table import FeatureCounts, feature_chunks
 from pipeline.parquet import SUFFIX, FeatureParquetWriter
 from pipeline.records import DeadLetter, LateTick, encode
 
-DEFAULT_OUT = Path("features.parquet")
+DEFAULT_OUT = Path("data/processed/features.parquet")
 CHUNK_RECORDS = 8192  # small enough to stop, and to show progress, at once
 INTERRUPTED = 130
 
@@ -36,6 +38,7 @@ INTERRUPTED = 130
         "volcast features --data-file recording.ndjson.gz --out features.parquet",
         "volcast features --data-file 'recordings/*.ndjson.gz' --json",
         "volcast features --schema full/1 --data-file recording.ndjson.gz",
+        "volcast features --data-file quotes.csv --columns time=t,bid=b,ask=a --product BTC-USD",
     ),
 )
 @click.option(
@@ -60,12 +63,22 @@ INTERRUPTED = 130
     show_default=True,
     help="The Parquet file to write; one that is there is replaced once the new one is complete.",
 )
+@flat_options
 @json_option
 @config_option
 def features(
-    data_files: tuple[str, ...], schema_name: str, out: Path, as_json: bool, config_file: Path | None
+    data_files: tuple[str, ...],
+    schema_name: str,
+    out: Path,
+    columns_text: str,
+    product: str,
+    as_json: bool,
+    config_file: Path | None,
 ) -> int | None:
     """Features for each tick of recordings, as a Parquet file.
+
+    A recording is an archive of messages, or has one row per tick: NDJSON, CSV or Parquet with product, time, best
+    bid and ask. Its columns are guessed from common names, and the guess is reported.
 
     What is late or cannot be parsed is counted by reason and kept beside it, in OUT.late.ndjson and
     OUT.dead.ndjson.
@@ -78,7 +91,10 @@ def features(
         files = [path for text in data_files for path in expand_paths(text)]
     else:
         files = [_latest(config.ingest.archive_dir)]
-    summary = _convert(files, out, SCHEMAS[schema_name])
+    options = read_options(columns_text, product)
+    formats = describe(files, options)
+    show_formats(formats)
+    summary = _convert(files, out, SCHEMAS[schema_name], options, formats)
     if summary is None:
         click.echo(f"volcast: interrupted; {out} was not written", err=True)
         return INTERRUPTED
@@ -102,6 +118,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     dead: int
     dead_by_reason: dict[str, int]
     dead_file: str | None
+    recordings: list[RecordingFormat]  # the flat ones among the files
+    not_computed: list[str]  # features that are NaN in every row
     duration_s: float
 
 
@@ -111,29 +129,45 @@ def _latest(archive_dir: str) -> Path:
     return latest_archive(Path(archive_dir))
 
 
-def _convert(files: list[Path], out: Path, schema: FeatureSchema) -> Summary | None:
+def _convert(
+    files: list[Path], out: Path, schema: FeatureSchema, options: ReadOptions, formats: list[RecordingFormat]
+) -> Summary | None:
     """Writes the features of the files' ticks; None where a signal came first, and nothing is left behind."""
     stop = stop_on_signals()
     began = time.monotonic()
     counts = FeatureCounts()
+    not_computed = _not_computed(files, formats, schema)
+    blank = [schema.names.index(name) for name in not_computed]
+    first_dead: DeadLetter | None = None
     rows = FeatureParquetWriter(out, schema=schema)
     with rows as writer, Kept(out, "late") as late, Kept(out, "dead") as dead:
         with _progress() as progress:
             task = progress.add_task("ticks", ticks=0)
-            for chunk in feature_chunks(read_archive(files), counts, CHUNK_RECORDS, schema):
+            for chunk in feature_chunks(read_archive(files, options), counts, CHUNK_RECORDS, schema):
                 if stop.is_set():
                     writer.abort()
                     return None
+                chunk.rows.values[:, blank] = np.nan
                 writer.write(chunk.rows.product_ids, chunk.rows, chunk.rows.values, chunk.rows.warm)
                 for record in chunk.refused:
+                    if first_dead is None and isinstance(record, DeadLetter):
+                        first_dead = record
                     (dead if isinstance(record, DeadLetter) else late).add(record)
                 progress.update(task, ticks=counts.ticks)
         late_file, dead_file = late.keep(), dead.keep()
         if counts.features == 0:
             writer.abort()
-            kept = f"; what they hold instead is in {dead_file}" if dead_file else ""
-            raise InputError(f"no tick in {', '.join(map(str, files))}{kept}")
-    return _summary(files, out, schema, counts, late_file, dead_file, time.monotonic() - began)
+            kept = f"; the dead letters are in {dead_file}" if dead_file else ""
+            raise InputError(no_tick(files, first_dead, kept))
+    took_s = time.monotonic() - began
+    return _summary(files, out, schema, counts, late_file, dead_file, formats, not_computed, took_s)
+
+
+def _not_computed(files: list[Path], formats: list[RecordingFormat], schema: FeatureSchema) -> list[str]:
+    """Features that no file allows. The engine would give 0, which looks like a measurement."""
+    if len(formats) < len(files):
+        return []
+    return [name for name in schema.names if all(name in each.not_computed for each in formats)]
 
 
 class Kept:
@@ -190,6 +224,8 @@ def _summary(
     counts: FeatureCounts,
     late_file: Path | None,
     dead_file: Path | None,
+    formats: list[RecordingFormat],
+    not_computed: list[str],
     took_s: float,
 ) -> Summary:
     return Summary(
@@ -208,6 +244,8 @@ def _summary(
         dead=counts.dead.total(),
         dead_by_reason=dict(counts.dead),
         dead_file=str(dead_file) if dead_file else None,
+        recordings=formats,
+        not_computed=not_computed,
         duration_s=round(took_s, 3),
     )
 
@@ -223,6 +261,8 @@ def _describe(summary: Summary) -> str:
         f"  late      {_reasons(summary.late, summary.late_by_reason, summary.late_file)}",
         f"  dead      {_reasons(summary.dead, summary.dead_by_reason, summary.dead_file)}",
     ]
+    if summary.not_computed:
+        lines.append(f"  NaN       {', '.join(summary.not_computed)} (the recording lacks the columns)")
     return "\n".join(lines)
 
 

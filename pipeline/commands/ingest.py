@@ -14,8 +14,10 @@ from common.config import Config, IngestConfig, load_config
 from common.lifecycle import stop_on_signals
 from common.log import configure_logs, get_logger
 from common.status import StatusPipe
-from pipeline.archive import ArchiveWriter
+from pipeline.archive import ArchivePolicy, ArchiveWriter
+from pipeline.archive.paths import old_directory_hint
 from pipeline.feed.venues import FEEDS, check_products, feed_of
+from pipeline.stream.backlog import BacklogSink
 from pipeline.stream.ingest import Ingest
 from pipeline.stream.kafka import Sink, connect, ensure_topics, holds_records
 from pipeline.stream.metrics import serve_metrics
@@ -64,15 +66,37 @@ def ingest(
         click.echo(msgspec.json.encode(stats))
 
 
+def _open_archive(directory: Path, settings: IngestConfig) -> ArchiveWriter:
+    hint = old_directory_hint(directory)
+    if hint:
+        get_logger().warning("archive of an older version", hint=hint.removeprefix("; "))
+    policy = ArchivePolicy(
+        roll_bytes=settings.archive_roll_bytes,
+        roll_s=settings.archive_roll_s,
+        compress=settings.archive_compress,
+        fsync=settings.archive_fsync,
+        retention_s=settings.archive_retention_days * 86_400,
+        max_bytes=settings.archive_max_bytes,
+    )
+    return ArchiveWriter(directory, settings.products, settings.venue, policy)
+
+
+def _open_sink(config: Config) -> Sink | BacklogSink:
+    settings = config.ingest
+    if not settings.backlog_dir:
+        return Sink(config.kafka)
+    return BacklogSink.open(config.kafka, Path(settings.backlog_dir), settings.backlog_max_bytes)
+
+
 async def _ingest(
     config: Config, settings: IngestConfig, archive_dir: Path | None, duration_s: float | None, until_closed: bool
 ) -> dict[str, object]:
     stop = stop_on_signals()
     status = StatusPipe(stop)
     ensure_topics(connect(config.kafka), config.kafka)
-    sink = Sink(config.kafka)
+    sink = _open_sink(config)
     publisher = Publisher(sink, config.kafka.topics, resumes=holds_records(config.kafka, config.kafka.topics.raw))
-    archive = ArchiveWriter(archive_dir, settings.products, settings.venue) if archive_dir else None
+    archive = _open_archive(archive_dir, settings) if archive_dir else None
     feed = Ingest(settings, publisher, archive, until_closed=until_closed)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + duration_s if duration_s else float("inf")
@@ -84,11 +108,11 @@ async def _ingest(
             # Signals set a threading event; a look every 50 ms is soon enough and costs nothing.
             while not receiving.done() and not stop.is_set() and loop.time() < deadline:
                 await asyncio.wait({receiving}, timeout=0.05)
+                sink.poll()
                 if loop.time() >= next_report:
                     next_report += 1
                     feed.check_silence()
                     feed.flush()
-                    sink.poll()
                     status.report("stats", **feed.stats())
             if receiving.done():
                 receiving.result()
@@ -98,7 +122,10 @@ async def _ingest(
                 await asyncio.gather(receiving, return_exceptions=True)
             if archive is not None:
                 archive.close()
-            sink.flush()
+            try:
+                sink.flush()
+            finally:
+                sink.close()
     stats = feed.stats()
     status.report("summary", **stats)
     get_logger().info("ingest ended", **stats)

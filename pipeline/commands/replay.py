@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -16,12 +17,14 @@ from common.cli import Duration, Speed, config_option, examples, json_option
 from common.config import load_config
 from common.errors import InputError
 from common.lifecycle import stop_on_signals
-from common.log import configure_logs
+from common.log import configure_logs, get_logger
 from common.status import StatusPipe
-from pipeline.archive import expand_paths, latest_archive, read_archive
+from pipeline.archive import describe, expand_paths, latest_archive, read_archive
+from pipeline.commands.recordings import flat_options, no_tick, read_options, show_formats
 from pipeline.exchange.pacer import Pacer
 from pipeline.records import DeadLetter, Gap, LateTick, Tick
 from pipeline.stream.kafka import Sink, connect, ensure_topics, holds_records
+from pipeline.stream.missing import missing_records, read_present
 from pipeline.stream.publish import Publisher
 
 Result = Tick | Gap | LateTick | DeadLetter
@@ -33,6 +36,7 @@ BATCH = 500
         "volcast replay                                    # the most recent archive, in real time",
         "volcast replay recordings/ --speed max",
         "volcast replay BTC-USD_20260405T223513Z.ndjson.gz --duration 5 --speed 10",
+        "volcast replay --missing                          # what ticks.raw lacks of the whole archive",
     )
 )
 @click.argument("files", nargs=-1, metavar="[FILE|DIR|GLOB]...")
@@ -40,25 +44,50 @@ BATCH = 500
     "--duration", type=Duration("min"), default=None, metavar="MINUTES", help="Of the recording, from its start."
 )
 @click.option("--speed", type=Speed(), default="1", show_default=True, help="1 is real time, N, or max.")
+@click.option(
+    "--missing",
+    "only_missing",
+    is_flag=True,
+    help="Publish only the ticks that ticks.raw lacks, at full speed, as they were received. Stop ingest first.",
+)
+@flat_options
 @json_option
 @config_option
 def replay(
-    files: tuple[str, ...], duration: float | None, speed: float, as_json: bool, config_file: Path | None
+    files: tuple[str, ...],
+    duration: float | None,
+    speed: float,
+    only_missing: bool,
+    columns_text: str,
+    product: str,
+    as_json: bool,
+    config_file: Path | None,
 ) -> None:
     """Recordings onto ticks.raw, as if they were received now; late and dead records to their topics.
 
-    Without a file: the most recent one of ingest.archive_dir.
+    Without a file: the most recent one of ingest.archive_dir; with --missing all of them. A recording is an archive
+    of messages, or has one row per tick: NDJSON, CSV or Parquet, with columns that are guessed from common names.
     """
     config = load_config(config_file)
     configure_logs(config.log, "replay")
     stop = stop_on_signals()
     status = StatusPipe(stop)
-    named = [path for text in files for path in expand_paths(text)]
-    paths = named or [latest_archive(Path(config.ingest.archive_dir))]
-    records = read_archive(paths)
+    paths = _paths(files, config.ingest.archive_dir, only_missing)
+    options = read_options(columns_text, product)
+    show_formats(describe(paths, options))
+    first_dead: list[DeadLetter] = []
+    records = _noting_dead(read_archive(paths, options), first_dead)
     ensure_topics(connect(config.kafka), config.kafka)
     sink = Sink(config.kafka)
-    publisher = Publisher(sink, config.kafka.topics, resumes=holds_records(config.kafka, config.kafka.topics.raw))
+    batches: Iterator[Sequence[Result]]
+    if only_missing:
+        present = read_present(config.kafka)
+        get_logger().info("topic read", topic=config.kafka.topics.raw, ticks=present.ticks)
+        batches = _batches(missing_records(records, present), stop)
+    else:
+        batches = paced(records, speed, duration, stop)
+    resumes = not only_missing and holds_records(config.kafka, config.kafka.topics.raw)
+    publisher = Publisher(sink, config.kafka.topics, resumes=resumes)
     status.report("ready", files=[str(path) for path in paths])
     began_s = time.monotonic()
     console = Console(stderr=True)
@@ -68,7 +97,7 @@ def replay(
     )  # fmt: skip
     with progress:
         task = progress.add_task("replaying")
-        for batch in paced(records, speed, duration, stop):
+        for batch in batches:
             publisher.publish(batch)
             sink.poll()
             totals = publisher.counts.totals()
@@ -81,15 +110,39 @@ def replay(
         "duration_s": round(time.monotonic() - began_s, 3),
     }
     status.report("summary", **result)
-    if not publisher.counts.ticks and not stop.is_set():
+    if not publisher.counts.ticks and not stop.is_set() and not only_missing:
         kept = f"; {publisher.counts.dead.total():,} dead records are on {config.kafka.topics.dead}"
-        raise InputError(f"no tick in {', '.join(map(str, paths))}{kept if publisher.counts.dead else ''}")
+        first = first_dead[0] if first_dead else None
+        raise InputError(no_tick(paths, first, kept if publisher.counts.dead else ""))
     if as_json:
         click.echo(msgspec.json.encode(result))
     else:
         totals = publisher.counts.totals()
         said = ", ".join(f"{count:,} {name}" for name, count in totals.items())
         click.echo(f"replayed {said} in {result['duration_s']} s")
+
+
+def _paths(files: tuple[str, ...], archive_dir: str, only_missing: bool) -> list[Path]:
+    named = [path for text in files for path in expand_paths(text)]
+    if named:
+        return named
+    latest = latest_archive(Path(archive_dir))
+    return expand_paths(archive_dir) if only_missing else [latest]
+
+
+def _noting_dead(records: Iterator[Result], first: list[DeadLetter]) -> Iterator[Result]:
+    """The records; the first dead letter among them is added to `first`."""
+    for record in records:
+        if not first and isinstance(record, DeadLetter):
+            first.append(record)
+        yield record
+
+
+def _batches(records: Iterator[Tick | Gap], stop: threading.Event) -> Iterator[list[Result]]:
+    while batch := list[Result](itertools.islice(records, BATCH)):
+        if stop.is_set():
+            return
+        yield batch
 
 
 def paced(

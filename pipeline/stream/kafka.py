@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -68,10 +69,14 @@ def ensure_topics(admin: AdminClient, config: KafkaConfig) -> None:
 
 
 class Sink:
-    """A producer that waits when its queue is full and raises for what was not delivered."""
+    """A producer that waits when its queue is full and raises for what was not delivered.
 
-    def __init__(self, config: KafkaConfig) -> None:
+    settings: of the producer, beside and above those of every sink.
+    """
+
+    def __init__(self, config: KafkaConfig, settings: Mapping[str, object] | None = None) -> None:
         self._failure: str | None = None
+        self._returned: list[tuple[str, bytes, bytes]] | None = None
         self._unpolled = 0
         self._producer = Producer(
             {
@@ -89,8 +94,14 @@ class Sink:
                 "delivery.report.only.error": True,
                 "queue.buffering.max.messages": 1_000_000,
                 "message.timeout.ms": 30_000,
+                **(settings or {}),
             }
         )
+
+    @property
+    def queued(self) -> int:
+        """Messages that are not delivered yet."""
+        return len(self._producer)
 
     def send(self, topic: str, key: bytes, value: bytes) -> None:
         """Queues one message; blocks while the queue is full. Raises UnavailableError once a delivery has failed."""
@@ -119,6 +130,18 @@ class Sink:
         if left:
             raise UnavailableError(f"kafka: {left} messages were not delivered within {timeout_s:g} s")
 
+    def take_back(self) -> list[tuple[str, bytes, bytes]]:
+        """Removes the messages that are not delivered: topic, key, value, in their order. The sink is then unusable.
+
+        A message that the broker had taken without a timely answer is among them too.
+        """
+        returned: list[tuple[str, bytes, bytes]] = []
+        self._returned = returned
+        self._producer.purge()
+        self._producer.flush(1.0)  # runs the delivery reports
+        self._returned = None
+        return returned
+
     def close(self) -> None:
         """Gives the connection up; what is still queued is dropped, so flush first."""
         self._producer.purge()
@@ -126,6 +149,9 @@ class Sink:
 
     def _on_failure(self, error: KafkaError | None, message: Message) -> None:
         if error is None:
+            return
+        if self._returned is not None:
+            self._returned.append((message.topic() or "", message.key() or b"", message.value() or b""))
             return
         self._failure = f"kafka: a message for {message.topic()} was not delivered: {error.str()}"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from common.config import Topics
 from pipeline.records import DeadLetter, Gap, LateTick, Tick, encode, record_key
+from pipeline.stream.backlog import BacklogSink
 from pipeline.stream.kafka import Sink
 
 MAX_HOLES = 1000  # told one by one; all are counted
@@ -61,7 +62,7 @@ class Publisher:
     it, so each product begins with a gap (reason "reconnect").
     """
 
-    def __init__(self, sink: Sink, topics: Topics, *, resumes: bool = False) -> None:
+    def __init__(self, sink: Sink | BacklogSink, topics: Topics, *, resumes: bool = False) -> None:
         self._sink = sink
         self._topics = topics
         self._resumes = resumes

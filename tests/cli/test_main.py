@@ -200,7 +200,7 @@ def test_a_broker_that_is_away_is_one_line_for_replay_too(capfd: pytest.CaptureF
     ("arguments", "message"),
     [
         (["replay", NOWHERE], f"recording {NOWHERE}: no such file"),
-        (["replay"], "archive data/archive: no such directory, so there is no recording to replay"),
+        (["replay"], "archive data/raw: no such directory, so there is no recording to read"),
         (["replay", "*.gz"], "recording *.gz: no file matches"),
         (["replay", ""], "recording '': expected FILE, DIR or GLOB, got an empty name"),
     ],

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import structlog
 
 from common.errors import InputError
+from common.losses import not_stored
 from common.schema import CORE_1, FULL_1, FeatureSchema
 from pipeline.features.table import FeatureRows
 from pipeline.parquet import FeatureParquetWriter, arrow_schema, read_features
@@ -236,3 +240,135 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         FeatureParquetWriter(tmp_path / "file" / "features.parquet")
+
+
+class FullDisk:
+    """Files opened from now on refuse to be written, as on a full disk."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full = False
+        opened = Path.open
+        disk = self
+
+        class Refusing:
+            def __init__(self, stream: Any) -> None:
+                self._stream = stream
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._stream, name)
+
+            def write(self, data: Any) -> Any:
+                if disk.full:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return self._stream.write(data)
+
+        def open_file(path: Path, mode: str = "r", *args: Any, **named: Any) -> Any:
+            stream = opened(path, mode, *args, **named)
+            return Refusing(stream) if mode == "xb" else stream
+
+        monkeypatch.setattr(Path, "open", open_file)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> FullDisk:
+    return FullDisk(monkeypatch)
+
+
+def test_a_full_disk_stops_no_worker_is_logged_once_counted_and_recovers(tmp_path: Path, disk: FullDisk) -> None:
+    clock = Clock()
+    before = not_stored().get("parquet", 0)
+    with structlog.testing.capture_logs() as events:
+        writer = FeatureParquetWriter(tmp_path, roll_rows=1_000_000, roll_s=300, clock=clock)
+        write(writer, some_rows(10))
+        disk.full = True
+        for step in range(60):  # ten minutes
+            clock.now = 10.0 * step
+            write(writer, some_rows(100, 1000 + step))
+            writer.roll_if_due()
+        lost = writer.lost_rows
+        disk.full = False
+        for step in range(60, 66):
+            clock.now = 10.0 * step
+            write(writer, some_rows(100, 1000 + step))
+        writer.close()
+    assert [event["event"] for event in events] == [
+        "Parquet cannot be written, features go on without it",
+        "Parquet is written again",
+    ]
+    assert lost >= 3_000
+    assert not_stored()["parquet"] - before == writer.lost_rows
+    assert len(read_features(tmp_path)) == 10 + 66 * 100 - writer.lost_rows
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_disk_that_is_full_when_a_row_group_is_written_stops_no_worker(tmp_path: Path, disk: FullDisk) -> None:
+    writer = FeatureParquetWriter(tmp_path, clock=Clock())
+    disk.full = True
+    write(writer, some_rows(150_000))
+    assert writer.lost_rows == 150_000
+    writer.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("wait_s", "lost"), [(9.9, 20), (10.0, 10)])
+def test_after_a_failure_rows_are_only_counted_for_ten_seconds(
+    tmp_path: Path, disk: FullDisk, wait_s: float, lost: int
+) -> None:
+    clock = Clock()
+    writer = FeatureParquetWriter(tmp_path, clock=clock)
+    disk.full = True
+    write(writer, some_rows(10))
+    writer.close()
+    disk.full = False
+    clock.now += wait_s
+    write(writer, some_rows(10, 50))
+    writer.close()
+    assert writer.lost_rows == lost
+
+
+def test_a_single_file_on_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, disk: FullDisk) -> None:
+    writer = FeatureParquetWriter(tmp_path / "features.parquet")
+    write(writer, some_rows(10))
+    disk.full = True
+    with pytest.raises(InputError, match=r"features\.parquet: cannot be written: No space left on device"):
+        writer.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_at_the_start_stops_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    clock = Clock()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", refuse)
+        writer = FeatureParquetWriter(tmp_path / "rows", clock=clock)
+        write(writer, some_rows(10))
+    clock.now = 10.0
+    write(writer, some_rows(5))
+    writer.close()
+    assert (writer.lost_rows, len(read_features(tmp_path / "rows"))) == (10, 5)
+
+
+@pytest.mark.process
+def test_on_a_real_full_disk_the_worker_goes_on_and_its_next_file_is_whole(tmp_path: Path) -> None:
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=512k", "volcast-test", str(mount)], capture_output=True, check=False
+        ).returncode
+    ):
+        pytest.skip("no file system can be mounted here")
+    try:
+        clock = Clock()
+        writer = FeatureParquetWriter(mount / "rows", clock=clock)
+        write(writer, some_rows(70_000))  # 7 MB
+        assert writer.lost_rows == 70_000
+        clock.now = 10.0
+        write(writer, some_rows(100))
+        writer.close()
+        assert_equal(read_features(mount / "rows"), some_rows(100))
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)

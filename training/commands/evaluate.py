@@ -35,7 +35,7 @@ Progress = Callable[[str], None]
     "evaluate",
     epilog=examples(
         "volcast evaluate",
-        "volcast evaluate data/archive/BTC-USD_*.ndjson.gz --bundle models/volatility/1 --out reports",
+        "volcast evaluate data/raw/BTC-USD_*.ndjson.gz --bundle models/volatility/1 --out reports",
         "volcast evaluate RECORDING --predictions predictions.ndjson --json",
     ),
 )

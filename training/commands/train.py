@@ -38,9 +38,9 @@ TICKS_FOLDS, FOLDS = 8, 5  # few tick rows are spikes, and they come together: m
     "train",
     epilog=examples(
         "volcast train",
-        "volcast train data/archive/BTC-USD_*.ndjson.gz --model-type xgboost --schema full/1 --name volatility-full",
+        "volcast train data/raw/BTC-USD_*.ndjson.gz --model-type xgboost --schema full/1 --name volatility-full",
         "volcast train --dataset quotes --name quotes --cluster tcp://10.0.0.5:8786",
-        "volcast train --data data/archive --out /tmp/models --json",
+        "volcast train --data data/raw --out /tmp/models --json",
     ),
 )
 @click.argument("files", nargs=-1, metavar="[FILE]...")

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.archive.entries import read_entry
-from pipeline.archive.header import Header
+from pipeline.archive.entries import Header, read_entry
 
 RAW = b'{"a": 1}'
 TIME_NS = 1767571200_250_000_000
@@ -79,9 +78,11 @@ def test_a_stamp_beyond_2262_is_damage() -> None:
 
 
 def test_a_header_holds_no_message() -> None:
-    header = Header(venue="binance", products=("BTCUSDT",), connection="5", lost_messages=2)
-    assert read_entry(header.line()).header == header
-    assert read_entry(b'{"volcast_archive": "x"}').header is None
+    line = b'{"volcast_archive": 1, "venue": "binance", "products": ["BTCUSDT"], "connection": 5, "lost_messages": 2}'
+    assert read_entry(line).header == Header(1, "binance", 5, 2, ("BTCUSDT",))
+    damage = read_entry(b'{"volcast_archive": "x"}').damage
+    assert damage is not None
+    assert damage[0] == "wrong_shape"
 
 
 @given(st.binary() | st.text().map(lambda text: json.dumps({"payload": text, "ingest_time": text}).encode()))

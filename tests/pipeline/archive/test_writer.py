@@ -76,7 +76,7 @@ def test_the_header_names_format_venue_products_and_connection(tmp_path: Path) -
         "volcast_archive": 1,
         "venue": "binance",
         "products": ["BTCUSDT"],
-        "connection": str(TIME_NS),
+        "connection": TIME_NS,
         "lost_messages": 0,
     }
 

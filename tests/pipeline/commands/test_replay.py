@@ -153,7 +153,7 @@ def test_a_second_replay_onto_the_same_topic_begins_with_a_gap(
 def test_without_a_file_the_most_recent_archive_is_replayed(
     environ: KafkaConfig, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    folder = Path("data/archive")
+    folder = Path("data/raw")
     folder.mkdir(parents=True)
     (folder / "BTC-USD_20260101T000000Z.ndjson").write_bytes(message(0) + b"\n" + message(1, {"price": "2"}) + b"\n")
     (folder / "BTC-USD_20250101T000000Z.ndjson").write_bytes(message(0) + b"\n")

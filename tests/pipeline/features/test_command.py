@@ -107,8 +107,8 @@ def test_what_is_refused_is_counted_and_kept_beside(here: Path, capsys: pytest.C
 
 
 def test_without_a_file_the_most_recent_recording_is_read(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recording(here / "data/archive/BTC-USD_20260405T000000Z.ndjson", *minutes(3))
-    recording(here / "data/archive/BTC-USD_20260406T000000Z.ndjson", *minutes(5))
+    recording(here / "data/raw/BTC-USD_20260405T000000Z.ndjson", *minutes(3))
+    recording(here / "data/raw/BTC-USD_20260406T000000Z.ndjson", *minutes(5))
     assert run_command(["features", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ticks"] == 5
 
@@ -146,7 +146,7 @@ def test_a_signal_leaves_what_was_there_and_nothing_else(
         (["--schema", "full/2"], "'full/2' is not one of 'core/1', 'full/1'"),
         (["--data-file", "junk.ndjson"], "no tick in junk.ndjson; what they hold instead is in features.parquet.dead"),
         (["--config", "absent.yaml"], "absent.yaml: no such file"),
-        ([], "data/archive: no such directory"),
+        ([], "data/raw: no such directory"),
         (["--data-file", "good.ndjson", "--out", "junk.ndjson/f.parquet"], "cannot be written"),
     ],
 )

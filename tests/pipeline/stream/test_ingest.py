@@ -364,7 +364,7 @@ async def test_an_acknowledgement_of_all_products_leaves_nothing_to_tell() -> No
 
 async def test_an_acknowledgement_of_no_product_ends_ingest() -> None:
     async with scripted(sends(subscriptions(0, []), heartbeat(1))) as url:
-        with pytest.raises(UnavailableError, match="acknowledges none of BTC-USD, ETH-USD; correct ingest.products"):
+        with pytest.raises(UnavailableError, match=r"acknowledges none of BTC-USD, ETH-USD; correct ingest\.products"):
             await Feed(url).run()
 
 
@@ -387,7 +387,7 @@ async def test_a_message_above_the_limit_before_every_tick_ends_ingest() -> None
         await sends(subscriptions(0, ["BTC-USD", "ETH-USD"]), message(1, padding="x" * 3000))(connection)
 
     async with scripted(too_large) as url:
-        with pytest.raises(UnavailableError, match="of more than 2000 bytes .*; raise ingest.max_message_bytes"):
+        with pytest.raises(UnavailableError, match=r"of more than 2000 bytes .*; raise ingest\.max_message_bytes"):
             await Feed(url, max_message_bytes=2000).run()
     assert connections == MAX_TOO_LARGE
 

@@ -169,7 +169,7 @@ def test_a_name_that_is_not_valid_is_refused(
 
 def test_help_shows_an_example(capfd: pytest.CaptureFixture[str]) -> None:
     assert train("--help") == 0
-    assert "volcast train --data data/archive" in capfd.readouterr().out
+    assert "volcast train --data data/raw" in capfd.readouterr().out
 
 
 def test_data_without_a_name_is_refused_rather_than_taken_for_the_default(capfd: pytest.CaptureFixture[str]) -> None:
