@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -18,7 +18,7 @@ from common.errors import DeadlineError, OverloadedError, RequestError, Unavaila
 from common.schema import CORE_1, FULL_1, FeatureSchema
 from pipeline.features.columns import TickColumns
 from pipeline.features.table import compute_features
-from pipeline.records import DeadLetter, Gap, LateTick, Record, Tick, decode_dead, decode_late, encode
+from pipeline.records import DeadLetter, DeadReason, Gap, LateTick, Record, Tick, decode_dead, decode_late, encode
 from pipeline.stream.forecast import JOINED_ROWS, MAX_RETRY_S, MIN_RETRY_S
 from tests.pipeline.features.markets import markets
 from tests.pipeline.stream.fakes import TOPICS, Bench, FakeMessage, answer, messages_of
@@ -203,7 +203,7 @@ def test_what_is_no_tick_is_kept_with_reason_and_source_and_the_rest_goes_on(
     (letter,) = map(decode_dead, bench.sink.values(TOPICS.dead))
     assert (letter.reason, letter.source) == (reason, "ticks.raw[0]@41")
     assert any(part in letter.detail for part in detail.split("|"))
-    assert letter == DeadLetter.of(letter.reason, letter.detail, letter.source, raw or b"")
+    assert letter == DeadLetter.of(cast(DeadReason, letter.reason), letter.detail, letter.source, raw or b"")
     assert bench.worker.counts.dead == {reason: 1}
     assert bench.worker.features == 2
     assert bench.consumer.committed == {0: 43}
