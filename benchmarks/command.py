@@ -21,6 +21,7 @@ BENCHMARKS = {
     "serving": "benchmarks.serving",
     "features": "benchmarks.features",
     "feed": "benchmarks.feed",
+    "ingest": "benchmarks.ingest",
     "worker": "benchmarks.worker",
 }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import msgspec
+import uvloop
 
 from common.cli import Duration, config_option, examples, json_option
 from common.config import Config, IngestConfig, load_config
@@ -61,7 +62,7 @@ def ingest(
     settings = msgspec.structs.replace(config.ingest, **{key: value for key, value in given.items() if value})
     check_products(feed_of(settings.venue), settings.products)
     archive_dir = archive or (Path(settings.archive_dir) if settings.archive_dir else None)
-    stats = asyncio.run(_ingest(config, settings, archive_dir, duration, until_closed))
+    stats = uvloop.run(_ingest(config, settings, archive_dir, duration, until_closed))
     if as_json:
         click.echo(msgspec.json.encode(stats))
 
