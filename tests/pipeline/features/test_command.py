@@ -34,6 +34,8 @@ TICKER = {
     "best_ask_quantity": "0.5",
 }
 
+OUT = "data/processed/features.parquet"  # the default
+
 
 def message(sequence: int, second: int, **changes: str) -> str:
     event = {"type": "update", "tickers": [TICKER | changes]}
@@ -70,9 +72,9 @@ def test_a_recording_becomes_a_parquet_file(here: Path, capsys: pytest.CaptureFi
         "late": 0,
         "dead": 0,
     }
-    rows = read_features(here / "features.parquet")
+    rows = read_features(here / OUT)
     assert rows.values.tobytes() == compute_features(read_archive([path])).rows.values.tobytes()
-    assert sorted(one.name for one in here.iterdir()) == ["features.parquet", "one.ndjson.gz"]
+    assert [file.name for file in (here / OUT).parent.iterdir()] == ["features.parquet"]
 
 
 def test_full_1_is_asked_for_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +83,7 @@ def test_full_1_is_asked_for_by_name(here: Path, capsys: pytest.CaptureFixture[s
     summary = json.loads(capsys.readouterr().out)
     assert (summary["schema"], summary["schema_hash"]) == ("full/1", FULL_1.hash)
     assert (summary["features"], summary["not_warm"]) == (400, 300)
-    rows = read_features(here / "features.parquet", FULL_1)
+    rows = read_features(here / OUT, FULL_1)
     assert rows.values.tobytes() == compute_features(read_archive([path]), FULL_1).rows.values.tobytes()
     assert run_command(["features", "--data-file", str(path), "--schema", "full/1"]) == 0
     assert "not warm  300 (less than 300 s of unbroken history)" in capsys.readouterr().out
@@ -119,7 +121,7 @@ def test_several_files_are_one_table(here: Path, capsys: pytest.CaptureFixture[s
     assert run_command(["features", "--data-file", str(second), "--data-file", str(first), "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert (summary["ticks"], summary["gaps_by_reason"]) == (7, {"reconnect": 1})
-    times = read_features(here / "features.parquet").event_time_ns.tolist()
+    times = read_features(here / OUT).event_time_ns.tolist()
     assert times == sorted(times)
 
 
@@ -127,14 +129,15 @@ def test_a_signal_leaves_what_was_there_and_nothing_else(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = recording(here / "one.ndjson", "junk", *minutes())
-    (here / "features.parquet").write_text("of before")
+    (here / OUT).parent.mkdir(parents=True)
+    (here / OUT).write_text("of before")
     stop = threading.Event()
     stop.set()
     monkeypatch.setattr("pipeline.commands.features.stop_on_signals", lambda: stop)
     assert run_command(["features", "--data-file", str(path)]) == 130
     assert "was not written" in capsys.readouterr().err
-    assert (here / "features.parquet").read_text() == "of before"
-    assert sorted(one.name for one in here.iterdir()) == ["features.parquet", "one.ndjson"]
+    assert (here / OUT).read_text() == "of before"
+    assert [file.name for file in (here / OUT).parent.iterdir()] == ["features.parquet"]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +147,10 @@ def test_a_signal_leaves_what_was_there_and_nothing_else(
         (["--out", "features.csv"], "expected a name that ends in .parquet"),
         (["--nonsense"], "No such option"),
         (["--schema", "full/2"], "'full/2' is not one of 'core/1', 'full/1'"),
-        (["--data-file", "junk.ndjson"], "no tick in junk.ndjson; what they hold instead is in features.parquet.dead"),
+        (
+            ["--data-file", "junk.ndjson"],
+            "no tick in junk.ndjson: the format is not known; first reason, at junk",
+        ),
         (["--config", "absent.yaml"], "absent.yaml: no such file"),
         ([], "data/raw: no such directory"),
         (["--data-file", "good.ndjson", "--out", "junk.ndjson/f.parquet"], "cannot be written"),
@@ -157,7 +163,7 @@ def test_bad_input_is_one_line(here: Path, capsys: pytest.CaptureFixture[str], a
     error = capsys.readouterr().err.strip()
     assert says in error
     assert "\n" not in error
-    assert not (here / "features.parquet").exists()
+    assert not (here / OUT).exists()
 
 
 @pytest.mark.parametrize(
@@ -172,6 +178,6 @@ def test_real_recordings_give_a_row_for_each_tick(
     assert run_command(["features", *paths, "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert (summary["ticks"], summary["features"], summary["gaps"]) == (ticks, ticks, gaps)
-    rows = read_features(here / "features.parquet")
+    rows = read_features(here / OUT)
     assert len(rows) == ticks
     assert rows.warm.sum() == ticks - summary["not_warm"] > 0
