@@ -47,7 +47,7 @@ STOPPING = "stopping (a second Ctrl-C kills all processes)"
     "exchange_text",
     default="simulated",
     show_default=True,
-    metavar="simulated|replay:FILE|coinbase",
+    metavar="simulated|replay:FILE|coinbase|binance",
     help="Source of the ticks. FILE may be a folder or a quoted pattern.",
 )
 @click.option("--speed", type=Speed(), default="1", show_default=True, help="1 is real time, N, or max.")
@@ -86,7 +86,7 @@ def run(
     stop = stop_on_signals(hurry)
     console = Console(stderr=True)
     exchange.require_recording()
-    live_market = exchange.kind == "coinbase"
+    live_market = exchange.live
     environ = environment(
         config,
         exchange,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from common.config import Config, reachable
 from common.errors import UsageError
 from pipeline.archive import expand_paths
+from pipeline.feed.venues import FEEDS
 
 # A simulated market sends its first minutes at once, so that windows are warm from the start: the longest window of
 # each schema, in seconds. Importing the engine for these numbers would import numba, which takes a second.
@@ -32,7 +32,7 @@ def fetch_wait_ms(duration_s: float | None, speed: float) -> int:
 class Exchange:
     """The source of the ticks."""
 
-    kind: Literal["simulated", "replay", "coinbase"]
+    kind: str  # simulated, replay, or the name of a live exchange
     recording: str = ""  # FILE, DIR, GLOB or several with commas
 
     @classmethod
@@ -46,9 +46,13 @@ class Exchange:
             return cls("replay", recording)
         if text == "simulated":
             return cls("simulated")
-        if text == "coinbase":
-            return cls("coinbase")
-        raise UsageError(f"--exchange {text!r}: expected simulated, replay:FILE or coinbase")
+        if text in FEEDS:
+            return cls(text)
+        raise UsageError(f"--exchange {text!r}: expected simulated, replay:FILE or {' or '.join(FEEDS)}")
+
+    @property
+    def live(self) -> bool:
+        return self.kind in FEEDS
 
     def require_recording(self) -> None:
         """Raises InputError if the recording does not exist, before any process starts."""
@@ -85,7 +89,9 @@ def environment(config: Config, exchange: Exchange, features_dir: str, archive_d
         "VOLCAST_GATEWAY__LAME_DUCK_S": "0",
         "VOLCAST_LOG__FORMAT": "json",
     }
-    if exchange.kind != "coinbase":
+    # Our own exchange, simulated or replayed, uses Coinbase's protocol.
+    settings["VOLCAST_INGEST__VENUE"] = exchange.kind if exchange.live else "coinbase"
+    if not exchange.live:
         # Recorded and simulated times are independent of this machine's clock.
         settings["VOLCAST_INGEST__MAX_FUTURE_S"] = "0"
     return settings

@@ -23,6 +23,7 @@ from pipeline.archive import ReadOptions, RecordingFormat, describe, expand_path
 from pipeline.commands.recordings import flat_options, no_tick, read_options, show_formats
 from pipeline.features.engine import longest_ns
 from pipeline.features.table import FeatureCounts, feature_chunks
+from pipeline.feed.advice import GapWatch
 from pipeline.parquet import SUFFIX, FeatureParquetWriter
 from pipeline.records import DeadLetter, LateTick, encode
 
@@ -91,7 +92,7 @@ def features(
         files = [path for text in data_files for path in expand_paths(text)]
     else:
         files = [_latest(config.ingest.archive_dir)]
-    options = read_options(columns_text, product)
+    options = read_options(columns_text, product, config.ingest.gap_after_s)
     formats = describe(files, options)
     show_formats(formats)
     summary = _convert(files, out, SCHEMAS[schema_name], options, formats)
@@ -112,6 +113,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     not_warm: int
     gaps: int
     gaps_by_reason: dict[str, int]
+    advice: str  # why so few rows are warm, and what to do; "": no need
     late: int
     late_by_reason: dict[str, int]
     late_file: str | None
@@ -139,11 +141,12 @@ def _convert(
     not_computed = _not_computed(files, formats, schema)
     blank = [schema.names.index(name) for name in not_computed]
     first_dead: DeadLetter | None = None
+    gaps = GapWatch()
     rows = FeatureParquetWriter(out, schema=schema)
     with rows as writer, Kept(out, "late") as late, Kept(out, "dead") as dead:
         with _progress() as progress:
             task = progress.add_task("ticks", ticks=0)
-            for chunk in feature_chunks(read_archive(files, options), counts, CHUNK_RECORDS, schema):
+            for chunk in feature_chunks(gaps.watch(read_archive(files, options)), counts, CHUNK_RECORDS, schema):
                 if stop.is_set():
                     writer.abort()
                     return None
@@ -160,7 +163,8 @@ def _convert(
             kept = f"; the dead letters are in {dead_file}" if dead_file else ""
             raise InputError(no_tick(files, first_dead, kept))
     took_s = time.monotonic() - began
-    return _summary(files, out, schema, counts, late_file, dead_file, formats, not_computed, took_s)
+    advice = gaps.advice()
+    return _summary(files, out, schema, counts, advice, late_file, dead_file, formats, not_computed, took_s)
 
 
 def _not_computed(files: list[Path], formats: list[RecordingFormat], schema: FeatureSchema) -> list[str]:
@@ -222,6 +226,7 @@ def _summary(
     out: Path,
     schema: FeatureSchema,
     counts: FeatureCounts,
+    advice: str,
     late_file: Path | None,
     dead_file: Path | None,
     formats: list[RecordingFormat],
@@ -238,6 +243,7 @@ def _summary(
         not_warm=counts.not_warm,
         gaps=counts.gaps.total(),
         gaps_by_reason=dict(counts.gaps),
+        advice=advice,
         late=counts.late.total(),
         late_by_reason=dict(counts.late),
         late_file=str(late_file) if late_file else None,
@@ -263,6 +269,8 @@ def _describe(summary: Summary) -> str:
     ]
     if summary.not_computed:
         lines.append(f"  NaN       {', '.join(summary.not_computed)} (the recording lacks the columns)")
+    if summary.advice:
+        lines.append(f"  advice    {summary.advice}")
     return "\n".join(lines)
 
 

@@ -22,6 +22,7 @@ from common.status import StatusPipe
 from pipeline.archive import describe, expand_paths, latest_archive, read_archive
 from pipeline.commands.recordings import flat_options, no_tick, read_options, show_formats
 from pipeline.exchange.pacer import Pacer
+from pipeline.feed.advice import GapWatch
 from pipeline.records import DeadLetter, Gap, LateTick, Tick
 from pipeline.stream.kafka import Sink, connect, ensure_topics, holds_records
 from pipeline.stream.missing import missing_records, read_present
@@ -73,10 +74,11 @@ def replay(
     stop = stop_on_signals()
     status = StatusPipe(stop)
     paths = _paths(files, config.ingest.archive_dir, only_missing)
-    options = read_options(columns_text, product)
+    options = read_options(columns_text, product, config.ingest.gap_after_s)
     show_formats(describe(paths, options))
     first_dead: list[DeadLetter] = []
-    records = _noting_dead(read_archive(paths, options), first_dead)
+    gaps = GapWatch()
+    records = _noting_dead(gaps.watch(read_archive(paths, options)), first_dead)
     ensure_topics(connect(config.kafka), config.kafka)
     sink = Sink(config.kafka)
     batches: Iterator[Sequence[Result]]
@@ -107,6 +109,7 @@ def replay(
         **publisher.counts.as_json(),
         "published": publisher.published,
         "holes": publisher.holes,
+        "advice": gaps.advice(),
         "duration_s": round(time.monotonic() - began_s, 3),
     }
     status.report("summary", **result)
@@ -120,6 +123,8 @@ def replay(
         totals = publisher.counts.totals()
         said = ", ".join(f"{count:,} {name}" for name, count in totals.items())
         click.echo(f"replayed {said} in {result['duration_s']} s")
+        if result["advice"]:
+            click.echo(f"volcast: {result['advice']}", err=True)
 
 
 def _paths(files: tuple[str, ...], archive_dir: str, only_missing: bool) -> list[Path]:

@@ -23,7 +23,7 @@ from pipeline.features.table import FeatureRows, compute_features
 from pipeline.parquet import read_features
 from pipeline.records import Gap, Tick, decode_record
 from pipeline.stream.worker import Worker
-from tests.processes import as_environ, read_all, start
+from tests.processes import as_environ, kill, read_all, start
 
 
 @pytest.fixture
@@ -69,6 +69,24 @@ def test_until_closed_ends_with_the_feed_and_a_second_run_begins_with_gaps(
     assert sorted(later, key=lambda one: (one.event_time_ns, one.product_id)) == sorted(
         archived, key=lambda one: (one.event_time_ns, one.product_id)
     )
+
+
+def test_the_archive_of_a_killed_ingest_holds_every_tick_of_the_topic(
+    topics: KafkaConfig, parts: ProcessGroup, tmp_path: Path
+) -> None:
+    url = market(parts, "feed", 200_000)
+    ingest = start(parts, "ingest", ["ingest", "--url", url, "--archive", str(tmp_path / "raw")])
+    published = 0
+    deadline = time.monotonic() + 20
+    while not published and time.monotonic() < deadline:
+        parts.listen(0.05)
+        published = int(ingest.stats.get("published", 0)) if ingest.stats else 0
+    kill(ingest)
+    archived = {each for each in read_archive([tmp_path / "raw"]) if isinstance(each, Tick)}
+    records = [decode_record(each.value() or b"") for each in read_all(topics, topics.topics.raw, 1)]
+    on_topic = {each for each in records if isinstance(each, Tick)}
+    assert len(on_topic) > 1000
+    assert on_topic - archived == set()
 
 
 @pytest.mark.usefixtures("topics")

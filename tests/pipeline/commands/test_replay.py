@@ -129,7 +129,15 @@ def test_a_recording_is_put_on_the_topics_with_every_loss_counted(
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"", "no tick in one.ndjson"), (b"{\n[]\n", "no tick in one.ndjson; 2 dead records are on ticks.dead")],
+    [
+        (b"", "no tick in one.ndjson: it holds no message and no row"),
+        (
+            b"{\n[]\n",
+            "no tick in one.ndjson: the format is not known; first reason, at one.ndjson:1: not_json: JSONDecodeError: "
+            "Expecting property name enclosed in double quotes: line 1 column 2 (char 1); "
+            "2 dead records are on ticks.dead",
+        ),
+    ],
 )
 def test_a_recording_without_a_tick_is_no_success(
     content: bytes, said: str, environ: KafkaConfig, capfd: pytest.CaptureFixture[str]
@@ -148,6 +156,35 @@ def test_a_second_replay_onto_the_same_topic_begins_with_a_gap(
         assert json.loads(capfd.readouterr().out)["gaps"] == gaps
     kinds = [type(decode_record(one.value() or b"")) for one in read_all(environ, environ.topics.raw, 3)]
     assert kinds == [Tick, Gap, Tick]
+
+
+def test_what_the_topic_lacks_is_filled_and_the_rest_is_left(
+    environ: KafkaConfig, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path("data/raw")
+    folder.mkdir(parents=True)
+    lines = [message(number, {"price": str(number + 1)}) for number in range(6)]
+    (folder / "BTC-USD_20260101T000000Z.ndjson").write_bytes(b"\n".join(lines) + b"\n")
+    Path("part.ndjson").write_bytes(b"\n".join(lines[:4]) + b"\n")
+    assert run_command(["replay", "part.ndjson", "--speed", "max"]) == 0
+    capfd.readouterr()
+    for missing in (2, 0):
+        assert run_command(["replay", "--missing", "--json"]) == 0
+        answer = json.loads(capfd.readouterr().out)
+        assert (answer["ticks"], answer["gaps"]) == (missing, 0)
+    records = [decode_record(each.value() or b"") for each in read_all(environ, environ.topics.raw, 6)]
+    assert [each.sequence_num if isinstance(each, Tick) else each.reason for each in records] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_flat_recording_is_replayed_and_its_columns_are_reported(
+    environ: KafkaConfig, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("quotes.csv").write_text("ts,symbol,bid,ask\n1767600000794,BTC-USD,99.5,100.5\n")
+    assert run_command(["replay", "quotes.csv", "--speed", "max"]) == 0
+    assert "quotes.csv: CSV, one row per tick: product=symbol, time=ts" in capfd.readouterr().err
+    (record,) = [decode_record(each.value() or b"") for each in read_all(environ, environ.topics.raw, 1)]
+    assert isinstance(record, Tick)
+    assert (record.bid, record.bid_quantity) == (99.5, 0.0)
 
 
 def test_without_a_file_the_most_recent_archive_is_replayed(

@@ -34,6 +34,8 @@ TICKER = {
     "best_ask_quantity": "0.5",
 }
 
+OUT = "data/processed/features.parquet"  # the default
+
 
 def message(sequence: int, second: int, **changes: str) -> str:
     event = {"type": "update", "tickers": [TICKER | changes]}
@@ -70,9 +72,24 @@ def test_a_recording_becomes_a_parquet_file(here: Path, capsys: pytest.CaptureFi
         "late": 0,
         "dead": 0,
     }
-    rows = read_features(here / "features.parquet")
+    rows = read_features(here / OUT)
     assert rows.values.tobytes() == compute_features(read_archive([path])).rows.values.tobytes()
-    assert sorted(one.name for one in here.iterdir()) == ["features.parquet", "one.ndjson.gz"]
+    assert [file.name for file in (here / OUT).parent.iterdir()] == ["features.parquet"]
+
+
+def test_a_recording_without_heartbeats_is_explained_and_read_by_time_on_request(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [message(2 * at, at) for at in range(90)]  # every other number was a heartbeat's
+    path = recording(here / "one.ndjson", *lines)
+    assert run_command(["features", "--data-file", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "not warm  90 " in shown
+    assert "advice    sequence numbers jump every 1 s on average" in shown
+    monkeypatch.setenv("VOLCAST_INGEST__GAP_AFTER_S", "30")
+    assert run_command(["features", "--data-file", str(path), "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["not_warm"], summary["gaps"], summary["advice"]) == (60, 0, "")
 
 
 def test_full_1_is_asked_for_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +98,7 @@ def test_full_1_is_asked_for_by_name(here: Path, capsys: pytest.CaptureFixture[s
     summary = json.loads(capsys.readouterr().out)
     assert (summary["schema"], summary["schema_hash"]) == ("full/1", FULL_1.hash)
     assert (summary["features"], summary["not_warm"]) == (400, 300)
-    rows = read_features(here / "features.parquet", FULL_1)
+    rows = read_features(here / OUT, FULL_1)
     assert rows.values.tobytes() == compute_features(read_archive([path]), FULL_1).rows.values.tobytes()
     assert run_command(["features", "--data-file", str(path), "--schema", "full/1"]) == 0
     assert "not warm  300 (less than 300 s of unbroken history)" in capsys.readouterr().out
@@ -119,7 +136,7 @@ def test_several_files_are_one_table(here: Path, capsys: pytest.CaptureFixture[s
     assert run_command(["features", "--data-file", str(second), "--data-file", str(first), "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert (summary["ticks"], summary["gaps_by_reason"]) == (7, {"reconnect": 1})
-    times = read_features(here / "features.parquet").event_time_ns.tolist()
+    times = read_features(here / OUT).event_time_ns.tolist()
     assert times == sorted(times)
 
 
@@ -127,14 +144,15 @@ def test_a_signal_leaves_what_was_there_and_nothing_else(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = recording(here / "one.ndjson", "junk", *minutes())
-    (here / "features.parquet").write_text("of before")
+    (here / OUT).parent.mkdir(parents=True)
+    (here / OUT).write_text("of before")
     stop = threading.Event()
     stop.set()
     monkeypatch.setattr("pipeline.commands.features.stop_on_signals", lambda: stop)
     assert run_command(["features", "--data-file", str(path)]) == 130
     assert "was not written" in capsys.readouterr().err
-    assert (here / "features.parquet").read_text() == "of before"
-    assert sorted(one.name for one in here.iterdir()) == ["features.parquet", "one.ndjson"]
+    assert (here / OUT).read_text() == "of before"
+    assert [file.name for file in (here / OUT).parent.iterdir()] == ["features.parquet"]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +162,10 @@ def test_a_signal_leaves_what_was_there_and_nothing_else(
         (["--out", "features.csv"], "expected a name that ends in .parquet"),
         (["--nonsense"], "No such option"),
         (["--schema", "full/2"], "'full/2' is not one of 'core/1', 'full/1'"),
-        (["--data-file", "junk.ndjson"], "no tick in junk.ndjson; what they hold instead is in features.parquet.dead"),
+        (
+            ["--data-file", "junk.ndjson"],
+            "no tick in junk.ndjson: the format is not known; first reason, at junk",
+        ),
         (["--config", "absent.yaml"], "absent.yaml: no such file"),
         ([], "data/raw: no such directory"),
         (["--data-file", "good.ndjson", "--out", "junk.ndjson/f.parquet"], "cannot be written"),
@@ -157,7 +178,7 @@ def test_bad_input_is_one_line(here: Path, capsys: pytest.CaptureFixture[str], a
     error = capsys.readouterr().err.strip()
     assert says in error
     assert "\n" not in error
-    assert not (here / "features.parquet").exists()
+    assert not (here / OUT).exists()
 
 
 @pytest.mark.parametrize(
@@ -172,6 +193,6 @@ def test_real_recordings_give_a_row_for_each_tick(
     assert run_command(["features", *paths, "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert (summary["ticks"], summary["features"], summary["gaps"]) == (ticks, ticks, gaps)
-    rows = read_features(here / "features.parquet")
+    rows = read_features(here / OUT)
     assert len(rows) == ticks
     assert rows.warm.sum() == ticks - summary["not_warm"] > 0

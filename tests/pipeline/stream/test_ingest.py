@@ -21,7 +21,7 @@ from benchmarks.processes import free_port
 from common.config import IngestConfig
 from common.errors import ConfigError, UnavailableError
 from common.ports import open_port
-from pipeline.archive import ArchiveWriter, expand_paths, read_archive
+from pipeline.archive import ArchiveWriter, read_archive
 from pipeline.exchange.items import Item, Restart, simulated
 from pipeline.exchange.server import ExchangeServer
 from pipeline.exchange.simulator import PROFILES, simulate
@@ -300,7 +300,6 @@ async def test_what_was_archived_reads_back_as_the_same_records(tmp_path: Path) 
         feed = await Feed(url, archive=archive).run()
     archive.close()
     read = list(read_archive([tmp_path]))
-    assert len(expand_paths(str(tmp_path))) == 1  # a header line separates the connections
     assert [one for one in read if isinstance(one, Tick)] == sorted(feed.ticks(), key=lambda one: one.event_time_ns)
     assert {msgspec.structs.replace(one, ingest_time_ns=0) for one in read if isinstance(one, Gap)} == {
         msgspec.structs.replace(one, ingest_time_ns=0) for one in feed.gaps()
