@@ -79,6 +79,7 @@ def client_settings(config: KafkaConfig, *, on_error: Callable[[KafkaError], Non
         "client.id": "volcast",
         "log_level": 2,  # librdkafka writes to standard error by itself; what matters reaches error_cb
         "topic.metadata.refresh.interval.ms": 60_000,
+        "reconnect.backoff.max.ms": 1000,  # the default of 10 s would add to each restart of a broker
         **{key: _as_text(value) for key, value in config.client.items()},
         **_read_secrets(config.client_secrets),
         "bootstrap.servers": config.bootstrap_servers,

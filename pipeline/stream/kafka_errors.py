@@ -158,4 +158,5 @@ def retrying(call: Callable[[], T], what: str, timeout_s: float, *, pause: Calla
 def failure(what: str, error: KafkaError) -> UnavailableError:
     """The line for a user: the fault, Kafka's reason and a hint."""
     hint = HINTS.get(error.code())
-    return UnavailableError(f"kafka: {what}: {error.str()}{f'; {hint}' if hint else ''}")
+    reason = error.str().rstrip(". ")
+    return UnavailableError(f"kafka: {what}: {reason}{f'; {hint}' if hint else ''}")

@@ -1,80 +1,74 @@
-"""A real Apache Kafka as operators secure it: SASL_SSL with SCRAM-SHA-512, mTLS, and rights per user.
-
-Listeners on loopback: `plain` (anonymous, all rights: the administrator), `sasl` (SASL_SSL), `mtls` (SSL, client
-certificates required), `sasl_plain` (SASL without TLS), `elsewhere` (SSL at an address
-that the certificate does not name).
-"""
+"""A real Apache Kafka as operators secure it: TLS, SCRAM-SHA-512, client certificates, and rights per user."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import time
 from pathlib import Path
 
-import pytest
-
-from benchmarks.processes import free_port
 from common.config import KafkaConfig
-from tests.processes import ROOT, fresh_topics
+from pipeline.broker.kafka import KafkaBroker
+from pipeline.broker.properties import Listener
+from tests.processes import fresh_topics
 from tests.server.security.authority import Authority
 
-START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 20.0
 PASSWORD = "correct-horse-battery"
 USER = "volcast"  # has all rights
 STRANGER = "stranger"  # can log in, and has no rights
-LISTENERS = {
-    "plain": "PLAINTEXT",
-    "sasl": "SASL_SSL",
-    "mtls": "SSL",
-    "sasl_plain": "SASL_PLAINTEXT",
-    "elsewhere": "SSL",
-}
+
+Properties = dict[str, str | int | float | bool]
 
 
-def kafka_jars() -> Path:
-    """The folder of Kafka's jars that deploy/kafka/run keeps; skips the test if it is missing."""
-    pom = (ROOT / "deploy" / "kafka" / "pom.xml").read_bytes()
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    jars = cache / "volcast" / f"kafka-{hashlib.sha256(pom).hexdigest()[:12]}"
-    if shutil.which("java") is None or not jars.is_dir():
-        pytest.skip("a secured Kafka needs Java and the jars that `make kafka` fetches")
-    return jars
-
-
-class SecuredKafka:
-    """One broker in a folder of its own. `stop` and `start` keep data and ports."""
+class SecuredKafka(KafkaBroker):
+    """Listeners: PLAINTEXT (anonymous, with all rights: the administrator), SASL (SASL_SSL), SASL_PLAIN (without TLS),
+    MTLS (SSL, a client certificate is required), TLS (SSL), and ELSEWHERE (SSL at an address that the certificate
+    does not name).
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._jars = kafka_jars()
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-        self.ports = {name: free_port() for name in (*LISTENERS, "controller")}
+        self.folder = folder
         self.authority = Authority()
-        self.ca = self._write("ca.pem", self.authority.pem)
-        self.client_cert, self.client_key = (
-            self._write(name, content)
-            for name, content in zip(("client.pem", "client.key"), self.authority.signed("client"), strict=True)
-        )
-        self.password_file = self._write("password", f"{PASSWORD}\n".encode())
+        self.ca = self.write("ca.pem", self.authority.pem)
+        certificate, key = self.authority.signed("client")
+        self.client_cert, self.client_key = self.write("client.pem", certificate), self.write("client.key", key)
+        self.password_file = self.write("password", f"{PASSWORD}\n".encode())
         certificate, key = self.authority.signed("localhost")
-        self._write("server.pem", key + certificate)
-        self._settings = self._write("server.properties", self._properties().encode())
-        self._format()
+        tls = {
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": str(self.write("server.pem", key + certificate)),
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.location": str(self.ca),
+        }
+        scram = {"scram-sha-512.sasl.jaas.config": "org.apache.kafka.common.security.scram.ScramLoginModule required;"}
+        super().__init__(
+            folder / "kafka",
+            listeners=[
+                Listener("SASL", "SASL_SSL", 0, properties=scram),
+                Listener("SASL_PLAIN", "SASL_PLAINTEXT", 0, properties=scram),
+                Listener("MTLS", "SSL", 0, properties={"ssl.client.auth": "required"}),
+                Listener("TLS", "SSL", 0),
+                Listener("ELSEWHERE", "SSL", 0, host="127.0.0.2"),
+            ],
+            properties={
+                **tls,
+                "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+                "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+                "super.users": f"User:ANONYMOUS;User:{USER};User:CN=client",
+            },
+            format_arguments=[
+                argument
+                for name in (USER, STRANGER)
+                for argument in ("--add-scram", f"SCRAM-SHA-512=[name={name},password={PASSWORD}]")
+            ],
+        )
 
-    def address(self, listener: str) -> str:
-        return f"{_host(listener)}:{self.ports[listener]}"
+    def write(self, name: str, content: bytes) -> Path:
+        path = self.folder / name
+        path.write_bytes(content)
+        return path
 
-    def config(
-        self, listener: str, client: dict[str, str | int | float | bool], secrets: dict[str, str] | None = None
-    ) -> KafkaConfig:
+    def config(self, listener: str, client: Properties, secrets: dict[str, str] | None = None) -> KafkaConfig:
+        """Topics that no other test has; they do not exist yet."""
         return KafkaConfig(
-            bootstrap_servers=self.address(listener),
+            bootstrap_servers=self.bootstrap_servers if listener == "PLAINTEXT" else self.address(listener),
             topics=fresh_topics(),
             client=client,
             client_secrets=secrets or {},
@@ -83,110 +77,29 @@ class SecuredKafka:
         )
 
     def admin(self) -> KafkaConfig:
-        return self.config("plain", {})
+        return self.config("PLAINTEXT", {})
 
-    def sasl(self, user: str = USER) -> KafkaConfig:
-        client = {
+    def sasl(self, listener: str = "SASL", **changed: str) -> KafkaConfig:
+        """changed: properties of librdkafka with `_` for each dot; "" leaves a property out."""
+        client: Properties = {
             "security.protocol": "SASL_SSL",
             "sasl.mechanism": "SCRAM-SHA-512",
-            "sasl.username": user,
+            "sasl.username": USER,
             "ssl.ca.location": str(self.ca),
         }
-        return self.config("sasl", client, {"sasl.password": str(self.password_file)})
+        return self.config(listener, _changed(client, changed), {"sasl.password": str(self.password_file)})
 
-    def mtls(self) -> KafkaConfig:
-        client = {
+    def mtls(self, listener: str = "MTLS", **changed: str) -> KafkaConfig:
+        """changed: as in `sasl`."""
+        client: Properties = {
             "security.protocol": "SSL",
             "ssl.ca.location": str(self.ca),
             "ssl.certificate.location": str(self.client_cert),
             "ssl.key.location": str(self.client_key),
         }
-        return self.config("mtls", client)
-
-    def start(self) -> None:
-        """Returns when all listeners accept connections."""
-        log = (self._folder / "kafka.log").open("ab")
-        command = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *self._java(), "kafka.Kafka"]
-        self._process = subprocess.Popen(
-            [*command, str(self._settings)], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
-        )
-        log.close()
-        deadline_s = time.monotonic() + START_TIMEOUT_S
-        while not all(_accepts(_host(name), self.ports[name]) for name in LISTENERS):
-            if self._process.poll() is not None or time.monotonic() > deadline_s:
-                self.stop()
-                pytest.fail(f"Kafka did not start: {(self._folder / 'kafka.log').read_text()[-2000:]}")
-            time.sleep(0.05)
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        if self._process is None:
-            return
-        self._process.send_signal(how)
-        try:
-            self._process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def _java(self) -> list[str]:
-        return ["-cp", f"{self._jars}/*", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
-
-    def _format(self) -> None:
-        users = [f"SCRAM-SHA-512=[name={name},password={PASSWORD}]" for name in (USER, STRANGER)]
-        scram = [argument for user in users for argument in ("--add-scram", user)]
-        command = ["java", *self._java(), "kafka.tools.StorageTool", "format", "--standalone"]
-        subprocess.run(
-            [*command, "-t", "4L6g3nShT-eMCtK--X86sw", "-c", str(self._settings), *scram],
-            check=True,
-            capture_output=True,
-        )
-
-    def _write(self, name: str, content: bytes) -> Path:
-        path = self._folder / name
-        path.write_bytes(content)
-        return path
-
-    def _properties(self) -> str:
-        listeners = ",".join(f"{name.upper()}://{self.address(name)}" for name in (*LISTENERS, "controller"))
-        protocols = {**LISTENERS, "controller": "PLAINTEXT"}
-        scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
-        settings = {
-            "process.roles": "broker,controller",
-            "node.id": "1",
-            "controller.quorum.bootstrap.servers": self.address("controller"),
-            "listeners": listeners,
-            "advertised.listeners": listeners.rpartition(",")[0],
-            "controller.listener.names": "CONTROLLER",
-            "inter.broker.listener.name": "PLAIN",
-            "listener.security.protocol.map": ",".join(f"{name.upper()}:{kind}" for name, kind in protocols.items()),
-            "log.dirs": str(self._folder / "data"),
-            "offsets.topic.replication.factor": "1",
-            "transaction.state.log.replication.factor": "1",
-            "transaction.state.log.min.isr": "1",
-            "share.coordinator.state.topic.replication.factor": "1",
-            "share.coordinator.state.topic.min.isr": "1",
-            "group.initial.rebalance.delay.ms": "0",
-            "ssl.keystore.type": "PEM",
-            "ssl.keystore.location": str(self._folder / "server.pem"),
-            "ssl.truststore.type": "PEM",
-            "ssl.truststore.location": str(self.ca),
-            "sasl.enabled.mechanisms": "SCRAM-SHA-512",
-            "listener.name.sasl.scram-sha-512.sasl.jaas.config": scram,
-            "listener.name.sasl_plain.scram-sha-512.sasl.jaas.config": scram,
-            "listener.name.mtls.ssl.client.auth": "required",
-            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-            "super.users": f"User:ANONYMOUS;User:{USER};User:CN=client",
-        }
-        return "".join(f"{key}={value}\n" for key, value in settings.items())
+        return self.config(listener, _changed(client, changed))
 
 
-def _host(listener: str) -> str:
-    return "127.0.0.2" if listener == "elsewhere" else "127.0.0.1"
-
-
-def _accepts(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=0.2).close()
-    except OSError:
-        return False
-    return True
+def _changed(client: Properties, changed: dict[str, str]) -> Properties:
+    merged = client | {key.replace("_", "."): value for key, value in changed.items()}
+    return {key: value for key, value in merged.items() if value != ""}
