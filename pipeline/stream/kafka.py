@@ -262,6 +262,19 @@ def _require_topic(consumer: Consumer, topic: str) -> None:
         raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
 
 
+def partitions_of(consumer: Consumer, topic: str, timeout_s: float) -> list[int]:
+    """The numbers of a topic's partitions.
+
+    Raises UnavailableError if there is no such topic, or if no broker reports it within timeout_s.
+    """
+    known = retrying(lambda: consumer.list_topics(timeout=timeout_s).topics, f"{topic} cannot be read", timeout_s)
+    if topic not in known:
+        raise UnavailableError(
+            f"kafka: there is no topic {topic} that this login may see; `volcast ingest` and `volcast worker` make it"
+        )
+    return sorted(known[topic].partitions)
+
+
 def watermarks(consumer: Consumer, partition: TopicPartition, timeout_s: float) -> tuple[int, int]:
     """The first offset of a partition and the offset after its last record, from the broker.
 
@@ -284,16 +297,23 @@ def committed(consumer: Consumer, partitions: list[TopicPartition], timeout_s: f
     )
 
 
+def offsets_at(consumer: Consumer, times_ms: list[TopicPartition], timeout_s: float) -> list[TopicPartition]:
+    """The first offset of each partition at or after a time, ms since the epoch, given as its offset.
+
+    A negative offset: the partition has no record as new as that. Raises UnavailableError as `watermarks`.
+    """
+    return retrying(
+        lambda: consumer.offsets_for_times(times_ms, timeout_s), "the offsets of a time cannot be read", timeout_s
+    )
+
+
 def holds_records(config: KafkaConfig, topic: str) -> bool:
     """Whether a record was ever put on a topic. Raises UnavailableError if the broker does not answer."""
     consumer = make_consumer(config, "volcast-reader")
     try:
-        known = retrying(
-            lambda: consumer.list_topics(topic, config.timeout_s), f"{topic} cannot be read", config.timeout_s
-        )
         return any(
             watermarks(consumer, TopicPartition(topic, number), config.timeout_s)[1] > 0
-            for number in known.topics[topic].partitions
+            for number in partitions_of(consumer, topic, config.timeout_s)
         )
     finally:
         consumer.close()

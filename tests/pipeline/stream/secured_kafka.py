@@ -19,8 +19,8 @@ Properties = dict[str, str | int | float | bool]
 
 class SecuredKafka(KafkaBroker):
     """Listeners: PLAINTEXT (anonymous, with all rights: the administrator), SASL (SASL_SSL), SASL_PLAIN (without TLS),
-    MTLS (SSL, a client certificate is required), TLS (SSL), and ELSEWHERE (SSL at an address that the certificate
-    does not name).
+    MTLS (SSL, a client certificate is required), TLS (SSL), ELSEWHERE (SSL at an address that the certificate
+    does not name), and EXPIRED (SSL with an expired certificate).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,6 +31,8 @@ class SecuredKafka(KafkaBroker):
         self.client_cert, self.client_key = self.write("client.pem", certificate), self.write("client.key", key)
         self.password_file = self.write("password", f"{PASSWORD}\n".encode())
         certificate, key = self.authority.signed("localhost")
+        certificate_before, key_before = self.authority.signed("localhost", days=-1)
+        expired = {"ssl.keystore.location": str(self.write("expired.pem", key_before + certificate_before))}
         tls = {
             "ssl.keystore.type": "PEM",
             "ssl.keystore.location": str(self.write("server.pem", key + certificate)),
@@ -46,6 +48,7 @@ class SecuredKafka(KafkaBroker):
                 Listener("MTLS", "SSL", 0, properties={"ssl.client.auth": "required"}),
                 Listener("TLS", "SSL", 0),
                 Listener("ELSEWHERE", "SSL", 0, host="127.0.0.2"),
+                Listener("EXPIRED", "SSL", 0, properties={**expired, "ssl.keystore.type": "PEM"}),
             ],
             properties={
                 **tls,

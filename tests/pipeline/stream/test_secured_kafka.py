@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka.admin import (
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AclBinding,
     AclOperation,
     AclPermissionType,
@@ -148,6 +148,12 @@ def test_a_certificate_for_another_name(secured: SecuredKafka) -> None:
     assert line.endswith("and kafka.bootstrap_servers to a name in it")
 
 
+def test_a_certificate_that_is_expired(secured: SecuredKafka) -> None:
+    assert refused(secured.mtls("EXPIRED")).startswith(
+        "the broker's certificate is not trusted (certificate has expired): "
+    )
+
+
 def test_a_client_certificate_is_demanded(secured: SecuredKafka, tmp_path: Path) -> None:
     demanded = "the broker demands a client certificate that it trusts: set ssl.certificate.location and "
     assert refused(secured.mtls(ssl_certificate_location="", ssl_key_location="")).startswith(demanded)
@@ -207,7 +213,8 @@ class TestRights:
     ) -> None:
         allow = AclPermissionType.ALLOW
         acls = [AclBinding(kind, name, pattern, f"User:{STRANGER}", "*", each, allow) for each in operations]
-        for future in connect(secured.admin()).create_acls(acls).values():
+        admin = connect(secured.admin())  # a client without a name is closed, and its calls never end
+        for future in admin.create_acls(acls).values():
             future.result(10)
 
     def test_topics_that_the_login_may_not_see(self, stranger: KafkaConfig) -> None:
