@@ -167,6 +167,7 @@ class TestSettings:
         assert settings["enable.ssl.certificate.verification"] == "false"
         assert settings["sasl.password"] == "a b"
         assert settings["acks"] == "all"
+        assert settings["reconnect.backoff.max.ms"] == 1000
         assert producer_settings(msgspec.structs.replace(config, client={"compression.type": "zstd"}))[
             "compression.type"
         ] == "zstd"  # fmt: skip
