@@ -9,18 +9,17 @@ from typing import Any
 
 import click
 import msgspec
-from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, TopicPartition
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from common.cli import Duration, config_option, examples, json_option
 from common.config import Config, KafkaConfig, load_config
-from common.errors import UnavailableError
 from common.lifecycle import stop_on_signals
 from common.log import configure_logs
 from pipeline.stream.inspect import Inspection
-from pipeline.stream.kafka import connect, consume_batch, make_consumer
+from pipeline.stream.kafka import committed, connect, consume_batch, make_consumer, partitions_of, watermarks
 
 
 @click.command(
@@ -78,34 +77,26 @@ def _looks(config: Config, inspection: Inspection) -> dict[str, Callable[[bytes]
 
 def _positions(consumer: Consumer, config: KafkaConfig, from_start: bool) -> list[TopicPartition]:
     topics = config.topics
-    known = consumer.list_topics(timeout=config.timeout_s).topics
     positions = []
     for name in (topics.raw, topics.features, topics.predictions, topics.late, topics.dead):
-        if name not in known:
-            raise UnavailableError(f"kafka: there is no topic {name}; `volcast ingest` and `volcast worker` make it")
-        for partition in known[name].partitions:
-            low, _ = consumer.get_watermark_offsets(TopicPartition(name, partition), config.timeout_s)
-            positions.append(TopicPartition(name, partition, low if from_start else OFFSET_END))
+        for number in partitions_of(consumer, name, config.timeout_s):
+            low, _ = watermarks(consumer, TopicPartition(name, number), config.timeout_s)
+            positions.append(TopicPartition(name, number, low if from_start else OFFSET_END))
     return positions
 
 
 def _group_lag(config: Config) -> int | None:
     """Records of ticks.raw that the worker's group has not committed; None where it never did."""
     group = make_consumer(config.kafka, config.worker.group_id)
+    topic, timeout_s = config.kafka.topics.raw, config.kafka.timeout_s
     try:
-        partitions = group.list_topics(config.kafka.topics.raw, config.kafka.timeout_s)
-        raw = [
-            TopicPartition(config.kafka.topics.raw, partition)
-            for partition in partitions.topics[config.kafka.topics.raw].partitions
-        ]
-        committed = [offset for offset in group.committed(raw, config.kafka.timeout_s) if offset.offset >= 0]
-        if not committed:
+        raw = [TopicPartition(topic, number) for number in partitions_of(group, topic, timeout_s)]
+        known = [offset for offset in committed(group, raw, timeout_s) if offset.offset >= 0]
+        if not known:
             return None
-        highs = [group.get_watermark_offsets(offset, config.kafka.timeout_s)[1] for offset in committed]
+        highs = [watermarks(group, offset, timeout_s)[1] for offset in known]
         # The embedded broker counts its last batch as one record, so its end may lie before the commit.
-        return sum(max(0, high - offset.offset) for high, offset in zip(highs, committed, strict=True))
-    except KafkaException as error:
-        raise UnavailableError(f"kafka: the worker's lag cannot be read: {error.args[0].str()}") from None
+        return sum(max(0, high - offset.offset) for high, offset in zip(highs, known, strict=True))
     finally:
         group.close()
 

@@ -20,7 +20,8 @@ from pipeline.archive.paths import old_directory_hint
 from pipeline.feed.venues import FEEDS, check_products, feed_of
 from pipeline.stream.backlog import BacklogSink
 from pipeline.stream.ingest import Ingest
-from pipeline.stream.kafka import Sink, connect, ensure_topics, holds_records
+from pipeline.stream.kafka import Sink, connect, holds_records
+from pipeline.stream.kafka_topics import ensure_topics
 from pipeline.stream.metrics import serve_metrics
 from pipeline.stream.publish import Publisher
 

@@ -24,7 +24,8 @@ from pipeline.commands.recordings import flat_options, no_tick, read_options, sh
 from pipeline.exchange.pacer import Pacer
 from pipeline.feed.advice import GapWatch
 from pipeline.records import DeadLetter, Gap, LateTick, Tick
-from pipeline.stream.kafka import Sink, connect, ensure_topics, holds_records
+from pipeline.stream.kafka import Sink, connect, holds_records
+from pipeline.stream.kafka_topics import ensure_topics
 from pipeline.stream.missing import missing_records, read_present
 from pipeline.stream.publish import Publisher
 

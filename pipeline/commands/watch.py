@@ -12,11 +12,10 @@ from google.protobuf.message import DecodeError
 
 from common.cli import config_option, examples, json_option
 from common.config import load_config
-from common.errors import UnavailableError
 from common.lifecycle import stop_on_signals
 from common.log import configure_logs, get_logger
 from common.streams import reader_gone
-from pipeline.stream.kafka import connect, consume_batch, make_consumer
+from pipeline.stream.kafka import connect, consume_batch, make_consumer, partitions_of
 from volcast.v1 import MissingReason, Prediction
 
 
@@ -34,10 +33,8 @@ def watch(product: str | None, count: int | None, as_json: bool, config_file: Pa
     consumer = make_consumer(config.kafka, "volcast-watch")
     try:
         topic = config.kafka.topics.predictions
-        known = consumer.list_topics(timeout=config.kafka.timeout_s).topics
-        if topic not in known:
-            raise UnavailableError(f"kafka: there is no topic {topic}; `volcast worker` makes it")
-        consumer.assign([TopicPartition(topic, partition, OFFSET_END) for partition in known[topic].partitions])
+        numbers = partitions_of(consumer, topic, config.kafka.timeout_s)
+        consumer.assign([TopicPartition(topic, number, OFFSET_END) for number in numbers])
         shown = 0
         while not (stop.is_set() or reader_gone()) and (count is None or shown < count):
             for message in consume_batch(consumer, 100, 0.1):

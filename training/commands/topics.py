@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from confluent_kafka import OFFSET_END, Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, Message, TopicPartition
 
 from common.config import KafkaConfig
-from common.errors import UnavailableError
-from pipeline.stream.kafka import connect, consume_batch, make_consumer
+from pipeline.stream.kafka import connect, consume_batch, make_consumer, offsets_at, partitions_of, watermarks
 
 BATCH = 5000
 # A broker whose newest batch counts as one record (the embedded one) says an end that lies before the real one,
@@ -73,22 +72,16 @@ def _positions(
     consumer: Consumer, config: KafkaConfig, topic: str, since_ms: int | None
 ) -> tuple[list[TopicPartition], dict[int, int]]:
     """Where to begin, and the ends of the partitions that hold something from there on."""
-    known = consumer.list_topics(timeout=config.timeout_s).topics
-    if topic not in known:
-        raise UnavailableError(f"kafka: there is no topic {topic}; `volcast worker` makes it")
     begin, ends = [], {}
-    try:
-        for number in known[topic].partitions:
-            low, high = consumer.get_watermark_offsets(TopicPartition(topic, number), config.timeout_s)
-            begin.append(TopicPartition(topic, number, low))
-            ends[number] = high
-        if since_ms is not None:
-            wanted = [TopicPartition(topic, one.partition, since_ms) for one in begin]
-            found = consumer.offsets_for_times(wanted, config.timeout_s)
-            # Below zero: nothing as new as that.
-            begin = [
-                TopicPartition(topic, one.partition, one.offset if one.offset >= 0 else OFFSET_END) for one in found
-            ]
-    except KafkaException as error:
-        raise UnavailableError(f"kafka: where to begin in {topic} cannot be found: {error.args[0].str()}") from None
+    for number in partitions_of(consumer, topic, config.timeout_s):
+        low, high = watermarks(consumer, TopicPartition(topic, number), config.timeout_s)
+        begin.append(TopicPartition(topic, number, low))
+        ends[number] = high
+    if since_ms is not None:
+        wanted = [TopicPartition(topic, each.partition, since_ms) for each in begin]
+        found = offsets_at(consumer, wanted, config.timeout_s)
+        # Below zero: nothing as new as that.
+        begin = [
+            TopicPartition(topic, each.partition, each.offset if each.offset >= 0 else OFFSET_END) for each in found
+        ]
     return begin, {one.partition: ends[one.partition] for one in begin if 0 <= one.offset < ends[one.partition]}

@@ -157,7 +157,10 @@ def test_a_topic_that_is_missing_is_one_line_that_says_who_makes_it(
     assert run_command(["check", "--duration", "1"]) == 1
     said = capfd.readouterr()
     assert said.out == ""
-    assert said.err == (f"volcast: kafka: there is no topic {missing}; `volcast ingest` and `volcast worker` make it\n")
+    assert said.err == (
+        f"volcast: kafka: there is no topic {missing} that this login may see; "
+        "`volcast ingest` and `volcast worker` make it\n"
+    )
 
 
 def test_the_report_has_a_json_form_a_script_can_read(topics: KafkaConfig, capfd: pytest.CaptureFixture[str]) -> None:

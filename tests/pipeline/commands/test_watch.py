@@ -114,4 +114,7 @@ def test_a_topic_that_is_missing_is_one_line(
     missing = fresh_topics().predictions
     monkeypatch.setenv("VOLCAST_KAFKA__TOPICS__PREDICTIONS", missing)
     assert run_command(["watch"]) == 1
-    assert capfd.readouterr().err == f"volcast: kafka: there is no topic {missing}; `volcast worker` makes it\n"
+    assert capfd.readouterr().err == (
+        f"volcast: kafka: there is no topic {missing} that this login may see; "
+        "`volcast ingest` and `volcast worker` make it\n"
+    )
