@@ -102,8 +102,7 @@ def _group_lag(config: Config) -> int | None:
         if not committed:
             return None
         highs = [group.get_watermark_offsets(offset, config.kafka.timeout_s)[1] for offset in committed]
-        # The embedded broker counts its last batch as one record, so its end may lie before the commit.
-        return sum(max(0, high - offset.offset) for high, offset in zip(highs, committed, strict=True))
+        return sum(high - offset.offset for high, offset in zip(highs, committed, strict=True))
     except KafkaException as error:
         raise UnavailableError(f"kafka: the worker's lag cannot be read: {error.args[0].str()}") from None
     finally:

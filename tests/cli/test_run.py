@@ -25,8 +25,7 @@ import pytest
 
 from benchmarks.processes import free_port
 from cli.main import run_command
-from cli.run.command import STALL_TIMEOUT_S, Stall, _carry_out, _clean, _no_tick, require_complete
-from cli.run.plan import FETCH_WAIT_MS, SHORT_FETCH_WAIT_MS, fetch_wait_ms
+from cli.run.command import _carry_out, _clean, _no_tick, require_complete
 from cli.run.processes import Process, ProcessGroup
 from cli.run.summary import Summary
 from common.config import Config
@@ -35,7 +34,6 @@ from pipeline.archive import read_archive
 from pipeline.datasets import coinbase_ticker_2026
 from pipeline.features.table import FeatureRows, compute_features
 from pipeline.parquet import read_features
-from pipeline.stream.broker import broker_binary
 from tests.processes import ROOT, await_true
 
 MARK = "VOLCAST_TEST_RUN"
@@ -158,16 +156,8 @@ class Runs:
             run.close()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _broker_here() -> None:
-    try:
-        broker_binary()
-    except UnavailableError as error:
-        pytest.skip(str(error))
-
-
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, _broker_here: None) -> Iterator[Runs]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     runs = Runs(tmp_path_factory.mktemp("runs"))
     yield runs
     runs.close()
@@ -324,28 +314,6 @@ def test_a_recording_without_a_tick_is_told_by_what_it_holds_instead() -> None:
     assert other == "recording sol.ndjson: no tick of BTC-USD, ETH-USD in it; set ingest.products"
     damaged = _no_tick("junk.ndjson", ("BTC-USD",), 3)
     assert damaged.startswith("recording junk.ndjson: no tick in it (dead: 3; `volcast features` says")
-
-
-def test_a_worker_that_reads_nothing_while_records_wait_ends_the_run() -> None:
-    stall = Stall()
-    for now_s, (published, read) in enumerate([(0, 0), (10, 0), (10, 10), (10, 10), (20, 11)]):
-        stall.require_progress(published, read, 1.0 * now_s)  # nothing to read, or something read
-    stall.require_progress(30, 11, 4.0 + STALL_TIMEOUT_S)
-    with pytest.raises(
-        UnavailableError, match="worker: read nothing for 30 s while 29 records wait; the embedded broker"
-    ):
-        stall.require_progress(40, 11, 4.1 + STALL_TIMEOUT_S)
-
-
-@pytest.mark.parametrize(
-    ("duration_s", "speed", "wait_ms"),
-    [(30.0, 1.0, SHORT_FETCH_WAIT_MS), (None, 1.0, FETCH_WAIT_MS), (3600.0, 1.0, FETCH_WAIT_MS),
-     (30.0, 100.0, FETCH_WAIT_MS), (30.0, float("inf"), FETCH_WAIT_MS)],
-)  # fmt: skip
-def test_only_a_short_run_trusts_the_broker_to_answer_at_once(
-    duration_s: float | None, speed: float, wait_ms: int
-) -> None:
-    assert fetch_wait_ms(duration_s, speed) == wait_ms
 
 
 def test_the_next_run_removes_what_the_last_one_left_and_nothing_else(tmp_path: Path) -> None:

@@ -12,10 +12,8 @@ from common.errors import UnavailableError
 from pipeline.stream.kafka import connect, consume_batch, make_consumer
 
 BATCH = 5000
-# A broker whose newest batch counts as one record (the embedded one) says an end that lies before the real one,
-# so a reader is at the end when it has waited for so long in vain.
-IDLE_S = 0.5
-LONG_S = 5.0
+# Offsets of aborted transactions and commit markers never arrive: past them, a reader waits for so long in vain.
+IDLE_S = 5.0
 
 
 class TopicReader:
@@ -48,12 +46,11 @@ class TopicReader:
 
     @property
     def at_end(self) -> bool:
-        """Whether all that was there at the start is read and the last reads brought nothing.
+        """Whether all records that the topic had at the start are read, or IDLE_S of reading brought none.
 
-        Time that was not spent reading does not count. A broker that gives nothing for long has no more to give:
-        records of transactions that were given up are counted and never come.
+        Time that was not spent reading does not count.
         """
-        return self._waited_s >= (LONG_S if self._ends else IDLE_S)
+        return not self._ends or self._waited_s >= IDLE_S
 
     def close(self) -> None:
         self._consumer.close()
