@@ -141,7 +141,7 @@ class KafkaBroker:
             raise
 
     def _own_folder(self) -> int:
-        """Locks the folder. Returns the lock's descriptor: Kafka inherits it, so the lock lasts until both have ended."""
+        """Locks the folder. Returns its descriptor: Kafka inherits the lock, which lasts until both have ended."""
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
             lock = self._owned.enter_context((self.data_dir / ".lock").open("w"))
