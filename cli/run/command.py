@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import threading
 import time
@@ -96,11 +97,13 @@ def run(
         archive_dir=config.ingest.archive_dir if live_market else "",
     )
     starts_kafka = not names_a_kafka(config_file)
+    suffix = ""
     if starts_kafka:
         # Each run of a simulated market starts with empty topics; those of the live market continue.
         environ |= own_kafka(config, config.broker.data_dir if live_market else str(run_dir / "kafka"))
     elif not live_market:
-        environ |= own_topics(config, f"run-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}")
+        suffix = f".run-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}"
+        environ |= own_topics(config, suffix)
     given = {"VOLCAST_WORKER__SCHEMA": schema, "VOLCAST_WORKER__MODEL": model}
     environ |= {name: value for name, value in given.items() if value is not None}
     options = None
@@ -119,6 +122,8 @@ def run(
         View(processes, console) as view,
     ):
         processes.tell = view.print
+        if not starts_kafka:
+            view.print(f"Kafka at {config.kafka.bootstrap_servers}, topics {config.kafka.topics.raw}{suffix}, ...")
         session = RunSession(processes, view, environ, lambda: stop.is_set() or reader_gone(), starts_kafka)
         summary = _carry_out(session, config, options, None if ends_itself else duration, view, stop)
     if summary is None:

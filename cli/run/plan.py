@@ -89,5 +89,5 @@ def own_topics(config: Config, suffix: str) -> dict[str, str]:
     ticks would be late.
     """
     names = msgspec.structs.asdict(config.kafka.topics)
-    topics = {f"VOLCAST_KAFKA__TOPICS__{role.upper()}": f"{name}.{suffix}" for role, name in names.items()}
-    return {**topics, "VOLCAST_WORKER__GROUP_ID": f"{config.worker.group_id}.{suffix}"}
+    topics = {f"VOLCAST_KAFKA__TOPICS__{role.upper()}": f"{name}{suffix}" for role, name in names.items()}
+    return {**topics, "VOLCAST_WORKER__GROUP_ID": f"{config.worker.group_id}{suffix}"}
