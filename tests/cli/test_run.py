@@ -47,9 +47,7 @@ PORTS = (
 class Run:
     """One `volcast run` on ports of its own, known by a mark in the environment of all its processes."""
 
-    def __init__(
-        self, folder: Path, *arguments: str, settings: Mapping[str, str] | None = None, **ports: int
-    ) -> None:
+    def __init__(self, folder: Path, *arguments: str, settings: Mapping[str, str] | None = None, **ports: int) -> None:
         self.dir = folder
         self.mark = uuid.uuid4().hex
         self.ports = {name: ports.get(name.lower()) or free_port() for name in PORTS}

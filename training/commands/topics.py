@@ -12,8 +12,10 @@ from common.errors import UnavailableError
 from pipeline.stream.kafka import connect, consume_batch, make_consumer
 
 BATCH = 5000
-# Offsets of aborted transactions and commit markers never arrive: past them, a reader waits for so long in vain.
-IDLE_S = 5.0
+# A reader is at the end when it has waited for so long in vain; longer while records before the end are missing, since
+# records of aborted transactions and commit markers are counted and never come.
+IDLE_S = 0.5
+LONG_S = 5.0
 
 
 class TopicReader:
@@ -46,11 +48,12 @@ class TopicReader:
 
     @property
     def at_end(self) -> bool:
-        """Whether all records that the topic had at the start are read, or IDLE_S of reading brought none.
+        """Whether all that was there at the start is read and the last reads brought nothing.
 
-        Time that was not spent reading does not count.
+        Time that was not spent reading does not count. A broker that gives nothing for long has no more to give:
+        records of transactions that were given up are counted and never come.
         """
-        return not self._ends or self._waited_s >= IDLE_S
+        return self._waited_s >= (LONG_S if self._ends else IDLE_S)
 
     def close(self) -> None:
         self._consumer.close()
