@@ -122,6 +122,8 @@ def as_environ(kafka: KafkaConfig) -> dict[str, str]:
         for name in ("bootstrap_servers", "partitions", "session_timeout_ms", "timeout_s")
     }
     topics = msgspec.structs.asdict(kafka.topics)
+    # All tests of a run share one Kafka.
+    plain["VOLCAST_WORKER__GROUP_ID"] = f"volcast-worker-{kafka.topics.raw}"
     return {**plain, **{f"VOLCAST_KAFKA__TOPICS__{role.upper()}": name for role, name in topics.items()}}
 
 
