@@ -34,6 +34,8 @@ JVM_OPTIONS = (
     f"-Xmx{HEAP_MB}m",
     "-XX:+UseSerialGC",
     "-XX:TieredStopAtLevel=1",
+    # Compile early: at ten records a second, p50 of the first 100 hops fell from 6.9 to 3.4 ms. The start took no longer.
+    "-XX:CompileThresholdScaling=0.05",
     "--sun-misc-unsafe-memory-access=allow",  # without it, five lines of warnings at each start
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
