@@ -252,12 +252,13 @@ class RunSession:
 
         Raises UnavailableError with the failure line of the process that failed.
         """
-        if self._starts_kafka and not self._start_kafka():
-            return False
+        # Kafka's start leaves a core idle for most of its time.
         waited = [self._start("server", "serve"), self._start("gateway")]
         if exchange is not None:
             self._exchange = self._start("exchange", *exchange)
             waited.append(self._exchange)
+        if self._starts_kafka and not self._start_kafka():
+            return False
         self._worker = self._start("worker")
         if not self._await_ready(*waited, self._worker):
             return False
