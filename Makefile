@@ -13,6 +13,8 @@ PYTHON ?= $(shell for candidate in python3.14 python3.13 python3.12 python3.11 p
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
+# The same version as deploy/compose.yaml (tests/pipeline/broker/test_jars.py).
+KAFKA_VERSION := 4.4.0
 LOCKS := requirements.lock requirements-bootstrap.lock pyproject.toml
 # One universal lock pins every extra by hash; it serves as constraints, so a machine installs only what it runs.
 INSTALL = $(UV) pip install --quiet --python $(BIN)/python --link-mode copy --require-hashes -r pyproject.toml -c requirements.lock
@@ -33,7 +35,7 @@ $(VENV)/.bootstrap: requirements-bootstrap.lock
 
 # The run-time extras only: no training library, no test tool.
 $(VENV)/.run: $(VENV)/.bootstrap $(LOCKS)
-	@test -e $(VENV)/.all || $(INSTALL) --extra serving --extra pipeline --extra models
+	@test -e $(VENV)/.all || $(INSTALL) --extra serving --extra pipeline --extra broker --extra models
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -76,9 +78,10 @@ docs: proto ## regenerate the pages that are made from something else
 	@$(BIN)/python -m training.model_card
 	@$(BIN)/python -m training.data.card || echo "docs/data_card.md stays as it is: it needs the recordings"
 
-lock: $(VENV)/.bootstrap #= re-resolve the lock files (hashes, no addresses)
+lock: $(VENV)/.all #= re-resolve the lock files (hashes, no addresses)
 	@$(UV) pip compile --quiet --universal --generate-hashes --all-extras --no-header --upgrade pyproject.toml -o requirements.lock
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-header --upgrade --python-version 3.11 requirements-bootstrap.in -o requirements-bootstrap.lock
+	@$(BIN)/python -m pipeline.broker.lock_jars $(KAFKA_VERSION)
 	@$(PYTHON) .ci/check_locks.py
 
 bench: $(VENV)/.all ## benchmarks, printed with machine, load and command
@@ -87,8 +90,8 @@ bench: $(VENV)/.all ## benchmarks, printed with machine, load and command
 train: $(VENV)/.all ## train the shipped model on the recorded Coinbase ticks
 	@$(BIN)/volcast train $(ARGS)
 
-kafka: #= a real Apache Kafka on port 9092, without Docker (needs Java and Maven)
-	@deploy/kafka/run $(ARGS)
+kafka: $(VENV)/.run #= Apache Kafka on port 9092, without Java or Docker
+	@$(BIN)/volcast broker $(ARGS)
 
 compose: #= everything in containers (needs Docker); make compose ARGS='-f deploy/compose.simulated.yaml'
 	@docker compose -f deploy/compose.yaml $(ARGS) up --build

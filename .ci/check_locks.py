@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCKS = sorted([*ROOT.glob("*.lock"), *ROOT.rglob("package-lock.json"), *ROOT.rglob("Cargo.lock")])
+LOCKS = sorted(
+    [*ROOT.glob("*.lock"), *ROOT.rglob("jars.lock"), *ROOT.rglob("package-lock.json"), *ROOT.rglob("Cargo.lock")]
+)
 ADDRESS = re.compile(r"\w+://|--(extra-)?index-url|--find-links")
 
 # The name cargo writes for the public index in every Cargo.lock, whichever mirror served the crates.
@@ -23,6 +25,9 @@ def faults(path: Path) -> list[str]:
         pins = [n for n, line in enumerate(lines) if re.match(r"[a-z0-9].*==", line)]
         found += [f"{path.name}:{n + 1}: no hash" for n in pins if "--hash=" not in "".join(lines[n : n + 2])]
         found += [] if pins else [f"{path.name}: no pins"]
+    if path.name == "jars.lock":
+        pins = [n for n, line in enumerate(lines, 1) if line and not line.startswith("#")]
+        found += [f"{path.name}:{n}: no hash" for n in pins if not re.search(r" sha256:[0-9a-f]{64}$", lines[n - 1])]
     return found
 
 

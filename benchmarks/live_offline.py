@@ -29,7 +29,7 @@ from rich.table import Table
 from benchmarks.machine import header
 from benchmarks.processes import free_port
 from cli.run.command import RunSession
-from cli.run.plan import Exchange, environment
+from cli.run.plan import Exchange, environment, own_kafka
 from cli.run.processes import ProcessGroup
 from cli.run.view import View
 from common.bundle import Manifest, read_bundle
@@ -114,7 +114,8 @@ def run_live(recordings: str, bundle: Path, folder: Path, console: Console) -> L
     }
     config = load_config(None, {**os.environ, **settings})
     exchange = Exchange.parse(f"replay:{recordings}")
-    environ = environment(config, exchange, str(folder / "features"), "") | settings
+    environ = environment(config, exchange, str(folder / "features"), "")
+    environ |= settings | own_kafka(config, str(folder / "kafka"))
     options = exchange.arguments(speed=float("inf"), seed=1, duration_s=None, schema=manifest.schema.name)
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -124,9 +125,7 @@ def run_live(recordings: str, bundle: Path, folder: Path, console: Console) -> L
         session.watch(None)
         summary = session.finish()
         said = _volcast("monitor", "--once", "--out", str(folder / JOINED), "--window", ALL, "--json", environ=environ)
-        kafka = msgspec.structs.replace(
-            config.kafka, bootstrap_servers=environ["VOLCAST_KAFKA__BOOTSTRAP_SERVERS"], fetch_wait_ms=5
-        )
+        kafka = msgspec.structs.replace(config.kafka, bootstrap_servers=environ["VOLCAST_KAFKA__BOOTSTRAP_SERVERS"])
         predictions = _all_predictions(kafka)
     joined = [msgspec.json.decode(line) for line in (folder / JOINED).read_bytes().splitlines()]
     return Live(summary.ticks, predictions, joined, msgspec.json.decode(said))

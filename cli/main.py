@@ -30,9 +30,7 @@ class Lazy(NamedTuple):
 
 COMMANDS = {
     "run": Lazy("cli.run.command:run", "serving,pipeline", "The whole path on this machine."),
-    "broker": Lazy(
-        "pipeline.commands.broker:broker", "pipeline", "An embedded Kafka-compatible broker, for development."
-    ),
+    "broker": Lazy("pipeline.commands.broker:broker", "broker", "Apache Kafka for this machine."),
     "exchange": Lazy("pipeline.commands.exchange:exchange", "pipeline", "A simulated or replayed exchange."),
     "ingest": Lazy("pipeline.commands.ingest:ingest", "pipeline", "Exchange to ticks.raw and archive."),
     "replay": Lazy("pipeline.commands.replay:replay", "pipeline", "Archive to ticks.raw."),

@@ -61,7 +61,7 @@ class Topics(Section, frozen=True):
 
 
 class KafkaConfig(Section, frozen=True):
-    bootstrap_servers: str = ""  # empty: the embedded broker, at broker.host and broker.port
+    bootstrap_servers: str = ""  # empty: the Kafka of `volcast broker`, at broker.host and broker.port
     topics: Topics = Topics()
     partitions: Positive = 1  # of topics that Volcast creates
     linger_ms: Seconds = 0.0  # latency first; 5 suits bulk replay
@@ -74,16 +74,21 @@ class KafkaConfig(Section, frozen=True):
     # Properties of librdkafka for every client; common/kafka_client.py lists those that Volcast sets itself.
     client: dict[str, str | int | float | bool] = msgspec.field(default_factory=dict)
     client_secrets: dict[str, str] = msgspec.field(default_factory=dict)  # secret property -> file with its value
-    # How long a broker holds an empty fetch. A real Kafka answers as soon as a record arrives. The embedded broker
-    # answers only after half of this time, so `volcast run` sets less.
-    fetch_wait_ms: Positive = 100
-    # The embedded broker waits for half of this time before a group's first assignment.
-    session_timeout_ms: Annotated[int, msgspec.Meta(ge=1000)] = 45_000
+    # After so long without a heartbeat, the partitions of a dead worker go to another worker of its group. Kafka
+    # refuses less than 6 s (group.min.session.timeout.ms).
+    session_timeout_ms: Annotated[int, msgspec.Meta(ge=6000)] = 8000
 
 
 class BrokerConfig(Section, frozen=True):
+    """Apache Kafka of this machine, as `volcast broker` starts it."""
+
     host: Text = "127.0.0.1"
     port: Port = 9092
+    data_dir: Text = "data/kafka"
+    # Of each partition. Kafka deletes whole segments, of a quarter of this size.
+    retention_bytes: Annotated[int, msgspec.Meta(ge=4 * 1024 * 1024)] = 1024 * 1024 * 1024
+    retention_s: PositiveSeconds = 7 * 24 * 3600.0
+    maven_repository: str = ""  # where the jars come from; empty: Maven Central
 
 
 class ExchangeConfig(Section, frozen=True):
@@ -264,6 +269,24 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] | None = No
 
     Raises ConfigError for an invalid value, InputError for a file that cannot be read.
     """
+    tree = _read_tree(file, environ)
+    try:
+        # strict=False converts text: an environment variable "50052" is a port.
+        config = msgspec.convert(tree, Config, strict=False)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error), tree) from None
+    _require_finite(config)
+    return config
+
+
+def names_a_kafka(file: Path | None = None, environ: Mapping[str, str] | None = None) -> bool:
+    """Whether kafka.bootstrap_servers is set, so that `volcast run` starts no Kafka. Arguments as in `load_config`."""
+    kafka = _read_tree(file, environ).get("kafka")
+    return isinstance(kafka, dict) and bool(kafka.get("bootstrap_servers"))
+
+
+def _read_tree(file: Path | None, environ: Mapping[str, str] | None) -> dict[str, Any]:
+    """The YAML file with the environment laid over it."""
     tree = _read_yaml(file)
     settings = frozenset(_variables(Config))
     if environ is None:
@@ -277,13 +300,7 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] | None = No
         if key.startswith(ENV_PREFIX) and key.upper() in settings:
             _set(tree, key, value)
     _check_kafka_client(tree)
-    try:
-        # strict=False converts text: an environment variable "50052" is a port.
-        config = msgspec.convert(tree, Config, strict=False)
-    except msgspec.ValidationError as error:
-        raise _explain(str(error), tree) from None
-    _require_finite(config)
-    return config
+    return tree
 
 
 def _check_kafka_client(tree: dict[str, Any]) -> None:

@@ -23,7 +23,6 @@ OWNED: dict[str, str] = {
     "group.instance.id": "worker.instance_id instead",
     "session.timeout.ms": "kafka.session_timeout_ms instead",
     "heartbeat.interval.ms": "kafka.session_timeout_ms instead",
-    "fetch.wait.max.ms": "kafka.fetch_wait_ms instead",
     "linger.ms": "kafka.linger_ms instead",
     "queue.buffering.max.ms": "kafka.linger_ms instead",
     **dict.fromkeys(

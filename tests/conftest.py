@@ -61,6 +61,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = set(getattr(item, "fixturenames", ()))
         if fixtures & PROCESS_FIXTURES:
             item.add_marker(pytest.mark.process)
+        if "broker" in fixtures:
+            item.add_marker(pytest.mark.kafka)
         if fixtures & SLOW_FIXTURES or item.nodeid.startswith(SLOW_FOLDERS):
             item.add_marker(pytest.mark.slow)
     if "PYTEST_XDIST_WORKER" not in os.environ:

@@ -1,4 +1,4 @@
-"""Real processes for tests: the embedded broker, the inference server, any `volcast` command.
+"""Real processes for tests: Apache Kafka, the inference server, any `volcast` command.
 
 Each is ended by its own handle when the test, or the session, is over.
 """
@@ -21,15 +21,14 @@ from confluent_kafka import OFFSET_BEGINNING, Message, TopicPartition
 from benchmarks.processes import free_port
 from cli.run.processes import Process, ProcessGroup
 from common.config import KafkaConfig, Topics
-from common.errors import UnavailableError
-from pipeline.stream.broker import EmbeddedBroker, broker_binary
 from pipeline.stream.kafka import connect, consume_batch, make_consumer
 from pipeline.stream.kafka_topics import ensure_topics
+from tests.shared_kafka import shared_kafka
 
 ROOT = Path(__file__).resolve().parents[1]
 READY_TIMEOUT_S = 60.0
 
-REAL_KAFKA = os.environ.get("VOLCAST_TEST_KAFKA", "")
+OTHER_KAFKA = os.environ.get("VOLCAST_TEST_KAFKA", "")
 
 
 def await_true(condition: Callable[[], bool], timeout_s: float = 30.0, what: str = "it") -> None:
@@ -88,18 +87,16 @@ def parts(tmp_path: Path) -> Iterator[ProcessGroup]:
 
 
 @pytest.fixture(scope="session")
-def broker() -> Iterator[str]:
-    """bootstrap.servers of an embedded broker that lasts for the session, or of the real Kafka that
-    VOLCAST_TEST_KAFKA names (.ci/real_kafka)."""
-    if REAL_KAFKA:
-        yield REAL_KAFKA
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """bootstrap.servers of the one Kafka of this test run, or of the Kafka that VOLCAST_TEST_KAFKA names."""
+    if OTHER_KAFKA:
+        yield OTHER_KAFKA
         return
-    try:
-        broker_binary()
-    except UnavailableError as error:
-        pytest.skip(str(error))
-    with EmbeddedBroker("127.0.0.1", free_port()) as running:
-        yield f"{running.host}:{running.port}"
+    base = tmp_path_factory.getbasetemp()
+    # Each worker of xdist has a base folder of its own, in a common one.
+    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with shared_kafka(folder) as bootstrap_servers:
+        yield bootstrap_servers
 
 
 _numbers = itertools.count(1)
@@ -114,13 +111,7 @@ def fresh_topics() -> Topics:
 @pytest.fixture
 def kafka(broker: str) -> KafkaConfig:
     """The broker with topics of this test's own, which exist."""
-    config = KafkaConfig(
-        bootstrap_servers=broker,
-        topics=fresh_topics(),
-        fetch_wait_ms=100 if REAL_KAFKA else 5,  # see common/config.py for what the embedded broker needs
-        session_timeout_ms=6000 if REAL_KAFKA else 2000,  # the least that a real broker allows
-        timeout_s=10,
-    )
+    config = KafkaConfig(bootstrap_servers=broker, topics=fresh_topics(), session_timeout_ms=6000)
     ensure_topics(connect(config), config)
     return config
 
@@ -129,9 +120,11 @@ def as_environ(kafka: KafkaConfig) -> dict[str, str]:
     """The same for a process."""
     plain = {
         f"VOLCAST_KAFKA__{name.upper()}": str(getattr(kafka, name))
-        for name in ("bootstrap_servers", "partitions", "fetch_wait_ms", "session_timeout_ms", "timeout_s")
+        for name in ("bootstrap_servers", "partitions", "session_timeout_ms", "timeout_s")
     }
     topics = msgspec.structs.asdict(kafka.topics)
+    # All tests of a run share one Kafka.
+    plain["VOLCAST_WORKER__GROUP_ID"] = f"volcast-worker-{kafka.topics.raw}"
     return {**plain, **{f"VOLCAST_KAFKA__TOPICS__{role.upper()}": name for role, name in topics.items()}}
 
 

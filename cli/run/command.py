@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,20 +15,21 @@ from typing import Any
 import click
 from rich.console import Console
 
-from cli.run.plan import Exchange, environment, fetch_wait_ms
+from cli.run.plan import Exchange, environment, own_kafka, own_topics
 from cli.run.processes import Process, ProcessGroup
 from cli.run.summary import Summary
 from cli.run.view import View
 from common.cli import Duration, Speed, config_option, examples, json_option
-from common.config import Config, load_config
+from common.config import Config, load_config, names_a_kafka
 from common.errors import InputError, UnavailableError
 from common.lifecycle import stop_on_signals
 from common.schema import SCHEMAS
 from common.streams import reader_gone
+from pipeline.broker.jars import cache_dir, kafka_version, missing_jars, read_lock
 
 READY_TIMEOUT_S = 60.0
+FETCH_TIMEOUT_S = 900.0  # of the broker's first start, which downloads 43 MB
 CATCH_UP_TIMEOUT_S = 20.0  # without progress
-STALL_TIMEOUT_S = 30.0  # records wait, and the worker reads none
 STOPPING = "stopping (a second Ctrl-C kills all processes)"
 
 
@@ -76,9 +79,9 @@ def run(
 ) -> int:
     """The whole path on this machine, in one process for each part.
 
-    Starts broker, exchange, ingest, feature worker, inference server and REST gateway, on the ports of
-    config.yaml. Shows a live table, and a summary at the end. The processes use each other: the run ignores
-    kafka.bootstrap_servers, worker.server and gateway.server.
+    Starts Kafka, exchange, ingest, feature worker, inference server and REST gateway, on the ports of
+    config.yaml. Shows a live table, and a summary at the end. If kafka.bootstrap_servers is set, the run uses that
+    Kafka and starts none. The run ignores worker.server and gateway.server.
     """
     config = load_config(config_file)
     exchange = Exchange.parse(exchange_text)
@@ -93,7 +96,14 @@ def run(
         features_dir=config.worker.parquet_dir if live_market else str(run_dir / "features"),
         archive_dir=config.ingest.archive_dir if live_market else "",
     )
-    environ["VOLCAST_KAFKA__FETCH_WAIT_MS"] = str(fetch_wait_ms(duration, speed))
+    starts_kafka = not names_a_kafka(config_file)
+    suffix = ""
+    if starts_kafka:
+        # Each run of a simulated market starts with empty topics; those of the live market continue.
+        environ |= own_kafka(config, config.broker.data_dir if live_market else str(run_dir / "kafka"))
+    elif not live_market:
+        suffix = f".run-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}"
+        environ |= own_topics(config, suffix)
     given = {"VOLCAST_WORKER__SCHEMA": schema, "VOLCAST_WORKER__MODEL": model}
     environ |= {name: value for name, value in given.items() if value is not None}
     options = None
@@ -112,7 +122,9 @@ def run(
         View(processes, console) as view,
     ):
         processes.tell = view.print
-        session = RunSession(processes, view, environ, lambda: stop.is_set() or reader_gone())
+        if not starts_kafka:
+            view.print(f"Kafka at {config.kafka.bootstrap_servers}, topics {config.kafka.topics.raw}{suffix}, ...")
+        session = RunSession(processes, view, environ, lambda: stop.is_set() or reader_gone(), starts_kafka)
         summary = _carry_out(session, config, options, None if ends_itself else duration, view, stop)
     if summary is None:
         return _exit_code(hurry)
@@ -185,6 +197,8 @@ def _clean(run_dir: Path) -> Path:
         logs.mkdir(exist_ok=True)
         for old in [*logs.glob("*.log"), *(run_dir / "features").glob("*.parquet")]:
             old.unlink()
+        if (run_dir / "kafka" / "log" / "meta.properties").exists():
+            shutil.rmtree(run_dir / "kafka" / "log")
     except OSError as error:
         raise _unusable(run_dir, error) from None
     return logs
@@ -208,31 +222,18 @@ def require_complete(worker: dict[str, Any], published: int, worker_process: Pro
         )
 
 
-class Stall:
-    """Distinguishes a worker that has stopped reading from a worker without records."""
-
-    def __init__(self) -> None:
-        self._read = -1
-        self._progress_s = 0.0
-
-    def require_progress(self, published: int, read: int, now_s: float) -> None:
-        """Raises UnavailableError if records waited for STALL_TIMEOUT_S and the worker read none."""
-        if read != self._read or read >= published:
-            self._read, self._progress_s = read, now_s
-        elif now_s - self._progress_s > STALL_TIMEOUT_S:
-            raise UnavailableError(
-                f"worker: read nothing for {STALL_TIMEOUT_S:g} s while {published - read:,} records wait; the embedded "
-                f"broker slows down with the number of its records ({published:,} on this topic): start again, or "
-                "start the parts on an Apache Kafka (docs/decisions/0001-embedded-broker.md)"
-            )
-
-
 class RunSession:
     """A run, from the first process to the summary."""
 
     def __init__(
-        self, processes: ProcessGroup, view: View, environ: dict[str, str], stopping: Callable[[], bool]
+        self,
+        processes: ProcessGroup,
+        view: View,
+        environ: dict[str, str],
+        stopping: Callable[[], bool],
+        starts_kafka: bool = True,
     ) -> None:
+        self._starts_kafka = starts_kafka
         self._processes = processes
         self._view = view
         self._environ = environ
@@ -243,7 +244,6 @@ class RunSession:
         self._ingest: Process | None = None
         self._worker: Process | None = None
         self._exchange: Process | None = None
-        self._stall = Stall()
 
     def start(self, config: Config, exchange: list[str] | None) -> bool:
         """Starts all processes and waits until they are ready. Ticks flow from then on.
@@ -252,12 +252,13 @@ class RunSession:
 
         Raises UnavailableError with the failure line of the process that failed.
         """
-        if not self._await_ready(self._start("broker")):
-            return False
+        # Kafka's start leaves a core idle for most of its time.
         waited = [self._start("server", "serve"), self._start("gateway")]
         if exchange is not None:
             self._exchange = self._start("exchange", *exchange)
             waited.append(self._exchange)
+        if self._starts_kafka and not self._start_kafka():
+            return False
         self._worker = self._start("worker")
         if not self._await_ready(*waited, self._worker):
             return False
@@ -274,6 +275,18 @@ class RunSession:
             f"ready after {self._fed_s - self._began_s:.1f} s: gRPC {config.server.host}:{config.server.port}, "
             f"REST http://{config.gateway.host}:{config.gateway.port}/docs"
         )
+        return True
+
+    def _start_kafka(self) -> bool:
+        jars = read_lock()
+        if missing_jars(cache_dir(), jars):
+            self._view.print(f"fetching Apache Kafka {kafka_version(jars)}, once (43 MB) ...")
+        broker = self._start("broker", "broker", "--allow-light")
+        if not self._await_ready(broker, timeout_s=FETCH_TIMEOUT_S) or broker.ready is None:
+            return False
+        if broker.ready["light"]:
+            self._view.print(broker.ready["light"])
+        self._environ["VOLCAST_KAFKA__BOOTSTRAP_SERVERS"] = broker.ready["address"]
         return True
 
     def watch(self, duration_s: float | None) -> None:
@@ -303,15 +316,14 @@ class RunSession:
     def _start(self, name: str, *arguments: str) -> Process:
         return self._processes.start(name, arguments or (name,), self._environ)
 
-    def _await_ready(self, *waited: Process) -> bool:
-        deadline = time.monotonic() + READY_TIMEOUT_S
+    def _await_ready(self, *waited: Process, timeout_s: float = READY_TIMEOUT_S) -> bool:
+        deadline = time.monotonic() + timeout_s
         while any(process.ready is None for process in waited) and not self._stopping():
             self._look(0.05)
             late = [process for process in waited if process.ready is None]
             if late and time.monotonic() > deadline:
                 raise UnavailableError(
-                    f"{late[0].name}: not ready after {READY_TIMEOUT_S:g} s: {late[0].failure_line()}  "
-                    f"(log: {late[0].log})"
+                    f"{late[0].name}: not ready after {timeout_s:g} s: {late[0].failure_line()}  (log: {late[0].log})"
                 )
         return not self._stopping()
 
@@ -332,9 +344,6 @@ class RunSession:
         self._processes.listen(timeout_s)
         # The exchange may end after its last message, and ingest when the exchange closes the connection.
         self._processes.require_alive(may_end=(self._ingest, self._exchange))
-        if self._ingest is not None and self._worker is not None:
-            waiting = self._ingest.stats.get("published", 0), self._worker.stats.get("consumed", 0)
-            self._stall.require_progress(*waiting, time.monotonic())
         if self._first_prediction_s is None and self._worker and self._worker.stats.get("predictions"):
             self._first_prediction_s = time.monotonic() - self._began_s
         self._view.refresh()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from common.config import Config, reachable
 from common.errors import UsageError
 from pipeline.archive import expand_paths
@@ -12,20 +14,6 @@ from pipeline.feed.venues import FEEDS
 # A simulated market sends its first minutes at once, so that windows are warm from the start: the longest window of
 # each schema, in seconds. Importing the engine for these numbers would import numba, which takes a second.
 FAST_FORWARD_S = {"core/1": 60.0, "full/1": 300.0}
-
-
-# The embedded broker answers an empty fetch after half of its wait. But it looks through all of a topic's
-# batches for each fetch, and answers nothing once that takes longer: measured, 5 ms last for 11,000 ticks that
-# come one by one, after which the worker reads nothing more (docs/decisions/0001-embedded-broker.md).
-FETCH_WAIT_MS = 50
-SHORT_FETCH_WAIT_MS = 5
-SHORT_MARKET_S = 120.0
-
-
-def fetch_wait_ms(duration_s: float | None, speed: float) -> int:
-    """The fetch wait for consumers of the embedded broker: short if the run is known to be short."""
-    short = duration_s is not None and duration_s * speed <= SHORT_MARKET_S
-    return SHORT_FETCH_WAIT_MS if short else FETCH_WAIT_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +61,8 @@ class Exchange:
 
 
 def environment(config: Config, exchange: Exchange, features_dir: str, archive_dir: str) -> dict[str, str]:
-    """Environment variables of the processes of a run: the addresses of each other, and settings for the broker."""
+    """Environment variables of the processes of a run: the addresses of each other, and the folders."""
     settings = {
-        "VOLCAST_KAFKA__BOOTSTRAP_SERVERS": reachable(config.broker.host, config.broker.port),
-        "VOLCAST_KAFKA__FETCH_WAIT_MS": str(FETCH_WAIT_MS),
-        # The embedded broker answers a group's first join after half of this time.
-        "VOLCAST_KAFKA__SESSION_TIMEOUT_MS": "2000",
         "VOLCAST_GATEWAY__SERVER": reachable(config.server.host, config.server.port),
         "VOLCAST_WORKER__SERVER": reachable(config.server.host, config.server.port),
         "VOLCAST_WORKER__PARQUET_DIR": features_dir,
@@ -95,3 +79,22 @@ def environment(config: Config, exchange: Exchange, features_dir: str, archive_d
         # Recorded and simulated times are independent of this machine's clock.
         settings["VOLCAST_INGEST__MAX_FUTURE_S"] = "0"
     return settings
+
+
+def own_kafka(config: Config, data_dir: str) -> dict[str, str]:
+    """Environment variables of a run that starts Kafka itself, with its data in data_dir."""
+    return {
+        "VOLCAST_KAFKA__BOOTSTRAP_SERVERS": reachable(config.broker.host, config.broker.port),
+        "VOLCAST_BROKER__DATA_DIR": data_dir,
+    }
+
+
+def own_topics(config: Config, suffix: str) -> dict[str, str]:
+    """Environment variables of a run with topics and a group of its own on an existing Kafka.
+
+    A simulated market and a recording have the same event times in each run: after the ticks of an earlier run, all
+    ticks would be late.
+    """
+    names = msgspec.structs.asdict(config.kafka.topics)
+    topics = {f"VOLCAST_KAFKA__TOPICS__{role.upper()}": f"{name}{suffix}" for role, name in names.items()}
+    return {**topics, "VOLCAST_WORKER__GROUP_ID": f"{config.worker.group_id}{suffix}"}

@@ -18,6 +18,7 @@ from common.errors import UnavailableError
 LOCK = Path(__file__).with_name("jars.lock")
 PARALLEL_DOWNLOADS = 8
 DOWNLOAD_TIMEOUT_S = 30  # of one request
+MAX_REASON_CHARS = 200
 
 
 class JarsUnavailableError(UnavailableError):
@@ -87,12 +88,16 @@ def fetch(jars: list[Jar], folder: Path, repository: str = "") -> None:
         ):
             for done in [pool.submit(_fetch_jar, jar, Path(new), folder, repository) for jar in jars]:
                 done.result()
-    except OSError as error:  # requests raises kinds of OSError
-        raise _unavailable(
-            str(error.__cause__ or error) if not error.strerror else f"{folder}: {error.strerror}"
-        ) from None
-    except (RuntimeError, ModuleNotFoundError) as error:  # jgo: no such artifact; or jgo is not installed
-        raise _unavailable(str(error)) from None
+    except (OSError, RuntimeError, ModuleNotFoundError) as error:
+        # Errors of requests are kinds of OSError. jgo raises RuntimeError if a repository lacks the jar.
+        raise _unavailable(_first_cause(error)) from None
+
+
+def _first_cause(error: BaseException) -> str:
+    """The innermost reason, such as "[Errno 111] Connection refused", without the layers of the HTTP client."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return " ".join(str(error).split())[:MAX_REASON_CHARS]
 
 
 def _fetch_jar(jar: Jar, new: Path, folder: Path, repository: str) -> None:
@@ -113,7 +118,7 @@ def _fetch_jar(jar: Jar, new: Path, folder: Path, repository: str) -> None:
 
 def _unavailable(reason: str) -> JarsUnavailableError:
     return JarsUnavailableError(
-        f"broker: Apache Kafka's jars cannot be fetched ({reason[:200]}); set broker.maven_repository to a Maven "
+        f"broker: Apache Kafka's jars cannot be fetched ({reason}); set broker.maven_repository to a Maven "
         "mirror, or kafka.bootstrap_servers to a running Kafka"
     )
 

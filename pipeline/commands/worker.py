@@ -116,7 +116,7 @@ def worker(
     if not assigned and not stop.is_set():
         raise UnavailableError(
             f"worker: the group {settings.group_id} gave it no partitions within {duration:g} s; are there more "
-            "workers than partitions? The embedded broker takes half of kafka.session_timeout_ms"
+            "workers than partitions?"
         )
     status.report("summary", **stats)
     get_logger().info("worker ended", **stats)

@@ -128,7 +128,6 @@ def make_consumer(config: KafkaConfig, group_id: str, **settings: object) -> Con
             "enable.auto.offset.store": False,
             "auto.offset.reset": "earliest",
             "isolation.level": "read_committed",
-            "fetch.wait.max.ms": config.fetch_wait_ms,
             "session.timeout.ms": config.session_timeout_ms,
             "heartbeat.interval.ms": min(3000, config.session_timeout_ms // 4),
             **settings,

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from common.config import KafkaConfig
 from common.errors import UnavailableError
 from pipeline.records import NOT_DECODED, DeadLetter, Gap, LateTick, Record, Tick, decode_record, record_key
-from pipeline.stream.kafka import away, make_consumer
+from pipeline.stream.kafka import make_consumer, partitions_of
+from pipeline.stream.kafka_errors import failure, goes_on, kafka_error
 
 BATCH_MESSAGES = 5_000
 IDLE_S = 10.0  # without a message before the end of a partition: the broker is unavailable
@@ -107,12 +108,12 @@ def _topic_ticks(config: KafkaConfig) -> Iterator[Tick]:
     topic = config.topics.raw
     consumer = make_consumer(config, "volcast-missing", **{"enable.partition.eof": True})
     try:
-        partitions = set(consumer.list_topics(topic, config.timeout_s).topics[topic].partitions)
+        partitions = set(partitions_of(consumer, topic, config.timeout_s))
         consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])
         while partitions:
             batch = consumer.consume(BATCH_MESSAGES, 0.2) or consumer.consume(1, IDLE_S)
             if not batch:
-                raise away(config)
+                raise UnavailableError(f"kafka: {topic}: no broker answers at {config.bootstrap_servers}")
             for message in batch:
                 error = message.error()
                 if error is None:
@@ -121,10 +122,10 @@ def _topic_ticks(config: KafkaConfig) -> Iterator[Tick]:
                         yield record
                 elif error.code() == KafkaError._PARTITION_EOF:
                     partitions.discard(message.partition())
-                else:
-                    raise UnavailableError(f"kafka: {topic} cannot be read: {error.str()}")
+                elif not goes_on(error):
+                    raise failure(f"{topic} cannot be read", error)
     except KafkaException as error:
-        raise UnavailableError(f"kafka: {topic} cannot be read: {error.args[0].str()}") from None
+        raise failure(f"{topic} cannot be read", kafka_error(error)) from None
     finally:
         consumer.close()
 

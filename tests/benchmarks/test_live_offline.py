@@ -9,8 +9,6 @@ import pytest
 from rich.console import Console
 
 from benchmarks.live_offline import TOLERANCE, Difference, compare
-from common.errors import UnavailableError
-from pipeline.stream.broker import broker_binary
 from tests.processes import ROOT
 from tests.training.synthetic import market, write_recording
 from training.monitoring.scoreboard import METRICS
@@ -18,10 +16,6 @@ from training.monitoring.scoreboard import METRICS
 
 @pytest.mark.timeout(600)
 def test_every_prediction_every_truth_and_every_metric_are_those_of_the_recording(tmp_path: Path) -> None:
-    try:
-        broker_binary()
-    except UnavailableError as error:
-        pytest.skip(str(error))
     recording = write_recording(tmp_path / "BTC-USD_made_up.ndjson", *market(600, seed=3))
     models = ROOT / "models" / "volatility"
     bundle = models / json.loads((models / "labels.json").read_text())["stable"]  # which answers whoever names none

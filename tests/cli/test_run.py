@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,16 @@ import pytest
 
 from benchmarks.processes import free_port
 from cli.main import run_command
-from cli.run.command import STALL_TIMEOUT_S, Stall, _carry_out, _clean, _no_tick, require_complete
-from cli.run.plan import FETCH_WAIT_MS, SHORT_FETCH_WAIT_MS, fetch_wait_ms
+from cli.run.command import _carry_out, _clean, _no_tick, require_complete
 from cli.run.processes import Process, ProcessGroup
 from cli.run.summary import Summary
-from common.config import Config
+from common.config import Config, KafkaConfig
 from common.errors import InputError, UnavailableError
 from pipeline.archive import read_archive
 from pipeline.datasets import coinbase_ticker_2026
 from pipeline.features.table import FeatureRows, compute_features
 from pipeline.parquet import read_features
-from pipeline.stream.broker import broker_binary
-from tests.processes import ROOT, await_true
+from tests.processes import ROOT, as_environ, await_true, read_all
 
 MARK = "VOLCAST_TEST_RUN"
 KEYS = {"ticks", "features", "predictions", "not_warm", "gaps", "late", "dead", "latency_ms", "duration_s"}
@@ -49,12 +47,12 @@ PORTS = (
 class Run:
     """One `volcast run` on ports of its own, known by a mark in the environment of all its processes."""
 
-    def __init__(self, folder: Path, *arguments: str, **ports: int) -> None:
+    def __init__(self, folder: Path, *arguments: str, settings: Mapping[str, str] | None = None, **ports: int) -> None:
         self.dir = folder
         self.mark = uuid.uuid4().hex
         self.ports = {name: ports.get(name.lower()) or free_port() for name in PORTS}
         environ = {f"VOLCAST_{name}": str(port) for name, port in self.ports.items()}
-        environ |= {MARK: self.mark, "VOLCAST_SERVER__MODELS_DIR": str(ROOT / "models")}
+        environ |= {MARK: self.mark, "VOLCAST_SERVER__MODELS_DIR": str(ROOT / "models"), **(settings or {})}
         folder.mkdir(parents=True, exist_ok=True)
         self._out, self._err = (folder / "out").open("w+"), (folder / "err").open("w+")
         self.process = subprocess.Popen(
@@ -158,16 +156,8 @@ class Runs:
             run.close()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _broker_here() -> None:
-    try:
-        broker_binary()
-    except UnavailableError as error:
-        pytest.skip(str(error))
-
-
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, _broker_here: None) -> Iterator[Runs]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     runs = Runs(tmp_path_factory.mktemp("runs"))
     yield runs
     runs.close()
@@ -288,6 +278,25 @@ def test_the_real_recording_goes_through_whole(runs: Runs) -> None:
     assert comparable(read_features(runs.replayed.features_dir)) == comparable(offline)
 
 
+def test_a_run_uses_the_configured_kafka_with_topics_of_its_own_and_starts_none(
+    kafka: KafkaConfig, tmp_path: Path
+) -> None:
+    settings = {name: value for name, value in as_environ(kafka).items() if "TIMEOUT" not in name}
+    run = Run(tmp_path, "--duration", "2s", settings=settings)
+    try:
+        summary = run.summary()
+    finally:
+        run.close()
+    assert summary["ticks"] == summary["features"] > 0
+    assert (summary["late"], summary["dead"]) == (0, 0)
+    assert not (tmp_path / "run" / "logs" / "broker.log").exists()
+    (line,) = [line for line in run.err if line.startswith(f"Kafka at {kafka.bootstrap_servers}, topics ")]
+    topic = line.split("topics ")[1].split(",")[0]
+    assert topic.startswith(f"{kafka.topics.raw}.run-")
+    assert len(read_all(kafka, topic, summary["ticks"])) >= summary["ticks"]
+    assert read_all(kafka, kafka.topics.raw) == []
+
+
 @pytest.mark.parametrize(("part", "setting"), [("broker", "broker.port"), ("server", "server.port")])
 @pytest.mark.process
 def test_a_port_in_use_is_one_line_that_names_it_and_the_setting(part: str, setting: str, tmp_path: Path) -> None:
@@ -326,32 +335,11 @@ def test_a_recording_without_a_tick_is_told_by_what_it_holds_instead() -> None:
     assert damaged.startswith("recording junk.ndjson: no tick in it (dead: 3; `volcast features` says")
 
 
-def test_a_worker_that_reads_nothing_while_records_wait_ends_the_run() -> None:
-    stall = Stall()
-    for now_s, (published, read) in enumerate([(0, 0), (10, 0), (10, 10), (10, 10), (20, 11)]):
-        stall.require_progress(published, read, 1.0 * now_s)  # nothing to read, or something read
-    stall.require_progress(30, 11, 4.0 + STALL_TIMEOUT_S)
-    with pytest.raises(
-        UnavailableError, match="worker: read nothing for 30 s while 29 records wait; the embedded broker"
-    ):
-        stall.require_progress(40, 11, 4.1 + STALL_TIMEOUT_S)
-
-
-@pytest.mark.parametrize(
-    ("duration_s", "speed", "wait_ms"),
-    [(30.0, 1.0, SHORT_FETCH_WAIT_MS), (None, 1.0, FETCH_WAIT_MS), (3600.0, 1.0, FETCH_WAIT_MS),
-     (30.0, 100.0, FETCH_WAIT_MS), (30.0, float("inf"), FETCH_WAIT_MS)],
-)  # fmt: skip
-def test_only_a_short_run_trusts_the_broker_to_answer_at_once(
-    duration_s: float | None, speed: float, wait_ms: int
-) -> None:
-    assert fetch_wait_ms(duration_s, speed) == wait_ms
-
-
 def test_the_next_run_removes_what_the_last_one_left_and_nothing_else(tmp_path: Path) -> None:
-    for name in ("logs/worker.log", "features/old.parquet", "features/notes.txt", "model.onnx"):
+    of_kafka = ("kafka/log/meta.properties", "kafka/log/ticks.raw-0/0.log")
+    for name in ("logs/worker.log", "features/old.parquet", "features/notes.txt", "model.onnx", *of_kafka):
         path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     _clean(tmp_path)
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.config import OTHER_VARIABLES, Config, ServerConfig, load_config
+from common.config import OTHER_VARIABLES, Config, ServerConfig, load_config, names_a_kafka
 from common.errors import ConfigError, InputError
 from common.status import STATUS_FD
 from pipeline.datasets import DATA_DIR
@@ -150,6 +150,15 @@ def test_addresses_that_are_set_stay_as_they_are() -> None:
     assert addresses(load_config(path, NO_ENVIRONMENT)) == ("a:1", "b:2", "c:3")
 
 
+def test_only_a_configured_kafka_is_named() -> None:
+    assert not names_a_kafka(written("kafka: {bootstrap_servers: ''}"), NO_ENVIRONMENT)
+    assert not names_a_kafka(written("kafka: {partitions: 2}\nbroker: {port: 1}"), NO_ENVIRONMENT)
+    assert not names_a_kafka(written("kafka: none"), NO_ENVIRONMENT)
+    # Even at the address at which `volcast run` would start its own.
+    assert names_a_kafka(written("kafka: {bootstrap_servers: '127.0.0.1:9092'}"), NO_ENVIRONMENT)
+    assert names_a_kafka(written(""), {"VOLCAST_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:9092"})
+
+
 def test_an_address_set_to_nothing_is_the_one_of_this_configuration() -> None:
     path = written("gateway: {server: elsewhere:1}")
     assert load_config(path, {"VOLCAST_GATEWAY__SERVER": ""}).gateway.server == "127.0.0.1:50051"
@@ -172,6 +181,10 @@ SERVER_KEYS = ", ".join(ServerConfig.__struct_fields__)
     [
         ("log: {level: loud}", "log.level", "loud", "one of debug, info, warning, error"),
         ("log: {format: xml}", "log.format", "xml", "one of auto, json, console"),
+        ("kafka: {session_timeout_ms: 5999}", "kafka.session_timeout_ms", 5999, "a whole number >= 6000"),
+        ("broker: {retention_bytes: 4194303}", "broker.retention_bytes", 4194303, "a whole number >= 4194304"),
+        ("broker: {retention_s: 0}", "broker.retention_s", 0, "a number > 0"),
+        ("broker: {data_dir: ''}", "broker.data_dir", "", "text, not empty"),
         ("log: {level: 3}", "log.level", 3, "one of debug, info, warning, error"),
         ("server: {port: 70000}", "server.port", 70000, "a whole number <= 65535"),
         ("server: {port: -1}", "server.port", -1, "a whole number >= 0"),

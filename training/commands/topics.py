@@ -11,8 +11,8 @@ from common.config import KafkaConfig
 from pipeline.stream.kafka import connect, consume_batch, make_consumer, offsets_at, partitions_of, watermarks
 
 BATCH = 5000
-# A broker whose newest batch counts as one record (the embedded one) says an end that lies before the real one,
-# so a reader is at the end when it has waited for so long in vain.
+# A reader is at the end when it has waited for so long in vain; longer while records before the end are missing, since
+# records of aborted transactions and commit markers are counted and never come.
 IDLE_S = 0.5
 LONG_S = 5.0
 

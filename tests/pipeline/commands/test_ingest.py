@@ -22,8 +22,9 @@ from pipeline.archive import read_archive
 from pipeline.features.table import FeatureRows, compute_features
 from pipeline.parquet import read_features
 from pipeline.records import Gap, Tick, decode_record
+from pipeline.stream.kafka import make_consumer
 from pipeline.stream.worker import Worker
-from tests.processes import as_environ, kill, read_all, start
+from tests.processes import as_environ, await_true, kill, read_all, start
 
 
 @pytest.fixture
@@ -145,9 +146,15 @@ def _keyed(rows: FeatureRows) -> Iterator[tuple[tuple[str, int], NDArray[np.floa
     return zip(zip(rows.product_ids, rows.sequence_num.tolist(), strict=True), rows.values, strict=True)
 
 
-@pytest.mark.usefixtures("topics")
-def test_a_worker_that_never_got_a_partition_says_so(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["worker", "--duration", "100ms", "--server", "127.0.0.1:1"]) == 1
+def test_a_worker_that_never_got_a_partition_says_so(topics: KafkaConfig, capfd: pytest.CaptureFixture[str]) -> None:
+    # Another member has the only partition, and does not look whether it should give it up.
+    holder = make_consumer(topics, as_environ(topics)["VOLCAST_WORKER__GROUP_ID"])
+    holder.subscribe([topics.topics.raw])
+    try:
+        await_true(lambda: not holder.consume(1, 0.1) and bool(holder.assignment()), 30, "the partition")
+        assert run_command(["worker", "--duration", "100ms", "--server", "127.0.0.1:1"]) == 1
+    finally:
+        holder.close()
     assert "gave it no partitions within 0.1 s" in capfd.readouterr().err.splitlines()[-1]
 
 

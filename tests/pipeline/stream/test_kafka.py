@@ -34,7 +34,6 @@ def test_messages_keep_their_order_on_a_topic_that_was_just_made(kafka: KafkaCon
         fresh = KafkaConfig(
             bootstrap_servers=kafka.bootstrap_servers,
             topics=fresh_topics(),
-            fetch_wait_ms=kafka.fetch_wait_ms,
             session_timeout_ms=kafka.session_timeout_ms,
         )
         ensure_topics(connect(fresh), fresh)

