@@ -1,4 +1,4 @@
-# The feature worker: ticks.raw to ticks.features (and Parquet in /data/processed/features) to predictions.
+# The feature worker: ticks.raw to ticks.features (and Parquet in /data/processed/live) to predictions.
 # Built from the project's root: docker build -f deploy/docker/worker.Dockerfile -t volcast-worker .
 # Behind a package mirror add: --secret id=pip_conf,src=pip.conf --secret id=uv_toml,src=uv.toml
 FROM python:3.11-slim AS build
@@ -40,7 +40,7 @@ ENV PATH=/opt/volcast/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     VOLCAST_LOG__FORMAT=json \
-    VOLCAST_WORKER__PARQUET_DIR=/data/processed/features \
+    VOLCAST_WORKER__PARQUET_DIR=/data/processed/live \
     VOLCAST_WORKER__METRICS_HOST=0.0.0.0
 WORKDIR /app
 USER 10001:10001
