@@ -167,10 +167,18 @@ def read_messages(paths: Iterable[Path]) -> Iterator[Message]:
 
     Raises InputError, at the call, for a path that cannot be read.
     """
+    return _messages([file for _, file in recordings_in_order(paths)])
+
+
+def recordings_in_order(paths: Iterable[Path]) -> list[tuple[int, Path]]:
+    """The files of recordings with their first message's time (2^63 where none has one), by time and name.
+
+    Raises InputError for a path that cannot be read.
+    """
     files = [file for path in paths for file in _expand(str(path))]
     if not files:
         raise InputError("no recording was named")
-    return _messages(sorted(files, key=lambda file: (_first_time_ns(file), file.name)))
+    return sorted(((_first_time_ns(file), file) for file in files), key=lambda pair: (pair[0], pair[1].name))
 
 
 def _messages(files: list[Path]) -> Iterator[Message]:

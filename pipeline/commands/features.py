@@ -13,12 +13,16 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from common.cli import config_option, examples, json_option
+from common.cluster import dask_client
 from common.config import load_config
 from common.errors import InputError, UsageError
 from common.lifecycle import stop_on_signals
 from common.log import configure_logs
 from common.schema import CORE_1, SCHEMAS, FeatureSchema
+from common.steps import steps
 from pipeline.archive import expand_paths, latest_archive, read_archive
+from pipeline.backfill.run import ATTEMPTS, backfill
+from pipeline.backfill.tasks import REFUSED
 from pipeline.features.engine import longest_ns
 from pipeline.features.table import FeatureCounts, feature_chunks
 from pipeline.parquet import SUFFIX, FeatureParquetWriter
@@ -27,6 +31,7 @@ from pipeline.records import DeadLetter, LateTick, encode
 DEFAULT_OUT = Path("features.parquet")
 CHUNK_RECORDS = 8192  # small enough to stop, and to show progress, at once
 INTERRUPTED = 130
+NAMED_FAILURES = 5
 
 
 @click.command(
@@ -36,6 +41,7 @@ INTERRUPTED = 130
         "volcast features --data-file recording.ndjson.gz --out features.parquet",
         "volcast features --data-file 'recordings/*.ndjson.gz' --json",
         "volcast features --schema full/1 --data-file recording.ndjson.gz",
+        "volcast features --cluster local --data-file recordings --out months",
     ),
 )
 @click.option(
@@ -60,25 +66,40 @@ INTERRUPTED = 130
     show_default=True,
     help="The Parquet file to write; one that is there is replaced once the new one is complete.",
 )
+@click.option(
+    "--cluster",
+    metavar="local|ADDRESS",
+    help="Work in Dask: processes of this machine, or a scheduler such as tcp://host:8786 whose workers have volcast "
+    "and see the same folders. OUT, without .parquet, is then a folder with a file for each product and day.",
+)
 @json_option
 @config_option
 def features(
-    data_files: tuple[str, ...], schema_name: str, out: Path, as_json: bool, config_file: Path | None
+    data_files: tuple[str, ...],
+    schema_name: str,
+    out: Path,
+    cluster: str | None,
+    as_json: bool,
+    config_file: Path | None,
 ) -> int | None:
     """Features for each tick of recordings, as a Parquet file.
 
-    What is late or cannot be parsed is counted by reason and kept beside it, in OUT.late.ndjson and
-    OUT.dead.ndjson.
+    Records that are late or cannot be parsed are counted by reason. They are kept in OUT.late.ndjson and
+    OUT.dead.ndjson, or, with --cluster, in the folder OUT/_refused.
     """
     config = load_config(config_file)
     configure_logs(config.log, "features")
-    if out.suffix != SUFFIX:
+    if cluster is None and out.suffix != SUFFIX:
         raise UsageError(f"--out: expected a name that ends in {SUFFIX}, got {out}")
     if data_files:
         files = [path for text in data_files for path in expand_paths(text)]
     else:
         files = [_latest(config.ingest.archive_dir)]
-    summary = _convert(files, out, SCHEMAS[schema_name])
+    if cluster is not None:
+        out = out.with_suffix("") if out.suffix == SUFFIX else out
+        summary = _convert_on(cluster, files, out, SCHEMAS[schema_name])
+    else:
+        summary = _convert(files, out, SCHEMAS[schema_name])
     if summary is None:
         click.echo(f"volcast: interrupted; {out} was not written", err=True)
         return INTERRUPTED
@@ -134,6 +155,33 @@ def _convert(files: list[Path], out: Path, schema: FeatureSchema) -> Summary | N
             kept = f"; what they hold instead is in {dead_file}" if dead_file else ""
             raise InputError(f"no tick in {', '.join(map(str, files))}{kept}")
     return _summary(files, out, schema, counts, late_file, dead_file, time.monotonic() - began)
+
+
+def _convert_on(cluster: str, files: list[Path], out: Path, schema: FeatureSchema) -> Summary | None:
+    """As _convert, but on a Dask cluster and into a folder."""
+    stop = stop_on_signals()
+    began = time.monotonic()
+    with dask_client(cluster, os.cpu_count() or 1) as client, steps() as report:
+        totals = backfill(client, files, out, schema, stop, report)
+    if totals is None:
+        return None
+    if totals.failed:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(totals.failed.items())[:NAMED_FAILURES])
+        more = len(totals.failed) - NAMED_FAILURES
+        raise InputError(
+            f"{len(totals.failed)} tasks failed {ATTEMPTS} times each, so {out} was not written: {reasons}"
+            + (f"; and {more} more" if more > 0 else "")
+        )
+    if totals.features == 0:
+        raise InputError(f"no tick in {', '.join(map(str, files))}")
+    late_files = any(".late." in name for name in totals.refused_files)
+    dead_files = any(".dead." in name for name in totals.refused_files)
+    counts = FeatureCounts(totals.ticks, totals.features, totals.not_warm, totals.gaps, totals.late, totals.dead)
+    refused = out / REFUSED
+    took_s = time.monotonic() - began
+    return _summary(
+        files, out, schema, counts, refused if late_files else None, refused if dead_files else None, took_s
+    )
 
 
 class Kept:
