@@ -21,6 +21,8 @@ BENCHMARKS = {
     "serving": "benchmarks.serving",
     "features": "benchmarks.features",
     "feed": "benchmarks.feed",
+    "backfill": "benchmarks.backfill",
+    "scaling": "benchmarks.scaling",
     "worker": "benchmarks.worker",
 }
 

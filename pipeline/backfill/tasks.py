@@ -25,9 +25,9 @@ from pipeline.backfill.days import Stretch, stretches
 from pipeline.backfill.units import Unit
 from pipeline.features.columns import ProductCodes, TickColumns
 from pipeline.features.engine import FeatureBatch, FeatureEngine, Status, longest_ns
-from pipeline.features.table import CHUNK_RECORDS, LATE_REASONS
+from pipeline.features.table import CHUNK_RECORDS, LATE_REASONS, split
 from pipeline.parquet import FeatureParquetWriter
-from pipeline.records import DeadLetter, Gap, LateTick, Record, Tick, encode
+from pipeline.records import DeadLetter, Gap, LateTick, Tick, encode
 
 EPOCH = date(1970, 1, 1)
 REFUSED = "_refused"  # readers of Parquet folders skip names that begin with an underscore
@@ -86,9 +86,9 @@ def read_unit(unit: Unit, schema: FeatureSchema, out: Path) -> UnitTicks:
     refused: list[LateTick | DeadLetter] = []
     records = iter(read_archive(unit.paths))
     while chunk := list(islice(records, CHUNK_RECORDS)):
-        accepted: list[Record] = [record for record in chunk if isinstance(record, Tick | Gap)]
-        refused += [record for record in chunk if isinstance(record, LateTick | DeadLetter)]
-        gaps.update(record.reason for record in accepted if isinstance(record, Gap))
+        accepted, not_accepted = split(chunk)
+        refused += not_accepted
+        gaps.update(record.reason for record in accepted if type(record) is Gap)
         parts.append(TickColumns.from_records(accepted, codes))
     by_product = _by_product(parts, codes.names)
     late = [record for record in refused if isinstance(record, LateTick)]

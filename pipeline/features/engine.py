@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +34,7 @@ def longest_ns(schema: FeatureSchema) -> int:
     return _KERNELS[schema.name].longest_ns
 
 
-@dataclass(frozen=True, slots=True)
-class FeatureBatch:
+class FeatureBatch(NamedTuple):  # made per call, in half the time of a frozen dataclass
     """One row a record, in order."""
 
     status: NDArray[np.uint8]  # (n,) Status

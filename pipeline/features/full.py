@@ -284,8 +284,7 @@ SIGNATURE = types.int64(
 @functools.cache
 def compiled() -> Callable[..., int]:
     """`update` as machine code, compiled once a process; see kernels.compiled."""
-    kernel: Callable[..., int] = njit(SIGNATURE, nogil=True, error_model="numpy")(update)
-    return kernel
+    return kernels.machine_code(update, SIGNATURE)
 
 
 KERNEL = Kernel(
