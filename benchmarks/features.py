@@ -87,7 +87,7 @@ def _recorded() -> list[Record]:
 
 
 def _as_records(ticks: TickColumns) -> list[Record]:
-    columns = (getattr(ticks, name).tolist() for name in Tick.__struct_fields__[1:])
+    columns = (getattr(ticks, name).tolist() for name in Tick.__struct_fields__[1:9])
     return [Tick("BTC-USD", *row) for row in zip(*columns, strict=True)]
 
 

@@ -13,8 +13,8 @@ import msgspec
 
 # Why messages may have been lost: the exchange's counter jumped; the connection was made anew (an
 # archive piece that begins at another connection is the same thing, recorded); the product's time jumped,
-# far ahead or back, and stayed there.
-GapReason = Literal["sequence", "reconnect", "clock"]
+# far ahead or back, and stayed there; by a time-based rule, the product was silent for long.
+GapReason = Literal["sequence", "reconnect", "clock", "silence"]
 
 # Why a tick is not used though it is well-formed.
 LateReason = Literal["time_jumped_back", "repeated", "old_sequence"]
@@ -31,6 +31,7 @@ DeadReason = Literal[
     "not_finite",  # NaN or infinity where a number is due
     "not_positive",  # a price of zero or less, or a negative quantity
     "crossed_quote",  # best bid above best ask
+    "too_large",  # above ingest.max_message_bytes; its bytes are not kept
 ]
 
 
@@ -61,6 +62,7 @@ class Tick(msgspec.Struct, frozen=True, tag_field="type", tag="tick"):
     ask: float
     bid_quantity: float
     ask_quantity: float
+    venue: str = "coinbase"
 
 
 class Gap(msgspec.Struct, frozen=True, tag_field="type", tag="gap"):
@@ -69,14 +71,15 @@ class Gap(msgspec.Struct, frozen=True, tag_field="type", tag="gap"):
     product_id: Product
     event_time_ns: Count  # of the message that revealed it
     ingest_time_ns: Count
-    reason: GapReason
+    reason: str  # a GapReason; newer versions may write others
     missed: Count  # messages known lost on the connection, over all products; 0 where unknown, 1 for "clock"
+    venue: str = "coinbase"
 
 
 class LateTick(msgspec.Struct, frozen=True):
     """A record of ticks.late."""
 
-    reason: LateReason
+    reason: str  # a LateReason; newer versions may write others
     source: str  # "FILE:LINE", "TOPIC[PARTITION]@OFFSET" or "connection N message M"
     tick: Tick
 
@@ -84,7 +87,7 @@ class LateTick(msgspec.Struct, frozen=True):
 class DeadLetter(msgspec.Struct, frozen=True):
     """A record of ticks.dead: something that came in and could not be used, kept whole where Kafka takes it whole."""
 
-    reason: DeadReason
+    reason: str  # a DeadReason; newer versions may write others
     detail: str  # one line: the field, its value, what was expected
     source: str  # as in LateTick
     raw: str  # the bytes as text where they are UTF-8, else base64
@@ -103,6 +106,12 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 
 Record = Tick | Gap
+
+
+def record_key(venue: str, product_id: str) -> str:
+    """The Kafka key of a product's records. Two venues may use one product name."""
+    return f"{venue}:{product_id}"
+
 
 encode = msgspec.json.Encoder().encode
 decode_record = msgspec.json.Decoder(Record).decode

@@ -83,7 +83,7 @@ class TickColumns:
         # One pass makes tuples, one turns them, and array.array reads each column in C: measured against
         # a comprehension per column and np.array on it, a third of the time (benchmarks/features.py).
         columns = tuple(zip(*map(msgspec.structs.astuple, ticks), strict=True)) or ((),) * len(Tick.__struct_fields__)
-        products, event_times, ingest_times, sequences, price, bid, ask, bid_quantity, ask_quantity = columns
+        products, event_times, ingest_times, sequences, price, bid, ask, bid_quantity, ask_quantity, _ = columns
         kind = np.array([one is Gap for one in kinds], np.uint8) if gaps else np.zeros(len(kinds), np.uint8)
         return cls(
             np.frombuffer(array("i", map(codes.__getitem__, products)), np.int32),

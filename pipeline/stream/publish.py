@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from common.config import Topics
-from pipeline.records import DeadLetter, Gap, LateTick, Tick, encode
+from pipeline.records import DeadLetter, Gap, LateTick, Tick, encode, record_key
 from pipeline.stream.kafka import Sink
 
 MAX_HOLES = 1000  # told one by one; all are counted
@@ -23,6 +23,7 @@ class Hole:
     until_ns: int
     reason: str
     missed: int
+    venue: str = "coinbase"
 
 
 @dataclass(slots=True)
@@ -64,11 +65,11 @@ class Publisher:
         self._sink = sink
         self._topics = topics
         self._resumes = resumes
-        self._begun: set[str] = set()
+        self._begun: set[str] = set()  # keys, as in the next two
         self.counts = RecordCounts()
         self._last_tick_ns: dict[str, int] = {}
         self.holes: list[Hole] = []
-        self._open: dict[str, list[int]] = {}  # product -> holes that its next tick ends
+        self._open: dict[str, list[int]] = {}  # key -> holes that its next tick ends
         self.published = 0  # records on ticks.raw: what a worker has to read to be through
 
     def publish(self, records: Iterable[Tick | Gap | LateTick | DeadLetter]) -> None:
@@ -76,39 +77,43 @@ class Publisher:
         counts, topics, send = self.counts, self._topics, self._sink.send
         for record in records:
             if isinstance(record, Tick):
-                if record.product_id not in self._begun:
-                    self._begin(record)
+                key = record_key(record.venue, record.product_id)
+                if key not in self._begun:
+                    self._begin(record, key)
                 counts.ticks[record.product_id] += 1
-                self._last_tick_ns[record.product_id] = record.event_time_ns
-                if record.product_id in self._open:
-                    self._end_holes(record)
+                self._last_tick_ns[key] = record.event_time_ns
+                if key in self._open:
+                    self._end_holes(record, key)
                 self.published += 1
-                send(topics.raw, record.product_id.encode(), encode(record))
+                send(topics.raw, key.encode(), encode(record))
             elif isinstance(record, Gap):
                 self._publish_gap(record)
             elif isinstance(record, LateTick):
                 counts.late[record.reason] += 1
-                send(topics.late, record.tick.product_id.encode(), encode(record))
+                send(topics.late, record_key(record.tick.venue, record.tick.product_id).encode(), encode(record))
             else:
                 counts.dead[record.reason] += 1
                 send(topics.dead, record.source.encode(), encode(record))
 
-    def _begin(self, first: Tick) -> None:
+    def _begin(self, first: Tick, key: str) -> None:
         if self._resumes:
-            self._publish_gap(Gap(first.product_id, first.event_time_ns, first.ingest_time_ns, "reconnect", 0))
-        self._begun.add(first.product_id)
+            self._publish_gap(
+                Gap(first.product_id, first.event_time_ns, first.ingest_time_ns, "reconnect", 0, first.venue)
+            )
+        self._begun.add(key)
 
     def _publish_gap(self, gap: Gap) -> None:
-        self._begun.add(gap.product_id)
+        key = record_key(gap.venue, gap.product_id)
+        self._begun.add(key)
         self.published += 1
-        self._sink.send(self._topics.raw, gap.product_id.encode(), encode(gap))
+        self._sink.send(self._topics.raw, key.encode(), encode(gap))
         self.counts.gaps[gap.reason] += 1
-        after_ns = self._last_tick_ns.get(gap.product_id)
+        after_ns = self._last_tick_ns.get(key)
         if after_ns is not None and len(self.holes) < MAX_HOLES:
-            self._open.setdefault(gap.product_id, []).append(len(self.holes))
-            self.holes.append(Hole(gap.product_id, after_ns, gap.event_time_ns, gap.reason, gap.missed))
+            self._open.setdefault(key, []).append(len(self.holes))
+            self.holes.append(Hole(gap.product_id, after_ns, gap.event_time_ns, gap.reason, gap.missed, gap.venue))
 
-    def _end_holes(self, tick: Tick) -> None:
+    def _end_holes(self, tick: Tick, key: str) -> None:
         # The gap's own time is that of the message that showed it, whose tick may have been set aside.
-        for number in self._open.pop(tick.product_id):
+        for number in self._open.pop(key):
             self.holes[number] = replace(self.holes[number], until_ns=tick.event_time_ns)

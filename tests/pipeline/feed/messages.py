@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 TIME = "2026-04-05T22:35:13.92532762Z"
@@ -32,8 +33,8 @@ def message(sequence_num: Any, *tickers: dict[str, Any], timestamp: Any = TIME, 
     return json.dumps(envelope).encode()
 
 
-def subscriptions(sequence_num: int) -> bytes:
-    events = [{"subscriptions": {"ticker": ["BTC-USD"]}}]
+def subscriptions(sequence_num: int, products: Sequence[str] = ("BTC-USD",)) -> bytes:
+    events = [{"subscriptions": {"ticker": list(products), "heartbeats": ["heartbeats"]}}]
     envelope = {"channel": "subscriptions", "timestamp": TIME, "sequence_num": sequence_num, "events": events}
     return json.dumps(envelope).encode()
 

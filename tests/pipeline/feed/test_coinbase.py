@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from pipeline.archive import read_messages
 from pipeline.datasets import coinbase_ticker_2026
-from pipeline.feed.coinbase import MAX_TIME_JUMP_NS, CoinbaseDecoder, subscribe_messages
+from pipeline.feed.coinbase import CoinbaseConnections, CoinbaseDecoder, CoinbaseFeed, subscribe_messages
+from pipeline.feed.gate import MAX_TIME_JUMP_NS
 from pipeline.feed.rfc3339 import NS_PER_S, format_ns
 from pipeline.records import DeadLetter, DeadReason, Gap, LateTick, Tick, encode
 from tests.pipeline.feed.messages import TICKER, TIME, TIME_NS, heartbeat, message, subscriptions
@@ -101,7 +102,8 @@ def test_after_a_reconnect_each_product_known_before_has_a_gap_before_its_first_
 
 
 def test_a_product_silent_on_one_connection_still_has_its_gap_on_the_next() -> None:
-    first = CoinbaseDecoder(earlier=["ETH-USDC"])
+    first = CoinbaseDecoder()
+    decode(message(0, {"product_id": "ETH-USDC"}), decoder=first)
     second = first.reconnected().reconnected()
     assert decode(message(0, {"product_id": "ETH-USD"}), decoder=second) == [
         gap("reconnect", 0, "ETH-USD"),
@@ -145,6 +147,11 @@ DAMAGE: list[tuple[DeadReason, str, bytes]] = [
     ("wrong_shape", ".product_id: expected a product such as BTC-USD, got 3", message(0, {"product_id": 3})),
     ("unknown_channel", "got 'l2_data'", message(0, channel="l2_data")),
     ("exchange_error", "the exchange says: 'no'", b'{"type":"error","message":"no"}'),
+    (
+        "exchange_error",
+        "the exchange says: 'failed to subscribe', reason: 'XYZ-USD is not a product'",
+        b'{"type":"error","message":"failed to subscribe","reason":"XYZ-USD is not a product"}',
+    ),
     ("bad_time", "got 'yesterday'", message(0, timestamp="yesterday")),
     ("bad_time", "got ''", message(0, timestamp=None)),
     ("bad_time", "got '2300-01-01T00:00:00Z'", message(0, timestamp="2300-01-01T00:00:00Z")),
@@ -187,8 +194,8 @@ def test_damage_becomes_a_dead_letter_that_says_why_and_keeps_the_message(
 
 
 def test_every_kind_of_dead_letter_is_shown_above() -> None:
-    takes_several_messages = {"time_jumped_ahead"}
-    assert {reason for reason, _, _ in DAMAGE} | takes_several_messages == set(get_args(DeadReason))
+    elsewhere = {"time_jumped_ahead", "too_large"}  # needs several messages; a connection that ends
+    assert {reason for reason, _, _ in DAMAGE} | elsewhere == set(get_args(DeadReason))
 
 
 BOUND_S = MAX_TIME_JUMP_NS // NS_PER_S
@@ -320,6 +327,110 @@ def test_subscriptions_are_one_channel_a_message() -> None:
         {"type": "subscribe", "product_ids": ["BTC-USD", "ETH-USD"], "channel": channel}
         for channel in ("ticker", "heartbeats")
     ]
+
+
+def test_an_acknowledgement_lists_the_products_of_the_ticker_channel() -> None:
+    decoder = CoinbaseDecoder()
+    assert decoder.acknowledged is None
+    decode(subscriptions(0), decoder=decoder)
+    assert decoder.acknowledged == {"BTC-USD"}
+    decode(subscriptions(1, []), decoder=decoder)
+    assert decoder.acknowledged == frozenset()
+    decode(subscriptions(2, ["ETH-USDC", "BIT-28JUN24-CDE"]), decoder=decoder)
+    assert decoder.acknowledged == {"ETH-USD", "BIT-28JUN24-CDE"}
+
+
+BY_TIME = 30 * NS_PER_S
+
+
+def judged_by_time(*messages: bytes, reconnects_before: int = -1) -> list[str]:
+    """As `judged`, with a gap after 30 s of a product's silence, whatever the numbers are."""
+    decoder, results = CoinbaseDecoder(gap_after_ns=BY_TIME), []
+    for number, raw in enumerate(messages):
+        if number == reconnects_before:
+            decoder = decoder.reconnected()
+        results += decode(raw, decoder=decoder)
+    return [str(result.sequence_num) if isinstance(result, Tick) else result.reason for result in results]
+
+
+def test_by_the_time_rule_numbers_that_jump_or_fall_are_neither_gaps_nor_old() -> None:
+    assert judged_by_time(stamped(0, 0), stamped(50, 1), stamped(7, 2)) == ["0", "50", "7"]
+
+
+@pytest.mark.parametrize(("after_s", "expected"), [(30, ["0", "1"]), (31, ["0", "silence", "1"])])
+def test_by_the_time_rule_a_longer_silence_of_a_product_is_a_gap(after_s: int, expected: list[str]) -> None:
+    eth = {"product_id": "ETH-USD"}
+    assert judged_by_time(stamped(0, 0), stamped(1, after_s)) == expected
+    assert judged_by_time(stamped(0, 0), stamped(1, 0, eth), stamped(2, after_s, eth), stamped(3, 1)) == [
+        "0", "1", *expected[1:-1], "2", "3",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("after_s", "expected"), [(29, []), (31, ["silence"]), (-1, []), (-31, ["reconnect"]), (DAY_S, ["silence"])]
+)
+def test_by_the_time_rule_a_new_connection_alone_is_no_gap(after_s: int, expected: list[str]) -> None:
+    assert judged_by_time(stamped(5, 0), stamped(0, after_s), reconnects_before=1) == ["5", *expected, "0"]
+
+
+def test_by_the_time_rule_a_message_needs_no_number() -> None:
+    unnumbered = json.dumps({**json.loads(stamped(0, 1)), "sequence_num": None}).encode()
+    missing = unnumbered.replace(b'"sequence_num": null, ', b"")
+    assert b"sequence_num" not in missing
+    assert judged_by_time(stamped(3, 0), missing, missing) == ["3", "4", "5"]
+    assert decode(missing)[0].reason == "wrong_shape"
+
+
+def places(*messages: bytes) -> list[bool]:
+    """Which messages of a recording start a connection."""
+    finder = CoinbaseConnections()
+    return [finder.place(raw, first_of_file=number == 0).starts_connection for number, raw in enumerate(messages)]
+
+
+@pytest.mark.parametrize(
+    ("number", "after_s", "starts"),
+    [
+        (4, 6, True),  # lower and later
+        (4, 5, False),  # lower and at the same time
+        (4, 4, False),  # old
+        (5, 6, False),  # not lower
+        (0, 5, True),  # from 0, not earlier than the last
+        (0, 0, False),  # the first message, repeated
+        (0, 3, False),  # 0 within the connection
+        (0, -1, True),  # a connection before this one
+    ],
+)
+def test_in_a_recording_a_lower_number_with_a_later_time_starts_a_connection(
+    number: int, after_s: int, starts: bool
+) -> None:
+    messages = [stamped(count, count) for count in range(6)]
+    assert places(*messages, stamped(number, after_s)) == [True, *[False] * 5, starts]
+
+
+def test_a_single_time_far_ahead_does_not_hide_the_next_connection() -> None:
+    messages = stamped(10, 0), stamped(11, 1), stamped(12, 10 * DAY_S), stamped(7, 3), stamped(8, 4)
+    assert places(*messages) == [True, False, False, True, False]
+
+
+def test_an_old_message_after_a_gap_starts_no_connection() -> None:
+    assert places(stamped(5, 0), stamped(8, 3), stamped(7, 2), stamped(9, 4)) == [True, False, False, False]
+
+
+@pytest.mark.parametrize(("number", "starts"), [(4000, False), (3999, True), (0, True)])
+def test_without_times_a_fall_to_zero_or_by_more_than_a_thousand_starts_a_connection(number: int, starts: bool) -> None:
+    assert places(message(5000, timestamp="?"), message(number, timestamp="?")) == [True, starts]
+
+
+@pytest.mark.parametrize("name", ["BTC-USD", "BTC-PERP-INTX", "BIT-28JUN24-CDE", "1INCH-USD", "00-USD"])
+def test_products_of_every_kind_are_products(name: str) -> None:
+    assert CoinbaseFeed().is_product(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "BTC", "btc-usd", "BTC-", "-USD", "BTC--USD", "BTC USD", "BTCUSDT", "A-B-C-D-E", "BTC-USD\n"]
+)
+def test_other_names_are_none(name: str) -> None:
+    assert not CoinbaseFeed().is_product(name)
 
 
 JSON = st.recursive(

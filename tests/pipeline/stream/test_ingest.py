@@ -52,7 +52,7 @@ class Feed:
         return self
 
     def records(self, product: str = "BTC-USD") -> list[Record]:
-        return [decode_record(value) for value in self.sink.sent[TOPICS.raw][product.encode()]]
+        return [decode_record(value) for value in self.sink.sent[TOPICS.raw][f"coinbase:{product}".encode()]]
 
     def ticks(self) -> list[Tick]:
         values = map(decode_record, self.sink.values(TOPICS.raw))

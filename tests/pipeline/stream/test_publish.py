@@ -23,8 +23,8 @@ def test_each_kind_goes_to_its_topic_and_is_counted() -> None:
     late, dead = LateTick("repeated", "FILE:3", TICK), DeadLetter("not_json", "why", "FILE:4", "{")
     publisher.publish([TICK, OTHER, GAP, late, dead])
     assert sink.sent == {
-        TOPICS.raw: {b"BTC-USD": [encode(TICK), encode(GAP)], b"ETH-USD": [encode(OTHER)]},
-        TOPICS.late: {b"BTC-USD": [encode(late)]},
+        TOPICS.raw: {b"coinbase:BTC-USD": [encode(TICK), encode(GAP)], b"coinbase:ETH-USD": [encode(OTHER)]},
+        TOPICS.late: {b"coinbase:BTC-USD": [encode(late)]},
         TOPICS.dead: {b"FILE:4": [encode(dead)]},
     }
     assert publisher.counts.totals() == {"ticks": 2, "gaps": 1, "late": 1, "dead": 1}
@@ -61,3 +61,14 @@ def test_a_gap_that_comes_anyway_is_not_doubled() -> None:
     sink = FakeSink()
     Publisher(sink, TOPICS, resumes=True).publish([GAP, TICK])  # type: ignore[arg-type]
     assert published(sink) == [GAP, TICK]
+
+
+def test_one_product_name_on_two_venues_has_two_keys_and_two_beginnings() -> None:
+    sink = FakeSink()
+    elsewhere = msgspec.structs.replace(TICK, venue="binance", event_time_ns=11)
+    gap = msgspec.structs.replace(GAP, venue="binance")
+    publisher = Publisher(sink, TOPICS, resumes=True)  # type: ignore[arg-type]
+    publisher.publish([TICK, elsewhere, gap, TICK])
+    assert sorted(sink.sent[TOPICS.raw]) == [b"binance:BTC-USD", b"coinbase:BTC-USD"]
+    assert publisher.counts.gaps == {"reconnect": 2, "sequence": 1}
+    assert publisher.holes == [Hole("BTC-USD", 11, 15, "sequence", 4, "binance")]  # the last tick ends no hole of it
