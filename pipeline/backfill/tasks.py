@@ -48,7 +48,7 @@ class ProductDay:
 
     @property
     def file_stem(self) -> str:
-        """Names in their order give each product's rows in the order of the stream."""
+        """Names in their order give each product's days, and the rows of a day in the order of the stream."""
         return f"{quote(self.product_id, safe='')}_{EPOCH + timedelta(days=self.day)}_{self.unit:05d}"
 
 

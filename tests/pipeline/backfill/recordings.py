@@ -74,7 +74,8 @@ def three_days(folder: Path, seed: int = 1, every_s: float = 1.0) -> list[Path]:
     for part in range(9):
         if part in (3, 7):
             feed.reconnect()
-        for number in range(int(300 / every_s)):
+        ticks = int(300 / every_s)
+        for number in range(ticks):
             time_ns += round(every_s * NS_PER_S * float(random.exponential(1.0)))
             feed.ticker(time_ns)
             if number % 97 == 3:
@@ -83,12 +84,12 @@ def three_days(folder: Path, seed: int = 1, every_s: float = 1.0) -> list[Path]:
                 feed.ticker(time_ns, "SOL-USD")
             if number % 53 == 11:
                 feed.ticker(time_ns - 3 * NS_PER_S)  # late for the engine
-            if number == 150 and part in (1, 4):
+            if number == ticks // 2 and part in (1, 4):
                 feed.lose(3)
-            if number == 200:
+            if number == ticks * 2 // 3:
                 feed.repeat()
                 feed.line('{"channel": "ticker", cut off', time_ns)
-            if number == 250 and part == 5:
+            if number == ticks * 5 // 6 and part == 6:
                 time_ns -= 1000 * NS_PER_S  # the clock jumps back, over midnight where the day has just begun
         files.append(feed.roll())
         if part == 4:
