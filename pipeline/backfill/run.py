@@ -171,7 +171,7 @@ def _run(work: Tasks, client: Any, files: Sequence[Path], out: Path, schema: Fea
         while waiting and len(ticks_of) + len(open_days) < _max_units(client):
             unit = waiting.pop(0)
             ticks = client.submit(tasks.read_unit, unit, schema, out, pure=False)
-            ticks_of[work.submit(f"reading {unit.name}", tasks.facts_of, ticks)] = ticks
+            ticks_of[work.submit(f"reading part {unit.number}, from {unit.name}", tasks.facts_of, ticks)] = ticks
         for future, name, error in work.finished():
             if error is not None:
                 totals.failed[name] = str(error)

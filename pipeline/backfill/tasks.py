@@ -44,7 +44,7 @@ class ProductDay:
 
     @property
     def name(self) -> str:
-        return f"{self.product_id} {EPOCH + timedelta(days=self.day)}"
+        return f"{self.product_id} {EPOCH + timedelta(days=self.day)}, part {self.unit}"
 
     @property
     def file_stem(self) -> str:

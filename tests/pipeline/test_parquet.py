@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -236,3 +238,22 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         FeatureParquetWriter(tmp_path / "file" / "features.parquet")
+
+
+def test_a_writer_that_was_taken_for_abandoned_before_it_had_its_lock_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = fcntl.flock
+    removed: list[Path] = []
+
+    def remove_first(stream: Any, operation: int) -> None:
+        if not removed:
+            removed.append(Path(stream.name))
+            removed[0].unlink()  # as another writer's look for abandoned files does
+        lock(stream, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with FeatureParquetWriter(tmp_path / "out.parquet"):
+        pass
+    assert removed
+    assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]

@@ -25,6 +25,8 @@ from pipeline.features.table import compute_features
 from tests.pipeline.backfill.recordings import three_days
 from tests.pipeline.backfill.test_tasks import assert_is_the_stream
 
+FAILING = "BTC-USD 2026-04-06, part 0"
+
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 
@@ -53,21 +55,20 @@ def silent(step: str) -> None:
     pass
 
 
-def failing(times: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Makes the first `times` computations of 2026-04-06 fail; gives how often it was computed."""
-    calls = 0
+def failing(times: int, record: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Makes the first `times` computations of a day fail; gives how often it was computed, by the file `record`."""
     compute = tasks.compute_day
 
     def compute_day(ticks: tasks.UnitTicks, day: tasks.ProductDay, *rest: Any) -> tasks.DayDone:
-        nonlocal calls
-        if day.name == "BTC-USD 2026-04-06":
-            calls += 1
-            if calls <= times:
+        if day.name == FAILING:
+            with record.open("a") as lines:
+                lines.write("computed\n")
+            if len(record.read_text().splitlines()) <= times:
                 raise OSError("the disk hiccups")
         return compute(ticks, day, *rest)
 
     monkeypatch.setattr(tasks, "compute_day", compute_day)
-    return lambda: calls
+    return lambda: len(record.read_text().splitlines())
 
 
 def test_the_command_gives_the_rows_of_the_stream(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,26 +91,27 @@ def test_the_command_gives_the_rows_of_the_stream(tmp_path: Path, capsys: pytest
 def test_a_task_that_fails_once_is_tried_again(
     threads: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    calls = failing(1, monkeypatch)
+    calls = failing(1, tmp_path / "calls", monkeypatch)
     files = three_days(tmp_path / "in", every_s=5.0)
     totals = run.backfill(threads, files, tmp_path / "out", CORE_1, threading.Event(), silent)
     assert totals is not None
     assert calls() == 2
     assert totals.failed == {}
     assert_is_the_stream(tmp_path / "out", totals, compute_features(read_archive(files)))
-    assert "BTC-USD 2026-04-06" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert FAILING in printed.out + printed.err
 
 
 def test_a_task_that_fails_each_time_is_named_and_nothing_is_replaced(
     threads: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = failing(99, monkeypatch)
+    calls = failing(99, tmp_path / "calls", monkeypatch)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").write_text("kept")
     files = three_days(tmp_path / "in", every_s=5.0)
     totals = run.backfill(threads, files, tmp_path / "out", CORE_1, threading.Event(), silent)
     assert totals is not None
-    assert totals.failed == {"BTC-USD 2026-04-06": "OSError: the disk hiccups"}
+    assert totals.failed == {FAILING: "OSError: the disk hiccups"}
     assert calls() == run.ATTEMPTS
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["old"]
 

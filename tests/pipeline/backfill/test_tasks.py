@@ -111,7 +111,7 @@ def test_what_is_refused_is_kept_beside_the_rows(tmp_path: Path) -> None:
 def test_a_product_named_like_a_path_stays_in_its_folder(tmp_path: Path) -> None:
     day = tasks.ProductDay(7, "binance:../X", 20_548, ())
     assert day.file_stem == "binance%3A..%2FX_2026-04-05_00007"
-    assert day.name == "binance:../X 2026-04-05"
+    assert day.name == "binance:../X 2026-04-05, part 7"
 
 
 def test_a_task_that_runs_twice_leaves_the_same(tmp_path: Path) -> None:
