@@ -29,7 +29,7 @@ from pipeline.feed.rfc3339 import format_ns
 from pipeline.parquet import FeatureParquetWriter
 
 MESSAGES = 200_000
-TICKS = 1_000_000
+TICKS = 400_000
 CHUNK = 65_536
 REPEATS = 3
 
