@@ -51,3 +51,9 @@ def coinbase_minutes() -> list[Path]:
     """BTC-USD by minutes, July and August 2026, a file a day."""
     root = data_dir()
     return sorted((root / "coinbase_1min").glob("*.csv.gz")) if root else []
+
+
+def binance_l1() -> list[Path]:
+    """Ten minutes of August 2024 of Binance spot and futures, BTC and ETH: 252,013 quotes, a receive time a line."""
+    root = data_dir()
+    return sorted((root / "binance_l1").glob("*.gz")) if root else []

@@ -1,80 +1,73 @@
-"""Reads recordings of the exchange's messages: NDJSON, plain or gzipped, in two forms.
-
-Bare:     the exchange's message as it came, one a line.
-Wrapped:  {"ingest_time": RFC 3339, "product_id": ..., "payload": the message}. A message that is not JSON
-          is kept too: as text in `payload`, or, where it is not even UTF-8, in `payload_base64`.
+"""Reads recordings of an exchange's messages: NDJSON, plain or gzipped, in the forms of `entries.py`.
 
 Reading never stops at damage: a line that is cut off or is no message becomes a dead letter, and the
-lines before the damage in a truncated .gz are read. Whatever cannot be opened at all is an InputError.
+lines before the damage in a truncated .gz are read. A file that cannot be opened at all is an InputError.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from common.errors import InputError
+from pipeline.archive.entries import Entry, Header, read_entry
 from pipeline.archive.lines import read_lines
 from pipeline.archive.paths import expand_name
-from pipeline.feed.coinbase import CoinbaseDecoder
-from pipeline.feed.rfc3339 import parse_ns
+from pipeline.feed.protocol import Connections, Decoder, Feed
+from pipeline.feed.venues import FEEDS, recognized
 from pipeline.records import DeadLetter, Gap, LateTick, Tick
 
-_PEEK_LINES = 1000  # how far into a file its first time is looked for
-# A counter that falls by more than this inside a file is a new connection whose first line is damaged or
-# lost. Old messages are smaller too, but come from nearby.
-_MAX_OLD_BY = 1000
+_PEEK_LINES = 1000  # how far into a file its first time and its exchange are searched for
+NO_TIME_NS = 2**63  # sorts after every time
 
 
 class Message(NamedTuple):
-    """One line of a recording: what the exchange sent, and what the recording knows of it."""
+    """A line of a recording: the exchange's message, and what the recording knows of it."""
 
     raw: bytes  # the exchange's message; of a damaged line, the line
-    ingest_time_ns: int  # 0 where the recording does not say
+    ingest_time_ns: int  # 0 if the recording does not say
     source: str  # "FILE:LINE"
     starts_connection: bool  # the first message of a connection
-    sequence_num: int | None  # None where the message does not say
+    sequence_num: int | None  # None if the message has none
     damage: DeadLetter | None  # the recording itself is damaged here; raw is not a message
+    venue: str = "coinbase"
 
 
-class _Line(msgspec.Struct):
-    """Both forms at once; anything may stand in a field until it is looked at."""
-
-    payload: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    payload_base64: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    ingest_time: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-
-
-class _Head(msgspec.Struct):
-    sequence_num: int | None = None
-    timestamp: str = ""
+class _Line(NamedTuple):
+    content: bytes
+    entry: Entry
+    source: str  # "FILE:LINE"
+    damage: DeadLetter | None  # of a line that is cut off, or whose recorder's part cannot be read
 
 
-_decode_line = msgspec.json.Decoder(_Line).decode
-_decode_head = msgspec.json.Decoder(_Head, strict=False).decode
-_decode_text = msgspec.json.Decoder(str).decode
-_NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+class SurveyedFile(NamedTuple):
+    path: Path
+    feed: Feed
+    first_time_ns: int  # event time of the first message that has one
 
 
-def read_archive(paths: Iterable[Path]) -> Iterator[Tick | Gap | LateTick | DeadLetter]:
+def read_archive(paths: Iterable[Path], *, gap_after_ns: int = 0) -> Iterator[Tick | Gap | LateTick | DeadLetter]:
     """The records of recordings, in time order, with a gap (reason "reconnect") where one connection ends
     and the next begins.
 
+    gap_after_ns: if above 0, a product's silence of more than this is the gap, and sequence numbers are ignored
+        (`ingest.gap_after_s`).
+
     Raises InputError, at the call, for a path that cannot be read.
     """
-    return _records(read_messages(paths))
+    return _records(read_messages(paths), gap_after_ns)
 
 
-def _records(messages: Iterator[Message]) -> Iterator[Tick | Gap | LateTick | DeadLetter]:
-    decoder = CoinbaseDecoder()
+def _records(messages: Iterator[Message], gap_after_ns: int) -> Iterator[Tick | Gap | LateTick | DeadLetter]:
+    decoders: dict[str, Decoder] = {}  # by venue
     for message in messages:
-        if message.starts_connection:
-            decoder = decoder.reconnected()
+        venue = message.venue
+        decoder = decoders.get(venue)
+        if decoder is None:
+            decoder = decoders[venue] = FEEDS[venue].decoder(gap_after_ns=gap_after_ns)
+        elif message.starts_connection:
+            decoder = decoders[venue] = decoder.reconnected()
         if message.damage is not None:
             yield message.damage
         else:
@@ -84,98 +77,101 @@ def _records(messages: Iterator[Message]) -> Iterator[Tick | Gap | LateTick | De
 def read_messages(paths: Iterable[Path]) -> Iterator[Message]:
     """The messages of recordings as they were received, files in the order of their first message's time.
 
-    A connection starts where a file does not go on exactly where the one before it ended, and where the
-    counter falls inside a file, back to 0 or by more than _MAX_OLD_BY.
+    The exchange's own rule finds where connections start (`Feed.connections`), unless a header says.
 
     Raises InputError, at the call, for a path that cannot be read.
     """
-    return _messages([file for _, file in recordings_in_order(paths)])
+    return _messages(recordings_in_order(paths))
 
 
-def recordings_in_order(paths: Iterable[Path]) -> list[tuple[int, Path]]:
-    """The files of recordings with their first message's time (2^63 where none has one), by time and name.
+def recordings_in_order(paths: Iterable[Path]) -> list[SurveyedFile]:
+    """The files of recordings by the time of their first message, then by name.
 
     Raises InputError for a path that cannot be read.
     """
     files = [file for path in paths for file in expand_name(str(path))]
     if not files:
         raise InputError("no recording was named")
-    return sorted(((_first_time_ns(file), file) for file in files), key=lambda pair: (pair[0], pair[1].name))
+    return sorted(map(_survey, files), key=lambda file: (file.first_time_ns, file.path.name))
 
 
-def _messages(files: list[Path]) -> Iterator[Message]:
-    last: int | None = None
+def _messages(files: list[SurveyedFile]) -> Iterator[Message]:
+    places: dict[str, _Places] = {}  # by venue
     for file in files:
-        at_start = True
-        for message in _file_messages(file):
-            sequence = message.sequence_num
-            if sequence is None:
-                yield message
+        venue = file.feed.venue
+        place = places.setdefault(venue, _Places(file.feed))
+        place.begin_file()
+        for line in _lines(file.path):
+            entry = line.entry
+            if entry.header is not None:
+                place.read_header(entry.header)
                 continue
-            if last is None:
-                starts = True
-            elif at_start:
-                starts = sequence != last + 1
-            else:
-                starts = sequence == 0 < last or last - sequence > _MAX_OLD_BY
-            at_start = False
-            last = sequence if starts or last is None else max(last, sequence)
-            yield message._replace(starts_connection=True) if starts else message
+            sequence_num, starts = place.next(entry.raw)
+            raw = entry.raw if line.damage is None else line.content
+            yield Message(raw, entry.ingest_time_ns, line.source, starts, sequence_num, line.damage, venue)
 
 
-def _first_time_ns(path: Path) -> int:
-    """Event time of the first message that has one; a file without any comes last."""
-    for count, message in enumerate(_file_messages(path)):
+class _Places:
+    """Where each message of an exchange's recordings stands, file after file."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._finder: Connections = feed.connections()
+        self._connection: int | None = None  # as the last header says
+        self._first_of_file = True
+
+    def begin_file(self) -> None:
+        self._first_of_file = True
+
+    def read_header(self, header: Header) -> None:
+        known = header.connection is not None
+        if known and header.connection == self._connection and not header.lost_messages:
+            self._first_of_file = False
+        elif header.lost_messages or (known and self._connection is not None):
+            self._finder = self._feed.connections()
+            self._first_of_file = True
+        self._connection = header.connection
+
+    def next(self, raw: bytes) -> tuple[int | None, bool]:
+        """Sequence number, and whether a connection starts."""
+        position = self._finder.place(raw, first_of_file=self._first_of_file)
+        if position.starts_connection or position.sequence_num is not None:
+            self._first_of_file = False
+        return position
+
+
+def _survey(path: Path) -> SurveyedFile:
+    """Finds exchange and first event time of a file. A file without any time comes last."""
+    feed: Feed | None = None
+    for count, line in enumerate(_lines(path)):
+        entry = line.entry
         if count >= _PEEK_LINES:
             break
-        if message.damage is None:
-            try:
-                return parse_ns(_decode_head(message.raw).timestamp)
-            except (*_NOT_DECODED, ValueError):
-                continue
-    return 2**63
+        if entry.header is not None:
+            feed = _feed_of(entry.header, path)
+        elif line.damage is None:
+            feed = feed or recognized(entry.raw)
+            time_ns = feed.event_time_ns(entry.raw, entry.ingest_time_ns) if feed else None
+            if feed is not None and time_ns is not None:
+                return SurveyedFile(path, feed, time_ns)
+    return SurveyedFile(path, feed or FEEDS["coinbase"], NO_TIME_NS)
 
 
-def _file_messages(path: Path) -> Iterator[Message]:
-    for number, line, error in read_lines(path):
+def _feed_of(header: Header, path: Path) -> Feed:
+    try:
+        return FEEDS[header.venue]
+    except KeyError:
+        known = ", ".join(FEEDS)
+        raise InputError(f"recording {path}: venue: expected one of {known}, got {header.venue!r:.60}") from None
+
+
+def _lines(path: Path) -> Iterator[_Line]:
+    """The lines that are not empty."""
+    for number, content, error in read_lines(path):
         source = f"{path}:{number}"
         if error:
-            yield Message(line, 0, source, False, None, DeadLetter.of("not_json", error, source, line))
-        elif line.strip():
-            yield _message(line, source)
-
-
-def _message(line: bytes, source: str) -> Message:
-    try:
-        parts = _decode_line(line)
-    except _NOT_DECODED:
-        return Message(line, 0, source, False, None, None)  # the feed's decoder says what is wrong with it
-    if parts.payload is msgspec.UNSET and parts.payload_base64 is msgspec.UNSET:
-        return Message(line, 0, source, False, _sequence_num(line), None)
-    try:
-        raw = _payload(parts)
-    except (*_NOT_DECODED, binascii.Error) as error:
-        damage = DeadLetter.of("wrong_shape", f"payload: {error}", source, line)
-        return Message(line, 0, source, False, None, damage)
-    try:
-        ingest_time_ns = 0 if parts.ingest_time is msgspec.UNSET else parse_ns(_decode_text(parts.ingest_time))
-    except (*_NOT_DECODED, ValueError):
-        got = bytes(parts.ingest_time)[:60].decode(errors="replace")  # type: ignore[arg-type]
-        detail = f"ingest_time: expected an RFC 3339 time with its offset from UTC, got {got}"
-        return Message(line, 0, source, False, _sequence_num(raw), DeadLetter.of("bad_time", detail, source, line))
-    return Message(raw, ingest_time_ns, source, False, _sequence_num(raw), None)
-
-
-def _payload(parts: _Line) -> bytes:
-    if isinstance(parts.payload, msgspec.Raw):
-        raw = bytes(parts.payload)
-        return _decode_text(raw).encode() if raw[:1] == b'"' else raw
-    assert isinstance(parts.payload_base64, msgspec.Raw)
-    return base64.b64decode(_decode_text(parts.payload_base64), validate=True)
-
-
-def _sequence_num(raw: bytes) -> int | None:
-    try:
-        return _decode_head(raw).sequence_num
-    except _NOT_DECODED:
-        return None
+            yield _Line(content, Entry(content), source, DeadLetter.of("not_json", error, source, content))
+        elif content.strip():
+            entry = read_entry(content)
+            damage = DeadLetter.of(*entry.damage, source, content) if entry.damage else None
+            yield _Line(content, entry, source, damage)

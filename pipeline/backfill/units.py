@@ -23,6 +23,7 @@ NO_TIME_NS = 2**63
 class Recording:
     path: Path
     first_time_ns: int  # NO_TIME_NS where no message says
+    venue: str = "coinbase"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +47,28 @@ class Unit:
 
 def recordings(paths: Sequence[Path]) -> list[Recording]:
     """In the order of the stream. Raises InputError for a path that cannot be read."""
-    return [Recording(path.absolute(), first_ns) for first_ns, path in recordings_in_order(paths)]
+    return [Recording(file.path.absolute(), file.first_time_ns, file.feed.venue) for file in recordings_in_order(paths)]
 
 
 def blocks(found: Sequence[Recording]) -> list[tuple[Path, ...]]:
-    """Files to look for connections in: each file but the first is the second or a later one of one block."""
-    starts = range(0, max(len(found) - 1, 1), FILES_IN_BLOCK)
-    return [tuple(recording.path for recording in found[start : start + FILES_IN_BLOCK + 1]) for start in starts]
+    """Files of one exchange to look for connections in: each but the first is the second or a later one of a block."""
+    return [
+        tuple(recording.path for recording in files[start : start + FILES_IN_BLOCK + 1])
+        for files in _by_venue(found)
+        for start in range(0, max(len(files) - 1, 1), FILES_IN_BLOCK)
+    ]
 
 
 def connections_in(block: Sequence[Path]) -> frozenset[Path]:
-    """The files of a block whose first numbered message begins a connection, as far as the block shows it.
+    """The files of a block whose first message begins a connection, as far as the block shows it.
 
-    The block's first file with a number has nothing before it to compare with, so it is not among them; nor is a
-    file without a number. Raises InputError where a file cannot be read.
+    Messages without a number that begin nothing do not count. The block's first file with a message that counts has
+    nothing before it to compare with, so it is not among the files returned. Raises InputError where a file cannot be
+    read.
     """
     begins: dict[str, bool] = {}
     for message in read_messages(block):
-        if message.sequence_num is not None:
+        if message.sequence_num is not None or message.starts_connection:
             begins.setdefault(message.source.rpartition(":")[0], message.starts_connection)
     return frozenset(Path(name) for name in list(begins)[1:] if begins[name])
 
@@ -74,10 +79,20 @@ def units(found: Sequence[Recording], beginning: frozenset[Path]) -> list[Unit]:
     beginning: the files at whose start a connection begins.
     """
     parts: list[list[Recording]] = []
-    for recording in found:
-        day = recording.first_time_ns // DAY_NS
-        if parts and (recording.path not in beginning or parts[-1][0].first_time_ns // DAY_NS == day):
-            parts[-1].append(recording)
-        else:
-            parts.append([recording])
+    for files in _by_venue(found):
+        first = len(parts)
+        for recording in files:
+            day = recording.first_time_ns // DAY_NS
+            if len(parts) > first and (recording.path not in beginning or parts[-1][0].first_time_ns // DAY_NS == day):
+                parts[-1].append(recording)
+            else:
+                parts.append([recording])
     return [Unit(number, tuple(part)) for number, part in enumerate(parts)]
+
+
+def _by_venue(found: Sequence[Recording]) -> list[list[Recording]]:
+    """Each exchange has decoders of its own, so its connections end at its own files only."""
+    files: dict[str, list[Recording]] = {}
+    for recording in found:
+        files.setdefault(recording.venue, []).append(recording)
+    return list(files.values())

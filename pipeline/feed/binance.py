@@ -80,6 +80,7 @@ class _Kind(msgspec.Struct):
     u: int | None = None
     T: int = 0
     E: int = 0
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 # strict=False: prices arrive as text.
@@ -273,12 +274,10 @@ class BinanceConnections:
 def _kind(raw: msgspec.Raw | bytes) -> _Kind | None:
     """What the payload of a message is; of one with an envelope, or the payload itself."""
     try:
-        return _decode_kind(_decode_envelope(raw).data)
+        kind = _decode_kind(raw)
+        return _decode_kind(kind.data) if kind.data is not msgspec.UNSET else kind
     except _NOT_DECODED:
-        try:
-            return _decode_kind(raw)
-        except _NOT_DECODED:
-            return None
+        return None
 
 
 def _time_ns(stamp: int) -> int:

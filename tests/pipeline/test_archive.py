@@ -137,7 +137,7 @@ def test_a_smaller_number_inside_a_file_is_late_and_no_new_connection(tmp_path: 
         (b'{"payload_base64":"%"}', "wrong_shape"),
         (b'{"payload_base64":7}', "wrong_shape"),
         (wrapped(message(1), "yesterday"), "bad_time"),
-        (wrapped(message(1), 1775428513.8), "bad_time"),
+        (wrapped(message(1), [1775428513.8]), "bad_time"),
     ],
 )
 def test_a_damaged_line_is_a_dead_letter_with_its_place_and_the_rest_goes_on(

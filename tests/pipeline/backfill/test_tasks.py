@@ -162,3 +162,11 @@ def test_units_begin_where_a_connection_does_on_another_day() -> None:
     found = [Recording(Path(str(number)), time_ns) for number, time_ns in enumerate(times)]
     begin = frozenset(Path(name) for name in "134")
     assert [[str(path) for path in unit.paths] for unit in units(found, begin)] == [["0", "1", "2"], ["3"], ["4"]]
+
+
+def test_the_files_of_two_exchanges_are_parted_each_by_their_own_connections() -> None:
+    times = [0, 1, DAY_NS, DAY_NS + 1]
+    found = [Recording(Path(str(n)), time_ns, "ab"[n % 2]) for n, time_ns in enumerate(times)]
+    begin = frozenset([Path("2")])
+    assert [[str(path) for path in unit.paths] for unit in units(found, begin)] == [["0"], ["2"], ["1", "3"]]
+    assert blocks(found) == [(Path("0"), Path("2")), (Path("1"), Path("3"))]
