@@ -41,6 +41,7 @@ class ProductDay:
     product_id: str
     day: int  # since 1970-01-01
     stretches: tuple[Stretch, ...]
+    venue: str = "coinbase"
 
     @property
     def name(self) -> str:
@@ -149,7 +150,8 @@ def _days(unit: Unit, product_id: str, ticks: TickColumns, history_ns: int) -> I
     found: dict[int, list[Stretch]] = {}
     for stretch in stretches(ticks.kind, ticks.event_time_ns, history_ns):
         found.setdefault(stretch.day, []).append(stretch)
-    return [ProductDay(unit.number, product_id, day, tuple(parts)) for day, parts in sorted(found.items())]
+    venue = unit.recordings[0].venue
+    return [ProductDay(unit.number, product_id, day, tuple(parts), venue) for day, parts in sorted(found.items())]
 
 
 def _late_ticks(
@@ -159,7 +161,9 @@ def _late_ticks(
     for index in np.flatnonzero((batch.status >= Status.JUMPED_BACK) & wanted).tolist():
         values = [getattr(part, name)[index].item() for name in _VALUES]
         source = f"{day.product_id} record {start + index + 1} of unit {day.unit:05d}"
-        late.append(LateTick(LATE_REASONS[Status(batch.status[index])], source, Tick(day.product_id, *values)))
+        late.append(
+            LateTick(LATE_REASONS[Status(batch.status[index])], source, Tick(day.product_id, *values, day.venue))
+        )
     return late
 
 

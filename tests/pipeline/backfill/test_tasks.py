@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -13,14 +14,17 @@ from common.errors import InputError
 from common.schema import CORE_1, FULL_1, FeatureSchema
 from pipeline.archive import read_archive
 from pipeline.backfill import tasks
+from pipeline.backfill.days import Stretch
 from pipeline.backfill.run import Totals
 from pipeline.backfill.units import Recording, Unit, blocks, connections_in, recordings, units
 from pipeline.datasets import coinbase_ticker_2025, coinbase_ticker_2026
+from pipeline.features.columns import ProductCodes, TickColumns
 from pipeline.features.table import FeatureTable, compute_features
 from pipeline.parquet import read_features
-from pipeline.records import decode_dead, decode_late
+from pipeline.records import Tick, decode_dead, decode_late
 from tests.pipeline.backfill.recordings import DAY_NS, FIRST_DAY_NS, Feed, three_days
 
+NO_FACTS = tasks.UnitFacts([], 0, Counter(), Counter(), Counter(), ())
 BOTH = pytest.mark.parametrize("schema", [CORE_1, FULL_1], ids=lambda schema: schema.name)
 
 
@@ -170,3 +174,13 @@ def test_the_files_of_two_exchanges_are_parted_each_by_their_own_connections() -
     begin = frozenset([Path("2")])
     assert [[str(path) for path in unit.paths] for unit in units(found, begin)] == [["0"], ["2"], ["1", "3"]]
     assert blocks(found) == [(Path("0"), Path("2")), (Path("1"), Path("3"))]
+
+
+def test_a_late_tick_keeps_its_exchange(tmp_path: Path) -> None:
+    late = Tick("BTCUSDT", FIRST_DAY_NS, 5, 2, 1.0, 1.0, 2.0, 3.0, 4.0, "binance")
+    first = msgspec.structs.replace(late, event_time_ns=FIRST_DAY_NS + 1)
+    ticks = tasks.UnitTicks({"BTCUSDT": TickColumns.from_records([first, late], ProductCodes())}, NO_FACTS)
+    day = tasks.ProductDay(0, "BTCUSDT", FIRST_DAY_NS // DAY_NS, (Stretch(0, 0, 0, 2),), "binance")
+    done = tasks.compute_day(ticks, day, CORE_1, tmp_path)
+    (kept,) = (tmp_path / done.refused_files[0]).read_bytes().splitlines()
+    assert decode_late(kept).tick == late
