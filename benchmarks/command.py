@@ -22,6 +22,8 @@ BENCHMARKS = {
     "features": "benchmarks.features",
     "feed": "benchmarks.feed",
     "ingest": "benchmarks.ingest",
+    "backfill": "benchmarks.backfill",
+    "scaling": "benchmarks.scaling",
     "worker": "benchmarks.worker",
 }
 

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from benchmarks.machine import header, machine
 from benchmarks.sums import RIVAL_SUMS
-from common.schema import FULL_1
+from common.schema import CORE_1, FULL_1
 from pipeline.archive import read_archive
 from pipeline.datasets import coinbase_ticker_2025
 from pipeline.features import full, kernels
@@ -37,6 +37,7 @@ NAIVE_TICKS = 2_000
 BATCHES = (1, 100, 1000)
 REPEATS = 5
 DRIFT_TICKS = 1_000_000
+MANY_PRODUCTS = 10_000
 
 
 def run(console: Console) -> dict[str, Any]:
@@ -57,6 +58,7 @@ def run(console: Console) -> dict[str, Any]:
         console.print("the recordings are not on this machine; a quiet generated market stands in")
         markets["quiet market, 5 ticks/s"] = market(70_000, 5.0)
     figures["engine"] = {name: _engine(console, name, ticks) for name, ticks in markets.items()}
+    figures["many_products"] = _many_products(console)
     figures["drift"] = _drift(console)
     figures["columns"] = _columns(console, recorded or _as_records(market(70_000, 5.0)))
     return figures
@@ -87,7 +89,7 @@ def _recorded() -> list[Record]:
 
 
 def _as_records(ticks: TickColumns) -> list[Record]:
-    columns = (getattr(ticks, name).tolist() for name in Tick.__struct_fields__[1:])
+    columns = (getattr(ticks, name).tolist() for name in Tick.__struct_fields__[1:9])
     return [Tick("BTC-USD", *row) for row in zip(*columns, strict=True)]
 
 
@@ -138,6 +140,21 @@ def _best_ns(work: dict[str, Work], repeats: int) -> dict[str, float]:
             once()
             best[label] = min(best[label], (time.thread_time_ns() - began) / count)
     return best
+
+
+def _many_products(console: Console) -> dict[str, float]:
+    """Ticks that go around among so many products that no cache holds their state."""
+    ticks = market(BUSY_TICKS, 2.0 * MANY_PRODUCTS)
+    product = np.random.default_rng(3).integers(0, MANY_PRODUCTS, BUSY_TICKS).astype(np.int32)
+    ticks = dataclasses.replace(ticks, product=product)
+    work = {
+        schema.name: _updates(lambda schema=schema: FeatureEngine(schema), ticks, len(ticks))  # type: ignore[misc]
+        for schema in (CORE_1, FULL_1)
+    }
+    figures = _best_ns(work, REPEATS)
+    for label, ns in figures.items():
+        console.print(f"{MANY_PRODUCTS:,} products, 2 ticks/s each, {label}, one call: {ns:,.0f} ns/tick")
+    return figures
 
 
 def _naive(ticks: TickColumns, count: int) -> NDArray[np.float64]:

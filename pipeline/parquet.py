@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -331,7 +331,9 @@ class _OpenFile:
             with contextlib.suppress(FileExistsError):
                 stream = path.open("xb")
                 fcntl.flock(stream, fcntl.LOCK_EX)
-                return path, stream
+                if _is_still_at(path, stream):
+                    return path, stream
+                stream.close()  # another writer took it for abandoned before it was locked
         raise AssertionError
 
     def _publish(self) -> None:
@@ -342,6 +344,13 @@ class _OpenFile:
                 os.link(self._path, final)
                 self._path.unlink()
                 return
+
+
+def _is_still_at(path: Path, stream: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _remove_abandoned(directory: Path) -> None:

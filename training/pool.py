@@ -9,13 +9,13 @@ from typing import Any, Protocol, TypeVar
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from common.errors import InputError, TrainingError, VolcastError
+from common.cluster import dask_client
+from common.errors import TrainingError, VolcastError
 
 Shared = TypeVar("Shared", contravariant=True)
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 LOCAL_WORKERS = 2
-CONNECT_S = 10
 
 
 class Pool(Protocol):
@@ -90,26 +90,5 @@ def open_pool(cluster: str | None) -> Iterator[Pool]:
     if cluster is None:
         yield InProcess()
         return
-    from distributed import Client, LocalCluster
-
-    if cluster == "local":
-        workers = min(LOCAL_WORKERS, os.cpu_count() or 1)
-        with (
-            LocalCluster(  # type: ignore[no-untyped-call]
-                n_workers=workers,
-                threads_per_worker=1,
-                dashboard_address=None,
-                host="127.0.0.1",
-                memory_limit=0,
-                silence_logs=50,
-            ) as made,
-            Client(made) as client,  # type: ignore[no-untyped-call]
-        ):
-            yield OnDask(client)
-        return
-    try:
-        client = Client(cluster, timeout=CONNECT_S)  # type: ignore[no-untyped-call]
-    except (OSError, TimeoutError, ValueError) as error:
-        raise InputError(f"--cluster {cluster}: no Dask scheduler answers: {error}") from None
-    with client:
+    with dask_client(cluster, min(LOCAL_WORKERS, os.cpu_count() or 1)) as client:
         yield OnDask(client)

@@ -4,7 +4,7 @@ Archives are NDJSON, plain or gzipped. `messages` reads the exchange's messages 
 recordings of every format into records, `writer` writes archives.
 """
 
-from pipeline.archive.messages import Message, read_messages
+from pipeline.archive.messages import Message, read_messages, recordings_in_order
 from pipeline.archive.paths import SUFFIXES, expand_paths, latest_archive
 from pipeline.archive.reader import ReadOptions, RecordingFormat, describe, read_archive
 from pipeline.archive.upkeep import ArchivePolicy
@@ -22,4 +22,5 @@ __all__ = [
     "latest_archive",
     "read_archive",
     "read_messages",
+    "recordings_in_order",
 ]

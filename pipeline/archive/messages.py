@@ -19,7 +19,7 @@ from pipeline.feed.venues import FEEDS, recognized
 from pipeline.records import DeadLetter, Gap, LateTick, Tick
 
 _PEEK_LINES = 1000  # how far into a file its first time and its exchange are searched for
-_NO_TIME = 2**63  # sorts after every time
+NO_TIME_NS = 2**63  # sorts after every time
 
 
 class Message(NamedTuple):
@@ -41,7 +41,7 @@ class _Line(NamedTuple):
     damage: DeadLetter | None  # of a line that is cut off, or whose recorder's part cannot be read
 
 
-class _File(NamedTuple):
+class SurveyedFile(NamedTuple):
     path: Path
     feed: Feed
     first_time_ns: int  # event time of the first message that has one
@@ -81,13 +81,21 @@ def read_messages(paths: Iterable[Path]) -> Iterator[Message]:
 
     Raises InputError, at the call, for a path that cannot be read.
     """
-    paths = [file for path in paths for file in expand_name(str(path))]
-    if not paths:
+    return _messages(recordings_in_order(paths))
+
+
+def recordings_in_order(paths: Iterable[Path]) -> list[SurveyedFile]:
+    """The files of recordings by the time of their first message, then by name.
+
+    Raises InputError for a path that cannot be read.
+    """
+    files = [file for path in paths for file in expand_name(str(path))]
+    if not files:
         raise InputError("no recording was named")
-    return _messages(sorted(map(_survey, paths), key=lambda file: (file.first_time_ns, file.path.name)))
+    return sorted(map(_survey, files), key=lambda file: (file.first_time_ns, file.path.name))
 
 
-def _messages(files: list[_File]) -> Iterator[Message]:
+def _messages(files: list[SurveyedFile]) -> Iterator[Message]:
     places: dict[str, _Places] = {}  # by venue
     for file in files:
         venue = file.feed.venue
@@ -132,7 +140,7 @@ class _Places:
         return position
 
 
-def _survey(path: Path) -> _File:
+def _survey(path: Path) -> SurveyedFile:
     """Finds exchange and first event time of a file. A file without any time comes last."""
     feed: Feed | None = None
     for count, line in enumerate(_lines(path)):
@@ -145,8 +153,8 @@ def _survey(path: Path) -> _File:
             feed = feed or recognized(entry.raw)
             time_ns = feed.event_time_ns(entry.raw, entry.ingest_time_ns) if feed else None
             if feed is not None and time_ns is not None:
-                return _File(path, feed, time_ns)
-    return _File(path, feed or FEEDS["coinbase"], _NO_TIME)
+                return SurveyedFile(path, feed, time_ns)
+    return SurveyedFile(path, feed or FEEDS["coinbase"], NO_TIME_NS)
 
 
 def _feed_of(header: Header, path: Path) -> Feed:

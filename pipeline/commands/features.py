@@ -14,12 +14,16 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from common.cli import config_option, examples, json_option
+from common.cluster import dask_client
 from common.config import load_config
 from common.errors import InputError, UsageError
 from common.lifecycle import stop_on_signals
 from common.log import configure_logs
 from common.schema import CORE_1, SCHEMAS, FeatureSchema
+from common.steps import steps
 from pipeline.archive import ReadOptions, RecordingFormat, describe, expand_paths, latest_archive, read_archive
+from pipeline.backfill.run import ATTEMPTS, backfill
+from pipeline.backfill.tasks import REFUSED
 from pipeline.commands.recordings import flat_options, no_tick, read_options, show_formats
 from pipeline.features.engine import longest_ns
 from pipeline.features.table import FeatureCounts, feature_chunks
@@ -30,6 +34,7 @@ from pipeline.records import DeadLetter, LateTick, encode
 DEFAULT_OUT = Path("data/processed/features.parquet")
 CHUNK_RECORDS = 8192  # small enough to stop, and to show progress, at once
 INTERRUPTED = 130
+NAMED_FAILURES = 5
 
 
 @click.command(
@@ -40,6 +45,7 @@ INTERRUPTED = 130
         "volcast features --data-file 'recordings/*.ndjson.gz' --json",
         "volcast features --schema full/1 --data-file recording.ndjson.gz",
         "volcast features --data-file quotes.csv --columns time=t,bid=b,ask=a --product BTC-USD",
+        "volcast features --cluster local --data-file recordings --out months",
     ),
 )
 @click.option(
@@ -65,6 +71,12 @@ INTERRUPTED = 130
     help="The Parquet file to write; one that is there is replaced once the new one is complete.",
 )
 @flat_options
+@click.option(
+    "--cluster",
+    metavar="local|ADDRESS",
+    help="Work in Dask: processes of this machine, or a scheduler such as tcp://host:8786 whose workers have volcast "
+    "and see the same folders. OUT, without .parquet, is then a folder with a file for each product and day.",
+)
 @json_option
 @config_option
 def features(
@@ -73,6 +85,7 @@ def features(
     out: Path,
     columns_text: str,
     product: str,
+    cluster: str | None,
     as_json: bool,
     config_file: Path | None,
 ) -> int | None:
@@ -81,12 +94,12 @@ def features(
     A recording is an archive of messages, or has one row per tick: NDJSON, CSV or Parquet with product, time, best
     bid and ask. Its columns are guessed from common names, and the guess is reported.
 
-    What is late or cannot be parsed is counted by reason and kept beside it, in OUT.late.ndjson and
-    OUT.dead.ndjson.
+    Records that are late or cannot be parsed are counted by reason. They are kept in OUT.late.ndjson and
+    OUT.dead.ndjson, or, with --cluster, in the folder OUT/_refused.
     """
     config = load_config(config_file)
     configure_logs(config.log, "features")
-    if out.suffix != SUFFIX:
+    if cluster is None and out.suffix != SUFFIX:
         raise UsageError(f"--out: expected a name that ends in {SUFFIX}, got {out}")
     if data_files:
         files = [path for text in data_files for path in expand_paths(text)]
@@ -95,7 +108,13 @@ def features(
     options = read_options(columns_text, product, config.ingest.gap_after_s)
     formats = describe(files, options)
     show_formats(formats)
-    summary = _convert(files, out, SCHEMAS[schema_name], options, formats)
+    if cluster is None:
+        summary = _convert(files, out, SCHEMAS[schema_name], options, formats)
+    else:
+        if formats:
+            raise InputError(f"--cluster: expected archives of the exchange's messages, got {formats[0].file}")
+        out = out.with_suffix("") if out.suffix == SUFFIX else out
+        summary = _convert_on(cluster, files, out, SCHEMAS[schema_name])
     if summary is None:
         click.echo(f"volcast: interrupted; {out} was not written", err=True)
         return INTERRUPTED
@@ -172,6 +191,32 @@ def _not_computed(files: list[Path], formats: list[RecordingFormat], schema: Fea
     if len(formats) < len(files):
         return []
     return [name for name in schema.names if all(name in each.not_computed for each in formats)]
+
+
+def _convert_on(cluster: str, files: list[Path], out: Path, schema: FeatureSchema) -> Summary | None:
+    """As _convert, but on a Dask cluster and into a folder."""
+    stop = stop_on_signals()
+    began = time.monotonic()
+    with dask_client(cluster, os.cpu_count() or 1) as client, steps() as report:
+        totals = backfill(client, files, out, schema, stop, report)
+    if totals is None:
+        return None
+    if totals.failed:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in sorted(totals.failed.items())[:NAMED_FAILURES])
+        more = len(totals.failed) - NAMED_FAILURES
+        raise InputError(
+            f"{len(totals.failed)} tasks failed {ATTEMPTS} times each, so {out} was not written: {reasons}"
+            + (f"; and {more} more" if more > 0 else "")
+        )
+    if totals.features == 0:
+        raise InputError(f"no tick in {', '.join(map(str, files))}")
+    late_files = any(".late." in name for name in totals.refused_files)
+    dead_files = any(".dead." in name for name in totals.refused_files)
+    counts = FeatureCounts(totals.ticks, totals.features, totals.not_warm, totals.gaps, totals.late, totals.dead)
+    refused = out / REFUSED
+    took_s = time.monotonic() - began
+    late_file, dead_file = refused if late_files else None, refused if dead_files else None
+    return _summary(files, out, schema, counts, "", late_file, dead_file, [], [], took_s)
 
 
 class Kept:

@@ -66,9 +66,14 @@ class TickColumns:
         """Records start…stop, without a copy."""
         return TickColumns(*(getattr(self, name)[start:stop] for name, _ in _DTYPES))
 
-    def select(self, mask: NDArray[np.bool_]) -> TickColumns:
-        """The records where the mask (n,) holds, copied."""
-        return TickColumns(*(getattr(self, name)[mask] for name, _ in _DTYPES))
+    def select(self, which: NDArray[np.bool_] | NDArray[np.intp]) -> TickColumns:
+        """The records where the mask (n,) holds, or those at the places given, copied."""
+        return TickColumns(*(getattr(self, name)[which] for name, _ in _DTYPES))
+
+    @classmethod
+    def joined(cls, parts: Sequence[TickColumns]) -> TickColumns:
+        """All records one after another, copied. Raises ValueError for no part."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name, _ in _DTYPES))
 
     @classmethod
     def from_records(cls, records: Sequence[Record], codes: ProductCodes) -> TickColumns:

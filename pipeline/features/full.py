@@ -284,8 +284,7 @@ SIGNATURE = types.int64(
 @functools.cache
 def compiled() -> Callable[..., int]:
     """`update` as machine code, compiled once a process; see kernels.compiled."""
-    kernel: Callable[..., int] = njit(SIGNATURE, nogil=True, error_model="numpy")(update)
-    return kernel
+    return kernels.machine_code(update, SIGNATURE)
 
 
 KERNEL = Kernel(
@@ -299,4 +298,7 @@ KERNEL = Kernel(
         ((SECONDS,), np.float64),
     ),
     of_tick=(np.int64, *[np.float64] * 5, np.int64),
+    oldest=OLDEST,
+    tick_numbers=(COUNT, *range(REFERENCE, OLDEST + 1)),
+    queue=(HEAD, TAIL),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -372,3 +373,22 @@ def test_on_a_real_full_disk_the_worker_goes_on_and_its_next_file_is_whole(tmp_p
         assert_equal(read_features(mount / "rows"), some_rows(100))
     finally:
         subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_a_writer_that_was_taken_for_abandoned_before_it_had_its_lock_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = fcntl.flock
+    removed: list[Path] = []
+
+    def remove_first(stream: Any, operation: int) -> None:
+        if not removed:
+            removed.append(Path(stream.name))
+            removed[0].unlink()  # as another writer's look for abandoned files does
+        lock(stream, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with FeatureParquetWriter(tmp_path / "out.parquet"):
+        pass
+    assert removed
+    assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from distributed import LocalCluster
 
+from common import cluster
 from common.errors import InputError, TrainingError
 from common.schema import CORE_1
 from training import experiment
-from training import pool as pool_module
 from training.data import Dataset
 from training.experiment import Experiment, Settings, on_schema
 from training.labels import spike_threshold
@@ -166,7 +166,7 @@ def _refuse(shared: None, job: int) -> None:
 
 
 def test_a_scheduler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "CONNECT_S", 0.2)
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.2)
     with (
         pytest.raises(InputError, match=r"--cluster tcp://127\.0\.0\.1:9: no Dask scheduler answers"),
         open_pool("tcp://127.0.0.1:9"),

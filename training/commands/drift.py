@@ -15,11 +15,11 @@ from common.config import Config, load_config
 from common.console import tables
 from common.errors import InputError, UsageError
 from common.log import configure_logs
+from common.steps import steps
 from pipeline.archive import expand_paths
 from pipeline.datasets import DATA_DIR, coinbase_ticker_2025
 from pipeline.drift import LARGE_PSI
 from training.commands.folders import taken_back
-from training.commands.progress import steps
 
 if TYPE_CHECKING:
     from training.data import Dataset

@@ -15,9 +15,9 @@ from common.console import tables
 from common.errors import BundleError, InputError, UsageError
 from common.log import configure_logs
 from common.model_store import ModelStore
+from common.steps import steps
 from common.versions import newest_version
 from training.commands.folders import taken_back
-from training.commands.progress import steps
 
 if TYPE_CHECKING:
     from rich.console import Console

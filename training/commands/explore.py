@@ -13,9 +13,9 @@ from common.config import load_config
 from common.errors import InputError
 from common.log import configure_logs
 from common.schema import SCHEMAS
+from common.steps import steps
 from pipeline.datasets import DATA_DIR, btc_quotes_2021, coinbase_minutes, coinbase_ticker_2025
 from training.commands.folders import taken_back
-from training.commands.progress import steps
 
 if TYPE_CHECKING:
     from training.explore.result import Exploration

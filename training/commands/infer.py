@@ -14,7 +14,7 @@ from common.config import Config, load_config
 from common.console import tables
 from common.errors import InputError, UsageError
 from common.log import configure_logs
-from training.commands.progress import counting
+from common.steps import counting
 
 if TYPE_CHECKING:
     from common.bundle import Manifest

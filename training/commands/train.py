@@ -17,10 +17,10 @@ from common.errors import InputError, UsageError
 from common.log import configure_logs
 from common.model_store import ModelStore, model_name
 from common.schema import CORE_1, FULL_1, SCHEMAS
+from common.steps import steps
 from pipeline.archive import expand_paths
 from pipeline.datasets import DATA_DIR, btc_quotes_2021, coinbase_ticker_2025
 from training import MODEL_TYPES
-from training.commands.progress import steps
 
 if TYPE_CHECKING:
     from training.bundle import Bundle

@@ -14,7 +14,8 @@ from common.errors import UnavailableError
 from pipeline.broker import kafka as module
 from pipeline.broker.kafka import KafkaBroker
 from pipeline.broker.properties import Listener
-from pipeline.stream.kafka import Sink, connect, ensure_topics
+from pipeline.stream.kafka import Sink, connect
+from pipeline.stream.kafka_topics import ensure_topics
 from tests.processes import read_all
 
 pytestmark = pytest.mark.process

@@ -13,7 +13,8 @@ from benchmarks.processes import free_port
 from cli.run.processes import ProcessGroup
 from common.config import KafkaConfig
 from pipeline.broker.light import LIMITS
-from pipeline.stream.kafka import connect, ensure_topics
+from pipeline.stream.kafka import connect
+from pipeline.stream.kafka_topics import ensure_topics
 from tests.pipeline.broker.test_light import needs_light
 from tests.processes import await_true, start, volcast
 

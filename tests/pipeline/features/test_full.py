@@ -83,7 +83,7 @@ def assert_agrees(batch: FeatureBatch, want: np.ndarray) -> None:
 
 
 def as_records(ticks: TickColumns) -> list[Tick]:
-    rows = zip(*(getattr(ticks, name).tolist() for name in Tick.__struct_fields__[1:]), strict=True)
+    rows = zip(*(getattr(ticks, name).tolist() for name in Tick.__struct_fields__[1:9]), strict=True)
     return [Tick("BTC-USD", *row) for row in rows]
 
 

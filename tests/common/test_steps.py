@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from common.cli import json_option
+from common.steps import steps
 from tests.training.commands.said import STEP
-from training.commands.progress import steps
 
 TOLD = ("reading 2 recordings", "computing full/1 for 1,234 ticks", "drawing")
 
@@ -63,7 +63,7 @@ def test_a_script_that_wants_json_gets_no_steps(as_json: bool) -> None:
 
 
 def test_a_terminal_gets_no_such_line() -> None:
-    program = "from training.commands.progress import steps\nwith steps() as step: step('drawing')"
+    program = "from common.steps import steps\nwith steps() as step: step('drawing')"
     theirs, ours = pty.openpty()
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "TERM": "xterm"}
     subprocess.run([sys.executable, "-c", program], stderr=ours, env=environ, check=True, timeout=60)
