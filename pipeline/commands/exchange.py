@@ -26,7 +26,7 @@ from pipeline.archive import expand_paths, read_messages
 from pipeline.exchange.faults import Fault, Faults
 from pipeline.exchange.items import Item, Restart, replayed, simulated
 from pipeline.exchange.server import ExchangeServer
-from pipeline.exchange.simulator import PROFILES, START_NS, simulate
+from pipeline.exchange.simulator import PROFILES, START_NS, describe_market, simulate
 
 _STATS_S = 1.0
 FAULT_NAMES = ", ".join(Fault)
@@ -191,7 +191,9 @@ async def _serve(
     async def report_stats() -> None:
         while True:
             await asyncio.sleep(_STATS_S)
-            status.report("stats", clients=server.clients, **asdict(server.counts))
+            status.report(
+                "stats", clients=server.clients, market=describe_market(server.now_ns), **asdict(server.counts)
+            )
 
     stats = asyncio.create_task(report_stats())
     try:

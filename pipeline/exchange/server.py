@@ -85,6 +85,11 @@ class ExchangeServer:
     def clients(self) -> int:
         return len(self._clients)
 
+    @property
+    def now_ns(self) -> int:
+        """The market's time: that of the last message."""
+        return self._now_ns
+
     async def run(
         self,
         listener: socket.socket,
@@ -146,6 +151,8 @@ class ExchangeServer:
         finally:
             del self._clients[connection]
             self._lines.pop(connection, None)
+            async with self._changed:
+                self._changed.notify_all()
 
     async def _converse(self, connection: ServerConnection, session: Session) -> None:
         if self._ended:
@@ -315,8 +322,8 @@ class ExchangeServer:
             await self._release()
             await self._close_all(CloseCode.POLICY_VIOLATION, "too many connections")
         await asyncio.gather(*(connection.wait_closed() for connection in gone))
-        while any(connection in self._clients for connection in gone):
-            await asyncio.sleep(0)  # their handlers end
+        async with self._changed:
+            await self._changed.wait_for(lambda: not any(connection in self._clients for connection in gone))
         await self._returned(before)
 
     async def _turn_away(
