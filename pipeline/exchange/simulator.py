@@ -161,12 +161,13 @@ class _Market:
         columns = (time_ns, price, bid, ask, bid_quantity, ask_quantity, low, high, change)
         rows = zip(*(column.tolist() for column in columns), strict=True)
         product_id, volume = self._profile.product_id, self._volume
-        return (SimulatedTick(row[0], product_id, *row[1:], volume) for row in rows)
+        return (SimulatedTick._make((row[0], product_id, *row[1:], volume)) for row in rows)
 
     def _rates(self, levels: NDArray[np.float64]) -> NDArray[np.float64]:
         """Updates per second, expected in each second (BLOCK_S,)."""
         noise = np.array(self._log_rate.path(self._rng, BLOCK_S))
-        return self._rate_per_s * self._RATE_NORM * np.exp(noise) * levels**self._RATE_POWER
+        rates = self._rate_per_s * self._RATE_NORM * np.exp(noise) * levels**self._RATE_POWER
+        return np.asarray(rates, np.float64)
 
     def _arrivals(self, rates: NDArray[np.float64], block_ns: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The second of the block in which each update arrives (n,), and when, in strictly rising ns (n,)."""
