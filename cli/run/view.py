@@ -55,7 +55,8 @@ class View:
             self.print(self._line(now_s - self._started_s))
 
     def _table(self, elapsed_s: float) -> Table:
-        table = Table(title=f"volcast run, {elapsed_s:.0f} s (Ctrl-C ends it)", title_justify="left")
+        title = f"volcast run, {elapsed_s:.0f} s (Ctrl-C ends it){self._market()}"
+        table = Table(title=title, title_justify="left")
         for heading in ("part", "state", "where", "figures"):
             table.add_column(heading, overflow="fold")
         for process in self._processes.all:
@@ -69,7 +70,14 @@ class View:
         figures = "  ".join(
             f"{process.name}: {_figures(process)}" for process in self._processes.all if _figures(process)
         )
-        return f"{elapsed_s:4.0f} s  {figures}"
+        return f"{elapsed_s:4.0f} s  {figures}{self._market()}"
+
+    def _market(self) -> str:
+        """The market's date, and the words "simulated market" if it is one; empty before its first message."""
+        for process in self._processes.all:
+            if process.name == "exchange" and "market" in process.stats:
+                return f"  {process.stats['market']}"
+        return ""
 
 
 def _where(ready: dict[str, Any]) -> str:

@@ -23,11 +23,13 @@ from common.log import configure_logs, get_logger
 from common.ports import open_port
 from common.status import StatusPipe
 from pipeline.archive import expand_paths, read_messages
+from pipeline.exchange.faults import Fault, Faults
 from pipeline.exchange.items import Item, Restart, replayed, simulated
 from pipeline.exchange.server import ExchangeServer
-from pipeline.exchange.simulator import PROFILES, START_NS, simulate
+from pipeline.exchange.simulator import PROFILES, START_NS, describe_market, simulate
 
 _STATS_S = 1.0
+FAULT_NAMES = ", ".join(Fault)
 
 
 @click.command(
@@ -35,6 +37,7 @@ _STATS_S = 1.0
     epilog=examples(
         "volcast exchange --simulate --seed 7 --rate 5",
         "volcast exchange --replay data/raw --speed max",
+        "volcast exchange --simulate --fault drop=0.001 --fault cut=0.0005 --fault-seed 7",
         "volcast ingest --url ws://127.0.0.1:8765      in another terminal",
     ),
 )
@@ -51,6 +54,11 @@ _STATS_S = 1.0
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0: any free one.")
 @click.option("--duration", type=Duration(), help="End after so long.")
+@click.option(
+    "--fault", "faults", multiple=True, metavar="NAME=RATE", help=f"Inject faults, RATE per message: {FAULT_NAMES}."
+)
+@click.option("--fault-seed", type=int, default=0, show_default=True, help="The same seed gives the same faults.")
+@click.option("--fault-log", type=click.Path(path_type=Path, dir_okay=False), help="Each fault as a line of JSON.")
 @json_option
 def exchange(
     config_file: Path | None,
@@ -66,12 +74,16 @@ def exchange(
     host: str | None,
     port: int | None,
     duration: float | None,
+    faults: tuple[str, ...],
+    fault_seed: int,
+    fault_log: Path | None,
     as_json: bool,
 ) -> None:
     """A WebSocket server that speaks Coinbase's protocol: ticker, heartbeats, one counter a connection.
 
     It starts when someone subscribes to the ticker, sends the same to all who do, waits while nobody
-    does, and ends when the recording has gone through.
+    does, and ends when the recording has gone through. At the end it reports each injected fault with its
+    products and its sequence number: in --fault-log, or in the output of --json.
     """
     if simulation == (replay is not None):
         raise UsageError("exchange: expected one of --simulate and --replay FILE")
@@ -79,6 +91,9 @@ def exchange(
         raise UsageError(f"exchange: {files[0]!r} is no option, and --simulate takes no files")
     if replay is not None and not (seed is rate is max_ticks is market_time is None):
         raise UsageError("exchange: --seed, --rate, --max-ticks and --market-time belong to --simulate")
+    injector = _faults(faults, fault_seed)
+    if fault_log is not None and injector is None:
+        raise UsageError("exchange: --fault-log needs a --fault")
     config = load_config(config_file)
     configure_logs(config.log, "exchange")
     plan = _simulation(config, seed, rate, max_ticks, market_time) if replay is None else _recording([replay, *files])
@@ -86,9 +101,38 @@ def exchange(
     port = config.exchange.port if port is None else port
     stop = stop_on_signals()
     with open_port(host, port, "--port or exchange.port") as listener:
-        summary = asyncio.run(_serve(plan, speed, fast_forward or 0.0, host, listener, duration, stop))
+        summary = asyncio.run(_serve(plan, speed, fast_forward or 0.0, injector, host, listener, duration, stop))
+    if fault_log is not None and injector is not None:
+        _write_fault_log(fault_log, injector)
     if as_json:
-        click.echo(msgspec.json.encode(summary))
+        injected = {"injected": [entry._asdict() for entry in injector.injected]} if injector else {}
+        click.echo(msgspec.json.encode(summary | injected))
+
+
+def _faults(texts: tuple[str, ...], seed: int) -> Faults | None:
+    """The faults of `--fault NAME=RATE`. Raises UsageError for an unknown name, a name given twice, or a wrong rate."""
+    rates: dict[Fault, float] = {}
+    for text in texts:
+        name, _, rate = text.partition("=")
+        try:
+            fault = Fault(name)
+        except ValueError:
+            raise UsageError(f"--fault {text!r}: expected NAME=RATE with a name of {FAULT_NAMES}") from None
+        if fault in rates:
+            raise UsageError(f"--fault {text!r}: {name} is given twice")
+        try:
+            rates[fault] = float(rate)
+            Faults({fault: rates[fault]})
+        except ValueError:
+            raise UsageError(f"--fault {text!r}: expected a rate above 0 and at most 1, got {rate!r}") from None
+    return Faults(rates, seed) if rates else None
+
+
+def _write_fault_log(path: Path, faults: Faults) -> None:
+    try:
+        path.write_bytes(b"".join(msgspec.json.encode(entry._asdict()) + b"\n" for entry in faults.injected))
+    except OSError as error:
+        raise InputError(f"--fault-log {path}: cannot be written: {error.strerror or error}") from None
 
 
 class _Plan(NamedTuple):
@@ -122,6 +166,7 @@ async def _serve(
     plan: _Plan,
     speed: float,
     fast_forward_s: float,
+    faults: Faults | None,
     host: str,
     listener: socket.socket,
     duration_s: float | None,
@@ -135,6 +180,7 @@ async def _serve(
         speed=speed,
         end_reason=plan.end_reason,
         fast_forward_s=fast_forward_s,
+        faults=faults,
     )
 
     def on_ready(bound: int) -> None:
@@ -145,14 +191,18 @@ async def _serve(
     async def report_stats() -> None:
         while True:
             await asyncio.sleep(_STATS_S)
-            status.report("stats", clients=server.clients, **asdict(server.counts))
+            status.report(
+                "stats", clients=server.clients, market=describe_market(server.now_ns), **asdict(server.counts)
+            )
 
     stats = asyncio.create_task(report_stats())
     try:
         reason = await server.run(listener, on_ready=on_ready, stopped=stop.is_set, duration_s=duration_s)
     finally:
         stats.cancel()
-    summary = asdict(server.counts)
+    summary: dict[str, object] = asdict(server.counts)
+    if faults is not None:
+        summary["faults"] = faults.counts()
     log.info("ended", reason=reason, **summary)
     status.report("summary", **summary)
     return summary

@@ -15,6 +15,7 @@ from common.config import load_config
 from common.lifecycle import stop_on_signals
 from common.log import configure_logs, get_logger
 from common.streams import reader_gone
+from pipeline.exchange.simulator import describe_market
 from pipeline.stream.kafka import connect, consume_batch, make_consumer, partitions_of
 from volcast.v1 import MissingReason, Prediction
 
@@ -25,7 +26,10 @@ from volcast.v1 import MissingReason, Prediction
 @json_option
 @config_option
 def watch(product: str | None, count: int | None, as_json: bool, config_file: Path | None) -> None:
-    """Predictions as they come, a line each, until Ctrl-C."""
+    """Predictions as they come, a line each, until Ctrl-C.
+
+    Standard error shows the date of the market, and whether the market is simulated.
+    """
     config = load_config(config_file)
     configure_logs(config.log, "watch")
     stop = stop_on_signals()
@@ -35,7 +39,7 @@ def watch(product: str | None, count: int | None, as_json: bool, config_file: Pa
         topic = config.kafka.topics.predictions
         numbers = partitions_of(consumer, topic, config.kafka.timeout_s)
         consumer.assign([TopicPartition(topic, number, OFFSET_END) for number in numbers])
-        shown = 0
+        shown, market = 0, ""
         while not (stop.is_set() or reader_gone()) and (count is None or shown < count):
             for message in consume_batch(consumer, 100, 0.1):
                 prediction = _parsed(message)
@@ -44,6 +48,9 @@ def watch(product: str | None, count: int | None, as_json: bool, config_file: Pa
                 if product not in (None, prediction.product_id) or (count is not None and shown >= count):
                     continue
                 shown += 1
+                if not as_json and (current := describe_market(prediction.event_time_ns)) != market:
+                    market = current
+                    click.echo(market, err=True)
                 click.echo(_as_json(prediction) if as_json else _line(prediction))
     finally:
         consumer.close()

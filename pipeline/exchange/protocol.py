@@ -47,6 +47,11 @@ class Session:
         return bool(self._tickers) or self._heartbeats
 
     @property
+    def last_number(self) -> int | None:
+        """The number of the last message; None before the first."""
+        return self._next - 1 if self._next else None
+
+    @property
     def wants_tickers(self) -> bool:
         return bool(self._tickers)
 
@@ -55,11 +60,11 @@ class Session:
         try:
             request = _decode_request(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return _error(f"failed to parse request: {error}")
+            return refusal(f"failed to parse request: {error}")
         products = [canonical_product(product) for product in request.product_ids]
         problem = self._problem(request, products)
         if problem:
-            return _error(problem)
+            return refusal(problem)
         if request.channel == HEARTBEATS:
             self._heartbeats = request.type == "subscribe"
         elif request.type == "subscribe":
@@ -133,5 +138,6 @@ class Session:
         return msgspec.json.encode(message)
 
 
-def _error(message: str) -> bytes:
+def refusal(message: str) -> bytes:
+    """An error as the exchange sends it: without a number."""
     return msgspec.json.encode({"type": "error", "message": message})

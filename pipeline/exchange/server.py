@@ -11,6 +11,7 @@ import asyncio
 import logging
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
+from pipeline.exchange.faults import SLOW_S, STORM_CONNECTIONS, Fault, Faults, FaultyLine
 from pipeline.exchange.items import Item, Restart
 from pipeline.exchange.pacer import Pacer
-from pipeline.exchange.protocol import Session
+from pipeline.exchange.protocol import Session, refusal
 
 SUBSCRIBE_TIMEOUT_S = 5.0  # as the exchange's: subscribe by then or be cut off
 HEARTBEAT_S = 1.0
@@ -55,12 +57,14 @@ class ExchangeServer:
         speed: float,
         end_reason: str,
         fast_forward_s: float = 0.0,
+        faults: Faults | None = None,
         subscribe_timeout_s: float = SUBSCRIBE_TIMEOUT_S,
         return_timeout_s: float = RETURN_TIMEOUT_S,
     ) -> None:
         """products: those that can be subscribed to; None: any. speed: of event time; infinity: as fast as it goes.
 
         fast_forward_s: so much event time from the start on is sent at once.
+        faults: what to inject into the feed; None: nothing.
         """
         self.counts = Counts()
         self._products = None if products is None else tuple(products)
@@ -68,6 +72,10 @@ class ExchangeServer:
         self._end_reason = end_reason
         self._subscribe_timeout_s = subscribe_timeout_s
         self._return_timeout_s = return_timeout_s
+        self._faults = faults
+        self._lines: dict[ServerConnection, FaultyLine] = {}  # of each client, if there are faults
+        self._turned_away: deque[Fault] = deque()  # the fate of the connections to come
+        self._silent = False
         self._clients: dict[ServerConnection, Session] = {}
         self._changed = asyncio.Condition()
         self._ended = False
@@ -76,6 +84,11 @@ class ExchangeServer:
     @property
     def clients(self) -> int:
         return len(self._clients)
+
+    @property
+    def now_ns(self) -> int:
+        """The market's time: that of the last message."""
+        return self._now_ns
 
     async def run(
         self,
@@ -130,11 +143,16 @@ class ExchangeServer:
         session = Session(self._products)
         self._clients[connection] = session
         self.counts.connections += 1
+        if self._faults is not None:
+            self._lines[connection] = FaultyLine(self._faults, self.counts.connections)
         try:
             with suppress(ConnectionClosed):
                 await self._converse(connection, session)
         finally:
             del self._clients[connection]
+            self._lines.pop(connection, None)
+            async with self._changed:
+                self._changed.notify_all()
 
     async def _converse(self, connection: ServerConnection, session: Session) -> None:
         if self._ended:
@@ -143,7 +161,11 @@ class ExchangeServer:
         try:
             async with asyncio.timeout(self._subscribe_timeout_s):
                 while not session.subscribed:
-                    await self._answer(connection, session, await connection.recv())
+                    request = await connection.recv()
+                    if self._turned_away:
+                        await self._turn_away(connection, session, request, self._turned_away.popleft())
+                        return
+                    await self._answer(connection, session, request)
         except TimeoutError:
             reason = f"no subscription within {self._subscribe_timeout_s:g} s"
             await connection.close(CloseCode.POLICY_VIOLATION, reason)
@@ -171,11 +193,18 @@ class ExchangeServer:
                 await self._send(batch)
                 batch = []
                 await self._until_due(item)
+            fault = self._faults.due() if self._faults else None
+            if fault or any(line.holds_messages for line in self._lines.values()):
+                await self._send(batch)
+                batch = []
+                await self._send_through(item, fault)
+                continue
             batch.append(item)
             if len(batch) >= _BATCH_ITEMS:
                 await self._send(batch)
                 batch = []
         await self._send(batch)
+        await self._release()
 
     async def _until_due(self, item: Item) -> None:
         """Waits until a message is due. The clock stands while nobody is subscribed."""
@@ -223,7 +252,12 @@ class ExchangeServer:
         """Sends everyone away, as the exchange does with code 1012, and waits for them to come back."""
         before = len(self._targets())
         self.counts.restarts += 1
+        await self._release()
         await self._close_all(CloseCode.SERVICE_RESTART, "the recording goes on with a new connection")
+        await self._returned(before)
+
+    async def _returned(self, before: int) -> None:
+        """Waits for clients that were sent away. `before` is their number."""
         await self._subscribers(1)
         with suppress(TimeoutError):  # who has not come back by then misses what follows
             async with asyncio.timeout(self._return_timeout_s):
@@ -234,9 +268,89 @@ class ExchangeServer:
         """Closes every connection, behind what was sent on it."""
         await asyncio.gather(*(connection.close(code, reason) for connection in list(self._clients)))
 
+    async def _send_through(self, item: Item, fault: Fault | None) -> None:
+        """Sends one message with a fault, or while messages are held back by an earlier fault."""
+        assert self._faults is not None
+        await self._subscriber()
+        if fault in (Fault.SLOW, Fault.SILENCE):
+            await self._pause(fault)
+        before = self._targets()
+        distorted = self._faults.distorted(item, fault)
+        for connection, session in before:
+            await self._send_faulty(connection, session, distorted, item, fault)
+        self.counts.position += 1
+        self._now_ns = item.event_time_ns or self._now_ns
+        if fault in (Fault.CUT, Fault.RECONNECT_STORM, Fault.REFUSED_SUBSCRIPTION):
+            await self._send_away(fault, len(before))
+
+    async def _pause(self, fault: Fault) -> None:
+        assert self._faults is not None
+        self._silent = fault is Fault.SILENCE
+        await asyncio.sleep(self._faults.silence_s if self._silent else SLOW_S)
+        self._silent = False
+        self._pacer.reset()
+        await self._subscriber()  # a client may have left a silent feed
+
+    async def _send_faulty(
+        self, connection: ServerConnection, session: Session, distorted: Item, item: Item, fault: Fault | None
+    ) -> None:
+        assert self._faults is not None
+        message, line = session.message(distorted), self._lines[connection]
+        if message is None:
+            return
+        if fault is not None:
+            self._faults.record(fault, line.connection, item, session.last_number if item.numbered else None)
+        with suppress(ConnectionClosed):
+            async with connection.send_context():
+                if fault is Fault.CUT:
+                    _write_half(connection, message)
+                    return
+                for sent in line.pass_on(message, fault):
+                    _write(connection, sent, fragments=3 if fault is Fault.SPLIT else 1)
+                    self.counts.sent += 1
+                connection.transport.write(b"".join(connection.protocol.data_to_send()))
+
+    async def _send_away(self, fault: Fault, before: int) -> None:
+        """Ends all connections as the fault demands, and waits for the clients to come back."""
+        gone = list(self._clients)
+        if fault is Fault.CUT:
+            for connection in gone:
+                connection.transport.close()
+        else:
+            storm = fault is Fault.RECONNECT_STORM
+            self._turned_away.extend([fault] * (STORM_CONNECTIONS if storm else 1) * before)
+            await self._release()
+            await self._close_all(CloseCode.POLICY_VIOLATION, "too many connections")
+        await asyncio.gather(*(connection.wait_closed() for connection in gone))
+        async with self._changed:
+            await self._changed.wait_for(lambda: not any(connection in self._clients for connection in gone))
+        await self._returned(before)
+
+    async def _turn_away(
+        self, connection: ServerConnection, session: Session, request: str | bytes, fault: Fault
+    ) -> None:
+        """Ends a connection at its first request: acknowledged in a reconnect storm, else refused."""
+        storm = fault is Fault.RECONNECT_STORM
+        reply = session.receive(request, self._now_ns) if storm else refusal("rate limit exceeded")
+        self.counts.sent += 1
+        await connection.send(reply, text=True)
+        await connection.close(CloseCode.POLICY_VIOLATION, "too many connections")
+
+    async def _release(self) -> None:
+        """Sends the messages that faults still hold back."""
+        for connection, line in list(self._lines.items()):
+            for message in line.release():
+                with suppress(ConnectionClosed):
+                    async with connection.send_context():
+                        _write(connection, message)
+                        connection.transport.write(b"".join(connection.protocol.data_to_send()))
+                        self.counts.sent += 1
+
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_S)
+            if self._silent:
+                continue
             for connection, session in list(self._clients.items()):
                 beat = session.heartbeat(self._now_ns)
                 if beat is not None:
@@ -247,6 +361,25 @@ class ExchangeServer:
     async def _send_beat(connection: ServerConnection, beat: bytes) -> None:
         with suppress(ConnectionClosed):
             await connection.send(beat, text=True)
+
+
+def _write(connection: ServerConnection, message: bytes, fragments: int = 1) -> None:
+    """Queues a message, in up to `fragments` frames (RFC 6455, section 5.4)."""
+    protocol = connection.protocol
+    size = -(-len(message) // fragments)
+    parts = [message[start : start + size] for start in range(0, len(message), size)] or [b""]
+    start = protocol.send_text if _is_text(message) else protocol.send_binary
+    start(parts[0], fin=len(parts) == 1)
+    for number, part in enumerate(parts[1:], 2):
+        protocol.send_continuation(part, fin=number == len(parts))
+
+
+def _write_half(connection: ServerConnection, message: bytes) -> None:
+    """Sends the first half of a message's frame and closes the connection, without a closing handshake."""
+    _write(connection, message)
+    frame = b"".join(connection.protocol.data_to_send())
+    connection.transport.write(frame[: len(frame) // 2])
+    connection.transport.close()
 
 
 def _is_text(raw: bytes) -> bool:

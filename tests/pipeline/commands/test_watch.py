@@ -14,6 +14,7 @@ import pytest
 
 from cli.main import run_command
 from common.config import KafkaConfig
+from pipeline.exchange.simulator import simulate
 from pipeline.stream.kafka import Sink
 from tests.processes import ROOT, as_environ, fresh_topics
 from volcast.v1 import MissingReason, Prediction
@@ -70,6 +71,18 @@ def test_each_prediction_is_a_line(topics: KafkaConfig, capfd: pytest.CaptureFix
     lines = capfd.readouterr().out.splitlines()
     assert len(lines) == 3
     assert lines[0].split() == ["22:35:13.925", "BTC-USD", "0.7500", "SPIKE", "1.50", "ms", "volatility/1"]
+
+
+def test_the_date_and_the_kind_of_market_are_shown_once_on_standard_error(
+    topics: KafkaConfig, capfd: pytest.CaptureFixture[str]
+) -> None:
+    simulated = Prediction(product_id="BTC-USD", event_time_ns=next(simulate(["BTC-USD"], 1, 5.0)).event_time_ns)
+    with feeding(topics, simulated.SerializeToString()):
+        assert run_command(["watch", "--count", "3"]) == 0
+    assert capfd.readouterr().err.count("simulated market, 2026-01-01 UTC\n") == 1
+    with feeding(topics, prediction()):
+        assert run_command(["watch", "--count", "1", "--product", "BTC-USD"]) == 0
+    assert "2026-04-05 UTC" in capfd.readouterr().err
 
 
 def test_a_reader_that_leaves_ends_it_well_also_while_nothing_comes(topics: KafkaConfig) -> None:

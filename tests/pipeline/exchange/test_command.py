@@ -36,6 +36,11 @@ from tests.pipeline.feed.messages import message
         (["--simulate", "--port", "70000"], "70000", 2),
         (["--simulate", "--duration", "soon"], "'soon' is not a duration", 2),
         (["--nonsense"], "No such option", 2),
+        (["--simulate", "--fault", "rain=0.1"], "expected NAME=RATE with a name of drop, repeat", 2),
+        (["--simulate", "--fault", "drop"], "expected a rate above 0 and at most 1, got ''", 2),
+        (["--simulate", "--fault", "drop=2"], "expected a rate above 0 and at most 1, got '2'", 2),
+        (["--simulate", "--fault", "drop=0.1", "--fault", "drop=0.2"], "drop is given twice", 2),
+        (["--simulate", "--fault-log", "faults.ndjson"], "--fault-log needs a --fault", 2),
         (["--simulate", "--config", "absent.yaml"], "absent.yaml: no such file", 1),
     ],
 )
