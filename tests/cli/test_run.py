@@ -26,10 +26,11 @@ import pytest
 from benchmarks.processes import free_port
 from cli.main import run_command
 from cli.run.command import _carry_out, _clean, _no_tick, require_complete
+from cli.run.plan import Exchange, environment
 from cli.run.processes import Process, ProcessGroup
 from cli.run.summary import Summary
 from common.config import Config, KafkaConfig
-from common.errors import InputError, UnavailableError
+from common.errors import InputError, UnavailableError, UsageError
 from pipeline.archive import read_archive
 from pipeline.datasets import coinbase_ticker_2026
 from pipeline.features.table import FeatureRows, compute_features
@@ -326,6 +327,26 @@ def test_a_recording_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         run.close()
     assert run.err[-1].startswith("volcast: recording /no/such/file: no such file")
     assert run.alive() == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "live", "venue"),
+    [
+        ("simulated", False, "coinbase"),
+        ("replay:a", False, "coinbase"),
+        ("coinbase", True, "coinbase"),
+        ("binance", True, "binance"),
+    ],
+)
+def test_each_exchange_is_received_by_the_rules_of_its_venue(text: str, live: bool, venue: str) -> None:
+    exchange = Exchange.parse(text)
+    assert exchange.live is live
+    assert environment(Config(), exchange, "", "")["VOLCAST_INGEST__VENUE"] == venue
+
+
+def test_an_unknown_exchange_is_told_with_those_that_are_known() -> None:
+    with pytest.raises(UsageError, match="expected simulated, replay:FILE or coinbase or binance"):
+        Exchange.parse("mtgox")
 
 
 def test_a_recording_without_a_tick_is_told_by_what_it_holds_instead() -> None:
