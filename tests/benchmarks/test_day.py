@@ -11,7 +11,7 @@ from benchmarks.day import MAX_LATENCY_GROWTH, MAX_MEMORY_GROWTH, PARTS, Hour, g
 def day(memory_growth: float = 1.0, latency_growth: float = 1.0) -> list[Hour]:
     """Eight hours, of which the last two have grown."""
     return [
-        Hour([2.0 * (latency_growth if last else 1)], {part: 100.0 * (memory_growth if last else 1) for part in PARTS})
+        Hour([2.0 * (latency_growth if last else 1)], dict.fromkeys(PARTS, 100.0 * (memory_growth if last else 1)))
         for last in [False] * 6 + [True] * 2
     ]
 
