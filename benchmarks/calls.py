@@ -34,6 +34,7 @@ from server.http2.connection import Limits
 from server.native.connection import ServerConnection, SocketLimits
 from server.native.front import NativeFront
 from server.runtime.batch_loop import BatchLoop
+from server.runtime.heap import keep_freed_memory
 from server.runtime.metrics import ServerMetrics
 from server.runtime.reload import Reloader
 from server.runtime.state import ServerState
@@ -253,6 +254,7 @@ def main() -> None:
     given = parser.parse_args()
     if unknown := set(given.cases) - set(CASES):
         parser.error(f"unknown case {', '.join(sorted(unknown))}: expected {', '.join(CASES)}")
+    keep_freed_memory()  # as `volcast serve` does
     for name in given.cases or CASES:
         rounds = uvloop.run(measure(CASES[name], given.models, given.rounds, given.profile))
         print(f"{name:<12} {min(rounds):6.2f} us of CPU a call at best, {statistics.median(rounds):6.2f} in the middle")

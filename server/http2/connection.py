@@ -41,8 +41,8 @@ HTTP1_ANSWER = (
     b"Content-Length: %d\r\n\r\n%b" % (len(HTTP1_TEXT), HTTP1_TEXT)
 )
 RETRY_BYTES = 1024  # skipped after a call that begins no block, before the next attempt
-# WINDOW_UPDATE with its payload, and the header of DATA.
-CREDIT_AND_DATA = struct.Struct(">IBIIIBI")
+CREDIT_BYTES = 13  # a WINDOW_UPDATE frame
+MIN_BODY_BYTES = 9 + PREFIX  # a DATA frame with an empty message
 _PREFACE = frames.PREFACE
 _unpack = frames.HEADER.unpack_from
 _pack = frames.HEADER.pack
@@ -52,6 +52,11 @@ _unpack_word = struct.Struct(">I").unpack_from
 
 
 class Connection(Receiving, Control, Responding):
+    __slots__ = (
+        "_max_fast_body", "_missing", "_new_views", "_partial_bytes", "_partial_since_ns", "_rest", "_rest_bytes",
+        "_started", "_window", "blocks", "calls", "has_more", "work",
+    )  # fmt: skip
+
     def __init__(
         self, methods: Mapping[bytes, Any], gate: CallPolicy, limits: Limits, budget: InflateBudget | None = None
     ) -> None:
@@ -155,6 +160,7 @@ class Connection(Receiving, Control, Responding):
             self.streams,
         )
         deadlines = self._deadlines
+        may_hold_block = end - at >= MIN_COLUMNAR_BYTES
         next_try = at  # offset of the next attempt at a block
         work = slow_work = 0
         last_stream: Stream | None = None  # stream of the last DATA frame
@@ -170,74 +176,66 @@ class Connection(Receiving, Control, Responding):
             until = begin + length
             if until > end:
                 break
-            if kind == 1:
+            if kind == 1 and may_hold_block:
                 call_bytes, last_call = at - last_call, at
-                left = end - at
-                if left >= MIN_COLUMNAR_BYTES and at >= next_try and left >= MIN_COLUMNAR_CALLS * call_bytes:
+                if at >= next_try and end - at >= max(MIN_COLUMNAR_BYTES, MIN_COLUMNAR_CALLS * call_bytes):
                     after = self._block_of_calls(data, at)
                     if after > at:
                         at = last_call = after
                         continue
                     next_try = at + RETRY_BYTES
             at = until
-            # The usual unary call: HEADERS without END_STREAM, then DATA with one whole message and END_STREAM.
-            if kind == 1 and flags == 4:
-                call = cached.get(data[begin:until])
-                if call is not None and call.fast_path and self._may_open(stream_id):
-                    self._last_id = stream_id
-                    if until + CREDIT_AND_DATA.size <= end and (
-                        after := self._credited_call(data, at, stream_id, call)
-                    ):
-                        at = after
-                    else:
-                        begun[stream_id] = call
-                        if call.timeout_ns >= 0:
-                            self._new_deadlines.append(stream_id)
+            if kind == 0:
+                if (
+                    flags == 0
+                    and (stream := streams.get(stream_id)) is not None
+                    and stream.fast_path
+                    and 0 < length <= stream.receive_window
+                    and self._buffered < self._limits.max_buffered
+                    and self._open_header_block is None
+                ):
+                    self._unacked_bytes += length
+                    self._buffered += length + FRAME_WEIGHT
+                    stream.receive_window -= length
+                    stream.size += length
+                    stream.unread.append(data[begin:until])
+                    if stream is not last_stream:
+                        if last_stream is not None and len(last_stream.unread) > MAX_SMALL_CHUNKS:
+                            self._join_unread(last_stream)
+                        last_stream = stream
+                    if not stream.data_event_pending:
+                        stream.data_event_pending = True
+                        self.events.append((Event.DATA, stream, b""))
                     continue
-            elif (
-                kind == 0
-                and flags == 1
-                and (call := begun.get(stream_id)) is not None
-                and call.content_length in (None, length)
-                and PREFIX <= length <= self._max_fast_body
-                and _unpack_message(data, begin) == (0, length - PREFIX)
-                and self._open_header_block is None
-                and not (deadlines and stream_id in deadlines)
-            ):
-                self._unacked_bytes += length
-                asked[stream_id] = begun.pop(stream_id)
-                self.calls.append((stream_id, call, data[begin + PREFIX : until]))
-                continue
-            elif (
-                kind == 0
-                and flags == 0
-                and (stream := streams.get(stream_id)) is not None
-                and stream.fast_path
-                and 0 < length <= stream.receive_window
-                and self._buffered < self._limits.max_buffered
-                and self._open_header_block is None
-            ):
-                self._unacked_bytes += length
-                self._buffered += length + FRAME_WEIGHT
-                stream.receive_window -= length
-                stream.size += length
-                stream.unread.append(data[begin:until])
-                if stream is not last_stream:
-                    if last_stream is not None and len(last_stream.unread) > MAX_SMALL_CHUNKS:
-                        self._join_unread(last_stream)
-                    last_stream = stream
-                if not stream.data_event_pending:
-                    stream.data_event_pending = True
-                    self.events.append((Event.DATA, stream, b""))
-                continue
+                if flags < 2 and (call := begun.get(stream_id)) is not None:
+                    if (
+                        flags == 1
+                        and call.content_length in (None, length)
+                        and PREFIX <= length <= self._max_fast_body
+                        and _unpack_message(data, begin) == (0, length - PREFIX)
+                        and self._open_header_block is None
+                        and not (deadlines and stream_id in deadlines)
+                    ):
+                        self._unacked_bytes += length
+                        asked[stream_id] = begun.pop(stream_id)
+                        self.calls.append((stream_id, call, data[begin + PREFIX : until]))
+                        continue
+                    if self._on_partial_body(stream_id, flags, data, begin, until):
+                        continue
+            elif kind == 1:
+                # The usual unary call: HEADERS without END_STREAM, then DATA with one whole message and END_STREAM.
+                if flags == 4:
+                    call = cached.get(data[begin:until])
+                    if call is not None and call.fast_path and self._may_open(stream_id):
+                        self._last_id = stream_id
+                        if end - at >= MIN_BODY_BYTES and (after := self._rest_of_call(data, at, stream_id, call)):
+                            at = after
+                        else:
+                            begun[stream_id] = call
+                            if call.timeout_ns >= 0:
+                                self._new_deadlines.append(stream_id)
+                        continue
             elif kind == 8 and stream_id == 0 and length == 4 and self._grow_connection(data, begin):
-                continue
-            if (
-                kind == 0
-                and flags < 2
-                and stream_id in begun
-                and self._on_partial_body(stream_id, flags, data, begin, until)
-            ):
                 continue
             self._on_slow_path(kind, flags, stream_id & frames.MAX_WINDOW, data[begin:until])
             slow_work += HEADERS_WORK if kind == 1 or kind == 9 else SLOW_WORK
@@ -250,24 +248,35 @@ class Connection(Receiving, Control, Responding):
         self.has_more = work >= MAX_WORK and end - at >= 9
         return at
 
-    def _credited_call(self, data: bytes, at: int, stream_id: int, call: Head) -> int:
-        """Reads WINDOW_UPDATE and DATA behind HEADERS, as gRPC's own clients send them; 0 if other frames follow."""
-        word, _, credit_id, increment, data_word, flags, data_id = CREDIT_AND_DATA.unpack_from(data, at)
-        length, begin = data_word >> 8, at + CREDIT_AND_DATA.size
+    def _rest_of_call(self, data: bytes, at: int, stream_id: int, call: Head) -> int:
+        """Reads the frames of a call behind its HEADERS; returns the offset of the next frame.
+
+        0 if the read does not hold them, or if they are other frames than DATA, or WINDOW_UPDATE and DATA as gRPC's own
+        clients send them.
+        """
+        word, flags, data_id = _unpack(data, at)
+        increment = 0
+        if word == CREDIT_WORD and data_id == stream_id and len(data) - at >= CREDIT_BYTES + MIN_BODY_BYTES:
+            increment = _unpack_word(data, at + 9)[0]
+            if not 0 < increment <= frames.MAX_WINDOW - self._initial_send:
+                return 0
+            at += CREDIT_BYTES
+            word, flags, data_id = _unpack(data, at)
+        length, begin = word >> 8, at + 9
         until: int = begin + length
         if (
-            word != CREDIT_WORD
-            or not stream_id == credit_id == data_id
-            or (data_word & 0xFF, flags) != (frames.DATA, frames.END_STREAM)
+            data_id != stream_id
+            or word & 0xFF != frames.DATA
+            or flags != frames.END_STREAM
             or until > len(data)
-            or not 0 < increment <= frames.MAX_WINDOW - self._initial_send
             or not PREFIX <= length <= self._max_fast_body
             or call.content_length not in (None, length)
             or _unpack_message(data, begin) != (0, length - PREFIX)
         ):
             return 0
+        if increment:
+            self._extra_credit[stream_id] = increment
         self._unacked_bytes += length
-        self._extra_credit[stream_id] = increment
         self._awaiting_response[stream_id] = call
         self.calls.append((stream_id, call, data[begin + PREFIX : until]))
         return until

@@ -17,6 +17,11 @@ MAX_SKIPPED_IDS = 256
 
 
 class Receiving(Sending):
+    __slots__ = (
+        "_heads", "_new_deadlines", "_open_header_block", "_settings_received", "_skipped_ids", "_unacked_bytes",
+        "next_deadline_ns",
+    )  # fmt: skip
+
     def __init__(self, methods: Mapping[bytes, Any], gate: CallPolicy, limits: Limits, budget: InflateBudget) -> None:
         super().__init__(limits, budget)
         self._heads = HeadReader(methods, gate, limits.max_header_bytes)

@@ -58,7 +58,7 @@ class Spy:
             raise ZeroDivisionError("secret")
         return np.full(len(matrix), 0.5)
 
-    predict_bound = predict
+    raw = raw_bound = predict
 
     def bind(self, count: int) -> BoundBuffers:
         """Buffers of a real model, run by this fake."""
