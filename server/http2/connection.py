@@ -14,26 +14,24 @@ from typing import Any
 
 from server.http2 import blocks, frames
 from server.http2.blocks import CREDIT_WORD, MIN_COLUMNAR_CALLS, Block, Bytes, CallLayout
+from server.http2.bodies import RECEIVED_FRAME_SIZE, Bodies
 from server.http2.control import Control
 from server.http2.frames import ErrorCode, ProtocolError
 from server.http2.headers import CallPolicy, Head
 from server.http2.inflating import InflateBudget
-from server.http2.receiving import Receiving
+from server.http2.limits import Limits
 from server.http2.responding import Responding
-from server.http2.sending import Event, Limits
-from server.http2.stream import FRAME_WEIGHT, MAX_SMALL_CHUNKS, PREFIX, PartialMessage, Stream, join_small_chunks
+from server.http2.sending import Event
+from server.http2.stream import FRAME_WEIGHT, MAX_SMALL_CHUNKS, PREFIX, Stream, join_small_chunks
 
 __all__ = ["Connection", "Event", "Limits"]
 
-# The largest frame that a peer may send. A message of 256 rows is one frame if the client uses this size.
-RECEIVED_FRAME_SIZE = 256 * 1024
 # A smaller read is joined as a whole with the rest of the last read.
 MIN_SPLIT_BYTES = 4096
 MIN_COLUMNAR_BYTES = 32 * MIN_COLUMNAR_CALLS  # a smaller read cannot hold a block of calls
 MIN_BYTES_PER_S = 1024  # minimum rate of a frame or header block after its timeout
 MAX_WORK = 8192  # per read, about 5 ms; a read of 256 KB can hold 28,000 frames
 SLOW_WORK, HEADERS_WORK = 6, 80  # measured: a frame on the slow path, a header block
-MAX_BODY_NS = 10_000_000  # fast path with a deadline: longest time from headers to the message's end
 HTTP1_METHODS = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT ", b"TRACE ")
 HTTP1_TEXT = b"This port speaks gRPC over HTTP/2. Use a gRPC client, or REST on the port of the gateway.\n"
 HTTP1_ANSWER = (
@@ -51,10 +49,10 @@ _unpack_message = frames.MESSAGE.unpack_from
 _unpack_word = struct.Struct(">I").unpack_from
 
 
-class Connection(Receiving, Control, Responding):
+class Connection(Bodies, Control, Responding):
     __slots__ = (
-        "_max_fast_body", "_missing", "_new_views", "_partial_bytes", "_partial_since_ns", "_rest", "_rest_bytes",
-        "_started", "_window", "blocks", "calls", "has_more", "work",
+        "_missing", "_partial_bytes", "_partial_since_ns", "_rest", "_rest_bytes",
+        "_started", "_window", "blocks", "has_more", "work",
     )  # fmt: skip
 
     def __init__(
@@ -62,7 +60,6 @@ class Connection(Receiving, Control, Responding):
     ) -> None:
         """methods: `Head.method` for each path. budget: shared by all connections of an event loop."""
         super().__init__(methods, gate, limits, budget or InflateBudget())
-        self.calls: list[tuple[int, Head, bytes]] = []  # whole calls of the fast path
         self.blocks: list[Block] = []  # whole calls with identical byte layout
         # Begin of the unfinished preface, frame or header block, or the last restart of its clock.
         self._partial_since_ns: int | None = None
@@ -72,10 +69,7 @@ class Connection(Receiving, Control, Responding):
         self._missing = 0  # bytes until the preface, the frame's header or the frame is complete
         self.work = 0  # of the last read, in units of a frame on the fast path
         self.has_more = False  # the last read ended at MAX_WORK; `receive` without bytes continues it
-        self._new_views: list[int] = []  # fast-path calls whose message has views of the current read
         self._started = False
-        # The largest DATA frame that may hold a call's whole message.
-        self._max_fast_body = min(limits.max_message + PREFIX, limits.stream_window, RECEIVED_FRAME_SIZE)
         values = {
             frames.MAX_CONCURRENT_STREAMS: limits.max_streams,
             frames.INITIAL_WINDOW_SIZE: limits.stream_window,
@@ -135,15 +129,6 @@ class Connection(Receiving, Control, Responding):
                 self._keep_rest(data, 0, len(data), now_ns)
                 return None
         return data, at
-
-    def _copy_views(self) -> None:
-        for stream_id in self._new_views:
-            parts = self._partial_bodies.get(stream_id)
-            if parts is not None:  # still open and incomplete
-                self._buffered -= parts.weight
-                parts.copy_views()
-                self._buffered += parts.weight
-        self._new_views.clear()
 
     def _wait_for_more(self, data: bytes) -> None:
         self._rest.append(data)
@@ -342,65 +327,10 @@ class Connection(Receiving, Control, Responding):
             self._extra_credit.update(zip(ids, stream_credit.tolist(), strict=True))
         return True
 
-    def _on_partial_body(self, stream_id: int, flags: int, data: bytes, begin: int, until: int) -> bool:
-        """Reads one of several DATA frames of a unary call's message; False if the slow path must read the frame."""
-        length, parts = until - begin, self._partial_bodies.get(stream_id)
-        if parts is None:
-            parts = self._begin_message(stream_id, data, begin, length)
-            if parts is None:
-                return False
-        size = parts.size + length
-        # The end of the peer's side may come with the last bytes or, as tonic sends it, in an empty frame behind them.
-        whole = flags == frames.END_STREAM and size == parts.total
-        weight = length + FRAME_WEIGHT
-        if (
-            self._open_header_block is not None
-            or not (length or whole)
-            or size > parts.total
-            or (flags == frames.END_STREAM and not whole)
-            or self._buffered + weight > self._limits.max_buffered
-            or (whole and self._deadlines and self._is_late(stream_id))
-        ):
-            return False
-        self._unacked_bytes += length
-        if whole:
-            if self._deadlines:
-                self._deadlines.pop(stream_id, None)
-            self._partial_bodies.pop(stream_id, None)
-            self._buffered -= parts.weight
-            call = self._awaiting_response[stream_id] = self._headers_received.pop(stream_id)
-        elif parts.copied == len(parts.chunks):
-            self._new_views.append(stream_id)
-        parts.chunks.append(memoryview(data)[begin:until])
-        parts.size = size
-        if whole:
-            self.calls.append((stream_id, call, parts.message()))
-        else:
-            self._partial_bodies[stream_id] = parts
-            self._buffered += weight
-        return True
-
-    def _is_late(self, stream_id: int) -> bool:
-        """Whether the body took longer than MAX_BODY_NS: the fast path counts a timeout from the message's end."""
-        deadline_ns = self._deadlines.get(stream_id)
-        if deadline_ns is None:
-            return False
-        return self._now_ns - (deadline_ns - self._headers_received[stream_id].timeout_ns) > MAX_BODY_NS
-
     def _join_unread(self, stream: Stream) -> None:
         before = stream.weight
         join_small_chunks(stream.unread, stream.size)
         self._buffered += stream.weight - before
-
-    def _begin_message(self, stream_id: int, data: bytes, begin: int, length: int) -> PartialMessage | None:
-        call = self._headers_received[stream_id]
-        if length < PREFIX or not call.fast_path:
-            return None
-        compressed, size = _unpack_message(data, begin)
-        total = PREFIX + size
-        if compressed or total > self._max_fast_body or call.content_length not in (None, total):
-            return None
-        return PartialMessage(total)
 
     def _read_preface(self, data: bytes) -> int:
         """The offset of the first frame; 0 if the preface is incomplete."""

@@ -9,7 +9,8 @@ from server.http2 import frames
 from server.http2.frames import ErrorCode, ProtocolError
 from server.http2.headers import NO_TIMEOUT, STREAMING, CallPolicy, Head, HeadReader, MalformedError
 from server.http2.inflating import InflateBudget
-from server.http2.sending import Event, Limits, Sending
+from server.http2.limits import Limits
+from server.http2.sending import Event, Sending
 from server.http2.status import RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNIMPLEMENTED
 from server.http2.stream import Stream
 
