@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -127,6 +128,7 @@ def _enter(folder: Path) -> None:
     """Makes `folder` the tree that modules come from, in place of this module's own."""
     os.chdir(folder)
     sys.dont_write_bytecode = False
+    warnings.resetwarnings()
     paths = [str(folder), str(folder / "proto")]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     sys.path[:0] = paths

@@ -333,7 +333,7 @@ Chosen = Sequence[tuple[Subject, Mutant]]
 def run(chosen: Chosen, all_subjects: Sequence[Subject], kept: Kept, *, workers: int, until: float) -> list[Tried]:
     """Tries every mutant that has no valid verdict, until the time is over. Returns the valid verdicts."""
     with TemporaryDirectory(prefix="volcast-mutation-") as folder:
-        measured = kept.measure(all_subjects, Workspace(Path(folder) / "0"), until)
+        measured = kept.measure(all_subjects, Workspace(Path(folder) / "0", kept.root), until)
         if measured is None:
             return []
         selected = {mutant: select(subject, mutant.line, measured) for subject, mutant in chosen}
