@@ -158,12 +158,12 @@ async def test_cancelled_calls_of_a_run_of_several_templates_are_not_scored(fron
     assert front.serving.metrics.totals()["rows"] - before == 16 - 4
 
 
-@pytest.mark.parametrize(("timeout", "work_items"), [((), [MANY]), ((b"grpc-timeout", b"10S"), [1] * MANY)])
+@pytest.mark.parametrize(("deadline", "work_items"), [((), [MANY]), ((b"grpc-timeout", b"10S"), [1] * MANY)])
 async def test_calls_in_several_frames_share_a_run_unless_they_have_a_deadline(
-    front: NativeFront, client: Client, monkeypatch: pytest.MonkeyPatch, timeout: Any, work_items: list[int]
+    front: NativeFront, client: Client, monkeypatch: pytest.MonkeyPatch, deadline: Any, work_items: list[int]
 ) -> None:
     """The first frame ends within the prefix: a REQUEST event. A deadline counts from the call's own headers."""
-    extra = (timeout,) if timeout else ()
+    extra = (deadline,) if deadline else ()
     head = known(client, request(), *extra)
     await client.ended(1)
     seen = queued(front, monkeypatch)
