@@ -485,8 +485,6 @@ def test_an_attribute_that_neither_call_nor_function_gives_has_the_operators_def
          "node 'probability' (Expand)"),
         ([node("Softmax", ["features"], ["probability"], axis=0, name="mixes")], "node 'mixes' (Softmax)"),
         ([node("LSTM", ["features"], ["", "probability"])], "node 'probability' (LSTM)"),
-        ([node("Split", ["features"], [], axis=1), node("Reshape", ["features"], ["probability"], shape=[])],
-         "it fixes the number of rows: the new shape is []"),
         ([node("Shape", ["features"], ["probability"])], "got a value that depends on no single row"),
         ([node("Transpose", ["features"], ["probability"])], "got a value that depends on no single row"),
         ([node("Transpose", ["features"], ["probability"], perm=[0, 5])], "its attributes do not fit its inputs"),
