@@ -103,7 +103,7 @@ coverage: $(VENV)/.all #= all tests with line and branch coverage: a table here,
 	@$(PYTEST) --cov --cov-report=html --cov-report=term:skip-covered $(ARGS)
 
 mutation: $(VENV)/.all #= change the code in 400 places, one at a time, and count the changes that tests notice
-	@$(BIN)/python -m benchmarks.mutation $(ARGS)
+	@$(BIN)/python -m benchmarks.mutation --save $(ARGS)
 
 nightly: $(VENV)/.all ## what takes longer than a submission may: coverage, abuse at length, mutation
 	@.ci/nightly

@@ -33,7 +33,9 @@ from server.http2 import frames
 from server.http2.connection import Limits
 from server.native.connection import ServerConnection, SocketLimits
 from server.native.front import NativeFront
+from server.rpc.dependencies import FrontDependencies
 from server.runtime.batch_loop import BatchLoop
+from server.runtime.heap import keep_freed_memory
 from server.runtime.metrics import ServerMetrics
 from server.runtime.reload import Reloader
 from server.runtime.state import ServerState
@@ -113,8 +115,8 @@ def _front(models: Path) -> NativeFront:
     table, _ = services.methods(repository, state, with_reflection=False)
     plane = DataPlane(repository, 65_536, perf_counter_ns)
     metrics = ServerMetrics(repository, state, ShadowScorer(repository))
-    limits, sockets = Limits(), SocketLimits(spin_us=0)
-    return NativeFront(table, plane, BatchLoop(plane, 1024, 512, 0), state, metrics, Gate(None), log, limits, sockets)
+    needs = FrontDependencies(table, plane, BatchLoop(plane, 1024, 512, 0), state, metrics, Gate(None), log)
+    return NativeFront(needs, Limits(), SocketLimits(spin_us=0))
 
 
 def _head(stream: int, method: bytes) -> bytes:
@@ -253,6 +255,7 @@ def main() -> None:
     given = parser.parse_args()
     if unknown := set(given.cases) - set(CASES):
         parser.error(f"unknown case {', '.join(sorted(unknown))}: expected {', '.join(CASES)}")
+    keep_freed_memory()  # as `volcast serve` does
     for name in given.cases or CASES:
         rounds = uvloop.run(measure(CASES[name], given.models, given.rounds, given.profile))
         print(f"{name:<12} {min(rounds):6.2f} us of CPU a call at best, {statistics.median(rounds):6.2f} in the middle")

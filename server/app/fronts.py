@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from common.config import ServerConfig
-from server.core.dataplane import DataPlane
 from server.grpcio.front import GrpcioFront
 from server.http2.connection import Limits
 from server.native.connection import SocketLimits
 from server.native.front import NativeFront
-from server.rpc.methods import Methods
-from server.runtime.batch_loop import BatchLoop
-from server.runtime.metrics import ServerMetrics
-from server.runtime.state import ServerState
+from server.rpc.dependencies import FrontDependencies
 from server.security.limits import channel_options
 from server.security.tls import Certificates
-from server.security.tokens import Gate
 
 Front = NativeFront | GrpcioFront
 
@@ -30,24 +24,10 @@ def chosen_front(config: ServerConfig, log: Any) -> str:
     return config.front
 
 
-@dataclass(frozen=True)
-class FrontDependencies:
-    """The objects that both fronts use."""
-
-    table: Methods
-    plane: DataPlane
-    batches: BatchLoop
-    state: ServerState
-    metrics: ServerMetrics
-    gate: Gate
-    log: Any
-
-
 def make_front(
     config: ServerConfig, needs: FrontDependencies, certificates: Certificates | None, *, reuse_port: bool
 ) -> Front:
     """reuse_port: other processes listen on the same port."""
-    common = (needs.table, needs.plane, needs.batches, needs.state, needs.metrics, needs.gate, needs.log)
     if needs.state.front == "native":
         limits = Limits(
             max_message=config.max_message_bytes,
@@ -61,8 +41,8 @@ def make_front(
             keepalive_s=config.keepalive_s,
             keepalive_timeout_s=config.keepalive_timeout_s,
         )
-        return NativeFront(*common, limits, sockets, certificates.context() if certificates else None)
+        return NativeFront(needs, limits, sockets, certificates.context() if certificates else None)
     options = [
         (key, int(reuse_port) if key == "grpc.so_reuseport" else value) for key, value in channel_options(config)
     ]
-    return GrpcioFront(*common, options, certificates.credentials() if certificates else None)
+    return GrpcioFront(needs, options, certificates.credentials() if certificates else None)

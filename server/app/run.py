@@ -18,13 +18,14 @@ from common.metrics import serve_registry
 from common.ports import BoundPort
 from common.status import StatusPipe
 from server.app import services
-from server.app.fronts import Front, FrontDependencies, chosen_front, make_front
+from server.app.fronts import Front, chosen_front, make_front
 from server.app.ports import LOOPBACK, PORT_OPTION, ServerPorts
 from server.core.dataplane import DataPlane, ModelRun
 from server.core.models import Repository
 from server.core.requests import Selection
 from server.core.shadow import ShadowScorer
 from server.rpc import inference
+from server.rpc.dependencies import FrontDependencies
 from server.runtime import self_check
 from server.runtime.batch_loop import BatchLoop
 from server.runtime.heap import keep_freed_memory

@@ -14,7 +14,7 @@ import numpy as np
 from common.errors import RequestError, VolcastError
 from server.core.arrays import Matrix, Vector
 from server.core.models import Repository
-from server.core.predictor import MAX_BOUND_ROWS
+from server.core.predictor import MAX_BOUND_ROWS, all_in_range, in_range
 from server.core.requests import PredictInput
 from server.core.rows import all_finite
 from server.core.snapshot import Model
@@ -94,15 +94,17 @@ class DataPlane:
         matrix = jobs[0].matrix if len(jobs) == 1 else np.concatenate([job.matrix for job in jobs])
         started_ns = self.now_ns()
         # Bound buffers are for one thread: server.core.batcher computes so few rows on the event loop's thread only.
-        predict = model.predictor.predict_bound if len(matrix) <= MAX_BOUND_ROWS else model.predictor.predict
-        probabilities = predict(matrix)
+        run = model.predictor.raw_bound if len(matrix) <= MAX_BOUND_ROWS else model.predictor.raw
+        probabilities = run(matrix)
         compute_ns = self.now_ns() - started_ns
+        valid, begin = all_in_range(probabilities), 0
+        if not valid:
+            probabilities = in_range(probabilities)
         outcomes: list[Outcome] = []
-        finite, begin = all_finite(probabilities), 0
         for job in jobs:
             end = begin + len(job.matrix)
             own = probabilities[begin:end]
-            if finite or all_finite(own):
+            if valid or all_finite(own):
                 outcomes.append(Result(model, own, started_ns - job.arrived_ns, compute_ns))
             else:
                 outcomes.append(_out_of_range(model, own))

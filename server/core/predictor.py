@@ -45,22 +45,22 @@ class Predictor:
         return in_range(self.raw(matrix))
 
     def raw(self, matrix: Matrix) -> Vector:
-        """The graph's output (rows,), not checked."""
+        """The graph's output (rows,), not checked; see `in_range`."""
         output = self._session.run([OUTPUT], {INPUT: matrix})[0]
         return np.asarray(output, np.float64).reshape(-1)
 
     def bind(self, rows: int) -> BoundBuffers:
         return BoundBuffers(self._session, rows)
 
-    def predict_bound(self, matrix: Matrix) -> Vector:
-        """As `predict`, a third faster for up to MAX_BOUND_ROWS rows. For one thread only."""
+    def raw_bound(self, matrix: Matrix) -> Vector:
+        """As `raw`, a third faster for up to MAX_BOUND_ROWS rows. For one thread only."""
         rows = len(matrix)
         buffers = self._bound.get(rows)
         if buffers is None:
             buffers = self._bound[rows] = BoundBuffers(self._session, rows)
         buffers.matrix[:] = matrix
         buffers.run()
-        return buffers.probabilities.copy()
+        return buffers.output.copy()
 
 
 class BoundBuffers:
@@ -98,21 +98,28 @@ class BoundBuffers:
     def probability(self) -> float:
         """Of the only row; NaN if the row has no probability in [0, 1]."""
         value = float(self._output.item())
-        return value if 0.0 <= value <= 1.0 else _cut(value)
+        if not 0.0 <= value <= 1.0:
+            value = self._output[0] = _cut(value)
+        return value
 
     @property
-    def probabilities(self) -> Vector:
-        """As `Predictor.predict`."""
-        return in_range(self._output.astype(np.float64, copy=False))
+    def output(self) -> Vector:
+        """As `Predictor.raw`. It holds what `probability` returned, if that was read."""
+        return self._output.astype(np.float64, copy=False)
+
+
+def all_in_range(values: Vector) -> bool:
+    """Whether all values are probabilities.
+
+    As unsigned numbers, the bits of a double in [0, 1] are at most those of 1.0; those of NaN, infinity and negative
+    numbers are larger (IEEE 754, binary64). So one reduction tests all.
+    """
+    return not values.size or bool(values.view(np.uint64).max() <= ONE_BITS)
 
 
 def in_range(values: Vector) -> Vector:
     """`values` (rows,) if all lie in [0, 1]; else a copy, with NaN for each value that is no probability."""
-    if values.size == 1 and 0.0 <= values.item() <= 1.0:
-        return values
-    # As unsigned numbers, the bits of a double in [0, 1] are at most those of 1.0; those of NaN, infinity and negative
-    # numbers are larger (IEEE 754, binary64). So one reduction tests all.
-    if not values.size or values.view(np.uint64).max() <= ONE_BITS:
+    if all_in_range(values):
         return values
     near = np.abs(values - 0.5) <= 0.5 + ROUNDING
     return np.where(near, np.clip(values, 0.0, 1.0), nan)

@@ -14,16 +14,13 @@ from common.errors import UnavailableError, VolcastError
 from common.ports import BoundPort
 from common.rpc_status import DETAILS_KEY, to_status
 from server.core.batcher import FaultError, Work
-from server.core.dataplane import DataPlane, Outcome, Result, ScoringJob
+from server.core.dataplane import Outcome, Result, ScoringJob
 from server.core.requests import PredictInput
 from server.grpcio.turns import LargeMessages
+from server.rpc.dependencies import FrontDependencies
 from server.rpc.inference import read_predict
-from server.rpc.methods import Method, Methods, Scoring, ScoringStream, StreamContext, StreamMethod, Unary
-from server.runtime.batch_loop import BatchLoop
-from server.runtime.metrics import ServerMetrics
-from server.runtime.state import ServerState
+from server.rpc.methods import Method, Scoring, ScoringStream, StreamContext, StreamMethod, Unary
 from server.security.guard import AuthenticatedHandlers
-from server.security.tokens import Gate
 from server.wire.inline import MIN_INLINE_TIMEOUT_NS, InlineScorer
 from server.wire.templates import TemplateCache
 
@@ -64,29 +61,24 @@ class GrpcioFront:
 
     def __init__(
         self,
-        methods: Methods,
-        plane: DataPlane,
-        batches: BatchLoop,
-        state: ServerState,
-        metrics: ServerMetrics,
-        gate: Gate,
-        log: Any,
+        needs: FrontDependencies,
         options: Sequence[tuple[str, int]],
         credentials: grpc.ServerCredentials | None = None,
     ) -> None:
-        self._plane = plane
-        self._now_ns = plane.now_ns
-        self._batches = batches
-        self._state = state
-        self._metrics = metrics
-        self._log = log
+        self._plane = needs.plane
+        self._now_ns = needs.plane.now_ns
+        self._batches = needs.batches
+        self._state = needs.state
+        self._metrics = needs.metrics
+        self._log = needs.log
         self._credentials = credentials
         self._loop = asyncio.get_running_loop()
         self._streams: dict[Context, int] = {}  # time of the last frame of each stream, on the plane's clock
         self._options = list(options)
         self._templates = TemplateCache()
-        self._inline = InlineScorer(plane, batches, metrics)
-        self._handlers = AuthenticatedHandlers(gate, {path: self._handler(method) for path, method in methods.items()})
+        self._inline = InlineScorer(needs.plane, needs.batches, needs.metrics)
+        handlers = {path: self._handler(method) for path, method in needs.methods.items()}
+        self._handlers = AuthenticatedHandlers(needs.gate, handlers)
         self._large_messages = LargeMessages()
         self._server = self._new_server()
         self._unscored_streams: set[Context] = set()  # calls of a StreamMethod

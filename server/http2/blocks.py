@@ -60,6 +60,8 @@ def call_layout(data: bytes, at: int, header: int, stream_id: int) -> CallLayout
     DATA frame with an uncompressed message, and otherwise only WINDOW_UPDATE frames.
     """
     end, position = len(data), at + 9 + header
+    if (layout := _two_frames(data, at, position, stream_id)) is not None:
+        return layout
     body = message = 0
     ids: list[int] = [_ID]
     stream_credits: list[int] = []
@@ -83,6 +85,27 @@ def call_layout(data: bytes, at: int, header: int, stream_id: int) -> CallLayout
             return CallLayout(position - at, body, message, tuple(ids), *credits) if is_next else None
         position += 9 + length
     return None
+
+
+def _two_frames(data: bytes, at: int, position: int, stream_id: int) -> CallLayout | None:
+    """The most common layout, HEADERS and DATA, in a third of the time."""
+    if len(data) - position < 9 + _PREFIX:
+        return None
+    word, flags, data_id = _unpack(data, position)
+    length = word >> 8
+    behind = position + 9 + length
+    if (
+        data_id != stream_id
+        or flags != frames.END_STREAM
+        or word & 0xFF != frames.DATA
+        or length < _PREFIX
+        or behind + 9 > len(data)
+        or data[behind + 3] != frames.HEADERS
+        or _unpack_message(data, position + 9) != (0, length - _PREFIX)
+    ):
+        return None
+    begin = position - at
+    return CallLayout(behind - at, length, begin + 9 + _PREFIX, (_ID, begin + _ID), (), ())
 
 
 def matching_prefix(data: bytes, at: int, limit: int, layout: CallLayout, first_id: int) -> Bytes:

@@ -14,26 +14,24 @@ from typing import Any
 
 from server.http2 import blocks, frames
 from server.http2.blocks import CREDIT_WORD, MIN_COLUMNAR_CALLS, Block, Bytes, CallLayout
+from server.http2.bodies import RECEIVED_FRAME_SIZE, Bodies
 from server.http2.control import Control
 from server.http2.frames import ErrorCode, ProtocolError
 from server.http2.headers import CallPolicy, Head
 from server.http2.inflating import InflateBudget
-from server.http2.receiving import Receiving
+from server.http2.limits import Limits
 from server.http2.responding import Responding
-from server.http2.sending import Event, Limits
-from server.http2.stream import FRAME_WEIGHT, MAX_SMALL_CHUNKS, PREFIX, PartialMessage, Stream, join_small_chunks
+from server.http2.sending import Event
+from server.http2.stream import FRAME_WEIGHT, MAX_SMALL_CHUNKS, PREFIX, Stream, join_small_chunks
 
 __all__ = ["Connection", "Event", "Limits"]
 
-# The largest frame that a peer may send. A message of 256 rows is one frame if the client uses this size.
-RECEIVED_FRAME_SIZE = 256 * 1024
 # A smaller read is joined as a whole with the rest of the last read.
 MIN_SPLIT_BYTES = 4096
 MIN_COLUMNAR_BYTES = 32 * MIN_COLUMNAR_CALLS  # a smaller read cannot hold a block of calls
 MIN_BYTES_PER_S = 1024  # minimum rate of a frame or header block after its timeout
 MAX_WORK = 8192  # per read, about 5 ms; a read of 256 KB can hold 28,000 frames
 SLOW_WORK, HEADERS_WORK = 6, 80  # measured: a frame on the slow path, a header block
-MAX_BODY_NS = 10_000_000  # fast path with a deadline: longest time from headers to the message's end
 HTTP1_METHODS = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT ", b"TRACE ")
 HTTP1_TEXT = b"This port speaks gRPC over HTTP/2. Use a gRPC client, or REST on the port of the gateway.\n"
 HTTP1_ANSWER = (
@@ -41,8 +39,8 @@ HTTP1_ANSWER = (
     b"Content-Length: %d\r\n\r\n%b" % (len(HTTP1_TEXT), HTTP1_TEXT)
 )
 RETRY_BYTES = 1024  # skipped after a call that begins no block, before the next attempt
-# WINDOW_UPDATE with its payload, and the header of DATA.
-CREDIT_AND_DATA = struct.Struct(">IBIIIBI")
+CREDIT_BYTES = 13  # a WINDOW_UPDATE frame
+MIN_BODY_BYTES = 9 + PREFIX  # a DATA frame with an empty message
 _PREFACE = frames.PREFACE
 _unpack = frames.HEADER.unpack_from
 _pack = frames.HEADER.pack
@@ -51,13 +49,17 @@ _unpack_message = frames.MESSAGE.unpack_from
 _unpack_word = struct.Struct(">I").unpack_from
 
 
-class Connection(Receiving, Control, Responding):
+class Connection(Bodies, Control, Responding):
+    __slots__ = (
+        "_missing", "_partial_bytes", "_partial_since_ns", "_rest", "_rest_bytes",
+        "_started", "_window", "blocks", "has_more", "work",
+    )  # fmt: skip
+
     def __init__(
         self, methods: Mapping[bytes, Any], gate: CallPolicy, limits: Limits, budget: InflateBudget | None = None
     ) -> None:
         """methods: `Head.method` for each path. budget: shared by all connections of an event loop."""
         super().__init__(methods, gate, limits, budget or InflateBudget())
-        self.calls: list[tuple[int, Head, bytes]] = []  # whole calls of the fast path
         self.blocks: list[Block] = []  # whole calls with identical byte layout
         # Begin of the unfinished preface, frame or header block, or the last restart of its clock.
         self._partial_since_ns: int | None = None
@@ -67,10 +69,7 @@ class Connection(Receiving, Control, Responding):
         self._missing = 0  # bytes until the preface, the frame's header or the frame is complete
         self.work = 0  # of the last read, in units of a frame on the fast path
         self.has_more = False  # the last read ended at MAX_WORK; `receive` without bytes continues it
-        self._new_views: list[int] = []  # fast-path calls whose message has views of the current read
         self._started = False
-        # The largest DATA frame that may hold a call's whole message.
-        self._max_fast_body = min(limits.max_message + PREFIX, limits.stream_window, RECEIVED_FRAME_SIZE)
         values = {
             frames.MAX_CONCURRENT_STREAMS: limits.max_streams,
             frames.INITIAL_WINDOW_SIZE: limits.stream_window,
@@ -131,15 +130,6 @@ class Connection(Receiving, Control, Responding):
                 return None
         return data, at
 
-    def _copy_views(self) -> None:
-        for stream_id in self._new_views:
-            parts = self._partial_bodies.get(stream_id)
-            if parts is not None:  # still open and incomplete
-                self._buffered -= parts.weight
-                parts.copy_views()
-                self._buffered += parts.weight
-        self._new_views.clear()
-
     def _wait_for_more(self, data: bytes) -> None:
         self._rest.append(data)
         self._rest_bytes += len(data)
@@ -155,6 +145,7 @@ class Connection(Receiving, Control, Responding):
             self.streams,
         )
         deadlines = self._deadlines
+        may_hold_block = end - at >= MIN_COLUMNAR_BYTES
         next_try = at  # offset of the next attempt at a block
         work = slow_work = 0
         last_stream: Stream | None = None  # stream of the last DATA frame
@@ -170,74 +161,66 @@ class Connection(Receiving, Control, Responding):
             until = begin + length
             if until > end:
                 break
-            if kind == 1:
+            if kind == 1 and may_hold_block:
                 call_bytes, last_call = at - last_call, at
-                left = end - at
-                if left >= MIN_COLUMNAR_BYTES and at >= next_try and left >= MIN_COLUMNAR_CALLS * call_bytes:
+                if at >= next_try and end - at >= max(MIN_COLUMNAR_BYTES, MIN_COLUMNAR_CALLS * call_bytes):
                     after = self._block_of_calls(data, at)
                     if after > at:
                         at = last_call = after
                         continue
                     next_try = at + RETRY_BYTES
             at = until
-            # The usual unary call: HEADERS without END_STREAM, then DATA with one whole message and END_STREAM.
-            if kind == 1 and flags == 4:
-                call = cached.get(data[begin:until])
-                if call is not None and call.fast_path and self._may_open(stream_id):
-                    self._last_id = stream_id
-                    if until + CREDIT_AND_DATA.size <= end and (
-                        after := self._credited_call(data, at, stream_id, call)
-                    ):
-                        at = after
-                    else:
-                        begun[stream_id] = call
-                        if call.timeout_ns >= 0:
-                            self._new_deadlines.append(stream_id)
+            if kind == 0:
+                if (
+                    flags == 0
+                    and (stream := streams.get(stream_id)) is not None
+                    and stream.fast_path
+                    and 0 < length <= stream.receive_window
+                    and self._buffered < self._limits.max_buffered
+                    and self._open_header_block is None
+                ):
+                    self._unacked_bytes += length
+                    self._buffered += length + FRAME_WEIGHT
+                    stream.receive_window -= length
+                    stream.size += length
+                    stream.unread.append(data[begin:until])
+                    if stream is not last_stream:
+                        if last_stream is not None and len(last_stream.unread) > MAX_SMALL_CHUNKS:
+                            self._join_unread(last_stream)
+                        last_stream = stream
+                    if not stream.data_event_pending:
+                        stream.data_event_pending = True
+                        self.events.append((Event.DATA, stream, b""))
                     continue
-            elif (
-                kind == 0
-                and flags == 1
-                and (call := begun.get(stream_id)) is not None
-                and call.content_length in (None, length)
-                and PREFIX <= length <= self._max_fast_body
-                and _unpack_message(data, begin) == (0, length - PREFIX)
-                and self._open_header_block is None
-                and not (deadlines and stream_id in deadlines)
-            ):
-                self._unacked_bytes += length
-                asked[stream_id] = begun.pop(stream_id)
-                self.calls.append((stream_id, call, data[begin + PREFIX : until]))
-                continue
-            elif (
-                kind == 0
-                and flags == 0
-                and (stream := streams.get(stream_id)) is not None
-                and stream.fast_path
-                and 0 < length <= stream.receive_window
-                and self._buffered < self._limits.max_buffered
-                and self._open_header_block is None
-            ):
-                self._unacked_bytes += length
-                self._buffered += length + FRAME_WEIGHT
-                stream.receive_window -= length
-                stream.size += length
-                stream.unread.append(data[begin:until])
-                if stream is not last_stream:
-                    if last_stream is not None and len(last_stream.unread) > MAX_SMALL_CHUNKS:
-                        self._join_unread(last_stream)
-                    last_stream = stream
-                if not stream.data_event_pending:
-                    stream.data_event_pending = True
-                    self.events.append((Event.DATA, stream, b""))
-                continue
+                if flags < 2 and (call := begun.get(stream_id)) is not None:
+                    if (
+                        flags == 1
+                        and call.content_length in (None, length)
+                        and PREFIX <= length <= self._max_fast_body
+                        and _unpack_message(data, begin) == (0, length - PREFIX)
+                        and self._open_header_block is None
+                        and not (deadlines and stream_id in deadlines)
+                    ):
+                        self._unacked_bytes += length
+                        asked[stream_id] = begun.pop(stream_id)
+                        self.calls.append((stream_id, call, data[begin + PREFIX : until]))
+                        continue
+                    if self._on_partial_body(stream_id, flags, data, begin, until):
+                        continue
+            elif kind == 1:
+                # The usual unary call: HEADERS without END_STREAM, then DATA with one whole message and END_STREAM.
+                if flags == 4:
+                    call = cached.get(data[begin:until])
+                    if call is not None and call.fast_path and self._may_open(stream_id):
+                        self._last_id = stream_id
+                        if end - at >= MIN_BODY_BYTES and (after := self._rest_of_call(data, at, stream_id, call)):
+                            at = after
+                        else:
+                            begun[stream_id] = call
+                            if call.timeout_ns >= 0:
+                                self._new_deadlines.append(stream_id)
+                        continue
             elif kind == 8 and stream_id == 0 and length == 4 and self._grow_connection(data, begin):
-                continue
-            if (
-                kind == 0
-                and flags < 2
-                and stream_id in begun
-                and self._on_partial_body(stream_id, flags, data, begin, until)
-            ):
                 continue
             self._on_slow_path(kind, flags, stream_id & frames.MAX_WINDOW, data[begin:until])
             slow_work += HEADERS_WORK if kind == 1 or kind == 9 else SLOW_WORK
@@ -250,24 +233,35 @@ class Connection(Receiving, Control, Responding):
         self.has_more = work >= MAX_WORK and end - at >= 9
         return at
 
-    def _credited_call(self, data: bytes, at: int, stream_id: int, call: Head) -> int:
-        """Reads WINDOW_UPDATE and DATA behind HEADERS, as gRPC's own clients send them; 0 if other frames follow."""
-        word, _, credit_id, increment, data_word, flags, data_id = CREDIT_AND_DATA.unpack_from(data, at)
-        length, begin = data_word >> 8, at + CREDIT_AND_DATA.size
+    def _rest_of_call(self, data: bytes, at: int, stream_id: int, call: Head) -> int:
+        """Reads the frames of a call behind its HEADERS; returns the offset of the next frame.
+
+        0 if the read does not hold them, or if they are other frames than DATA, or WINDOW_UPDATE and DATA as gRPC's own
+        clients send them.
+        """
+        word, flags, data_id = _unpack(data, at)
+        increment = 0
+        if word == CREDIT_WORD and data_id == stream_id and len(data) - at >= CREDIT_BYTES + MIN_BODY_BYTES:
+            increment = _unpack_word(data, at + 9)[0]
+            if not 0 < increment <= frames.MAX_WINDOW - self._initial_send:
+                return 0
+            at += CREDIT_BYTES
+            word, flags, data_id = _unpack(data, at)
+        length, begin = word >> 8, at + 9
         until: int = begin + length
         if (
-            word != CREDIT_WORD
-            or not stream_id == credit_id == data_id
-            or (data_word & 0xFF, flags) != (frames.DATA, frames.END_STREAM)
+            data_id != stream_id
+            or word & 0xFF != frames.DATA
+            or flags != frames.END_STREAM
             or until > len(data)
-            or not 0 < increment <= frames.MAX_WINDOW - self._initial_send
             or not PREFIX <= length <= self._max_fast_body
             or call.content_length not in (None, length)
             or _unpack_message(data, begin) != (0, length - PREFIX)
         ):
             return 0
+        if increment:
+            self._extra_credit[stream_id] = increment
         self._unacked_bytes += length
-        self._extra_credit[stream_id] = increment
         self._awaiting_response[stream_id] = call
         self.calls.append((stream_id, call, data[begin + PREFIX : until]))
         return until
@@ -333,65 +327,10 @@ class Connection(Receiving, Control, Responding):
             self._extra_credit.update(zip(ids, stream_credit.tolist(), strict=True))
         return True
 
-    def _on_partial_body(self, stream_id: int, flags: int, data: bytes, begin: int, until: int) -> bool:
-        """Reads one of several DATA frames of a unary call's message; False if the slow path must read the frame."""
-        length, parts = until - begin, self._partial_bodies.get(stream_id)
-        if parts is None:
-            parts = self._begin_message(stream_id, data, begin, length)
-            if parts is None:
-                return False
-        size = parts.size + length
-        # The end of the peer's side may come with the last bytes or, as tonic sends it, in an empty frame behind them.
-        whole = flags == frames.END_STREAM and size == parts.total
-        weight = length + FRAME_WEIGHT
-        if (
-            self._open_header_block is not None
-            or not (length or whole)
-            or size > parts.total
-            or (flags == frames.END_STREAM and not whole)
-            or self._buffered + weight > self._limits.max_buffered
-            or (whole and self._deadlines and self._is_late(stream_id))
-        ):
-            return False
-        self._unacked_bytes += length
-        if whole:
-            if self._deadlines:
-                self._deadlines.pop(stream_id, None)
-            self._partial_bodies.pop(stream_id, None)
-            self._buffered -= parts.weight
-            call = self._awaiting_response[stream_id] = self._headers_received.pop(stream_id)
-        elif parts.copied == len(parts.chunks):
-            self._new_views.append(stream_id)
-        parts.chunks.append(memoryview(data)[begin:until])
-        parts.size = size
-        if whole:
-            self.calls.append((stream_id, call, parts.message()))
-        else:
-            self._partial_bodies[stream_id] = parts
-            self._buffered += weight
-        return True
-
-    def _is_late(self, stream_id: int) -> bool:
-        """Whether the body took longer than MAX_BODY_NS: the fast path counts a timeout from the message's end."""
-        deadline_ns = self._deadlines.get(stream_id)
-        if deadline_ns is None:
-            return False
-        return self._now_ns - (deadline_ns - self._headers_received[stream_id].timeout_ns) > MAX_BODY_NS
-
     def _join_unread(self, stream: Stream) -> None:
         before = stream.weight
         join_small_chunks(stream.unread, stream.size)
         self._buffered += stream.weight - before
-
-    def _begin_message(self, stream_id: int, data: bytes, begin: int, length: int) -> PartialMessage | None:
-        call = self._headers_received[stream_id]
-        if length < PREFIX or not call.fast_path:
-            return None
-        compressed, size = _unpack_message(data, begin)
-        total = PREFIX + size
-        if compressed or total > self._max_fast_body or call.content_length not in (None, total):
-            return None
-        return PartialMessage(total)
 
     def _read_preface(self, data: bytes) -> int:
         """The offset of the first frame; 0 if the preface is incomplete."""

@@ -10,6 +10,8 @@ _DRAINING = b"draining"
 
 
 class Control(Sending):
+    __slots__ = ()
+
     def _on_window_update(self, flags: int, stream_id: int, payload: bytes) -> None:
         if len(payload) != 4:
             raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, f"WINDOW_UPDATE of {len(payload)} bytes, expected 4")

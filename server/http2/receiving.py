@@ -9,7 +9,8 @@ from server.http2 import frames
 from server.http2.frames import ErrorCode, ProtocolError
 from server.http2.headers import NO_TIMEOUT, STREAMING, CallPolicy, Head, HeadReader, MalformedError
 from server.http2.inflating import InflateBudget
-from server.http2.sending import Event, Limits, Sending
+from server.http2.limits import Limits
+from server.http2.sending import Event, Sending
 from server.http2.status import RESOURCE_EXHAUSTED, UNAUTHENTICATED, UNIMPLEMENTED
 from server.http2.stream import Stream
 
@@ -17,6 +18,11 @@ MAX_SKIPPED_IDS = 256
 
 
 class Receiving(Sending):
+    __slots__ = (
+        "_heads", "_new_deadlines", "_open_header_block", "_settings_received", "_skipped_ids", "_unacked_bytes",
+        "next_deadline_ns",
+    )  # fmt: skip
+
     def __init__(self, methods: Mapping[bytes, Any], gate: CallPolicy, limits: Limits, budget: InflateBudget) -> None:
         super().__init__(limits, budget)
         self._heads = HeadReader(methods, gate, limits.max_header_bytes)

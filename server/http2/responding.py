@@ -13,6 +13,8 @@ _pack_message = frames.MESSAGE.pack
 
 
 class Responding(Sending):
+    __slots__ = ()
+
     def awaits_response(self, stream_id: int) -> bool:
         """Whether a call is still open: neither answered nor cancelled."""
         return stream_id in self._awaiting_response or stream_id in self.streams

@@ -216,16 +216,18 @@ class ServerConnection(asyncio.Protocol):
     def flush_now(self) -> None:
         """Writes the output to a plaintext socket at once: the transport would write at the end of the loop's turn.
 
-        Called for a single response. With many in flight, one write at the end of the turn is cheaper for both sides.
+        Called for a single response of a read, which ends with `flush`. With many responses in flight, one write at
+        the end of the turn is cheaper for both sides.
         """
-        if self._fd >= 0 and not self._transport.get_write_buffer_size() and (data := self.h2.output()):
-            try:
-                written = os.write(self._fd, data)
-            except OSError:  # the transport's write fails too, and reports a lost connection
-                written = 0
-            if written < len(data):
-                self._transport.write(memoryview(data)[written:])
-        self.flush()
+        if self._fd < 0 or self._transport.get_write_buffer_size():
+            return
+        data = self.h2.output()
+        try:
+            written = os.write(self._fd, data)
+        except OSError:  # the transport's write fails too, and reports a lost connection
+            written = 0
+        if written < len(data):
+            self._transport.write(memoryview(data)[written:])
 
     def flush(self) -> None:
         if self._lingering is not None:

@@ -9,7 +9,6 @@ from typing import Any
 
 from common.errors import UnavailableError
 from common.ports import BACKLOG, BoundPort
-from server.core.dataplane import DataPlane
 from server.http2.connection import Connection, Limits
 from server.http2.headers import FAST_UNARY, STREAMING, UNARY
 from server.http2.stream import Stream
@@ -20,11 +19,8 @@ from server.native.scoring_stream import ScoringStreamCall
 from server.native.serving import Serving
 from server.native.spin import Spinner
 from server.native.streaming import StreamingCall
-from server.rpc.methods import Method, Methods, Scoring, Unary
-from server.runtime.batch_loop import BatchLoop
-from server.runtime.metrics import ServerMetrics
-from server.runtime.state import ServerState
-from server.security.tokens import Gate
+from server.rpc.dependencies import FrontDependencies
+from server.rpc.methods import Method, Scoring, Unary
 
 SWEEP_S = 1.0
 DRAIN_TICK_S = 0.02
@@ -42,31 +38,27 @@ class NativeFront:
 
     def __init__(
         self,
-        methods: Methods,
-        plane: DataPlane,
-        batches: BatchLoop,
-        state: ServerState,
-        metrics: ServerMetrics,
-        gate: Gate,
-        log: Any,
+        needs: FrontDependencies,
         limits: Limits,
         sockets: SocketLimits,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._methods: Mapping[bytes, Method] = {path.encode(): method for path, method in methods.items()}
-        self._gate = gate
+        self._methods: Mapping[bytes, Method] = {path.encode(): method for path, method in needs.methods.items()}
+        self._gate = needs.gate
         self._limits = limits
         self._sockets = sockets
         self._tls = tls
         self._loop = asyncio.get_running_loop()
-        self.spinner = Spinner(self._loop, plane.now_ns, sockets.spin_us * 1000)
+        self.spinner = Spinner(self._loop, needs.plane.now_ns, sockets.spin_us * 1000)
         self.inflate_turns = InflateTurns(self._loop)
-        self.serving = Serving(plane, batches, state, metrics, self.spinner, self.inflate_turns, log)
+        self.serving = Serving(
+            needs.plane, needs.batches, needs.state, needs.metrics, self.spinner, self.inflate_turns, needs.log
+        )
         self._dispatcher = Dispatcher(self.serving)
         self.connections: set[ServerConnection] = set()
         self._servers: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
-        self._swept_ns = plane.now_ns()
+        self._swept_ns = needs.plane.now_ns()
 
     def connect(self) -> ServerConnection:
         """The protocol of a new connection."""

@@ -31,7 +31,7 @@ from server.wire.templates import RequestTemplate, matrix_of, model_for
 
 Call = tuple[int, Head, bytes]  # stream id, headers, message
 CALLS_PER_WRITE = 8  # the peer reads the first responses while the last are written
-COLUMNAR_CALLS_PER_WRITE = 16
+COLUMNAR_CALLS_PER_WRITE = 128
 MIN_VIEW_ROWS = 32  # a memoryview costs more than the copy of fewer rows
 
 

@@ -70,7 +70,7 @@ class InlineScorer:
         bound = self._last
         if bound is not None:
             self._metrics.request(method, "OK", self._now_ns() - arrived_ns)
-            self._observe(ModelRun(bound.model, bound.row.matrix, bound.row.probabilities, self._compute_ns))
+            self._observe(ModelRun(bound.model, bound.row.matrix, bound.row.output, self._compute_ns))
 
     def _bound_for(self, template: RequestTemplate) -> BoundTemplate | None:
         snapshot = self._plane.repository.snapshot

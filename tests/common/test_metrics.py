@@ -58,8 +58,9 @@ def test_a_fault_of_a_collector_ends_one_scrape_and_prints_nothing(
     server: MetricsServer, failing: Failing, capfd: pytest.CaptureFixture[str]
 ) -> None:
     failing.fails = True
-    with pytest.raises(urllib.error.HTTPError, match="500"):
+    with pytest.raises(urllib.error.HTTPError, match="500") as raised:
         scrape(server)
+    raised.value.close()
     failing.fails = False
     assert "answer 42.0" in scrape(server)
     assert "Traceback" not in capfd.readouterr().err

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.error import HTTPError
 
 import pytest
 
@@ -97,10 +98,10 @@ def test_a_failure_names_the_proxy_without_its_password(monkeypatch: pytest.Monk
 
 
 @contextmanager
-def answering() -> Iterator[str]:
+def answering(status: int = 200) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
+            self.send_response(status)
             self.end_headers()
             self.wfile.write(b"metrics")
 
@@ -123,6 +124,14 @@ def test_a_url_on_this_machine_is_opened_without_a_proxy(name: str, monkeypatch:
         monkeypatch.setenv(name, f"http://127.0.0.1:{nobody.getsockname()[1]}")
         with answering() as url, open_url(url, 10) as answer:
             assert answer.read() == b"metrics"
+
+
+def test_the_connection_of_an_error_status_is_closed() -> None:
+    """The error is the response. Its callers read only its status."""
+    with answering(status=503) as url, pytest.raises(HTTPError, match="HTTP Error 503") as raised:
+        open_url(url, 10)
+    assert raised.value.fp is not None
+    assert raised.value.fp.closed
 
 
 def test_a_server_behind_a_proxy_cannot_be_looked_at_directly(monkeypatch: pytest.MonkeyPatch) -> None:

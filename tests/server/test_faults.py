@@ -17,12 +17,13 @@ from common.config import ServerConfig
 from common.ports import BoundPort
 from common.schema import CORE_1
 from server.app import services
-from server.app.fronts import FrontDependencies, make_front
+from server.app.fronts import make_front
 from server.core.batcher import INLINE_ROWS
 from server.core.dataplane import DataPlane
 from server.core.models import Repository
 from server.core.predictor import BoundBuffers, Predictor
 from server.core.requests import Selection
+from server.rpc.dependencies import FrontDependencies
 from server.rpc.methods import StreamContext, StreamMethod, Unary
 from server.runtime.batch_loop import BatchLoop
 from server.runtime.metrics import ServerMetrics
@@ -58,7 +59,7 @@ class Spy:
             raise ZeroDivisionError("secret")
         return np.full(len(matrix), 0.5)
 
-    predict_bound = predict
+    raw = raw_bound = predict
 
     def bind(self, count: int) -> BoundBuffers:
         """Buffers of a real model, run by this fake."""

@@ -16,7 +16,7 @@ from common.errors import RequestError
 from common.schema import CORE_1
 from server.core.dataplane import DataPlane, ModelRun, Result
 from server.core.models import Repository
-from server.core.predictor import Predictor
+from server.core.predictor import Predictor, in_range
 from server.core.requests import PredictInput, Selection
 from server.core.rows import PackedInput
 from server.core.shadow import ShadowScorer
@@ -64,7 +64,7 @@ def test_such_a_row_has_no_probability_however_it_is_scored(predictor: Predictor
     asked = matrix(*([1.0, 2.0, 0.5] * rows)[:rows])
     expected = np.isclose(asked[:, 1], EXAMPLE[1])
     assert_array_equal(np.isfinite(predictor.predict(asked)), expected)
-    assert_array_equal(np.isfinite(predictor.predict_bound(asked)), expected)
+    assert_array_equal(np.isfinite(in_range(predictor.raw_bound(asked))), expected)
 
 
 @pytest.mark.parametrize(("factor", "inside"), [(1.0, True), (2.0, False), (0.5, False)])
@@ -73,7 +73,7 @@ def test_such_a_row_has_no_probability_in_bound_buffers(predictor: Predictor, fa
     assert buffers.fill(matrix(factor).tobytes())
     buffers.run()
     assert np.isfinite(buffers.probability) == inside
-    assert np.isfinite(buffers.probabilities).tolist() == [inside]
+    assert np.isfinite(buffers.output).tolist() == [inside]
 
 
 @pytest.mark.parametrize(("excess", "expected"), [(5e-6, 1.0), (-1 - 5e-6, 0.0), (2e-5, None), (-1 - 2e-5, None)])
@@ -90,7 +90,7 @@ def test_rounding_of_float32_sums_is_cut_to_the_range(excess: float, expected: f
     axis, nil = numpy_helper.from_array(np.array([1]), "axis"), numpy_helper.from_array(np.array(0.0), "nil")
     model.graph.initializer.extend([constant, axis, nil])
     predictor = Predictor(model.SerializeToString(), WIDTH)
-    for values in (predictor.predict(rows(2)), predictor.predict_bound(rows(2))):
+    for values in (predictor.predict(rows(2)), in_range(predictor.raw_bound(rows(2)))):
         assert np.isnan(values).all() if expected is None else values.tolist() == [expected] * 2
     buffers = predictor.bind(1)
     buffers.run()

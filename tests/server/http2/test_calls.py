@@ -230,6 +230,19 @@ def test_a_remembered_head_takes_the_fast_path_and_holds_its_body_to_the_length(
     assert 3 in [stream for stream, _, _ in peer.connection.calls] or not is_right
 
 
+@pytest.mark.parametrize(("announced", "is_right"), [(b"8", True), (b"7", False), (b"9", False)])
+def test_bytes_from_the_fast_path_count_towards_the_announced_length(announced: bytes, is_right: bool) -> None:
+    """The first frame begins a partial message; padding moves the call to the slow path."""
+    peer = Peer()
+    for stream in (1, 3):  # the head of the second call is remembered
+        peer.head(stream, b"/score", (b"content-length", announced))
+        peer.data(stream, message(b"row")[:6])
+        peer.data(stream, b"\x02ow" + bytes(2), frames.END_STREAM | frames.PADDED)
+    resets = [sent.stream for sent in peer.read() if sent.kind == frames.RST_STREAM]
+    assert resets == ([] if is_right else [1, 3])
+    assert peer.asked() == ([(1, b"row"), (3, b"row")] if is_right else [])
+
+
 def test_trailers_end_a_request() -> None:
     peer = Peer()
     peer.head(1)

@@ -127,8 +127,11 @@ def test_a_list_far_beyond_its_limit_ends_the_connection() -> None:
 
 @pytest.mark.parametrize(
     ("text", "timeout_ns"),
-    [(b"1H", 3600 * 10**9), (b"99999999n", 99_999_999), (b"5", -1), (b"123456789S", -1), (b"-1S", -1), (b"1.5S", -1)],
-)
+    [
+        (b"1H", 3600 * 10**9), (b"2M", 120 * 10**9), (b"3S", 3 * 10**9), (b"4m", 4 * 10**6), (b"5u", 5000), (b"6n", 6),
+        (b"0n", 0), (b"99999999n", 99_999_999), (b"5", -1), (b"123456789S", -1), (b"-1S", -1), (b"1.5S", -1),
+    ],
+)  # fmt: skip
 def test_timeouts_are_read_as_grpc_writes_them(text: bytes, timeout_ns: int) -> None:
     assert reader().read(block_of((b"grpc-timeout", text))).timeout_ns == timeout_ns
 

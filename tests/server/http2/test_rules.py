@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hpack import Decoder
 from hypothesis import given
@@ -154,7 +155,10 @@ def test_each_way_to_answer_restores_the_budget() -> None:
     stream = peer.connection.promote(103)
     assert stream is not None
     peer.connection.respond(stream, b"answer")
-    assert peer.connection._abuse_score == before - 2 * RESTORED_BY_CALL
+    for stream_id in (105, 107, 109):
+        peer.call(stream_id)
+    assert peer.connection.respond_columnar(range(105, 111, 2), b"answer", 0, np.zeros((3, 1), np.uint8))
+    assert peer.connection._abuse_score == before - 5 * RESTORED_BY_CALL
 
 
 @pytest.mark.parametrize("count", [100, 101])

@@ -18,6 +18,7 @@ from server.http2 import frames
 from server.http2.connection import Limits
 from server.native.connection import SocketLimits
 from server.native.front import NativeFront
+from server.rpc.dependencies import FrontDependencies
 from server.runtime.batch_loop import BatchLoop
 from server.runtime.metrics import ServerMetrics
 from server.runtime.reload import Reloader
@@ -137,7 +138,8 @@ async def front(repository: Repository, clock: Clock) -> NativeFront:
     table, _ = services.methods(repository, state, with_reflection=True)
     log = structlog.wrap_logger(structlog.testing.CapturingLogger(), processors=[])
     state.accepting = True
-    return NativeFront(table, plane, batches, state, metrics, Gate(None), log, Limits(), SocketLimits(spin_us=0))
+    needs = FrontDependencies(table, plane, batches, state, metrics, Gate(None), log)
+    return NativeFront(needs, Limits(), SocketLimits(spin_us=0))
 
 
 @pytest.fixture

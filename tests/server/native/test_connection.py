@@ -96,6 +96,8 @@ async def test_the_socket_is_not_written_to_beside_its_transport(
     transport.written = b""
     connection.h2._out.append(b"abc")
     connection.flush_now()
+    assert transport.written == b""
+    connection.flush()
     assert transport.written == (b"" if why == "closed" else b"abc")  # behind the end of the write side nothing is sent
 
 

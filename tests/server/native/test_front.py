@@ -373,13 +373,13 @@ async def test_frames_whose_burst_fails_are_answered_before_those_behind_it(
     front: NativeFront, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor = front.serving.plane.repository.snapshot.labelled["volatility", "stable"].predictor
-    whole = predictor.predict_bound
+    whole = predictor.raw_bound
 
     def with_a_gap(matrix: Matrix) -> Vector:
         """No probability for rows that begin with 7."""
         return np.where(matrix[:, 0] == 7.0, np.nan, whole(matrix))
 
-    monkeypatch.setattr(predictor, "predict_bound", with_a_gap)
+    monkeypatch.setattr(predictor, "raw_bound", with_a_gap)
     bad = request()
     bad.packed.values = np.array([7.0, *rows(1)[0][1:]]).tobytes()
     named = request(seed=3)

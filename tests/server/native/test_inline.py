@@ -148,8 +148,8 @@ async def test_whoever_waits_is_not_overtaken(front: NativeFront, client: Client
 async def test_buffers_are_not_shared_by_answers(front: NativeFront) -> None:
     """The next run writes over what the last one gave: what is kept must be a copy."""
     predictor = front.serving.plane.repository.snapshot.labelled["volatility", "stable"].predictor
-    first = predictor.predict_bound(rows(5, 1))
-    second = predictor.predict_bound(rows(5, 2))
+    first = predictor.raw_bound(rows(5, 1))
+    second = predictor.raw_bound(rows(5, 2))
     np.testing.assert_allclose(first, Logistic(1).predict(rows(5, 1)))
     np.testing.assert_allclose(second, Logistic(1).predict(rows(5, 2)))
     bound: BoundBuffers = predictor.bind(1)

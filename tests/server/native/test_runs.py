@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -154,6 +156,28 @@ async def test_cancelled_calls_of_a_run_of_several_templates_are_not_scored(fron
             expected = Logistic(1).predict(rows(asked.packed.row_count, number))
             np.testing.assert_allclose(PredictResponse.FromString(raw).probabilities, expected)
     assert front.serving.metrics.totals()["rows"] - before == 16 - 4
+
+
+@pytest.mark.parametrize(("deadline", "work_items"), [((), [MANY]), ((b"grpc-timeout", b"10S"), [1] * MANY)])
+async def test_calls_in_several_frames_share_a_run_unless_they_have_a_deadline(
+    front: NativeFront, client: Client, monkeypatch: pytest.MonkeyPatch, deadline: Any, work_items: list[int]
+) -> None:
+    """The first frame ends within the prefix: a REQUEST event. A deadline counts from the call's own headers."""
+    extra = (deadline,) if deadline else ()
+    head = known(client, request(), *extra)
+    await client.ended(1)
+    seen = queued(front, monkeypatch)
+    sent = b""
+    for number in range(MANY):
+        raw, stream = message(request(seed=number).SerializeToString()), 3 + 2 * number
+        sent += frames.frame(frames.HEADERS, 4, stream, head) + frames.frame(frames.DATA, 0, stream, raw[:3])
+        sent += frames.frame(frames.DATA, frames.END_STREAM, stream, raw[3:])
+    client.send(sent)
+    got = await client.until(lambda got: ends(got) == MANY)
+    assert [work.calls for work in seen] == work_items
+    for number in range(MANY):
+        (raw,) = answers(got, 3 + 2 * number)
+        np.testing.assert_allclose(PredictResponse.FromString(raw).probabilities, Logistic(1).predict(rows(1, number)))
 
 
 async def test_a_block_whose_deadline_passes_is_not_computed(client: Client, clock: Clock) -> None:
