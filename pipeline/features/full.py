@@ -299,4 +299,7 @@ KERNEL = Kernel(
         ((SECONDS,), np.float64),
     ),
     of_tick=(np.int64, *[np.float64] * 5, np.int64),
+    oldest=OLDEST,
+    tick_numbers=(COUNT, *range(REFERENCE, OLDEST + 1)),
+    queue=(HEAD, TAIL),
 )

@@ -203,6 +203,9 @@ class Kernel:
     features: int
     of_product: tuple[tuple[tuple[int, ...], type], ...]  # shape and type for each product; the cursors first
     of_tick: tuple[type, ...]  # types of the rings
+    oldest: int  # the cursor that holds the number of the oldest tick kept
+    tick_numbers: tuple[int, ...]  # cursors that count ticks of the unbroken history
+    queue: tuple[int, int] | None = None  # cursors of the head and tail of the last ring, which holds tick numbers
 
 
 KERNEL = Kernel(
@@ -211,4 +214,6 @@ KERNEL = Kernel(
     FEATURES,
     of_product=(((CURSORS,), np.int64), ((LAST_VALUES,), np.float64), ((sums.WORDS,), np.uint64)),
     of_tick=(np.int64, np.float64, np.float64),
+    oldest=OLDEST,
+    tick_numbers=(COUNT, *range(REFERENCE, OLDEST + 1)),
 )
