@@ -29,7 +29,8 @@ from pipeline.records import Tick
 from pipeline.stream import codec
 from pipeline.stream.broker import EmbeddedBroker
 from pipeline.stream.forecast import Forecast, Forecaster, Rows
-from pipeline.stream.kafka import Sink, connect, consume_batch, ensure_topics, make_consumer
+from pipeline.stream.kafka import Sink, connect, consume_batch, make_consumer
+from pipeline.stream.kafka_topics import ensure_topics
 from pipeline.stream.publish import Publisher
 from pipeline.stream.worker import Worker
 from volcast.v1 import FeatureRow

@@ -19,6 +19,7 @@ import yaml
 from dotenv import dotenv_values
 
 from common.errors import ConfigError, InputError
+from common.kafka_client import HIDDEN, check_client, shown
 from common.service_links import without_service_links
 
 ENV_PREFIX = "VOLCAST_"
@@ -63,6 +64,14 @@ class KafkaConfig(Section, frozen=True):
     partitions: Positive = 1  # of topics that Volcast creates
     linger_ms: Seconds = 0.0  # latency first; 5 suits bulk replay
     timeout_s: PositiveSeconds = 10.0  # how long a broker may be unavailable at start
+    create_topics: bool = True  # False: a missing topic is an error
+    replication_factor: Annotated[int, msgspec.Meta(ge=0)] = (
+        0  # of topics that Volcast creates; 0: the broker's default
+    )
+    retention_ms: Annotated[int, msgspec.Meta(ge=-1)] = 0  # of such topics; 0: the broker's default; -1: unlimited
+    # Properties of librdkafka for every client; common/kafka_client.py lists those that Volcast sets itself.
+    client: dict[str, str | int | float | bool] = msgspec.field(default_factory=dict)
+    client_secrets: dict[str, str] = msgspec.field(default_factory=dict)  # secret property -> file with its value
     # How long a broker holds an empty fetch. A real Kafka answers as soon as a record arrives. The embedded broker
     # answers only after half of this time, so `volcast run` sets less.
     fetch_wait_ms: Positive = 100
@@ -251,6 +260,7 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] | None = No
     for key, value in sorted(environ.items()):
         if key.startswith(ENV_PREFIX) and key.upper() in settings:
             _set(tree, key, value)
+    _check_kafka_client(tree)
     try:
         # strict=False converts text: an environment variable "50052" is a port.
         config = msgspec.convert(tree, Config, strict=False)
@@ -258,6 +268,16 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] | None = No
         raise _explain(str(error), tree) from None
     _require_finite(config)
     return config
+
+
+def _check_kafka_client(tree: dict[str, Any]) -> None:
+    kafka = tree.get("kafka")
+    if isinstance(kafka, dict):
+        # If all keys of a section are commented out, the section is YAML's null.
+        for name in _MAPPINGS:
+            if name in kafka and kafka[name] is None:
+                kafka[name] = {}
+        check_client(*(kafka.get(name, {}) for name in _MAPPINGS))
 
 
 def _read_dotenv() -> dict[str, str]:
@@ -308,9 +328,29 @@ def _read_yaml(file: Path | None) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise InputError(f"config file {path}: expected sections such as `server:`, got {tree!r:.60}")
+        raise InputError(f"config file {path}: expected sections such as `server:`, got {shown('', tree)!r:.60}")
     # If all keys of a section are commented out, the section is YAML's null.
     return {str(key): {} if value is None else value for key, value in tree.items()}
+
+
+# Keys whose variable is a YAML mapping, as in config.yaml: VOLCAST_KAFKA__CLIENT='{security.protocol: SSL}'.
+_MAPPINGS = ("client", "client_secrets")
+
+
+def _parsed(name: str, key: str, value: str) -> object:
+    """The value of a variable."""
+    if key in ("products", "windows"):
+        return [item.strip() for item in value.split(",")]
+    if key not in _MAPPINGS:
+        return value
+    try:
+        mapping = yaml.safe_load(value) if value else {}
+    except yaml.YAMLError:
+        mapping = None
+    if not isinstance(mapping, dict):
+        # The value is not shown, since it may contain a secret.
+        raise ConfigError(name, HIDDEN, "a mapping such as {security.protocol: SSL}")
+    return mapping
 
 
 def _set(tree: dict[str, Any], name: str, value: str) -> None:
@@ -319,9 +359,9 @@ def _set(tree: dict[str, Any], name: str, value: str) -> None:
     for section in sections:
         child = node.setdefault(section, {})
         if not isinstance(child, dict):
-            raise ConfigError(name, value, f"a section, but {section} holds {child!r}")
+            raise ConfigError(name, shown(name, value), f"a section, but {section} holds {shown(section, child)!r}")
         node = child
-    node[key] = [item.strip() for item in value.split(",")] if key in ("products", "windows") else value
+    node[key] = _parsed(name, key, value)
 
 
 def _require_finite(section: Section, path: str = "") -> None:
@@ -370,7 +410,7 @@ def _explain(message: str, tree: dict[str, Any]) -> ConfigError:
     else:
         for pattern, words in _WORDS:
             expected = re.sub(pattern, words, expected)
-    return ConfigError(".".join(path) or "the file", value, expected)
+    return ConfigError(".".join(path) or "the file", shown(".".join(path), value), expected)
 
 
 def _value_at(node: Any, path: Sequence[str]) -> Any:

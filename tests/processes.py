@@ -23,7 +23,8 @@ from cli.run.processes import Process, ProcessGroup
 from common.config import KafkaConfig, Topics
 from common.errors import UnavailableError
 from pipeline.stream.broker import EmbeddedBroker, broker_binary
-from pipeline.stream.kafka import connect, consume_batch, ensure_topics, make_consumer
+from pipeline.stream.kafka import connect, consume_batch, make_consumer
+from pipeline.stream.kafka_topics import ensure_topics
 
 ROOT = Path(__file__).resolve().parents[1]
 READY_TIMEOUT_S = 60.0

@@ -16,7 +16,8 @@ from common.log import configure_logs, get_logger
 from common.status import StatusPipe
 from pipeline.archive import ArchiveWriter
 from pipeline.stream.ingest import Ingest
-from pipeline.stream.kafka import Sink, connect, ensure_topics, holds_records
+from pipeline.stream.kafka import Sink, connect, holds_records
+from pipeline.stream.kafka_topics import ensure_topics
 from pipeline.stream.metrics import serve_metrics
 from pipeline.stream.publish import Publisher
 

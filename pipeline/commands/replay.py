@@ -21,7 +21,8 @@ from common.status import StatusPipe
 from pipeline.archive import expand_paths, latest_archive, read_archive
 from pipeline.exchange.pacer import Pacer
 from pipeline.records import DeadLetter, Gap, LateTick, Tick
-from pipeline.stream.kafka import Sink, connect, ensure_topics, holds_records
+from pipeline.stream.kafka import Sink, connect, holds_records
+from pipeline.stream.kafka_topics import ensure_topics
 from pipeline.stream.publish import Publisher
 
 Result = Tick | Gap | LateTick | DeadLetter

@@ -27,7 +27,8 @@ from common.status import StatusPipe
 from pipeline.parquet import FeatureParquetWriter
 from pipeline.stream.drift import LiveDrift, manifest_in
 from pipeline.stream.forecast import Forecaster
-from pipeline.stream.kafka import Sink, connect, ensure_topics, make_consumer
+from pipeline.stream.kafka import Sink, connect, make_consumer
+from pipeline.stream.kafka_topics import ensure_topics
 from pipeline.stream.metrics import labelled, serve_metrics
 from pipeline.stream.restore import history_before
 from pipeline.stream.worker import Worker

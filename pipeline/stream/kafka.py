@@ -1,96 +1,184 @@
-"""Kafka as the pipeline uses it: a sink that loses nothing, consumers that take batches, topics made where missing."""
+"""Clients of Kafka: a sink that loses nothing, and consumers that take batches.
+
+Every client of the program is made here, so each takes `kafka.client` and the secrets.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
 
 from common.config import KafkaConfig
-from common.errors import UnavailableError
+from common.errors import ConfigError, InputError, UnavailableError
+from common.kafka_client import HIDDEN, is_secret
 from common.log import get_logger
+from pipeline.stream.kafka_errors import failure, goes_on, kafka_error, retrying
+from pipeline.stream.kafka_refusals import Refusal, explain, refusal_in
+
+Client = TypeVar("Client", Consumer, Producer, AdminClient)
 
 POLL_EVERY = 1000  # sends between two looks at delivery reports
-
-
-def client_settings(config: KafkaConfig, *, quiet: bool = False) -> dict[str, Any]:
-    """What every client sets. quiet: a broker that is away is for the caller to say."""
-    return {
-        "bootstrap.servers": config.bootstrap_servers,
-        "client.id": "volcast",
-        "log_level": 2,  # librdkafka writes to standard error by itself; what matters reaches error_cb
-        "error_cb": (lambda error: None) if quiet else _on_client_error,
-        "topic.metadata.refresh.interval.ms": 60_000,
-    }
-
-
-def _on_client_error(error: KafkaError) -> None:
-    get_logger().warning("kafka", error=error.str())
+CONNECT_SLICE_S = 1.0  # how long one attempt of `connect` waits
+KEPT_EVENTS = 50  # of a client that does not connect; librdkafka repeats itself
 
 
 def connect(config: KafkaConfig) -> AdminClient:
     """An admin client whose broker has answered.
 
-    Raises UnavailableError where none does within `kafka.timeout_s`.
+    Raises UnavailableError if no broker answers within `kafka.timeout_s`, or if one refuses TLS or login.
     """
-    admin = AdminClient(client_settings(config, quiet=True))
-    try:
-        admin.list_topics(timeout=config.timeout_s)
-    except KafkaException:
-        raise away(config) from None
-    return admin
+    events: deque[str] = deque(maxlen=KEPT_EVENTS)
+    settings = client_settings(config, on_error=lambda error: events.append(error.str()))
+    admin = _make(AdminClient, config, {**settings, "logger": _collecting(events), "log_level": 6})
+    deadline_s = time.monotonic() + config.timeout_s
+    while True:
+        left_s = deadline_s - time.monotonic()
+        try:
+            admin.list_topics(timeout=max(0.01, min(CONNECT_SLICE_S, left_s)))
+            return admin
+        except KafkaException:
+            admin.poll(0)  # hands out errors and log lines
+        refusal = refusal_in(events, config)
+        if left_s <= CONNECT_SLICE_S or (refusal is not None and refusal.final):
+            raise _unavailable(config, refusal) from None
 
 
-def away(config: KafkaConfig) -> UnavailableError:
+def _collecting(events: deque[str]) -> logging.Logger:
+    """librdkafka reports some refusals in its log only."""
+    logger = logging.Logger("librdkafka")
+    handler = logging.Handler()
+    handler.emit = lambda record: events.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    return logger
+
+
+def _unavailable(config: KafkaConfig, refusal: Refusal | None) -> UnavailableError:
+    if refusal is not None:
+        return UnavailableError(f"kafka: {config.bootstrap_servers}: {refusal.text}")
     return UnavailableError(
         f"kafka: no broker answers at {config.bootstrap_servers} within {config.timeout_s:g} s; start one with "
         "`volcast broker`, or set kafka.bootstrap_servers"
     )
 
 
-def ensure_topics(admin: AdminClient, config: KafkaConfig) -> None:
-    """Creates the topics that are missing, with `kafka.partitions` partitions each."""
-    topics = config.topics
-    wanted = {topics.raw, topics.features, topics.predictions, topics.late, topics.dead}
-    missing = sorted(wanted - set(admin.list_topics(timeout=config.timeout_s).topics))
-    if not missing:
-        return
-    futures = admin.create_topics([NewTopic(name, config.partitions, 1) for name in missing])
-    for name, future in futures.items():
-        try:
-            future.result(timeout=config.timeout_s)
-        except KafkaException as error:
-            # Another process of ours may have been quicker.
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise UnavailableError(f"kafka: topic {name} cannot be created: {error.args[0].str()}") from None
+def client_settings(config: KafkaConfig, *, on_error: Callable[[KafkaError], None] | None = None) -> dict[str, Any]:
+    """The settings that all clients share.
+
+    on_error: takes errors of connections; by default they are logged.
+
+    Raises InputError if the file of a secret cannot be read.
+    """
+    return {
+        "client.id": "volcast",
+        "log_level": 2,  # librdkafka writes to standard error by itself; what matters reaches error_cb
+        "topic.metadata.refresh.interval.ms": 60_000,
+        **{key: _as_text(value) for key, value in config.client.items()},
+        **_read_secrets(config.client_secrets),
+        "bootstrap.servers": config.bootstrap_servers,
+        "error_cb": on_error or _log_client_error,
+    }
+
+
+def producer_settings(config: KafkaConfig) -> dict[str, Any]:
+    """The settings of every producer."""
+    return {
+        "compression.type": "none",
+        "queue.buffering.max.messages": 1_000_000,
+        **client_settings(config),
+        "linger.ms": config.linger_ms,
+        # The partition of Java's and Flink's producers for the same key.
+        "partitioner": "murmur2_random",
+        # Ticks keep their order whatever is retried. One request in flight alone does not see to that: the
+        # first batch for a new topic, refused until its leader stands, was overtaken by the second in 4
+        # of 40 runs on Apache Kafka 4.4 (0 of 60 with idempotence).
+        "enable.idempotence": True,
+        "acks": "all",
+        # Bulk is faster for it (408 against 161 thousand messages/s on the embedded broker: larger
+        # batches); a message waits for the acknowledgement before it, 0.2 ms there.
+        "max.in.flight.requests.per.connection": 1,
+        "delivery.report.only.error": True,
+        "message.timeout.ms": 30_000,
+    }
+
+
+def make_producer(config: KafkaConfig, **settings: object) -> Producer:
+    """settings: in addition, such as `**{"transactional.id": …}`."""
+    return _make(Producer, config, {**producer_settings(config), **settings})
+
+
+def make_consumer(config: KafkaConfig, group_id: str, **settings: object) -> Consumer:
+    """A consumer that commits only explicitly and starts at the earliest message if it never committed."""
+    return _make(
+        Consumer,
+        config,
+        {
+            # Full queues are looked at again soon; the default of a second would cap replays at 100 k/s.
+            "fetch.queue.backoff.ms": 5,
+            **client_settings(config),
+            "group.id": group_id,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "earliest",
+            "isolation.level": "read_committed",
+            "fetch.wait.max.ms": config.fetch_wait_ms,
+            "session.timeout.ms": config.session_timeout_ms,
+            "heartbeat.interval.ms": min(3000, config.session_timeout_ms // 4),
+            **settings,
+        },
+    )
+
+
+def _make(kind: type[Client], config: KafkaConfig, settings: Mapping[str, Any]) -> Client:
+    try:
+        return kind(dict(settings))
+    except KafkaException as exception:
+        text = kafka_error(exception).str()
+    for key, value in settings.items():
+        if is_secret(key):
+            text = text.replace(str(value), repr(HIDDEN))
+    named = [key for key in (*config.client, *config.client_secrets) if key in text]
+    key = f"kafka.client.{named[0]}" if named else "kafka.client"
+    # Only the text is shown: a misspelled key may hold a secret.
+    raise ConfigError(key, HIDDEN, f"properties of librdkafka ({' '.join(text.split())})")
+
+
+def _as_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _read_secrets(files: Mapping[str, str]) -> dict[str, str]:
+    return {key: _read_secret(key, file) for key, file in files.items()}
+
+
+def _read_secret(key: str, file: str) -> str:
+    try:
+        value = Path(file).read_text().removesuffix("\n").removesuffix("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise InputError(f"kafka.client_secrets.{key}: {file}: cannot be read: {reason}") from None
+    if not value:
+        raise InputError(f"kafka.client_secrets.{key}: {file}: is empty")
+    return value
+
+
+def _log_client_error(error: KafkaError) -> None:
+    get_logger().warning("kafka", error=explain(error.str()))
 
 
 class Sink:
-    """A producer that waits when its queue is full and raises for what was not delivered."""
+    """A producer that waits when its queue is full and raises for messages that were not delivered."""
 
     def __init__(self, config: KafkaConfig) -> None:
-        self._failure: str | None = None
+        self._failure: UnavailableError | None = None
         self._unpolled = 0
-        self._producer = Producer(
-            {
-                **client_settings(config),
-                "linger.ms": config.linger_ms,
-                # Ticks keep their order whatever is retried. One request in flight alone does not see to that: the
-                # first batch for a new topic, refused until its leader stands, was overtaken by the second in 4
-                # of 40 runs on Apache Kafka 4.4 (0 of 60 with idempotence).
-                "enable.idempotence": True,
-                "acks": "all",
-                # Bulk is faster for it (408 against 161 thousand messages/s on the embedded broker: larger
-                # batches); a message waits for the acknowledgement before it, 0.2 ms there.
-                "max.in.flight.requests.per.connection": 1,
-                "compression.type": "none",
-                "delivery.report.only.error": True,
-                "queue.buffering.max.messages": 1_000_000,
-                "message.timeout.ms": 30_000,
-            }
-        )
+        self._producer = make_producer(config)
 
     def send(self, topic: str, key: bytes, value: bytes) -> None:
         """Queues one message; blocks while the queue is full. Raises UnavailableError once a delivery has failed."""
@@ -102,7 +190,7 @@ class Sink:
                 self._producer.poll(0.05)
                 self._raise_failure()
             except KafkaException as error:
-                raise UnavailableError(f"kafka: a message for {topic} is refused: {error.args[0].str()}") from None
+                raise failure(f"a message for {topic} is refused", kafka_error(error)) from None
         self._unpolled += 1
         if self._unpolled >= POLL_EVERY:
             self.poll()
@@ -113,75 +201,98 @@ class Sink:
         self._raise_failure()
 
     def flush(self, timeout_s: float = 35.0) -> None:
-        """Waits until everything queued is delivered; raises UnavailableError where something was not."""
+        """Waits until all queued messages are delivered. Raises UnavailableError if a message was not."""
         left = self._producer.flush(timeout_s)
         self._raise_failure()
         if left:
             raise UnavailableError(f"kafka: {left} messages were not delivered within {timeout_s:g} s")
 
     def close(self) -> None:
-        """Gives the connection up; what is still queued is dropped, so flush first."""
+        """Closes the connection and drops all messages that are still queued, so flush first."""
         self._producer.purge()
         self._producer.close()
 
     def _on_failure(self, error: KafkaError | None, message: Message) -> None:
-        if error is None:
-            return
-        self._failure = f"kafka: a message for {message.topic()} was not delivered: {error.str()}"
+        # librdkafka has retried for message.timeout.ms: each error here is final.
+        if error is not None:
+            self._failure = failure(f"a message for {message.topic()} was not delivered", error)
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
-            raise UnavailableError(self._failure)
-
-
-def make_consumer(config: KafkaConfig, group_id: str, **settings: object) -> Consumer:
-    """A consumer that commits only when told to and starts at the earliest message where it never committed."""
-    return Consumer(
-        {
-            **client_settings(config),
-            "group.id": group_id,
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "auto.offset.reset": "earliest",
-            "isolation.level": "read_committed",
-            "fetch.wait.max.ms": config.fetch_wait_ms,
-            "session.timeout.ms": config.session_timeout_ms,
-            "heartbeat.interval.ms": min(3000, config.session_timeout_ms // 4),
-            # Full queues are looked at again soon; the default of a second would cap replays at 100 k/s.
-            "fetch.queue.backoff.ms": 5,
-            **settings,
-        }
-    )
+            raise self._failure
 
 
 def consume_batch(consumer: Consumer, limit: int, timeout_s: float) -> list[Message]:
-    """What is there now, up to `limit`; waits up to `timeout_s` for the first message only.
+    """The messages that are there now, up to `limit`; waits up to `timeout_s` for the first message only.
 
     `consume(limit, timeout)` alone would wait the whole time for a full batch.
+
+    Raises UnavailableError for an error that the client cannot recover from.
     """
     first = consumer.consume(1, timeout_s)
     if not first:
         return []
     batch = first + consumer.consume(limit - 1, 0) if limit > 1 else first
-    failed = [error for message in batch if (error := message.error()) is not None]
+    failed = [message for message in batch if message.error() is not None]
     if not failed:
         return batch
-    for error in failed:
-        if error.fatal() or error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED):
-            raise UnavailableError(f"kafka: cannot consume: {error.str()}")
-        get_logger().warning("kafka", error=error.str())
+    for message in failed:
+        _on_consumer_error(consumer, message)
     return [message for message in batch if message.error() is None]
 
 
+UNKNOWN_TOPIC_S = 10.0  # how long a topic may be unknown: the brokers may not yet know that it was created
+
+
+def _on_consumer_error(consumer: Consumer, message: Message) -> None:
+    """The client retries by itself. Raises UnavailableError if that cannot help."""
+    error = message.error()
+    assert error is not None
+    topic = message.topic()
+    if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART and topic:
+        retrying(lambda: _require_topic(consumer, topic), f"cannot consume {topic}", UNKNOWN_TOPIC_S)
+    elif not goes_on(error):
+        raise failure("cannot consume", error)
+    get_logger().warning("kafka", error=error.str())
+
+
+def _require_topic(consumer: Consumer, topic: str) -> None:
+    if topic not in consumer.list_topics(timeout=UNKNOWN_TOPIC_S).topics:
+        raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+
+
+def watermarks(consumer: Consumer, partition: TopicPartition, timeout_s: float) -> tuple[int, int]:
+    """The first offset of a partition and the offset after its last record, from the broker.
+
+    Raises UnavailableError if the broker does not report them within timeout_s.
+    """
+    return retrying(
+        lambda: consumer.get_watermark_offsets(partition, timeout_s, cached=False),
+        f"the ends of {partition.topic} cannot be read",
+        timeout_s,
+    )
+
+
+def committed(consumer: Consumer, partitions: list[TopicPartition], timeout_s: float) -> list[TopicPartition]:
+    """The group's committed offsets; a negative offset if it never committed.
+
+    Raises UnavailableError if the coordinator does not report them within timeout_s.
+    """
+    return retrying(
+        lambda: consumer.committed(partitions, timeout=timeout_s), "the committed offsets cannot be read", timeout_s
+    )
+
+
 def holds_records(config: KafkaConfig, topic: str) -> bool:
-    """Whether anything was ever put on a topic. Raises UnavailableError where the broker does not say."""
+    """Whether a record was ever put on a topic. Raises UnavailableError if the broker does not answer."""
     consumer = make_consumer(config, "volcast-reader")
     try:
-        partitions = [
-            TopicPartition(topic, one) for one in consumer.list_topics(topic, config.timeout_s).topics[topic].partitions
-        ]
-        return any(consumer.get_watermark_offsets(one, config.timeout_s)[1] > 0 for one in partitions)
-    except KafkaException as error:
-        raise UnavailableError(f"kafka: the end of {topic} cannot be read: {error.args[0].str()}") from None
+        known = retrying(
+            lambda: consumer.list_topics(topic, config.timeout_s), f"{topic} cannot be read", config.timeout_s
+        )
+        return any(
+            watermarks(consumer, TopicPartition(topic, number), config.timeout_s)[1] > 0
+            for number in known.topics[topic].partitions
+        )
     finally:
         consumer.close()

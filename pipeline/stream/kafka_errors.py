@@ -57,6 +57,7 @@ RETRIABLE = frozenset(
         KafkaError.INVALID_FETCH_SESSION_EPOCH,
         KafkaError.REBOOTSTRAP_REQUIRED,
         KafkaError.INVALID_MSG,  # a checksum that does not match: damaged on the way
+        KafkaError.UNKNOWN,  # the broker met a fault that it has no code for
         # The client's side of the events above.
         KafkaError._TRANSPORT,
         KafkaError._FAIL,
@@ -88,6 +89,22 @@ REBALANCING = frozenset(
     }
 )
 
+# What a user can do about a final error.
+HINTS: dict[int, str] = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "the login lacks rights on the topic; SECURITY.md lists the rights",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "the login lacks the right Read on the consumer group; SECURITY.md lists "
+    "the rights",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "the login lacks rights on the cluster; SECURITY.md lists the rights",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "the login lacks Write and Describe on the transactional id; "
+    "SECURITY.md lists the rights",
+    KafkaError.INVALID_REPLICATION_FACTOR: "set kafka.replication_factor to at most the number of brokers",
+    KafkaError.FENCED_INSTANCE_ID: "another worker has the same worker.instance_id",
+    KafkaError._FENCED: "another worker has the same worker.instance_id",
+    KafkaError.UNSUPPORTED_VERSION: "the broker is too old, or is no Apache Kafka",
+    KafkaError.INVALID_SESSION_TIMEOUT: "set kafka.session_timeout_ms within the limits of the broker",
+    KafkaError.UNKNOWN_TOPIC_OR_PART: "`volcast ingest` and `volcast worker` create the topics of section kafka",
+}
+
 
 def is_retriable(error: KafkaError) -> bool:
     """Whether the same call may succeed later.
@@ -102,6 +119,11 @@ def is_retriable(error: KafkaError) -> bool:
 def is_rebalancing(error: KafkaError) -> bool:
     """Whether a commit came too late: other members of the group own the partitions now."""
     return error.code() in REBALANCING
+
+
+def goes_on(error: KafkaError) -> bool:
+    """Whether a consumer with this error recovers by itself: it retries, or joins its group again."""
+    return is_retriable(error) or is_rebalancing(error) or error.code() == KafkaError._MAX_POLL_EXCEEDED
 
 
 def kafka_error(error: KafkaException) -> KafkaError:
@@ -134,5 +156,6 @@ def retrying(call: Callable[[], T], what: str, timeout_s: float, *, pause: Calla
 
 
 def failure(what: str, error: KafkaError) -> UnavailableError:
-    """The line for a user."""
-    return UnavailableError(f"kafka: {what}: {error.str()}")
+    """The line for a user: the fault, Kafka's reason and a hint."""
+    hint = HINTS.get(error.code())
+    return UnavailableError(f"kafka: {what}: {error.str()}{f'; {hint}' if hint else ''}")

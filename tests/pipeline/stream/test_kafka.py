@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from common.config import KafkaConfig
-from pipeline.stream.kafka import Sink, connect, ensure_topics
+from pipeline.stream.kafka import Sink, connect
+from pipeline.stream.kafka_topics import ensure_topics
 from tests.processes import fresh_topics, read_all
 
 pytestmark = pytest.mark.kafka
