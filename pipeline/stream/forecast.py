@@ -9,7 +9,7 @@ or memory.
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass, fields
 from typing import Protocol
 
@@ -119,7 +119,6 @@ class Forecaster:
         self._retry_at_s = 0.0
         self._retry_wait_s = MIN_RETRY_S
         self.backlog_rows = 0  # waiting and in flight
-        self.missing: Counter[str] = Counter()  # rows, by reason
 
     @property
     def in_flight(self) -> int:
@@ -189,9 +188,7 @@ class Forecaster:
             self._next_frame_id += 1
             self._flight.append(frame)
             try:
-                self._stream.send_packed(
-                    frame.frame_id, rows.values.data, len(rows), self._schema_hash, self._model
-                )
+                self._stream.send_packed(frame.frame_id, rows.values.data, len(rows), self._schema_hash, self._model)
             except VolcastError as error:
                 self._back_off(error)
 
@@ -226,8 +223,6 @@ class Forecaster:
             forecast = Forecast(rows, probabilities, forecast.response, forecast.missing, forecast.answered_ns)
         self.backlog_rows -= len(rows)
         if len(rows):
-            if forecast.missing == MissingReason.MISSING_REASON_REFUSED:
-                self.missing["refused"] += len(rows)
             settled.append(forecast)
 
     def _refused(self, rows: Rows, why: str) -> Forecast:
@@ -257,7 +252,6 @@ class Forecaster:
         while self.backlog_rows > self._limit_rows:
             rows = self._waiting.popleft()
             self.backlog_rows -= len(rows)
-            self.missing["server_unavailable"] += len(rows)
             settled.append(_missing(rows, MissingReason.MISSING_REASON_SERVER_UNAVAILABLE))
 
 

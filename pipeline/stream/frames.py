@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import threading
 from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
 
-from clients.requests import PackedValues
 from clients.sync import PredictStream
 from common.errors import VolcastError
 from volcast.v1 import ModelSelector, StreamPredictResponse
+
+if TYPE_CHECKING:
+    from clients.requests import PackedValues
 
 
 class ReceivedFrames:

@@ -53,10 +53,13 @@ class Outcome:
 
 
 class Partition:
-    """number: of the partition. max_future_ns: see TimeRule."""
+    """number: of the partition. max_future_ns: see TimeRule. lineage: see Marker."""
 
-    def __init__(self, number: int, schema: FeatureSchema, max_future_ns: int, lineage: str) -> None:
+    def __init__(
+        self, number: int, schema: FeatureSchema, max_future_ns: int, lineage: str, snapshot_partition: int
+    ) -> None:
         self.number = number
+        self.snapshot_partition = snapshot_partition  # of the topic of snapshots
         self.lineage = lineage
         self.next_offset = 0
         self.broken_at = 0  # see Marker
@@ -65,6 +68,7 @@ class Partition:
         self._rule = TimeRule(max_future_ns)
         # Product code -> offset of its first record that no snapshot holds. In the order of those offsets.
         self._changed: dict[int, int] = {}
+        self._due_before = 0
         self._known_until: dict[int, int] = {}  # product code -> offset of the snapshot it was restored from
 
     def marker(self, owed_from: int | None, owed_since_ns: int) -> Marker:
@@ -111,7 +115,8 @@ class Partition:
         self.next_offset = max(self.next_offset, offset)
         self._rule.suspects.clear()
         for code in self.codes.values():
-            self._engine.restore(code, b"")
+            if self._known_until.get(code, -1) < offset:
+                self._engine.restore(code, b"")
 
     def load(self, snapshots: Sequence[Snapshot]) -> None:
         """Takes over the state of each product. Raises ValueError for states of another schema or format."""
@@ -127,17 +132,20 @@ class Partition:
         """Ends the replay that follows `load`: records from here on are new to every product."""
         self._known_until.clear()
 
-    def snapshots(self, group: str, overdue: bool) -> list[Snapshot]:
-        """States to write now, those changed the longest ago first.
+    def mark_due(self) -> None:
+        """Products that changed until now are due for a snapshot, however little changed."""
+        self._due_before = self.next_offset
 
-        overdue: take all changed products, as MAX_SNAPSHOT_BYTES allows; else those whose changes lie so far back
-        that a restart would read more than MAX_REPLAY_RECORDS again.
+    def due_snapshots(self, group: str) -> list[Snapshot]:
+        """States to write with the next commit: products marked as due, and those whose changes lie so far back that
+        a restart would read more than MAX_REPLAY_RECORDS again. The longest unwritten come first.
         """
+        due_before = max(self._due_before, self.next_offset - MAX_REPLAY_RECORDS)
         taken: list[Snapshot] = []
         size = 0
         names = list(self.codes) if self._changed else []
         for code, since in list(self._changed.items()):
-            if size > MAX_SNAPSHOT_BYTES or not (overdue or self.next_offset - since > MAX_REPLAY_RECORDS):
+            if since >= due_before or size > MAX_SNAPSHOT_BYTES:
                 break
             venue, product_id = names[code]
             snapshot = Snapshot(
@@ -155,12 +163,9 @@ class Partition:
         return taken
 
     def snapshots_written(self, snapshots: Sequence[Snapshot]) -> None:
-        """Call when the snapshots are part of the transaction, or delivered."""
+        """Call once they are sent, before the next messages are absorbed."""
         for snapshot in snapshots:
-            code = self.codes[snapshot.venue, snapshot.product_id]
-            # At least once delivers snapshots after the offsets; records may have come since.
-            if self.next_offset == snapshot.offset:
-                del self._changed[code]
+            del self._changed[self.codes[snapshot.venue, snapshot.product_id]]
 
     def _decode(self, messages: Sequence[RawMessage], outcome: Outcome) -> tuple[list[Record], list[RawMessage]]:
         try:

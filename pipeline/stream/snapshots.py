@@ -9,24 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import msgspec
-from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
-
-from common.config import KafkaConfig
-from common.errors import UnavailableError
 
 FORMAT_VERSION = 1
 PART_BYTES = 800_000  # Kafka takes messages of 1,000,000 bytes
-
-# Compaction runs on closed segments only, so they are small and close early: a restart reads the whole topic.
-TOPIC_SETTINGS = {
-    "cleanup.policy": "compact",
-    "segment.bytes": str(16 * 1024 * 1024),
-    "segment.ms": "600000",
-    "min.cleanable.dirty.ratio": "0.2",
-    "delete.retention.ms": "600000",
-}
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -54,9 +39,7 @@ def records_of(snapshot: Snapshot) -> Iterator[tuple[bytes, bytes]]:
     state = snapshot.state
     starts = range(0, max(len(state), 1), PART_BYTES)
     for part, start in enumerate(starts):
-        value = msgspec.structs.replace(
-            snapshot, state=state[start : start + PART_BYTES], part=part, parts=len(starts)
-        )
+        value = msgspec.structs.replace(snapshot, state=state[start : start + PART_BYTES], part=part, parts=len(starts))
         key = f"{snapshot.group}/{snapshot.partition}/{snapshot.venue}:{snapshot.product_id}/{part}"
         yield key.encode(), _encode(value)
 
@@ -92,18 +75,3 @@ class SnapshotReader:
             for parts in self._parts.values()
             if 0 in parts and parts[0].offset <= end and set(range(parts[0].parts)) <= parts.keys()
         ]
-
-
-def ensure_snapshot_topic(admin: AdminClient, config: KafkaConfig) -> None:
-    """Creates the topic, with as many partitions as ticks.raw, if it is missing."""
-    topics = admin.list_topics(timeout=config.timeout_s).topics
-    name = config.topics.snapshots
-    if name in topics:
-        return
-    partitions = len(topics[config.topics.raw].partitions) if config.topics.raw in topics else config.partitions
-    future = admin.create_topics([NewTopic(name, partitions, config=TOPIC_SETTINGS)])[name]
-    try:
-        future.result(timeout=config.timeout_s)
-    except KafkaException as error:
-        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-            raise UnavailableError(f"kafka: topic {name} cannot be created: {error.args[0].str()}") from None

@@ -107,5 +107,6 @@ def _jump(index: int, tick: Tick, last_ns: int) -> Refusal:
     if tick.event_time_ns < last_ns:
         return Refusal(index, None, "")
     bound_s = MAX_TIME_JUMP_NS // NS_PER_S
-    detail = f"event_time_ns: expected at most {bound_s} s after the product's last tick at {last_ns}, got {tick.event_time_ns}"
+    expected = f"at most {bound_s} s after the product's last tick at {last_ns}"
+    detail = f"event_time_ns: expected {expected}, got {tick.event_time_ns}"
     return Refusal(index, "time_jumped_ahead", detail)
