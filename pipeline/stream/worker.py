@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import methodcaller
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,6 +44,7 @@ from volcast.v1 import MissingReason, Prediction
 SNAPSHOT_EVERY_S = 60.0
 # While frames are in flight the worker looks for their answers this often.
 POLL_ANSWERS_S = 0.001
+_PARTITION = methodcaller("partition")
 RETENTION = "retention"  # reason of a gap: Kafka deleted records before the worker read them
 
 
@@ -288,7 +290,7 @@ class Worker:
     def _process(self, messages: list[Message]) -> None:
         read_ns = time.time_ns()
         self.totals.consumed += len(messages)
-        for number, run in groupby(messages, key=Message.partition):
+        for number, run in groupby(messages, key=_PARTITION):
             partition = self._partitions.get(number or 0)
             if partition is not None:
                 outcome = partition.absorb(list(run))
