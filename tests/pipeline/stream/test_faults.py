@@ -1,4 +1,4 @@
-"""Processes killed with SIGKILL: what is committed equals the oracle. The long form is `python -m benchmarks.faults`."""
+"""Processes killed with SIGKILL: committed records equal the oracle. The long form: `python -m benchmarks.faults`."""
 
 from __future__ import annotations
 
