@@ -4,7 +4,7 @@ Throughput: ticks of a simulated market are on ticks.raw before a worker starts;
 reads them all. Beside it the same without the inference server and at least once, and the encoding of a feature row as
 arrays beside building protobuf messages.
 
-Latency: 1,000 ticks/s arrive one by one; measured from produce() until a reader of committed records has the prediction,
+Latency: 1,000 ticks/s arrive one by one. Measured from produce() until a reader of committed records has the prediction
 for several commit intervals, beside the bare hop of one message.
 """
 

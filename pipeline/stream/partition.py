@@ -77,6 +77,13 @@ class Partition:
 
     def absorb(self, messages: Sequence[RawMessage]) -> Outcome:
         """Takes the partition's next messages, in order."""
+        outcome = self._judged(messages)
+        # Several checks contribute; the order is that of the topic, however the messages are cut into batches.
+        outcome.late.sort(key=lambda late: late[1])
+        outcome.dead.sort(key=lambda dead: dead[2])
+        return outcome
+
+    def _judged(self, messages: Sequence[RawMessage]) -> Outcome:
         outcome = Outcome(*_nothing(self._engine.schema))
         records, kept = self._decode(messages, outcome)
         self.next_offset = (messages[-1].offset() or 0) + 1

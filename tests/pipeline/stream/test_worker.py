@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from confluent_kafka import TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,10 +20,12 @@ from pipeline.features.columns import TickColumns
 from pipeline.features.table import compute_features
 from pipeline.records import DeadLetter, Gap, LateTick, Tick, decode_dead, decode_late, encode
 from pipeline.stream.forecast import JOINED_ROWS, MAX_RETRY_S, MIN_RETRY_S
+from pipeline.stream.marker import from_metadata
+from pipeline.stream.transactions import AbortedError
 from tests.pipeline.features.markets import markets
 from tests.pipeline.stream.fakes import TOPICS, Bench, FakeMessage, answer, messages_of
 from tests.pipeline.stream.ticks import market
-from volcast.v1 import MissingReason, Prediction
+from volcast.v1 import FeatureRow, MissingReason, Prediction
 
 SOUND = Tick("BTC-USD", 1_000_000_000, 5, 3, 100.0, 99.0, 101.0, 1.0, 2.0)
 
@@ -396,3 +399,168 @@ def test_a_prediction_that_is_missing_still_says_which_row_it_was(clock: Clock) 
     got = [(one.product_id, one.event_time_ns, one.sequence_num) for one in bench.delivery.predictions()]
     assert sorted(got) == sorted(expected)
     assert all(isinstance(one, Prediction) and one.latency_ns > 0 for one in bench.delivery.predictions())
+
+
+def warm_rows(bench: Bench) -> Counter[tuple[int, int]]:
+    return Counter((row.source_partition, row.source_offset) for row in bench.delivery.features() if row.warm)
+
+
+def predicted_rows(bench: Bench) -> Counter[tuple[int, int]]:
+    return Counter((one.source_partition, one.source_offset) for one in bench.delivery.predictions())
+
+
+def test_a_commit_waits_for_no_answer_and_says_from_where_on_predictions_are_owed(clock: Clock) -> None:
+    bench = Bench()
+    messages = messages_of(market(2000))
+    bench.feed(messages[:1000])
+    bench.stream.failure = lambda: UnavailableError("away")
+    for batch in cut(messages[1000:], [100]):
+        bench.feed(batch)
+    assert bench.delivery.offsets[0] == 2000
+    marker = from_metadata(bench.delivery.metadata[0])
+    assert marker is not None
+    assert marker.owed_from == 1000
+    bench.stream.failure = None
+    clock.now_s += MAX_RETRY_S
+    bench.worker.step(0.1)
+    settled = from_metadata(bench.delivery.metadata[0])
+    assert settled is not None
+    assert settled.owed_from is None
+    assert predicted_rows(bench) == warm_rows(bench)
+
+
+def test_a_hanging_server_holds_a_step_no_longer_than_until_the_next_commit(clock: Clock) -> None:
+    bench = Bench(commit_interval_s=0.1)
+    waits: list[float] = []
+    poll = bench.stream.poll
+
+    def watch(timeout_s: float) -> Any:
+        waits.append(timeout_s)
+        return poll(timeout_s)
+
+    bench.stream.poll = watch  # type: ignore[method-assign]
+    bench.stream.hangs = True
+    bench.feed(messages_of(market(1500)))
+    assert waits
+    assert max(waits) <= 0.1
+    clock.now_s += 0.1
+    bench.worker.step(0.1)
+    assert bench.delivery.offsets[0] == 1500
+
+
+def test_an_aborted_transaction_is_done_again_from_what_is_committed(clock: Clock) -> None:
+    messages = messages_of(market(1500))
+    bench = Bench(commit_interval_s=10.0)
+    bench.feed(messages[:700])
+    bench.worker.commit()
+    features, predictions = len(bench.delivery.features()), len(bench.delivery.predictions())
+    bench.feed(messages[700:])
+    bench.delivery.failure = AbortedError("fenced")
+    clock.now_s += 10.0
+    bench.worker.step(0.1)
+    bench.worker.step(0.1)
+    assert bench.state.asked[-1] == [0, 1, 2, 3]
+    assert bench.delivery.aborts > 0
+    assert (len(bench.delivery.features()), len(bench.delivery.predictions())) == (features, predictions)
+    assert bench.worker.totals.features == 700
+    assert bench.worker.totals.consumed == 700
+    assert bench.forecaster.backlog_rows == 0
+
+
+def test_a_commit_that_kafka_refuses_for_good_ends_the_worker(clock: Clock) -> None:
+    bench = Bench()
+    bench.delivery.failure = UnavailableError("kafka: offsets cannot be committed")
+    with pytest.raises(UnavailableError, match=r"^kafka: offsets cannot be committed"):
+        bench.feed(messages_of(market(10)))
+
+
+def test_a_commit_with_nothing_new_is_not_sent() -> None:
+    bench = Bench([messages_of(market(10))]).run()
+    commits = bench.delivery.commits
+    bench.worker.commit()
+    bench.worker.step(0.0)
+    assert bench.delivery.commits == commits
+
+
+def test_what_is_in_hand_is_committed_before_partitions_are_given_up() -> None:
+    bench = Bench(commit_interval_s=100.0)
+    left, right = market(800), market(800, seed=6)
+    bench.feed([FakeMessage(encode(tick), n, 0) for n, tick in enumerate(left)])
+    bench.feed([FakeMessage(encode(tick), n, 1) for n, tick in enumerate(right)])
+    bench.revoke(1)
+    assert bench.delivery.offsets == {0: 800, 1: 800, 2: 0, 3: 0}
+    assert predicted_rows(bench) == warm_rows(bench)
+
+
+def test_a_rebalance_leaves_the_partitions_that_stay_alone() -> None:
+    ticks = market(1500)
+    bench = Bench()
+    bench.feed([FakeMessage(encode(tick), n, 0) for n, tick in enumerate(ticks[:1000])])
+    bench.revoke(1, 2)
+    bench.assign(2)
+    bench.feed([FakeMessage(encode(tick), n + 1000, 0) for n, tick in enumerate(ticks[1000:])])
+    offline = compute_features(ticks).rows
+    got = {(row.product_id, row.sequence_num): np.array(row.values).tobytes() for row in bench.delivery.features()}
+    assert got == {
+        (product, int(offline.sequence_num[i])): offline.values[i].tobytes()
+        for i, product in enumerate(offline.product_ids)
+    }
+    assert 1 not in bench.consumer.assigned
+
+
+def test_rows_of_a_partition_that_was_given_up_are_predicted_by_its_new_owner_alone(clock: Clock) -> None:
+    bench = Bench()
+    bench.stream.failure = lambda: UnavailableError("away")
+    bench.feed([FakeMessage(encode(tick), n, 1) for n, tick in enumerate(market(800))])
+    marker = from_metadata(bench.delivery.metadata[1])
+    assert marker is not None
+    assert marker.owed_from is not None
+    bench.revoke(1)
+    bench.stream.failure = None
+    clock.now_s += MAX_RETRY_S
+    bench.worker.step(0.1)
+    assert bench.delivery.predictions() == []
+    assert bench.forecaster.backlog_rows == 0
+
+
+def test_partitions_that_were_lost_are_not_committed() -> None:
+    bench = Bench(commit_interval_s=100.0)
+    bench.feed(messages_of(market(100)))
+    lost = [TopicPartition(TOPICS.raw, 0)]
+    bench.worker.on_lost(bench.consumer, lost)  # type: ignore[arg-type]
+    assert bench.delivery.features() == []
+    bench.worker.step(0.0)
+    assert 0 not in bench.delivery.offsets
+
+
+def test_rows_reach_parquet_only_when_they_are_committed(clock: Clock) -> None:
+    writer = ListWriter()
+    bench = Bench(writer=writer, commit_interval_s=10.0)
+    bench.feed(messages_of(market(100)))
+    assert writer.products == []
+    bench.delivery.failure = AbortedError("fenced")
+    clock.now_s += 10.0
+    bench.worker.step(0.1)
+    bench.worker.step(0.1)
+    assert writer.products == []
+    bench.feed(messages_of(market(100)))
+    bench.worker.commit()
+    assert len(writer.products) == 100
+
+
+def test_two_venues_may_use_one_product_name() -> None:
+    here = market(1000)
+    there = [msgspec.structs.replace(tick, venue="binance", price=tick.price * 2) for tick in here]
+    both = [tick for pair in zip(here, there, strict=True) for tick in pair]
+    bench = Bench([messages_of(both)]).run()
+    assert set(bench.delivery.sent[TOPICS.features]) == {
+        f"{venue}:{product}".encode() for venue in ("coinbase", "binance") for product in ("BTC-USD", "ETH-USD")
+    }
+    alone = Bench([messages_of(here)]).run()
+    for product in ("BTC-USD", "ETH-USD"):
+        key = f"coinbase:{product}".encode()
+        rows = [
+            [FeatureRow.FromString(value).values for value in one.delivery.sent[TOPICS.features][key]]
+            for one in (bench, alone)
+        ]
+        assert rows[0] == rows[1]
