@@ -126,6 +126,11 @@ class Forecaster:
         return len(self._flight)
 
     @property
+    def is_answering(self) -> bool:
+        """False after a failure, until the next answer."""
+        return self._retry_wait_s == MIN_RETRY_S
+
+    @property
     def is_full(self) -> bool:
         """Whether further rows would wait for an answer."""
         return bool(self._waiting) or len(self._flight) >= MAX_FRAMES_IN_FLIGHT
@@ -181,7 +186,7 @@ class Forecaster:
 
     def _send(self) -> None:
         # After a failure a single frame finds out whether the server is back.
-        limit = MAX_FRAMES_IN_FLIGHT if self._retry_wait_s == MIN_RETRY_S else 1
+        limit = MAX_FRAMES_IN_FLIGHT if self.is_answering else 1
         while self._waiting and len(self._flight) < limit and time.monotonic() >= self._retry_at_s:
             rows = self._waiting.popleft()
             frame = _Frame(self._next_frame_id, rows, time.monotonic(), set())

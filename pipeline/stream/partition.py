@@ -150,7 +150,9 @@ class Partition:
         due_before = max(self._due_before, self.next_offset - MAX_REPLAY_RECORDS)
         taken: list[Snapshot] = []
         size = 0
-        names = list(self.codes) if self._changed else []
+        if next(iter(self._changed.values()), due_before) >= due_before:
+            return taken
+        names = list(self.codes)
         for code, since in list(self._changed.items()):
             if since >= due_before or size > MAX_SNAPSHOT_BYTES:
                 break

@@ -12,6 +12,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -128,7 +129,6 @@ class ExactlyOnce:
         if not self._open:
             return
         try:
-            self._producer.purge(in_flight=False)
             self._repeat(lambda: self._producer.abort_transaction(CALL_S))
         except KafkaException as exception:
             self._replace(kafka_error(exception))
@@ -136,10 +136,10 @@ class ExactlyOnce:
 
     def close(self) -> None:
         """Aborts what is not committed, so that readers need not wait for the transaction's timeout."""
-        try:
-            self.abort()
-        finally:
-            self._producer.close()
+        if self._open:
+            with suppress(KafkaException):  # then the timeout does it, or the next producer of this name
+                self._producer.abort_transaction(CALL_S)
+        _close(self._producer)
 
     def _begin(self) -> None:
         if not self._open:
@@ -163,8 +163,7 @@ class ExactlyOnce:
                 "does another worker have the same worker.instance_id?"
             )
         self._fenced_s = now_s
-        self._producer.purge()
-        self._producer.close()
+        _close(self._producer)
         self._producer = self._started()
         self._open = False
 
@@ -251,12 +250,18 @@ class AtLeastOnce:
         """Messages that are sent are sent: the guarantee allows repeats."""
 
     def close(self) -> None:
-        self._producer.purge()
-        self._producer.close()
+        _close(self._producer)
 
     def _on_delivery(self, error: KafkaError | None, message: object) -> None:
         if error is not None:
             self._failure = error
+
+
+def _close(producer: Producer) -> None:
+    """Drops what is queued. A producer after a fatal error reports that error once more."""
+    with suppress(KafkaException):
+        producer.purge()
+        producer.close()
 
 
 class InstanceName:

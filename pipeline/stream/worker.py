@@ -10,8 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import methodcaller
 from typing import Any, Protocol
@@ -76,6 +75,9 @@ class Totals:
     missing: Counter[str] = field(default_factory=Counter)  # warm rows without a prediction, by reason
     lost_records: int = 0  # that retention took before they were read
 
+    def copy(self) -> Totals:
+        return replace(self, records=self.records.copy(), missing=self.missing.copy())
+
 
 class Worker:
     """One member of the consumer group. `step` takes one batch; the caller's loop decides when to end.
@@ -132,7 +134,8 @@ class Worker:
     # What the group does, called by the consumer's `consume`.
 
     def on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._take_over([partition.partition for partition in partitions])
+        if partitions:  # a cooperative rebalance may add none
+            self._take_over([partition.partition for partition in partitions])
 
     def on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Commits before another worker owns the partitions."""
@@ -146,7 +149,8 @@ class Worker:
         """Another worker may own the partitions already, so nothing can be committed."""
         self._delivery.abort()
         self._forget({partition.partition for partition in partitions})
-        self._stale = True
+        self._roll_back()
+        self._stale = bool(self._partitions)
 
     # The loop.
 
@@ -186,7 +190,7 @@ class Worker:
         self._committed |= changed
         # The marker of this commit is older than its snapshots. The next commit stores the newer one.
         self._uncommitted = bool(snapshots)
-        self._committed_totals = deepcopy(self.totals)
+        self._committed_totals = self.totals.copy()
         self._write_rows()
 
     def stats(self) -> dict[str, Any]:
@@ -213,9 +217,10 @@ class Worker:
         if messages:
             self._begin()
             self._process(messages)
-        # A full batch: more ticks are there, which need not wait for answers. Otherwise an answer is the next event.
+        # After a full batch more ticks are there; they need not wait for answers. Otherwise the next event is an answer.
         busy = len(messages) >= self._max_batch_ticks and not self.forecaster.is_full
-        wait_s = max(0.0, self._commit_at_s - time.monotonic()) if self._uncommitted and not busy else 0.0
+        expects = self._uncommitted and not busy and self.forecaster.is_answering
+        wait_s = max(0.0, self._commit_at_s - time.monotonic()) if expects else 0.0
         self._publish_forecasts(self.forecaster.settle(wait_s))
         self._delivery.poll()
         now_s = time.monotonic()
@@ -263,11 +268,15 @@ class Worker:
         """After an aborted transaction: starts again from what is committed."""
         numbers = list(self._partitions)
         self._delivery.abort()
+        self._roll_back()
         self._reassign(numbers)
-        self._unwritten.clear()
-        self.totals = deepcopy(self._committed_totals)
-        self._uncommitted = False
         self._stale = False
+
+    def _roll_back(self) -> None:
+        """Forgets what the aborted transaction held."""
+        self._unwritten.clear()
+        self.totals = self._committed_totals.copy()
+        self._uncommitted = False
 
     def _reassign(self, numbers: Sequence[int]) -> None:
         self._consumer.incremental_unassign([TopicPartition(self._topics.raw, number) for number in numbers])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -60,7 +61,7 @@ def test_an_absent_server_does_not_delay_a_commit(kafka: KafkaConfig) -> None:
     with working(kafka, nowhere(), "no-delay", commit_interval_ms=50) as worker:
         step_until(worker, lambda: worker.totals.consumed == 3000)
         step_until(worker, lambda: not worker._uncommitted)
-        assert worker.forecaster.backlog_rows > 1000
+        assert worker.forecaster.backlog_rows > 500
         assert len(rows_on_topic(kafka, 3000)) == 3000
 
 
@@ -212,10 +213,11 @@ def test_records_of_another_partition_name_their_source(kafka: KafkaConfig, infe
         assert (one.bid, one.ask, one.imbalance, one.venue) == quoted[one.source_offset]
 
 
-def test_a_name_is_free_again_when_its_worker_is_gone(tmp_path: object) -> None:
-    first, second = InstanceName("g", tmp_path), InstanceName("g", tmp_path)  # type: ignore[arg-type]
-    assert first.name != second.name
-    assert InstanceName("h", tmp_path).name == first.name  # type: ignore[arg-type]
-    name = first.name
+def test_a_name_is_free_again_when_its_worker_is_gone(tmp_path: Path) -> None:
+    first, second, other = InstanceName("g", tmp_path), InstanceName("g", tmp_path), InstanceName("h", tmp_path)
+    assert first.name == other.name != second.name
     first.close()
-    assert InstanceName("g", tmp_path).name == name  # type: ignore[arg-type]
+    third = InstanceName("g", tmp_path)
+    assert third.name == first.name
+    for name in (second, third, other):
+        name.close()
