@@ -64,14 +64,21 @@ class Plan:
     server_kills: int
     ingest_kills: int
     broker_kills: int
+    rescales: int  # workers 1 -> 3 -> 2 (in order) -> 1 (killed)
+    pauses: int  # SIGSTOP of a worker beyond the session timeout, with another one beside it
     ticks_per_s: int
     seed: int = 1
 
 
-SHORT = Plan(worker_kills=4, of_them_without_server=2, server_kills=1, ingest_kills=1, broker_kills=1, ticks_per_s=400)
+SHORT = Plan(
+    worker_kills=4, of_them_without_server=2, server_kills=1, ingest_kills=1, broker_kills=1, rescales=0, pauses=0,
+    ticks_per_s=400,
+)  # fmt: skip
 FULL = Plan(
-    worker_kills=100, of_them_without_server=20, server_kills=20, ingest_kills=20, broker_kills=10, ticks_per_s=500
-)
+    worker_kills=100, of_them_without_server=20, server_kills=20, ingest_kills=20, broker_kills=10,
+    rescales=3, pauses=3, ticks_per_s=500,
+)  # fmt: skip
+SESSION_TIMEOUT_MS = 6000
 
 
 @dataclass
@@ -180,7 +187,7 @@ class Course:
             "VOLCAST_WORKER__PARQUET_DIR": "",
             "VOLCAST_WORKER__GUARANTEE": guarantee,
             "VOLCAST_WORKER__GROUP_ID": f"faults-{os.getpid()}-{plan.seed}",
-            "VOLCAST_WORKER__INSTANCE_ID": "first",
+            "VOLCAST_KAFKA__SESSION_TIMEOUT_MS": str(SESSION_TIMEOUT_MS),
             "VOLCAST_SERVER__LAME_DUCK_S": "0",
         }
         self.done: Counter[str] = Counter()
@@ -217,6 +224,28 @@ class Course:
         self.broker.start()
         self.done["broker killed"] += 1
 
+    def rescale(self) -> None:
+        second, third = self._start_worker("second"), self._start_worker("third")
+        self.settle_for(3.0, 4.0)
+        self._processes.stop(second)
+        self.settle_for(3.0, 4.0)
+        self._kill(third)
+        self._await_exit(third)
+        self.settle_for(8.0, 9.0)  # its partitions move after the session timeout
+        self.done["workers 1 -> 3 -> 2 -> 1"] += 1
+
+    def pause_worker(self) -> None:
+        second = self._start_worker("second")
+        assert self.worker.popen is not None
+        self.worker.popen.send_signal(signal.SIGSTOP)
+        time.sleep(SESSION_TIMEOUT_MS / 1e3 + 7)  # beyond the timeout of its transaction too
+        self.worker.popen.send_signal(signal.SIGCONT)
+        self.settle_for(4.0, 5.0)
+        self._processes.stop(second)
+        if not self.worker.alive:
+            self.worker = self._start_worker()
+        self.done["worker paused beyond the session timeout"] += 1
+
     def settle_for(self, least_s: float, most_s: float) -> None:
         time.sleep(self._random.uniform(least_s, most_s))
         self._processes.listen(0)
@@ -230,6 +259,8 @@ class Course:
             *[lambda: self.kill_workers_without_server(2)] * groups,
             *[self.kill_server] * plan.server_kills,
             *[self.kill_broker] * plan.broker_kills,
+            *[self.rescale] * plan.rescales,
+            *[self.pause_worker] * plan.pauses,
             *[lambda: self._kill_feeder(feeder)] * plan.ingest_kills,
         ]
         self._random.shuffle(faults)
@@ -266,12 +297,12 @@ class Course:
         arguments = ["serve", "--port", str(self._server_port), "--metrics-port", "0"]
         return self._start("server", arguments)
 
-    def _start_worker(self) -> Process:
-        return self._start("worker", ["worker"])
+    def _start_worker(self, name: str = "first") -> Process:
+        return self._start("worker", ["worker"], {"VOLCAST_WORKER__INSTANCE_ID": name})
 
-    def _start(self, name: str, arguments: Sequence[str]) -> Process:
+    def _start(self, name: str, arguments: Sequence[str], environ: Mapping[str, str] | None = None) -> Process:
         number = sum(process.name.startswith(name) for process in self._processes.all)
-        process = self._processes.start(f"{name}-{number}", arguments, self._environ)
+        process = self._processes.start(f"{name}-{number}", arguments, {**self._environ, **(environ or {})})
         deadline_s = time.monotonic() + READY_S
         while process.ready is None:
             self._processes.listen(0.05)

@@ -217,7 +217,7 @@ class Worker:
         if messages:
             self._begin()
             self._process(messages)
-        # After a full batch more ticks are there; they need not wait for answers. Otherwise the next event is an answer.
+        # After a full batch more ticks are there, and need not wait for answers. Otherwise an answer comes next.
         busy = len(messages) >= self._max_batch_ticks and not self.forecaster.is_full
         expects = self._uncommitted and not busy and self.forecaster.is_answering
         wait_s = max(0.0, self._commit_at_s - time.monotonic()) if expects else 0.0
