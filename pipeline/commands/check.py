@@ -86,7 +86,7 @@ def _shows(config: Config, inspection: Inspection, books: Reconciliation) -> Cal
         topics.late: inspection.late_tick,
         topics.dead: inspection.dead_letter,
     }
-    enter = {
+    enter: dict[str, Callable[[bytes, int, int], None]] = {
         topics.raw: books.take_raw,
         topics.features: books.take_row,
         topics.predictions: books.take_prediction,

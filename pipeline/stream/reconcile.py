@@ -111,19 +111,19 @@ class Reconciliation:
         except NOT_DECODED:
             self.raw(partition, offset, gap=False)
 
-    def take_row(self, value: bytes, *_: int) -> None:
+    def take_row(self, value: bytes, partition: int, offset: int) -> None:
         with suppress(DecodeError):
             row = FeatureRow.FromString(value)
             if row.venue:  # else of a version that wrote no source
                 self.row(row.source_partition, row.source_offset, row.warm)
 
-    def take_prediction(self, value: bytes, *_: int) -> None:
+    def take_prediction(self, value: bytes, partition: int, offset: int) -> None:
         with suppress(DecodeError):
             prediction = Prediction.FromString(value)
             if prediction.venue:
                 self.prediction(prediction.source_partition, prediction.source_offset)
 
-    def take_aside(self, value: bytes, *_: int) -> None:
+    def take_aside(self, value: bytes, partition: int, offset: int) -> None:
         with suppress(*NOT_DECODED):
             self.aside(_decode_source(value).source)
 
@@ -143,7 +143,8 @@ class Reconciliation:
         flags = kept.flags[: max(0, progress.committed - kept.first)]
 
         def has(flag: int) -> NDArray[np.bool_]:
-            return (flags & flag) != 0
+            marked: NDArray[np.bool_] = (flags & flag) != 0
+            return marked
 
         raw, gap, row, aside = has(RAW), has(GAP), has(ROW), has(ASIDE)
         account.records += int(raw.sum())

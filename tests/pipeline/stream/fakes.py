@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,30 @@ class FakeConsumer:
             del self.assigned[one.partition]
 
 
+@dataclass
+class FakeSink:
+    """Keeps what was sent: topic -> key -> values in order."""
+
+    sent: dict[str, dict[bytes, list[bytes]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    unflushed: int = 0
+    refusal: VolcastError | None = None
+
+    def send(self, topic: str, key: bytes, value: bytes) -> None:
+        self.sent[topic][key].append(value)
+        self.unflushed += 1
+
+    def flush(self) -> None:
+        if self.refusal:
+            raise self.refusal
+        self.unflushed = 0
+
+    def poll(self) -> None:
+        pass
+
+    def values(self, topic: str) -> list[bytes]:
+        return [value for values in self.sent[topic].values() for value in values]
+
+
 class FakeDelivery:
     """Transactions in memory: topic -> key -> values in order, and the offsets."""
 
@@ -109,7 +133,7 @@ class FakeDelivery:
         for one in offsets:
             assert one.topic == TOPICS.raw
             self.offsets[one.partition] = one.offset
-            self.metadata[one.partition] = one.metadata
+            self.metadata[one.partition] = one.metadata or ""
 
     def abort(self) -> None:
         self.aborts += 1

@@ -51,7 +51,7 @@ def test_restarts_without_a_server_repeat_nothing_and_every_prediction_follows(
     with working(kafka, inference_server, "absent") as worker:
         step_until(worker, lambda: bool(worker.forecaster.backlog_rows))
         finish(worker, 0)
-        assert worker.totals.predictions > 4000
+        assert worker.totals.predictions > 3000
     assert_same(kafka, ticks)
 
 
@@ -81,8 +81,9 @@ def test_rows_over_the_limit_are_marked_missing_once_even_over_restarts(
     got = Counter((one.source_partition, one.source_offset) for one in predictions_of(kafka, len(warm)))
     assert got == Counter(warm)
     reasons = Counter(one.missing_reason for one in predictions_of(kafka, len(warm)))
-    assert reasons[MissingReason.MISSING_REASON_SERVER_UNAVAILABLE] == len(warm) - reasons[0]
-    assert 0 < reasons[0] <= 1500
+    answered = reasons[MissingReason.MISSING_REASON_UNSPECIFIED]
+    assert reasons[MissingReason.MISSING_REASON_SERVER_UNAVAILABLE] == len(warm) - answered
+    assert 0 < answered <= 1500
 
 
 def test_a_restart_reads_few_records_though_a_product_was_quiet(

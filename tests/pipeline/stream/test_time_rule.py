@@ -38,7 +38,7 @@ def absorbed(*records: Record) -> Outcome:
 
 
 def used(outcome: Outcome) -> list[int]:
-    return outcome.offsets.tolist()
+    return [int(offset) for offset in outcome.offsets]
 
 
 @pytest.mark.parametrize(("ahead_s", "dead"), [(FUTURE_S, False), (FUTURE_S + 1e-6, True), (10**9, True)])
@@ -120,7 +120,8 @@ def test_however_messages_are_cut_the_decisions_are_the_same(seconds: list[int],
     messages = messages_of(records)
     whole, cut = partition(), partition()
     expected = [whole.absorb(messages)] if messages else []
-    outcomes, done = [], 0
+    outcomes: list[Outcome] = []
+    done = 0
     while done < len(messages):
         size = sizes[len(outcomes) % len(sizes)]
         outcomes.append(cut.absorb(messages[done : done + size]))
