@@ -88,13 +88,20 @@ def run(console: Console) -> dict[str, Any]:
     console.print(table)
     arrays, messages = encoding["encode_arrays_ns"], encoding["encode_messages_ns"]
     console.print(f"encoding a feature row: as arrays {arrays:,.0f} ns, as protobuf messages {messages:,.0f} ns")
+    readable = {
+        f"readable_ms_{name}_commit_{interval}_ms": value
+        for interval, values in latencies.items()
+        for name, value in zip(("p50", "p99"), values, strict=True)
+    }
     return {
-        **{f"{name}_ticks_per_s": rate for name, rate in rates.items()},
-        **{f"readable_ms_{name}_commit_{ms}": value
-           for ms, values in latencies.items() for name, value in zip(("p50", "p99"), values, strict=True)},
+        "worker_ticks_per_s": rates["exactly_once_predictions"],
+        "features_only_ticks_per_s": rates["exactly_once_features"],
+        "at_least_once_ticks_per_s": rates["at_least_once_predictions"],
+        "at_least_once_features_only_ticks_per_s": rates["at_least_once_features"],
         "kafka_hop_ms_p50": hop_ms,
+        **readable,
         **encoding,
-    }  # fmt: skip
+    }
 
 
 @contextmanager
