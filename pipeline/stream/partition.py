@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from common.schema import FeatureSchema
 from pipeline.features.columns import TickColumns, VenueProductCodes, sound
 from pipeline.features.engine import FeatureBatch, FeatureEngine, Status
+from pipeline.features.time_rule import Refusal, TimeRule
 from pipeline.records import NOT_DECODED, DeadReason, Gap, LateReason, Record, Tick, decode_record
 from pipeline.stream.marker import FORMAT_VERSION as MARKER_VERSION
 from pipeline.stream.marker import Marker
 from pipeline.stream.snapshots import Snapshot
-from pipeline.stream.time_rule import Refusal, TimeRule
 
 T = TypeVar("T")
 
@@ -216,21 +216,11 @@ class Partition:
         last_ns: NDArray[np.int64],
         outcome: Outcome,
     ) -> tuple[list[Record], list[RawMessage], TickColumns]:
-        refusals, gaps = self._rule.judge(records, columns, last_ns)
+        left, refusals = self._rule.applied(records, columns, last_ns)
         for refusal in refusals:
             self._refuse(refusal, records[refusal.index], kept[refusal.index], outcome)
-        refused = {refusal.index for refusal in refusals}
-        left: list[Record] = []
-        messages: list[RawMessage] = []
-        for index, (record, message) in enumerate(zip(records, kept, strict=True)):
-            if index in refused:
-                continue
-            for inserted in [gaps[index]] if index in gaps else []:
-                left.append(inserted)
-                messages.append(message)
-            left.append(record)
-            messages.append(message)
-        return left, messages, TickColumns.from_records(left, self.codes)
+        used = [record for _, record in left]
+        return used, [kept[index] for index, _ in left], TickColumns.from_records(used, self.codes)
 
     def _refuse(self, refusal: Refusal, record: Record, message: RawMessage, outcome: Outcome) -> None:
         if refusal.reason is None:

@@ -86,6 +86,20 @@ class TimeRule:
                 refusals.append(_jump(index, record, before_ns))
         return refusals, gaps
 
+    def applied(
+        self, records: Sequence[Record], columns: TickColumns, last_ns: NDArray[np.int64]
+    ) -> tuple[list[tuple[int, Record]], list[Refusal]]:
+        """The records for the engine, each with its index, and the rest. A gap has the index of the tick after it."""
+        refusals, gaps = self.judge(records, columns, last_ns)
+        refused = {refusal.index for refusal in refusals}
+        left: list[tuple[int, Record]] = []
+        for index, record in enumerate(records):
+            if index in gaps:
+                left.append((index, gaps[index]))
+            if index not in refused:
+                left.append((index, record))
+        return left, refusals
+
     def _ahead_of_ingest(self, tick: Tick) -> bool:
         ahead_ns = tick.event_time_ns - tick.ingest_time_ns
         return bool(self._max_future_ns and tick.ingest_time_ns and ahead_ns > self._max_future_ns)
