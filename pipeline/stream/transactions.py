@@ -268,11 +268,18 @@ class InstanceName:
     """A name of this worker that its next start has too, and no other worker of this host at the same time.
 
     The number is that of the first free lock file; the kernel releases the lock of a process that is killed.
+
+    Raises UnavailableError if there is no place for the lock file.
     """
 
     def __init__(self, group_id: str, folder: Path | None = None) -> None:
         folder = folder or Path(tempfile.gettempdir()) / f"volcast-{os.getuid()}"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise UnavailableError(
+                f"worker: {folder} cannot be created ({error.strerror}); set worker.instance_id to a name of its own"
+            ) from None
         group = re.sub(r"[^A-Za-z0-9._-]", "_", group_id)
         number = 0
         while True:

@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient
 
 from benchmarks.processes import free_port
 from common.config import KafkaConfig
+from common.errors import UnavailableError
 from pipeline.features.table import compute_features
 from pipeline.records import Tick, encode, record_key
 from pipeline.stream import partition as partition_module
@@ -212,6 +213,12 @@ def test_records_of_another_partition_name_their_source(kafka: KafkaConfig, infe
     quoted = {row.source_offset: (row.bid, row.ask, row.imbalance, row.venue) for row in rows}
     for one in predictions_of(kafka, 100):
         assert (one.bid, one.ask, one.imbalance, one.venue) == quoted[one.source_offset]
+
+
+def test_without_a_place_for_locks_the_message_names_the_key(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UnavailableError, match=r"set worker\.instance_id"):
+        InstanceName("g", tmp_path / "file" / "folder")
 
 
 def test_a_name_is_free_again_when_its_worker_is_gone(tmp_path: Path) -> None:
