@@ -10,11 +10,11 @@ for several commit intervals, beside the bare hop of one message.
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -179,31 +179,33 @@ def _latency_ms(config: KafkaConfig, server: str, commit_interval_ms: int) -> tu
     config = msgspec.structs.replace(config, topics=Topics(**names))
     ensure_topics(connect(config), config)
     count = round(LATENCY_TICKS_PER_S * LATENCY_S)
-    ticks = list(_ticks(WARM_TICKS + count))
-    _publish(config, ticks[:WARM_TICKS])
-    sent: dict[int, float] = {}
-    read: dict[int, float] = {}
+    _publish(config, _ticks(WARM_TICKS))
+    # Processes of their own: threads would take turns with the worker. perf_counter is one clock for all of them.
+    spawn = multiprocessing.get_context("spawn")
+    results: multiprocessing.Queue[tuple[str, dict[int, float]]] = spawn.Queue()
     with ExitStack() as cleanup:
         worker = _worker(cleanup, config, server, "exactly_once", commit_interval_ms)
         while worker.totals.consumed < WARM_TICKS or worker.forecaster.backlog_rows:
             worker.step(0.1)
-        ended = threading.Event()
-        threads = [
-            threading.Thread(target=_produce_live, args=(config, ticks[WARM_TICKS:], sent)),
-            threading.Thread(target=_read_live, args=(config, read, count, ended)),
-        ]
-        for thread in threads:
-            thread.start()
-        while not ended.is_set():
+        processes = [spawn.Process(target=task, args=(config, count, results)) for task in (_produce_live, _read_live)]
+        for process in processes:
+            process.start()
+        while processes[1].is_alive() and results.qsize() < len(processes):
             worker.step(0.1)
-        for thread in threads:
-            thread.join()
-    taken = [(read[number] - sent[number]) * 1e3 for number in sent if number in read]
+        times = dict([results.get(), results.get()])
+        for process in processes:
+            process.join()
+    taken = [(at - times["sent"][number]) * 1e3 for number, at in times["read"].items()]
     p50, p99 = np.quantile(taken, [0.5, 0.99])
     return float(p50), float(p99)
 
 
-def _produce_live(config: KafkaConfig, ticks: Sequence[Tick], sent: dict[int, float]) -> None:
+def _produce_live(
+    config: KafkaConfig, count: int, results: multiprocessing.Queue[tuple[str, dict[int, float]]]
+) -> None:
+    ticks = [tick for tick in _ticks(WARM_TICKS + count) if tick.sequence_num >= WARM_TICKS]
+    sent: dict[int, float] = {}
+    time.sleep(1.0)  # until the reader reads
     sink, due_s = Sink(config), time.perf_counter()
     for tick in ticks:
         due_s += 1 / LATENCY_TICKS_PER_S
@@ -213,19 +215,21 @@ def _produce_live(config: KafkaConfig, ticks: Sequence[Tick], sent: dict[int, fl
         sink.poll()
     sink.flush()
     sink.close()
+    results.put(("sent", sent))
 
 
-def _read_live(config: KafkaConfig, read: dict[int, float], count: int, ended: threading.Event) -> None:
+def _read_live(config: KafkaConfig, count: int, results: multiprocessing.Queue[tuple[str, dict[int, float]]]) -> None:
     consumer = make_consumer(config, "bench-reader")
     consumer.assign([TopicPartition(config.topics.predictions, 0, OFFSET_BEGINNING)])
-    began_s, live = time.perf_counter(), 0
-    while live < count and time.perf_counter() - began_s < 10 * LATENCY_S:
+    read: dict[int, float] = {}
+    began_s = time.perf_counter()
+    while len(read) < count and time.perf_counter() - began_s < 10 * LATENCY_S:
         for message in consume_batch(consumer, 1000, 0.1):
             number = Prediction.FromString(message.value() or b"").sequence_num
-            read[number] = time.perf_counter()
-            live += number >= WARM_TICKS
-    ended.set()
+            if number >= WARM_TICKS:
+                read[number] = time.perf_counter()
     consumer.close()
+    results.put(("read", read))
 
 
 def _hop_ms(config: KafkaConfig) -> float:
