@@ -58,6 +58,7 @@ class Topics(Section, frozen=True):
     predictions: Text = "predictions"
     late: Text = "ticks.late"
     dead: Text = "ticks.dead"
+    snapshots: Text = "volcast.snapshots"  # compacted: the worker's state
 
 
 class KafkaConfig(Section, frozen=True):
@@ -133,6 +134,11 @@ class WorkerConfig(Section, frozen=True):
     model: str = ""  # name of the model; empty: the default of the server
     group_id: Text = "volcast-worker"
     parquet_dir: str = "data/processed/live"  # empty: no Parquet
+    # A stable name of this worker: a restart keeps its partitions and ends its open transaction at once. Empty: the
+    # name of the host and a number.
+    instance_id: str = ""
+    guarantee: Literal["exactly_once", "at_least_once"] = "exactly_once"
+    commit_interval_ms: Annotated[int, msgspec.Meta(ge=1, le=5000)] = 100  # readers see a record after at most so long
     max_batch_ticks: Positive = 1000
     predict_timeout_s: PositiveSeconds = 0.5  # how long the worker waits for an answer
     max_backlog_rows: Positive = (

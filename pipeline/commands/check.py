@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 import msgspec
-from confluent_kafka import OFFSET_END, Consumer, TopicPartition
+from confluent_kafka import Consumer, Message, TopicPartition
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -20,6 +20,13 @@ from common.lifecycle import stop_on_signals
 from common.log import configure_logs
 from pipeline.stream.inspect import Inspection
 from pipeline.stream.kafka import committed, connect, consume_batch, make_consumer, partitions_of, watermarks
+from pipeline.stream.marker import from_metadata
+from pipeline.stream.reconcile import Account, Progress, Reconciliation
+
+# The topics are read to their ends after so long without a message. A marker of a transaction may be the last record,
+# and no consumer sees it.
+SETTLED_S = 1.0
+END_S = 10.0  # the end of this reading in any case
 
 
 @click.command(
@@ -46,17 +53,21 @@ def check(duration: float, from_start: bool, as_json: bool, config_file: Path | 
     inspection = Inspection()
     consumer = make_consumer(config.kafka, "volcast-check")
     try:
-        consumer.assign(_positions(consumer, config.kafka, from_start))
-        look = _looks(config, inspection)
+        positions = _positions(consumer, config.kafka, from_start)
+        first = {one.partition: one.offset for one in positions if one.topic == config.kafka.topics.raw}
+        books = Reconciliation(config.kafka.topics.raw, first)
+        consumer.assign(positions)
+        show = _shows(config, inspection, books)
         began_s = time.monotonic()
         while not stop.is_set() and time.monotonic() - began_s < duration:
             for message in consume_batch(consumer, 1000, 0.1):
-                look[message.topic() or ""](message.value() or b"")
+                show(message)
         elapsed_s = time.monotonic() - began_s
-        lag = _group_lag(config)
+        lag, progress = _group_progress(config)
+        _read_to_the_end(consumer, config.kafka, show)
     finally:
         consumer.close()
-    report = _report(inspection, elapsed_s, lag)
+    report = _report(inspection, elapsed_s, lag, books.account(progress))
     if as_json:
         click.echo(msgspec.json.encode(report))
     else:
@@ -64,15 +75,45 @@ def check(duration: float, from_start: bool, as_json: bool, config_file: Path | 
     return 0 if report["ok"] else 1
 
 
-def _looks(config: Config, inspection: Inspection) -> dict[str, Callable[[bytes], None]]:
+def _shows(config: Config, inspection: Inspection, books: Reconciliation) -> Callable[[Message], None]:
+    """Shows a message to the inspection of its topic and enters it in the books."""
     topics = config.kafka.topics
-    return {
+    inspect = {
         topics.raw: inspection.raw,
         topics.features: inspection.features,
         topics.predictions: inspection.predictions,
         topics.late: inspection.late_tick,
         topics.dead: inspection.dead_letter,
     }
+    enter: dict[str, Callable[[bytes, int, int], None]] = {
+        topics.raw: books.take_raw,
+        topics.features: books.take_row,
+        topics.predictions: books.take_prediction,
+        topics.late: books.take_aside,
+        topics.dead: books.take_aside,
+    }
+
+    def show(message: Message) -> None:
+        topic, value = message.topic() or "", message.value() or b""
+        inspect[topic](value)
+        enter[topic](value, message.partition() or 0, message.offset() or 0)
+
+    return show
+
+
+def _read_to_the_end(consumer: Consumer, config: KafkaConfig, show: Callable[[Message], None]) -> None:
+    """Reads what was committed until now: rows of the last ticks come a moment after them."""
+    behind = {
+        (one.topic, one.partition): watermarks(consumer, one, config.timeout_s)[1] for one in consumer.assignment()
+    }
+    began_s = last_s = time.monotonic()
+    while behind and (now_s := time.monotonic()) - last_s < SETTLED_S and now_s - began_s < END_S:
+        for message in consume_batch(consumer, 1000, 0.1):
+            show(message)
+            last_s = time.monotonic()
+        for one in consumer.position(list(consumer.assignment())):
+            if one.offset >= behind.get((one.topic, one.partition), 0):
+                behind.pop((one.topic, one.partition), None)
 
 
 def _positions(consumer: Consumer, config: KafkaConfig, from_start: bool) -> list[TopicPartition]:
@@ -80,31 +121,37 @@ def _positions(consumer: Consumer, config: KafkaConfig, from_start: bool) -> lis
     positions = []
     for name in (topics.raw, topics.features, topics.predictions, topics.late, topics.dead):
         for number in partitions_of(consumer, name, config.timeout_s):
-            low, _ = watermarks(consumer, TopicPartition(name, number), config.timeout_s)
-            positions.append(TopicPartition(name, number, low if from_start else OFFSET_END))
+            low, high = watermarks(consumer, TopicPartition(name, number), config.timeout_s)
+            positions.append(TopicPartition(name, number, low if from_start else high))
     return positions
 
 
-def _group_lag(config: Config) -> int | None:
-    """Records of ticks.raw that the worker's group has not committed; None where it never did."""
+def _group_progress(config: Config) -> tuple[int | None, dict[int, Progress]]:
+    """Records of ticks.raw that the worker's group has not committed, None if it never did; progress per partition."""
     group = make_consumer(config.kafka, config.worker.group_id)
     topic, timeout_s = config.kafka.topics.raw, config.kafka.timeout_s
     try:
         raw = [TopicPartition(topic, number) for number in partitions_of(group, topic, timeout_s)]
         known = [offset for offset in committed(group, raw, timeout_s) if offset.offset >= 0]
         if not known:
-            return None
+            return None, {}
         highs = [watermarks(group, offset, timeout_s)[1] for offset in known]
-        return sum(high - offset.offset for high, offset in zip(highs, known, strict=True))
+        lag = sum(max(0, high - offset.offset) for high, offset in zip(highs, known, strict=True))
+        progress = {
+            offset.partition: Progress(offset.offset, marker.owed_from)
+            for offset in known
+            if (marker := from_metadata(offset.metadata)) is not None  # else the commit of another program
+        }
+        return lag, progress
     finally:
         group.close()
 
 
-def _report(inspection: Inspection, elapsed_s: float, lag: int | None) -> dict[str, Any]:
+def _report(inspection: Inspection, elapsed_s: float, lag: int | None, account: Account) -> dict[str, Any]:
     rates = {name: round(count / elapsed_s, 2) for name, count in sorted(inspection.counts.items())}
     # A worker commits each second: up to two seconds of records may be on their way.
     allowed = max(1000, int(2 * rates.get("raw", 0)))
-    problems = [f"{count} x {fault}" for fault, count in sorted(inspection.faults.items())]
+    problems = [f"{count} x {fault}" for fault, count in sorted((inspection.faults + account.faults).items())]
     if not inspection.counts["raw"]:
         problems.append("no tick came on ticks.raw; is `volcast ingest` running?")
     elif not inspection.counts["features"]:
@@ -124,6 +171,15 @@ def _report(inspection: Inspection, elapsed_s: float, lag: int | None) -> dict[s
         "went_back": inspection.went_back,
         "missing": dict(inspection.missing),
         "worker_lag": lag,
+        "reconciled": {
+            "records": account.records,
+            "rows": account.rows,
+            "predictions": account.predictions,
+            "set_aside": account.set_aside,
+            "gaps": account.gaps,
+            "owed": account.owed,
+            "faults": account.named,
+        },
         "newest_event_ns": inspection.newest_event_ns,
     }
 
@@ -143,6 +199,14 @@ def _show(report: dict[str, Any]) -> None:
     console = Console()
     console.print(table)
     console.print(f"worker lag: {'no commit yet' if report['worker_lag'] is None else report['worker_lag']}")
+    books = report["reconciled"]
+    console.print(
+        f"reconciled: {books['records']:,} committed records of ticks.raw = {books['rows']:,} feature rows + "
+        f"{books['set_aside']:,} late or dead + {books['gaps']:,} gaps; {books['predictions']:,} predictions, "
+        f"{books['owed']:,} owed"
+    )
+    for fault in books["faults"]:
+        console.print(f"  {escape(fault)}")
     for problem in report["problems"]:
         console.print(f"[red]problem[/red]: {escape(problem)}")
     console.print("[green]as it should be[/green]" if report["ok"] else "[red]not as it should be[/red]")

@@ -16,8 +16,9 @@ from common.lifecycle import stop_on_signals
 from common.log import configure_logs, get_logger
 from common.streams import reader_gone
 from pipeline.exchange.simulator import describe_market
+from pipeline.stream.inspect import missing_reason
 from pipeline.stream.kafka import connect, consume_batch, make_consumer, partitions_of
-from volcast.v1 import MissingReason, Prediction
+from volcast.v1 import Prediction
 
 
 @click.command(epilog=examples("volcast watch", "volcast watch --product BTC-USD --json", "volcast watch --count 10"))
@@ -68,7 +69,7 @@ def _line(prediction: Prediction) -> str:
     time = datetime.fromtimestamp(prediction.event_time_ns / 1e9, UTC).strftime("%H:%M:%S.%f")[:-3]
     head = f"{time}  {prediction.product_id:<9}"
     if prediction.missing_reason:
-        return f"{head}  missing: {MissingReason.Name(prediction.missing_reason)}"
+        return f"{head}  missing: {missing_reason(prediction)}"
     mark = "SPIKE" if prediction.probability >= prediction.threshold else ""
     model = f"{prediction.model_name}/{prediction.model_version}"
     return f"{head}  {prediction.probability:7.4f}  {mark:<5}  {prediction.latency_ns / 1e6:8.2f} ms  {model}"
@@ -84,6 +85,6 @@ def _as_json(prediction: Prediction) -> bytes:
             "threshold": prediction.threshold,
             "model": f"{prediction.model_name}/{prediction.model_version}",
             "latency_ms": round(prediction.latency_ns / 1e6, 3),
-            "missing": MissingReason.Name(prediction.missing_reason) if prediction.missing_reason else None,
+            "missing": missing_reason(prediction) if prediction.missing_reason else None,
         }
     )

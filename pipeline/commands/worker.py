@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -24,14 +24,19 @@ from common.lifecycle import stop_on_signals
 from common.log import configure_logs, get_logger
 from common.schema import SCHEMAS
 from common.status import StatusPipe
+from pipeline.features.columns import VenueProductCodes
 from pipeline.parquet import FeatureParquetWriter
 from pipeline.stream.drift import LiveDrift, manifest_in
 from pipeline.stream.forecast import Forecaster
-from pipeline.stream.kafka import Sink, connect, make_consumer
+from pipeline.stream.frames import ReceivedFrames
+from pipeline.stream.kafka import connect, make_consumer
 from pipeline.stream.kafka_topics import ensure_topics
 from pipeline.stream.metrics import labelled, serve_metrics
-from pipeline.stream.restore import history_before
+from pipeline.stream.restore import Restorer
+from pipeline.stream.transactions import AbortedError, AtLeastOnce, Delivery, ExactlyOnce, InstanceName
 from pipeline.stream.worker import Worker
+
+Rebalanced = Callable[[Consumer, list[TopicPartition]], None]
 
 STEP_S = 0.1  # how long a step waits for a message: how soon a signal is seen
 LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -62,8 +67,8 @@ def worker(
 ) -> None:
     """Ticks from ticks.raw to features (ticks.features and Parquet) to predictions, over StreamPredict.
 
-    Start more of them to share the partitions of ticks.raw. When the inference server is away, features
-    go on and rows wait, up to worker.max_backlog_rows.
+    Start more of them to share the partitions of ticks.raw. If the inference server does not answer,
+    features go on and rows wait, up to worker.max_backlog_rows.
     """
     config = _with(load_config(config_file), schema, model)
     if config.worker.max_batch_ticks > config.server.max_rows:
@@ -77,23 +82,11 @@ def worker(
     ensure_topics(connect(config.kafka), config.kafka)
     parquet_dir = features_dir or (Path(config.worker.parquet_dir) if config.worker.parquet_dir else None)
     with ExitStack() as cleanup:
-        forecaster = _forecaster(cleanup, config, server or config.worker.server)
         writer = None if parquet_dir is None else FeatureParquetWriter(parquet_dir, schema=features)
         if writer is not None:
             cleanup.callback(writer.close)
-        consumer = make_consumer(config.kafka, config.worker.group_id)
-        cleanup.callback(consumer.close)
         drift = LiveDrift(partial(manifest_in, Path(config.server.models_dir)), features)
-        member = Worker(
-            consumer,
-            Sink(config.kafka),
-            forecaster,
-            config.kafka.topics,
-            writer,
-            max_batch_ticks=config.worker.max_batch_ticks,
-            drift=drift,
-            schema=features,
-        )
+        member, consumer = make_worker(cleanup, config, server or config.worker.server, writer, drift)
         settings = config.worker
         port = cleanup.enter_context(
             serve_metrics(
@@ -104,14 +97,13 @@ def worker(
             )
         )
         # The group's first assignment takes the broker a while; the kernels compile meanwhile.
-        closing = threading.Event()
-        _subscribe(consumer, member, config, closing)
-        cleanup.callback(closing.set)  # runs before the consumer's close
+        subscribe(cleanup, consumer, member, config.kafka.topics.raw)
         get_logger().info("joining the group", group_id=settings.group_id)
         member.compile()
         deadline = time.monotonic() + duration if duration else float("inf")
         assigned = _run(member, consumer, status, lambda: stop.is_set() or time.monotonic() >= deadline, port)
-        member.commit()
+        with suppress(AbortedError):  # the next worker reads again from the last commit
+            member.commit()
         stats = member.stats()
     if not assigned and not stop.is_set():
         raise UnavailableError(
@@ -130,6 +122,74 @@ def _with(config: Config, schema: str | None, model: str | None) -> Config:
     return msgspec.structs.replace(config, worker=msgspec.structs.replace(config.worker, **said))
 
 
+def make_worker(
+    cleanup: ExitStack,
+    config: Config,
+    server: str,
+    writer: FeatureParquetWriter | None = None,
+    drift: LiveDrift | None = None,
+) -> tuple[Worker, Consumer]:
+    """A worker and its consumer, on a real Kafka. `subscribe` makes it a member of the group."""
+    settings, schema = config.worker, SCHEMAS[config.worker.schema]
+    instance = settings.instance_id or _free_name(cleanup, settings.group_id)
+    consumer = make_consumer(
+        config.kafka,
+        settings.group_id,
+        **{
+            "group.instance.id": instance,
+            "partition.assignment.strategy": "cooperative-sticky",
+            "auto.offset.reset": "error",  # deleted records are a gap, not a silent jump
+        },
+    )
+    cleanup.callback(consumer.close)
+    delivery: Delivery = (
+        ExactlyOnce(config.kafka, consumer, f"{settings.group_id}-{instance}")
+        if settings.guarantee == "exactly_once"
+        else AtLeastOnce(config.kafka, consumer)
+    )
+    # Runs before the consumer's close, which gives up the partitions: nothing may be produced for them then.
+    cleanup.callback(delivery.close)
+    codes = VenueProductCodes()
+    max_future_ns = round(config.ingest.max_future_s * 1e9)
+    member = Worker(
+        consumer,
+        delivery,
+        _forecaster(cleanup, config, server),
+        Restorer(config.kafka, settings.group_id, schema, max_future_ns, consumer, codes),
+        codes,
+        config.kafka.topics,
+        writer,
+        group_id=settings.group_id,
+        max_batch_ticks=settings.max_batch_ticks,
+        commit_interval_s=settings.commit_interval_ms / 1e3,
+        drift=drift,
+        schema=schema,
+    )
+    return member, consumer
+
+
+def subscribe(cleanup: ExitStack, consumer: Consumer, member: Worker, topic: str) -> None:
+    """Joins the group. Partitions that the group gives or takes while the consumer closes are left alone."""
+    closing = threading.Event()
+
+    def unless_closing(react: Rebalanced) -> Rebalanced:
+        return lambda consumer, partitions: None if closing.is_set() else react(consumer, partitions)
+
+    consumer.subscribe(
+        [topic],
+        on_assign=unless_closing(member.on_assign),
+        on_revoke=unless_closing(member.on_revoke),
+        on_lost=unless_closing(member.on_lost),
+    )
+    cleanup.callback(closing.set)
+
+
+def _free_name(cleanup: ExitStack, group_id: str) -> str:
+    instance = InstanceName(group_id)
+    cleanup.callback(instance.close)
+    return instance.name
+
+
 def _forecaster(cleanup: ExitStack, config: Config, server: str) -> Forecaster:
     worker = config.worker
     access = make_access(
@@ -137,31 +197,15 @@ def _forecaster(cleanup: ExitStack, config: Config, server: str) -> Forecaster:
     )
     client = cleanup.enter_context(Client(server, timeout_s=worker.predict_timeout_s, access=access))
     stream = cleanup.enter_context(client.stream())
+    frames = ReceivedFrames(stream, worker.predict_timeout_s)
+    cleanup.callback(frames.close)
     return Forecaster(
-        stream,
+        frames,
         SCHEMAS[worker.schema].hash,
         limit_rows=worker.max_backlog_rows,
         timeout_s=worker.predict_timeout_s,
         model=worker.model,
     )
-
-
-def _subscribe(consumer: Consumer, member: Worker, config: Config, closing: threading.Event) -> None:
-    def on_assign(consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        if closing.is_set():
-            return  # an assignment nobody has taken yet comes up in close(), which answers no question
-        try:
-            committed = consumer.committed(partitions, timeout=config.kafka.timeout_s)
-        except KafkaException as error:
-            raise UnavailableError(f"kafka: the committed offsets cannot be read: {error.args[0].str()}") from None
-        member.restart_windows(history_before(config.kafka, committed, member.longest_ns))
-        get_logger().info("assigned", partitions=[partition.partition for partition in partitions])
-
-    def on_revoke(consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        # What is in hand is delivered and committed before another worker may have the partitions.
-        member.commit()
-
-    consumer.subscribe([config.kafka.topics.raw], on_assign=on_assign, on_revoke=on_revoke)
 
 
 def _run(member: Worker, consumer: Consumer, status: StatusPipe, ended: Callable[[], bool], port: int) -> bool:
@@ -182,16 +226,21 @@ def _run(member: Worker, consumer: Consumer, status: StatusPipe, ended: Callable
 
 def metrics(member: Worker, consumer: Consumer) -> Iterable[Metric]:
     """What /metrics says, read from the worker's own counts."""
-    counts = member.counts
+    totals = member.totals
+    counts = totals.records
     yield labelled("volcast_worker_ticks_total", "Ticks turned into features.", "product", counts.ticks)
     yield labelled("volcast_worker_gaps_total", "Gaps read from the topic.", "reason", counts.gaps)
     yield labelled("volcast_worker_late_total", "Late or repeated ticks.", "reason", counts.late)
     yield labelled("volcast_worker_dead_total", "Records that are no ticks.", "reason", counts.dead)
-    missing = member.forecaster.missing
-    yield labelled("volcast_worker_missing_predictions_total", "Warm rows without a prediction.", "reason", missing)
-    yield CounterMetricFamily("volcast_worker_features_total", "Feature rows published.", value=member.features)
-    yield CounterMetricFamily("volcast_worker_not_warm_total", "Feature rows not warm.", value=member.not_warm)
-    yield CounterMetricFamily("volcast_worker_predictions_total", "Predictions published.", value=member.predictions)
+    yield labelled(
+        "volcast_worker_missing_predictions_total", "Warm rows without a prediction.", "reason", totals.missing
+    )
+    yield CounterMetricFamily("volcast_worker_features_total", "Feature rows published.", value=totals.features)
+    yield CounterMetricFamily("volcast_worker_not_warm_total", "Feature rows not warm.", value=totals.not_warm)
+    yield CounterMetricFamily("volcast_worker_predictions_total", "Predictions published.", value=totals.predictions)
+    yield CounterMetricFamily(
+        "volcast_worker_lost_records_total", "Records that Kafka deleted before they were read.", totals.lost_records
+    )
     yield GaugeMetricFamily(
         "volcast_worker_backlog_rows",
         "Rows that wait for the inference server.",

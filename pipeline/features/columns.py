@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -17,8 +17,19 @@ TICK = 0
 GAP = 1
 
 
+class Codes(Protocol):
+    """Numbers of products."""
+
+    def of(self, product_ids: Iterable[str], venues: Iterable[str]) -> Iterable[int]:
+        """The code of each product."""
+        ...
+
+
 class ProductCodes(dict[str, int]):
-    """Products numbered 0, 1, 2 … in the order they are first seen: `codes["BTC-USD"]` knows or learns."""
+    """Products numbered 0, 1, 2 … in the order they are first seen: `codes["BTC-USD"]` knows or learns.
+
+    For the records of a single venue.
+    """
 
     def __missing__(self, product_id: str) -> int:
         code = len(self)
@@ -29,6 +40,21 @@ class ProductCodes(dict[str, int]):
     def names(self) -> list[str]:
         """Products by code."""
         return list(self)
+
+    def of(self, product_ids: Iterable[str], venues: Iterable[str]) -> Iterable[int]:
+        return map(self.__getitem__, product_ids)
+
+
+class VenueProductCodes(dict[tuple[str, str], int]):
+    """The same for pairs of venue and product: two venues may use one product name."""
+
+    def __missing__(self, instrument: tuple[str, str]) -> int:
+        code = len(self)
+        self[instrument] = code
+        return code
+
+    def of(self, product_ids: Iterable[str], venues: Iterable[str]) -> Iterable[int]:
+        return map(self.__getitem__, zip(venues, product_ids, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +102,17 @@ class TickColumns:
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name, _ in _DTYPES))
 
     @classmethod
-    def from_records(cls, records: Sequence[Record], codes: ProductCodes) -> TickColumns:
+    def from_records(cls, records: Sequence[Record], codes: Codes) -> TickColumns:
         kinds: Any = list(map(type, records))
         gaps = kinds.count(Gap)
         ticks: Any = [_as_tick(one) if type(one) is Gap else one for one in records] if gaps else records
         # One pass makes tuples, one turns them, and array.array reads each column in C: measured against
         # a comprehension per column and np.array on it, a third of the time (benchmarks/features.py).
         columns = tuple(zip(*map(msgspec.structs.astuple, ticks), strict=True)) or ((),) * len(Tick.__struct_fields__)
-        products, event_times, ingest_times, sequences, price, bid, ask, bid_quantity, ask_quantity, _ = columns
+        products, event_times, ingest_times, sequences, price, bid, ask, bid_quantity, ask_quantity, venues = columns
         kind = np.array([one is Gap for one in kinds], np.uint8) if gaps else np.zeros(len(kinds), np.uint8)
         return cls(
-            np.frombuffer(array("i", map(codes.__getitem__, products)), np.int32),
+            np.frombuffer(array("i", codes.of(products, venues)), np.int32),
             kind,
             np.frombuffer(array("q", event_times), np.int64),
             np.frombuffer(array("q", sequences), np.int64),
@@ -117,7 +143,7 @@ def sound(columns: TickColumns) -> NDArray[np.bool_]:
 
 
 def _as_tick(gap: Gap) -> Tick:
-    return Tick(gap.product_id, gap.event_time_ns, gap.ingest_time_ns, 0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    return Tick(gap.product_id, gap.event_time_ns, gap.ingest_time_ns, 0, 0.0, 0.0, 0.0, 0.0, 0.0, gap.venue)
 
 
 _DTYPES = (

@@ -14,6 +14,7 @@ from pipeline.features import full, kernels, state
 from pipeline.features.columns import TickColumns
 
 FIRST_PRODUCTS = 8
+NO_TIME = -1  # before every event time
 FIRST_RING_TICKS = 256  # a quiet market's minute: 60 s at 4 ticks/s
 
 
@@ -107,6 +108,17 @@ class FeatureEngine:
             if done == rows:
                 return FeatureBatch(status, warm, values)
             self._make_room(int(ticks.product[done]))
+
+    def last_times_ns(self, product: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Event time of the last tick used of each product (n,); NO_TIME for a product without history."""
+        times = np.full(len(product), NO_TIME, np.int64)
+        known = np.flatnonzero(product < len(self._cursors))
+        cursors = self._cursors[product[known]]
+        begun = cursors[:, kernels.COUNT] > 0
+        cursors = cursors[begun]
+        newest = cursors[:, kernels.OFFSET] + ((cursors[:, kernels.COUNT] - 1) & cursors[:, kernels.MASK])
+        times[known[begun]] = self._rings[0][newest]
+        return times
 
     def state(self, product: int) -> bytes:
         """What restore() needs to go on with the same bits; empty for a product without history (see `state`).

@@ -95,8 +95,9 @@ def _varint(value: int) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def feature_rows(product_id: str, schema_hash: str, width: int) -> Layout:
-    """FeatureRow of one product; columns event_time_ns, ingest_time_ns, sequence_num, values (rows, width), warm."""
+def feature_rows(venue: str, product_id: str, schema_hash: str, width: int) -> Layout:
+    """FeatureRow of one product. Columns: event_time_ns, ingest_time_ns, sequence_num, values (rows, width), warm,
+    source_partition, source_offset, bid, ask, imbalance."""
     fields = _Builder(FeatureRow)
     fields.constant("product_id", product_id)
     fields.fixed64("event_time_ns", "<i8")
@@ -105,12 +106,14 @@ def feature_rows(product_id: str, schema_hash: str, width: int) -> Layout:
     fields.constant("schema_hash", schema_hash)
     fields.doubles("values", width)
     fields.boolean("warm")
+    _source_and_quote(fields, venue)
     return fields.layout()
 
 
 @lru_cache(maxsize=1024)
-def predictions(product_id: str, model_name: str, model_version: str) -> Layout:
-    """Prediction of one product and model; columns event_time_ns, sequence_num, probability, threshold, latency_ns."""
+def predictions(venue: str, product_id: str, model_name: str, model_version: str) -> Layout:
+    """Prediction of one product and model. Columns: event_time_ns, sequence_num, probability, threshold, latency_ns,
+    source_partition, source_offset, bid, ask, imbalance, spike_bps."""
     fields = _Builder(Prediction)
     fields.constant("product_id", product_id)
     fields.fixed64("event_time_ns", "<i8")
@@ -120,4 +123,16 @@ def predictions(product_id: str, model_name: str, model_version: str) -> Layout:
     fields.fixed64("probability", "<f8")
     fields.fixed64("threshold", "<f8")
     fields.fixed64("latency_ns", "<i8")
+    _source_and_quote(fields, venue)
+    fields.fixed64("spike_bps", "<f8")
     return fields.layout()
+
+
+def _source_and_quote(fields: _Builder, venue: str) -> None:
+    """The fields from source_partition to imbalance, which both messages have in this order."""
+    fields.fixed64("source_partition", "<i8")
+    fields.fixed64("source_offset", "<i8")
+    fields.constant("venue", venue)
+    fields.fixed64("bid", "<f8")
+    fields.fixed64("ask", "<f8")
+    fields.fixed64("imbalance", "<f8")

@@ -1,80 +1,112 @@
-"""Warm rows to the inference server, and what to do while it is away.
+"""Warm rows to the inference server, and their predictions back, in order.
 
-A batch waits for its answer, at most `timeout_s`. Rows the server has not taken by then are kept, in
-order, while features go on; they are tried again after 0.1 to 5 s, and a server that is gone costs
-nothing then, one that hangs `timeout_s` a try. Beyond `limit_rows` the oldest are given up and become
-predictions marked missing, so a long outage costs predictions, said so, and never memory or features.
+Several frames are in flight, so the server computes while the worker encodes. Nothing here waits longer than the
+caller allows. If the server does not answer, rows wait in order; they are sent again after 0.1 to 5 s. Beyond
+`limit_rows` the oldest become predictions marked missing, so a long outage costs predictions and never features
+or memory.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, fields
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.sync import PredictStream
-from common.errors import RequestError, VolcastError
+from common.errors import DeadlineError, RequestError, VolcastError
 from common.log import get_logger
-from volcast.v1 import MissingReason, ModelSelector, PredictResponse
+from common.rpc_status import from_status
+from volcast.v1 import MissingReason, ModelSelector, PredictResponse, StreamPredictResponse
 
 MIN_RETRY_S = 0.1
 MAX_RETRY_S = 5.0
-# Waiting rows are joined into frames of up to so many: live ticks come one by one, and a long backlog of
-# single rows would take a round trip each when the server is back, with features waiting behind it.
+# Waiting rows are joined into frames of up to so many. Live ticks arrive one by one, and a backlog of frames of
+# single rows would take a round trip each.
 JOINED_ROWS = 1024
+# Frames that the server has and has not answered. Two keep it busy; more only grow the wait after a failure.
+MAX_FRAMES_IN_FLIGHT = 2
+
+
+class AnswerStream(Protocol):
+    """A prediction stream that never makes its caller wait longer than asked (pipeline/stream/frames.py)."""
+
+    def send_packed(
+        self, frame_id: int, values: memoryview, row_count: int, schema_hash: str, model: ModelSelector | None
+    ) -> None: ...
+
+    def poll(self, timeout_s: float) -> StreamPredictResponse | VolcastError | None:
+        """The next answer. An error: all unanswered frames are lost. None: neither within the time."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Warm rows of one batch, and from where in the topic on they have to be read again if they are lost."""
+    """n warm rows of one or more partitions, in order within each."""
 
-    product: NDArray[np.int32]  # (n,)
+    product: NDArray[np.int32]  # (n,) codes of the caller
+    partition: NDArray[np.int32]  # (n,) of ticks.raw
+    offset: NDArray[np.int64]  # (n,) there
     event_time_ns: NDArray[np.int64]  # (n,)
     ingest_time_ns: NDArray[np.int64]  # (n,)
     sequence_num: NDArray[np.int64]  # (n,)
+    bid: NDArray[np.float64]  # (n,)
+    ask: NDArray[np.float64]  # (n,)
+    imbalance: NDArray[np.float64]  # (n,)
     values: NDArray[np.float64]  # (n, features), C-contiguous
     read_ns: NDArray[np.int64]  # (n,), wall clock: read from Kafka
-    computed_ns: NDArray[np.int64]  # (n,), wall clock: features there
-    first_offsets: dict[int, int]  # partition -> offset
+    computed_ns: NDArray[np.int64]  # (n,), wall clock: features computed
 
     def __len__(self) -> int:
         return len(self.product)
 
     def followed_by(self, later: Rows) -> Rows:
-        """Both as one; offsets only grow, so the first ones are these."""
-        return Rows(
-            np.concatenate([self.product, later.product]),
-            np.concatenate([self.event_time_ns, later.event_time_ns]),
-            np.concatenate([self.ingest_time_ns, later.ingest_time_ns]),
-            np.concatenate([self.sequence_num, later.sequence_num]),
-            np.concatenate([self.values, later.values]),
-            np.concatenate([self.read_ns, later.read_ns]),
-            np.concatenate([self.computed_ns, later.computed_ns]),
-            {**later.first_offsets, **self.first_offsets},
-        )
+        return Rows(*(np.concatenate([getattr(self, name), getattr(later, name)]) for name in _COLUMNS))
+
+    def select(self, mask: NDArray[np.bool_]) -> Rows:
+        return self if mask.all() else Rows(*(getattr(self, name)[mask] for name in _COLUMNS))
+
+
+_COLUMNS = tuple(column.name for column in fields(Rows))
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What became of a batch of rows: the answer, or why there is none."""
+    """What became of rows: the answer, or the reason why there is none."""
 
     rows: Rows
+    probabilities: NDArray[np.float64]  # (n,); empty without an answer
     response: PredictResponse | None
     missing: MissingReason
     answered_ns: int
 
 
-class Forecaster:
-    """Sends rows over one StreamPredict stream, in order, and keeps what cannot be sent.
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """Where a partition's rows without prediction begin."""
 
-    model: the name asked for; empty: the server's default.
+    offset: int
+    since_ns: int  # wall clock when its features were computed
+
+
+@dataclass(slots=True)
+class _Frame:
+    frame_id: int
+    rows: Rows
+    sent_s: float
+    dropped: set[int]  # partitions that now belong to another worker
+
+
+class Forecaster:
+    """Sends rows over one StreamPredict stream, in order, and keeps what is not answered.
+
+    model: the requested name; empty: the server's default.
     """
 
     def __init__(
-        self, stream: PredictStream, schema_hash: str, *, limit_rows: int, timeout_s: float, model: str = ""
+        self, stream: AnswerStream, schema_hash: str, *, limit_rows: int, timeout_s: float, model: str = ""
     ) -> None:
         self._stream = stream
         self._schema_hash = schema_hash
@@ -82,88 +114,167 @@ class Forecaster:
         self._limit_rows = limit_rows
         self._timeout_s = timeout_s
         self._waiting: deque[Rows] = deque()
+        self._flight: deque[_Frame] = deque()
+        self._next_frame_id = 1
         self._retry_at_s = 0.0
         self._retry_wait_s = MIN_RETRY_S
-        self.backlog_rows = 0
-        self.missing: Counter[str] = Counter()  # rows, by reason
+        self.backlog_rows = 0  # waiting and in flight
 
     @property
-    def available(self) -> bool:
-        return not self._waiting
+    def in_flight(self) -> int:
+        """Frames that the server has not answered yet."""
+        return len(self._flight)
 
-    def submit(self, rows: Rows) -> list[Forecast]:
-        """Takes rows; gives back what is settled now, in the order of the rows."""
-        if len(rows):
-            if self._waiting and len(self._waiting[-1]) + len(rows) <= JOINED_ROWS:
-                rows_before = self._waiting.pop()
-                self._waiting.append(rows_before.followed_by(rows))
-            else:
-                self._waiting.append(rows)
-            self.backlog_rows += len(rows)
-        return self.settle()
+    @property
+    def is_answering(self) -> bool:
+        """False after a failure, until the next answer."""
+        return self._retry_wait_s == MIN_RETRY_S
 
-    def settle(self) -> list[Forecast]:
-        """Sends what waits, where it is time to; gives up what is over the limit."""
+    @property
+    def is_full(self) -> bool:
+        """Whether further rows would wait for an answer."""
+        return bool(self._waiting) or len(self._flight) >= MAX_FRAMES_IN_FLIGHT
+
+    def submit(self, rows: Rows) -> None:
+        """Takes rows and sends them if the server keeps up."""
+        if not len(rows):
+            return
+        if self._waiting and len(self._waiting[-1]) + len(rows) <= JOINED_ROWS:
+            self._waiting.append(self._waiting.pop().followed_by(rows))
+        else:
+            self._waiting.append(rows)
+        self.backlog_rows += len(rows)
+        self._send()
+
+    def settle(self, wait_s: float = 0.0) -> list[Forecast]:
+        """What is settled, in the order of the rows; waits up to `wait_s` for frames in flight."""
         settled: list[Forecast] = []
-        while self._waiting and time.monotonic() >= self._retry_at_s:
-            forecast = self._ask(self._waiting[0])
-            if forecast is None:
+        deadline_s = time.monotonic() + wait_s
+        self._send()
+        while self._flight:
+            answer = self._stream.poll(max(0.0, deadline_s - time.monotonic()))
+            if answer is None:
+                if time.monotonic() - self._flight[0].sent_s < self._timeout_s:
+                    break
+                answer = DeadlineError(f"no answer of the inference server within {self._timeout_s:g} s")
+            if isinstance(answer, VolcastError):
+                self._back_off(answer)
                 break
-            self._drop_first()
-            settled.append(forecast)
-        while self.backlog_rows > self._limit_rows:
-            rows = self._drop_first()
-            self.missing["server_unavailable"] += len(rows)
-            settled.append(self._missing(rows, MissingReason.MISSING_REASON_SERVER_UNAVAILABLE))
+            if answer.frame_id == self._flight[0].frame_id:  # else the answer to a frame that was sent again
+                self._take(answer, settled)
+                self._send()
+        self._give_up(settled)
         return settled
 
-    def first_waiting_offsets(self) -> dict[int, int]:
-        """Partition -> the first offset whose rows are not settled: commit no further."""
-        first: dict[int, int] = {}
+    def first_owed(self) -> dict[int, Owed]:
+        """Partition -> its first row that is not settled."""
+        first: dict[int, Owed] = {}
+        for frame in self._flight:
+            _note_first(first, frame.rows, frame.dropped)
         for rows in self._waiting:
-            for partition, offset in rows.first_offsets.items():
-                first[partition] = min(offset, first.get(partition, offset))
+            _note_first(first, rows, frozenset())
         return first
 
-    def clear(self) -> None:
-        """Forgets what waits: its partitions now belong to another worker."""
-        self._waiting.clear()
-        self.backlog_rows = 0
+    def drop(self, partitions: set[int]) -> None:
+        """Forgets rows of partitions that now belong to another worker."""
+        for frame in self._flight:
+            self.backlog_rows -= _count(frame.rows, partitions - frame.dropped)
+            frame.dropped |= partitions
+        waiting = [rows.select(~_of(rows, partitions)) for rows in self._waiting]
+        self.backlog_rows -= sum(map(len, self._waiting)) - sum(map(len, waiting))
+        self._waiting = deque(rows for rows in waiting if len(rows))
 
-    def _ask(self, rows: Rows) -> Forecast | None:
-        try:
-            response = self._stream.predict_packed(
-                rows.values.data, len(rows), self._schema_hash, self._timeout_s, self._model
-            )
-        except RequestError as error:
-            return self._refused(rows, str(error))
-        except VolcastError as error:
-            self._back_off(error)
-            return None
-        if len(response.probabilities) != len(rows):
-            return self._refused(rows, f"{len(response.probabilities)} probabilities came back for {len(rows)} rows")
+    def _send(self) -> None:
+        # After a failure a single frame finds out whether the server is back.
+        limit = MAX_FRAMES_IN_FLIGHT if self.is_answering else 1
+        while self._waiting and len(self._flight) < limit and time.monotonic() >= self._retry_at_s:
+            rows = self._waiting.popleft()
+            frame = _Frame(self._next_frame_id, rows, time.monotonic(), set())
+            self._next_frame_id += 1
+            self._flight.append(frame)
+            try:
+                self._stream.send_packed(frame.frame_id, rows.values.data, len(rows), self._schema_hash, self._model)
+            except VolcastError as error:
+                self._back_off(error)
+
+    def _take(self, answer: StreamPredictResponse, settled: list[Forecast]) -> None:
+        """Settles the oldest frame, unless the server could not answer it now."""
+        rows = self._flight[0].rows
+        if answer.HasField("error"):
+            error = from_status(answer.error, "inference server")
+            if not isinstance(error, RequestError):
+                self._back_off(error)
+                return
+            forecast = self._refused(rows, str(error))
+        elif len(answer.response.probabilities) != len(rows):
+            count = len(answer.response.probabilities)
+            forecast = self._refused(rows, f"{count} probabilities came back for {len(rows)} rows")
+        else:
+            probabilities = np.array(answer.response.probabilities)
+            unspecified = MissingReason.MISSING_REASON_UNSPECIFIED
+            forecast = Forecast(rows, probabilities, answer.response, unspecified, time.time_ns())
+        frame = self._flight.popleft()
         if self._retry_wait_s > MIN_RETRY_S:
             get_logger().info("inference server is back", backlog_rows=self.backlog_rows)
-        self._retry_wait_s = MIN_RETRY_S
-        self._retry_at_s = 0.0
-        return Forecast(rows, response, MissingReason.MISSING_REASON_UNSPECIFIED, time.time_ns())
+        self._retry_wait_s, self._retry_at_s = MIN_RETRY_S, 0.0
+        self._settle(forecast, frame.dropped, settled)
+
+    def _settle(self, forecast: Forecast, dropped: set[int], settled: list[Forecast]) -> None:
+        rows = forecast.rows
+        if dropped:
+            kept = ~_of(rows, dropped)
+            rows = rows.select(kept)
+            probabilities = forecast.probabilities[kept] if len(forecast.probabilities) else forecast.probabilities
+            forecast = Forecast(rows, probabilities, forecast.response, forecast.missing, forecast.answered_ns)
+        self.backlog_rows -= len(rows)
+        if len(rows):
+            settled.append(forecast)
 
     def _refused(self, rows: Rows, why: str) -> Forecast:
         get_logger().error("rows refused", rows=len(rows), error=why)
-        self.missing["refused"] += len(rows)
-        return self._missing(rows, MissingReason.MISSING_REASON_REFUSED)
+        return _missing(rows, MissingReason.MISSING_REASON_REFUSED)
 
     def _back_off(self, error: VolcastError) -> None:
         if self._retry_wait_s == MIN_RETRY_S:
-            get_logger().warning("inference server is away, rows are kept", error=str(error))
+            get_logger().warning("inference server does not answer, rows wait", error=str(error))
         self._retry_at_s = time.monotonic() + self._retry_wait_s
         self._retry_wait_s = min(self._retry_wait_s * 2, MAX_RETRY_S)
+        self._take_back()
 
-    def _drop_first(self) -> Rows:
-        rows = self._waiting.popleft()
-        self.backlog_rows -= len(rows)
-        return rows
+    def _take_back(self) -> None:
+        """Puts the frames in flight back in front, to be sent again. Late answers to them are ignored."""
+        while self._flight:
+            frame = self._flight.pop()
+            rows = frame.rows.select(~_of(frame.rows, frame.dropped))
+            if len(rows):
+                self._waiting.appendleft(rows)
 
-    @staticmethod
-    def _missing(rows: Rows, reason: MissingReason) -> Forecast:
-        return Forecast(rows, None, reason, time.time_ns())
+    def _give_up(self, settled: list[Forecast]) -> None:
+        """Marks the oldest rows missing while there are too many."""
+        if self.backlog_rows <= self._limit_rows:
+            return
+        self._take_back()  # the oldest are in flight
+        while self.backlog_rows > self._limit_rows:
+            rows = self._waiting.popleft()
+            self.backlog_rows -= len(rows)
+            settled.append(_missing(rows, MissingReason.MISSING_REASON_SERVER_UNAVAILABLE))
+
+
+def _missing(rows: Rows, reason: MissingReason) -> Forecast:
+    return Forecast(rows, np.zeros(0), None, reason, time.time_ns())
+
+
+def _of(rows: Rows, partitions: set[int]) -> NDArray[np.bool_]:
+    """Which rows (n,) are of these partitions."""
+    return np.isin(rows.partition, list(partitions))
+
+
+def _count(rows: Rows, partitions: set[int]) -> int:
+    return int(_of(rows, partitions).sum())
+
+
+def _note_first(first: dict[int, Owed], rows: Rows, dropped: set[int] | frozenset[int]) -> None:
+    partitions, at = np.unique(rows.partition, return_index=True)
+    for partition, index in zip(partitions.tolist(), at.tolist(), strict=True):
+        if partition not in dropped and partition not in first:
+            first[partition] = Owed(int(rows.offset[index]), int(rows.computed_ns[index]))

@@ -12,6 +12,15 @@ from common.schema import SCHEMAS
 from pipeline.records import NOT_DECODED, Gap, decode_dead, decode_late, decode_record
 from volcast.v1 import FeatureRow, MissingReason, Prediction
 
+
+def missing_reason(prediction: Prediction) -> str:
+    """The name of the reason; its number if a newer version wrote one that this version does not know."""
+    try:
+        return MissingReason.Name(prediction.missing_reason)
+    except ValueError:
+        return f"MISSING_REASON_{prediction.missing_reason}"
+
+
 _BY_HASH = {schema.hash: schema for schema in SCHEMAS.values()}
 
 
@@ -70,7 +79,7 @@ class Inspection:
             self.faults["predictions: not a Prediction"] += 1
             return
         if prediction.missing_reason:
-            self.missing[MissingReason.Name(prediction.missing_reason)] += 1
+            self.missing[missing_reason(prediction)] += 1
         elif not prediction.HasField("probability") or not 0 <= prediction.probability <= 1:
             self.faults["predictions: no probability in [0, 1] and no reason"] += 1
 

@@ -247,10 +247,14 @@ class Sink:
             raise self._failure
 
 
-def consume_batch(consumer: Consumer, limit: int, timeout_s: float) -> list[Message]:
+def consume_batch(
+    consumer: Consumer, limit: int, timeout_s: float, *, on_lost_records: Callable[[int], None] | None = None
+) -> list[Message]:
     """The messages that are there now, up to `limit`; waits up to `timeout_s` for the first message only.
 
     `consume(limit, timeout)` alone would wait the whole time for a full batch.
+
+    on_lost_records: with `auto.offset.reset` "error", called with the partition whose next records Kafka has deleted.
 
     Raises UnavailableError for an error that the client cannot recover from.
     """
@@ -262,7 +266,10 @@ def consume_batch(consumer: Consumer, limit: int, timeout_s: float) -> list[Mess
     if not failed:
         return batch
     for message in failed:
-        _on_consumer_error(consumer, message)
+        if on_lost_records is not None and message.error().code() == KafkaError._AUTO_OFFSET_RESET:  # type: ignore[union-attr]
+            on_lost_records(message.partition() or 0)
+        else:
+            _on_consumer_error(consumer, message)
     return [message for message in batch if message.error() is None]
 
 

@@ -10,6 +10,16 @@ from common.config import KafkaConfig
 from common.errors import UnavailableError
 from pipeline.stream.kafka_errors import failure, kafka_error, retrying
 
+# A restart of a worker reads its whole partition of the topic of snapshots. Compaction runs on closed segments only,
+# so segments are small and close early.
+COMPACTED = {
+    "cleanup.policy": "compact",
+    "segment.bytes": str(16 * 1024 * 1024),
+    "segment.ms": "600000",
+    "min.cleanable.dirty.ratio": "0.2",
+    "delete.retention.ms": "600000",
+}
+
 BROKERS_DEFAULT = -1  # of NewTopic, Kafka 2.4 and later (KIP-464)
 
 
@@ -17,7 +27,8 @@ def topic_settings(config: KafkaConfig) -> dict[str, dict[str, str]]:
     """The name of each topic with the settings that it is created with."""
     topics = config.topics
     kept = {"retention.ms": str(config.retention_ms)} if config.retention_ms else {}
-    return dict.fromkeys((topics.raw, topics.features, topics.predictions, topics.late, topics.dead), kept)
+    kept_for_a_time = (topics.raw, topics.features, topics.predictions, topics.late, topics.dead)
+    return {**dict.fromkeys(kept_for_a_time, kept), topics.snapshots: COMPACTED}
 
 
 def ensure_topics(admin: AdminClient, config: KafkaConfig) -> None:

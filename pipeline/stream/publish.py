@@ -36,6 +36,9 @@ class RecordCounts:
     late: Counter[str] = field(default_factory=Counter)
     dead: Counter[str] = field(default_factory=Counter)
 
+    def copy(self) -> RecordCounts:
+        return RecordCounts(self.ticks.copy(), self.gaps.copy(), self.late.copy(), self.dead.copy())
+
     def totals(self) -> dict[str, int]:
         return {
             "ticks": self.ticks.total(),

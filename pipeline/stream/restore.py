@@ -1,108 +1,262 @@
-"""Windows after a restart: the state is the last minute of the topic (five for full/1), read again.
+"""The state of newly assigned partitions: snapshots, the ticks since, and rows that still need a prediction.
 
-No state is stored. The records before the committed offset are read back until each product's unbroken
-history covers the longest window, so the engine goes on with the bits it would have had.
+All of it comes from committed records, as of the committed offset. So it holds the bits of a worker that never
+stopped, and it takes a bounded time: at most about MAX_REPLAY_RECORDS ticks are read again.
 """
 
 from __future__ import annotations
 
+import secrets
 import time
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 
+import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from google.protobuf.message import DecodeError
 
 from common.config import KafkaConfig
 from common.errors import UnavailableError
 from common.log import get_logger
-from pipeline.records import NOT_DECODED, Gap, Record, decode_record
-from pipeline.stream.kafka import consume_batch, make_consumer
+from common.schema import FeatureSchema
+from pipeline.features.columns import VenueProductCodes
+from pipeline.stream.forecast import Rows
+from pipeline.stream.kafka import make_consumer, watermarks
+from pipeline.stream.kafka_errors import failure, goes_on, kafka_error, retrying
+from pipeline.stream.marker import Marker, from_metadata
+from pipeline.stream.partition import MAX_REPLAY_RECORDS, Partition
+from pipeline.stream.snapshots import SnapshotReader
+from volcast.v1 import FeatureRow
 
-FIRST_STEP = 4096  # records read back at first; doubled until they reach far enough
-# The first records read may be late ticks, which without what stood before them cannot be told from
-# good ones. So a history counts from the newest of its first few: it takes that many late ticks on end to
-# be deceived.
-SETTLING_TICKS = 16
+# A restart waits so long for the end of transactions that another worker left open; see transactions.py.
+OPEN_TRANSACTIONS_S = 60.0
+# Producers' clocks may differ: rows that need a prediction are searched from this much earlier on.
+CLOCK_SKEW_MS = 60_000
+NS_PER_MS = 1_000_000
 
 
-def history_before(config: KafkaConfig, partitions: Iterable[TopicPartition], longest_ns: int) -> list[Record]:
-    """The records that build the windows as of the committed offset of each partition, in order.
+@dataclass(slots=True)
+class Restored:
+    partition: Partition
+    owed: list[Rows] = field(default_factory=list)  # committed rows without a prediction, oldest first
+    lost_records: int = 0  # that retention took before they were read
 
-    longest_ns: how far back the engine looks (FeatureEngine.longest_ns).
 
-    Raises UnavailableError where the broker does not answer.
+class Restorer:
+    """Reads back the state of partitions of ticks.raw for the group of `consumer`.
+
+    codes: of the products in Rows.
     """
-    records: list[Record] = []
-    reader = make_consumer(config, "volcast-restore")
+
+    def __init__(
+        self,
+        config: KafkaConfig,
+        group_id: str,
+        schema: FeatureSchema,
+        max_future_ns: int,
+        consumer: Consumer,
+        codes: VenueProductCodes,
+    ) -> None:
+        self._consumer = consumer
+        self._config = config
+        self._group_id = group_id
+        self._schema = schema
+        self._max_future_ns = max_future_ns
+        self._codes = codes
+
+    def restore(self, numbers: Sequence[int]) -> list[Restored]:
+        """The state of each partition as of its committed offset.
+
+        Raises UnavailableError if the broker does not answer.
+        """
+        raw = [TopicPartition(self._config.topics.raw, number) for number in numbers]
+        # Another worker's open transaction may hold offsets of these partitions.
+        offsets = retrying(
+            lambda: self._consumer.committed(raw, self._config.timeout_s),
+            "the committed offsets cannot be read",
+            OPEN_TRANSACTIONS_S,
+        )
+        with ExitStack() as cleanup:
+            reader = make_consumer(self._config, f"{self._group_id}-restore", **{"enable.partition.eof": True})
+            cleanup.callback(reader.close)
+            ends = make_consumer(self._config, f"{self._group_id}-restore", **{"isolation.level": "read_uncommitted"})
+            cleanup.callback(ends.close)
+            try:
+                log = _Log(reader, ends, self._config.timeout_s)
+                return [self._restore(log, partition) for partition in offsets]
+            except KafkaException as exception:
+                raise failure("the worker's state cannot be read back", kafka_error(exception)) from None
+
+    def _restore(self, log: _Log, committed: TopicPartition) -> Restored:
+        number, end = committed.partition, committed.offset
+        low, high = log.bounds(committed.topic, number)
+        snapshots = number % log.partitions(self._config.topics.snapshots)
+        if end < 0:
+            return Restored(self._new(number, snapshots, low))
+        if end > high:
+            get_logger().warning("ticks.raw was made anew, windows start anew", partition=number, committed=end)
+            return Restored(self._new(number, snapshots, low))
+        began_s = time.monotonic()
+        marker = from_metadata(committed.metadata)
+        partition = self._with_snapshots(log, number, snapshots, marker, end) if marker else None
+        if partition is None or marker is None:
+            partition = self._new(number, snapshots, 0)
+            replay_from = max(low, end - MAX_REPLAY_RECORDS)
+        else:
+            replay_from = marker.replay_from
+        restored = Restored(partition)
+        if low > replay_from:
+            partition.break_at(low)
+            restored.lost_records = max(0, low - end) or low - replay_from
+        replayed = 0
+        for batch in log.read(committed.topic, number, max(low, replay_from), end):
+            partition.absorb(batch)
+            replayed += len(batch)
+        partition.loaded()
+        partition.next_offset = max(end, low)
+        if marker is not None and marker.owed_from is not None:
+            restored.owed = list(self._owed_rows(log, number, marker, end))
+        get_logger().info(
+            "state restored",
+            partition=number,
+            products=len(partition.codes),
+            replayed=replayed,
+            owed_rows=sum(map(len, restored.owed)),
+            lost_records=restored.lost_records,
+            ms=round((time.monotonic() - began_s) * 1e3),
+        )
+        return restored
+
+    def _new(self, number: int, snapshot_partition: int, next_offset: int) -> Partition:
+        lineage = secrets.token_hex(8)
+        partition = Partition(number, self._schema, self._max_future_ns, lineage, snapshot_partition)
+        partition.next_offset = next_offset
+        return partition
+
+    def _with_snapshots(
+        self, log: _Log, number: int, snapshot_partition: int, marker: Marker, end: int
+    ) -> Partition | None:
+        """None if the snapshots are of another format or schema: the last ticks have to do."""
+        found = SnapshotReader(self._group_id, number, marker.lineage)
+        for batch in log.read_all(self._config.topics.snapshots, snapshot_partition):
+            for message in batch:
+                found.take(message.value() or b"")
+        partition = Partition(number, self._schema, self._max_future_ns, marker.lineage, snapshot_partition)
+        partition.broken_at = marker.broken_at
+        try:
+            partition.load(found.complete(end))
+        except ValueError as error:
+            get_logger().warning("snapshots cannot be used", partition=number, error=str(error))
+            return None
+        if found.unreadable:
+            get_logger().warning("snapshots of an unknown format", partition=number, records=found.unreadable)
+            return None
+        return partition
+
+    def _owed_rows(self, log: _Log, number: int, marker: Marker, end: int) -> Iterator[Rows]:
+        """Committed feature rows of ticks from marker.owed_from on: features are committed, predictions are not."""
+        assert marker.owed_from is not None
+        topic = self._config.topics.features
+        since_ms = max(0, marker.owed_since_ns // NS_PER_MS - CLOCK_SKEW_MS)
+        for feature_partition in range(log.partitions(topic)):
+            start = log.offset_at(topic, feature_partition, since_ms)
+            for batch in log.read_all(topic, feature_partition, start):
+                rows = [
+                    (row, message.timestamp()[1] * NS_PER_MS)
+                    for message in batch
+                    if (row := _parsed(message)) is not None
+                    and row.source_partition == number
+                    and marker.owed_from <= row.source_offset < end
+                    and row.warm
+                    and row.schema_hash == self._schema.hash
+                ]
+                if rows:
+                    yield self._as_rows([row for row, _ in rows], [written_ns for _, written_ns in rows])
+
+    def _as_rows(self, rows: list[FeatureRow], written_ns: list[int]) -> Rows:
+        times = np.array(written_ns, np.int64)
+        return Rows(
+            np.array([self._codes[row.venue, row.product_id] for row in rows], np.int32),
+            np.array([row.source_partition for row in rows], np.int32),
+            np.array([row.source_offset for row in rows], np.int64),
+            np.array([row.event_time_ns for row in rows], np.int64),
+            np.array([row.ingest_time_ns for row in rows], np.int64),
+            np.array([row.sequence_num for row in rows], np.int64),
+            np.array([row.bid for row in rows], np.float64),
+            np.array([row.ask for row in rows], np.float64),
+            np.array([row.imbalance for row in rows], np.float64),
+            np.array([row.values for row in rows], np.float64),
+            times,
+            times,
+        )
+
+
+class _Log:
+    """Topics as plain ranges of offsets. reader: read_committed, reports the end of a partition."""
+
+    def __init__(self, reader: Consumer, ends: Consumer, timeout_s: float) -> None:
+        self._reader = reader
+        self._ends = ends
+        self._timeout_s = timeout_s
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        return watermarks(self._ends, TopicPartition(topic, partition), self._timeout_s)
+
+    def partitions(self, topic: str) -> int:
+        known = retrying(
+            lambda: self._reader.list_topics(topic, self._timeout_s), f"{topic} cannot be read", self._timeout_s
+        )
+        return max(1, len(known.topics[topic].partitions))
+
+    def offset_at(self, topic: str, partition: int, time_ms: int) -> int:
+        """The first offset whose record is of that time or later; the end if there is none."""
+        asked = [TopicPartition(topic, partition, time_ms)]
+        (found,) = retrying(
+            lambda: self._ends.offsets_for_times(asked, self._timeout_s), f"{topic} cannot be read", self._timeout_s
+        )
+        return found.offset if found.offset >= 0 else self.bounds(topic, partition)[1]
+
+    def read_all(self, topic: str, partition: int, start: int = 0) -> Iterator[list[Message]]:
+        low, high = self.bounds(topic, partition)
+        return self.read(topic, partition, max(start, low), high)
+
+    def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[list[Message]]:
+        """Committed messages from `start` to before `end`.
+
+        The last records before `end` may be markers of transactions, which no consumer sees, or part of an open
+        transaction, for which it waits. So the end of the partition decides, not the last message.
+        """
+        if start >= end:
+            return
+        reader = self._reader
+        reader.assign([TopicPartition(topic, partition, start)])
+        position, deadline_s = start, time.monotonic() + OPEN_TRANSACTIONS_S
+        while position < end:
+            batch: list[Message] = []
+            for message in reader.consume(1, 0.2) + reader.consume(5000, 0):
+                error = message.error()
+                if error is None:
+                    position = (message.offset() or 0) + 1
+                    batch.append(message)
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    position = max(position, message.offset() or 0)
+                elif not goes_on(error):
+                    raise KafkaException(error)
+            wanted = [message for message in batch if (message.offset() or 0) < end]
+            if wanted:
+                yield wanted
+            if batch:
+                deadline_s = time.monotonic() + OPEN_TRANSACTIONS_S
+            elif time.monotonic() > deadline_s:
+                raise UnavailableError(
+                    f"kafka: {topic}[{partition}] cannot be read from {position} to {end} within "
+                    f"{OPEN_TRANSACTIONS_S:g} s"
+                )
+
+
+def _parsed(message: Message) -> FeatureRow | None:
     try:
-        for partition in partitions:
-            if partition.offset > 0:
-                records += _partition_history(reader, config, partition, longest_ns)
-    except KafkaException as error:
-        raise UnavailableError(f"kafka: the last ticks cannot be read back: {error.args[0].str()}") from None
-    finally:
-        reader.close()
-    if records:
-        get_logger().info("windows rebuilt", records=len(records))
-    return records
-
-
-def covers(records: list[Record], longest_ns: int, at_start: bool) -> bool:
-    """Whether records reach back a whole window of `longest_ns` for every product in them.
-
-    at_start: nothing stands before them on the topic.
-    """
-    if at_start:
-        return True
-    seen: Counter[str] = Counter()
-    first: dict[str, int] = {}
-    last: dict[str, int] = {}
-    begun_here = set()
-    for record in records:
-        product = record.product_id
-        if isinstance(record, Gap):
-            begun_here.add(product)  # what stands before a gap does not count
-            continue
-        last[product] = max(record.event_time_ns, last.get(product, 0))
-        seen[product] += 1
-        if seen[product] <= SETTLING_TICKS:
-            first[product] = last[product]
-    return all(last[product] - first[product] >= longest_ns for product in last.keys() - begun_here)
-
-
-def _partition_history(
-    reader: Consumer, config: KafkaConfig, partition: TopicPartition, longest_ns: int
-) -> list[Record]:
-    low, _ = reader.get_watermark_offsets(partition, config.timeout_s, cached=False)
-    step = FIRST_STEP
-    while True:
-        start = max(low, partition.offset - step)
-        records = _read(reader, config, partition, start)
-        if covers(records, longest_ns, at_start=start == low):
-            return records
-        step *= 2
-
-
-def _read(reader: Consumer, config: KafkaConfig, partition: TopicPartition, start: int) -> list[Record]:
-    reader.assign([TopicPartition(partition.topic, partition.partition, start)])
-    records: list[Record] = []
-    deadline = time.monotonic() + config.timeout_s
-    position = start
-    while position < partition.offset:
-        batch = consume_batch(reader, 1000, 0.5)
-        for message in batch:
-            position = (message.offset() or 0) + 1
-            if position <= partition.offset:
-                records += _decoded(message)
-        if batch:
-            deadline = time.monotonic() + config.timeout_s
-        elif time.monotonic() > deadline:
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-    return records
-
-
-def _decoded(message: Message) -> list[Record]:
-    try:
-        return [decode_record(message.value() or b"")]
-    except NOT_DECODED:
-        return []  # a dead letter already
+        return FeatureRow.FromString(message.value() or b"")
+    except DecodeError:
+        return None

@@ -1,57 +1,50 @@
 """The feature worker: ticks.raw -> features -> ticks.features and Parquet -> StreamPredict -> predictions.
 
-At least once: an offset is committed only when the features up to it are delivered and its predictions
-are delivered or marked missing, so a crash repeats records and loses none.
+A commit holds features, late and dead records, predictions that are there by then, snapshots, and the offsets of the
+ticks behind all of them. Predictions that are not there yet follow with a later commit; the marker stored with each
+offset (see marker.py) says from which tick on they are owed.
 """
 
 from __future__ import annotations
 
-import math
 import time
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import methodcaller
 from typing import Any, Protocol
 
-import msgspec
 import numpy as np
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, Message, TopicPartition
 from numpy.typing import NDArray
 
 from common.config import Topics
-from common.errors import UnavailableError
 from common.log import get_logger
 from common.schema import CORE_1, FeatureSchema
-from pipeline.features.columns import ProductCodes, TickColumns, sound
-from pipeline.features.engine import FeatureBatch, FeatureEngine, Status
-from pipeline.records import (
-    NOT_DECODED,
-    DeadLetter,
-    DeadReason,
-    Gap,
-    LateReason,
-    LateTick,
-    Record,
-    decode_record,
-    encode,
-)
+from pipeline.features.columns import TickColumns, VenueProductCodes
+from pipeline.features.engine import FeatureEngine
+from pipeline.records import DeadLetter, LateTick, encode, record_key
 from pipeline.stream import codec
 from pipeline.stream.drift import LiveDrift
 from pipeline.stream.forecast import Forecast, Forecaster, Rows
-from pipeline.stream.kafka import Sink, consume_batch
+from pipeline.stream.kafka import consume_batch
 from pipeline.stream.latency import Stages
+from pipeline.stream.marker import to_metadata
+from pipeline.stream.partition import Outcome, Partition
 from pipeline.stream.publish import RecordCounts
+from pipeline.stream.restore import Restored
+from pipeline.stream.snapshots import records_of
+from pipeline.stream.transactions import AbortedError, Delivery
 from volcast.v1 import MissingReason, Prediction
 
-COMMIT_EVERY_S = 1.0
-
-# The partitions have moved on; whoever has them now reads again from the last commit.
-_REBALANCING = {
-    KafkaError.ILLEGAL_GENERATION,
-    KafkaError.REBALANCE_IN_PROGRESS,
-    KafkaError.UNKNOWN_MEMBER_ID,
-    KafkaError._ASSIGNMENT_LOST,
-}
-
-_LATE_REASONS: dict[int, LateReason] = {Status.JUMPED_BACK: "time_jumped_back", Status.REPEATED: "repeated"}
+# Every product that changed gets a snapshot at least so often. A restart then needs few ticks again even in a quiet
+# market, where retention may have taken older ones.
+SNAPSHOT_EVERY_S = 60.0
+# While frames are in flight the worker looks for their answers this often.
+POLL_ANSWERS_S = 0.001
+_PARTITION = methodcaller("partition")
+RETENTION = "retention"  # reason of a gap: Kafka deleted records before the worker read them
 
 
 class FeatureWriter(Protocol):
@@ -64,194 +57,343 @@ class FeatureWriter(Protocol):
     def roll_if_due(self) -> None: ...
 
 
-class Worker:
-    """One member of the consumer group. `step` is one batch; the caller's loop decides when to end.
+class StateReader(Protocol):
+    """Gives the state of partitions of ticks.raw as of their committed offsets: Restorer."""
 
-    The forecaster, the writer and the drift must be of the same schema.
+    def restore(self, numbers: Sequence[int]) -> list[Restored]: ...
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counts of what is committed or about to be."""
+
+    records: RecordCounts = field(default_factory=RecordCounts)
+    consumed: int = 0  # records of ticks.raw
+    features: int = 0
+    not_warm: int = 0
+    predictions: int = 0
+    missing: Counter[str] = field(default_factory=Counter)  # warm rows without a prediction, by reason
+    lost_records: int = 0  # that retention took before they were read
+
+    def copy(self) -> Totals:
+        return replace(self, records=self.records.copy(), missing=self.missing.copy())
+
+
+class Worker:
+    """One member of the consumer group. `step` takes one batch; the caller's loop decides when to end.
+
+    The forecaster, the writer and the drift must have the same schema. codes: shared with the state reader.
     """
 
     def __init__(
         self,
         consumer: Consumer,
-        sink: Sink,
+        delivery: Delivery,
         forecaster: Forecaster,
+        state: StateReader,
+        codes: VenueProductCodes,
         topics: Topics,
         writer: FeatureWriter | None,
         *,
+        group_id: str,
         max_batch_ticks: int,
+        commit_interval_s: float,
         drift: LiveDrift | None = None,
         schema: FeatureSchema = CORE_1,
     ) -> None:
         self._consumer = consumer
-        self._sink = sink
+        self._delivery = delivery
+        self._state = state
         self._topics = topics
         self._writer = writer
+        self._group_id = group_id
         self._max_batch_ticks = max_batch_ticks
+        self._commit_interval_s = commit_interval_s
         self._drift = drift
-        self._engine = FeatureEngine(schema)
-        self._codes = ProductCodes()
-        self._next_offsets: dict[int, int] = {}
-        self._committed: dict[int, int] = {}
+        self._schema = schema
+        self._imbalance = schema.names.index("order_book_imbalance")
+        self._partitions: dict[int, Partition] = {}
+        self._codes = codes
+        self._names: list[tuple[str, str]] = []  # venue and product by code
+        self._codes_of: dict[int, NDArray[np.int32]] = {}  # partition -> codes by the partition's own codes
+        self._committed: dict[int, tuple[int, str]] = {}  # partition -> offset and marker
+        self._committed_totals = Totals()
+        self._uncommitted = False  # there is something to commit
         self._commit_at_s = 0.0
+        self._snapshot_at_s = time.monotonic() + SNAPSHOT_EVERY_S
+        self._stale = False  # the state is ahead of what is committed, since a transaction was aborted
+        self._lost: set[int] = set()  # partitions whose next records Kafka has deleted
+        self._unwritten: list[tuple[list[str], TickColumns, NDArray[np.float64], NDArray[np.bool_]]] = []
         self.forecaster = forecaster
-        self.counts = RecordCounts()
+        self.totals = Totals()
         self.stages = Stages()
-        self.consumed = 0  # records of ticks.raw
-        self.features = 0
-        self.not_warm = 0
-        self.predictions = 0
-
-    @property
-    def longest_ns(self) -> int:
-        """How far before the committed offsets `restart_windows` needs records from."""
-        return self._engine.longest_ns
 
     def compile(self) -> None:
-        self._engine.compile()
+        FeatureEngine(self._schema).compile()
+
+    # What the group does, called by the consumer's `consume`.
+
+    def on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if partitions:  # a cooperative rebalance may add none
+            self._take_over([partition.partition for partition in partitions])
+
+    def on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Commits before another worker owns the partitions."""
+        try:
+            self.commit()
+        except AbortedError:
+            self._stale = True
+        self._forget({partition.partition for partition in partitions})
+
+    def on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Another worker may own the partitions already, so nothing can be committed."""
+        self._delivery.abort()
+        self._forget({partition.partition for partition in partitions})
+        self._roll_back()
+        self._stale = bool(self._partitions)
+
+    # The loop.
 
     def step(self, timeout_s: float) -> int:
-        """Takes what is there and carries it through; gives the number of messages read."""
-        messages = consume_batch(self._consumer, self._max_batch_ticks, timeout_s)
-        if messages:
-            self._process(messages)
-        elif not self.forecaster.available:
-            self._publish_forecasts(self.forecaster.settle())
-        self._sink.poll()
-        if time.monotonic() >= self._commit_at_s:
-            self.commit()
-        return len(messages)
+        """Takes the messages that are there and processes them; returns how many. Waits at most timeout_s."""
+        try:
+            if self._stale:
+                self._recover()
+            return self._step(timeout_s)
+        except AbortedError:
+            self._stale = True
+            return 0
 
     def commit(self) -> None:
-        """Delivers everything queued, then commits how far the work is settled."""
-        self._commit_at_s = time.monotonic() + COMMIT_EVERY_S
-        if self._writer is not None:
-            self._writer.roll_if_due()
-        settled = {**self._next_offsets, **self.forecaster.first_waiting_offsets()}
-        if settled == self._committed:
+        """Commits everything that is processed. Raises AbortedError; then the state is stale."""
+        if self._stale:
             return
-        self._sink.flush()
-        offsets = [TopicPartition(self._topics.raw, partition, offset) for partition, offset in settled.items()]
-        try:
-            self._consumer.commit(offsets=offsets, asynchronous=False)
-        except KafkaException as error:
-            if error.args[0].code() not in _REBALANCING:
-                raise UnavailableError(f"kafka: offsets cannot be committed: {error.args[0].str()}") from None
-            get_logger().warning("not committed, the group rebalances", error=error.args[0].str())
-            return
-        self._committed = settled
+        self._commit_at_s = time.monotonic() + self._commit_interval_s
+        owed = self.forecaster.first_owed()
+        offsets: dict[int, tuple[int, str]] = {}
+        snapshots: list[tuple[bytes, bytes, int]] = []
+        for number, partition in self._partitions.items():
+            first = owed.get(number)
+            marker = partition.marker(first.offset if first else None, first.since_ns if first else 0)
+            offsets[number] = partition.next_offset, to_metadata(marker)
+            taken = partition.due_snapshots(self._group_id)
+            for snapshot in taken:
+                snapshots += [(key, value, partition.snapshot_partition) for key, value in records_of(snapshot)]
+            partition.snapshots_written(taken)
+        changed = {number: offset for number, offset in offsets.items() if self._committed.get(number) != offset}
+        if changed or self._uncommitted or snapshots:
+            raw = self._topics.raw
+            self._delivery.commit(
+                [TopicPartition(raw, number, offset, metadata) for number, (offset, metadata) in changed.items()],
+                [(self._topics.snapshots, *snapshot) for snapshot in snapshots],
+            )
+        self._committed |= changed
+        # The marker of this commit is older than its snapshots. The next commit stores the newer one.
+        self._uncommitted = bool(snapshots)
+        self._committed_totals = self.totals.copy()
+        self._write_rows()
 
-    def restart_windows(self, records: Sequence[Record]) -> None:
-        """Starts over with windows built from the last records before the committed offsets (see restore.py)."""
-        self._engine = FeatureEngine(self._engine.schema)
-        self._next_offsets.clear()
-        self._committed.clear()
-        self.forecaster.clear()
-        if records:
-            columns = TickColumns.from_records(records, self._codes)
-            self._engine.update(columns.select(sound(columns)))
+    def stats(self) -> dict[str, Any]:
+        totals = self.totals
+        return {
+            **totals.records.as_json(),
+            "consumed": totals.consumed,
+            "features": totals.features,
+            "not_warm": totals.not_warm,
+            "predictions": totals.predictions,
+            "missing": totals.missing.total(),
+            "lost_records": totals.lost_records,
+            "backlog_rows": self.forecaster.backlog_rows,
+            "latency_ms": self.stages.as_ms(),
+        }
+
+    def _step(self, timeout_s: float) -> int:
+        now_s = time.monotonic()
+        if self._uncommitted:
+            timeout_s = min(timeout_s, max(0.0, self._commit_at_s - now_s))
+        if self.forecaster.in_flight:
+            timeout_s = min(timeout_s, POLL_ANSWERS_S)
+        messages = consume_batch(self._consumer, self._max_batch_ticks, timeout_s, on_lost_records=self._lost.add)
+        if messages:
+            self._begin()
+            self._process(messages)
+        # After a full batch more ticks are there, and need not wait for answers. Otherwise an answer comes next.
+        busy = len(messages) >= self._max_batch_ticks and not self.forecaster.is_full
+        expects = self._uncommitted and not busy and self.forecaster.is_answering
+        wait_s = max(0.0, self._commit_at_s - time.monotonic()) if expects else 0.0
+        self._publish_forecasts(self.forecaster.settle(wait_s))
+        self._delivery.poll()
+        now_s = time.monotonic()
+        if now_s >= self._snapshot_at_s:
+            self._snapshot_at_s = now_s + SNAPSHOT_EVERY_S
+            for partition in self._partitions.values():
+                partition.mark_due()
+            self._begin()
+        if self._uncommitted and now_s >= self._commit_at_s:
+            self.commit()
+        if self._lost:
+            self._pass_over_lost_records()
+        return len(messages)
+
+    def _begin(self) -> None:
+        """Notes that there is something to commit."""
+        if not self._uncommitted:
+            self._uncommitted = True
+            self._commit_at_s = time.monotonic() + self._commit_interval_s
+
+    def _take_over(self, numbers: Sequence[int]) -> None:
+        """Restores partitions and reads on where the last commit left off."""
+        positions = []
+        for restored in self._state.restore(numbers):
+            partition = restored.partition
+            number = partition.number
+            self._partitions[number] = partition
+            self._codes_of[number] = np.zeros(0, np.int32)
+            for rows in restored.owed:
+                self.forecaster.submit(rows)
+            if restored.lost_records:
+                self._note_lost(number, restored.lost_records)
+            positions.append(TopicPartition(self._topics.raw, number, partition.next_offset))
+        self._consumer.incremental_assign(positions)
+        get_logger().info("assigned", partitions=list(numbers))
+
+    def _forget(self, numbers: set[int]) -> None:
+        self.forecaster.drop(numbers)
+        for number in numbers:
+            self._partitions.pop(number, None)
+            self._committed.pop(number, None)
+            self._lost.discard(number)
+
+    def _recover(self) -> None:
+        """After an aborted transaction: starts again from what is committed."""
+        numbers = list(self._partitions)
+        self._delivery.abort()
+        self._roll_back()
+        self._reassign(numbers)
+        self._stale = False
+
+    def _roll_back(self) -> None:
+        """Forgets what the aborted transaction held."""
+        self._unwritten.clear()
+        self.totals = self._committed_totals.copy()
+        self._uncommitted = False
+
+    def _reassign(self, numbers: Sequence[int]) -> None:
+        self._consumer.incremental_unassign([TopicPartition(self._topics.raw, number) for number in numbers])
+        self._forget(set(numbers))
+        self._take_over(numbers)
+
+    def _pass_over_lost_records(self) -> None:
+        """Goes on after records that retention deleted while the worker was behind: a gap in each product."""
+        self.commit()
+        self._reassign([number for number in self._lost if number in self._partitions])
+        self._lost.clear()
+
+    def _note_lost(self, number: int, count: int) -> None:
+        get_logger().error(
+            "kafka deleted records before they were read; windows start anew", partition=number, lost_records=count
+        )
+        self.totals.records.gaps[RETENTION] += 1
+        self.totals.lost_records += count
 
     def _process(self, messages: list[Message]) -> None:
         read_ns = time.time_ns()
-        records, kept = self._decode(messages)
-        first_offsets = self._advance(messages)
-        self.consumed += len(messages)
-        if not records:
-            return
-        columns = TickColumns.from_records(records, self._codes)
-        usable = sound(columns)
-        if not usable.all():
-            records, kept = self._bury_unsound(records, kept, usable)
-            columns = columns.select(usable)
-        batch = self._engine.update(columns)
-        used = batch.status == Status.OK
-        if not used.all():
-            self._set_aside(records, kept, batch.status)
-            columns, batch = columns.select(used), _select(batch, used)
-        computed_ns = time.time_ns()
-        if not len(columns):
-            return
-        self._publish_features(columns, batch)
-        rows = _warm_rows(columns, batch, read_ns, computed_ns, first_offsets)
-        self._publish_forecasts(self.forecaster.submit(rows))
-        if self._writer is not None:
-            names = self._codes.names
-            self._writer.write([names[code] for code in columns.product], columns, batch.values, batch.warm)
+        self.totals.consumed += len(messages)
+        for number, run in groupby(messages, key=_PARTITION):
+            partition = self._partitions.get(number or 0)
+            if partition is not None:
+                outcome = partition.absorb(list(run))
+                self._set_aside(partition.number, outcome)
+                if len(outcome.columns):
+                    self._publish_rows(partition, outcome, read_ns)
 
-    def _decode(self, messages: list[Message]) -> tuple[list[Record], list[Message]]:
-        """Records, and the messages they are from; what is no record goes to ticks.dead."""
-        try:
-            return [decode_record(message.value() or b"") for message in messages], messages
-        except NOT_DECODED:
-            pass  # one or more are damaged; the slow way finds which
-        records, kept = [], []
-        for message in messages:
-            raw = message.value() or b""
-            try:
-                records.append(decode_record(raw))
-                kept.append(message)
-            except NOT_DECODED as error:
-                shaped = isinstance(error, msgspec.ValidationError)
-                self._bury("wrong_shape" if shaped else "not_json", str(error), message)
-        return records, kept
+    def _set_aside(self, number: int, outcome: Outcome) -> None:
+        counts, topics = self.totals.records, self._topics
+        counts.gaps.update(outcome.gaps)
+        for late_reason, offset, tick in outcome.late:
+            counts.late[late_reason] += 1
+            late = LateTick(late_reason, self._source(number, offset), tick)
+            self._delivery.send_all(topics.late, record_key(tick.venue, tick.product_id).encode(), [encode(late)])
+        for reason, detail, offset, raw in outcome.dead:
+            counts.dead[reason] += 1
+            letter = DeadLetter.of(reason, detail, self._source(number, offset), raw)
+            self._delivery.send_all(topics.dead, letter.source.encode(), [encode(letter)])
 
-    def _bury(self, reason: DeadReason, detail: str, message: Message) -> None:
-        self.counts.dead[reason] += 1
-        letter = DeadLetter.of(reason, detail, _source(message), message.value() or b"")
-        self._sink.send(self._topics.dead, letter.source.encode(), encode(letter))
+    def _source(self, number: int, offset: int) -> str:
+        return f"{self._topics.raw}[{number}]@{offset}"
 
-    def _bury_unsound(
-        self, records: list[Record], messages: list[Message], sound: NDArray[np.bool_]
-    ) -> tuple[list[Record], list[Message]]:
-        for i in np.flatnonzero(~sound):
-            self._bury(*_explain(records[i]), messages[i])
-        kept = np.flatnonzero(sound)
-        return [records[i] for i in kept], [messages[i] for i in kept]
-
-    def _set_aside(self, records: list[Record], messages: list[Message], status: NDArray[np.uint8]) -> None:
-        """Counts gaps; sends late and repeated ticks to ticks.late."""
-        for i in np.flatnonzero(status != Status.OK):
-            record = records[i]
-            if isinstance(record, Gap):
-                self.counts.gaps[record.reason] += 1
-                continue
-            late = LateTick(_LATE_REASONS[int(status[i])], _source(messages[i]), record)
-            self.counts.late[late.reason] += 1
-            self._sink.send(self._topics.late, record.product_id.encode(), encode(late))
-
-    def _advance(self, messages: list[Message]) -> dict[int, int]:
-        """Notes how far each partition has been read; gives where this batch begins in each."""
-        first: dict[int, int] = {}
-        for message in messages:
-            partition, offset = message.partition() or 0, message.offset() or 0
-            first.setdefault(partition, offset)
-            self._next_offsets[partition] = offset + 1
-        return first
-
-    def _publish_features(self, columns: TickColumns, batch: FeatureBatch) -> None:
-        schema_hash, width = self._engine.schema.hash, len(self._engine.schema)
-        names = self._codes.names
-        send, topic = self._sink.send, self._topics.features
-        for code in np.unique(columns.product):
-            product, of = names[code], columns.product == code
-            layout = codec.feature_rows(product, schema_hash, width)
-            messages = layout.encode(
-                int(of.sum()),
-                event_time_ns=columns.event_time_ns[of],
-                ingest_time_ns=columns.ingest_time_ns[of],
-                sequence_num=columns.sequence_num[of],
-                values=batch.values[of],
-                warm=batch.warm[of],
-            )
-            self.counts.ticks[product] += len(messages)
-            key = product.encode()
-            for message in messages:
-                send(topic, key, message)
-        self.features += len(columns)
-        self.not_warm += len(columns) - int(batch.warm.sum())
+    def _publish_rows(self, partition: Partition, outcome: Outcome, read_ns: int) -> None:
+        columns, features = outcome.columns, outcome.features
+        product = self._codes_in(partition)[columns.product]
+        # The server works on the warm rows while the features are encoded.
+        self.forecaster.submit(self._warm_rows(partition.number, product, outcome, read_ns))
+        for code in np.unique(product).tolist():
+            of: Any = slice(None) if (product[0] == code and (product == code).all()) else product == code
+            self._publish_features(code, partition.number, outcome, of)
+        self.totals.features += len(columns)
+        self.totals.not_warm += len(columns) - int(features.warm.sum())
         if self._drift is not None:
-            self._drift.see_features(columns.product, columns.event_time_ns, batch.values)
+            self._drift.see_features(product, columns.event_time_ns, features.values)
+        if self._writer is not None:
+            names = self._names
+            self._unwritten.append(
+                ([names[code][1] for code in product.tolist()], columns, features.values, features.warm)
+            )
+
+    def _publish_features(self, code: int, number: int, outcome: Outcome, of: Any) -> None:
+        columns, features = outcome.columns, outcome.features
+        venue, product_id = self._names[code]
+        values = features.values[of]
+        messages = codec.feature_rows(venue, product_id, self._schema.hash, len(self._schema)).encode(
+            len(values),
+            event_time_ns=columns.event_time_ns[of],
+            ingest_time_ns=columns.ingest_time_ns[of],
+            sequence_num=columns.sequence_num[of],
+            values=values,
+            warm=features.warm[of],
+            source_partition=number,
+            source_offset=outcome.offsets[of],
+            bid=columns.bid[of],
+            ask=columns.ask[of],
+            imbalance=values[:, self._imbalance],
+        )
+        self.totals.records.ticks[product_id] += len(messages)
+        self._delivery.send_all(self._topics.features, record_key(venue, product_id).encode(), messages)
+
+    def _warm_rows(self, number: int, product: NDArray[np.int32], outcome: Outcome, read_ns: int) -> Rows:
+        columns, features = outcome.columns, outcome.features
+        # If all rows are warm, the arrays are taken as they are: they belong to this batch alone.
+        warm: Any = slice(None) if features.warm.all() else features.warm
+        values = features.values[warm]
+        count = len(values)
+        return Rows(
+            product[warm],
+            np.full(count, number, np.int32),
+            outcome.offsets[warm],
+            columns.event_time_ns[warm],
+            columns.ingest_time_ns[warm],
+            columns.sequence_num[warm],
+            columns.bid[warm],
+            columns.ask[warm],
+            values[:, self._imbalance],
+            values,
+            np.full(count, read_ns),
+            np.full(count, time.time_ns()),
+        )
+
+    def _codes_in(self, partition: Partition) -> NDArray[np.int32]:
+        """The worker's codes of a partition's products, by the partition's codes."""
+        codes = self._codes_of[partition.number]
+        if len(codes) != len(partition.codes):
+            codes = np.array([self._codes[instrument] for instrument in partition.codes], np.int32)
+            self._codes_of[partition.number] = codes
+            self._names = list(self._codes)
+        return codes
 
     def _publish_forecasts(self, forecasts: list[Forecast]) -> None:
+        if forecasts:
+            self._begin()
+            self._names = list(self._codes) if len(self._names) != len(self._codes) else self._names
         for forecast in forecasts:
             if forecast.response is None:
                 self._publish_missing(forecast)
@@ -261,29 +403,31 @@ class Worker:
     def _publish_predictions(self, forecast: Forecast) -> None:
         rows, response = forecast.rows, forecast.response
         assert response is not None
-        probabilities = np.array(response.probabilities)
         latency_ns = forecast.answered_ns - rows.ingest_time_ns
-        send, topic, names = self._sink.send, self._topics.predictions, self._codes.names
-        for code in np.unique(rows.product):
-            of = rows.product == code
-            layout = codec.predictions(names[code], response.model_name, response.model_version)
-            messages = layout.encode(
-                int(of.sum()),
+        for code in np.unique(rows.product).tolist():
+            of: Any = slice(None) if (rows.product == code).all() else rows.product == code
+            venue, product_id = self._names[code]
+            messages = codec.predictions(venue, product_id, response.model_name, response.model_version).encode(
+                len(rows.offset[of]),
                 event_time_ns=rows.event_time_ns[of],
                 sequence_num=rows.sequence_num[of],
-                probability=probabilities[of],
+                probability=forecast.probabilities[of],
                 threshold=response.threshold,
                 latency_ns=latency_ns[of],
+                source_partition=rows.partition[of],
+                source_offset=rows.offset[of],
+                bid=rows.bid[of],
+                ask=rows.ask[of],
+                imbalance=rows.imbalance[of],
+                spike_bps=getattr(response, "spike_bps", 0.0),
             )
-            key = names[code].encode()
-            for message in messages:
-                send(topic, key, message)
-        self.predictions += len(rows)
+            self._delivery.send_all(self._topics.predictions, record_key(venue, product_id).encode(), messages)
+        self.totals.predictions += len(rows)
         self._time_stages(forecast)
         if self._drift is not None:
             model = response.model_name, response.model_version
             self._drift.see_predictions(
-                rows.product, rows.event_time_ns, rows.values, probabilities, model, response.threshold
+                rows.product, rows.event_time_ns, rows.values, forecast.probabilities, model, response.threshold
             )
 
     def _time_stages(self, forecast: Forecast) -> None:
@@ -294,62 +438,32 @@ class Worker:
         stages.total.add(forecast.answered_ns - rows.ingest_time_ns)
 
     def _publish_missing(self, forecast: Forecast) -> None:
-        rows, names = forecast.rows, self._codes.names
-        for i, code in enumerate(rows.product):
+        rows, reason = forecast.rows, MissingReason.Name(forecast.missing)
+        for i, code in enumerate(rows.product.tolist()):
+            venue, product_id = self._names[code]
             prediction = Prediction(
-                product_id=names[code],
+                product_id=product_id,
                 event_time_ns=int(rows.event_time_ns[i]),
                 sequence_num=int(rows.sequence_num[i]),
                 latency_ns=forecast.answered_ns - int(rows.ingest_time_ns[i]),
                 missing_reason=forecast.missing,
+                source_partition=int(rows.partition[i]),
+                source_offset=int(rows.offset[i]),
+                venue=venue,
+                bid=float(rows.bid[i]),
+                ask=float(rows.ask[i]),
+                imbalance=float(rows.imbalance[i]),
             )
-            self._sink.send(self._topics.predictions, names[code].encode(), prediction.SerializeToString())
-        get_logger().warning("predictions missing", rows=len(rows), reason=MissingReason.Name(forecast.missing))
+            key = record_key(venue, product_id).encode()
+            self._delivery.send_all(self._topics.predictions, key, [prediction.SerializeToString()])
+        self.totals.missing[reason.removeprefix("MISSING_REASON_").lower()] += len(rows)
+        get_logger().warning("predictions missing", rows=len(rows), reason=reason)
 
-    def stats(self) -> dict[str, Any]:
-        return {
-            **self.counts.as_json(),
-            "consumed": self.consumed,
-            "features": self.features,
-            "not_warm": self.not_warm,
-            "predictions": self.predictions,
-            "missing": self.forecaster.missing.total(),
-            "backlog_rows": self.forecaster.backlog_rows,
-            "latency_ms": self.stages.as_ms(),
-        }
-
-
-def _source(message: Message) -> str:
-    return f"{message.topic()}[{message.partition()}]@{message.offset()}"
-
-
-def _explain(record: Record) -> tuple[DeadReason, str]:
-    values = {name: float(getattr(record, name)) for name in ("price", "bid", "ask", "bid_quantity", "ask_quantity")}
-    for name, value in values.items():
-        if not math.isfinite(value):
-            return "not_finite", f"{name}: expected a finite number, got {value}"
-        if value < 0 or (value == 0 and not name.endswith("quantity")):
-            return "not_positive", f"{name}: expected a positive number, got {value}"
-    return "crossed_quote", f"bid: expected at most the ask {values['ask']}, got {values['bid']}"
-
-
-def _select(batch: FeatureBatch, mask: NDArray[np.bool_]) -> FeatureBatch:
-    return FeatureBatch(batch.status[mask], batch.warm[mask], batch.values[mask])
-
-
-def _warm_rows(
-    columns: TickColumns, batch: FeatureBatch, read_ns: int, computed_ns: int, first_offsets: dict[int, int]
-) -> Rows:
-    # Where all are warm the arrays are of this batch alone, so they can be kept as they are.
-    kept: Any = slice(None) if batch.warm.all() else batch.warm
-    rows = int(batch.warm.sum())
-    return Rows(
-        columns.product[kept],
-        columns.event_time_ns[kept],
-        columns.ingest_time_ns[kept],
-        columns.sequence_num[kept],
-        batch.values[kept],
-        np.full(rows, read_ns),
-        np.full(rows, computed_ns),
-        first_offsets,
-    )
+    def _write_rows(self) -> None:
+        """Committed rows to Parquet, which is a convenience beside the topics."""
+        if self._writer is None:
+            return
+        for rows in self._unwritten:
+            self._writer.write(*rows)
+        self._unwritten.clear()
+        self._writer.roll_if_due()

@@ -132,7 +132,7 @@ class Session:
         warm_ms = None if begin_ms is None else begin_ms - int(WARM_UP_S * 1000)
         self.board = board
         self.join: Join = Join(int(HORIZON_S * 1e9), len(SCHEMA))
-        self.feed: Feed = Feed(self.join)
+        self.feed: Feed = Feed(self.join, round(config.ingest.max_future_s * 1e9))
         self.feed.compile()
         self._raw: TopicReader = TopicReader(config.kafka, topics.raw, warm_ms)
         cleanup.callback(self._raw.close)

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from pipeline.features.columns import GAP, ProductCodes, TickColumns, sound
 from pipeline.features.engine import FeatureEngine, Status
+from pipeline.features.time_rule import TimeRule
 from pipeline.records import NOT_DECODED, Record, decode_record
 from training.monitoring.join import Join, Said
 from training.monitoring.scoreboard import SCHEMA
@@ -22,8 +23,11 @@ from volcast.v1 import MissingReason, Prediction
 
 
 class Feed:
-    def __init__(self, join: Join) -> None:
+    """max_future_ns: as for the worker, see TimeRule."""
+
+    def __init__(self, join: Join, max_future_ns: int = 0) -> None:
         self._join = join
+        self._rule = TimeRule(max_future_ns)
         self._engine = FeatureEngine(SCHEMA)
         self._codes = ProductCodes()
         self.unreadable: Counter[str] = Counter()  # by topic role
@@ -40,6 +44,11 @@ class Feed:
         usable = sound(columns)
         self.unreadable["raw"] += int(np.count_nonzero(~usable))
         columns = columns.select(usable)
+        last_ns = self._engine.last_times_ns(columns.product)
+        if not self._rule.holds(columns, last_ns):
+            kept = [records[i] for i in np.flatnonzero(usable).tolist()]
+            left, _ = self._rule.applied(kept, columns, last_ns)
+            columns = TickColumns.from_records([record for _, record in left], self._codes)
         batch = self._engine.update(columns)
         mid = (columns.bid + columns.ask) / 2
         for code in np.unique(columns.product).tolist():

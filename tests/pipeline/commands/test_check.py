@@ -16,6 +16,7 @@ from pipeline.commands.check import _report
 from pipeline.records import encode
 from pipeline.stream.inspect import Inspection
 from pipeline.stream.kafka import Sink, make_consumer
+from pipeline.stream.reconcile import Account
 from tests.pipeline.stream.ticks import market
 from tests.processes import as_environ, fresh_topics
 from volcast.v1 import FeatureRow, Prediction
@@ -129,7 +130,7 @@ def test_the_lag_is_that_of_the_workers_group(
 def test_a_worker_that_is_behind_by_more_than_two_seconds_of_records_is_told(lag: int, allowed: int, ok: bool) -> None:
     look = Inspection()
     look.counts["raw"] = look.counts["features"] = 10 * allowed // 2
-    report = _report(look, 10.0, lag)
+    report = _report(look, 10.0, lag, Account())
     problem = f"the worker is {lag} records behind, expected at most {allowed}"
     assert report["problems"] == ([] if ok else [problem])
 
@@ -165,6 +166,6 @@ def test_the_report_has_a_json_form_a_script_can_read(topics: KafkaConfig, capfd
     _, report = checked(capfd)
     assert set(report) == {
         "ok", "problems", "duration_s", "records", "per_second", "gaps", "late", "dead", "not_warm", "went_back",
-        "missing", "worker_lag", "newest_event_ns",
+        "missing", "worker_lag", "reconciled", "newest_event_ns",
     }  # fmt: skip
     assert msgspec.json.encode(report)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 
-from pipeline.features.columns import GAP, TICK, ProductCodes, TickColumns
+from pipeline.features.columns import GAP, TICK, ProductCodes, TickColumns, VenueProductCodes
 from pipeline.records import Gap, Record, Tick
 from tests.pipeline.features.markets import markets
 
-TICK_FIELDS = Tick.__struct_fields__[1:]
+TICK_FIELDS = [name for name in Tick.__struct_fields__ if name not in ("product_id", "venue")]
 
 
 @given(markets(max_records=30))
@@ -26,6 +27,19 @@ def test_each_field_of_each_record_is_in_its_column(records: list[Record]) -> No
         assert columns.kind[row] == (GAP if isinstance(record, Gap) else TICK)
         if isinstance(record, Tick):
             assert [getattr(columns, name)[row] for name in TICK_FIELDS] == [getattr(record, n) for n in TICK_FIELDS]
+
+
+def test_with_codes_by_venue_two_venues_may_use_one_product_name() -> None:
+    tick = Tick("BTC-USD", 10, 20, 3, 1.0, 1.0, 1.0, 1.0, 1.0)
+    codes = VenueProductCodes()
+    records: list[Record] = [
+        tick,
+        msgspec.structs.replace(tick, venue="binance"),
+        Gap("BTC-USD", 1, 2, "clock", 0, "binance"),
+    ]
+    assert TickColumns.from_records(records, codes).product.tolist() == [0, 1, 1]
+    assert list(codes) == [("coinbase", "BTC-USD"), ("binance", "BTC-USD")]
+    assert TickColumns.from_records(records, ProductCodes()).product.tolist() == [0, 0, 0]
 
 
 def test_codes_stay_the_same_from_batch_to_batch() -> None:

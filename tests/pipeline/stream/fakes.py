@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from confluent_kafka import TopicPartition
 
 from common.config import Topics
-from common.errors import VolcastError
+from common.errors import RequestError, VolcastError
+from common.rpc_status import to_status
 from common.schema import CORE_1, FeatureSchema
+from pipeline.features.columns import VenueProductCodes
 from pipeline.records import Record, encode
 from pipeline.stream.forecast import Forecaster
+from pipeline.stream.partition import Partition
+from pipeline.stream.restore import Restored
+from pipeline.stream.transactions import SnapshotRecord
 from pipeline.stream.worker import FeatureWriter, Worker
-from volcast.v1 import FeatureRow, ModelSelector, Prediction, PredictResponse
+from volcast.v1 import FeatureRow, ModelSelector, Prediction, PredictResponse, StreamPredictResponse
 
 TOPICS = Topics()
 
@@ -50,12 +56,11 @@ def messages_of(values: Iterable[Record | bytes | None]) -> list[FakeMessage]:
 
 
 class FakeConsumer:
-    """Hands out the batches it was given, one a step, and remembers the last commit."""
+    """Hands out the batches it was given, one a step."""
 
     def __init__(self, batches: Iterable[Sequence[FakeMessage]] = ()) -> None:
         self.batches = [list(batch) for batch in batches if batch]
-        self.committed: dict[int, int] = {}
-        self.commits = 0
+        self.assigned: dict[int, int] = {}  # partition -> offset to start at
 
     def consume(self, limit: int, timeout_s: float) -> list[FakeMessage]:
         if not self.batches:
@@ -66,12 +71,12 @@ class FakeConsumer:
             self.batches.pop(0)
         return taken
 
-    def commit(self, *, offsets: Sequence[Any], asynchronous: bool) -> None:
-        assert not asynchronous
-        self.commits += 1
-        for one in offsets:
-            assert one.topic == TOPICS.raw
-            self.committed[one.partition] = one.offset
+    def incremental_assign(self, partitions: Sequence[TopicPartition]) -> None:
+        self.assigned |= {one.partition: one.offset for one in partitions}
+
+    def incremental_unassign(self, partitions: Sequence[TopicPartition]) -> None:
+        for one in partitions:
+            del self.assigned[one.partition]
 
 
 @dataclass
@@ -94,14 +99,75 @@ class FakeSink:
     def poll(self) -> None:
         pass
 
+    def values(self, topic: str) -> list[bytes]:
+        return [value for values in self.sent[topic].values() for value in values]
+
+
+class FakeDelivery:
+    """Transactions in memory: topic -> key -> values in order, and the offsets."""
+
+    def __init__(self) -> None:
+        self.sent: dict[str, dict[bytes, list[bytes]]] = defaultdict(lambda: defaultdict(list))
+        self._open: list[tuple[str, bytes, int]] = []  # topic, key and number of messages since the last commit
+        self.offsets: dict[int, int] = {}
+        self.metadata: dict[int, str] = {}
+        self.commits = 0
+        self.aborts = 0
+        self.failure: Exception | None = None  # raised by the next commit
+
+    def send_all(self, topic: str, key: bytes, values: Sequence[bytes], partition: int = -1) -> None:
+        self.sent[topic][key] += values
+        self._open.append((topic, key, len(values)))
+
+    def poll(self) -> None:
+        pass
+
+    def commit(self, offsets: Sequence[TopicPartition], snapshots: Sequence[SnapshotRecord]) -> None:
+        if self.failure is not None:
+            failure, self.failure = self.failure, None
+            raise failure
+        for topic, key, value, partition in snapshots:
+            self.send_all(topic, key, [value], partition)
+        self.commits += 1
+        self._open.clear()
+        for one in offsets:
+            assert one.topic == TOPICS.raw
+            self.offsets[one.partition] = one.offset
+            self.metadata[one.partition] = one.metadata or ""
+
+    def abort(self) -> None:
+        self.aborts += 1
+        while self._open:
+            topic, key, count = self._open.pop()
+            del self.sent[topic][key][len(self.sent[topic][key]) - count :]
+
+    def close(self) -> None:
+        self.abort()
+
     def features(self) -> list[FeatureRow]:
-        return [FeatureRow.FromString(value) for values in self.sent[TOPICS.features].values() for value in values]
+        return [FeatureRow.FromString(value) for value in self.values(TOPICS.features)]
 
     def predictions(self) -> list[Prediction]:
-        return [Prediction.FromString(value) for values in self.sent[TOPICS.predictions].values() for value in values]
+        return [Prediction.FromString(value) for value in self.values(TOPICS.predictions)]
 
     def values(self, topic: str) -> list[bytes]:
         return [value for values in self.sent[topic].values() for value in values]
+
+
+class FakeState:
+    """Gives partitions whose history is empty, or what `restored` holds for them."""
+
+    def __init__(self, schema: FeatureSchema) -> None:
+        self.schema = schema
+        self.restored: dict[int, Restored] = {}
+        self.asked: list[list[int]] = []
+
+    def restore(self, numbers: Sequence[int]) -> list[Restored]:
+        self.asked.append(list(numbers))
+        return [self.restored.get(number) or Restored(self.fresh(number)) for number in numbers]
+
+    def fresh(self, number: int) -> Partition:
+        return Partition(number, self.schema, 60 * 10**9, "lineage", number)
 
 
 class FakeStream:
@@ -111,23 +177,38 @@ class FakeStream:
         self.schema = schema
         self.model = model  # the only one it answers for; empty: the default
         self.failure: Callable[[], VolcastError] | None = None
+        self.hangs = False  # takes frames and does not answer
         self.answer_rows: int | None = None  # how many probabilities to give, instead of one a row
         self.frames: list[int] = []  # rows of each frame, refused ones too
         self.rows_answered = 0
+        self.answers: deque[StreamPredictResponse | VolcastError] = deque()
 
-    def predict_packed(
-        self, values: Any, row_count: int, schema_hash: str, timeout_s: float, model: ModelSelector | None = None
-    ) -> PredictResponse:
+    def send_packed(
+        self, frame_id: int, values: Any, row_count: int, schema_hash: str, model: ModelSelector | None
+    ) -> None:
         assert schema_hash == self.schema.hash
         assert ("" if model is None else model.name) == self.model
         rows = np.frombuffer(bytes(values), "<f8").reshape(row_count, len(self.schema))
         assert np.isfinite(rows).all()
         self.frames.append(row_count)
         if self.failure is not None:
-            raise self.failure()
-        probabilities = answer(rows)[: self.answer_rows]
-        self.rows_answered += row_count
-        return PredictResponse(model_name="fake", model_version="7", threshold=0.5, probabilities=probabilities)
+            error = self.failure()
+            if isinstance(error, RequestError):
+                self.answers.append(StreamPredictResponse(frame_id=frame_id, error=to_status(error)))
+            else:
+                self.answers.append(error)
+        elif not self.hangs:
+            response = PredictResponse(
+                model_name="fake", model_version="7", threshold=0.5, probabilities=answer(rows)[: self.answer_rows]
+            )
+            self.rows_answered += row_count
+            self.answers.append(StreamPredictResponse(frame_id=frame_id, response=response))
+
+    def poll(self, timeout_s: float) -> StreamPredictResponse | VolcastError | None:
+        answer = self.answers.popleft() if self.answers else None
+        if isinstance(answer, VolcastError):
+            self.answers.clear()
+        return answer
 
 
 def answer(rows: Any) -> list[float]:
@@ -136,7 +217,7 @@ def answer(rows: Any) -> list[float]:
 
 
 class Bench:
-    """A worker on fakes."""
+    """A worker on fakes, with partitions 0 to 3 assigned."""
 
     def __init__(
         self,
@@ -146,26 +227,38 @@ class Bench:
         writer: FeatureWriter | None = None,
         schema: FeatureSchema = CORE_1,
         model: str = "",
+        commit_interval_s: float = 0.0,
+        restored: Mapping[int, Restored] | None = None,
     ) -> None:
         self.consumer = FakeConsumer(batches)
-        self.sink = FakeSink()
+        self.delivery = FakeDelivery()
         self.stream = FakeStream(schema, model)
-        self.forecaster = Forecaster(
-            self.stream,  # type: ignore[arg-type]
-            schema.hash,
-            limit_rows=limit_rows,
-            timeout_s=1.0,
-            model=model,
-        )
+        self.state = FakeState(schema)
+        self.state.restored.update(restored or {})
+        self.forecaster = Forecaster(self.stream, schema.hash, limit_rows=limit_rows, timeout_s=1.0, model=model)
         self.worker = Worker(
             self.consumer,  # type: ignore[arg-type]
-            self.sink,  # type: ignore[arg-type]
+            self.delivery,
             self.forecaster,
+            self.state,
+            VenueProductCodes(),
             TOPICS,
             writer,
+            group_id="group",
             max_batch_ticks=1_000_000,
+            commit_interval_s=commit_interval_s,
             schema=schema,
         )
+        self.assign(0, 1, 2, 3)
+
+    def assign(self, *numbers: int) -> None:
+        partitions = [TopicPartition(TOPICS.raw, number) for number in numbers]
+        self.worker.on_assign(self.consumer, partitions)  # type: ignore[arg-type]
+
+    def revoke(self, *numbers: int) -> None:
+        partitions = [TopicPartition(TOPICS.raw, number) for number in numbers]
+        self.worker.on_revoke(self.consumer, partitions)  # type: ignore[arg-type]
+        self.consumer.incremental_unassign(partitions)
 
     def feed(self, messages: Sequence[FakeMessage]) -> None:
         """One batch, one step."""

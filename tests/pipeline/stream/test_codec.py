@@ -14,29 +14,42 @@ int64 = st.integers(-(2**63), 2**63 - 1)
 names = st.text(min_size=0, max_size=200)
 
 
-@given(names, st.integers(1, 300), st.data())
-def test_feature_rows_parse_back_to_the_same_values(product: str, width: int, data: st.DataObject) -> None:
+@given(names, names, st.integers(1, 300), st.data())
+def test_feature_rows_parse_back_to_the_same_values(venue: str, product: str, width: int, data: st.DataObject) -> None:
     rows = data.draw(st.integers(0, 5))
     columns = {
         name: data.draw(hnp.arrays(np.int64, rows)) for name in ("event_time_ns", "ingest_time_ns", "sequence_num")
     }
     values = data.draw(hnp.arrays(np.float64, (rows, width)))
     warm = data.draw(hnp.arrays(np.bool_, rows))
-    layout = codec.feature_rows(product, "abcdefabcdef", width)
-    messages = layout.encode(rows, values=values, warm=warm, **columns)
+    offsets, quotes = data.draw(hnp.arrays(np.int64, rows)), data.draw(hnp.arrays(np.float64, (3, rows)))
+    layout = codec.feature_rows(venue, product, "abcdefabcdef", width)
+    messages = layout.encode(
+        rows,
+        values=values,
+        warm=warm,
+        source_partition=7,
+        source_offset=offsets,
+        bid=quotes[0],
+        ask=quotes[1],
+        imbalance=quotes[2],
+        **columns,
+    )
     assert len(messages) == rows
     for i, message in enumerate(messages):
         row = FeatureRow.FromString(message)
         assert (row.product_id, row.schema_hash, row.warm) == (product, "abcdefabcdef", warm[i])
         assert [row.event_time_ns, row.ingest_time_ns, row.sequence_num] == [column[i] for column in columns.values()]
         assert np.array_equal(np.array(row.values), values[i], equal_nan=True)
+        assert (row.venue, row.source_partition, row.source_offset) == (venue, 7, offsets[i])
+        assert np.array_equal([row.bid, row.ask, row.imbalance], quotes[:, i], equal_nan=True)
 
 
 @given(names, names, names, int64, st.floats(0, 1), st.floats(0, 1), int64)
 def test_predictions_parse_back_to_the_same_values(
     product: str, model: str, version: str, number: int, probability: float, threshold: float, latency: int
 ) -> None:
-    layout = codec.predictions(product, model, version)
+    layout = codec.predictions("binance", product, model, version)
     (message,) = layout.encode(
         1,
         event_time_ns=number,
@@ -44,6 +57,12 @@ def test_predictions_parse_back_to_the_same_values(
         probability=np.array([probability]),
         threshold=threshold,
         latency_ns=np.array([latency]),
+        source_partition=np.array([3]),
+        source_offset=np.array([number]),
+        bid=np.array([probability]),
+        ask=np.array([threshold]),
+        imbalance=np.array([-probability]),
+        spike_bps=threshold,
     )
     assert Prediction.FromString(message) == Prediction(
         product_id=product,
@@ -54,15 +73,23 @@ def test_predictions_parse_back_to_the_same_values(
         probability=probability,
         threshold=threshold,
         latency_ns=latency,
+        source_partition=3,
+        source_offset=number,
+        venue="binance",
+        bid=probability,
+        ask=threshold,
+        imbalance=-probability,
+        spike_bps=threshold,
     )
 
 
 def test_a_batch_of_warm_rows_is_byte_for_byte_what_protobuf_writes() -> None:
     values = np.linspace(0, 1, 22).reshape(2, 11)
-    layout = codec.feature_rows("BTC-USD", "abcdefabcdef", 11)
+    layout = codec.feature_rows("coinbase", "BTC-USD", "abcdefabcdef", 11)
     messages = layout.encode(
-        2, event_time_ns=[1, 2], ingest_time_ns=[3, 4], sequence_num=[5, 6], values=values, warm=True
-    )
+        2, event_time_ns=[1, 2], ingest_time_ns=[3, 4], sequence_num=[5, 6], values=values, warm=True,
+        source_partition=1, source_offset=[8, 9], bid=[1.5, 2.5], ask=[3.5, 4.5], imbalance=[0.5, -0.5],
+    )  # fmt: skip
     built = [
         FeatureRow(
             product_id="BTC-USD",
@@ -72,6 +99,12 @@ def test_a_batch_of_warm_rows_is_byte_for_byte_what_protobuf_writes() -> None:
             schema_hash="abcdefabcdef",
             values=values[i],
             warm=True,
+            source_partition=1,
+            source_offset=8 + i,
+            venue="coinbase",
+            bid=1.5 + i,
+            ask=3.5 + i,
+            imbalance=0.5 - i,
         ).SerializeToString()
         for i in range(2)
     ]

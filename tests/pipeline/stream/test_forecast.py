@@ -1,64 +1,210 @@
-"""A backlog of rows while the inference server is away."""
+"""Rows on their way to the inference server: in order, never waited for, counted when they are given up."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
 
-from common.errors import UnavailableError
+from common.errors import DeadlineError, OverloadedError, UnavailableError, VolcastError
 from common.schema import CORE_1
-from pipeline.stream.forecast import JOINED_ROWS, Forecaster, Rows
-from tests.pipeline.stream.fakes import FakeStream
+from pipeline.stream import forecast as module
+from pipeline.stream.forecast import JOINED_ROWS, MAX_FRAMES_IN_FLIGHT, MIN_RETRY_S, Forecast, Forecaster, Owed, Rows
+from tests.pipeline.stream.fakes import FakeStream, answer
+from volcast.v1 import MissingReason, PredictResponse, StreamPredictResponse
 
 
-def rows(count: int, first_offsets: dict[int, int]) -> Rows:
-    none = np.zeros(count, np.int64)
+def rows(count: int, first: int = 0, partition: int = 0) -> Rows:
+    """Rows whose values name their offsets."""
+    offsets = np.arange(first, first + count)
+    none, floats = np.zeros(count, np.int64), np.zeros(count)
     values = np.zeros((count, len(CORE_1)))
-    return Rows(np.zeros(count, np.int32), none, none, none, values, none, none, first_offsets)
+    values[:, 0] = offsets + 1000 * partition
+    codes = np.zeros(count, np.int32)
+    return Rows(
+        codes, codes + np.int32(partition), offsets, none, none, none, floats, floats, floats, values, none, offsets + 7
+    )
+
+
+class ManualStream(FakeStream):
+    """Answers when told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hangs = True
+        self.sent: list[tuple[int, Any]] = []
+
+    def send_packed(self, frame_id: int, values: Any, row_count: int, schema_hash: str, model: Any) -> None:
+        super().send_packed(frame_id, values, row_count, schema_hash, model)
+        self.sent.append((frame_id, np.frombuffer(bytes(values), "<f8").reshape(row_count, -1)))
+
+    def answer(self, number: int) -> None:
+        frame_id, values = self.sent[number]
+        response = PredictResponse(model_name="m", model_version="1", threshold=0.5, probabilities=answer(values))
+        self.answers.append(StreamPredictResponse(frame_id=frame_id, response=response))
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def time_ns(self) -> int:
+        return 2**61
 
 
 @pytest.fixture
-def stream() -> FakeStream:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def forecaster(stream: FakeStream, limit_rows: int = 100_000) -> Forecaster:
+    return Forecaster(stream, CORE_1.hash, limit_rows=limit_rows, timeout_s=1.0)
+
+
+def offsets(settled: list[Forecast]) -> list[int]:
+    return [int(offset) for one in settled for offset in one.rows.offset]
+
+
+def test_frames_are_sent_before_earlier_ones_are_answered_and_settle_in_order(clock: Clock) -> None:
+    stream = ManualStream()
+    here = forecaster(stream)
+    for first in (0, 10, 20):
+        here.submit(rows(10, first))
+    assert len(stream.sent) == MAX_FRAMES_IN_FLIGHT == 2
+    assert here.is_full
+    assert here.settle() == []
+    stream.answer(0)
+    settled = here.settle()
+    assert offsets(settled) == list(range(10))
+    assert settled[0].probabilities.tolist() == answer(rows(10).values)
+    assert len(stream.sent) == 3  # the answer made room
+    stream.answer(1)
+    stream.answer(2)
+    assert offsets(here.settle()) == list(range(10, 30))
+    assert (here.backlog_rows, here.in_flight, here.is_full) == (0, 0, False)
+
+
+def test_a_server_that_hangs_is_given_up_after_the_timeout_and_rows_are_sent_again(clock: Clock) -> None:
+    stream = ManualStream()
+    here = forecaster(stream)
+    here.submit(rows(5))
+    clock.now_s += 0.99
+    assert here.settle() == []
+    assert here.in_flight == 1
+    clock.now_s += 0.01
+    assert here.settle() == []
+    assert (here.in_flight, here.backlog_rows) == (0, 5)
+    clock.now_s += MIN_RETRY_S
+    here.settle()
+    assert [len(values) for _, values in stream.sent] == [5, 5]
+    stream.answer(0)  # too late: the rows were sent again
+    stream.answer(1)
+    assert offsets(here.settle()) == list(range(5))
+
+
+@pytest.mark.parametrize(
+    "error", [UnavailableError("x"), DeadlineError("x"), OverloadedError("x", 0.1), VolcastError("x")]
+)
+def test_after_a_failure_all_frames_in_flight_are_sent_again_in_order(clock: Clock, error: VolcastError) -> None:
+    stream = ManualStream()
+    here = forecaster(stream)
+    here.submit(rows(JOINED_ROWS))
+    here.submit(rows(JOINED_ROWS, JOINED_ROWS))
+    stream.answers.append(error)
+    assert here.settle() == []
+    clock.now_s += MIN_RETRY_S
+    assert here.settle() == []
+    assert here.in_flight == 1  # a single frame finds out whether the server is back
+    stream.answer(2)
+    settled = here.settle()
+    stream.answer(3)
+    settled += here.settle()
+    assert offsets(settled) == list(range(2 * JOINED_ROWS))
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 7])
+def test_the_first_row_that_is_not_settled_is_owed(clock: Clock, frames: int) -> None:
+    here = forecaster(ManualStream())
+    for number in range(frames):
+        here.submit(rows(1000, 1000 + 1000 * number))
+    assert here.backlog_rows == 1000 * frames
+    assert here.first_owed() == {0: Owed(1000, 1007)}
+
+
+def test_each_partition_owes_from_its_own_first_row(clock: Clock) -> None:
+    here = forecaster(ManualStream())
+    here.submit(rows(JOINED_ROWS, 50, partition=0))
+    here.submit(rows(JOINED_ROWS, 7, partition=1))
+    here.submit(rows(10, 5000, partition=0).followed_by(rows(3, 3, partition=2)))
+    assert here.first_owed() == {0: Owed(50, 57), 1: Owed(7, 14), 2: Owed(3, 10)}
+
+
+def test_rows_of_a_partition_that_moved_are_forgotten_wherever_they_are(clock: Clock) -> None:
+    stream = ManualStream()
+    here = forecaster(stream)
+    here.submit(rows(5, 0, partition=0).followed_by(rows(5, 0, partition=1)))
+    here.submit(rows(5, 10, partition=1))
+    here.submit(rows(5, 10, partition=0).followed_by(rows(5, 20, partition=1)))
+    here.drop({1})
+    assert here.backlog_rows == 10
+    assert here.first_owed() == {0: Owed(0, 7)}
+    here.drop({1})
+    assert here.backlog_rows == 10
+    stream.answer(0)
+    stream.answer(1)
+    settled = here.settle()
+    stream.answer(2)
+    settled += here.settle()
+    assert [(one.rows.partition.tolist(), one.rows.offset.tolist()) for one in settled] == [
+        ([0] * 5, list(range(5))),
+        ([0] * 5, list(range(10, 15))),
+    ]
+    assert settled[0].probabilities.tolist() == answer(rows(5).values)
+    assert here.backlog_rows == 0
+
+
+def test_a_partition_that_comes_back_is_not_answered_by_frames_of_its_first_stay(clock: Clock) -> None:
+    stream = ManualStream()
+    here = forecaster(stream)
+    here.submit(rows(5))
+    here.drop({0})
+    here.submit(rows(5))  # read back by its new owner, which is this worker again
+    stream.answer(0)
+    stream.answer(1)
+    assert offsets(here.settle()) == list(range(5))
+
+
+def test_rows_that_fill_a_frame_exactly_are_joined_and_one_more_begins_another(clock: Clock) -> None:
     stream = FakeStream()
-    stream.failure = lambda: UnavailableError("away")
-    return stream
-
-
-@pytest.fixture
-def forecaster(stream: FakeStream) -> Forecaster:
-    return Forecaster(stream, CORE_1.hash, limit_rows=100_000, timeout_s=1.0)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("batches", [1, 2, 3, 7])
-def test_a_commit_waits_for_the_oldest_row_of_a_backlog_of_several_frames(forecaster: Forecaster, batches: int) -> None:
-    for number in range(batches):
-        forecaster.submit(rows(1000, {0: 1000 + 1000 * number}))
-    assert forecaster.backlog_rows == 1000 * batches
-    assert forecaster.first_waiting_offsets() == {0: 1000}
-
-
-def test_each_partition_waits_for_its_own_oldest_row(forecaster: Forecaster) -> None:
-    forecaster.submit(rows(JOINED_ROWS, {0: 50}))
-    forecaster.submit(rows(JOINED_ROWS, {1: 7}))
-    forecaster.submit(rows(JOINED_ROWS, {0: 80, 1: 9, 2: 3}))
-    assert forecaster.first_waiting_offsets() == {0: 50, 1: 7, 2: 3}
-
-
-def test_rows_that_fill_a_frame_exactly_are_joined_and_one_more_begins_another(
-    stream: FakeStream, forecaster: Forecaster
-) -> None:
-    forecaster.submit(rows(JOINED_ROWS - 1, {0: 0}))
-    forecaster.submit(rows(1, {0: JOINED_ROWS - 1}))
-    forecaster.submit(rows(1, {0: JOINED_ROWS}))
+    stream.failure = lambda: UnavailableError("x")
+    here = forecaster(stream)
+    here.submit(rows(1, 0))
+    here.settle()
+    here.submit(rows(JOINED_ROWS - 2, 1))
+    here.submit(rows(1, JOINED_ROWS - 1))
+    here.submit(rows(1, JOINED_ROWS))
     stream.failure, stream.frames[:] = None, []
-    forecaster._retry_at_s = 0.0
-    assert [len(settled.rows) for settled in forecaster.settle()] == [JOINED_ROWS, 1]
+    clock.now_s += 1
+    assert offsets(here.settle()) == list(range(JOINED_ROWS + 1))
     assert stream.frames == [JOINED_ROWS, 1]
 
 
-def test_a_backlog_of_exactly_the_limit_is_kept_and_one_row_more_gives_up_the_oldest(stream: FakeStream) -> None:
-    forecaster = Forecaster(stream, CORE_1.hash, limit_rows=2048, timeout_s=1.0)  # type: ignore[arg-type]
-    assert forecaster.submit(rows(1024, {0: 0})) == forecaster.submit(rows(1024, {0: 1024})) == []
-    (given_up,) = forecaster.submit(rows(1, {0: 2048}))
-    assert (len(given_up.rows), forecaster.backlog_rows) == (1024, 1025)
-    assert forecaster.first_waiting_offsets() == {0: 1024}
+def test_a_backlog_of_exactly_the_limit_is_kept_and_one_row_more_gives_up_the_oldest(clock: Clock) -> None:
+    stream = ManualStream()
+    here = forecaster(stream, limit_rows=2048)
+    here.submit(rows(1024))
+    here.submit(rows(1024, 1024))
+    assert here.settle() == []
+    here.submit(rows(1, 2048))
+    (given_up,) = here.settle()
+    assert given_up.missing == MissingReason.MISSING_REASON_SERVER_UNAVAILABLE
+    assert (len(given_up.rows), here.backlog_rows) == (1024, 1025)
+    assert here.first_owed() == {0: Owed(1024, 1031)}
+    stream.answer(0)  # of the rows that were given up
+    assert here.settle() == []

@@ -76,3 +76,14 @@ def test_rows_repeated_after_a_kill_are_counted_and_no_fault() -> None:
         look.features(row(event_time_ns=time_ns))
     assert look.went_back == 1
     assert not look.faults
+
+
+def test_reasons_of_newer_versions_are_counted_and_no_faults() -> None:
+    look = Inspection()
+    look.raw(encode(Gap("BTC-USD", 30, 0, "solar flare", 1)))
+    look.late_tick(encode(LateTick("tired", "x", TICK)))
+    look.dead_letter(encode(DeadLetter("cursed", "x", "y", "z")))
+    look.predictions(Prediction(missing_reason=99).SerializeToString())  # type: ignore[arg-type]
+    assert not look.faults
+    assert (look.gaps, look.late, look.dead) == ({"solar flare": 1}, {"tired": 1}, {"cursed": 1})
+    assert look.missing == {"MISSING_REASON_99": 1}

@@ -1,0 +1,41 @@
+"""What a commit of offsets tells the next owner of the partition, beside the offset itself.
+
+Kafka stores a short text, the metadata, with each committed offset, so the marker is committed in the transaction
+that commits the offset. It is lost only with the offset.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+FORMAT_VERSION = 1
+
+
+class Marker(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The state of one partition as of the committed offset."""
+
+    version: int
+    # Random name of an unbroken series of commits. Snapshots of another lineage are void: they are older than a
+    # deliberate reset of the offsets or than the topic itself.
+    lineage: str
+    replay_from: int  # ticks.raw from this offset on has to be read again; before it the snapshots are complete
+    broken_at: int = 0  # snapshots of earlier offsets are followed by a gap: retention took records before this one
+    owed_from: int | None = None  # ticks at and after this offset have features and no predictions yet
+    owed_since_ns: int = 0  # when the features of the first of them were published, wall clock
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Marker).decode
+
+
+def to_metadata(marker: Marker) -> str:
+    return _encode(marker).decode()
+
+
+def from_metadata(metadata: str | None) -> Marker | None:
+    """None for offsets that another program, or an older version, has committed."""
+    try:
+        marker = _decode((metadata or "").encode())
+    except msgspec.MsgspecError:
+        return None
+    return marker if marker.version == FORMAT_VERSION else None

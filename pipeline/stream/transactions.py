@@ -1,0 +1,297 @@
+"""How the worker delivers: exactly once, in transactions, or at least once.
+
+Both take messages, and then commit them together with the offsets of the ticks that they come from.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Protocol
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+from common.config import KafkaConfig
+from common.errors import UnavailableError
+from common.log import get_logger
+from pipeline.stream.kafka import POLL_EVERY, make_producer
+from pipeline.stream.kafka_errors import failure, is_rebalancing, is_retriable, kafka_error, retrying
+
+# The broker aborts the transaction of a dead worker after this time. Until then readers of committed records wait.
+TRANSACTION_TIMEOUT_MS = 10_000
+# How long a broker may be unavailable before the worker ends.
+OUTAGE_S = 120.0
+CALL_S = 5.0
+# Two workers of one name replace each other's producer in turn. A single replacement may be the broker's, after a
+# transaction took too long.
+FENCED_TWICE_S = 60.0
+ANY_PARTITION = -1
+
+SnapshotRecord = tuple[str, bytes, bytes, int]  # topic, key, value, partition
+
+
+class AbortedError(Exception):
+    """Messages and offsets since the last commit are void: state has to be restored from what is committed."""
+
+
+class Delivery(Protocol):
+    """Where the worker's messages go."""
+
+    def send_all(self, topic: str, key: bytes, values: Sequence[bytes], partition: int = ANY_PARTITION) -> None:
+        """Queues messages of one key. Raises AbortedError, or UnavailableError for a message that Kafka refuses."""
+        ...
+
+    def poll(self) -> None: ...
+
+    def commit(self, offsets: Sequence[TopicPartition], snapshots: Sequence[SnapshotRecord]) -> None:
+        """Commits all messages, the offsets, and snapshots as of the offsets.
+
+        Raises AbortedError; UnavailableError after OUTAGE_S.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Drops messages since the last commit, as far as the guarantee allows."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class _Sender:
+    """Queues messages and waits while the queue is full."""
+
+    def __init__(self) -> None:
+        self._unpolled = 0
+
+    def queue(self, producer: Producer, topic: str, key: bytes, values: Sequence[bytes], partition: int) -> None:
+        produce = producer.produce
+        for value in values:
+            while True:
+                try:
+                    produce(topic, value, key, partition)
+                    break
+                except BufferError:
+                    producer.poll(0.05)
+        self._unpolled += len(values)
+        if self._unpolled >= POLL_EVERY:
+            self._unpolled = 0
+            producer.poll(0)
+
+
+class ExactlyOnce:
+    """One transaction from one commit to the next; it begins with the first message.
+
+    transactional_id: stable for this worker. A new producer of the same name ends the transaction of the old one.
+    """
+
+    def __init__(self, config: KafkaConfig, consumer: Consumer, transactional_id: str) -> None:
+        self._config = config
+        self._consumer = consumer
+        self._id = transactional_id
+        self._sender = _Sender()
+        self._open = False
+        self._fenced_s = float("-inf")
+        self._producer = self._started()
+
+    def send_all(self, topic: str, key: bytes, values: Sequence[bytes], partition: int = ANY_PARTITION) -> None:
+        try:
+            self._begin()
+            self._sender.queue(self._producer, topic, key, values, partition)
+        except KafkaException as exception:
+            error = kafka_error(exception)
+            if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                raise failure(f"a message for {topic} is refused", error) from None
+            raise self._aborted(error) from None
+
+    def poll(self) -> None:
+        self._producer.poll(0)
+
+    def commit(self, offsets: Sequence[TopicPartition], snapshots: Sequence[SnapshotRecord]) -> None:
+        for topic, key, value, partition in snapshots:
+            self.send_all(topic, key, [value], partition)
+        try:
+            self._begin()
+            group = self._consumer.consumer_group_metadata()
+            self._repeat(lambda: self._producer.send_offsets_to_transaction(list(offsets), group, CALL_S))
+            self._repeat(lambda: self._producer.commit_transaction(CALL_S))
+        except KafkaException as exception:
+            raise self._aborted(kafka_error(exception)) from None
+        self._open = False
+
+    def abort(self) -> None:
+        if not self._open:
+            return
+        try:
+            self._repeat(lambda: self._producer.abort_transaction(CALL_S))
+        except KafkaException as exception:
+            self._replace(kafka_error(exception))
+        self._open = False
+
+    def close(self) -> None:
+        """Aborts what is not committed, so that readers need not wait for the transaction's timeout."""
+        if self._open:
+            with suppress(KafkaException):  # then the timeout does it, or the next producer of this name
+                self._producer.abort_transaction(CALL_S)
+        _close(self._producer)
+
+    def _begin(self) -> None:
+        if not self._open:
+            self._producer.begin_transaction()
+            self._open = True
+
+    def _aborted(self, error: KafkaError) -> AbortedError:
+        get_logger().warning("transaction aborted", error=error.str())
+        if error.fatal():
+            self._replace(error)
+        else:
+            self.abort()
+        return AbortedError(error.str())
+
+    def _replace(self, error: KafkaError) -> None:
+        """Starts a new producer after a fatal error, such as a transaction that the broker ended for its age."""
+        now_s = time.monotonic()
+        if now_s - self._fenced_s < FENCED_TWICE_S:
+            raise UnavailableError(
+                f"kafka: the producer {self._id} was replaced twice within {FENCED_TWICE_S:g} s ({error.str()}); "
+                "does another worker have the same worker.instance_id?"
+            )
+        self._fenced_s = now_s
+        _close(self._producer)
+        self._producer = self._started()
+        self._open = False
+
+    def _started(self) -> Producer:
+        producer = make_producer(
+            self._config,
+            **{
+                "transactional.id": self._id,
+                "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+                "message.timeout.ms": TRANSACTION_TIMEOUT_MS,
+                # An idempotent producer keeps the order of several requests in flight.
+                "max.in.flight.requests.per.connection": 5,
+            },
+        )
+        retrying(lambda: producer.init_transactions(CALL_S), "transactions cannot start", OUTAGE_S)
+        return producer
+
+    @staticmethod
+    def _repeat(call: Callable[[], object]) -> None:
+        """Repeats a call that continues where the last one stopped, until OUTAGE_S."""
+        deadline_s = time.monotonic() + OUTAGE_S
+        while True:
+            try:
+                call()
+                return
+            except KafkaException as exception:
+                error = kafka_error(exception)
+                if not is_retriable(error):
+                    raise
+                if time.monotonic() > deadline_s:
+                    raise failure("a transaction cannot be ended", error) from None
+
+
+class AtLeastOnce:
+    """Messages are readable at once. Offsets follow when the messages are delivered; a crash repeats messages."""
+
+    def __init__(self, config: KafkaConfig, consumer: Consumer) -> None:
+        self._consumer = consumer
+        self._sender = _Sender()
+        self._failure: KafkaError | None = None
+        self._producer = make_producer(config, on_delivery=self._on_delivery)
+
+    def send_all(self, topic: str, key: bytes, values: Sequence[bytes], partition: int = ANY_PARTITION) -> None:
+        try:
+            self._sender.queue(self._producer, topic, key, values, partition)
+        except KafkaException as exception:
+            raise failure(f"a message for {topic} is refused", kafka_error(exception)) from None
+
+    def poll(self) -> None:
+        self._producer.poll(0)
+
+    def commit(self, offsets: Sequence[TopicPartition], snapshots: Sequence[SnapshotRecord]) -> None:
+        """Snapshots come after the offsets: a snapshot of a later offset than the committed one would be of no use."""
+        self._flush()
+        self._store(offsets)
+        for topic, key, value, partition in snapshots:
+            self.send_all(topic, key, [value], partition)
+
+    def _flush(self) -> None:
+        left = self._producer.flush(OUTAGE_S)
+        if self._failure is not None:
+            raise failure("a message was not delivered", self._failure)
+        if left:
+            raise UnavailableError(f"kafka: {left} messages were not delivered within {OUTAGE_S:g} s")
+
+    def _store(self, offsets: Sequence[TopicPartition]) -> None:
+        def store() -> None:
+            self._consumer.commit(offsets=list(offsets), asynchronous=False)
+
+        try:
+            try:
+                store()
+            except KafkaException as exception:
+                if not is_retriable(kafka_error(exception)):
+                    raise
+                retrying(store, "offsets cannot be committed", OUTAGE_S)
+        except KafkaException as exception:
+            error = kafka_error(exception)
+            if is_rebalancing(error):
+                raise AbortedError(error.str()) from None
+            raise failure("offsets cannot be committed", error) from None
+
+    def abort(self) -> None:
+        """Messages that are sent are sent: the guarantee allows repeats."""
+
+    def close(self) -> None:
+        _close(self._producer)
+
+    def _on_delivery(self, error: KafkaError | None, message: object) -> None:
+        if error is not None:
+            self._failure = error
+
+
+def _close(producer: Producer) -> None:
+    """Drops what is queued. A producer after a fatal error reports that error once more."""
+    with suppress(KafkaException):
+        producer.purge()
+        producer.close()
+
+
+class InstanceName:
+    """A name of this worker that its next start has too, and no other worker of this host at the same time.
+
+    The number is that of the first free lock file; the kernel releases the lock of a process that is killed.
+
+    Raises UnavailableError if there is no place for the lock file.
+    """
+
+    def __init__(self, group_id: str, folder: Path | None = None) -> None:
+        folder = folder or Path(tempfile.gettempdir()) / f"volcast-{os.getuid()}"
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise UnavailableError(
+                f"worker: {folder} cannot be created ({error.strerror}); set worker.instance_id to a name of its own"
+            ) from None
+        group = re.sub(r"[^A-Za-z0-9._-]", "_", group_id)
+        number = 0
+        while True:
+            lock = (folder / f"worker-{group}-{number}.lock").open("w")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                lock.close()
+                number += 1
+        self._lock: IO[str] = lock
+        self.name = f"{socket.gethostname()}-{number}"
+
+    def close(self) -> None:
+        self._lock.close()
