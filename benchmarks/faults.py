@@ -174,7 +174,9 @@ class Course:
             )
         )
         names = {role: f"{name}-{plan.seed}" for role, name in msgspec.structs.asdict(Topics()).items()}
-        self.kafka = KafkaConfig(bootstrap_servers=self.broker.bootstrap_servers, topics=Topics(**names), partitions=PARTITIONS)
+        self.kafka = KafkaConfig(
+            bootstrap_servers=self.broker.bootstrap_servers, topics=Topics(**names), partitions=PARTITIONS
+        )
         ensure_topics(connect(self.kafka), self.kafka)
         self._processes = cleanup.enter_context(ProcessGroup(folder, None))
         self._server_port = free_port()
