@@ -78,6 +78,7 @@ FULL = Plan(
     worker_kills=100, of_them_without_server=20, server_kills=20, ingest_kills=20, broker_kills=10,
     rescales=3, pauses=3, ticks_per_s=500,
 )  # fmt: skip
+PARTITIONS = 3  # a third worker has something to do
 SESSION_TIMEOUT_MS = 6000
 
 
@@ -173,14 +174,16 @@ class Course:
             )
         )
         names = {role: f"{name}-{plan.seed}" for role, name in msgspec.structs.asdict(Topics()).items()}
-        self.kafka = KafkaConfig(bootstrap_servers=self.broker.bootstrap_servers, topics=Topics(**names), partitions=2)
+        self.kafka = KafkaConfig(
+            bootstrap_servers=self.broker.bootstrap_servers, topics=Topics(**names), partitions=PARTITIONS
+        )
         ensure_topics(connect(self.kafka), self.kafka)
         self._processes = cleanup.enter_context(ProcessGroup(folder, None))
         self._server_port = free_port()
         self.server_address = f"127.0.0.1:{self._server_port}"
         self._environ = {
             "VOLCAST_KAFKA__BOOTSTRAP_SERVERS": self.kafka.bootstrap_servers,
-            "VOLCAST_KAFKA__PARTITIONS": "2",
+            "VOLCAST_KAFKA__PARTITIONS": str(PARTITIONS),
             **{f"VOLCAST_KAFKA__TOPICS__{role.upper()}": name for role, name in names.items()},
             "VOLCAST_WORKER__SERVER": self.server_address,
             "VOLCAST_WORKER__METRICS_PORT": "0",
