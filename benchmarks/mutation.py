@@ -242,7 +242,7 @@ def report(tried: Sequence[Tried], *, command: str, seed: int, population: int, 
     killed = len(tried) - verdicts["survived"]
     interval = binomtest(killed, len(tried)).proportion_ci(0.95, "wilson")
     survivors = [each for each in tried if each.verdict == "survived"]
-    reasons = [EQUIVALENT.get(each.path, {}).get((each.before, each.after)) for each in survivors]
+    reasons = [EQUIVALENT.get(each.where) for each in survivors]
     return Report(
         date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         machine=host or machine(),

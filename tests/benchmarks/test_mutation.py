@@ -208,7 +208,7 @@ def test_a_survivor_is_tried_again_once_another_test_file_runs_it(tree: Path, tm
 
 
 def test_the_report_counts_equivalent_mutants_as_survivors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mutation, "EQUIVALENT", {PATH: {("a", "b"): "no difference"}})
+    monkeypatch.setattr(mutation, "EQUIVALENT", {f"{PATH}:4: a -> b": "no difference"})
     every = [tried(1), tried(2), tried(3, "timed out"), tried(4, "survived"), tried(5, "survived", "box/b.py")]
     made = report(every, command="c", seed=1, population=9, sampled=5, host="h")
     assert (made.tried, made.killed, made.timed_out, made.score) == (5, 3, 1, 0.6)

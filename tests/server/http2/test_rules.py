@@ -123,6 +123,24 @@ def cancel(peer: Peer, streams: range) -> None:
         peer.send(frames.RST_STREAM, 0, stream, WORD)
 
 
+@pytest.mark.parametrize(("growth", "is_right"), [(0, True), (1, False)])
+def test_a_larger_initial_window_counts_the_increments_of_calls_on_the_fast_path(growth: int, is_right: bool) -> None:
+    """RFC 9113, section 6.9.2: no window may grow beyond 2^31 - 1."""
+    peer = Peer()
+    peer.call(1)  # its head is remembered
+    body = frames.frame(frames.DATA, frames.END_STREAM, 3, message(b"row"))
+    credit = frames.window_update(3, frames.MAX_WINDOW - 65_535 - 10)
+    peer.raw(frames.frame(frames.HEADERS, 4, 3, block()) + credit + body)
+    assert 3 in [stream for stream, _, _ in peer.connection.calls]
+    larger = frames.settings({frames.INITIAL_WINDOW_SIZE: 65_535 + 10 + growth})
+    if is_right:
+        peer.raw(larger)
+    else:
+        with pytest.raises(ProtocolError) as raised:
+            peer.raw(larger)
+        assert raised.value.code == ErrorCode.FLOW_CONTROL_ERROR
+
+
 def complete(peer: Peer, streams: range) -> None:
     for stream in streams:
         peer.call(stream)
