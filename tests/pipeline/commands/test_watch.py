@@ -94,7 +94,7 @@ def test_a_reader_that_leaves_ends_it_well_also_while_nothing_comes(topics: Kafk
         assert process.stdout.readline()
     process.stdout.close()
     assert process.wait(30) == 0
-    assert process.stderr.read() == b""
+    assert process.stderr.read() == b"2026-04-05 UTC\n"
     process.stderr.close()
 
 
