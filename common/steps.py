@@ -47,17 +47,17 @@ def steps() -> Iterator[Callable[[str], None]]:
 
 
 class Lines:
-    """A line a step, with the time of day. One that only counts on is told once; "3 of 40 …" at each tenth."""
+    """One line per step, with the time of day. A step that only counts is shown once; "3 of 40 …" at each tenth."""
 
     def __init__(self) -> None:
-        self._told = ("", 0)
+        self._shown = ("", 0)
 
     def __call__(self, step: str) -> None:
         counted = re.match(r"(\d+) of (\d+) ", step)
         tenth = 10 * int(counted[1]) // int(counted[2]) if counted else 0
-        told = (re.sub(r"\d[\d,]*", "N", step), tenth)
-        if told != self._told:
-            self._told = told
+        shown = (re.sub(r"\d[\d,]*", "N", step), tenth)
+        if shown != self._shown:
+            self._shown = shown
             click.echo(f"{time.strftime('%H:%M:%S')} {step}", err=True)
 
 

@@ -26,6 +26,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from cli.run.processes import ProcessGroup
 from common.config import KafkaConfig, load_config
 from common.schema import CORE_1
+from pipeline.feed.venues import FEEDS
 from pipeline.records import Tick, decode_record
 from tests.processes import as_environ, read_all, start, volcast
 from tests.server.processes import running
@@ -156,7 +157,9 @@ def default() -> dict[str, Any]:
 class TestStream:
     def test_two_products_go_to_ticks_raw(self, default: dict[str, Any]) -> None:
         assert default["ingest"]["products"] == ["BTC-USD", "ETH-USD"]
-        assert default["ingest"]["url"].startswith("wss://advanced-trade-ws.coinbase.com")
+        assert default["ingest"]["venue"] == "coinbase"
+        assert default["ingest"]["url"] == ""  # the address of the venue
+        assert FEEDS["coinbase"].url.startswith("wss://advanced-trade-ws.coinbase.com")
         assert default["kafka"]["topics"]["raw"] == "ticks.raw"
         assert default["kafka"]["topics"]["features"] == "ticks.features"
 

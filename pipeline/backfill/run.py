@@ -123,6 +123,8 @@ class Tasks:
             error = future.exception()
         except Exception as lost:  # cancelled: the scheduler forgot it
             error = lost
+        if error is None:  # its worker was killed after it had ended, and the scheduler ran it again
+            return None
         if isinstance(error, ImportError):
             raise InputError(f"--cluster: a worker cannot run volcast: {error}") from None
         known = isinstance(error, VolcastError)

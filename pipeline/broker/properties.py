@@ -79,7 +79,7 @@ def server_properties(
         # After kill -9, Kafka registers again only once the session before has expired: 12 s at the default of 9 s.
         "broker.session.timeout.ms": "3000",
         "broker.heartbeat.interval.ms": "1000",
-        # Readers of committed records wait for the open transaction of a worker that died. The default checks every 10 s.
+        # Readers of committed records wait for the open transaction of a worker that died; the default checks in 10 s.
         "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
         **retention.properties(),
     }

@@ -34,6 +34,7 @@ OPEN_TRANSACTIONS_S = 60.0
 # Producers' clocks may differ: rows that need a prediction are searched from this much earlier on.
 CLOCK_SKEW_MS = 60_000
 NS_PER_MS = 1_000_000
+OWED_ROWS_AT_ONCE = 5000
 
 
 @dataclass(slots=True)
@@ -155,14 +156,19 @@ class Restorer:
         return partition
 
     def _owed_rows(self, log: _Log, number: int, marker: Marker, end: int) -> Iterator[Rows]:
-        """Committed feature rows of ticks from marker.owed_from on: features are committed, predictions are not."""
+        """Committed feature rows of ticks from marker.owed_from on: features are committed, predictions are not.
+
+        The worker publishes the rows of a batch by product. The forecaster needs them in the order of ticks.raw, since
+        the first row that it owes is the next marker.
+        """
         assert marker.owed_from is not None
         topic = self._config.topics.features
         since_ms = max(0, marker.owed_since_ns // NS_PER_MS - CLOCK_SKEW_MS)
+        owed: list[tuple[FeatureRow, int]] = []
         for feature_partition in range(log.partitions(topic)):
             start = log.offset_at(topic, feature_partition, since_ms)
             for batch in log.read_all(topic, feature_partition, start):
-                rows = [
+                owed += [
                     (row, message.timestamp()[1] * NS_PER_MS)
                     for message in batch
                     if (row := _parsed(message)) is not None
@@ -171,8 +177,10 @@ class Restorer:
                     and row.warm
                     and row.schema_hash == self._schema.hash
                 ]
-                if rows:
-                    yield self._as_rows([row for row, _ in rows], [written_ns for _, written_ns in rows])
+        owed.sort(key=lambda pair: pair[0].source_offset)
+        for begin in range(0, len(owed), OWED_ROWS_AT_ONCE):
+            some = owed[begin : begin + OWED_ROWS_AT_ONCE]
+            yield self._as_rows([row for row, _ in some], [written_ns for _, written_ns in some])
 
     def _as_rows(self, rows: list[FeatureRow], written_ns: list[int]) -> Rows:
         times = np.array(written_ns, np.int64)

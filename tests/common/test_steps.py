@@ -16,20 +16,20 @@ from common.cli import json_option
 from common.steps import steps
 from tests.training.commands.said import STEP
 
-TOLD = ("reading 2 recordings", "computing full/1 for 1,234 ticks", "drawing")
+STEPS = ("reading 2 recordings", "computing full/1 for 1,234 ticks", "drawing")
 
 
 def lines_of(capfd: pytest.CaptureFixture[str]) -> list[str]:
-    said = capfd.readouterr()
-    assert said.out == ""
-    return [STEP.sub("", line) for line in said.err.splitlines() if STEP.match(line)]
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    return [STEP.sub("", line) for line in captured.err.splitlines() if STEP.match(line)]
 
 
 def test_a_log_gets_a_line_for_each_step_and_standard_output_none(capfd: pytest.CaptureFixture[str]) -> None:
     with steps() as step:
-        for text in TOLD:
+        for text in STEPS:
             step(text)
-    assert lines_of(capfd) == list(TOLD)
+    assert lines_of(capfd) == list(STEPS)
 
 
 def test_a_step_that_only_counts_on_is_told_once(capfd: pytest.CaptureFixture[str]) -> None:
@@ -68,7 +68,7 @@ def test_a_terminal_gets_no_such_line() -> None:
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "TERM": "xterm"}
     subprocess.run([sys.executable, "-c", program], stderr=ours, env=environ, check=True, timeout=60)
     os.close(ours)
-    said = os.read(theirs, 65_536).decode()
+    captured = os.read(theirs, 65_536).decode()
     os.close(theirs)
     assert "drawing" in said
     assert not STEP.search(said)

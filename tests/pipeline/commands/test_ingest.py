@@ -148,7 +148,8 @@ def _keyed(rows: FeatureRows) -> Iterator[tuple[tuple[str, int], NDArray[np.floa
 
 def test_a_worker_that_never_got_a_partition_says_so(topics: KafkaConfig, capfd: pytest.CaptureFixture[str]) -> None:
     # Another member has the only partition, and does not look whether it should give it up.
-    holder = make_consumer(topics, as_environ(topics)["VOLCAST_WORKER__GROUP_ID"])
+    cooperative = {"partition.assignment.strategy": "cooperative-sticky"}
+    holder = make_consumer(topics, as_environ(topics)["VOLCAST_WORKER__GROUP_ID"], **cooperative)
     holder.subscribe([topics.topics.raw])
     try:
         await_true(lambda: not holder.consume(1, 0.1) and bool(holder.assignment()), 30, "the partition")

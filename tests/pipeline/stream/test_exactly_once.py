@@ -97,7 +97,10 @@ def test_a_restart_reads_few_records_though_a_product_was_quiet(
         for tick in market(1000, rate_per_s=2)
         if "BTC" in tick.product_id
     ]
-    last = msgspec.structs.replace(quiet[-1], event_time_ns=ticks[-1].event_time_ns, sequence_num=99_999)
+    latest = max(quiet[-1], ticks[-1], key=lambda tick: tick.event_time_ns)
+    last = msgspec.structs.replace(
+        quiet[-1], event_time_ns=latest.event_time_ns + 1, ingest_time_ns=latest.ingest_time_ns + 1, sequence_num=99_999
+    )
     records = [*quiet, *ticks]
     publish(kafka, records)
     with working(kafka, inference_server, "quiet", max_batch_ticks=200, commit_interval_ms=1) as worker:

@@ -68,7 +68,7 @@ def test_a_topic_without_a_leader_for_ever_is_reported() -> None:
 def test_creation_is_tried_again_while_the_controller_moves(code: int) -> None:
     admin = FakeAdmin(creation=(code, code))
     ensure(admin)
-    assert len(admin.created) == 5
+    assert len(admin.created) == len(topic_settings(CONFIG))
 
 
 def test_a_topic_that_another_process_creates_at_the_same_time_is_taken() -> None:
@@ -94,5 +94,9 @@ def test_replicas_and_retention_are_those_of_the_configuration_or_of_the_broker(
     assert {(topic.num_partitions, topic.replication_factor) for topic in by_default.created} == {(1, -1)}
     assert {(topic.num_partitions, topic.replication_factor) for topic in chosen.created} == {(6, 3)}
     assert set(topic_settings(CONFIG)) == set(topic_settings(KafkaConfig(retention_ms=5)))
-    assert all(settings == {} for settings in topic_settings(CONFIG).values())
-    assert all(each == {"retention.ms": "-1"} for each in topic_settings(KafkaConfig(retention_ms=-1)).values())
+    compacted = CONFIG.topics.snapshots
+    by_name, kept = topic_settings(CONFIG), topic_settings(KafkaConfig(retention_ms=-1))
+    assert all(settings == {} for name, settings in by_name.items() if name != compacted)
+    assert all(settings == {"retention.ms": "-1"} for name, settings in kept.items() if name != compacted)
+    assert by_name[compacted] == kept[compacted]  # compaction keeps the newest record of each key, whatever its age
+    assert by_name[compacted]["cleanup.policy"] == "compact"
