@@ -70,5 +70,5 @@ def test_a_terminal_gets_no_such_line() -> None:
     os.close(ours)
     captured = os.read(theirs, 65_536).decode()
     os.close(theirs)
-    assert "drawing" in said
-    assert not STEP.search(said)
+    assert "drawing" in captured
+    assert not STEP.search(captured)
