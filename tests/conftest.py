@@ -21,6 +21,9 @@ settings.load_profile("volcast")
 # A test run under nohup ignores SIGHUP, and so would every process that a test starts.
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# And one that a shell started in the background ignores SIGINT.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["tests.processes"]
 

@@ -165,7 +165,10 @@ class TestBadConfiguration:
         (["run", "--duration", "soon"], "Invalid value for '--duration': 'soon' is not a duration such as 30s"),
         (["run", "--speed", "0"], "Invalid value for '--speed': '0' is not a speed: a number above 0, or max"),
         (["run", "--seed", "x"], "Invalid value for '--seed': 'x' is not a valid integer."),
-        (["run", "--exchange", "binance"], "--exchange 'binance': expected simulated, replay:FILE or coinbase"),
+        (
+            ["run", "--exchange", "kraken"],
+            "--exchange 'kraken': expected simulated, replay:FILE or coinbase or binance",
+        ),
         (["run", "--exchange", "replay:"], "--exchange replay: expected replay:FILE, a folder or a pattern"),
         (["broker", "--port", "70000"], "Invalid value for '--port': 70000 is not in the range"),
         (["check", "--duration", "-1"], "Invalid value for '--duration': '-1' is not a duration"),
