@@ -26,7 +26,9 @@ _OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),
     *((f"grpc.{name}_reconnect_backoff_ms", 100) for name in ("initial", "min", "max")),
 ]
-_LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+# A path that is no UTF-8 ends grpc.aio's server, which is started anew. A call that had just arrived is then never
+# answered. So with `retries`, a deadline counts as a lost call; the native front is given none.
+_LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
 _FAULTS = ("request_failed", "Fatal error", "Exception in callback")
 _NATIVE_FAULTS = (*_FAULTS, "Traceback", "Task exception")  # grpc.aio logs its own of callers' faults
 

@@ -62,10 +62,11 @@ def test_a_script_that_wants_json_gets_no_steps(as_json: bool) -> None:
     assert ("drawing" in result.stderr) is not as_json
 
 
+@pytest.mark.process
 def test_a_terminal_gets_no_such_line() -> None:
     program = "from common.steps import steps\nwith steps() as step: step('drawing')"
     theirs, ours = pty.openpty()
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "TERM": "xterm"}
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "TERM": "xterm"}
     subprocess.run([sys.executable, "-c", program], stderr=ours, env=environ, check=True, timeout=60)
     os.close(ours)
     captured = os.read(theirs, 65_536).decode()
