@@ -26,9 +26,7 @@ _OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),
     *((f"grpc.{name}_reconnect_backoff_ms", 100) for name in ("initial", "min", "max")),
 ]
-# A path that is no UTF-8 ends grpc.aio's server, which is started anew. A call that had just arrived is then never
-# answered. So with `retries`, a deadline counts as a lost call; the native front is given none.
-_LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
+_LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 _FAULTS = ("request_failed", "Fatal error", "Exception in callback")
 _NATIVE_FAULTS = (*_FAULTS, "Traceback", "Task exception")  # grpc.aio logs its own of callers' faults
 
@@ -103,6 +101,7 @@ class Witness:
         self.calls = 0
         self.retried = 0
         self.refused = 0
+        self.late = 0  # calls that met their deadline
         self._retries = retries
         self.wrong: list[str] = []
         self._address = address
@@ -130,6 +129,9 @@ class Witness:
                 except grpc.RpcError as error:
                     if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:  # an attack fills the queue: told at once
                         self.refused += 1
+                        continue
+                    if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                        self.late += 1
                         continue
                     if error.code() in _LOST and tries < self._retries:
                         tries += 1
