@@ -162,7 +162,7 @@ class Abuse:
             end = f"{before:.0f} -> {target.resident_mb():.0f} MB, {descriptors(target.pid)} descriptors open"
             findings.add(f"{front}: memory after the attacks too", 0, end)
             faults = target.faults()
-            # A path that is no UTF-8 ends grpc.aio's server. Its listener opens again, and a call may be lost each time.
+            # A path that is no UTF-8 ends grpc.aio's server. A call may be lost until its listener opens again.
             lost = target.lost_listeners()
             if witness.late > lost:
                 witness.wrong.append(f"{witness.late} calls met their deadline, {lost} listeners were lost")
