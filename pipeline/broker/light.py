@@ -50,7 +50,10 @@ def _die_with_parent() -> None:
 
 
 class LightBroker:
-    """A broker process on host:port, for as long as the context lasts. Port 0 becomes a free one."""
+    """A broker process on host:port, for as long as the context lasts. Port 0 becomes a free one.
+
+    It ends with the thread that started it: start it from the main thread.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         self.host = host

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import queue
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -63,25 +63,36 @@ def test_what_does_not_start_is_told_with_its_own_last_words(tmp_path: Path, mon
 def test_of_two_brokers_that_start_together_exactly_one_runs() -> None:
     port = free_port()
     barrier = threading.Barrier(2)
+    checked = threading.Event()
+    outcomes: queue.Queue[LightBroker | UnavailableError] = queue.Queue()
 
-    def start(_: int) -> LightBroker | UnavailableError:
+    def start() -> None:
         barrier.wait()
-        embedded = LightBroker("127.0.0.1", port)
+        broker = LightBroker("127.0.0.1", port)
         try:
-            embedded.start()
+            broker.start()
         except UnavailableError as error:
-            return error
-        return embedded
+            outcomes.put(error)
+        else:
+            outcomes.put(broker)
+            checked.wait()  # the kernel ends a broker with the thread that started it
+            broker.stop()
 
-    with ThreadPoolExecutor(2) as pool:
-        outcomes = list(pool.map(start, range(2)))
-    (winner,) = [outcome for outcome in outcomes if isinstance(outcome, LightBroker)]
-    (loser,) = [outcome for outcome in outcomes if isinstance(outcome, UnavailableError)]
-    assert winner.alive
-    winner.stop()
-    assert str(loser) == (
-        f"port {port} on 127.0.0.1: Address already in use; choose another with --port or broker.port"
-    )
+    threads = [threading.Thread(target=start) for _ in range(2)]
+    try:
+        for thread in threads:
+            thread.start()
+        ended = [outcomes.get(timeout=30) for _ in threads]
+        (winner,) = [outcome for outcome in ended if isinstance(outcome, LightBroker)]
+        (loser,) = [outcome for outcome in ended if isinstance(outcome, UnavailableError)]
+        assert winner.alive
+        assert str(loser) == (
+            f"port {port} on 127.0.0.1: Address already in use; choose another with --port or broker.port"
+        )
+    finally:
+        checked.set()
+        for thread in threads:
+            thread.join()
 
 
 @pytest.mark.process
