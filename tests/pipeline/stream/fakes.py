@@ -271,3 +271,41 @@ class Bench:
             self.worker.step(0.1)
         self.worker.commit()
         return self
+
+
+class Clock:
+    """Stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def time_ns(self) -> int:
+        return 2**61
+
+
+def cut(messages: Sequence[FakeMessage], sizes: Sequence[int]) -> list[Sequence[FakeMessage]]:
+    batches, done, turn = [], 0, 0
+    while done < len(messages):
+        size = sizes[turn % len(sizes)]
+        batches.append(messages[done : done + size])
+        done, turn = done + size, turn + 1
+    return batches
+
+
+def outcome(bench: Bench) -> dict[str, Any]:
+    """All that was sent, by topic and key, without the latencies, which are the machine's."""
+    sent: dict[str, Any] = {
+        topic: dict(keys) for topic, keys in bench.delivery.sent.items() if topic != TOPICS.predictions
+    }
+    predictions = [Prediction.FromString(value) for value in bench.delivery.values(TOPICS.predictions)]
+    by_product: dict[str, list[bytes]] = {}
+    for one in predictions:
+        one.latency_ns = 0
+        by_product.setdefault(one.product_id, []).append(one.SerializeToString(deterministic=True))
+    sent[TOPICS.predictions] = by_product
+    sent.pop(TOPICS.snapshots, None)
+    sent["counts"] = {key: value for key, value in bench.worker.stats().items() if key != "latency_ms"}
+    return sent

@@ -325,9 +325,14 @@ class TestTopics:
 
     def test_existing_topics_are_enough(self, secured: SecuredKafka) -> None:
         config = secured.sasl()
-        ensure_topics(connect(config), config)
+        admin = connect(config)
+        ensure_topics(admin, config)
+        before = set(admin.list_topics(timeout=10).topics)
         fixed = msgspec.structs.replace(config, create_topics=False)
         ensure_topics(connect(fixed), fixed)
+        assert (
+            set(admin.list_topics(timeout=10).topics) == before >= set(msgspec.structs.asdict(config.topics).values())
+        )
 
     def test_a_topic_that_disappears_under_a_consumer(
         self, secured: SecuredKafka, monkeypatch: pytest.MonkeyPatch
