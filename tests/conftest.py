@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,9 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 # And one that a shell started in the background ignores SIGINT.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Each process that computes features compiles 3 to 9 s otherwise. numba is not imported yet, and children inherit this.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".numba_cache"))
 
 pytest_plugins = ["tests.processes"]
 
@@ -56,6 +60,12 @@ STARTS_A_PROCESS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.p
 def is_unit(item: pytest.Item) -> bool:
     """True for the tests of `make unit`."""
     return not any(item.get_closest_marker(name) for name in ("process", "slow"))
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Workers of `-n auto`: twice as many as cores, since tests that start processes mostly wait for them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores if "not process" in config.getoption("markexpr") else 2 * cores
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
