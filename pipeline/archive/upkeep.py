@@ -27,7 +27,8 @@ COMPRESSION_LEVEL = 6  # the recordings of 2025: 125 MB/s, 5.0 % of the size; le
 
 _UNFINISHED = ".unfinished"
 # Only files that a writer named are removed: people may keep their own recordings in the folder.
-_WRITTEN_NAME = re.compile(r"[A-Za-z0-9-]+_\d{8}T\d{6}Z([-_]\d+)?\.ndjson(\.gz)?", re.ASCII)
+# A product may end in "_" and its day of delivery: BTCUSDT_240927.
+_WRITTEN_NAME = re.compile(r"[A-Za-z0-9-]+(_[A-Z0-9]{1,20})?_\d{8}T\d{6}Z([-_]\d+)?\.ndjson(\.gz)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

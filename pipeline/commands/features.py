@@ -180,7 +180,7 @@ def _convert(
         if counts.features == 0:
             writer.abort()
             kept = f"; the dead letters are in {dead_file}" if dead_file else ""
-            raise InputError(no_tick(files, first_dead, kept))
+            raise InputError(no_tick(files, first_dead, options, kept))
     took_s = time.monotonic() - began
     advice = gaps.advice()
     return _summary(files, out, schema, counts, advice, late_file, dead_file, formats, not_computed, took_s)

@@ -117,7 +117,7 @@ def replay(
     if not publisher.counts.ticks and not stop.is_set() and not only_missing:
         kept = f"; {publisher.counts.dead.total():,} dead records are on {config.kafka.topics.dead}"
         first = first_dead[0] if first_dead else None
-        raise InputError(no_tick(paths, first, kept if publisher.counts.dead else ""))
+        raise InputError(no_tick(paths, first, options, kept if publisher.counts.dead else ""))
     if as_json:
         click.echo(msgspec.json.encode(result))
     else:

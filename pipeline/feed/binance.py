@@ -38,6 +38,10 @@ SILENCE_NS = 60 * NS_PER_S
 # One SUBSCRIBE message may be some kilobytes long; a connection takes at most 1024 streams.
 STREAMS_PER_MESSAGE = 200
 
+# If the update id of a spot symbol falls by more than this inside a recording, the ids began anew. The busiest symbols
+# take minutes for so many, and a connection that lags behind another one in the same file does so by seconds.
+MAX_OLD_BY = 1_000_000
+
 # Events of other market streams, and of the connection itself: known, and without ticks.
 _SKIPPED = frozenset(
     (
@@ -46,6 +50,8 @@ _SKIPPED = frozenset(
         "indexPriceUpdate", "serverShutdown",
     )
 )  # fmt: skip
+# Streams whose payload has no `e`: partial books of the spot market, and lists of all symbols.
+_WITHOUT_KIND = re.compile(r"@depth(5|10|20)(@|$)|@arr(@|$)")
 _MICROSECONDS_FROM = 10**14  # a time of at least this many milliseconds is one in microseconds (timeUnit=MICROSECOND)
 _MAX_MS = (2**63 - 1) // 1_000_000
 
@@ -164,6 +170,8 @@ class BinanceDecoder:
             return self._quote(envelope.data, message)
         if stream.endswith("@trade"):
             return self._trade(envelope.data, message)
+        if _WITHOUT_KIND.search(stream):
+            return []
         return self._by_kind(envelope.data, message)
 
     def _by_kind(self, data: msgspec.Raw | bytes, message: Message) -> list[Result]:
@@ -249,7 +257,7 @@ class BinanceConnections:
     """Finds new connections in a recording: each file is one, since update ids continue across connections.
 
     Inside a file, a lower update id of a symbol with a later exchange time starts one too. Spot quotes have no
-    exchange time, so that a lower update id is always old there.
+    exchange time: only a fall by more than MAX_OLD_BY starts one there, as after a restart of the exchange.
     """
 
     def __init__(self) -> None:
@@ -265,7 +273,7 @@ class BinanceConnections:
             stamp = kind.T or kind.E
             if starts or kind.u > update_id:
                 self._last[kind.s] = kind.u, stamp
-            elif kind.u < update_id and stamp > time:
+            elif kind.u < update_id and (stamp > time or (not stamp and update_id - kind.u > MAX_OLD_BY)):
                 starts = True
                 self._last = {kind.s: (kind.u, stamp)}
         return Position(None, starts)

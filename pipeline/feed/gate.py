@@ -105,12 +105,14 @@ class TickGate:
         time did jump. Otherwise this tick is set aside itself, and the next one decides.
         """
         product, time_ns = tick.product_id, tick.event_time_ns
-        # A message has one timestamp, so its ticks do not confirm each other.
-        suspect_ns, suspect_number = self._suspects.pop(product, (time_ns, tick.sequence_num))
-        if suspect_number != tick.sequence_num and 0 <= time_ns - suspect_ns <= self._max_jump_ns:
+        # Ticks of one message share time and number, so they do not confirm each other. The number alone does not
+        # identify a message: all rows of a flat recording may have the same.
+        identity = time_ns, tick.sequence_num
+        suspect = self._suspects.pop(product, identity)
+        if suspect != identity and 0 <= time_ns - suspect[0] <= self._max_jump_ns:
             self._last_ns[product] = time_ns
             return self._gap(product, time_ns, message, "clock", 1)
-        self._suspects[product] = time_ns, tick.sequence_num
+        self._suspects[product] = identity
         if time_ns < last_ns:
             return LateTick("time_jumped_back", message.source, tick)
         bound_s = self._max_jump_ns // NS_PER_S
