@@ -52,10 +52,12 @@ class RecordingFormat(msgspec.Struct, frozen=True):
     substituted: dict[str, str]  # feature -> what stands in for its column
 
 
-_DEFAULTS = ReadOptions()
+DEFAULT_OPTIONS = ReadOptions()
 
 
-def read_archive(paths: Iterable[Path], options: ReadOptions = _DEFAULTS, *, gap_after_ns: int = 0) -> Iterator[Result]:
+def read_archive(
+    paths: Iterable[Path], options: ReadOptions = DEFAULT_OPTIONS, *, gap_after_ns: int = 0
+) -> Iterator[Result]:
     """The records of recordings, in time order.
 
     Raises InputError, at the call, for a path that cannot be read, and for archives and flat files together.
@@ -72,7 +74,7 @@ def read_archive(paths: Iterable[Path], options: ReadOptions = _DEFAULTS, *, gap
     return _flat_records(sorted(flat, key=_first_time_ns), gap_after_ns or FLAT_GAP_AFTER_NS)
 
 
-def describe(paths: Iterable[Path], options: ReadOptions = _DEFAULTS) -> list[RecordingFormat]:
+def describe(paths: Iterable[Path], options: ReadOptions = DEFAULT_OPTIONS) -> list[RecordingFormat]:
     """How `read_archive` reads the flat files among the recordings; nothing for archives of messages."""
     files = [file for path in paths for file in expand_name(str(path))]
     return [
@@ -89,7 +91,7 @@ def describe(paths: Iterable[Path], options: ReadOptions = _DEFAULTS) -> list[Re
     ]
 
 
-def explain_unknown(path: Path, first: DeadLetter | None, options: ReadOptions = _DEFAULTS) -> str:
+def explain_unknown(path: Path, first: DeadLetter | None, options: ReadOptions = DEFAULT_OPTIONS) -> str:
     """Why a recording holds no tick, in a line: the format that was expected, and the first reason."""
     if first is not None:
         path = Path(first.source.rpartition(":")[0])

@@ -90,6 +90,16 @@ def units(found: Sequence[Recording], beginning: frozenset[Path]) -> list[Unit]:
     return [Unit(number, tuple(part)) for number, part in enumerate(parts)]
 
 
+def whole(found: Sequence[Recording]) -> list[Unit]:
+    """One part per exchange, for gaps by silence: a product's last tick may be in any recording before."""
+    return [Unit(number, tuple(files)) for number, files in enumerate(_by_venue(found))]
+
+
+def flat_unit(paths: Sequence[Path]) -> list[Unit]:
+    """All flat recordings as one part: their rows carry no connection, so gaps are by silence."""
+    return [Unit(0, tuple(Recording(path.absolute(), NO_TIME_NS) for path in paths))]
+
+
 def _by_venue(found: Sequence[Recording]) -> list[list[Recording]]:
     """Each exchange has decoders of its own, so its connections end at its own files only."""
     files: dict[str, list[Recording]] = {}

@@ -111,10 +111,8 @@ def features(
     if cluster is None:
         summary = _convert(files, out, SCHEMAS[schema_name], options, formats)
     else:
-        if formats:
-            raise InputError(f"--cluster: expected archives of the exchange's messages, got {formats[0].file}")
         out = out.with_suffix("") if out.suffix == SUFFIX else out
-        summary = _convert_on(cluster, files, out, SCHEMAS[schema_name])
+        summary = _convert_on(cluster, files, out, SCHEMAS[schema_name], options, formats)
     if summary is None:
         click.echo(f"volcast: interrupted; {out} was not written", err=True)
         return INTERRUPTED
@@ -193,12 +191,21 @@ def _not_computed(files: list[Path], formats: list[RecordingFormat], schema: Fea
     return [name for name in schema.names if all(name in each.not_computed for each in formats)]
 
 
-def _convert_on(cluster: str, files: list[Path], out: Path, schema: FeatureSchema) -> Summary | None:
+def _convert_on(
+    cluster: str,
+    files: list[Path],
+    out: Path,
+    schema: FeatureSchema,
+    options: ReadOptions,
+    formats: list[RecordingFormat],
+) -> Summary | None:
     """As _convert, but on a Dask cluster and into a folder."""
     stop = stop_on_signals()
     began = time.monotonic()
+    not_computed = _not_computed(files, formats, schema)
+    read_archive(files, options)  # raises for archives and flat files together, before the cluster is asked
     with dask_client(cluster, os.cpu_count() or 1) as client, steps() as report:
-        totals = backfill(client, files, out, schema, stop, report)
+        totals = backfill(client, files, out, schema, stop, report, options, bool(formats), not_computed)
     if totals is None:
         return None
     if totals.failed:
@@ -209,14 +216,15 @@ def _convert_on(cluster: str, files: list[Path], out: Path, schema: FeatureSchem
             + (f"; and {more} more" if more > 0 else "")
         )
     if totals.features == 0:
-        raise InputError(f"no tick in {', '.join(map(str, files))}")
+        raise InputError(no_tick(files, totals.first_dead, options, ""))
     late_files = any(".late." in name for name in totals.refused_files)
     dead_files = any(".dead." in name for name in totals.refused_files)
     counts = FeatureCounts(totals.ticks, totals.features, totals.not_warm, totals.gaps, totals.late, totals.dead)
     refused = out / REFUSED
     took_s = time.monotonic() - began
     late_file, dead_file = refused if late_files else None, refused if dead_files else None
-    return _summary(files, out, schema, counts, "", late_file, dead_file, [], [], took_s)
+    advice = totals.advice
+    return _summary(files, out, schema, counts, advice, late_file, dead_file, formats, not_computed, took_s)
 
 
 class Kept:
@@ -323,4 +331,4 @@ def _reasons(count: int, by_reason: dict[str, int], file: str | None = None) -> 
     if count == 0:
         return "0"
     kept = f"; kept in {file}" if file else ""
-    return f"{count:,} ({', '.join(f'{reason} {one:,}' for reason, one in sorted(by_reason.items()))}{kept})"
+    return f"{count:,} ({', '.join(f'{reason} {number:,}' for reason, number in sorted(by_reason.items()))}{kept})"
