@@ -91,6 +91,17 @@ def describe(paths: Iterable[Path], options: ReadOptions = DEFAULT_OPTIONS) -> l
     ]
 
 
+def require_messages(paths: Iterable[Path], venue: str) -> None:
+    """Raises InputError for recordings that a simulated exchange of `venue` cannot send."""
+    files = [file for path in paths for file in expand_name(str(path))]
+    advice = f"which cannot be sent as messages of {venue}; `volcast replay` and `volcast features` read it"
+    for flat in describe(files):
+        raise InputError(f"recording {flat.file}: holds one row per tick, {advice}")
+    for file in messages.recordings_in_order(files):
+        if file.feed.venue != venue:
+            raise InputError(f"recording {file.path}: holds messages of {file.feed.venue}, {advice}")
+
+
 def explain_unknown(path: Path, first: DeadLetter | None, options: ReadOptions = DEFAULT_OPTIONS) -> str:
     """Why a recording holds no tick, in a line: the format that was expected, and the first reason."""
     if first is not None:
