@@ -252,14 +252,13 @@ class RunSession:
 
         Raises UnavailableError with the failure line of the process that failed.
         """
-        # Kafka's start leaves a core idle for most of its time.
         waited = [self._start("server", "serve"), self._start("gateway")]
         if exchange is not None:
             self._exchange = self._start("exchange", *exchange)
             waited.append(self._exchange)
         if self._starts_kafka and not self._start_kafka():
             return False
-        self._worker = self._start("worker")
+        self._worker = self._worker or self._start("worker")
         if not self._await_ready(*waited, self._worker):
             return False
         if self._exchange is not None and self._exchange.ready:
@@ -282,6 +281,12 @@ class RunSession:
         if missing_jars(cache_dir(), jars):
             self._view.print(f"fetching Apache Kafka {kafka_version(jars)}, once (43 MB) ...")
         broker = self._start("broker", "broker", "--allow-light")
+        if not self._await(lambda: broker.ready is not None or "reserved" in broker.stats, FETCH_TIMEOUT_S, broker):
+            return False
+        if broker.ready is None:
+            # Nobody else has the address, so the worker may start while Kafka does. It waits for Kafka to answer.
+            self._environ["VOLCAST_KAFKA__BOOTSTRAP_SERVERS"] = broker.stats["reserved"]
+            self._worker = self._start("worker", kafka_timeout_s=READY_TIMEOUT_S)
         if not self._await_ready(broker, timeout_s=FETCH_TIMEOUT_S) or broker.ready is None:
             return False
         if broker.ready["light"]:
@@ -313,12 +318,18 @@ class RunSession:
         require_complete(worker, published, self._worker)
         return Summary.of(self._ingest.stats, worker, duration_s, self._first_prediction_s)
 
-    def _start(self, name: str, *arguments: str) -> Process:
-        return self._processes.start(name, arguments or (name,), self._environ)
+    def _start(self, name: str, *arguments: str, kafka_timeout_s: float | None = None) -> Process:
+        """kafka_timeout_s: how long the process waits for a Kafka that starts; None: as configured."""
+        waiting = {} if kafka_timeout_s is None else {"VOLCAST_KAFKA__TIMEOUT_S": f"{kafka_timeout_s:g}"}
+        return self._processes.start(name, arguments or (name,), self._environ | waiting)
 
     def _await_ready(self, *waited: Process, timeout_s: float = READY_TIMEOUT_S) -> bool:
+        return self._await(lambda: all(process.ready is not None for process in waited), timeout_s, *waited)
+
+    def _await(self, reached: Callable[[], bool], timeout_s: float, *waited: Process) -> bool:
+        """Waits until processes have come so far; False if a signal came first. Raises UnavailableError."""
         deadline = time.monotonic() + timeout_s
-        while any(process.ready is None for process in waited) and not self._stopping():
+        while not reached() and not self._stopping():
             self._look(0.05)
             late = [process for process in waited if process.ready is None]
             if late and time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""Which column of a flat recording holds what: a map that the user gives, completed by common names."""
+"""The columns of a flat recording by role: a map that the user gives, completed by common names."""
 
 from __future__ import annotations
 

@@ -28,17 +28,17 @@ HEADER_START = b'{"volcast_archive":'  # of each archive file
 
 
 class Header(msgspec.Struct):
-    """What a recording says of the lines after it."""
+    """Facts about the lines after it."""
 
     volcast_archive: int  # version of the form
     venue: str = "coinbase"
     connection: int | None = None  # when the connection began, ns since the epoch: files of one connection share it
     lost_messages: int = 0  # messages before this line that are missing, as after a full disk
-    products: tuple[str, ...] = ()  # the subscribed ones
+    products: tuple[str, ...] = ()  # those of the subscription
 
 
 class Entry(NamedTuple):
-    """A line: the exchange's message, and what the recorder added."""
+    """A line: the exchange's message, and the recorder's additions."""
 
     raw: bytes  # the exchange's message; of a damaged line, the line
     ingest_time_ns: int = 0  # 0 if the recording does not say

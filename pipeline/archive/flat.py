@@ -68,18 +68,18 @@ class RowFault(Exception):  # noqa: N818 (never leaves this package)
 def find_columns(path: Path, given: Mapping[str, str] | None = None) -> tuple[str, Sequence[str]] | None:
     """Format and column names of a file of rows; None for a file of any other kind.
 
-    given: the user's columns. A file that is not named .csv or .tsv is one if its first line names all that ticks need.
+    given: the user's columns. A file of another name is CSV if its first line has the columns of a tick.
     """
     with path.open("rb") as file:
         magic = file.read(4)
     if magic == PARQUET_MAGIC:
         return "Parquet", _parquet(path).schema_arrow.names
     header: list[str] = []
-    fields: dict[str, None] = {}  # of all first rows: a row may leave out what it does not know
+    fields: dict[str, None] = {}  # of all first rows: a row may leave out unknown values
     for line in itertools.islice(read_lines(path), _PEEK_LINES):
         if not line.content.strip() or line.error:
             continue
-        with contextlib.suppress(*_NOT_DECODED):  # a damaged line; the next one may be a row
+        with contextlib.suppress(*_NOT_DECODED):  # a damaged line; the next line may be a row
             fields.update(dict.fromkeys(_decode_object(line.content)))
         if not header and not fields and not line.content.startswith(COMMENT):
             header, _ = _header(line.content)
@@ -327,7 +327,7 @@ def _cells(column: Any) -> list[str]:
     if pa.types.is_date(column.type):
         column = column.cast(pa.timestamp("ms"))
     if pa.types.is_timestamp(column.type):
-        # Not cast to nanoseconds: one year 9999 would refuse the whole batch.
+        # Not cast to nanoseconds: a single time in the year 9999 would refuse the whole batch.
         unit_ns = _NS_PER_UNIT[column.type.unit]
         column = column.cast(pa.int64())
     values = column.to_pylist()

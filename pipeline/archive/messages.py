@@ -23,7 +23,7 @@ NO_TIME_NS = 2**63  # sorts after every time
 
 
 class Message(NamedTuple):
-    """A line of a recording: the exchange's message, and what the recording knows of it."""
+    """A line of a recording: the exchange's message, and its place in the recording."""
 
     raw: bytes  # the exchange's message; of a damaged line, the line
     ingest_time_ns: int  # 0 if the recording does not say
@@ -44,7 +44,7 @@ class _Line(NamedTuple):
 class SurveyedFile(NamedTuple):
     path: Path
     feed: Feed
-    first_time_ns: int  # event time of the first message that has one
+    first_time_ns: int  # event time of the first message with a time
 
 
 def read_archive(paths: Iterable[Path], *, gap_after_ns: int = 0) -> Iterator[Tick | Gap | LateTick | DeadLetter]:

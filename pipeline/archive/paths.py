@@ -14,7 +14,7 @@ PLAIN_SUFFIX = ".ndjson"
 ROLLED_SUFFIX = ".ndjson.gz"
 SUFFIXES = (PLAIN_SUFFIX, ROLLED_SUFFIX, ".jsonl", ".jsonl.gz")
 FLAT_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
-OTHER_SUFFIX = ".gz"  # of recordings in a folder without any of the others
+OTHER_SUFFIX = ".gz"  # if a folder holds no recording with a suffix above
 
 DEFAULT_DIRECTORY = Path("data/raw")
 OLD_DIRECTORY = Path("data/archive")  # the default of versions before 0.2

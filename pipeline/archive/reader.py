@@ -49,7 +49,7 @@ class RecordingFormat(msgspec.Struct, frozen=True):
     guessed: list[str]  # the roles among them that the user did not give
     product: str  # of all rows; "": there is a column
     not_computed: dict[str, str]  # feature -> reason
-    substituted: dict[str, str]  # feature -> what stands in for its column
+    substituted: dict[str, str]  # value -> the value that replaces it
 
 
 DEFAULT_OPTIONS = ReadOptions()

@@ -45,7 +45,7 @@ class ArchivePolicy:
 
 
 class Upkeep:
-    """One thread that does for a folder what must not block the live path. `close` finishes pending work."""
+    """A thread for the work on a folder that must not block the live path. `close` finishes pending work."""
 
     def __init__(self, directory: Path, policy: ArchivePolicy, clock: Callable[[], float] = time.time) -> None:
         self._directory = directory
@@ -125,7 +125,7 @@ class Upkeep:
 
 
 def compress(path: Path, *, sync: bool) -> bool:
-    """Replaces a plain file that a writer completed by its compressed form; False if the file is not one.
+    """Replaces a plain file that a writer completed by its compressed form; False if no writer completed the file.
 
     The compressed file has its name only when it is complete. Raises OSError if the disk refuses.
     """

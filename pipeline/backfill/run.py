@@ -33,7 +33,7 @@ Report = Callable[[str], None]
 
 @dataclass(slots=True)
 class Totals:
-    """What a backfill found and wrote, and the tasks that failed each time."""
+    """Counts of a backfill, and the tasks that failed each time."""
 
     files: int = 0
     units: int = 0
@@ -45,7 +45,7 @@ class Totals:
     late: Counter[str] = field(default_factory=Counter)
     dead: Counter[str] = field(default_factory=Counter)
     refused_files: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)  # name -> what was wrong
+    failed: dict[str, str] = field(default_factory=dict)  # name -> reason
     advice: str = ""  # why few rows are warm, and what to do
     first_dead: DeadLetter | None = None
 
@@ -95,10 +95,10 @@ class Tasks:
         return future
 
     def finished(self) -> Iterator[tuple[Any, str, VolcastError | None]]:
-        """Waits for tasks to end; gives future, name, and the error of one that failed each time.
+        """Waits for tasks to end; yields future, name, and the error of a task that failed each time.
 
-        Raises Stopped after a signal, UnavailableError where the scheduler is gone, InputError where the workers
-        have no volcast.
+        Raises Stopped after a signal, UnavailableError if the scheduler is gone, InputError if the workers have no
+        volcast.
         """
         from distributed import wait
 
@@ -163,7 +163,7 @@ def backfill(
 
     flat: the recordings have one row per tick. blank: features that are NaN in each row.
 
-    The folder replaces what was there once it is complete. If tasks failed, it does not, and `failed` names them.
+    Once complete, the folder replaces the old output. If tasks failed, the old output stays, and `failed` names them.
     Raises InputError for recordings that cannot be read or a folder that cannot be written.
     """
     unfinished = out.with_name(f".{out.name}.unfinished")
@@ -182,7 +182,7 @@ def backfill(
 
 
 def _parts(work: Tasks, files: Sequence[Path], options: ReadOptions, report: Report) -> list[Unit]:
-    """The recordings in parts that can be read one without the other."""
+    """The recordings in parts that can be read independently."""
     in_order = recordings(files)
     if options.gap_after_ns:
         return whole(in_order)
@@ -217,7 +217,7 @@ def _run(work: Tasks, client: Any, parts: Sequence[Unit], plan: Plan, report: Re
             else:
                 ticks = unit_of.pop(future)
                 open_days[ticks] -= 1
-                open_days += Counter()  # forgets those without open days, and with them their ticks
+                open_days += Counter()  # forgets units without open days, and with them their ticks
                 if error is None:
                     totals.add_day(future.result())
         report(f"{read} of {every} parts read, {totals.days} of {days_known} days written, {totals.features:,} rows")

@@ -1,4 +1,4 @@
-"""What a worker does: reads a unit of recordings, computes a day of a product and writes it.
+"""The work of a worker: reads a unit of recordings, computes a day of a product and writes it.
 
 Each task is a function of its arguments and of files that do not change, and replaces its file in one step. So a
 task may run again, or twice at the same time, and leaves the same.
@@ -61,7 +61,7 @@ class ProductDay:
 
 @dataclass(frozen=True, slots=True)
 class UnitFacts:
-    """What is in a unit, without its ticks."""
+    """Facts about a unit, without its ticks."""
 
     days: list[ProductDay]
     ticks: int
@@ -83,7 +83,7 @@ class UnitTicks:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is the same for all tasks.
+    """Settings of all tasks.
 
     blank: features that are NaN in each row, since the recordings lack their columns.
     """

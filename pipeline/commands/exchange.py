@@ -53,7 +53,7 @@ FAULT_NAMES = ", ".join(Fault)
 @click.option("--market-time", type=Duration(), help="End the simulation after so much of the market's own time.")
 @click.option("--fast-forward", type=Duration(), default=None, help="Send so much of the start at once: warm windows.")
 @click.option("--host", help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0: any free one.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0: any free port.")
 @click.option("--duration", type=Duration(), help="End after so long.")
 @click.option(
     "--fault", "faults", multiple=True, metavar="NAME=RATE", help=f"Inject faults, RATE per message: {FAULT_NAMES}."

@@ -68,7 +68,7 @@ NAMED_FAILURES = 5
     type=click.Path(path_type=Path, dir_okay=False),
     default=DEFAULT_OUT,
     show_default=True,
-    help="The Parquet file to write; one that is there is replaced once the new one is complete.",
+    help="The Parquet file to write. An existing file is replaced once the new file is complete.",
 )
 @flat_options
 @click.option(
@@ -130,7 +130,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     not_warm: int
     gaps: int
     gaps_by_reason: dict[str, int]
-    advice: str  # why so few rows are warm, and what to do; "": no need
+    advice: str  # why so few rows are warm, and what to do; "": enough are
     late: int
     late_by_reason: dict[str, int]
     late_file: str | None
@@ -151,7 +151,7 @@ def _latest(archive_dir: str) -> Path:
 def _convert(
     files: list[Path], out: Path, schema: FeatureSchema, options: ReadOptions, formats: list[RecordingFormat]
 ) -> Summary | None:
-    """Writes the features of the files' ticks; None where a signal came first, and nothing is left behind."""
+    """Writes the features of the files' ticks; None, without any output, if a signal came first."""
     stop = stop_on_signals()
     began = time.monotonic()
     counts = FeatureCounts()
@@ -228,7 +228,7 @@ def _convert_on(
 
 
 class Kept:
-    """Records beside the output, one a line; the file is there only where there are any."""
+    """Records beside the output, one per line. Without records there is no file."""
 
     def __init__(self, out: Path, kind: str) -> None:
         self._path = out.with_name(f"{out.name}.{kind}.ndjson")
@@ -244,7 +244,7 @@ class Kept:
             raise InputError(f"{self._path}: cannot be written: {error.strerror or error}") from None
 
     def keep(self) -> Path | None:
-        """Completes the file and says where it is; what an earlier run left there is replaced or removed."""
+        """Completes the file and returns its path. The file of an earlier run is replaced or removed."""
         if self._stream is None:
             self._path.unlink(missing_ok=True)
             return None

@@ -154,7 +154,7 @@ def _batches(records: Iterator[Tick | Gap], stop: threading.Event) -> Iterator[l
 def paced(
     records: Iterator[Result], speed: float, duration_s: float | None, stop: threading.Event
 ) -> Iterator[list[Result]]:
-    """Records when they are due, in batches of what is due together, stamped as received now."""
+    """Records when they are due, in batches that are due together, stamped as received now."""
     pacer = Pacer(speed)
     ends_ns: int | None = None
     batch: list[Result] = []
@@ -165,7 +165,7 @@ def paced(
             if ends_ns is not None and record.event_time_ns > ends_ns:
                 break
             if isinstance(record, Gap) and record.reason != "sequence":
-                pacer.reset()  # what was not recorded is not waited for, nor a clock that was set anew
+                pacer.reset()  # a hole in the recording, or a clock that was set, is not waited for
             delay_s = pacer.delay_s(record.event_time_ns, time.monotonic())
             if delay_s > 0:
                 yield batch

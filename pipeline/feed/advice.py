@@ -1,4 +1,4 @@
-"""What a summary tells about a recording whose counter shows gaps all the time."""
+"""Advice in a summary, for a recording whose counter shows gaps all the time."""
 
 from __future__ import annotations
 

@@ -6,12 +6,12 @@ https://developers.binance.com/docs/derivatives/usds-margined-futures/websocket-
 - A `bookTicker` is a tick. Its price is that of the symbol's last trade; before the first trade it is the mid.
 - `u`, the update id of the order book, is the sequence number. It rises per symbol, but not by 1, since most
   updates leave the top of the book alone. So no loss can be inferred from it. An update id that is not above
-  the last one is an old message.
+  the last id is an old message.
 - A gap is therefore a new connection, or a product's silence of more than SILENCE_NS. On one connection TCP
   loses nothing.
 - Event time is `T`, the time of the matching engine; without it `E`. A spot `bookTicker` has neither: its
   event time is the time at which it was received.
-- Depth updates and other market streams hold no ticks. Recordings often contain them; they are skipped.
+- Books and other market streams hold no ticks. Recordings often contain such messages, which are skipped.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from pipeline.records import DeadLetter, DeadReason, LateTick, Tick
 BOOK_TICKER = "bookTicker"
 TRADE = "trade"
 
-# A symbol whose top of the book does not change for so long is quiet or lost; nothing tells which.
+# A symbol whose top of the book does not change for so long is quiet or lost; messages do not show which.
 SILENCE_NS = 60 * NS_PER_S
 # One SUBSCRIBE message may be some kilobytes long; a connection takes at most 1024 streams.
 STREAMS_PER_MESSAGE = 200
 
 # If the update id of a spot symbol falls by more than this inside a recording, the ids began anew. The busiest symbols
-# take minutes for so many, and a connection that lags behind another one in the same file does so by seconds.
+# take minutes for so many, while two connections in one file are seconds apart.
 MAX_OLD_BY = 1_000_000
 
 # Events of other market streams, and of the connection itself: known, and without ticks.
@@ -52,7 +52,7 @@ _SKIPPED = frozenset(
 )  # fmt: skip
 # Streams whose payload has no `e`: partial books of the spot market, and lists of all symbols.
 _WITHOUT_KIND = re.compile(r"@depth(5|10|20)(@|$)|@arr(@|$)")
-_MICROSECONDS_FROM = 10**14  # a time of at least this many milliseconds is one in microseconds (timeUnit=MICROSECOND)
+_MICROSECONDS_FROM = 10**14  # a time of at least this many milliseconds is in microseconds (timeUnit=MICROSECOND)
 _MAX_MS = (2**63 - 1) // 1_000_000
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -175,7 +175,7 @@ class BinanceDecoder:
         return self._by_kind(envelope.data, message)
 
     def _by_kind(self, data: msgspec.Raw | bytes, message: Message) -> list[Result]:
-        """A payload whose stream's name does not say what it is."""
+        """A payload whose kind does not follow from the name of its stream."""
         kind = _kind(data)
         if kind is None:
             return [message.dead("wrong_shape", f"data: expected an object, got {shown(bytes(data)[:60])}")]
@@ -254,10 +254,10 @@ class BinanceDecoder:
 
 
 class BinanceConnections:
-    """Finds new connections in a recording: each file is one, since update ids continue across connections.
+    """Finds new connections in a recording: each file is a connection, since update ids continue across connections.
 
-    Inside a file, a lower update id of a symbol with a later exchange time starts one too. Spot quotes have no
-    exchange time: only a fall by more than MAX_OLD_BY starts one there, as after a restart of the exchange.
+    Inside a file, a lower update id of a symbol with a later exchange time starts a connection too. Spot quotes have no
+    exchange time. Among them, only a fall by more than MAX_OLD_BY starts a connection.
     """
 
     def __init__(self) -> None:
@@ -280,7 +280,7 @@ class BinanceConnections:
 
 
 def _kind(raw: msgspec.Raw | bytes) -> _Kind | None:
-    """What the payload of a message is; of one with an envelope, or the payload itself."""
+    """The kind of a payload, with or without its envelope."""
     try:
         kind = _decode_kind(raw)
         return _decode_kind(kind.data) if kind.data is not msgspec.UNSET else kind

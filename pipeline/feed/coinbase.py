@@ -3,13 +3,13 @@
 https://docs.cdp.coinbase.com/advanced-trade/docs/ws-channels. A decoder follows a single connection, since
 `sequence_num` is one counter per connection over all its channels and products.
 
-- A jump up is lost messages: a gap for every product that had ticks before, since nobody can tell whose
-  they were. The gap comes before the ticks of the message that revealed it.
+- A jump up means lost messages: a gap for every product that had ticks before, since their products are unknown.
+  The gap comes before the ticks of the message that revealed it.
 - A number that is not above the last one is an old message: its tickers are late ticks. In a recording, a
   lower number with a later timestamp is a new connection instead (CoinbaseConnections).
 - Any first number is accepted: no window can miss a message before it on this connection.
-- A message without a readable number (not JSON) does not move the counter, so the next one shows a gap
-  of one. That is right, since its content is unknown.
+- A message without a readable number (not JSON) does not move the counter, so the next message shows a gap of 1.
+  That is right, since its content is unknown.
 - With a time-based gap rule, numbers are ignored.
 """
 
@@ -94,7 +94,7 @@ _QUANTITIES = ("best_bid_quantity", "best_ask_quantity")
 
 
 def subscribe_messages(products: Iterable[str]) -> list[str]:
-    """The messages to send after connecting: one channel each. Heartbeats keep a quiet connection open."""
+    """The messages to send after connecting: a message per channel. Heartbeats keep a quiet connection open."""
     product_ids = list(products)
     return [
         json.dumps({"type": "subscribe", "product_ids": product_ids, "channel": channel})
@@ -103,7 +103,7 @@ def subscribe_messages(products: Iterable[str]) -> list[str]:
 
 
 def canonical_product(product_id: str) -> str:
-    """The name under which the exchange answers: USDC order books are the USD ones."""
+    """The name under which the exchange answers: a USDC order book is that of USD."""
     return product_id[:-1] if product_id.endswith("-USDC") else product_id
 
 
@@ -196,7 +196,7 @@ class CoinbaseDecoder:
         return results
 
     def _advance(self, sequence: int, message: Message) -> tuple[list[Result], bool]:
-        """Counts a message: the gaps that it reveals, and whether it is an old one."""
+        """Counts a message: the gaps that it reveals, and whether it is old."""
         last = self._last_sequence
         old = last is not None and sequence <= last
         if not old:
@@ -206,7 +206,7 @@ class CoinbaseDecoder:
         if not self._numbered:
             return [], False
         results: list[Result] = []
-        # Without a time a gap has no place; it waits for the next message that has one.
+        # A gap needs a time; it waits for the next message with a time.
         if self._missed and message.time_ns is not None:
             results.extend(self._gate.lost(message, message.time_ns, self._missed))
             self._missed = 0
@@ -255,7 +255,7 @@ class CoinbaseDecoder:
         price, bid, ask = ticker.price, ticker.best_bid, ticker.best_ask
         bid_quantity, ask_quantity = ticker.best_bid_quantity, ticker.best_ask_quantity
         product = self._names.get(ticker.product_id) or self._new_product(ticker.product_id)
-        # The fault is searched for only if there is one.
+        # The slow search for the fault runs only if there is a fault.
         if product is None or not sound_quote(price, bid, ask, bid_quantity, ask_quantity):
             results.append(message.dead(*_explain(msgspec.structs.asdict(ticker), path)))
             return
@@ -334,7 +334,9 @@ class CoinbaseConnections:
 
     def __init__(self) -> None:
         self._last: int | None = None  # highest number of the connection
-        self._first_time = self._time_before = self._last_time = ""  # of the connection's first, last but one, last
+        self._first_time = self._time_before = self._last_time = (
+            ""  # of the connection's first message, of the last but one, and of the last
+        )
 
     def place(self, raw: bytes, *, first_of_file: bool) -> Position:
         try:
@@ -373,8 +375,8 @@ class CoinbaseConnections:
         return not within and (sequence == 0 or last - sequence > MAX_OLD_BY)
 
     def _last_ns(self) -> int | None:
-        """Time of the last message; if it is far ahead of the message before, of that one: a single bad timestamp
-        must not make the rest of a recording old.
+        """Time of the last message, or, if it is far ahead, of the message before it: a single bad timestamp must not
+        make the rest of a recording old.
         """
         last_ns, before_ns = _parsed_ns(self._last_time), _parsed_ns(self._time_before)
         if last_ns is None or (before_ns is not None and last_ns - before_ns > MAX_TIME_JUMP_NS):
