@@ -219,15 +219,15 @@ class CoinbaseDecoder:
             results.append(message.dead("unknown_channel", _unknown_channel(channel)))
 
     def _acknowledge(self, raw: bytes) -> None:
-        """Notes the products of the ticker channel: each acknowledgement lists all subscriptions."""
+        """Notes the products of the ticker channel. An acknowledgement lists all subscriptions, or those of its request."""
         try:
             events = _decode_acknowledgement(raw).events
         except _NOT_DECODED:
             return
         self._acknowledgements += 1
         listed = [event.subscriptions[TICKER] for event in events if TICKER in event.subscriptions]
-        # Each of our two requests is acknowledged. The first answer may be that of the heartbeats alone.
-        if listed or self._acknowledgements > 1:
+        # Each of our two requests is acknowledged, in any order. Without a product in either, none was accepted.
+        if listed or (self.acknowledged is None and self._acknowledgements > 1):
             self.acknowledged = frozenset(canonical_product(product) for products in listed for product in products)
 
     def _event_time_ns(self, message: Message, timestamp: object, results: list[Result]) -> int | None:
