@@ -163,7 +163,7 @@ def tick_of(row: Row, file: FlatFile, number: int) -> Tick:
         ask,
         bid_quantity if known and bid_quantity is not None else 0.0,
         ask_quantity if known and ask_quantity is not None else 0.0,
-        cell("venue") or "coinbase",
+        cell("venue").lower() or "coinbase",
     )
 
 

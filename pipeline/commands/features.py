@@ -27,7 +27,7 @@ from pipeline.backfill.tasks import REFUSED
 from pipeline.commands.recordings import flat_options, no_tick, read_options, show_formats
 from pipeline.features.engine import longest_ns
 from pipeline.features.table import FeatureCounts, feature_chunks
-from pipeline.feed.advice import GapWatch
+from pipeline.feed.advice import GapWatch, order_advice
 from pipeline.parquet import SUFFIX, FeatureParquetWriter
 from pipeline.records import DeadLetter, LateTick, encode
 
@@ -180,7 +180,7 @@ def _convert(
             kept = f"; the dead letters are in {dead_file}" if dead_file else ""
             raise InputError(no_tick(files, first_dead, options, kept))
     took_s = time.monotonic() - began
-    advice = gaps.advice()
+    advice = gaps.advice() or order_advice(counts.late["time_jumped_back"], counts.ticks)
     return _summary(files, out, schema, counts, advice, late_file, dead_file, formats, not_computed, took_s)
 
 
@@ -223,7 +223,7 @@ def _convert_on(
     refused = out / REFUSED
     took_s = time.monotonic() - began
     late_file, dead_file = refused if late_files else None, refused if dead_files else None
-    advice = totals.advice
+    advice = totals.advice or order_advice(totals.late["time_jumped_back"], totals.ticks)
     return _summary(files, out, schema, counts, advice, late_file, dead_file, formats, not_computed, took_s)
 
 

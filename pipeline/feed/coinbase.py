@@ -219,7 +219,7 @@ class CoinbaseDecoder:
             results.append(message.dead("unknown_channel", _unknown_channel(channel)))
 
     def _acknowledge(self, raw: bytes) -> None:
-        """Notes the products of the ticker channel. An acknowledgement lists all subscriptions, or those of its request."""
+        """Notes the products of the ticker channel. An acknowledgement lists all subscriptions, or its request's."""
         try:
             events = _decode_acknowledgement(raw).events
         except _NOT_DECODED:

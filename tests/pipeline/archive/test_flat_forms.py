@@ -99,6 +99,11 @@ def test_the_time_of_receipt_replaces_a_missing_event_time(tmp_path: Path) -> No
     assert "event_time" in describe([path])[0].substituted
 
 
+@pytest.mark.parametrize(("exchange", "venue"), [("Binance", "binance"), ("", "coinbase"), ("kraken", "kraken")])
+def test_venues_are_in_lower_case_as_in_keys(tmp_path: Path, exchange: str, venue: str) -> None:
+    assert ticks(json_file(tmp_path / "a.ndjson", {**ROW, "exchange": exchange}))[0].venue == venue
+
+
 def test_a_column_that_the_first_row_lacks_is_used(tmp_path: Path) -> None:
     first, second = ticks(json_file(tmp_path / "a.ndjson", ROW, {**ROW, "bid_size": 2, "ask_size": 3}))
     assert (first.bid_quantity, second.bid_quantity) == (0.0, 2.0)
