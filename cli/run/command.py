@@ -28,6 +28,7 @@ from common.streams import reader_gone
 from pipeline.broker.jars import cache_dir, kafka_version, missing_jars, read_lock
 
 READY_TIMEOUT_S = 60.0
+KAFKA_TIMEOUT_S = 120.0  # as pipeline.broker.kafka.START_TIMEOUT_S
 FETCH_TIMEOUT_S = 900.0  # of the broker's first start, which downloads 43 MB
 CATCH_UP_TIMEOUT_S = 20.0  # without progress
 STOPPING = "stopping (a second Ctrl-C kills all processes)"
@@ -252,7 +253,7 @@ class RunSession:
 
         Raises UnavailableError with the failure line of the process that failed.
         """
-        waited = [self._start("server", "serve"), self._start("gateway")]
+        waited = [self._start("server", "serve")]
         if exchange is not None:
             self._exchange = self._start("exchange", *exchange)
             waited.append(self._exchange)
@@ -267,11 +268,15 @@ class RunSession:
                 self._environ["VOLCAST_INGEST__PRODUCTS"] = ",".join(self._exchange.ready["products"])
         arguments = ["ingest", "--until-closed"] if self._exchange else ["ingest"]
         self._ingest = self._start("ingest", *arguments)
+        # Two seconds of imports that no prediction waits for.
+        gateway = self._start("gateway")
         if not self._await_ready(self._ingest):
             return False
         self._fed_s = time.monotonic()
+        if not self._await_ready(gateway):
+            return False
         self._view.print(
-            f"ready after {self._fed_s - self._began_s:.1f} s: gRPC {config.server.host}:{config.server.port}, "
+            f"ready after {time.monotonic() - self._began_s:.1f} s: gRPC {config.server.host}:{config.server.port}, "
             f"REST http://{config.gateway.host}:{config.gateway.port}/docs"
         )
         return True
@@ -286,7 +291,7 @@ class RunSession:
         if broker.ready is None:
             # Nobody else has the address, so the worker may start while Kafka does. It waits for Kafka to answer.
             self._environ["VOLCAST_KAFKA__BOOTSTRAP_SERVERS"] = broker.stats["reserved"]
-            self._worker = self._start("worker", kafka_timeout_s=READY_TIMEOUT_S)
+            self._worker = self._start("worker", kafka_timeout_s=KAFKA_TIMEOUT_S)
         if not self._await_ready(broker, timeout_s=FETCH_TIMEOUT_S) or broker.ready is None:
             return False
         if broker.ready["light"]:
