@@ -23,7 +23,7 @@ from pipeline.archive.columns import ColumnMap, complete
 from pipeline.archive.lines import read_lines
 from pipeline.feed.rfc3339 import MAX_NS
 from pipeline.feed.times import parse_recorded_ns
-from pipeline.records import DeadReason, Tick
+from pipeline.records import NOT_DECODED, DeadReason, Tick
 
 PARQUET_MAGIC = b"PAR1"
 COMMENT = b"#"  # lines before the header of a CSV file
@@ -35,7 +35,6 @@ _CSV_NAME = re.compile(r"\.(csv|tsv)(\.gz)?$", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+", re.ASCII)
 _CLOCK = re.compile(r"\d\d?:\d\d", re.ASCII)  # the start of a time of day
 _NULLS = frozenset({"", "null", "none", "nan", "nat", "na", "n/a", "<na>", "-", "\\n"})
-_NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
 
@@ -79,7 +78,7 @@ def find_columns(path: Path, given: Mapping[str, str] | None = None) -> tuple[st
     for line in itertools.islice(read_lines(path), _PEEK_LINES):
         if not line.content.strip() or line.error:
             continue
-        with contextlib.suppress(*_NOT_DECODED):  # a damaged line; the next line may be a row
+        with contextlib.suppress(*NOT_DECODED):  # a damaged line; the next line may be a row
             fields.update(dict.fromkeys(_decode_object(line.content)))
         if not header and not fields and not line.content.startswith(COMMENT):
             header, _ = _header(line.content)
@@ -241,7 +240,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
             try:
                 fields = _decode_object(line.content)
                 yield Row(source, {name: _text(value) for name, value in fields.items()}, line.content)
-            except _NOT_DECODED as error:
+            except NOT_DECODED as error:
                 yield Row(source, {}, line.content, str(error))
 
 

@@ -18,11 +18,10 @@ from pipeline.archive.lines import read_lines
 from pipeline.archive.paths import expand_name
 from pipeline.feed.gate import GapRule, TickGate
 from pipeline.feed.message import Message
+from pipeline.feed.protocol import Result
 from pipeline.feed.rfc3339 import NS_PER_S
 from pipeline.feed.venues import recognized
-from pipeline.records import DeadLetter, Gap, LateTick, Tick
-
-Result = Tick | Gap | LateTick | DeadLetter
+from pipeline.records import DeadLetter
 
 # Rows carry neither heartbeats nor connections. A window of a minute that holds no row is not known to be quiet.
 FLAT_GAP_AFTER_NS = 60 * NS_PER_S

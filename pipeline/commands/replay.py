@@ -23,13 +23,13 @@ from pipeline.archive import describe, expand_paths, latest_archive, read_archiv
 from pipeline.commands.recordings import flat_options, no_tick, read_options, show_formats
 from pipeline.exchange.pacer import Pacer
 from pipeline.feed.advice import GapWatch
-from pipeline.records import DeadLetter, Gap, LateTick, Tick
+from pipeline.feed.protocol import Result
+from pipeline.records import DeadLetter, Gap, Tick
 from pipeline.stream.kafka import Sink, connect, holds_records
 from pipeline.stream.kafka_topics import ensure_topics
 from pipeline.stream.missing import missing_records, read_present
 from pipeline.stream.publish import Publisher
 
-Result = Tick | Gap | LateTick | DeadLetter
 BATCH = 500
 
 

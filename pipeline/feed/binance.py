@@ -28,7 +28,7 @@ from pipeline.feed.message import Message
 from pipeline.feed.protocol import Allowance, Position, Result
 from pipeline.feed.rfc3339 import NS_PER_S
 from pipeline.feed.values import explain_quote, shown, sound_quote
-from pipeline.records import DeadLetter, DeadReason, LateTick, Tick
+from pipeline.records import NOT_DECODED, DeadLetter, DeadReason, LateTick, Tick
 
 BOOK_TICKER = "bookTicker"
 TRADE = "trade"
@@ -94,7 +94,6 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_quote = msgspec.json.Decoder(_Quote, strict=False).decode
 _decode_trade = msgspec.json.Decoder(_Trade, strict=False).decode
 _decode_kind = msgspec.json.Decoder(_Kind).decode
-_NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _PRODUCT = re.compile(r"[A-Z0-9]{2,30}(_[A-Z0-9]{1,20})?", re.ASCII)
 
@@ -134,7 +133,7 @@ class BinanceFeed:
     def recognizes(self, raw: bytes) -> bool:
         try:
             _decode_envelope(raw)
-        except _NOT_DECODED:
+        except NOT_DECODED:
             kind = _kind(raw)
             return kind is not None and bool(kind.s) and (kind.u is not None or bool(kind.e))
         return True
@@ -162,7 +161,7 @@ class BinanceDecoder:
             if not raw.isascii():
                 raw.decode()
             envelope = _decode_envelope(raw)
-        except _NOT_DECODED:
+        except NOT_DECODED:
             return self._decode_other(raw, ingest_time_ns, source)
         stream = envelope.stream
         message = Message(raw, ingest_time_ns, source, None)
@@ -191,7 +190,7 @@ class BinanceDecoder:
     def _quote(self, data: msgspec.Raw | bytes, message: Message) -> list[Result]:
         try:
             quote = _decode_quote(data)
-        except _NOT_DECODED:
+        except NOT_DECODED:
             return [message.dead(*_explain_quote(data))]
         product = quote.s
         bid, ask = quote.b, quote.a
@@ -224,7 +223,7 @@ class BinanceDecoder:
     def _trade(self, data: msgspec.Raw | bytes, message: Message) -> list[Result]:
         try:
             trade = _decode_trade(data)
-        except _NOT_DECODED:
+        except NOT_DECODED:
             return [message.dead("wrong_shape", _decode_error(_decode_trade, data))]
         if not 0 < trade.p < float("inf"):
             # Futures announce trades of the insurance fund and the like with a price of 0.
@@ -284,7 +283,7 @@ def _kind(raw: msgspec.Raw | bytes) -> _Kind | None:
     try:
         kind = _decode_kind(raw)
         return _decode_kind(kind.data) if kind.data is not msgspec.UNSET else kind
-    except _NOT_DECODED:
+    except NOT_DECODED:
         return None
 
 
@@ -318,6 +317,6 @@ def _explain_quote(data: msgspec.Raw | bytes) -> tuple[DeadReason, str]:
 def _decode_error(decode: Any, data: msgspec.Raw | bytes) -> str:
     try:
         decode(data)
-    except _NOT_DECODED as error:
+    except NOT_DECODED as error:
         return f"data: {error}"[:200]
     return ""

@@ -27,7 +27,7 @@ from pipeline.feed.message import Message
 from pipeline.feed.protocol import Allowance, Position, Result
 from pipeline.feed.rfc3339 import parse_ns
 from pipeline.feed.values import explain_quote, shown, sound_quote
-from pipeline.records import DeadLetter, DeadReason, LateTick, Tick
+from pipeline.records import NOT_DECODED, DeadLetter, DeadReason, LateTick, Tick
 
 TICKER = "ticker"
 HEARTBEATS = "heartbeats"
@@ -86,7 +86,6 @@ _decode_envelope = msgspec.json.Decoder(_Envelope, strict=False).decode
 _decode_acknowledgement = msgspec.json.Decoder(_Acknowledgement).decode
 _decode_head = msgspec.json.Decoder(_Head, strict=False).decode
 _decode_form = msgspec.json.Decoder(_Form).decode
-_NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _PRODUCT = re.compile(r"[A-Z0-9]{1,20}(-[A-Z0-9]{1,20}){1,3}", re.ASCII)
 _PRICES = ("price", "best_bid", "best_ask")
@@ -132,13 +131,13 @@ class CoinbaseFeed:
     def event_time_ns(self, raw: bytes, ingest_time_ns: int) -> int | None:
         try:
             return _parsed_ns(_decode_head(raw).timestamp)
-        except _NOT_DECODED:
+        except NOT_DECODED:
             return None
 
     def recognizes(self, raw: bytes) -> bool:
         try:
             _decode_form(raw)
-        except _NOT_DECODED:
+        except NOT_DECODED:
             return False
         return True
 
@@ -167,7 +166,7 @@ class CoinbaseDecoder:
             if not raw.isascii():
                 raw.decode()
             envelope = _decode_envelope(raw)
-        except _NOT_DECODED:
+        except NOT_DECODED:
             return self._decode_damaged(raw, ingest_time_ns, source)
         sequence = envelope.sequence_num
         if sequence == _NO_NUMBER:
@@ -222,7 +221,7 @@ class CoinbaseDecoder:
         """Notes the products of the ticker channel. An acknowledgement lists all subscriptions, or its request's."""
         try:
             events = _decode_acknowledgement(raw).events
-        except _NOT_DECODED:
+        except NOT_DECODED:
             return
         self._acknowledgements += 1
         listed = [event.subscriptions[TICKER] for event in events if TICKER in event.subscriptions]
@@ -341,7 +340,7 @@ class CoinbaseConnections:
     def place(self, raw: bytes, *, first_of_file: bool) -> Position:
         try:
             head = _decode_head(raw)
-        except _NOT_DECODED:
+        except NOT_DECODED:
             return Position(None, False)
         sequence = head.sequence_num
         if sequence is None:
