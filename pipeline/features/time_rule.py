@@ -112,8 +112,8 @@ class TimeRule:
     def _confirmed(self, code: int, tick: Tick) -> bool:
         """Whether the tick set aside before agrees, so that the product's time did jump."""
         suspect = self.suspects.pop(code, None)
-        if suspect is None or suspect[1] == tick.sequence_num:
-            return False  # tickers of one message share a time, so they do not confirm each other
+        if suspect is None or suspect == (tick.event_time_ns, tick.sequence_num):
+            return False  # ticks of one message share time and number, so they do not confirm each other
         return 0 <= tick.event_time_ns - suspect[0] <= MAX_TIME_JUMP_NS
 
 

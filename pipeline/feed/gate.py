@@ -1,7 +1,7 @@
 """The rules by which ticks of one connection are accepted; the same for every exchange.
 
-- A tick whose time is far from its product's last tick is set aside until the next tick confirms one of
-  the two, so that a single bad timestamp costs one tick and not all that follow.
+- A tick whose time is far from its product's last tick is set aside until the next tick confirms either
+  time, so that a single bad timestamp costs one tick and not all later ticks.
 - A product that had ticks on an earlier connection has a gap before its first tick on this one.
 - By the time rule, a product's silence is the gap instead (reason "silence").
 """
@@ -59,7 +59,7 @@ class TickGate:
         return TickGate(self.venue, self.rule, earlier=earlier, max_future_ns=self._max_future_ns)
 
     def lost(self, message: Message, time_ns: int, missed: int) -> list[Gap]:
-        """A gap for every product: nobody can tell whose messages were lost."""
+        """A gap for every product: the products of lost messages are unknown."""
         return [self._gap(product, time_ns, message, "sequence", missed) for product in sorted(self.products)]
 
     def in_future(self, message: Message, time_ns: int, field: str) -> DeadLetter | None:
@@ -101,16 +101,18 @@ class TickGate:
         return []
 
     def _judge_jump(self, tick: Tick, last_ns: int, message: Message) -> Result:
-        """For a time far from the last one: a gap if the tick that was set aside before it agrees, since then the
-        time did jump. Otherwise this tick is set aside itself, and the next one decides.
+        """For a time far from the last tick: a gap if the tick that was set aside before it agrees, since then the time
+        did jump. Otherwise this tick is set aside, and the next tick decides.
         """
         product, time_ns = tick.product_id, tick.event_time_ns
-        # A message has one timestamp, so its ticks do not confirm each other.
-        suspect_ns, suspect_number = self._suspects.pop(product, (time_ns, tick.sequence_num))
-        if suspect_number != tick.sequence_num and 0 <= time_ns - suspect_ns <= self._max_jump_ns:
+        # Ticks of one message share time and number, so they do not confirm each other. The number alone does not
+        # identify a message: all rows of a flat recording may have the same.
+        identity = time_ns, tick.sequence_num
+        suspect = self._suspects.pop(product, identity)
+        if suspect != identity and 0 <= time_ns - suspect[0] <= self._max_jump_ns:
             self._last_ns[product] = time_ns
             return self._gap(product, time_ns, message, "clock", 1)
-        self._suspects[product] = time_ns, tick.sequence_num
+        self._suspects[product] = identity
         if time_ns < last_ns:
             return LateTick("time_jumped_back", message.source, tick)
         bound_s = self._max_jump_ns // NS_PER_S

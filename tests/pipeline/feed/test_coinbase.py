@@ -329,17 +329,6 @@ def test_subscriptions_are_one_channel_a_message() -> None:
     ]
 
 
-def test_an_acknowledgement_lists_the_products_of_the_ticker_channel() -> None:
-    decoder = CoinbaseDecoder()
-    assert decoder.acknowledged is None
-    decode(subscriptions(0), decoder=decoder)
-    assert decoder.acknowledged == {"BTC-USD"}
-    decode(subscriptions(1, []), decoder=decoder)
-    assert decoder.acknowledged == frozenset()
-    decode(subscriptions(2, ["ETH-USDC", "BIT-28JUN24-CDE"]), decoder=decoder)
-    assert decoder.acknowledged == {"ETH-USD", "BIT-28JUN24-CDE"}
-
-
 BY_TIME = 30 * NS_PER_S
 
 
