@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -76,6 +77,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where logs and data stay; default: a temporary folder")
     parser.add_argument("--save", action="store_true", help="store the results in benchmarks/results/faults.json")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ends processes, unmounts disks
     command = f"python -m benchmarks.faults {shlex.join(sys.argv[1:])}"
     results: dict[str, Result] = {}
     failed = False
@@ -90,6 +92,7 @@ def main() -> int:
                 failed = True
                 _log(name, f"FAILED: {error}")
                 continue
+            _log(name, results[name].summary())
             if arguments.save:
                 store(name, results[name], command)
     _show(Console(width=160), results)

@@ -34,6 +34,13 @@ class Result:
     remarks: Mapping[str, int]
     seconds: float
 
+    def summary(self) -> str:
+        figures = self.as_json()
+        names = ("rows", "predictions", "lost", "repeated", "altered", "recovery_s_p50", "recovery_s_max", "remarks")
+        return ", ".join(f"{name} {figures[name]}" for name in names) + "".join(
+            f"; {each}" for each in self.verdict.examples
+        )
+
     def as_json(self) -> dict[str, Any]:
         verdict = self.verdict
         return {
