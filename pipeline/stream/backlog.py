@@ -25,6 +25,7 @@ from pipeline.stream.spool import Spool, SpooledMessage
 STALL_S = 1.0  # without an acknowledgement: Kafka is unavailable. A broker restart takes 2 s, a slow request 0.1 s
 MAX_QUEUED = 100_000  # messages in the producer's memory; a kill loses them, and `volcast replay --missing` fills them
 BATCH = 5_000  # messages that leave the spool at once
+LAST_BATCH_S = 1.0  # how long the last batch may hold up new messages; usually some milliseconds
 STORE = "backlog"  # its name in volcast_not_stored_total
 
 # Messages wait for as long as it takes: the producer must not give them up by itself.
@@ -196,6 +197,21 @@ class BacklogSink:
             if message.topic != self._topics.raw or message.value not in self._delivered:
                 self._forward(*message)
         self._in_flight = len(batch), position
+        if len(batch) == self._spool.messages:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Waits for the last batch. Otherwise messages that arrive meanwhile would keep the spool in use for ever."""
+        assert self._in_flight is not None
+        try:
+            self._sink.flush(LAST_BATCH_S)
+        except UnavailableError:
+            if self._sink.queued == 0:  # refused for good
+                raise
+            return
+        self._spool.release(*self._in_flight)
+        self._in_flight = None
+        self._end_spooling()
 
     def _end_spooling(self) -> None:
         self._spooling = False
