@@ -12,6 +12,7 @@ from confluent_kafka.admin._resource import ResourceType
 
 from benchmarks.faults.course import SESSION_TIMEOUT_MS, Course, Setup
 from common.errors import UnavailableError
+from pipeline.parquet import RETRY_S as PARQUET_RETRY_S
 from pipeline.stream.transactions import TRANSACTION_TIMEOUT_MS
 
 # Every fifth kill follows another before results are fresh again: it meets a process that restores its state.
@@ -145,25 +146,34 @@ def stop_worker(course: Course) -> None:
 
 
 def fill_archive(course: Course) -> None:
-    """Ingest has to go on; the ticks that the archive lacks have to be stated in the archive."""
-    _fill(course, "archive")
-    course.await_features()
+    """Ingest has to go on. Its archive then states how many messages it lacks."""
+    disk = course.disks["archive"]
+    course.note("archive-disk")
+    disk.fill()
+    time.sleep(DISK_FULL_S)
+    course.await_predictions()  # while the disk is full
+    course.require_event(course.ingest, "archive cannot be written, ingest goes on without it")
+    disk.free()
+    time.sleep(3.0)
+    course.require_event(course.ingest, "archive is written again")
+    course.await_predictions()
+    course.require_alive()
 
 
 def fill_parquet(course: Course) -> None:
-    _fill(course, "parquet")
-    course.await_features()
-
-
-def _fill(course: Course, name: str) -> None:
-    disk = course.disks[name]
-    course.note(f"{name}-disk")
+    """The worker has to go on; also if it starts while the disk is full."""
+    disk = course.disks["parquet"]
+    began_s = course.note("parquet-disk")
     disk.fill()
-    time.sleep(DISK_FULL_S)
-    course.require_alive()
-    course.await_predictions()  # while the disk is full
+    course.stop(course.worker)
+    course.require_event(course.worker, "Parquet cannot be written, features go on without it")
+    course.worker = course.start_worker()
+    course.await_predictions(began_s)
+    course.require_event(course.worker, "Parquet cannot be written, features go on without it")
     disk.free()
-    time.sleep(DISK_FULL_S)
+    time.sleep(2 * PARQUET_RETRY_S + 5)  # then the first file after the failure is complete
+    course.require_event(course.worker, "Parquet is written again")
+    course.await_predictions()
     course.require_alive()
 
 
@@ -241,7 +251,7 @@ ACTIONS = {
     "rescale": Action(rescale, 3, "workers 1 -> 3 -> 2 -> 1"),
     "pause": Action(stop_worker, 3, "worker stopped beyond the session timeout"),
     "archive-disk": Action(fill_archive, 3, "archive disk full", Setup(disks=("archive",)), oracle="ticks.raw"),
-    "parquet-disk": Action(fill_parquet, 3, "Parquet disk full", Setup(disks=("parquet",), ticks_per_s=1500)),
+    "parquet-disk": Action(fill_parquet, 3, "Parquet disk full", Setup(disks=("parquet",))),
     "broker-disk": Action(fill_broker, 3, "Kafka's disk full", Setup(disks=("kafka-1",))),
     "retention": Action(overtake, 3, "retention overtakes a stopped worker", measure="features", oracle="ticks.raw"),
 }

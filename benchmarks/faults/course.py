@@ -160,6 +160,11 @@ class Course:
             if not process.alive:
                 raise UnavailableError(f"{process.name}: {process.failure_line()}")
 
+    def require_event(self, process: Process, event: str) -> None:
+        """Raises UnavailableError if a process has not logged an event."""
+        if f'"event": "{event}"' not in process.log.read_text():
+            raise UnavailableError(f"{process.name}: expected the log event {event!r}")
+
     # The end.
 
     def fill_gaps(self) -> None:
