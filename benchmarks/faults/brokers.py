@@ -11,8 +11,10 @@ from pathlib import Path
 from confluent_kafka.admin import AdminClient
 
 from benchmarks.processes import free_port
+from common.config import KafkaConfig
 from common.errors import UnavailableError
 from pipeline.broker.kafka import KafkaBroker
+from pipeline.stream.kafka import connect
 
 IN_SYNC_S = 120.0
 # Retention acts within a second. The defaults are 30 s after the start and then every five minutes.
@@ -60,7 +62,7 @@ class Brokers:
         self._threads.submit(self._brokers[node - 1].start).result()
 
     def admin(self) -> AdminClient:
-        return AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
+        return connect(KafkaConfig(bootstrap_servers=self.bootstrap_servers))
 
     def leader(self, topic: str, partition: int) -> int:
         """The node that leads a partition."""
