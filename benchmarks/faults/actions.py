@@ -12,7 +12,6 @@ from confluent_kafka.admin._resource import ResourceType
 
 from benchmarks.faults.course import SESSION_TIMEOUT_MS, Course, Setup
 from common.errors import UnavailableError
-from pipeline.parquet import RETRY_S as PARQUET_RETRY_S
 from pipeline.stream.transactions import TRANSACTION_TIMEOUT_MS
 
 # Every fifth kill follows another before results are fresh again: it meets a process that restores its state.
@@ -161,20 +160,21 @@ def fill_archive(course: Course) -> None:
 
 
 def fill_parquet(course: Course) -> None:
-    """The worker has to go on; also if it starts while the disk is full."""
+    """The worker has to go on, to start, and to end in order; its open file cannot be completed."""
     disk = course.disks["parquet"]
     began_s = course.note("parquet-disk")
     disk.fill()
-    course.stop(course.worker)
-    course.require_event(course.worker, "Parquet cannot be written, features go on without it")
-    course.worker = course.start_worker()
-    course.await_predictions(began_s)
-    course.require_event(course.worker, "Parquet cannot be written, features go on without it")
+    for _ in range(2):
+        course.stop(course.worker)
+        course.require_event(course.worker, "Parquet cannot be written, features go on without it")
+        course.worker = course.start_worker()
+        course.await_predictions(began_s)
     disk.free()
-    time.sleep(2 * PARQUET_RETRY_S + 5)  # then the first file after the failure is complete
-    course.require_event(course.worker, "Parquet is written again")
+    course.stop(course.worker)
+    if not list(disk.folder.glob("*.parquet")):
+        raise UnavailableError("worker: expected a Parquet file once the disk has room")
+    course.worker = course.start_worker()
     course.await_predictions()
-    course.require_alive()
 
 
 def fill_broker(course: Course) -> None:
