@@ -1,6 +1,7 @@
 """How the worker delivers: exactly once, in transactions, or at least once.
 
-Both take messages, and then commit them together with the offsets of the ticks that they come from.
+Both take messages, and then commit them together with the offsets of the ticks that they come from. A transaction is
+committed by a thread, since that takes several round trips. Messages that arrive meanwhile wait for the next one.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
@@ -33,7 +35,15 @@ CALL_S = 5.0
 # transaction took too long.
 FENCED_TWICE_S = 60.0
 ANY_PARTITION = -1
+# Directly after a commit the broker refuses the next transaction until all partitions have its end, about a millisecond
+# later. librdkafka repeats the request after this time; its default of 100 ms would delay one commit in fifty by that.
+RETRY_BACKOFF_MS = 2
+# A small transaction begins when it is committed (see ExactlyOnce). Beyond this the broker gets messages earlier.
+MAX_SMALL_MESSAGES = 1000
+# About 10 MB. Beyond it the worker waits for the commit in flight.
+MAX_WAITING_MESSAGES = 20_000
 
+Messages = tuple[str, bytes, Sequence[bytes], int]  # topic, key, values, partition
 SnapshotRecord = tuple[str, bytes, bytes, int]  # topic, key, value, partition
 
 
@@ -44,21 +54,33 @@ class AbortedError(Exception):
 class Delivery(Protocol):
     """Where the worker's messages go."""
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the caller should await the commit in flight before it sends more."""
+        ...
+
     def send_all(self, topic: str, key: bytes, values: Sequence[bytes], partition: int = ANY_PARTITION) -> None:
         """Queues messages of one key. Raises AbortedError, or UnavailableError for a message that Kafka refuses."""
         ...
 
     def poll(self) -> None: ...
 
-    def commit(self, offsets: Sequence[TopicPartition], snapshots: Sequence[SnapshotRecord]) -> None:
-        """Commits all messages, the offsets, and snapshots as of the offsets.
+    def start_commit(self, offsets: Sequence[TopicPartition], snapshots: Sequence[SnapshotRecord]) -> None:
+        """Begins to commit all messages, the offsets, and snapshots as of the offsets. No commit may be in flight.
 
-        Raises AbortedError; UnavailableError after OUTAGE_S.
+        Raises the errors of `finish_commit`.
+        """
+        ...
+
+    def finish_commit(self, *, wait: bool) -> bool:
+        """Whether the commit that was started is done. Without `wait` it returns at once.
+
+        Raises AbortedError; UnavailableError after OUTAGE_S, or for a message that Kafka refuses.
         """
         ...
 
     def abort(self) -> None:
-        """Drops messages since the last commit, as far as the guarantee allows."""
+        """Drops messages since the last commit, as far as the guarantee allows. No commit may be in flight."""
         ...
 
     def close(self) -> None: ...
@@ -86,7 +108,13 @@ class _Sender:
 
 
 class ExactlyOnce:
-    """One transaction from one commit to the next; it begins with the first message.
+    """One transaction from one commit to the next.
+
+    A small transaction lives in the thread alone: its offsets, its messages, its end. The offsets come first because
+    they find out, within RETRY_BACKOFF_MS, when the transaction before is over on all partitions. For messages
+    librdkafka would repeat the question after 20 ms. Larger transactions begin earlier, while their messages arrive.
+
+    The producer belongs to the thread while a commit is in flight, and to the caller otherwise.
 
     transactional_id: stable for this worker. A new producer of the same name ends the transaction of the old one.
     """
@@ -96,36 +124,99 @@ class ExactlyOnce:
         self._consumer = consumer
         self._id = transactional_id
         self._sender = _Sender()
+        self._waiting: list[Messages] = []
+        self._waiting_count = 0
         self._open = False
+        self._closing = False
         self._fenced_s = float("-inf")
         self._producer = self._started()
+        self._thread = ThreadPoolExecutor(1, "volcast-commit")
+        self._commit: Future[None] | None = None  # in flight, or its result was not taken
+
+    @property
+    def is_full(self) -> bool:
+        return self._commit is not None and self._waiting_count >= MAX_WAITING_MESSAGES
 
     def send_all(self, topic: str, key: bytes, values: Sequence[bytes], partition: int = ANY_PARTITION) -> None:
-        try:
-            self._begin()
-            self._sender.queue(self._producer, topic, key, values, partition)
-        except KafkaException as exception:
-            error = kafka_error(exception)
-            if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                raise failure(f"a message for {topic} is refused", error) from None
-            raise self._aborted(error) from None
+        self._waiting.append((topic, key, values, partition))
+        self._waiting_count += len(values)
+        if self._commit is None and self._waiting_count > MAX_SMALL_MESSAGES:
+            self._aborting(lambda: self._produce(self._take_waiting()))
 
     def poll(self) -> None:
-        self._producer.poll(0)
+        if self._commit is None:
+            self._producer.poll(0)
 
-    def commit(self, offsets: Sequence[TopicPartition], snapshots: Sequence[SnapshotRecord]) -> None:
-        for topic, key, value, partition in snapshots:
-            self.send_all(topic, key, [value], partition)
+    def start_commit(self, offsets: Sequence[TopicPartition], snapshots: Sequence[SnapshotRecord]) -> None:
+        assert self._commit is None
+        messages = [*self._take_waiting(), *((topic, key, [value], to) for topic, key, value, to in snapshots)]
+        # Of the generation in which the caller owns the partitions: a later one would not be fenced.
+        group = self._consumer.consumer_group_metadata()
+        self._commit = self._thread.submit(
+            self._aborting, lambda: self._end_transaction(list(offsets), group, messages)
+        )
+
+    def finish_commit(self, *, wait: bool) -> bool:
+        if self._commit is None:
+            return True
+        if not wait and not self._commit.done():
+            return False
+        commit = self._commit
         try:
-            self._begin()
-            group = self._consumer.consumer_group_metadata()
-            self._repeat(lambda: self._producer.send_offsets_to_transaction(list(offsets), group, CALL_S))
-            self._repeat(lambda: self._producer.commit_transaction(CALL_S))
-        except KafkaException as exception:
-            raise self._aborted(kafka_error(exception)) from None
-        self._open = False
+            commit.result()
+        finally:
+            self._commit = None
+        return True
 
     def abort(self) -> None:
+        assert self._commit is None
+        self._take_waiting()
+        self._abort_open()
+
+    def close(self) -> None:
+        """Aborts what is not committed, so that readers need not wait for the transaction's timeout."""
+        self._closing = True
+        self._thread.shutdown()
+        if self._open:
+            with suppress(KafkaException):  # then the timeout does it, or the next producer of this name
+                self._producer.abort_transaction(CALL_S)
+        _close(self._producer)
+
+    def _take_waiting(self) -> list[Messages]:
+        waiting, self._waiting, self._waiting_count = self._waiting, [], 0
+        return waiting
+
+    def _end_transaction(self, offsets: list[TopicPartition], group: Any, messages: list[Messages]) -> None:
+        self._begin()
+        self._repeat(lambda: self._producer.send_offsets_to_transaction(offsets, group, CALL_S))
+        self._produce(messages)
+        self._repeat(lambda: self._producer.commit_transaction(CALL_S))
+        self._open = False
+
+    def _produce(self, messages: list[Messages]) -> None:
+        self._begin()
+        for topic, key, values, partition in messages:
+            try:
+                self._sender.queue(self._producer, topic, key, values, partition)
+            except KafkaException as exception:
+                if kafka_error(exception).code() != KafkaError.MSG_SIZE_TOO_LARGE:
+                    raise
+                raise failure(f"a message for {topic} is refused", kafka_error(exception)) from None
+
+    def _aborting(self, call: Callable[[], None]) -> None:
+        """Errors of Kafka end the transaction. Raises AbortedError."""
+        try:
+            call()
+        except KafkaException as exception:
+            error = kafka_error(exception)
+            get_logger().warning("transaction aborted", error=error.str())
+            if error.fatal():
+                self._replace(error)
+            else:
+                self._abort_open()
+            raise AbortedError(error.str()) from None
+
+    def _abort_open(self) -> None:
         if not self._open:
             return
         try:
@@ -134,25 +225,10 @@ class ExactlyOnce:
             self._replace(kafka_error(exception))
         self._open = False
 
-    def close(self) -> None:
-        """Aborts what is not committed, so that readers need not wait for the transaction's timeout."""
-        if self._open:
-            with suppress(KafkaException):  # then the timeout does it, or the next producer of this name
-                self._producer.abort_transaction(CALL_S)
-        _close(self._producer)
-
     def _begin(self) -> None:
         if not self._open:
             self._producer.begin_transaction()
             self._open = True
-
-    def _aborted(self, error: KafkaError) -> AbortedError:
-        get_logger().warning("transaction aborted", error=error.str())
-        if error.fatal():
-            self._replace(error)
-        else:
-            self.abort()
-        return AbortedError(error.str())
 
     def _replace(self, error: KafkaError) -> None:
         """Starts a new producer after a fatal error, such as a transaction that the broker ended for its age."""
@@ -176,13 +252,13 @@ class ExactlyOnce:
                 "message.timeout.ms": TRANSACTION_TIMEOUT_MS,
                 # An idempotent producer keeps the order of several requests in flight.
                 "max.in.flight.requests.per.connection": 5,
+                "retry.backoff.ms": self._config.client.get("retry.backoff.ms", RETRY_BACKOFF_MS),
             },
         )
         retrying(lambda: producer.init_transactions(CALL_S), "transactions cannot start", OUTAGE_S)
         return producer
 
-    @staticmethod
-    def _repeat(call: Callable[[], object]) -> None:
+    def _repeat(self, call: Callable[[], object]) -> None:
         """Repeats a call that continues where the last one stopped, until OUTAGE_S."""
         deadline_s = time.monotonic() + OUTAGE_S
         while True:
@@ -193,12 +269,17 @@ class ExactlyOnce:
                 error = kafka_error(exception)
                 if not is_retriable(error):
                     raise
-                if time.monotonic() > deadline_s:
+                if self._closing or time.monotonic() > deadline_s:
                     raise failure("a transaction cannot be ended", error) from None
 
 
 class AtLeastOnce:
-    """Messages are readable at once. Offsets follow when the messages are delivered; a crash repeats messages."""
+    """Messages are readable at once. Offsets follow when the messages are delivered; a crash repeats messages.
+
+    Nothing waits for a commit, so none runs in a thread.
+    """
+
+    is_full = False
 
     def __init__(self, config: KafkaConfig, consumer: Consumer) -> None:
         self._consumer = consumer
@@ -215,12 +296,15 @@ class AtLeastOnce:
     def poll(self) -> None:
         self._producer.poll(0)
 
-    def commit(self, offsets: Sequence[TopicPartition], snapshots: Sequence[SnapshotRecord]) -> None:
+    def start_commit(self, offsets: Sequence[TopicPartition], snapshots: Sequence[SnapshotRecord]) -> None:
         """Snapshots come after the offsets: a snapshot of a later offset than the committed one would be of no use."""
         self._flush()
         self._store(offsets)
         for topic, key, value, partition in snapshots:
             self.send_all(topic, key, [value], partition)
+
+    def finish_commit(self, *, wait: bool) -> bool:
+        return True
 
     def _flush(self) -> None:
         left = self._producer.flush(OUTAGE_S)
