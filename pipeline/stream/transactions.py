@@ -11,9 +11,10 @@ import os
 import re
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -21,7 +22,7 @@ from typing import IO, Any, Protocol
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from common.config import KafkaConfig
-from common.errors import UnavailableError
+from common.errors import ClientLostError, UnavailableError
 from common.log import get_logger
 from pipeline.stream.kafka import POLL_EVERY, make_producer
 from pipeline.stream.kafka_errors import failure, is_rebalancing, is_retriable, kafka_error, retrying
@@ -31,9 +32,12 @@ TRANSACTION_TIMEOUT_MS = 10_000
 # How long a broker may be unavailable before the worker ends.
 OUTAGE_S = 120.0
 CALL_S = 5.0
-# Two workers of one name replace each other's producer in turn. A single replacement may be the broker's, after a
-# transaction took too long.
-FENCED_TWICE_S = 60.0
+# A call of librdkafka for CALL_S has returned by then, unless it never will (librdkafka issues 5456 and 5511).
+LOST_CALL_S = CALL_S + 10.0
+WATCH_S = 0.5  # how often a waiting worker looks for such a call
+# The broker fences a producer for its age only: after a transaction took too long, or when it restarted meanwhile. A
+# younger producer was replaced by another worker of the same name.
+FENCED_YOUNG_S = TRANSACTION_TIMEOUT_MS / 1e3
 ANY_PARTITION = -1
 # Directly after a commit the broker refuses the next transaction until all partitions have its end, about a millisecond
 # later. librdkafka repeats the request after this time; its default of 100 ms would delay one commit in fifty by that.
@@ -80,7 +84,10 @@ class Delivery(Protocol):
         ...
 
     def abort(self) -> None:
-        """Drops messages since the last commit, as far as the guarantee allows. No commit may be in flight."""
+        """Drops messages since the last commit, as far as the guarantee allows. No commit may be in flight.
+
+        Call it after each AbortedError, before anything else. Raises UnavailableError.
+        """
         ...
 
     def close(self) -> None: ...
@@ -128,10 +135,10 @@ class ExactlyOnce:
         self._waiting_count = 0
         self._open = False
         self._closing = False
-        self._fenced_s = float("-inf")
+        self._producer_since_s = 0.0
         self._producer = self._started()
-        self._thread = ThreadPoolExecutor(1, "volcast-commit")
         self._commit: Future[None] | None = None  # in flight, or its result was not taken
+        self._call_since_s: float | None = None  # since when a call of librdkafka lasts
 
     @property
     def is_full(self) -> bool:
@@ -141,7 +148,10 @@ class ExactlyOnce:
         self._waiting.append((topic, key, values, partition))
         self._waiting_count += len(values)
         if self._commit is None and self._waiting_count > MAX_SMALL_MESSAGES:
-            self._aborting(lambda: self._produce(self._take_waiting()))
+            try:
+                self._produce(self._take_waiting())
+            except KafkaException as exception:
+                raise _aborted(exception) from None
 
     def poll(self) -> None:
         if self._commit is None:
@@ -152,35 +162,59 @@ class ExactlyOnce:
         messages = [*self._take_waiting(), *((topic, key, [value], to) for topic, key, value, to in snapshots)]
         # Of the generation in which the caller owns the partitions: a later one would not be fenced.
         group = self._consumer.consumer_group_metadata()
-        self._commit = self._thread.submit(
-            self._aborting, lambda: self._end_transaction(list(offsets), group, messages)
-        )
+        self._start(lambda: self._end_transaction(list(offsets), group, messages))
 
     def finish_commit(self, *, wait: bool) -> bool:
         if self._commit is None:
             return True
-        if not wait and not self._commit.done():
+        if not self._is_done(self._commit, wait):
             return False
-        commit = self._commit
-        try:
-            commit.result()
-        finally:
-            self._commit = None
+        commit, self._commit = self._commit, None
+        commit.result()
         return True
 
     def abort(self) -> None:
         assert self._commit is None
         self._take_waiting()
-        self._abort_open()
+        if self._open:
+            self._start(self._abort_open)
+            self.finish_commit(wait=True)
 
     def close(self) -> None:
         """Aborts what is not committed, so that readers need not wait for the transaction's timeout."""
         self._closing = True
-        self._thread.shutdown()
-        if self._open:
-            with suppress(KafkaException):  # then the timeout does it, or the next producer of this name
-                self._producer.abort_transaction(CALL_S)
-        _close(self._producer)
+        with suppress(AbortedError, UnavailableError):  # then the timeout does it, or the next producer of this name
+            self.finish_commit(wait=True)
+            self.abort()
+        if self._call_since_s is None:  # else it would wait for that call, too
+            _close(self._producer)
+
+    def _start(self, work: Callable[[], None]) -> None:
+        """Does work in a thread of its own, which a call that never returns cannot keep alive."""
+        commit = self._commit = Future[None]()
+
+        def run() -> None:
+            try:
+                work()
+            except KafkaException as exception:
+                commit.set_exception(_aborted(exception))
+            except BaseException as error:
+                commit.set_exception(error)
+            else:
+                commit.set_result(None)
+
+        threading.Thread(target=run, name="volcast-commit", daemon=True).start()
+
+    def _is_done(self, commit: Future[None], waits: bool) -> bool:
+        """Raises ClientLostError if a call of librdkafka does not return."""
+        while not commit.done():
+            began_s = self._call_since_s
+            if began_s is not None and time.monotonic() - began_s > LOST_CALL_S:
+                raise ClientLostError(f"kafka: the end of a transaction does not return within {LOST_CALL_S:g} s")
+            if not waits:
+                return False
+            wait([commit], WATCH_S)
+        return True
 
     def _take_waiting(self) -> list[Messages]:
         waiting, self._waiting, self._waiting_count = self._waiting, [], 0
@@ -203,22 +237,7 @@ class ExactlyOnce:
                     raise
                 raise failure(f"a message for {topic} is refused", kafka_error(exception)) from None
 
-    def _aborting(self, call: Callable[[], None]) -> None:
-        """Errors of Kafka end the transaction. Raises AbortedError."""
-        try:
-            call()
-        except KafkaException as exception:
-            error = kafka_error(exception)
-            get_logger().warning("transaction aborted", error=error.str())
-            if error.fatal():
-                self._replace(error)
-            else:
-                self._abort_open()
-            raise AbortedError(error.str()) from None
-
     def _abort_open(self) -> None:
-        if not self._open:
-            return
         try:
             self._repeat(lambda: self._producer.abort_transaction(CALL_S))
         except KafkaException as exception:
@@ -227,18 +246,19 @@ class ExactlyOnce:
 
     def _begin(self) -> None:
         if not self._open:
+            self._open = True  # even if it fails: `abort` then learns from the producer what is wrong with it
             self._producer.begin_transaction()
-            self._open = True
 
     def _replace(self, error: KafkaError) -> None:
         """Starts a new producer after a fatal error, such as a transaction that the broker ended for its age."""
-        now_s = time.monotonic()
-        if now_s - self._fenced_s < FENCED_TWICE_S:
+        if self._closing:  # a new producer would fence that of the next worker
+            raise failure("a transaction cannot be aborted", error)
+        age_s = time.monotonic() - self._producer_since_s
+        if age_s < FENCED_YOUNG_S:
             raise UnavailableError(
-                f"kafka: the producer {self._id} was replaced twice within {FENCED_TWICE_S:g} s ({error.str()}); "
+                f"kafka: the producer {self._id} was replaced within {age_s:.1f} s ({error.str()}); "
                 "does another worker have the same worker.instance_id?"
             )
-        self._fenced_s = now_s
         _close(self._producer)
         self._producer = self._started()
         self._open = False
@@ -256,12 +276,14 @@ class ExactlyOnce:
             },
         )
         retrying(lambda: producer.init_transactions(CALL_S), "transactions cannot start", OUTAGE_S)
+        self._producer_since_s = time.monotonic()
         return producer
 
     def _repeat(self, call: Callable[[], object]) -> None:
         """Repeats a call that continues where the last one stopped, until OUTAGE_S."""
         deadline_s = time.monotonic() + OUTAGE_S
         while True:
+            self._call_since_s = time.monotonic()
             try:
                 call()
                 return
@@ -271,6 +293,8 @@ class ExactlyOnce:
                     raise
                 if self._closing or time.monotonic() > deadline_s:
                     raise failure("a transaction cannot be ended", error) from None
+            finally:
+                self._call_since_s = None
 
 
 class AtLeastOnce:
@@ -339,6 +363,12 @@ class AtLeastOnce:
     def _on_delivery(self, error: KafkaError | None, message: object) -> None:
         if error is not None:
             self._failure = error
+
+
+def _aborted(exception: KafkaException) -> AbortedError:
+    error = kafka_error(exception)
+    get_logger().warning("transaction aborted", error=error.str())
+    return AbortedError(error.str())
 
 
 def _close(producer: Producer) -> None:

@@ -6,16 +6,19 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from common.config import KafkaConfig
+from common.errors import ClientLostError, UnavailableError
+from pipeline.stream import transactions
 from pipeline.stream.kafka import connect, make_producer
 from pipeline.stream.kafka_topics import ensure_topics
 from pipeline.stream.marker import from_metadata
-from pipeline.stream.transactions import AbortedError, ExactlyOnce
+from pipeline.stream.transactions import FENCED_YOUNG_S, LOST_CALL_S, AbortedError, ExactlyOnce
 from pipeline.stream.worker import Worker
 from tests.pipeline.stream.fakes import TOPICS, Bench, messages_of
 from tests.pipeline.stream.test_path import assert_same, finish, publish, rows_on_topic, step_until, working
@@ -106,6 +109,92 @@ def test_with_too_many_rows_waiting_the_worker_awaits_the_commit() -> None:
     bench.delivery.is_full = True
     bench.feed(MESSAGES[1200:])
     assert bench.delivery.offsets[0] == 700
+
+
+class Producer:
+    """Every method succeeds but those that are replaced."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+@pytest.fixture
+def producers(monkeypatch: pytest.MonkeyPatch) -> list[Producer]:
+    """Those that deliveries make, the newest last."""
+    made: list[Producer] = []
+    monkeypatch.setattr(transactions, "make_producer", lambda *_, **__: made.append(Producer()) or made[-1])
+    return made
+
+
+@pytest.fixture
+def delivery(producers: list[Producer]) -> ExactlyOnce:
+    return ExactlyOnce(KafkaConfig(), SimpleNamespace(consumer_group_metadata=lambda: None), "id")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["send_offsets_to_transaction", "commit_transaction", "abort_transaction"])
+def test_a_call_of_librdkafka_that_never_returns_is_a_lost_client(
+    name: str, producers: list[Producer], delivery: ExactlyOnce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, called, released = SimpleNamespace(now_s=1000.0), threading.Event(), threading.Event()
+    monkeypatch.setattr(transactions, "time", SimpleNamespace(monotonic=lambda: clock.now_s))
+    monkeypatch.setattr(transactions, "WATCH_S", 0.01)
+    setattr(producers[0], name, lambda *_: called.set() or released.wait(60))
+    if name == "abort_transaction":
+        delivery._begin()
+        delivery._start(delivery._abort_open)
+    else:
+        delivery.start_commit([], [])
+    assert called.wait(10)
+    assert not delivery.finish_commit(wait=False)
+    clock.now_s += LOST_CALL_S + 1
+    with pytest.raises(ClientLostError, match="does not return within 15 s"):
+        delivery.finish_commit(wait=True)
+    closed: list[bool] = []
+    producers[0].close = lambda: closed.append(True)  # type: ignore[attr-defined]
+    delivery.close()  # returns
+    assert not closed
+    released.set()
+
+
+FENCED = KafkaException(KafkaError(KafkaError._FENCED, "fenced", fatal=True))
+
+
+@pytest.mark.parametrize("after_s", [FENCED_YOUNG_S - 1, FENCED_YOUNG_S + 1])
+def test_only_a_producer_that_is_fenced_young_was_replaced_by_another_worker(
+    after_s: float, producers: list[Producer], delivery: ExactlyOnce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now_s=time.monotonic())
+    monkeypatch.setattr(transactions, "time", SimpleNamespace(monotonic=lambda: clock.now_s))
+
+    def fenced(*_: object) -> None:
+        raise FENCED
+
+    for number in (1, 2):  # two restarts of a broker
+        clock.now_s += after_s
+        producers[-1].commit_transaction = producers[-1].abort_transaction = fenced  # type: ignore[attr-defined]
+        delivery.start_commit([], [])
+        with pytest.raises(AbortedError):
+            delivery.finish_commit(wait=True)
+        if after_s < FENCED_YOUNG_S:
+            with pytest.raises(UnavailableError, match=r"does another worker have the same worker\.instance_id"):
+                delivery.abort()
+            return
+        delivery.abort()
+        assert len(producers) == 1 + number
+
+
+def test_a_delivery_that_closes_starts_no_producer_that_would_fence_the_next_worker(
+    producers: list[Producer], delivery: ExactlyOnce
+) -> None:
+    delivery._producer_since_s -= FENCED_YOUNG_S
+
+    def fenced(*_: object) -> None:
+        raise FENCED
+
+    producers[0].abort_transaction = fenced  # type: ignore[attr-defined]
+    delivery._begin()
+    delivery.close()
+    assert len(producers) == 1
 
 
 @pytest.fixture
@@ -233,6 +322,7 @@ def test_an_abort_while_rows_of_the_next_transaction_wait(kafka: KafkaConfig, in
             while not delivery._waiting and time.monotonic() < deadline_s:
                 time.sleep(0.01)
             waiting.append(len(delivery._waiting))
+            delivery._producer_since_s -= FENCED_YOUNG_S
             intruder = make_producer(kafka, **{"transactional.id": delivery._id})
             intruder.init_transactions(30)
             intruder.close()
