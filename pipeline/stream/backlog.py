@@ -2,15 +2,15 @@
 
 Normally messages go straight to the producer. If none is acknowledged for STALL_S, or MAX_QUEUED wait in the
 producer, later messages go to the spool. Once the producer has delivered all it holds, the spool follows in
-batches, each acknowledged before the next one is read. So the order is kept, and at most one batch is sent
-twice if the process is killed; the worker's windows then ignore the repeated ticks.
+batches, each acknowledged before the next one is read. So the order is kept. If the process is killed, the next one
+learns from the end of the topic which messages of the last batch were delivered (`note_delivered`).
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +25,7 @@ from pipeline.stream.spool import Spool, SpooledMessage
 STALL_S = 1.0  # without an acknowledgement: Kafka is unavailable. A broker restart takes 2 s, a slow request 0.1 s
 MAX_QUEUED = 100_000  # messages in the producer's memory; a kill loses them, and `volcast replay --missing` fills them
 BATCH = 5_000  # messages that leave the spool at once
+LAST_BATCH_S = 1.0  # how long the last batch may hold up new messages; usually some milliseconds
 STORE = "backlog"  # its name in volcast_not_stored_total
 
 # Messages wait for as long as it takes: the producer must not give them up by itself.
@@ -66,6 +67,7 @@ class BacklogSink:
         self._spool = Spool(directory, max_bytes)
         self._spooling = self._spool.messages > 0  # those of an earlier run come first
         self._in_flight: tuple[int, tuple[int, int]] | None = None  # messages of a batch, position after it
+        self._delivered: frozenset[bytes] = frozenset()  # see note_delivered
         self._dropped: Counter[bytes] = Counter()  # messages of each key since its last one that was kept
         self._unpolled = 0
         self._sent = 0
@@ -87,6 +89,26 @@ class BacklogSink:
     def waiting(self) -> int:
         """Messages on disk."""
         return self._spool.messages
+
+    def waiting_messages(self) -> Iterator[SpooledMessage]:
+        """Messages on disk, oldest first."""
+        return self._spool.waiting()
+
+    def note_delivered(self, values: frozenset[bytes]) -> None:
+        """Tells which records are at the end of ticks.raw. Those among the messages on disk are not sent again.
+
+        Without it, a killed process repeats the batch that it was delivering. A gap in the batch then lets the worker
+        take the ticks behind the gap a second time.
+        """
+        if self._spooling:
+            self._delivered = values
+
+    def put_first(self, messages: Sequence[tuple[str, bytes, bytes]]) -> None:
+        """Puts messages (topic, key, value) in front of those on disk."""
+        try:
+            self._spool.prepend([SpooledMessage(*message) for message in messages])
+        except OSError as error:
+            get_logger().warning("messages cannot be put in front of the backlog", error=error.strerror or str(error))
 
     def send(self, topic: str, key: bytes, value: bytes) -> None:
         """Takes one message. Raises UnavailableError if Kafka refused one for good."""
@@ -172,11 +194,28 @@ class BacklogSink:
             self._end_spooling()
             return
         for message in batch:
-            self._forward(*message)
+            if message.topic != self._topics.raw or message.value not in self._delivered:
+                self._forward(*message)
         self._in_flight = len(batch), position
+        if len(batch) == self._spool.messages:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Waits for the last batch. Otherwise messages that arrive meanwhile would keep the spool in use for ever."""
+        assert self._in_flight is not None
+        try:
+            self._sink.flush(LAST_BATCH_S)
+        except UnavailableError:
+            if self._sink.queued == 0:  # refused for good
+                raise
+            return
+        self._spool.release(*self._in_flight)
+        self._in_flight = None
+        self._end_spooling()
 
     def _end_spooling(self) -> None:
         self._spooling = False
+        self._delivered = frozenset()
         get_logger().info("backlog delivered, messages go straight to Kafka", lost=self.lost)
 
     def _put(self, topic: str, key: bytes, value: bytes) -> None:

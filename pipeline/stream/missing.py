@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from common.config import KafkaConfig
 from common.errors import UnavailableError
 from pipeline.records import NOT_DECODED, DeadLetter, Gap, LateTick, Record, Tick, decode_record, record_key
-from pipeline.stream.kafka import make_consumer, partitions_of
+from pipeline.stream.kafka import make_consumer, partitions_of, watermarks
 from pipeline.stream.kafka_errors import failure, goes_on, kafka_error
 
 BATCH_MESSAGES = 5_000
+END_WAIT_MS = 10  # for new records: the end of a partition is reported after this time
 IDLE_S = 10.0  # without a message before the end of a partition: the broker is unavailable
 
 
@@ -101,27 +102,38 @@ def _gap(tick: Tick) -> Gap:
 
 def read_present(config: KafkaConfig) -> PresentTicks:
     """All ticks of ticks.raw. Raises UnavailableError if the broker does not answer."""
-    return PresentTicks(_topic_ticks(config))
+    records = map(_decoded, _values(config, None))
+    return PresentTicks(record for record in records if isinstance(record, Tick))
 
 
-def _topic_ticks(config: KafkaConfig) -> Iterator[Tick]:
+def read_values(config: KafkaConfig, last: int) -> list[bytes]:
+    """The last records of each partition of ticks.raw, as bytes. Raises UnavailableError as `read_present`."""
+    return list(_values(config, last))
+
+
+def _values(config: KafkaConfig, last: int | None) -> Iterator[bytes]:
+    """The records of ticks.raw, or the last ones of each partition."""
     topic = config.topics.raw
-    consumer = make_consumer(config, "volcast-missing", **{"enable.partition.eof": True})
+    settings = {"enable.partition.eof": True, "fetch.wait.max.ms": END_WAIT_MS}
+    consumer = make_consumer(config, "volcast-missing", **settings)
     try:
-        partitions = set(partitions_of(consumer, topic, config.timeout_s))
-        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])
-        while partitions:
+        starts = dict.fromkeys(partitions_of(consumer, topic, config.timeout_s), OFFSET_BEGINNING)
+        if last is not None:
+            for number in starts:
+                low, high = watermarks(consumer, TopicPartition(topic, number), config.timeout_s)
+                starts[number] = max(low, high - last)
+        consumer.assign([TopicPartition(topic, number, start) for number, start in starts.items()])
+        unread = set(starts)
+        while unread:
             batch = consumer.consume(BATCH_MESSAGES, 0.2) or consumer.consume(1, IDLE_S)
             if not batch:
                 raise UnavailableError(f"kafka: {topic}: no broker answers at {config.bootstrap_servers}")
             for message in batch:
                 error = message.error()
                 if error is None:
-                    record = _decoded(message.value() or b"")
-                    if isinstance(record, Tick):
-                        yield record
+                    yield message.value() or b""
                 elif error.code() == KafkaError._PARTITION_EOF:
-                    partitions.discard(message.partition())
+                    unread.discard(message.partition())
                 elif not goes_on(error):
                     raise failure(f"{topic} cannot be read", error)
     except KafkaException as error:

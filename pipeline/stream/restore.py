@@ -35,6 +35,9 @@ OPEN_TRANSACTIONS_S = 60.0
 CLOCK_SKEW_MS = 60_000
 NS_PER_MS = 1_000_000
 OWED_ROWS_AT_ONCE = 5000
+# Topics end with markers of transactions. A reader learns that it is past them from an empty fetch, which by default
+# comes after 500 ms: 0.5 s for each of about five reads of a partition.
+END_WAIT_MS = 10
 
 
 @dataclass(slots=True)
@@ -79,7 +82,8 @@ class Restorer:
             OPEN_TRANSACTIONS_S,
         )
         with ExitStack() as cleanup:
-            reader = make_consumer(self._config, f"{self._group_id}-restore", **{"enable.partition.eof": True})
+            prompt = {"enable.partition.eof": True, "fetch.wait.max.ms": END_WAIT_MS}
+            reader = make_consumer(self._config, f"{self._group_id}-restore", **prompt)
             cleanup.callback(reader.close)
             ends = make_consumer(self._config, f"{self._group_id}-restore", **{"isolation.level": "read_uncommitted"})
             cleanup.callback(ends.close)

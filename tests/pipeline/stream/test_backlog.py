@@ -48,6 +48,12 @@ class Kafka:
             self.delivered += self._queue
             self._queue.clear()
 
+    def poll_once(self) -> None:
+        """The broker is there for a moment."""
+        self.available = True
+        self.poll()
+        self.available = False
+
     def flush(self, timeout_s: float = 35.0) -> None:
         self.poll()
         if self._queue:
@@ -293,3 +299,36 @@ def test_the_bound_is_in_bytes(tmp_path: Path, spare: int, taken: bool) -> None:
         assert refused.value.errno == errno.ENOSPC
     assert spool.messages == taken
     spool.close()
+
+
+def test_messages_that_arrive_all_the_time_do_not_keep_the_spool_in_use(
+    kafka: Kafka, clock: Clock, tmp_path: Path
+) -> None:
+    backlog = sink(kafka, tmp_path, clock)
+    stall(kafka, backlog, clock)
+    for number in range(1, 10):
+        backlog.send(TOPICS.raw, KEY, value(number))
+    kafka.available = True
+    for number in range(10, 20):
+        backlog.poll()
+        backlog.send(TOPICS.raw, KEY, value(number))
+    assert backlog.waiting == 0
+    backlog.poll()
+    assert kafka.values == [value(number) for number in range(20)]
+
+
+def test_a_last_batch_that_is_not_acknowledged_in_time_stays_in_the_spool(
+    kafka: Kafka, clock: Clock, tmp_path: Path
+) -> None:
+    backlog = sink(kafka, tmp_path, clock)
+    stall(kafka, backlog, clock)
+    backlog.send(TOPICS.raw, KEY, value(1))
+    kafka.poll_once()
+    backlog.poll()
+    assert backlog.waiting == 1
+    backlog.send(TOPICS.raw, KEY, value(2))
+    kafka.available = True
+    backlog.poll()
+    backlog.poll()
+    assert backlog.waiting == 0
+    assert kafka.values == [value(number) for number in range(3)]
