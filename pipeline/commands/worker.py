@@ -30,7 +30,7 @@ from pipeline.stream.drift import LiveDrift, manifest_in
 from pipeline.stream.forecast import Forecaster
 from pipeline.stream.frames import ReceivedFrames
 from pipeline.stream.kafka import connect, make_consumer
-from pipeline.stream.kafka_topics import ensure_topics
+from pipeline.stream.kafka_topics import ensure_topics, warn_unless_compacted
 from pipeline.stream.metrics import labelled, serve_metrics
 from pipeline.stream.restore import Restorer
 from pipeline.stream.transactions import AbortedError, AtLeastOnce, Delivery, ExactlyOnce, InstanceName
@@ -79,7 +79,9 @@ def worker(
     features = SCHEMAS[config.worker.schema]
     stop = stop_on_signals()
     status = StatusPipe(stop)
-    ensure_topics(connect(config.kafka), config.kafka)
+    admin = connect(config.kafka)
+    ensure_topics(admin, config.kafka)
+    warn_unless_compacted(admin, config.kafka)
     parquet_dir = features_dir or (Path(config.worker.parquet_dir) if config.worker.parquet_dir else None)
     with ExitStack() as cleanup:
         writer = None if parquet_dir is None else FeatureParquetWriter(parquet_dir, schema=features)

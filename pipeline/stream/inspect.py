@@ -37,7 +37,7 @@ class Inspection:
     missing: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)  # by what was expected and was not so
     newest_event_ns: dict[str, int] = field(default_factory=dict)  # product -> event time of ticks.raw
-    _features_ns: dict[str, int] = field(default_factory=dict)
+    _features_ns: dict[tuple[str, str], int] = field(default_factory=dict)  # venue and product -> of its last row
 
     def raw(self, value: bytes) -> None:
         self.counts["raw"] += 1
@@ -66,9 +66,9 @@ class Inspection:
             self.faults[f"ticks.features: {len(row.values)} values, expected {len(schema)}"] += 1
         if row.warm and not all(map(math.isfinite, row.values)):
             self.faults["ticks.features: a warm row with a value that is not finite"] += 1
-        newest = self._features_ns.get(row.product_id, 0)
-        self.went_back += row.event_time_ns < newest
-        self._features_ns[row.product_id] = row.event_time_ns
+        instrument = row.venue, row.product_id
+        self.went_back += row.event_time_ns < self._features_ns.get(instrument, 0)
+        self._features_ns[instrument] = row.event_time_ns
         self.not_warm += not row.warm
 
     def predictions(self, value: bytes) -> None:

@@ -248,13 +248,19 @@ class Sink:
 
 
 def consume_batch(
-    consumer: Consumer, limit: int, timeout_s: float, *, on_lost_records: Callable[[int], None] | None = None
+    consumer: Consumer,
+    limit: int,
+    timeout_s: float,
+    *,
+    on_lost_records: Callable[[int], None] | None = None,
+    on_end: Callable[[Message], object] | None = None,
 ) -> list[Message]:
     """The messages that are there now, up to `limit`; waits up to `timeout_s` for the first message only.
 
     `consume(limit, timeout)` alone would wait the whole time for a full batch.
 
     on_lost_records: with `auto.offset.reset` "error", called with the partition whose next records Kafka has deleted.
+    on_end: with `enable.partition.eof`, called with topic, partition and offset of an end that is reached.
 
     Raises UnavailableError for an error that the client cannot recover from.
     """
@@ -266,8 +272,11 @@ def consume_batch(
     if not failed:
         return batch
     for message in failed:
-        if on_lost_records is not None and message.error().code() == KafkaError._AUTO_OFFSET_RESET:  # type: ignore[union-attr]
+        code = message.error().code()  # type: ignore[union-attr]
+        if on_lost_records is not None and code == KafkaError._AUTO_OFFSET_RESET:
             on_lost_records(message.partition() or 0)
+        elif on_end is not None and code == KafkaError._PARTITION_EOF:
+            on_end(message)
         else:
             _on_consumer_error(consumer, message)
     return [message for message in batch if message.error() is None]

@@ -157,6 +157,8 @@ def retrying(call: Callable[[], T], what: str, timeout_s: float, *, pause: Calla
 
 def failure(what: str, error: KafkaError) -> UnavailableError:
     """The line for a user: the fault, Kafka's reason and a hint."""
-    hint = HINTS.get(error.code())
+    # librdkafka reports a consumer whose name another one took as _FATAL, with the reason in the text only.
+    fenced = error.code() == KafkaError._FATAL and "fenced" in error.str()
+    hint = HINTS.get(KafkaError.FENCED_INSTANCE_ID if fenced else error.code())
     reason = error.str().rstrip(". ")
     return UnavailableError(f"kafka: {what}: {reason}{f'; {hint}' if hint else ''}")

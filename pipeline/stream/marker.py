@@ -22,6 +22,9 @@ class Marker(msgspec.Struct, frozen=True, omit_defaults=True):
     broken_at: int = 0  # snapshots of earlier offsets are followed by a gap: retention took records before this one
     owed_from: int | None = None  # ticks at and after this offset have features and no predictions yet
     owed_since_ns: int = 0  # when the features of the first of them were published, wall clock
+    # Where the snapshots are, and how many products have one. If fewer are there, the state is incomplete.
+    snapshot_partition: int = -1  # -1: not known, since an older version committed
+    snapshot_products: int = 0
 
 
 _encode = msgspec.json.Encoder().encode

@@ -7,17 +7,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import TopicPartition
 from numpy.typing import NDArray
 
 from common.config import KafkaConfig
-from common.errors import UnavailableError
 from pipeline.records import NOT_DECODED, DeadLetter, Gap, LateTick, Record, Tick, decode_record, record_key
-from pipeline.stream.kafka import make_consumer, partitions_of
-from pipeline.stream.kafka_errors import failure, goes_on, kafka_error
+from pipeline.stream.reading import Reader, bounds_of
 
-BATCH_MESSAGES = 5_000
-IDLE_S = 10.0  # without a message before the end of a partition: the broker is unavailable
+CLIENT_NAME = "volcast-missing"
 
 
 class PresentTicks:
@@ -105,29 +102,16 @@ def read_present(config: KafkaConfig) -> PresentTicks:
 
 
 def _topic_ticks(config: KafkaConfig) -> Iterator[Tick]:
-    topic = config.topics.raw
-    consumer = make_consumer(config, "volcast-missing", **{"enable.partition.eof": True})
+    bounds = bounds_of(config, [config.topics.raw], CLIENT_NAME)
+    reader = Reader(config, CLIENT_NAME, [TopicPartition(*place, low) for place, (low, _) in bounds.items()])
     try:
-        partitions = set(partitions_of(consumer, topic, config.timeout_s))
-        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])
-        while partitions:
-            batch = consumer.consume(BATCH_MESSAGES, 0.2) or consumer.consume(1, IDLE_S)
-            if not batch:
-                raise UnavailableError(f"kafka: {topic}: no broker answers at {config.bootstrap_servers}")
+        for batch in reader.read_until({place: high for place, (_, high) in bounds.items()}):
             for message in batch:
-                error = message.error()
-                if error is None:
-                    record = _decoded(message.value() or b"")
-                    if isinstance(record, Tick):
-                        yield record
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    partitions.discard(message.partition())
-                elif not goes_on(error):
-                    raise failure(f"{topic} cannot be read", error)
-    except KafkaException as error:
-        raise failure(f"{topic} cannot be read", kafka_error(error)) from None
+                record = _decoded(message.value() or b"")
+                if isinstance(record, Tick):
+                    yield record
     finally:
-        consumer.close()
+        reader.close()
 
 
 def _decoded(raw: bytes) -> Record | None:
