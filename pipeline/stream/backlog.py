@@ -19,7 +19,7 @@ from common.errors import UnavailableError
 from common.log import get_logger
 from common.losses import count_not_stored
 from pipeline.records import NOT_DECODED, Gap, Tick, decode_record, encode
-from pipeline.stream.kafka import Sink
+from pipeline.stream.kafka import Sent, Sink
 from pipeline.stream.spool import Spool, SpooledMessage
 
 STALL_S = 1.0  # without an acknowledgement: Kafka is unavailable. A broker restart takes 2 s, a slow request 0.1 s
@@ -39,7 +39,7 @@ class QueuedSink(Protocol):
     def send(self, topic: str, key: bytes, value: bytes) -> None: ...
     def poll(self) -> None: ...
     def flush(self, timeout_s: float = ...) -> None: ...
-    def take_back(self) -> list[tuple[str, bytes, bytes]]: ...
+    def take_back(self) -> list[Sent]: ...
     def close(self) -> None: ...
 
 
@@ -76,6 +76,8 @@ class BacklogSink:
         count_not_stored(STORE, 0)
         if self._spooling:
             get_logger().info("backlog of an earlier run is delivered first", messages=self._spool.messages)
+        if self._spool.damaged_bytes:
+            get_logger().warning("backlog of an earlier run is cut off", lost_bytes=self._spool.damaged_bytes)
 
     @classmethod
     def open(cls, config: KafkaConfig, directory: Path, max_bytes: int) -> BacklogSink:
@@ -137,10 +139,15 @@ class BacklogSink:
         """Brings messages out of the producer's memory to disk, in front of those that came later."""
         if self._in_flight is not None:
             return  # they are still in the spool
+        messages = [SpooledMessage(*message) for message in self._sink.take_back()]
         try:
-            self._spool.prepend([SpooledMessage(*message) for message in self._sink.take_back()])
+            self._spool.prepend(messages)
         except OSError as error:
-            get_logger().warning("messages of the producer cannot be stored", error=error.strerror or str(error))
+            self.lost += len(messages)
+            count_not_stored(STORE, len(messages))
+            get_logger().error(
+                "messages of the producer cannot be stored", messages=len(messages), error=error.strerror or str(error)
+            )
 
     def close(self) -> None:
         self._sink.close()

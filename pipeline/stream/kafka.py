@@ -24,6 +24,8 @@ from pipeline.stream.kafka_refusals import Refusal, explain, refusal_in
 
 Client = TypeVar("Client", Consumer, Producer, AdminClient)
 
+Sent = tuple[str, bytes, bytes]  # topic, key and value of a message
+
 POLL_EVERY = 1000  # sends between two looks at delivery reports
 CONNECT_SLICE_S = 1.0  # how long one attempt of `connect` waits
 KEPT_EVENTS = 50  # of a client that does not connect; librdkafka repeats itself
@@ -180,7 +182,7 @@ class Sink:
 
     def __init__(self, config: KafkaConfig, settings: Mapping[str, object] | None = None) -> None:
         self._failure: UnavailableError | None = None
-        self._returned: list[tuple[str, bytes, bytes]] | None = None
+        self._returned: dict[bool, list[Sent]] | None = None  # by whether they were in flight
         self._unpolled = 0
         self._producer = make_producer(config, **(settings or {}))
 
@@ -216,17 +218,17 @@ class Sink:
         if left:
             raise UnavailableError(f"kafka: {left} messages were not delivered within {timeout_s:g} s")
 
-    def take_back(self) -> list[tuple[str, bytes, bytes]]:
+    def take_back(self) -> list[Sent]:
         """Removes the messages that are not delivered: topic, key, value, in their order. The sink is then unusable.
 
         A message that the broker had taken without a timely answer is among them too.
         """
-        returned: list[tuple[str, bytes, bytes]] = []
-        self._returned = returned
+        self._returned = returned = {True: [], False: []}
         self._producer.purge()
         self._producer.flush(1.0)  # runs the delivery reports
         self._returned = None
-        return returned
+        # librdkafka reports the queue first, though it sent the messages in flight before.
+        return returned[True] + returned[False]
 
     def close(self) -> None:
         """Closes the connection and drops all messages that are still queued, so flush first."""
@@ -237,7 +239,8 @@ class Sink:
         if error is None:
             return
         if self._returned is not None:
-            self._returned.append((message.topic() or "", message.key() or b"", message.value() or b""))
+            in_flight = error.code() == KafkaError._PURGE_INFLIGHT
+            self._returned[in_flight].append((message.topic() or "", message.key() or b"", message.value() or b""))
             return
         # librdkafka has retried for message.timeout.ms: each error here is final.
         self._failure = failure(f"a message for {message.topic()} was not delivered", error)
