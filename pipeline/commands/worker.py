@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import msgspec
 from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from clients.sync import Client
@@ -24,6 +25,7 @@ from common.lifecycle import stop_on_signals
 from common.log import configure_logs, get_logger
 from common.schema import SCHEMAS
 from common.status import StatusPipe
+from pipeline.broker.light import is_light
 from pipeline.features.columns import VenueProductCodes
 from pipeline.parquet import FeatureParquetWriter
 from pipeline.stream.drift import LiveDrift, manifest_in
@@ -80,6 +82,7 @@ def worker(
     stop = stop_on_signals()
     status = StatusPipe(stop)
     admin = connect(config.kafka)
+    config = _as_delivered(config, admin)
     ensure_topics(admin, config.kafka)
     warn_unless_compacted(admin, config.kafka)
     parquet_dir = features_dir or (Path(config.worker.parquet_dir) if config.worker.parquet_dir else None)
@@ -122,6 +125,14 @@ def _with(config: Config, schema: str | None, model: str | None) -> Config:
     """What was said on the command line wins."""
     said = {name: value for name, value in (("schema", schema), ("model", model)) if value is not None}
     return msgspec.structs.replace(config, worker=msgspec.structs.replace(config.worker, **said))
+
+
+def _as_delivered(config: Config, admin: AdminClient) -> Config:
+    """The configuration with the guarantee that the broker can keep."""
+    if config.worker.guarantee == "at_least_once" or not is_light(admin, config.kafka.timeout_s):
+        return config
+    get_logger().warning("the light broker has no transactions; the worker delivers at least once")
+    return msgspec.structs.replace(config, worker=msgspec.structs.replace(config.worker, guarantee="at_least_once"))
 
 
 def make_worker(

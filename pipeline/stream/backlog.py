@@ -25,6 +25,7 @@ from pipeline.stream.spool import Spool, SpooledMessage
 STALL_S = 1.0  # without an acknowledgement: Kafka is unavailable. A broker restart takes 2 s, a slow request 0.1 s
 MAX_QUEUED = 100_000  # messages in the producer's memory; a kill loses them, and `volcast replay --missing` fills them
 BATCH = 5_000  # messages that leave the spool at once
+LAST_BATCH_S = 0.2  # how long the end of the spool is waited for; 5,000 messages take 0.05 s
 STORE = "backlog"  # its name in volcast_not_stored_total
 
 # Messages wait for as long as it takes: the producer must not give them up by itself.
@@ -127,11 +128,7 @@ class BacklogSink:
         )
 
     def _flush_producer(self, timeout_s: float) -> None:
-        try:
-            self._sink.flush(timeout_s)
-        except UnavailableError:
-            if self._sink.queued == 0:  # refused for good
-                raise
+        if not self._is_delivered_within(timeout_s):
             self._spooling = True
             self.flush(0)
 
@@ -171,18 +168,33 @@ class BacklogSink:
 
     def _advance(self) -> None:
         """The batch before this one is delivered; sends the next one, or ends spooling."""
+        self._release()
+        batch, position = self._spool.read(BATCH)
+        for message in batch:
+            self._forward(*message)
+        if batch:
+            self._in_flight = len(batch), position
+        # Without this wait, live messages would keep the spool from becoming empty, and would all take its way.
+        if len(batch) == self._spool.messages and self._is_delivered_within(LAST_BATCH_S):
+            self._end_spooling()
+
+    def _release(self) -> None:
         if self._in_flight is not None:
             self._spool.release(*self._in_flight)
             self._in_flight = None
-        batch, position = self._spool.read(BATCH)
-        if not batch:
-            self._end_spooling()
-            return
-        for message in batch:
-            self._forward(*message)
-        self._in_flight = len(batch), position
+
+    def _is_delivered_within(self, timeout_s: float) -> bool:
+        """Waits for what the producer holds. Raises UnavailableError if Kafka refused a message."""
+        try:
+            self._sink.flush(timeout_s)
+        except UnavailableError:
+            if self._sink.queued == 0:
+                raise
+            return False
+        return True
 
     def _end_spooling(self) -> None:
+        self._release()
         self._spooling = False
         get_logger().info("backlog delivered, messages go straight to Kafka", lost=self.lost)
 

@@ -143,6 +143,36 @@ def test_an_hour_without_kafka_is_delivered_once_and_in_order(tmp_path: Path, ka
     assert list(tmp_path.glob("*.spool")) == []
 
 
+def test_live_messages_go_straight_to_kafka_again_though_they_never_pause(
+    tmp_path: Path, kafka: Kafka, clock: Clock
+) -> None:
+    backlog = sink(kafka, tmp_path, clock)
+    stall(kafka, backlog, clock)
+    kafka.available = True
+    for number in range(1, 50):
+        backlog.send(TOPICS.raw, KEY, value(number))
+        backlog.poll()
+    assert backlog.waiting == 0
+    assert list(tmp_path.glob("*.spool")) == []
+    assert kafka.values == [value(number) for number in range(50)]
+
+
+def test_a_last_batch_that_is_not_acknowledged_is_sent_once(tmp_path: Path, kafka: Kafka, clock: Clock) -> None:
+    backlog = sink(kafka, tmp_path, clock)
+    stall(kafka, backlog, clock)
+    backlog.send(TOPICS.raw, KEY, value(1))
+    kafka.available = True
+    kafka.poll()
+    kafka.available = False  # again, before the backlog is through
+    backlog.poll()
+    backlog.send(TOPICS.raw, KEY, value(2))
+    backlog.poll()
+    assert backlog.waiting == 2
+    kafka.available = True
+    backlog.flush()
+    assert kafka.values == [value(number) for number in range(3)]
+
+
 def test_a_killed_ingest_leaves_its_backlog_to_the_next_one(tmp_path: Path, kafka: Kafka, clock: Clock) -> None:
     backlog = sink(kafka, tmp_path, clock)
     stall(kafka, backlog, clock)
