@@ -1,4 +1,4 @@
-"""`volcast check`: consume the topics and say whether they are as they should be."""
+"""`volcast check`: reads the topics and reports faults."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def check(duration: float, from_start: bool, as_json: bool, config_file: Path | 
         rates = {name: round(count / elapsed_s, 2) for name, count in sorted(inspection.counts.items())}
         lag, progress = _group_progress(config)
         # Rows of the records that the worker has committed are on the topics now.
-        for batch in reader.read_until({place: high for place, (_, high) in _bounds(config.kafka).items()}):
+        ends = {place: high for place, (_, high) in _bounds(config.kafka).items() if place in begin}
+        for batch in reader.read_until(ends):
             for message in batch:
                 show(message)
             if stop.is_set():
@@ -198,8 +199,8 @@ def _show(report: dict[str, Any]) -> None:
     for name in ("raw", "features", "predictions", "late", "dead"):
         rows = {"not warm": report["not_warm"], "back in time": report["went_back"]}
         details = report[kinds[name]] if name in kinds else rows
-        said = ", ".join(f"{kind} {count:,}" for kind, count in details.items() if count)
-        table.add_row(name, f"{report['records'].get(name, 0):,}", f"{report['per_second'].get(name, 0):,}", said)
+        shown = ", ".join(f"{kind} {count:,}" for kind, count in details.items() if count)
+        table.add_row(name, f"{report['records'].get(name, 0):,}", f"{report['per_second'].get(name, 0):,}", shown)
     console = Console()
     console.print(table)
     console.print(f"worker lag: {'no commit yet' if report['worker_lag'] is None else report['worker_lag']}")

@@ -69,8 +69,8 @@ def worker(
 ) -> None:
     """Ticks from ticks.raw to features (ticks.features and Parquet) to predictions, over StreamPredict.
 
-    Start more of them to share the partitions of ticks.raw. If the inference server does not answer,
-    features go on and rows wait, up to worker.max_backlog_rows.
+    Several workers share the partitions of ticks.raw. If the inference server does not answer, features continue and
+    rows wait, up to worker.max_backlog_rows.
     """
     config = _with(load_config(config_file), schema, model)
     if config.worker.max_batch_ticks > config.server.max_rows:
@@ -122,9 +122,9 @@ def worker(
 
 
 def _with(config: Config, schema: str | None, model: str | None) -> Config:
-    """What was said on the command line wins."""
-    said = {name: value for name, value in (("schema", schema), ("model", model)) if value is not None}
-    return msgspec.structs.replace(config, worker=msgspec.structs.replace(config.worker, **said))
+    """Options of the command line win."""
+    given = {name: value for name, value in (("schema", schema), ("model", model)) if value is not None}
+    return msgspec.structs.replace(config, worker=msgspec.structs.replace(config.worker, **given))
 
 
 def _as_delivered(config: Config, admin: AdminClient) -> Config:
@@ -222,7 +222,7 @@ def _forecaster(cleanup: ExitStack, config: Config, server: str) -> Forecaster:
 
 
 def _run(member: Worker, consumer: Consumer, status: StatusPipe, ended: Callable[[], bool], port: int) -> bool:
-    """Steps until it is time to end; says whether the group ever gave this worker partitions."""
+    """Steps until it is time to end. True if the group ever gave partitions to this worker."""
     ready = False
     next_report_s = time.monotonic() + 1
     while not ended():
@@ -238,7 +238,7 @@ def _run(member: Worker, consumer: Consumer, status: StatusPipe, ended: Callable
 
 
 def metrics(member: Worker, consumer: Consumer) -> Iterable[Metric]:
-    """What /metrics says, read from the worker's own counts."""
+    """The metrics, from the worker's own counts."""
     totals = member.totals
     counts = totals.records
     yield labelled("volcast_worker_ticks_total", "Ticks turned into features.", "product", counts.ticks)
@@ -277,7 +277,7 @@ def _lag(consumer: Consumer) -> Metric:
         try:
             _, high = consumer.get_watermark_offsets(position, cached=True)
         except KafkaException:
-            continue  # the broker has not said yet: no lag to tell
+            continue  # not known yet
         if position.offset >= 0 and high >= 0:
             lag.add_metric([position.topic, str(position.partition)], max(0, high - position.offset))
     return lag

@@ -1,7 +1,7 @@
-"""Ingest's time rule, for ticks that reached ticks.raw on another way.
+"""Ingest's time rule, for ticks that other programs wrote to ticks.raw.
 
-A tick far in the future would make every later tick of its product late. Ingest keeps such ticks off the topic, but
-other programs may write there. The rule uses the record alone, not the clock, so a restart decides the same.
+A tick far in the future would make every later tick of its product late. Ingest keeps such ticks off the topic; other
+programs may not. The rule uses the record alone, not the clock, so a restart decides the same.
 """
 
 from __future__ import annotations

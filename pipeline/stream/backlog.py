@@ -1,9 +1,9 @@
-"""A sink that outlives Kafka: while no broker takes messages, they wait on disk and follow in order.
+"""A sink for outages of Kafka: while no broker accepts messages, they wait on disk, and follow in order.
 
 Normally messages go straight to the producer. If none is acknowledged for STALL_S, or MAX_QUEUED wait in the
 producer, later messages go to the spool. Once the producer has delivered all it holds, the spool follows in
-batches, each acknowledged before the next one is read. So the order is kept, and at most one batch is sent
-twice if the process is killed; the worker's windows then ignore the repeated ticks.
+batches, each acknowledged before the next batch is read. So the order is kept. If the process is killed, at most
+one batch is sent twice; the worker's windows ignore the repeated ticks.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PRODUCER_SETTINGS = {"message.timeout.ms": 0}
 
 
 class QueuedSink(Protocol):
-    """The part of Sink that the backlog stands on."""
+    """The methods of Sink that the backlog calls."""
 
     @property
     def queued(self) -> int: ...
@@ -45,13 +45,13 @@ class QueuedSink(Protocol):
 
 
 def backlog_directory(directory: Path, config: KafkaConfig) -> Path:
-    """The folder for one Kafka: messages for another one must not be delivered to it."""
+    """The folder of a Kafka. Messages for another Kafka must not be delivered to it."""
     name = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in config.bootstrap_servers)
     return directory / name[:100]
 
 
 class BacklogSink:
-    """In place of pipeline.stream.kafka.Sink. Call `poll` several times a second: it moves the spool on."""
+    """In place of pipeline.stream.kafka.Sink. Call `poll` several times a second: it sends what is on disk."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class BacklogSink:
         self._spool = Spool(directory, max_bytes)
         self._spooling = self._spool.messages > 0  # those of an earlier run come first
         self._in_flight: tuple[int, tuple[int, int]] | None = None  # messages of a batch, position after it
-        self._dropped: Counter[bytes] = Counter()  # messages of each key since its last one that was kept
+        self._dropped: Counter[bytes] = Counter()  # dropped messages of each key since its last stored message
         self._unpolled = 0
         self._sent = 0
         self._acknowledged = 0
@@ -92,7 +92,7 @@ class BacklogSink:
         return self._spool.messages
 
     def send(self, topic: str, key: bytes, value: bytes) -> None:
-        """Takes one message. Raises UnavailableError if Kafka refused one for good."""
+        """Sends or stores a message. Raises UnavailableError if Kafka refused a message for good."""
         if self._dropped and topic == self._topics.raw and key in self._dropped:
             self._put_gap(topic, key, value)
         self._put(topic, key, value)
@@ -101,7 +101,7 @@ class BacklogSink:
             self.poll()
 
     def poll(self) -> None:
-        """Watches the producer, and moves the spool on. Raises UnavailableError if Kafka refused a message."""
+        """Watches the producer, and sends what is on disk. Raises UnavailableError if Kafka refused a message."""
         self._unpolled = 0
         self._sink.poll()
         self._watch()
@@ -133,7 +133,7 @@ class BacklogSink:
             self.flush(0)
 
     def _take_back(self) -> None:
-        """Brings messages out of the producer's memory to disk, in front of those that came later."""
+        """Moves messages from the producer's memory to disk, in front of later messages."""
         if self._in_flight is not None:
             return  # they are still in the spool
         messages = [SpooledMessage(*message) for message in self._sink.take_back()]

@@ -79,7 +79,7 @@ def client_settings(config: KafkaConfig, *, on_error: Callable[[KafkaError], Non
     """
     return {
         "client.id": "volcast",
-        "log_level": 2,  # librdkafka writes to standard error by itself; what matters reaches error_cb
+        "log_level": 2,  # librdkafka writes to standard error by itself; errors of connections reach error_cb
         "topic.metadata.refresh.interval.ms": 60_000,
         "reconnect.backoff.max.ms": 1000,  # the default of 10 s would add to each restart of a broker
         **{key: _as_text(value) for key, value in config.client.items()},
@@ -98,13 +98,13 @@ def producer_settings(config: KafkaConfig) -> dict[str, Any]:
         "linger.ms": config.linger_ms,
         # The partition of Java's and Flink's producers for the same key.
         "partitioner": "murmur2_random",
-        # Ticks keep their order whatever is retried. One request in flight alone does not see to that: the
-        # first batch for a new topic, refused until its leader stands, was overtaken by the second in 4
-        # of 40 runs on Apache Kafka 4.4 (0 of 60 with idempotence).
+        # Retries must not change the order of ticks. A single request in flight is not enough: the first batch for
+        # a new topic, refused until the topic has a leader, was overtaken by the second batch in 4 of 40 runs on
+        # Apache Kafka 4.4 (0 of 60 with idempotence).
         "enable.idempotence": True,
         "acks": "all",
-        # Bulk is faster for it (408 against 161 thousand messages/s on the embedded broker: larger
-        # batches); a message waits for the acknowledgement before it, 0.2 ms there.
+        # Bulk is faster with a single request, since batches are larger. A message waits for the acknowledgement of
+        # the message before it.
         "max.in.flight.requests.per.connection": 1,
         "delivery.report.only.error": True,
         "message.timeout.ms": 30_000,
@@ -122,7 +122,7 @@ def make_consumer(config: KafkaConfig, group_id: str, **settings: object) -> Con
         Consumer,
         config,
         {
-            # Full queues are looked at again soon; the default of a second would cap replays at 100 k/s.
+            # How soon a full queue is filled again; the default of a second would cap replays at 100 k/s.
             "fetch.queue.backoff.ms": 5,
             **client_settings(config),
             "group.id": group_id,
@@ -175,7 +175,7 @@ def _log_client_error(error: KafkaError) -> None:
 
 
 class Sink:
-    """A producer that waits when its queue is full and raises for messages that were not delivered.
+    """A producer that waits while its queue is full, and raises for messages that were not delivered.
 
     settings: of the producer, above those of every producer.
     """
@@ -351,7 +351,7 @@ def offsets_at(consumer: Consumer, times_ms: list[TopicPartition], timeout_s: fl
 
 
 def holds_records(config: KafkaConfig, topic: str) -> bool:
-    """Whether a record was ever put on a topic. Raises UnavailableError if the broker does not answer."""
+    """Whether a topic ever had a record. Raises UnavailableError if the broker does not answer."""
     consumer = make_consumer(config, "volcast-reader")
     try:
         return any(

@@ -117,7 +117,7 @@ def is_retriable(error: KafkaError) -> bool:
 
 
 def is_rebalancing(error: KafkaError) -> bool:
-    """Whether a commit came too late: other members of the group own the partitions now."""
+    """Whether a commit came too late, since other members of the group own the partitions now."""
     return error.code() in REBALANCING
 
 
@@ -157,7 +157,7 @@ def retrying(call: Callable[[], T], what: str, timeout_s: float, *, pause: Calla
 
 def failure(what: str, error: KafkaError) -> UnavailableError:
     """The line for a user: the fault, Kafka's reason and a hint."""
-    # librdkafka reports a consumer whose name another one took as _FATAL, with the reason in the text only.
+    # If another consumer took the name, librdkafka reports _FATAL, and the reason in the text only.
     fenced = error.code() == KafkaError._FATAL and "fenced" in error.str()
     hint = HINTS.get(KafkaError.FENCED_INSTANCE_ID if fenced else error.code())
     reason = error.str().rstrip(". ")

@@ -1,7 +1,8 @@
-"""What a recording holds and ticks.raw lacks, in a form that leaves the windows of the worker right."""
+"""The ticks of a recording that ticks.raw lacks, with the gaps that keep the worker's windows right."""
 
 from __future__ import annotations
 
+import time
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -15,15 +16,21 @@ from pipeline.records import NOT_DECODED, DeadLetter, Gap, LateTick, Record, Tic
 from pipeline.stream.reading import Reader, bounds_of
 
 CLIENT_NAME = "volcast-missing"
+NS_PER_MS = 1_000_000
 
 
 class PresentTicks:
-    """The ticks of a topic, 16 bytes each: event time and sequence number by product."""
+    """The ticks of a topic, 16 bytes each: event time and sequence number by product.
 
-    def __init__(self, records: Iterable[Tick]) -> None:
+    since_ns: wall clock since which the topic is whole; retention has deleted records that were published before. 0: no
+    record was deleted.
+    """
+
+    def __init__(self, records: Iterable[Tick], since_ns: int = 0) -> None:
+        self.since_ns = since_ns
         times: dict[str, array[int]] = defaultdict(lambda: array("q"))
         sequences: dict[str, array[int]] = defaultdict(lambda: array("q"))
-        self._newest: dict[str, tuple[int, int]] = {}  # the last one on the topic
+        self._newest: dict[str, tuple[int, int]] = {}  # product -> its last tick on the topic
         self.ticks = 0
         for tick in records:
             key = record_key(tick.venue, tick.product_id)
@@ -45,12 +52,17 @@ class PresentTicks:
         first, last = (int(np.searchsorted(time_ns, tick.event_time_ns, side)) for side in ("left", "right"))
         return bool(np.any(sequence_num[first:last] == tick.sequence_num))
 
+    def may_be_deleted(self, tick: Tick) -> bool:
+        """Whether retention may have deleted the tick from the topic."""
+        return (tick.ingest_time_ns or tick.event_time_ns) < self.since_ns
+
     def is_newest(self, tick: Tick) -> bool:
         """Whether the tick is the last one of its product on the topic."""
         return self._newest.get(record_key(tick.venue, tick.product_id)) == (tick.event_time_ns, tick.sequence_num)
 
-    def knows(self, key: str) -> bool:
-        return key in self._newest
+    def is_new(self, key: str) -> bool:
+        """Whether no tick of the product was ever on the topic."""
+        return key not in self._newest and not self.since_ns
 
 
 def missing_records(
@@ -58,8 +70,10 @@ def missing_records(
 ) -> Iterator[Tick | Gap]:
     """The missing ticks in order, with gaps around each unbroken run of them.
 
-    A run that goes on directly after the product's last tick on the topic needs no gap: the windows are whole.
-    Any other run begins with a gap, and its product ends with one, since later ticks are on the topic already.
+    Ticks that retention may have deleted from the topic are not missing: the worker has read them.
+
+    A run that directly follows the product's last tick on the topic needs no gap: the windows are whole. Any other
+    run begins with a gap, and a gap follows the product's last run, since later ticks are on the topic already.
     """
     before: dict[str, Tick] = {}  # the tick of the recording before this one, if the topic holds it
     running: dict[str, Tick] = {}  # the last tick of the run in hand
@@ -74,12 +88,14 @@ def missing_records(
         if not isinstance(record, Tick):
             continue
         key = record_key(record.venue, record.product_id)
-        if present.holds(record):
+        if present.holds(record) or present.may_be_deleted(record):
             before[key] = record
             running.pop(key, None)
             continue
         if key not in running:
-            appends = not present.knows(key) or (key in before and present.is_newest(before[key]))
+            appends = (not present.knows(key) and not present.since_ns) or (
+                key in before and present.is_newest(before[key])
+            )
             if not appends or key in detached:
                 yield _gap(record)
                 detached[key] = record
@@ -98,20 +114,29 @@ def _gap(tick: Tick) -> Gap:
 
 def read_present(config: KafkaConfig) -> PresentTicks:
     """All ticks of ticks.raw. Raises UnavailableError if the broker does not answer."""
-    return PresentTicks(_topic_ticks(config))
-
-
-def _topic_ticks(config: KafkaConfig) -> Iterator[Tick]:
     bounds = bounds_of(config, [config.topics.raw], CLIENT_NAME)
     reader = Reader(config, CLIENT_NAME, [TopicPartition(*place, low) for place, (low, _) in bounds.items()])
-    try:
+    # When the first record that is left was published, of each partition that has lost records; now if none is left.
+    first_left_ns = {number: time.time_ns() for (_, number), (low, _) in bounds.items() if low > 0}
+
+    def ticks() -> Iterator[Tick]:
+        unread = set(first_left_ns)
         for batch in reader.read_until({place: high for place, (_, high) in bounds.items()}):
             for message in batch:
+                number = message.partition() or 0
+                if number in unread:
+                    unread.discard(number)
+                    first_left_ns[number] = message.timestamp()[1] * NS_PER_MS
                 record = _decoded(message.value() or b"")
                 if isinstance(record, Tick):
                     yield record
+
+    try:
+        present = PresentTicks(ticks())
     finally:
         reader.close()
+    present.since_ns = max(first_left_ns.values(), default=0)
+    return present
 
 
 def _decoded(raw: bytes) -> Record | None:

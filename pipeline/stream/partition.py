@@ -1,6 +1,6 @@
-"""The worker's state of one partition of ticks.raw: its products' windows, and what a restart needs to know.
+"""The worker's state of a partition of ticks.raw: the windows of its products, and the data for a restart.
 
-A core: it takes messages and returns what became of each. It knows no other partition, so a rebalance moves it whole.
+A core: it takes messages and returns an outcome. It knows no other partition, so a rebalance moves it as a whole.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LATE_REASONS: dict[int, LateReason] = {Status.JUMPED_BACK: "time_jumped_back", 
 
 
 class RawMessage(Protocol):
-    """What a partition reads of a Kafka message."""
+    """The parts of a Kafka message that a partition reads."""
 
     def value(self) -> bytes | None: ...
     def offset(self) -> int | None: ...
@@ -43,7 +43,7 @@ class RawMessage(Protocol):
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a batch of messages. Each message is in exactly one of ticks, late, dead and gaps."""
+    """The result of a batch. Each message is in exactly one of ticks, late, dead and gaps."""
 
     columns: TickColumns  # ticks with features
     offsets: NDArray[np.int64]  # (n,) of those ticks
@@ -89,7 +89,7 @@ class Partition:
     def absorb(self, messages: Sequence[RawMessage]) -> Outcome:
         """Takes the partition's next messages, in order."""
         outcome = self._judged(messages)
-        # Several checks contribute; the order is that of the topic, however the messages are cut into batches.
+        # Several checks contribute. The order is that of the topic, for any cut of the messages into batches.
         outcome.late.sort(key=lambda late: late[1])
         outcome.dead.sort(key=lambda dead: dead[2])
         return outcome
@@ -195,7 +195,7 @@ class Partition:
         try:
             return [decode_record(message.value() or b"") for message in messages], list(messages)
         except NOT_DECODED:
-            pass  # at least one is damaged; now one by one
+            pass  # a message is damaged: decode each by itself
         records, kept = [], []
         for message in messages:
             try:

@@ -1,7 +1,7 @@
 """Reads topics outside of any group, and knows when it has come to their ends.
 
-The last records of a partition may be markers of transactions, or belong to an aborted one; no consumer sees either.
-So the client's own report of the end decides (`enable.partition.eof`), not the last message.
+No consumer sees markers of transactions and records of aborted transactions, and the last records of a partition may be
+such. So the client's own report of the end decides (`enable.partition.eof`), not the last message.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether every offset of ticks.raw is accounted for: a core that is shown records and keeps flags per offset.
+"""Whether every offset of ticks.raw is accounted for: a core that takes records and keeps flags per offset.
 
 Each record of ticks.raw is a gap, or has exactly one feature row, late tick or dead letter. Each warm row has exactly
 one prediction, except for rows whose prediction the worker still owes.
@@ -117,12 +117,12 @@ class Reconciliation:
         self._add(partition, offset, PREDICTED)
 
     def aside(self, source: str) -> None:
-        """A record of ticks.late or ticks.dead. Those of ingest name no offset and are left out of account."""
+        """A record of ticks.late or ticks.dead. Records of ingest name no offset and are left out of account."""
         match = self._source.fullmatch(source)
         if match is not None:
             self._add(int(match[1]), int(match[2]), ASIDE)
 
-    # The same from messages; unreadable ones are for Inspection to report.
+    # The same from messages. Inspection reports the unreadable ones.
 
     def take_raw(self, value: bytes, partition: int, offset: int) -> None:
         try:
@@ -199,10 +199,8 @@ class Reconciliation:
             ("a warm feature row without a prediction", unpredicted & ~owed),
             ("a prediction without a warm feature row", has(PREDICTED) & ~has(WARM)),
         ):
-            found = np.flatnonzero(where)
-            if len(found):
-                account.faults[fault] += len(found)
+            offsets = first + np.flatnonzero(where)
+            if len(offsets):
+                account.faults[fault] += len(offsets)
                 room = MAX_NAMED - len(account.named)
-                account.named += [
-                    f"{self._topic}[{number}]@{first + index}: {fault}" for index in found[:room].tolist()
-                ]
+                account.named += [f"{self._topic}[{number}]@{offset}: {fault}" for offset in offsets[:room].tolist()]

@@ -1,4 +1,4 @@
-"""The state of newly assigned partitions: snapshots, the ticks since, and rows that still need a prediction.
+"""The state of newly assigned partitions: snapshots, the ticks since, and rows without a prediction.
 
 All of it comes from committed records, as of the committed offset. So it holds the bits of a worker that never
 stopped, and it takes a bounded time: at most about MAX_REPLAY_RECORDS ticks are read again.
@@ -190,7 +190,9 @@ class Restorer:
         assert marker.owed_from is not None
         topic = self._config.topics.features
         since_ms = max(0, marker.owed_since_ns // NS_PER_MS - CLOCK_SKEW_MS)
-        owed: dict[int, tuple[FeatureRow, int]] = {}  # of rows that at-least-once delivery repeated, the last one
+        owed: dict[
+            int, tuple[FeatureRow, int]
+        ] = {}  # by offset: if at-least-once delivery repeated a row, the last copy
         for feature_partition in range(log.partitions(topic)):
             start = log.offset_at(topic, feature_partition, since_ms)
             for batch in log.read_all(topic, feature_partition, start):
@@ -260,10 +262,10 @@ class _Log:
     def offset_at(self, topic: str, partition: int, time_ms: int) -> int:
         """The first offset whose record is of that time or later; the end if there is none."""
         asked = [TopicPartition(topic, partition, time_ms)]
-        (found,) = retrying(
+        (first,) = retrying(
             lambda: self._ends.offsets_for_times(asked, self._timeout_s), f"{topic} cannot be read", self._timeout_s
         )
-        return found.offset if found.offset >= 0 else self.bounds(topic, partition)[1]
+        return first.offset if first.offset >= 0 else self.bounds(topic, partition)[1]
 
     def read_all(self, topic: str, partition: int, start: int = 0) -> Iterator[list[Message]]:
         low, high = self.bounds(topic, partition)

@@ -68,7 +68,7 @@ class SnapshotReader:
         self.unreadable = 0  # of the wanted lineage in another format version
 
     def take(self, value: bytes) -> None:
-        """Takes the next record. Records of other lineages do not matter, nor those of other programs."""
+        """Takes the next record. Records of other lineages and other programs are ignored."""
         try:
             head = _decode_head(value)
         except msgspec.MsgspecError:

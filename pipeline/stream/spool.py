@@ -1,7 +1,7 @@
 """A queue of Kafka messages on disk: bounded, in order, whole after a kill.
 
-Messages are appended to segment files and read from the oldest one on. A position file tells how far the
-reader has come; a segment is removed once it is read through. Each message carries a CRC-32, so the end of a
+Messages are appended to segment files and read from the oldest segment on. A position file states how far the
+reader has come. A segment is removed once all of it is read. Each message carries a CRC-32, so the end of a
 file that a kill or a full disk cut off is recognized.
 """
 
@@ -158,7 +158,8 @@ class Spool:
     def _stored_position(self) -> tuple[int, int]:
         with contextlib.suppress(OSError, ValueError, IndexError):
             number, at = map(int, (self._directory / "position").read_text().split())
-            # Segments that were read are removed first. So an older one was put in front, and then the process ended.
+            # Segments that were read are removed before the position is stored. So an older segment was put in front
+            # right before the process ended.
             if number == self._segments[0]:
                 return number, at
         return (self._segments[0] if self._segments else FIRST_SEGMENT), 0

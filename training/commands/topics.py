@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from confluent_kafka import OFFSET_END, Message, TopicPartition
 
 from common.config import KafkaConfig
+from common.errors import UnavailableError
 from pipeline.stream.kafka import connect, make_consumer, offsets_at
-from pipeline.stream.reading import BATCH_MESSAGES, Place, Reader, bounds_of
+from pipeline.stream.reading import BATCH_MESSAGES, IDLE_S, Place, Reader, bounds_of
 
 CLIENT_NAME = "volcast-monitor"
 
 
 class TopicReader:
-    """All partitions of one topic, from a time on or from the first record; no group, nothing committed."""
+    """All partitions of a topic, from a time on or from the first record; no group, nothing committed."""
 
     def __init__(self, config: KafkaConfig, topic: str, since_ms: int | None) -> None:
-        """since_ms: the records' wall-clock time; None: from the first one.
+        """since_ms: the records' wall-clock time; None: from the first record.
 
         Raises UnavailableError if no broker answers or there is no such topic.
         """
@@ -28,9 +30,18 @@ class TopicReader:
             begin = _since(config, begin, since_ms)
         self.ends: dict[Place, int] = {place: high for place, (_, high) in bounds.items()}
         self.reader = Reader(config, CLIENT_NAME, begin)
+        self._topic = topic
+        self._idle_s = 0.0  # spent reading without a message
 
     def read(self, timeout_s: float) -> list[Message]:
-        return self.reader.read(BATCH_MESSAGES, timeout_s)
+        """The next messages. Raises UnavailableError if none comes for IDLE_S, though the topic has more."""
+        began_s = time.monotonic()
+        messages = self.reader.read(BATCH_MESSAGES, timeout_s)
+        idle = not messages and not self.has_caught_up
+        self._idle_s = self._idle_s + time.monotonic() - began_s if idle else 0.0
+        if self._idle_s > IDLE_S:
+            raise UnavailableError(f"kafka: {self._topic} cannot be read to its end within {IDLE_S:g} s")
+        return messages
 
     @property
     def at_end(self) -> bool:
