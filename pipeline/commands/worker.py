@@ -9,6 +9,7 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 import msgspec
@@ -20,7 +21,7 @@ from clients.sync import Client
 from common.access import make_access, read_token
 from common.cli import Duration, config_option, examples, json_option
 from common.config import Config, load_config
-from common.errors import ConfigError, UnavailableError
+from common.errors import ClientLostError, ConfigError, UnavailableError
 from common.lifecycle import stop_on_signals
 from common.log import configure_logs, get_logger
 from common.schema import SCHEMAS
@@ -38,8 +39,10 @@ from pipeline.stream.restore import Restorer
 from pipeline.stream.transactions import AbortedError, AtLeastOnce, Delivery, ExactlyOnce, InstanceName
 from pipeline.stream.worker import Worker
 
+T = TypeVar("T")
 Rebalanced = Callable[[Consumer, list[TopicPartition]], None]
 
+MAX_LOST, LOST_WITHIN_S = 3, 120.0  # Kafka clients
 STEP_S = 0.1  # how long a step waits for a message: how soon a signal is seen
 LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -91,8 +94,52 @@ def worker(
         if writer is not None:
             cleanup.callback(writer.close)
         drift = LiveDrift(partial(manifest_in, Path(config.server.models_dir)), features)
-        member, consumer = make_worker(cleanup, config, server or config.worker.server, writer, drift)
-        settings = config.worker
+        deadline = time.monotonic() + duration if duration else float("inf")
+        assigned, stats = with_new_clients(
+            lambda: _work(config, server, writer, drift, status, lambda: stop.is_set() or time.monotonic() >= deadline)
+        )
+    if not assigned and not stop.is_set():
+        raise UnavailableError(
+            f"worker: the group {config.worker.group_id} gave it no partitions within {duration:g} s; are there more "
+            "workers than partitions?"
+        )
+    status.report("summary", **stats)
+    get_logger().info("worker ended", **stats)
+    if as_json:
+        click.echo(msgspec.json.encode(stats))
+
+
+def with_new_clients(work: Callable[[], T], clock: Callable[[], float] = time.monotonic) -> T:
+    """Calls `work` again if its Kafka clients become unusable: it then starts from what is committed.
+
+    A broker that was away for longer than the session timeout may fence a static member that has no rival. Two workers
+    with the same name fence each other without end. So after MAX_LOST times within LOST_WITHIN_S, raises
+    UnavailableError.
+    """
+    lost_s: list[float] = []
+    while True:
+        try:
+            return work()
+        except ClientLostError as error:
+            now_s = clock()
+            lost_s = [*(time_s for time_s in lost_s if now_s - time_s < LOST_WITHIN_S), now_s]
+            if len(lost_s) >= MAX_LOST:
+                raise UnavailableError(f"{error}; does another worker have the same worker.instance_id?") from None
+            get_logger().warning("kafka client lost, starting again from the last commit", error=str(error))
+
+
+def _work(
+    config: Config,
+    server: str | None,
+    writer: FeatureParquetWriter | None,
+    drift: LiveDrift,
+    status: StatusPipe,
+    ended: Callable[[], bool],
+) -> tuple[bool, dict[str, Any]]:
+    """A worker with clients of its own, until it is time to end: whether it ever had partitions, and its counts."""
+    settings = config.worker
+    with ExitStack() as cleanup:
+        member, consumer = make_worker(cleanup, config, server or settings.server, writer, drift)
         port = cleanup.enter_context(
             serve_metrics(
                 settings.metrics_host,
@@ -105,20 +152,10 @@ def worker(
         subscribe(cleanup, consumer, member, config.kafka.topics.raw)
         get_logger().info("joining the group", group_id=settings.group_id)
         member.compile()
-        deadline = time.monotonic() + duration if duration else float("inf")
-        assigned = _run(member, consumer, status, lambda: stop.is_set() or time.monotonic() >= deadline, port)
+        assigned = _run(member, consumer, status, ended, port)
         with suppress(AbortedError):  # the next worker reads again from the last commit
             member.commit()
-        stats = member.stats()
-    if not assigned and not stop.is_set():
-        raise UnavailableError(
-            f"worker: the group {settings.group_id} gave it no partitions within {duration:g} s; are there more "
-            "workers than partitions?"
-        )
-    status.report("summary", **stats)
-    get_logger().info("worker ended", **stats)
-    if as_json:
-        click.echo(msgspec.json.encode(stats))
+        return assigned, member.stats()
 
 
 def _with(config: Config, schema: str | None, model: str | None) -> Config:

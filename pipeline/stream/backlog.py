@@ -2,15 +2,15 @@
 
 Normally messages go straight to the producer. If none is acknowledged for STALL_S, or MAX_QUEUED wait in the
 producer, later messages go to the spool. Once the producer has delivered all it holds, the spool follows in
-batches, each acknowledged before the next batch is read. So the order is kept. If the process is killed, at most
-one batch is sent twice; the worker's windows ignore the repeated ticks.
+batches, each acknowledged before the next batch is read. So the order is kept. If the process is killed, the next
+process learns from the end of the topic which messages of the last batch were delivered (`note_delivered`).
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -67,6 +67,7 @@ class BacklogSink:
         self._spool = Spool(directory, max_bytes)
         self._spooling = self._spool.messages > 0  # those of an earlier run come first
         self._in_flight: tuple[int, tuple[int, int]] | None = None  # messages of a batch, position after it
+        self._delivered: frozenset[bytes] = frozenset()  # see note_delivered
         self._dropped: Counter[bytes] = Counter()  # dropped messages of each key since its last stored message
         self._unpolled = 0
         self._sent = 0
@@ -90,6 +91,26 @@ class BacklogSink:
     def waiting(self) -> int:
         """Messages on disk."""
         return self._spool.messages
+
+    def waiting_messages(self) -> Iterator[SpooledMessage]:
+        """Messages on disk, oldest first."""
+        return self._spool.waiting()
+
+    def note_delivered(self, values: frozenset[bytes]) -> None:
+        """Takes the records at the end of ticks.raw. Messages on disk that are among them are not sent again.
+
+        Without it, a killed process repeats the batch that it was delivering. A gap in the batch then lets the worker
+        take the ticks behind the gap a second time.
+        """
+        if self._spooling:
+            self._delivered = values
+
+    def put_first(self, messages: Sequence[tuple[str, bytes, bytes]]) -> None:
+        """Puts messages (topic, key, value) in front of those on disk."""
+        try:
+            self._spool.prepend([SpooledMessage(*message) for message in messages])
+        except OSError as error:
+            get_logger().warning("messages cannot be put in front of the backlog", error=error.strerror or str(error))
 
     def send(self, topic: str, key: bytes, value: bytes) -> None:
         """Sends or stores a message. Raises UnavailableError if Kafka refused a message for good."""
@@ -171,7 +192,8 @@ class BacklogSink:
         self._release()
         batch, position = self._spool.read(BATCH)
         for message in batch:
-            self._forward(*message)
+            if message.topic != self._topics.raw or message.value not in self._delivered:
+                self._forward(*message)
         if batch:
             self._in_flight = len(batch), position
         # Without this wait, live messages would keep the spool from becoming empty, and would all take its way.
@@ -196,6 +218,7 @@ class BacklogSink:
     def _end_spooling(self) -> None:
         self._release()
         self._spooling = False
+        self._delivered = frozenset()
         get_logger().info("backlog delivered, messages go straight to Kafka", lost=self.lost)
 
     def _put(self, topic: str, key: bytes, value: bytes) -> None:

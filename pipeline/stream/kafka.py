@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ Sent = tuple[str, bytes, bytes]  # topic, key and value of a message
 
 POLL_EVERY = 1000  # sends between two looks at delivery reports
 CONNECT_SLICE_S = 1.0  # how long one attempt of `connect` waits
+LOG_EVERY_S = 10.0  # an error of the same kind
 KEPT_EVENTS = 50  # of a client that does not connect; librdkafka repeats itself
 
 
@@ -85,7 +86,7 @@ def client_settings(config: KafkaConfig, *, on_error: Callable[[KafkaError], Non
         **{key: _as_text(value) for key, value in config.client.items()},
         **_read_secrets(config.client_secrets),
         "bootstrap.servers": config.bootstrap_servers,
-        "error_cb": on_error or _log_client_error,
+        "error_cb": on_error or ErrorLog(),
     }
 
 
@@ -170,8 +171,21 @@ def _read_secret(key: str, file: str) -> str:
     return value
 
 
-def _log_client_error(error: KafkaError) -> None:
-    get_logger().warning("kafka", error=explain(error.str()))
+class ErrorLog:
+    """Logs errors of connections, each kind at most once in LOG_EVERY_S: librdkafka repeats them 20 times a second."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._logged_s: dict[int, float] = {}  # by error code
+        self._suppressed: Counter[int] = Counter()
+
+    def __call__(self, error: KafkaError) -> None:
+        code, now_s = error.code(), self._clock()
+        if now_s - self._logged_s.get(code, float("-inf")) < LOG_EVERY_S:
+            self._suppressed[code] += 1
+            return
+        self._logged_s[code] = now_s
+        get_logger().warning("kafka", error=explain(error.str()), suppressed=self._suppressed.pop(code, 0))
 
 
 class Sink:

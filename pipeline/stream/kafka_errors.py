@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 
-from common.errors import UnavailableError
+from common.errors import ClientLostError, UnavailableError
 from common.log import get_logger
 
 T = TypeVar("T")
@@ -156,9 +156,11 @@ def retrying(call: Callable[[], T], what: str, timeout_s: float, *, pause: Calla
 
 
 def failure(what: str, error: KafkaError) -> UnavailableError:
-    """The line for a user: the fault, Kafka's reason and a hint."""
-    # If another consumer took the name, librdkafka reports _FATAL, and the reason in the text only.
-    fenced = error.code() == KafkaError._FATAL and "fenced" in error.str()
-    hint = HINTS.get(KafkaError.FENCED_INSTANCE_ID if fenced else error.code())
+    """The line for a user: the fault, Kafka's reason and a hint.
+
+    ClientLostError if the client is unusable: librdkafka reports a fatal error once with its own code, then as _FATAL.
+    """
+    hint = HINTS.get(error.code())
     reason = error.str().rstrip(". ")
-    return UnavailableError(f"kafka: {what}: {reason}{f'; {hint}' if hint else ''}")
+    kind = ClientLostError if error.fatal() or error.code() == KafkaError._FATAL else UnavailableError
+    return kind(f"kafka: {what}: {reason}{f'; {hint}' if hint else ''}")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
-from confluent_kafka import TopicPartition
+from confluent_kafka import Message, TopicPartition
 from numpy.typing import NDArray
 
 from common.config import KafkaConfig
 from pipeline.records import NOT_DECODED, DeadLetter, Gap, LateTick, Record, Tick, decode_record, record_key
-from pipeline.stream.reading import Reader, bounds_of
+from pipeline.stream.reading import Place, Reader, bounds_of
 
 CLIENT_NAME = "volcast-missing"
 NS_PER_MS = 1_000_000
@@ -115,28 +115,39 @@ def _gap(tick: Tick) -> Gap:
 def read_present(config: KafkaConfig) -> PresentTicks:
     """All ticks of ticks.raw. Raises UnavailableError if the broker does not answer."""
     bounds = bounds_of(config, [config.topics.raw], CLIENT_NAME)
-    reader = Reader(config, CLIENT_NAME, [TopicPartition(*place, low) for place, (low, _) in bounds.items()])
     # When the first record that is left was published, of each partition that has lost records; now if none is left.
     first_left_ns = {number: time.time_ns() for (_, number), (low, _) in bounds.items() if low > 0}
 
     def ticks() -> Iterator[Tick]:
         unread = set(first_left_ns)
-        for batch in reader.read_until({place: high for place, (_, high) in bounds.items()}):
-            for message in batch:
-                number = message.partition() or 0
-                if number in unread:
-                    unread.discard(number)
-                    first_left_ns[number] = message.timestamp()[1] * NS_PER_MS
-                record = _decoded(message.value() or b"")
-                if isinstance(record, Tick):
-                    yield record
+        for message in _messages(config, bounds):
+            number = message.partition() or 0
+            if number in unread:
+                unread.discard(number)
+                first_left_ns[number] = message.timestamp()[1] * NS_PER_MS
+            record = _decoded(message.value() or b"")
+            if isinstance(record, Tick):
+                yield record
 
-    try:
-        present = PresentTicks(ticks())
-    finally:
-        reader.close()
+    present = PresentTicks(ticks())
     present.since_ns = max(first_left_ns.values(), default=0)
     return present
+
+
+def read_values(config: KafkaConfig, last: int) -> list[bytes]:
+    """The last records of each partition of ticks.raw, as bytes. Raises UnavailableError as `read_present`."""
+    bounds = bounds_of(config, [config.topics.raw], CLIENT_NAME)
+    ends = {place: (max(low, high - last), high) for place, (low, high) in bounds.items()}
+    return [message.value() or b"" for message in _messages(config, ends)]
+
+
+def _messages(config: KafkaConfig, bounds: Mapping[Place, tuple[int, int]]) -> Iterator[Message]:
+    reader = Reader(config, CLIENT_NAME, [TopicPartition(*place, low) for place, (low, _) in bounds.items()])
+    try:
+        for batch in reader.read_until({place: high for place, (_, high) in bounds.items()}):
+            yield from batch
+    finally:
+        reader.close()
 
 
 def _decoded(raw: bytes) -> Record | None:

@@ -18,6 +18,7 @@ from pipeline.stream.kafka import consume_batch, make_consumer, partitions_of, w
 Place = tuple[str, int]  # topic and partition
 
 BATCH_MESSAGES = 5000
+END_WAIT_MS = 50  # an end behind markers of transactions is reported after an empty fetch; the default is 500
 # Without a message or an end for so long, the broker is unavailable, or a transaction of a dead worker is open: the
 # broker aborts it after 10 s, and looks for such transactions every 10 s.
 IDLE_S = 30.0
@@ -30,7 +31,8 @@ class Reader:
         """name: of the group that the broker's logs and rights show; nothing is committed."""
         self._positions: dict[Place, int] = {(each.topic, each.partition): each.offset for each in begin}
         self._at_end: set[Place] = set()
-        self._consumer = make_consumer(config, name, **{"enable.partition.eof": True})
+        settings = {"enable.partition.eof": True, "fetch.wait.max.ms": END_WAIT_MS}
+        self._consumer = make_consumer(config, name, **settings)
         self._consumer.assign(list(begin))
 
     @property

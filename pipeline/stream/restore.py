@@ -35,6 +35,9 @@ OPEN_TRANSACTIONS_S = 60.0
 CLOCK_SKEW_MS = 60_000
 NS_PER_MS = 1_000_000
 OWED_ROWS_AT_ONCE = 5000
+# Topics end with markers of transactions. A reader learns that it is past them from an empty fetch, which by default
+# comes after 500 ms: 0.5 s for each of about five reads of a partition.
+END_WAIT_MS = 10
 
 
 @dataclass(slots=True)
@@ -80,7 +83,9 @@ class Restorer:
         )
         with ExitStack() as cleanup:
             # Retention may overtake the reader: an error, not a silent jump.
-            settings = {"enable.partition.eof": True, "auto.offset.reset": "error"}
+            settings = {
+                "enable.partition.eof": True, "fetch.wait.max.ms": END_WAIT_MS, "auto.offset.reset": "error",
+            }  # fmt: skip
             reader = make_consumer(self._config, f"{self._group_id}-restore", **settings)
             cleanup.callback(reader.close)
             ends = make_consumer(self._config, f"{self._group_id}-restore", **{"isolation.level": "read_uncommitted"})

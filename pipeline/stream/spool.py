@@ -111,6 +111,10 @@ class Spool:
                 break
         return batch, position
 
+    def waiting(self) -> Iterator[SpooledMessage]:
+        """All messages, oldest first."""
+        return (message for message, _ in self._peek())
+
     def release(self, messages: int, position: tuple[int, int]) -> None:
         """Forgets the messages that `read` gave: they are delivered."""
         self._read_number, self._read_at = position

@@ -9,11 +9,14 @@ from typing import Any
 
 import msgspec
 import pytest
+import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from common.config import KafkaConfig
 from common.errors import ConfigError, InputError, UnavailableError
 from pipeline.stream.kafka import (
+    LOG_EVERY_S,
+    ErrorLog,
     Sink,
     client_settings,
     committed,
@@ -239,3 +242,18 @@ def test_messages_come_back_in_their_order_from_a_broker_that_hangs(
     for number in range(10):
         sink.send("ticks.raw", b"BTC-USD", b"%d" % number)
     assert [int(value) for _, _, value in sink.take_back()] == list(range(10))
+
+
+def test_an_error_that_librdkafka_repeats_is_logged_again_only_after_some_time() -> None:
+    now_s = 0.0
+    log = ErrorLog(lambda: now_s)
+    with structlog.testing.capture_logs() as events:
+        for step in range(100):
+            now_s = step * LOG_EVERY_S / 50
+            log(KafkaError(KafkaError._TRANSPORT, f"attempt {step}"))
+        log(KafkaError(KafkaError._ALL_BROKERS_DOWN, "all"))
+    assert [(event["error"], event["suppressed"]) for event in events] == [
+        ("attempt 0", 0),
+        ("attempt 50", 49),
+        ("all", 0),
+    ]

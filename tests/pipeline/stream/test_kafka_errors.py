@@ -171,12 +171,3 @@ def test_the_line_of_a_failure_ends_with_what_to_do() -> None:
         "kafka: topic x cannot be created: Only 1 broker(s) are registered; "
         "set kafka.replication_factor to at most the number of brokers"
     )
-
-
-@pytest.mark.parametrize("code", [KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED, KafkaError._FATAL])
-def test_a_worker_whose_name_another_one_took_is_pointed_to_its_key(code: int) -> None:
-    error = KafkaError(
-        code, "Fatal error: Broker: Static consumer fenced by other consumer with same group.instance.id"
-    )
-    assert str(failure("cannot consume", error)).endswith("; another worker has the same worker.instance_id")
-    assert "instance_id" not in str(failure("cannot consume", KafkaError(KafkaError._FATAL, "another fault")))
