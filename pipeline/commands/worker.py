@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from clients.sync import Client
@@ -25,13 +26,14 @@ from common.lifecycle import stop_on_signals
 from common.log import configure_logs, get_logger
 from common.schema import SCHEMAS
 from common.status import StatusPipe
+from pipeline.broker.light import is_light
 from pipeline.features.columns import VenueProductCodes
 from pipeline.parquet import FeatureParquetWriter
 from pipeline.stream.drift import LiveDrift, manifest_in
 from pipeline.stream.forecast import Forecaster
 from pipeline.stream.frames import ReceivedFrames
 from pipeline.stream.kafka import connect, make_consumer
-from pipeline.stream.kafka_topics import ensure_topics
+from pipeline.stream.kafka_topics import ensure_topics, warn_unless_compacted
 from pipeline.stream.metrics import labelled, serve_metrics
 from pipeline.stream.restore import Restorer
 from pipeline.stream.transactions import AbortedError, AtLeastOnce, Delivery, ExactlyOnce, InstanceName
@@ -70,8 +72,8 @@ def worker(
 ) -> None:
     """Ticks from ticks.raw to features (ticks.features and Parquet) to predictions, over StreamPredict.
 
-    Start more of them to share the partitions of ticks.raw. If the inference server does not answer,
-    features go on and rows wait, up to worker.max_backlog_rows.
+    Several workers share the partitions of ticks.raw. If the inference server does not answer, features continue and
+    rows wait, up to worker.max_backlog_rows.
     """
     config = _with(load_config(config_file), schema, model)
     if config.worker.max_batch_ticks > config.server.max_rows:
@@ -82,7 +84,10 @@ def worker(
     features = SCHEMAS[config.worker.schema]
     stop = stop_on_signals()
     status = StatusPipe(stop)
-    ensure_topics(connect(config.kafka), config.kafka)
+    admin = connect(config.kafka)
+    config = _as_delivered(config, admin)
+    ensure_topics(admin, config.kafka)
+    warn_unless_compacted(admin, config.kafka)
     parquet_dir = features_dir or (Path(config.worker.parquet_dir) if config.worker.parquet_dir else None)
     with ExitStack() as cleanup:
         writer = None if parquet_dir is None else FeatureParquetWriter(parquet_dir, schema=features)
@@ -154,9 +159,17 @@ def _work(
 
 
 def _with(config: Config, schema: str | None, model: str | None) -> Config:
-    """What was said on the command line wins."""
-    said = {name: value for name, value in (("schema", schema), ("model", model)) if value is not None}
-    return msgspec.structs.replace(config, worker=msgspec.structs.replace(config.worker, **said))
+    """Options of the command line win."""
+    given = {name: value for name, value in (("schema", schema), ("model", model)) if value is not None}
+    return msgspec.structs.replace(config, worker=msgspec.structs.replace(config.worker, **given))
+
+
+def _as_delivered(config: Config, admin: AdminClient) -> Config:
+    """The configuration with the guarantee that the broker can keep."""
+    if config.worker.guarantee == "at_least_once" or not is_light(admin, config.kafka.timeout_s):
+        return config
+    get_logger().warning("the light broker has no transactions; the worker delivers at least once")
+    return msgspec.structs.replace(config, worker=msgspec.structs.replace(config.worker, guarantee="at_least_once"))
 
 
 def make_worker(
@@ -246,7 +259,7 @@ def _forecaster(cleanup: ExitStack, config: Config, server: str) -> Forecaster:
 
 
 def _run(member: Worker, consumer: Consumer, status: StatusPipe, ended: Callable[[], bool], port: int) -> bool:
-    """Steps until it is time to end; says whether the group ever gave this worker partitions."""
+    """Steps until it is time to end. True if the group ever gave partitions to this worker."""
     ready = False
     next_report_s = time.monotonic() + 1
     while not ended():
@@ -262,7 +275,7 @@ def _run(member: Worker, consumer: Consumer, status: StatusPipe, ended: Callable
 
 
 def metrics(member: Worker, consumer: Consumer) -> Iterable[Metric]:
-    """What /metrics says, read from the worker's own counts."""
+    """The metrics, from the worker's own counts."""
     totals = member.totals
     counts = totals.records
     yield labelled("volcast_worker_ticks_total", "Ticks turned into features.", "product", counts.ticks)
@@ -301,7 +314,7 @@ def _lag(consumer: Consumer) -> Metric:
         try:
             _, high = consumer.get_watermark_offsets(position, cached=True)
         except KafkaException:
-            continue  # the broker has not said yet: no lag to tell
+            continue  # not known yet
         if position.offset >= 0 and high >= 0:
             lag.add_metric([position.topic, str(position.partition)], max(0, high - position.offset))
     return lag

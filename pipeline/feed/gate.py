@@ -16,8 +16,8 @@ from pipeline.feed.protocol import Result
 from pipeline.feed.rfc3339 import NS_PER_S, format_ns
 from pipeline.records import DeadLetter, Gap, GapReason, LateTick, Tick
 
-# If a tick's time is further than this from its product's last tick, it is doubted. A subscribed product is never
-# silent for so long without a reconnect; smaller errors are bounded by ingest.max_future_s on a live feed.
+# If a tick's time is further than this from its product's last tick, and from its own receipt, it is doubted. Smaller
+# errors are bounded by ingest.max_future_s on a live feed.
 MAX_TIME_JUMP_NS = 600 * NS_PER_S
 
 _NEVER_NS = 2**63
@@ -29,6 +29,15 @@ class GapRule:
 
     reconnect: bool = True
     silence_ns: int = 0
+
+
+def is_current(tick: Tick, last_ns: int) -> bool:
+    """Whether a tick's time agrees with our clock, so that the product was only quiet since its last tick."""
+    return (
+        tick.event_time_ns > last_ns
+        and tick.ingest_time_ns > 0
+        and abs(tick.event_time_ns - tick.ingest_time_ns) <= MAX_TIME_JUMP_NS
+    )
 
 
 class TickGate:
@@ -79,7 +88,7 @@ class TickGate:
             self._last_ns[product] = time_ns
             if product in self._awaited:
                 results.extend(self._return_gap(product, time_ns, self._awaited.pop(product), message))
-        elif abs(time_ns - last_ns) <= self._max_jump_ns:
+        elif abs(time_ns - last_ns) <= self._max_jump_ns or is_current(tick, last_ns):
             if time_ns > last_ns:
                 self._last_ns[product] = time_ns
                 if time_ns - last_ns > self._silence_ns:

@@ -117,7 +117,7 @@ def is_retriable(error: KafkaError) -> bool:
 
 
 def is_rebalancing(error: KafkaError) -> bool:
-    """Whether a commit came too late: other members of the group own the partitions now."""
+    """Whether a commit came too late, since other members of the group own the partitions now."""
     return error.code() in REBALANCING
 
 

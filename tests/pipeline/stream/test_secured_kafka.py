@@ -329,11 +329,15 @@ class TestTopics:
         with pytest.raises(UnavailableError) as caught:
             ensure_topics(admin, config)
         names = sorted(msgspec.structs.asdict(config.topics).values())
-        assert str(caught.value) == (
+        create = f"`kafka-topics.sh --bootstrap-server {config.bootstrap_servers} --create --topic"
+        options = "--partitions 1 --replication-factor 1 --config"
+        line = str(caught.value)
+        assert line.startswith(
             f"kafka: topics {', '.join(names)} missing, and kafka.create_topics is false; create each as in "
-            f"`kafka-topics.sh --bootstrap-server {config.bootstrap_servers} --create --topic {names[0]} "
-            "--partitions 1 --replication-factor 1 --config retention.ms=5000`"
+            f"{create} {names[0]} {options} retention.ms=5000` and "
+            f"{create} {config.topics.snapshots} {options} cleanup.policy=compact --config "
         )
+        assert line.count("retention.ms=5000") == 1
         assert not set(names) & set(admin.list_topics(timeout=10).topics)
 
     def test_existing_topics_are_enough(self, secured: SecuredKafka) -> None:
