@@ -20,7 +20,7 @@ from google.protobuf.message import Message
 
 from clients.errors import translate
 from clients.requests import METHOD_PREFIX, fill_packed, named_request, packed_request
-from clients.sync import CHANNEL_OPTIONS, PLAINTEXT
+from clients.sync import PLAINTEXT
 from common.access import Access, Metadata
 from common.errors import DeadlineError, UnavailableError, VolcastError
 from common.proxies import channel_options
@@ -41,6 +41,16 @@ if TYPE_CHECKING:
     from clients.requests import PackedValues
 
 Response = TypeVar("Response", PredictResponse, HealthResponse)
+
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    # A server that restarts on this machine is ready within a second; the default first wait is a second.
+    # min_reconnect_backoff keeps its default, since it also bounds the time that connecting may take.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 5000),
+    # A restarted container may have a new address. Resolve its name again after a second, not after thirty.
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),
+)
 
 
 class AsyncClient:
