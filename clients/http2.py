@@ -214,14 +214,9 @@ class Connection:
     def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         call = self._call(stream_id)
         self._unacked += len(payload)
-        if self._unacked > CONNECTION_WINDOW:
-            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window")
         if call is None:
             return
-        size = len(payload)
-        call._unacked += size
-        if call._unacked > STREAM_WINDOW:
-            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "more data than the stream's window")
+        call._unacked += len(payload)
         if not call.answered:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "DATA before HEADERS")
         self._take_messages(call, unpadded(flags, payload))
