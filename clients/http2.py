@@ -93,10 +93,20 @@ class Call:
         self._partial = bytearray()
         self._unacked = 0
 
+    def single_message(self) -> bytes | Status:
+        """The response of a unary call that has ended, or its failure."""
+        assert self.status is not None
+        if self.status.code != _OK:
+            return self.status
+        if len(self.messages) != 1:
+            return Status(code_pb2.INTERNAL, f"{len(self.messages)} messages in the response, expected 1")
+        return self.messages[0]
+
 
 class Connection:
     def __init__(self) -> None:
         self.closing = False  # no further call may be opened
+        self.changed: list[Call] = []  # calls that got a message or a status by the last `receive`
         self._calls: dict[int, Call] = {}  # open ones
         self._next_id = 1
         self._initial_window = frames.DEFAULT_WINDOW
@@ -162,6 +172,13 @@ class Connection:
         call.unsent += message
         self._send_rest(call)
 
+    def finish(self, call: Call) -> None:
+        """No more messages of a call will be sent."""
+        if call.status is None and not call.ended:
+            call.ended = True
+            if not call.unsent:
+                self._out.append(frames.frame(frames.DATA, frames.END_STREAM, call.id))
+
     def cancel(self, call: Call) -> None:
         """Ends a call early. Late answers to it are dropped."""
         if call.status is None:
@@ -184,6 +201,7 @@ class Connection:
 
     def receive(self, data: bytes) -> None:
         """Takes bytes of the socket. Raises ProtocolError."""
+        self.changed.clear()
         if self._rest:
             data = self._rest + data
         at, end = 0, len(data)
@@ -242,6 +260,7 @@ class Connection:
                 break
             at += _PREFIX + length
             call.messages.append(data[at - length : at])
+            self.changed.append(call)
         call._partial = bytearray(data[at:])
 
     def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
@@ -398,6 +417,7 @@ class Connection:
         call.status = status
         call.unsent.clear()
         del self._calls[call.id]
+        self.changed.append(call)
 
 
 _ON_FRAME = {

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, cast
 
 from clients.http2 import Call, Connection, Fields
-from clients.opening import Route, open_socket
+from clients.opening import Route, line_of, open_socket
 from common.http2 import frames
 from common.http2.frames import ProtocolError
 
@@ -45,7 +45,7 @@ class _Opening:
                 else:
                     self.socket = opened
         except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
-            self.failure = _line(error)
+            self.failure = line_of(error)
         finally:
             self.done.set()
 
@@ -180,7 +180,7 @@ class Link:
         self._fail(f"the server breaks HTTP/2: {error.reason}")
 
     def _lost(self, error: OSError) -> None:
-        self._fail(f"the connection broke: {_line(error)}")
+        self._fail(f"the connection broke: {line_of(error)}")
 
     def _fail(self, message: str) -> None:
         self._http2.fail(message)
@@ -192,8 +192,3 @@ class Link:
 def _would_block(error: OSError) -> bool:
     """Whether TLS waits for the other direction of the socket."""
     return type(error).__name__ in ("SSLWantReadError", "SSLWantWriteError")
-
-
-def _line(error: OSError | ValueError) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())

@@ -41,12 +41,11 @@ class Route:
 
 
 def open_socket(route: Route) -> socket.socket:
-    """A connected, non-blocking socket. Raises OSError."""
-    deadline_s = monotonic() + CONNECT_TIMEOUT_S
-    connected, host = _connect(route.target, deadline_s)
+    """A connected, non-blocking socket, after TLS if the route has it. Raises OSError, ValueError."""
+    connected, host = connect(route)
     try:
         if route.access.tls:
-            connected = _with_tls(connected, host, route.access)
+            connected = tls_context(route.access).wrap_socket(connected, server_hostname=host)
         connected.setblocking(False)
     except BaseException:
         connected.close()
@@ -54,8 +53,9 @@ def open_socket(route: Route) -> socket.socket:
     return connected
 
 
-def _connect(target: str, deadline_s: float) -> tuple[socket.socket, str]:
-    """The socket, and the server's name for TLS."""
+def connect(route: Route) -> tuple[socket.socket, str]:
+    """The socket before TLS, and the server's name for TLS. Raises OSError, ValueError."""
+    target, deadline_s = route.target, monotonic() + CONNECT_TIMEOUT_S
     path = _unix_path(target)
     if path is not None:
         connected = socket.socket(socket.AF_UNIX)
@@ -115,7 +115,7 @@ def _through_proxy(proxy: str, host: str, port: str, deadline_s: float) -> socke
     return connected
 
 
-def _with_tls(connected: socket.socket, host: str, access: Access) -> ssl.SSLSocket:
+def tls_context(access: Access) -> ssl.SSLContext:
     import ssl  # 10 ms, which clients in plaintext need not pay
 
     context = ssl.create_default_context(cadata=access.ca.decode("ascii", "replace") if access.ca else None)
@@ -127,12 +127,14 @@ def _with_tls(connected: socket.socket, host: str, access: Access) -> ssl.SSLSoc
             file.write(access.cert + b"\n" + access.key)
             file.flush()
             context.load_cert_chain(file.name)
-    try:
-        return context.wrap_socket(connected, server_hostname=host)
-    except ssl.SSLCertVerificationError as error:
-        raise OSError(f"TLS: {error.verify_message}") from None
-    except ssl.SSLError as error:
-        raise OSError(f"TLS: {error.reason or error}") from None
+    return context
+
+
+def line_of(error: Exception) -> str:
+    """One line for a message. A failure of TLS gives OpenSSL's reason."""
+    reason = getattr(error, "verify_message", None) or getattr(error, "reason", None)
+    text = f"TLS: {reason}" if reason else getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())
 
 
 def _unix_path(target: str) -> str | None:

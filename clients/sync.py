@@ -16,18 +16,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.rpc import code_pb2
 
-from clients.http2 import Call, Fields, Status, call_fields
+from clients.http2 import Call, Fields, Status
 from clients.link import Link
 from clients.opening import Route
-from clients.requests import METHOD_PREFIX, fill_packed, named_request, packed_request
+from clients.requests import Methods, Response, decoded, failure, fill_packed, named_request, packed_request
 from common.access import Access
-from common.errors import DeadlineError, UnavailableError, VolcastError
-from common.rpc_status import DETAILS_KEY, failed_call, from_status
+from common.errors import DeadlineError, UnavailableError
+from common.rpc_status import from_status
 from volcast.v1 import (
     HealthRequest,
     HealthResponse,
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
     from clients.requests import PackedValues
 
-Response = TypeVar("Response", PredictResponse, HealthResponse, StreamPredictResponse)
 PLAINTEXT = Access()
 
 
@@ -60,25 +59,20 @@ class Client:
     def __init__(self, target: str = "127.0.0.1:50051", *, timeout_s: float = 2.0, access: Access = PLAINTEXT) -> None:
         self.target = target
         self._timeout_s = timeout_s
-        self._route = route = Route(target, access)
-        shown = access.metadata or ()
-        limited = (("grpc-timeout", _timeout(timeout_s)), *shown)
-        self._predict, self._health, self._stream = (
-            call_fields(METHOD_PREFIX + method, route.authority, route.scheme, metadata)
-            for method, metadata in (("Predict", limited), ("Health", limited), ("StreamPredict", shown))
-        )
+        self._route = Route(target, access)
+        self._methods = Methods.of(self._route, timeout_s)
         self._idle: deque[Link] = deque()  # its methods are atomic, so threads share it without a lock
         self._closed = False
 
     def predict(self, request: PredictRequest) -> PredictResponse:
         """Sends any request of the contract. The methods below build the usual requests."""
-        return self._call(self._predict, request, PredictResponse)
+        return self._call(self._methods.predict, request, PredictResponse)
 
     def predict_named(
         self, rows: Sequence[Mapping[str, float]], *, model: ModelSelector | None = None, routing_key: str = ""
     ) -> PredictResponse:
         """Scores rows given as feature name to value. `probabilities` has one value per row, in order."""
-        return self._call(self._predict, named_request(rows, model, routing_key), PredictResponse)
+        return self.predict(named_request(rows, model, routing_key))
 
     def predict_packed(
         self,
@@ -90,16 +84,15 @@ class Client:
         routing_key: str = "",
     ) -> PredictResponse:
         """Scores a row-major float64 matrix (row_count, features), such as a C-contiguous NumPy array."""
-        request = packed_request(values, row_count, schema_hash, model, routing_key)
-        return self._call(self._predict, request, PredictResponse)
+        return self.predict(packed_request(values, row_count, schema_hash, model, routing_key))
 
     def health(self) -> HealthResponse:
         """Models, versions and readiness of the server. Works before the server is ready, too."""
-        return self._call(self._health, HealthRequest(), HealthResponse)
+        return self._call(self._methods.health, HealthRequest(), HealthResponse)
 
     def stream(self) -> PredictStream:
         """A prediction stream. Its first frame opens it, on a connection of its own."""
-        return PredictStream(self, self._stream, self._timeout_s)
+        return PredictStream(self, self._methods.stream, self._timeout_s)
 
     def close(self) -> None:
         self._closed = True
@@ -151,9 +144,7 @@ class Client:
                 return Status(code_pb2.DEADLINE_EXCEEDED, f"no answer within {self._timeout_s:g} s")
             link.pump(left_s)
         self.give_back(link)
-        if call.status.code == code_pb2.OK and len(call.messages) != 1:
-            return Status(code_pb2.INTERNAL, f"{len(call.messages)} messages in the response, expected 1")
-        return call.messages[0] if call.status.code == code_pb2.OK else call.status
+        return call.single_message()
 
     def _give_up(self, link: Link, call: Call) -> None:
         """After a deadline: the connection may be dead, unless it is only being opened."""
@@ -292,22 +283,3 @@ class PredictStream:
         assert self._link is not None
         self.in_flight += 1
         self._link.send(self._call, frame.SerializeToString())
-
-
-def failure(status: Status, target: str) -> VolcastError:
-    """The error of a failed call, with the invalid fields if the server named them."""
-    trailers = () if status.details is None else ((DETAILS_KEY, status.details),)
-    return failed_call(status.code, status.message, trailers, target)
-
-
-def decoded(kind: type[Response], message: bytes, target: str) -> Response:
-    try:
-        return kind.FromString(message)
-    except DecodeError:
-        raise failure(Status(code_pb2.INTERNAL, f"a response that is no {kind.DESCRIPTOR.name}"), target) from None
-
-
-def _timeout(timeout_s: float) -> str:
-    """grpc-timeout: at most eight digits and a unit."""
-    microseconds = max(1, round(timeout_s * 1e6))
-    return f"{microseconds}u" if microseconds < 10**8 else f"{min(microseconds // 1000, 10**8 - 1)}m"

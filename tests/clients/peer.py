@@ -46,9 +46,9 @@ class Peer:
         self.exchange()
         return call
 
-    def headers(self, call: Call) -> dict[str, str]:
+    def headers(self, call: Call) -> dict[Any, Any]:
         return next(
-            dict(event.headers)
+            {field[0]: field[1] for field in event.headers}
             for event in self.events
             if isinstance(event, RequestReceived) and event.stream_id == call.id
         )
