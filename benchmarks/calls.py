@@ -25,11 +25,11 @@ import structlog
 import uvloop
 
 from benchmarks.requests import ROW, request
+from common.http2 import frames
 from server.app import services
 from server.core.dataplane import DataPlane
 from server.core.models import Repository
 from server.core.shadow import ShadowScorer
-from server.http2 import frames
 from server.http2.connection import Limits
 from server.native.connection import ServerConnection, SocketLimits
 from server.native.front import NativeFront

@@ -12,18 +12,18 @@ It raises the errors of clients.sync. On uvloop its streams are several times fa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import grpc
 from google.protobuf.message import Message
+from google.rpc import code_pb2
 
-from clients.errors import translate
-from clients.requests import METHOD_PREFIX, fill_packed, named_request, packed_request
-from clients.sync import CHANNEL_OPTIONS, PLAINTEXT
-from common.access import Access, Metadata
+from clients.async_link import AsyncLink
+from clients.http2 import Call, Fields, Status
+from clients.opening import Route
+from clients.requests import Methods, Response, decoded, failure, fill_packed, named_request, packed_request
+from common.access import Access
 from common.errors import DeadlineError, UnavailableError, VolcastError
-from common.proxies import channel_options
 from common.rpc_status import from_status
 from volcast.v1 import (
     HealthRequest,
@@ -40,38 +40,31 @@ if TYPE_CHECKING:
 
     from clients.requests import PackedValues
 
-Response = TypeVar("Response", PredictResponse, HealthResponse)
+PLAINTEXT = Access()
 
 
 class AsyncClient:
-    """A connection to an inference server, built on the running event loop. Arguments as in clients.sync.Client."""
+    """A connection to an inference server, on the running event loop. Arguments as in clients.sync.Client.
+
+    The first call opens it; a later call opens it again if it broke.
+    """
 
     def __init__(self, target: str = "127.0.0.1:50051", *, timeout_s: float = 2.0, access: Access = PLAINTEXT) -> None:
         self.target = target
         self._timeout_s = timeout_s
-        self._metadata = access.metadata
-        credentials = access.credentials()
-        options = (*CHANNEL_OPTIONS, *channel_options(target))
-        if credentials is None:
-            self._channel = grpc.aio.insecure_channel(target, options=options)
-        else:
-            self._channel = grpc.aio.secure_channel(target, credentials, options=options)
-        self._predict = self._channel.unary_unary(
-            METHOD_PREFIX + "Predict", PredictRequest.SerializeToString, PredictResponse.FromString
-        )
-        self._health = self._channel.unary_unary(
-            METHOD_PREFIX + "Health", HealthRequest.SerializeToString, HealthResponse.FromString
-        )
+        self._route = Route(target, access)
+        self._methods = Methods.of(self._route, timeout_s)
+        self._link: AsyncLink | None = None
 
     async def predict(self, request: PredictRequest) -> PredictResponse:
         """Sends any request of the contract. The methods below build the usual requests."""
-        return await self._call(self._predict, request)
+        return await self._call(self._methods.predict, request, PredictResponse)
 
     async def predict_named(
         self, rows: Sequence[Mapping[str, float]], *, model: ModelSelector | None = None, routing_key: str = ""
     ) -> PredictResponse:
         """Scores rows given as feature name to value. `probabilities` has one value per row, in order."""
-        return await self._call(self._predict, named_request(rows, model, routing_key))
+        return await self.predict(named_request(rows, model, routing_key))
 
     async def predict_packed(
         self,
@@ -83,18 +76,20 @@ class AsyncClient:
         routing_key: str = "",
     ) -> PredictResponse:
         """Scores a row-major float64 matrix (row_count, features), such as a C-contiguous NumPy array."""
-        return await self._call(self._predict, packed_request(values, row_count, schema_hash, model, routing_key))
+        return await self.predict(packed_request(values, row_count, schema_hash, model, routing_key))
 
     async def health(self) -> HealthResponse:
         """Models, versions and readiness of the server. Works before the server is ready, too."""
-        return await self._call(self._health, HealthRequest())
+        return await self._call(self._methods.health, HealthRequest(), HealthResponse)
 
     def stream(self) -> AsyncPredictStream:
         """A prediction stream over this connection. Its first frame opens it."""
-        return AsyncPredictStream(self._channel, self.target, self._timeout_s, self._metadata)
+        return AsyncPredictStream(self, self._methods.stream, self._timeout_s)
 
     async def close(self) -> None:
-        await self._channel.close()
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -102,11 +97,42 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _call(self, method: Callable[..., Awaitable[Response]], request: Message) -> Response:
+    def link(self) -> AsyncLink:
+        """The connection for a new call."""
+        if self._link is None or not self._link.usable:
+            self._link = AsyncLink(self._route)
+        return self._link
+
+    def retire(self) -> None:
+        """After a deadline: the connection may be dead, so later calls take another, unless it is only being opened."""
+        if self._link is not None and not self._link.is_opening:
+            self._link.retire()
+
+    async def _call(self, fields: Fields, request: Message, kind: type[Response]) -> Response:
+        message = request.SerializeToString()
         try:
-            return await method(request, timeout=self._timeout_s, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise translate(error, self.target) from None
+            async with asyncio.timeout(self._timeout_s):
+                answer = await self._attempt(fields, message)
+                if isinstance(answer, Status) and answer.unprocessed:  # the server was about to close the connection
+                    answer = await self._attempt(fields, message)
+        except TimeoutError:
+            self.retire()
+            answer = Status(code_pb2.DEADLINE_EXCEEDED, f"no answer within {self._timeout_s:g} s")
+        if isinstance(answer, Status):
+            raise failure(answer, self.target)
+        return decoded(kind, answer, self.target)
+
+    async def _attempt(self, fields: Fields, message: bytes) -> bytes | Status:
+        """The response, or why there is none."""
+        link = self.link()
+        call = link.open(fields)
+        link.send(call, message, end=True)
+        try:
+            while call.status is None:
+                await link.changed(call)
+        finally:
+            link.cancel(call)  # if the caller's task is cancelled or out of time
+        return call.single_message()
 
 
 class AsyncPredictStream:
@@ -122,16 +148,12 @@ class AsyncPredictStream:
             ...
     """
 
-    def __init__(
-        self, channel: grpc.aio.Channel, target: str, timeout_s: float, metadata: Metadata | None = None
-    ) -> None:
-        self._open = channel.stream_stream(
-            METHOD_PREFIX + "StreamPredict", StreamPredictRequest.SerializeToString, StreamPredictResponse.FromString
-        )
-        self._target = target
+    def __init__(self, client: AsyncClient, fields: Fields, timeout_s: float) -> None:
+        self._client = client
+        self._fields = fields
         self._timeout_s = timeout_s
-        self._metadata = metadata
-        self._call: Any = None
+        self._link: AsyncLink | None = None
+        self._call: Call | None = None
         self._next_id = 0
 
     async def send(self, frame_id: int, request: PredictRequest) -> None:
@@ -140,8 +162,8 @@ class AsyncPredictStream:
 
     async def done(self) -> None:
         """Ends the sending side. Outstanding answers still arrive."""
-        if self._call is not None:
-            await self._call.done_writing()
+        if self._call is not None and self._link is not None:
+            self._link.finish(self._call)
 
     async def receive(self, timeout_s: float | None = None) -> StreamPredictResponse | None:
         """The next answer, in the order of the frames. After `done`, None follows the last answer.
@@ -151,21 +173,24 @@ class AsyncPredictStream:
         Raises UnavailableError if the stream breaks, and DeadlineError if no answer arrives in time. Both end
         the stream, and the next `send` opens a new call.
         """
-        if self._call is None:
+        call, link = self._call, self._link
+        if call is None or link is None:
             raise UnavailableError(self._line("no frame is in flight"))
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         try:
-            async with asyncio.timeout(limit_s):
-                answer = await self._call.read()
+            if not call.messages and call.status is None:
+                async with asyncio.timeout(limit_s):
+                    while not call.messages and call.status is None:
+                        await link.changed(call)
         except TimeoutError:
-            raise self._broken(DeadlineError(self._line(f"no answer on the stream within {limit_s:g} s"))) from None
-        except grpc.RpcError as error:
-            raise self._broken(translate(error, self._target)) from None
-        if answer is grpc.aio.EOF:
-            self._call = None
+            raise self._timed_out(f"no answer on the stream within {limit_s:g} s") from None
+        if call.messages:
+            return decoded(StreamPredictResponse, call.messages.popleft(), self._client.target)
+        self._call = None
+        assert call.status is not None
+        if call.status.code == code_pb2.OK:
             return None
-        received: StreamPredictResponse = answer
-        return received
+        raise failure(call.status, self._client.target)
 
     async def predict_packed(
         self, values: PackedValues, row_count: int, schema_hash: str, timeout_s: float | None = None
@@ -179,7 +204,7 @@ class AsyncPredictStream:
         if answer is None:
             raise UnavailableError(self._line("closed the stream"))
         if answer.HasField("error"):
-            raise from_status(answer.error, self._target)
+            raise from_status(answer.error, self._client.target)
         return answer.response
 
     async def close(self) -> None:
@@ -203,33 +228,31 @@ class AsyncPredictStream:
 
     async def _write(self, frame: StreamPredictRequest) -> None:
         if self._call is None:
-            self._call = self._open(metadata=self._metadata)
+            self._link = self._client.link()
+            self._call = self._link.open(self._fields)
+        call, link = self._call, self._link
+        assert link is not None
+        link.send(call, frame.SerializeToString())
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._call.write(frame)
+                await link.sent(call)
         except TimeoutError:
-            raise self._broken(
-                DeadlineError(self._line(f"did not accept a frame within {self._timeout_s:g} s"))
-            ) from None
-        except grpc.RpcError as error:
-            # If the connection has just closed, grpc.aio reports the write as INTERNAL.
-            failure = translate(error, self._target)
-            if not isinstance(failure, UnavailableError):
-                failure = UnavailableError(self._line("the connection broke while a frame was sent"))
-            raise self._broken(failure) from None
-        except asyncio.InvalidStateError:
-            # The write only reports that the call has ended. Reading raises the reason.
-            await self.receive()
-            raise self._broken(UnavailableError(self._line("closed the stream"))) from None
+            raise self._timed_out(f"did not accept a frame within {self._timeout_s:g} s") from None
+        if call.status is not None and not call.messages:
+            self._call = None
+            if call.status.code == code_pb2.OK:
+                raise UnavailableError(self._line("closed the stream"))
+            raise failure(call.status, self._client.target)
 
     def _line(self, what: str) -> str:
-        return f"inference server at {self._target}: {what}"
+        return f"inference server at {self._client.target}: {what}"
 
-    def _broken(self, error: VolcastError) -> VolcastError:
+    def _timed_out(self, what: str) -> VolcastError:
         self._drop()
-        return error
+        self._client.retire()
+        return DeadlineError(self._line(what))
 
     def _drop(self) -> None:
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
+        if self._call is not None and self._link is not None:
+            self._link.cancel(self._call)
+        self._call = None

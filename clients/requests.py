@@ -1,11 +1,28 @@
-"""Rows of a caller as messages of the contract, for both clients."""
+"""Messages of the contract for both clients: requests from rows of a caller, responses, failures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from volcast.v1 import DATA_TYPE_FLOAT64, ModelSelector, NamedRow, NamedRows, PackedRows, PredictRequest
+from google.protobuf.message import DecodeError
+from google.rpc import code_pb2
+
+from clients.http2 import Fields, Status, call_fields
+from clients.opening import Route
+from common.errors import VolcastError
+from common.rpc_status import DETAILS_KEY, failed_call
+from volcast.v1 import (
+    DATA_TYPE_FLOAT64,
+    HealthResponse,
+    ModelSelector,
+    NamedRow,
+    NamedRows,
+    PackedRows,
+    PredictRequest,
+    PredictResponse,
+    StreamPredictResponse,
+)
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -21,6 +38,48 @@ if TYPE_CHECKING:
     PackedValues = Buffer | ArrayMemory
 
 METHOD_PREFIX = "/volcast.v1.InferenceService/"
+Response = TypeVar("Response", PredictResponse, HealthResponse, StreamPredictResponse)
+
+
+class Methods(NamedTuple):
+    """The header fields of each method's calls."""
+
+    predict: Fields
+    health: Fields
+    stream: Fields
+
+    @classmethod
+    def of(cls, route: Route, timeout_s: float) -> Methods:
+        """timeout_s: of unary calls; the server drops a call that is later."""
+        shown = route.access.metadata or ()
+        limited = (("grpc-timeout", _timeout(timeout_s)), *shown)
+        methods = {"Predict": limited, "Health": limited, "StreamPredict": shown}
+        return cls(
+            *(
+                call_fields(METHOD_PREFIX + method, route.authority, route.scheme, metadata)
+                for method, metadata in methods.items()
+            )
+        )
+
+
+def _timeout(timeout_s: float) -> str:
+    """grpc-timeout: at most eight digits and a unit."""
+    microseconds = max(1, round(timeout_s * 1e6))
+    return f"{microseconds}u" if microseconds < 10**8 else f"{min(microseconds // 1000, 10**8 - 1)}m"
+
+
+def failure(status: Status, target: str) -> VolcastError:
+    """The error of a failed call, with the invalid fields if the server named them."""
+    trailers = () if status.details is None else ((DETAILS_KEY, status.details),)
+    return failed_call(status.code, status.message, trailers, target)
+
+
+def decoded(kind: type[Response], message: bytes, target: str) -> Response:
+    """The response of a message. Raises VolcastError if it is none."""
+    try:
+        return kind.FromString(message)
+    except DecodeError:
+        raise failure(Status(code_pb2.INTERNAL, f"a response that is no {kind.DESCRIPTOR.name}"), target) from None
 
 
 def named_request(

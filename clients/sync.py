@@ -13,21 +13,20 @@ the server that cannot be reached, and OverloadedError carries the time after wh
 
 from __future__ import annotations
 
-import threading
-import weakref
-from collections.abc import Callable, Mapping, Sequence
-from queue import SimpleQueue
+from collections import deque
+from collections.abc import Mapping, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
-import grpc
 from google.protobuf.message import Message
+from google.rpc import code_pb2
 
-from clients.errors import translate
-from clients.requests import METHOD_PREFIX, fill_packed, named_request, packed_request
-from common.access import Access, Metadata
-from common.errors import DeadlineError, UnavailableError, VolcastError
-from common.proxies import channel_options
+from clients.http2 import Call, Fields, Status
+from clients.link import Link
+from clients.opening import Route
+from clients.requests import Methods, Response, decoded, failure, fill_packed, named_request, packed_request
+from common.access import Access
+from common.errors import DeadlineError, UnavailableError
 from common.rpc_status import from_status
 from volcast.v1 import (
     HealthRequest,
@@ -44,26 +43,15 @@ if TYPE_CHECKING:
 
     from clients.requests import PackedValues
 
-Response = TypeVar("Response", PredictResponse, HealthResponse)
-Outgoing = SimpleQueue[StreamPredictRequest | None]
-END_TIMEOUT_S = 1.0  # how long `close` waits until grpcio releases a call
 PLAINTEXT = Access()
-
-CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-    # A server that restarts on this machine is ready within a second; the default first wait is a second.
-    # min_reconnect_backoff keeps its default, since it also bounds the time that connecting may take.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 5000),
-    # A restarted container may have a new address. Resolve its name again after a second, not after thirty.
-    ("grpc.dns_min_time_between_resolutions_ms", 1000),
-)
 
 
 class Client:
-    """A connection to an inference server. The first call opens it; a later call opens it again if it broke.
+    """Connections to an inference server: a connection for each call at a time, kept for later calls.
 
-    target: host:port, or any gRPC name.
+    A connection that broke is replaced by the next call.
+
+    target: host:port, `unix:PATH`, or another gRPC name of type dns, ipv4 or ipv6.
     timeout_s: limit of each call.
     access: token, TLS and client certificate, such as `make_access(token=..., ca="ca.pem")`.
     """
@@ -71,29 +59,20 @@ class Client:
     def __init__(self, target: str = "127.0.0.1:50051", *, timeout_s: float = 2.0, access: Access = PLAINTEXT) -> None:
         self.target = target
         self._timeout_s = timeout_s
-        self._metadata = access.metadata
-        credentials = access.credentials()
-        options = (*CHANNEL_OPTIONS, *channel_options(target))
-        if credentials is None:
-            self._channel = grpc.insecure_channel(target, options=options)
-        else:
-            self._channel = grpc.secure_channel(target, credentials, options=options)
-        self._predict = self._channel.unary_unary(
-            METHOD_PREFIX + "Predict", PredictRequest.SerializeToString, PredictResponse.FromString
-        )
-        self._health = self._channel.unary_unary(
-            METHOD_PREFIX + "Health", HealthRequest.SerializeToString, HealthResponse.FromString
-        )
+        self._route = Route(target, access)
+        self._methods = Methods.of(self._route, timeout_s)
+        self._idle: deque[Link] = deque()  # its methods are atomic, so threads share it without a lock
+        self._closed = False
 
     def predict(self, request: PredictRequest) -> PredictResponse:
         """Sends any request of the contract. The methods below build the usual requests."""
-        return self._call(self._predict, request)
+        return self._call(self._methods.predict, request, PredictResponse)
 
     def predict_named(
         self, rows: Sequence[Mapping[str, float]], *, model: ModelSelector | None = None, routing_key: str = ""
     ) -> PredictResponse:
         """Scores rows given as feature name to value. `probabilities` has one value per row, in order."""
-        return self._call(self._predict, named_request(rows, model, routing_key))
+        return self.predict(named_request(rows, model, routing_key))
 
     def predict_packed(
         self,
@@ -105,18 +84,20 @@ class Client:
         routing_key: str = "",
     ) -> PredictResponse:
         """Scores a row-major float64 matrix (row_count, features), such as a C-contiguous NumPy array."""
-        return self._call(self._predict, packed_request(values, row_count, schema_hash, model, routing_key))
+        return self.predict(packed_request(values, row_count, schema_hash, model, routing_key))
 
     def health(self) -> HealthResponse:
         """Models, versions and readiness of the server. Works before the server is ready, too."""
-        return self._call(self._health, HealthRequest())
+        return self._call(self._methods.health, HealthRequest(), HealthResponse)
 
     def stream(self) -> PredictStream:
-        """A prediction stream over this connection. Its first frame opens it."""
-        return PredictStream(self._channel, self.target, self._timeout_s, self._metadata)
+        """A prediction stream. Its first frame opens it, on a connection of its own."""
+        return PredictStream(self, self._methods.stream, self._timeout_s)
 
     def close(self) -> None:
-        self._channel.close()
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
 
     def __enter__(self) -> Self:
         return self
@@ -124,11 +105,54 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _call(self, method: Callable[..., Response], request: Message) -> Response:
-        try:
-            return method(request, timeout=self._timeout_s, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise translate(error, self.target) from None
+    def take(self) -> Link:
+        """A connection for one call or stream: an idle connection that still works, or a new one."""
+        while True:
+            try:
+                link = self._idle.pop()
+            except IndexError:
+                return Link(self._route)
+            if link.refresh():
+                return link
+            link.close()
+
+    def give_back(self, link: Link) -> None:
+        """Keeps a connection for later calls, unless it is lost."""
+        self._idle.append(link)
+        if self._closed:
+            self.close()
+
+    def _call(self, fields: Fields, request: Message, kind: type[Response]) -> Response:
+        message = request.SerializeToString()
+        deadline_s = monotonic() + self._timeout_s
+        status = self._attempt(fields, message, deadline_s)
+        if isinstance(status, Status) and status.unprocessed:  # the server was about to close the connection
+            status = self._attempt(fields, message, deadline_s)
+        if isinstance(status, Status):
+            raise failure(status, self.target)
+        return decoded(kind, status, self.target)
+
+    def _attempt(self, fields: Fields, message: bytes, deadline_s: float) -> bytes | Status:
+        """The response, or why there is none."""
+        link = self.take()
+        call = link.open(fields)
+        link.send(call, message, end=True)
+        while call.status is None:
+            left_s = deadline_s - monotonic()
+            if left_s <= 0:
+                self._give_up(link, call)
+                return Status(code_pb2.DEADLINE_EXCEEDED, f"no answer within {self._timeout_s:g} s")
+            link.pump(left_s)
+        self.give_back(link)
+        return call.single_message()
+
+    def _give_up(self, link: Link, call: Call) -> None:
+        """After a deadline: the connection may be dead, unless it is only being opened."""
+        if link.is_opening:
+            link.cancel(call)
+            self.give_back(link)
+        else:
+            link.close()
 
 
 class PredictStream:
@@ -141,26 +165,17 @@ class PredictStream:
     unanswered frames are lost: UnavailableError is raised once, `in_flight` becomes 0, and the next
     `send` opens a new call.
 
-    The caller's thread reads answers from grpcio. A reader thread that hands them over would cost
-    15 to 40 us of a 280 us round trip. A watchdog thread therefore enforces the timeout, to within TICK_S.
+    The caller's thread reads and writes the socket: a second thread would cost a hand-over for each answer.
     """
 
-    TICK_S = 0.1
-
-    def __init__(self, channel: grpc.Channel, target: str, timeout_s: float, metadata: Metadata | None = None) -> None:
-        self._open = channel.stream_stream(
-            METHOD_PREFIX + "StreamPredict", StreamPredictRequest.SerializeToString, StreamPredictResponse.FromString
-        )
-        self._target = target
+    def __init__(self, client: Client, fields: Fields, timeout_s: float) -> None:
+        self._client = client
+        self._fields = fields
         self._timeout_s = timeout_s
-        self._metadata = metadata
-        self._call: Any = None
-        self._outgoing: Outgoing = SimpleQueue()
-        self._end_call: Callable[[], object] = bool
+        self._link: Link | None = None
+        self._call: Call | None = None
         self._next_id = 0
-        self._watchdog = _Watchdog(self.TICK_S)
         self.in_flight = 0
-        weakref.finalize(self, self._watchdog.close)
 
     def send(self, frame_id: int, request: PredictRequest) -> None:
         """Queues a frame for sending and returns at once."""
@@ -185,25 +200,37 @@ class PredictStream:
         the stream.
         """
         if self._call is None:
-            raise UnavailableError(f"inference server at {self._target}: no frame is in flight")
+            raise UnavailableError(f"inference server at {self._client.target}: no frame is in flight")
         limit_s = self._timeout_s if timeout_s is None else timeout_s
-        self._watchdog.arm(self._call, monotonic() + limit_s)
-        try:
-            answer: StreamPredictResponse = next(self._call)
-        except StopIteration:
-            raise self._broken(UnavailableError(f"inference server at {self._target}: closed the stream")) from None
-        except grpc.RpcError as error:
-            if self._watchdog.fired:
-                failure: VolcastError = DeadlineError(
-                    f"inference server at {self._target}: no answer on the stream within {limit_s:g} s"
-                )
-            else:
-                failure = translate(error, self._target)
-            raise self._broken(failure) from None
-        finally:
-            self._watchdog.disarm()
-        self.in_flight -= 1
+        answer = self.poll(limit_s)
+        if answer is None:
+            self.close()
+            line = f"inference server at {self._client.target}: no answer on the stream within {limit_s:g} s"
+            raise DeadlineError(line)
         return answer
+
+    def poll(self, timeout_s: float) -> StreamPredictResponse | None:
+        """The next answer, as `receive`. None if no answer arrives in time; then the stream continues.
+
+        Raises UnavailableError if the stream breaks.
+        """
+        call, link = self._call, self._link
+        if call is None or link is None:
+            return None
+        if not call.messages and call.status is None:
+            deadline_s = monotonic() + timeout_s
+            link.pump(timeout_s)
+            while not call.messages and call.status is None:
+                left_s = deadline_s - monotonic()
+                if left_s <= 0:
+                    return None
+                link.pump(left_s)
+        if call.messages:
+            self.in_flight -= 1
+            return decoded(StreamPredictResponse, call.messages.popleft(), self._client.target)
+        self.close()
+        assert call.status is not None
+        raise failure(call.status, self._client.target)
 
     def predict_packed(
         self,
@@ -220,79 +247,39 @@ class PredictStream:
         self.send_packed(self._next_id, values, row_count, schema_hash, model)
         answer = self.receive(timeout_s)
         if answer.HasField("error"):
-            raise from_status(answer.error, self._target)
+            raise from_status(answer.error, self._client.target)
         return answer.response
 
     def close(self) -> None:
-        """Ends the stream and drops outstanding answers."""
-        self._drop()
-        self._watchdog.close()
+        """Ends the stream and drops outstanding answers. The next frame opens a new call."""
+        call, link = self._call, self._link
+        self._call = None
+        self.in_flight = 0
+        if call is not None and link is not None:
+            if link.is_opening:  # a slow opening outlasts attempts to use it
+                link.cancel(call)
+            else:
+                link.close()
+                self._link = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+        if self._link is not None:
+            self._link.close()
+            self._link = None
 
     def _put(self, frame: StreamPredictRequest) -> None:
+        if self._call is not None and not self.in_flight and self._link is not None:
+            self._link.refresh()
+            if self._call.status is not None:  # the stream ended while it was idle
+                self.close()
         if self._call is None:
-            self._outgoing = SimpleQueue()
-            self._call = self._open(iter(self._outgoing.get, None), metadata=self._metadata)
-            ended = threading.Event()
-            if not self._call.add_callback(ended.set):
-                ended.set()
-            # The finalizer also runs when the interpreter exits, in case `close` was not called.
-            self._end_call = weakref.finalize(self, _end, self._call, self._outgoing, ended)
+            if self._link is None or not self._link.refresh():
+                self._link = self._client.take()
+            self._call = self._link.open(self._fields)
+        assert self._link is not None
         self.in_flight += 1
-        self._outgoing.put(frame)
-
-    def _broken(self, error: VolcastError) -> VolcastError:
-        self._drop()
-        return error
-
-    def _drop(self) -> None:
-        self._end_call()
-        self._call = None
-        self.in_flight = 0
-
-
-def _end(call: Any, outgoing: Outgoing, ended: threading.Event) -> None:
-    """Cancels the call, ends grpcio's thread that reads the queue, and waits until grpcio releases the call.
-
-    If the interpreter exits while grpcio's threads hold the lock of the call, it hangs: finalizers wait for
-    the lock, and the threads that hold it no longer run.
-    """
-    call.cancel()
-    outgoing.put(None)
-    ended.wait(END_TIMEOUT_S)
-
-
-class _Watchdog:
-    """Cancels a call whose answer is overdue. Arming takes two assignments, without a lock or a wake-up."""
-
-    def __init__(self, tick_s: float) -> None:
-        self._tick_s = tick_s
-        self._closed = threading.Event()
-        self._due: tuple[Any, float] | None = None
-        self._thread: threading.Thread | None = None
-        self.fired = False
-
-    def arm(self, call: Any, deadline_s: float) -> None:
-        self.fired = False
-        self._due = (call, deadline_s)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._watch, name="volcast-stream-watchdog", daemon=True)
-            self._thread.start()
-
-    def disarm(self) -> None:
-        self._due = None
-
-    def close(self) -> None:
-        self._closed.set()
-
-    def _watch(self) -> None:
-        while not self._closed.wait(self._tick_s):
-            due = self._due
-            if due is not None and monotonic() > due[1]:
-                self.fired = True
-                due[0].cancel()
+        self._link.send(self._call, frame.SerializeToString())

@@ -26,7 +26,7 @@ def is_local(target: str) -> bool:
     """Whether a gRPC target, a URL or a host:port is on this machine: loopback or a Unix socket."""
     if target.partition(":")[0].lower() in _LOCAL_SCHEMES:
         return True
-    hosts = [_host(address) for address in _addresses(target)]
+    hosts = [_host(address) for address in addresses(target)]
     return bool(hosts) and all(_is_loopback(host) for host in hosts)
 
 
@@ -48,7 +48,7 @@ def explain(target: str) -> str:
 
 
 def describe(target: str, variable: str, proxy: str) -> str:
-    host = _host(next(iter(_addresses(target)), target))
+    host = _host(next(iter(addresses(target)), target))
     return (
         f"; the connection goes through the proxy {without_password(proxy)} ({variable}); "
         f"if it needs none, set no_proxy={host}"
@@ -105,7 +105,7 @@ def bypass_proxies_on_this_machine(environ: MutableMapping[str, str]) -> None:
     environ["no_proxy"] = environ["NO_PROXY"] = ",".join(listed)
 
 
-def _addresses(target: str) -> list[str]:
+def addresses(target: str) -> list[str]:
     """host:port of each address in a target."""
     scheme, _, rest = target.partition(":")
     if scheme.lower() in _ADDRESS_SCHEMES:
@@ -139,8 +139,8 @@ def _is_excepted(target: str) -> bool:
     listed = next((os.environ[name] for name in NO_PROXY_VARIABLES if os.environ.get(name)), "").strip()
     if not listed:
         return False
-    addresses = _addresses(target)
-    return bool(addresses) and all(_matches(listed, address) for address in addresses)
+    hosts = addresses(target)
+    return bool(hosts) and all(_matches(listed, address) for address in hosts)
 
 
 def _matches(listed: str, address: str) -> bool:

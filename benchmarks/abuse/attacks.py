@@ -11,7 +11,7 @@ from time import monotonic, sleep
 from benchmarks.abuse.corpus import HEALTH, INFER, PREDICT, STREAM, header_block, packed
 from benchmarks.abuse.target import HANDSHAKE_S, Target
 from benchmarks.abuse.wire import GREETING, Wire
-from server.http2 import frames
+from common.http2 import frames
 from volcast.v1 import StreamPredictRequest
 
 PLAIN = frames.PREFACE + frames.settings({})

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from common.http2 import frames
 from common.schema import CORE_1, CORE_1_EXAMPLE
-from server.http2 import frames
 from server.http2.headers import literal
 from volcast.oip.v2 import InferTensorContents, ModelInferRequest
 from volcast.v1 import ModelSelector, NamedRow, NamedRows, PackedRows, PredictRequest, StreamPredictRequest

@@ -15,14 +15,14 @@ from typing import Any
 import structlog
 
 from common.errors import RequestError, VolcastError
+from common.http2 import frames
+from common.http2.frames import ProtocolError
 from server.app import services
 from server.core.dataplane import DataPlane
 from server.core.models import Repository
 from server.core.requests import PredictInput
 from server.core.rows import PackedInput
-from server.http2 import frames
 from server.http2.connection import Connection, Event, Limits
-from server.http2.frames import ProtocolError
 from server.http2.headers import FAST_UNARY, STREAMING, UNARY, HeadReader, MalformedError
 from server.http2.sending import framed
 from server.rpc.inference import PredictFrame, read_predict

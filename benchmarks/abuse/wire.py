@@ -12,7 +12,7 @@ from typing import Self
 from hpack import Decoder, HPACKError
 
 from benchmarks.abuse.corpus import STREAM, header_block
-from server.http2 import frames
+from common.http2 import frames
 from volcast.v1 import StreamPredictResponse
 
 GREETING = frames.PREFACE + frames.settings({frames.INITIAL_WINDOW_SIZE: 2**30}) + frames.window_update(0, 2**30)

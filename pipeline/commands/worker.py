@@ -31,7 +31,6 @@ from pipeline.features.columns import VenueProductCodes
 from pipeline.parquet import FeatureParquetWriter
 from pipeline.stream.drift import LiveDrift, manifest_in
 from pipeline.stream.forecast import Forecaster
-from pipeline.stream.frames import ReceivedFrames
 from pipeline.stream.kafka import connect, make_consumer
 from pipeline.stream.kafka_topics import ensure_topics, warn_unless_compacted
 from pipeline.stream.metrics import labelled, serve_metrics
@@ -247,10 +246,8 @@ def _forecaster(cleanup: ExitStack, config: Config, server: str) -> Forecaster:
     )
     client = cleanup.enter_context(Client(server, timeout_s=worker.predict_timeout_s, access=access))
     stream = cleanup.enter_context(client.stream())
-    frames = ReceivedFrames(stream, worker.predict_timeout_s)
-    cleanup.callback(frames.close)
     return Forecaster(
-        frames,
+        stream,
         SCHEMAS[worker.schema].hash,
         limit_rows=worker.max_backlog_rows,
         timeout_s=worker.predict_timeout_s,

@@ -31,14 +31,18 @@ MAX_FRAMES_IN_FLIGHT = 2
 
 
 class AnswerStream(Protocol):
-    """A prediction stream that never makes its caller wait longer than asked (pipeline/stream/frames.py)."""
+    """A prediction stream that never makes its caller wait longer than asked: clients.sync.PredictStream."""
 
     def send_packed(
         self, frame_id: int, values: memoryview, row_count: int, schema_hash: str, model: ModelSelector | None
     ) -> None: ...
 
-    def poll(self, timeout_s: float) -> StreamPredictResponse | VolcastError | None:
-        """The next answer. An error: all unanswered frames are lost. None: neither within the time."""
+    def poll(self, timeout_s: float) -> StreamPredictResponse | None:
+        """The next answer; None if none arrives in time. Raises VolcastError: all unanswered frames are lost."""
+        ...
+
+    def close(self) -> None:
+        """Drops unanswered frames. The next frame opens a new call."""
         ...
 
 
@@ -152,13 +156,16 @@ class Forecaster:
         deadline_s = time.monotonic() + wait_s
         self._send()
         while self._flight:
-            answer = self._stream.poll(max(0.0, deadline_s - time.monotonic()))
+            try:
+                answer = self._stream.poll(max(0.0, deadline_s - time.monotonic()))
+            except VolcastError as error:
+                self._back_off(error)
+                break
             if answer is None:
-                if time.monotonic() - self._flight[0].sent_s < self._timeout_s:
-                    break
-                answer = DeadlineError(f"no answer of the inference server within {self._timeout_s:g} s")
-            if isinstance(answer, VolcastError):
-                self._back_off(answer)
+                if time.monotonic() - self._flight[0].sent_s >= self._timeout_s:
+                    self._stream.close()
+                    line = f"no answer of the inference server within {self._timeout_s:g} s"
+                    self._back_off(DeadlineError(line))
                 break
             if answer.frame_id == self._flight[0].frame_id:  # else the answer to a frame that was sent again
                 self._take(answer, settled)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from server.http2 import frames
+from common.http2 import frames
 from server.http2.headers import CallPolicy, Head
 from server.http2.inflating import InflateBudget
 from server.http2.limits import Limits

@@ -12,11 +12,12 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from server.http2 import blocks, frames
+from common.http2 import frames
+from common.http2.frames import ErrorCode, ProtocolError
+from server.http2 import blocks
 from server.http2.blocks import CREDIT_WORD, MIN_COLUMNAR_CALLS, Block, Bytes, CallLayout
 from server.http2.bodies import RECEIVED_FRAME_SIZE, Bodies
 from server.http2.control import Control
-from server.http2.frames import ErrorCode, ProtocolError
 from server.http2.headers import CallPolicy, Head
 from server.http2.inflating import InflateBudget
 from server.http2.limits import Limits

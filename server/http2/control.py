@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from server.http2 import frames
-from server.http2.frames import ErrorCode, ProtocolError
+from common.http2 import frames
+from common.http2.frames import ErrorCode, ProtocolError
 from server.http2.sending import Sending
 
 _DRAINING = b"draining"

@@ -17,7 +17,7 @@ import msgspec
 from hpack import Decoder, HPACKError
 from hpack.exceptions import OversizedHeaderListError
 
-from server.http2.frames import HEADERS, ErrorCode, ProtocolError
+from common.http2.frames import HEADERS, ErrorCode, ProtocolError
 
 NO_TIMEOUT = -1
 MAX_CACHED_BLOCKS, MAX_CACHED_BLOCK_BYTES = 64, 4096  # of one connection; larger blocks are not cached

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from server.http2 import frames
-from server.http2.frames import ErrorCode, ProtocolError
+from common.http2 import frames
+from common.http2.frames import ErrorCode, ProtocolError
 from server.http2.headers import NO_TIMEOUT, STREAMING, CallPolicy, Head, HeadReader, MalformedError
 from server.http2.inflating import InflateBudget
 from server.http2.limits import Limits

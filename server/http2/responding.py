@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from server.http2 import blocks, frames
+from common.http2 import frames
+from server.http2 import blocks
 from server.http2.blocks import Bytes
 from server.http2.headers import OK_TRAILERS, RESPONSE, RESPONSE_WORD, TRAILERS_WORD
 from server.http2.sending import Sending

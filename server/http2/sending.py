@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from server.http2 import frames
+from common.http2 import frames
+from common.http2.frames import MESSAGE, ErrorCode, ProtocolError
 from server.http2.blocks import Bytes
-from server.http2.frames import MESSAGE, ErrorCode, ProtocolError
 from server.http2.headers import NO_TABLE, NOT_GRPC, NOT_GRPC_TEXT, RESPONSE, Head, failure, fitted
 from server.http2.inflating import InflateBudget
 from server.http2.limits import Limits

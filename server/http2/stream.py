@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from server.http2.frames import MESSAGE
+from common.http2.frames import MESSAGE
 from server.http2.headers import NO_TIMEOUT, Head
 from server.http2.inflating import WINDOW_BITS, InflateBudget, Inflation
 from server.http2.status import INTERNAL, RESOURCE_EXHAUSTED, UNIMPLEMENTED, MessageError

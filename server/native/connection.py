@@ -8,8 +8,8 @@ import socket
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from common.http2.frames import ErrorCode, ProtocolError
 from server.http2.connection import Connection
-from server.http2.frames import ErrorCode, ProtocolError
 from server.http2.stream import Stream
 from server.native.serving import Serving
 from server.runtime.metrics import CODE_NAMES

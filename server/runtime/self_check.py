@@ -7,7 +7,7 @@ import ssl
 
 from common.config import reachable
 from common.errors import UnavailableError
-from server.http2 import frames
+from common.http2 import frames
 from server.http2.headers import literal
 
 CHECK_TIMEOUT_S = 5.0

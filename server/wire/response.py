@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from common.http2.frames import MESSAGE
 from server.core.dataplane import Result
 from server.core.models import Repository
 from server.core.snapshot import Model, ModelSnapshot
 from server.http2.blocks import Bytes, fill_template
-from server.http2.frames import MESSAGE
 
 # Tags of PredictResponse: field number and wire type (Protocol Buffers, Encoding).
 _MODEL_NAME, _MODEL_VERSION, _THRESHOLD, _PROBABILITIES = b"\x0a", b"\x12", b"\x19", b"\x22"

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import RequestError, VolcastError
+from common.http2.frames import MESSAGE
 from server.core.arrays import Matrix
 from server.core.models import Repository
 from server.core.requests import PredictInput, Selection
 from server.core.rows import DTYPES, PackedInput, all_finite
 from server.core.snapshot import Model
-from server.http2.frames import MESSAGE
 
 MAX_ROWS = 1024
 MAX_PREFIX_BYTES = 1024  # prefixes of our clients have about 50 bytes; a larger prefix costs too much memory

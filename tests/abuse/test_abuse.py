@@ -10,7 +10,7 @@ from benchmarks.abuse.__main__ import Abuse, Findings
 from benchmarks.abuse.corpus import PREDICT, header_block, packed
 from benchmarks.abuse.target import serving
 from benchmarks.abuse.wire import Wire, replay
-from server.http2 import frames
+from common.http2 import frames
 from tests.processes import await_true
 
 

@@ -221,11 +221,15 @@ class FakeStream:
             self.rows_answered += row_count
             self.answers.append(StreamPredictResponse(frame_id=frame_id, response=response))
 
-    def poll(self, timeout_s: float) -> StreamPredictResponse | VolcastError | None:
+    def poll(self, timeout_s: float) -> StreamPredictResponse | None:
         answer = self.answers.popleft() if self.answers else None
         if isinstance(answer, VolcastError):
             self.answers.clear()
+            raise answer
         return answer
+
+    def close(self) -> None:
+        self.answers.clear()
 
 
 def answer(rows: Any) -> list[float]:

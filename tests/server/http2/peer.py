@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from hpack import Decoder
 
-from server.http2 import frames
+from common.http2 import frames
 from server.http2.connection import Connection, Event, Limits
 from server.http2.headers import FAST_UNARY, STREAMING, UNARY, literal
 from server.http2.inflating import InflateBudget

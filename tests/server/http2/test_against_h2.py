@@ -26,9 +26,9 @@ from hpack import Encoder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.http2 import frames
+from common.http2 import frames
+from common.http2.frames import ErrorCode, ProtocolError
 from server.http2.connection import Connection, Event, Limits
-from server.http2.frames import ErrorCode, ProtocolError
 from server.http2.headers import failure
 from tests.server.http2.peer import METHODS, EveryCall, block, message
 from tests.server.http2.test_splits import cut

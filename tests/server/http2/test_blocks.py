@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.http2 import frames
+from common.http2 import frames
 from server.http2.blocks import MAX_CREDITS, CallLayout, call_layout
 from tests.server.http2.peer import message
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from hpack import Decoder
 
-from server.http2 import frames
+from common.http2 import frames
+from common.http2.frames import ErrorCode, ProtocolError
 from server.http2.connection import HTTP1_METHODS, MIN_BYTES_PER_S, Connection, Limits
-from server.http2.frames import ErrorCode, ProtocolError
 from server.http2.headers import failure, fitted, literal
 from tests.server.http2.peer import METHODS, NOW_NS, EveryCall, Peer, message
 

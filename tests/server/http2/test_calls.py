@@ -7,9 +7,9 @@ import zlib
 
 import pytest
 
-from server.http2 import frames
+from common.http2 import frames
+from common.http2.frames import ErrorCode
 from server.http2.connection import Event, Limits
-from server.http2.frames import ErrorCode
 from server.http2.stream import FRAME_WEIGHT
 from tests.server.http2.peer import MIB, Peer, block, data_of, message, opened, updates
 

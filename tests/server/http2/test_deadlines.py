@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.http2 import frames
+from common.http2 import frames
 from server.http2.connection import Event
 from tests.server.http2.peer import NOW_NS, Peer, message
 

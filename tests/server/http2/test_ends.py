@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from server.http2 import frames
-from server.http2.frames import ErrorCode
+from common.http2 import frames
+from common.http2.frames import ErrorCode
 from tests.server.http2.peer import Peer, data_of, message, opened
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from server.http2 import frames
+from common.http2 import frames
+from common.http2.frames import ErrorCode
 from server.http2.connection import Event, Limits
-from server.http2.frames import ErrorCode
 from server.http2.stream import FRAME_WEIGHT, MAX_SMALL_CHUNKS
 from tests.server.http2.peer import MIB, Peer, data_of, message, opened, requested, updates
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from server.http2 import frames
+from common.http2 import frames
+from common.http2.frames import ErrorCode, ProtocolError
 from server.http2.connection import Connection, Event, Limits
-from server.http2.frames import ErrorCode, ProtocolError
 from tests.server.http2.peer import METHODS, EveryCall, Frame, Peer, block, message
 
 WORD = (0).to_bytes(4, "big")

@@ -11,7 +11,7 @@ from hpack import Decoder, Encoder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.http2.frames import ErrorCode, ProtocolError
+from common.http2.frames import ErrorCode, ProtocolError
 from server.http2.headers import HeadReader, MalformedError, failure, literal
 from tests.server.http2.peer import METHODS, EveryCall
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.http2 import frames
+from common.http2 import frames
 from server.http2.connection import Connection, Event, Limits
 from server.http2.inflating import (
     MAX_RATIO,

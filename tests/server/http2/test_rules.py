@@ -8,9 +8,9 @@ from hpack import Decoder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.http2 import frames
+from common.http2 import frames
+from common.http2.frames import ErrorCode, ProtocolError
 from server.http2.connection import Connection, Limits
-from server.http2.frames import ErrorCode, ProtocolError
 from server.http2.headers import literal
 from server.http2.sending import RESTORED_BY_CALL
 from tests.server.http2.peer import METHODS, NOW_NS, EveryCall, Frame, Peer, block, message

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hpack import Decoder
 
-from server.http2 import frames
+from common.http2 import frames
 from server.http2.headers import failure
 from tests.server.http2.peer import Frame, Peer, block
 

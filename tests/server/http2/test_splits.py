@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.http2 import frames
+from common.http2 import frames
+from common.http2.frames import ProtocolError
 from server.http2.connection import Connection, Event, Limits
-from server.http2.frames import ProtocolError
 from tests.server.http2.peer import METHODS, EveryCall, block, message
 
 Frames = list[tuple[Any, ...]]

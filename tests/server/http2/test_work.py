@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.http2 import frames
+from common.http2 import frames
 from server.http2.connection import MAX_WORK, Limits
 from server.http2.stream import MAX_SMALL_CHUNKS, join_small_chunks
 from tests.server.http2.peer import Peer, message

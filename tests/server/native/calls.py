@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from common.http2 import frames
 from common.schema import CORE_1
-from server.http2 import frames
 from server.native.scoring_stream import ScoringStreamCall
 from tests.server.bundles import rows
 from tests.server.http2.peer import Frame, block, data_of, message

@@ -10,11 +10,11 @@ from typing import cast
 import pytest
 import structlog
 
+from common.http2 import frames
 from server.app import services
 from server.core.dataplane import DataPlane
 from server.core.models import Repository
 from server.core.shadow import ShadowScorer
-from server.http2 import frames
 from server.http2.connection import Limits
 from server.native.connection import SocketLimits
 from server.native.front import NativeFront

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from server.http2 import frames
+from common.http2 import frames
 from server.native.connection import ServerConnection
 from server.native.front import NativeFront
 from tests.server.native.conftest import Transport

@@ -8,9 +8,9 @@ import warnings
 import numpy as np
 import pytest
 
+from common.http2 import frames
 from common.schema import CORE_1
 from server.core.arrays import Matrix, Vector
-from server.http2 import frames
 from server.native.front import NativeFront
 from server.native.scoring_stream import ScoringStreamCall
 from server.native.streaming import StreamingCall

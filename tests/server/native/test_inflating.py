@@ -7,7 +7,7 @@ import gzip
 
 import pytest
 
-from server.http2 import frames
+from common.http2 import frames
 from server.http2.inflating import MIN_RATIO_BYTES, TURN_BYTES
 from server.native.front import NativeFront
 from tests.server.http2.peer import Frame, block, message

@@ -8,10 +8,10 @@ from time import time
 import numpy as np
 import pytest
 
+from common.http2 import frames
 from common.schema import CORE_1
 from server.core.models import Repository
 from server.core.predictor import BoundBuffers
-from server.http2 import frames
 from server.native.front import NativeFront
 from tests.server.bundles import Logistic, rows, write_bundle
 from tests.server.http2.peer import message

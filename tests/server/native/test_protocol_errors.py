@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from server.http2 import frames
+from common.http2 import frames
 from server.native.front import NativeFront
 from tests.server.http2.peer import Frame, block, message
 from tests.server.native.calls import WATCH, answers, frame, request, status

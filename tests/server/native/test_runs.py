@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common.http2 import frames
 from common.schema import CORE_1
 from server.core.batcher import Work
-from server.http2 import frames
 from server.http2.stream import PREFIX
 from server.native.front import NativeFront
 from server.native.unary import RunReplies

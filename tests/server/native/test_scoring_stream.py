@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from server.http2 import frames
+from common.http2 import frames
 from server.native.front import NativeFront
 from server.native.scoring_stream import MAX_IN_FLIGHT_BYTES
 from tests.server.http2.peer import message

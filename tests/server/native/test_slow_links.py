@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from server.http2 import frames
+from common.http2 import frames
 from server.native.front import NativeFront
 from server.native.streaming import StreamingCall
 from tests.server.http2.peer import message

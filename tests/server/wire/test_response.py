@@ -10,10 +10,10 @@ from google.protobuf.internal.decoder import _DecodeVarint  # type: ignore[attr-
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.http2.frames import MESSAGE
 from server.core.dataplane import Result
 from server.core.models import Repository
 from server.core.snapshot import Model
-from server.http2.frames import MESSAGE
 from server.rpc.convert import predict_response
 from server.wire.response import (
     ModelFields,

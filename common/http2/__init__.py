@@ -1,0 +1,1 @@
+"""The frames of HTTP/2, for server and client."""
