@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
 import msgspec
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Message
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from common.cli import Duration, config_option, examples, json_option
-from common.config import Config, KafkaConfig, load_config
+from common.config import Config, load_config
 from common.lifecycle import stop_on_signals
 from common.log import configure_logs
+from pipeline.stream.audit import TopicReader
+from pipeline.stream.gaps import RETENTION, GapSpan, Place
 from pipeline.stream.inspect import Inspection
-from pipeline.stream.kafka import committed, connect, consume_batch, make_consumer, partitions_of, watermarks
-from pipeline.stream.marker import from_metadata
-from pipeline.stream.reconcile import Account, Progress, Reconciliation
+from pipeline.stream.kafka import connect
+from pipeline.stream.reconcile import Account, Reconciliation
 
-# The topics are read to their ends after so long without a message. A marker of a transaction may be the last record,
-# and no consumer sees it.
-SETTLED_S = 1.0
-END_S = 10.0  # the end of this reading in any case
+MAX_SHOWN_GAPS = 50  # in the table; --json has more
+WIDE = 150  # characters of a line where there is no terminal
 
 
 @click.command(
@@ -41,33 +43,31 @@ END_S = 10.0  # the end of this reading in any case
 @json_option
 @config_option
 def check(duration: float, from_start: bool, as_json: bool, config_file: Path | None) -> int:
-    """Consumes all topics and validates them: rates, gaps, lateness, lag, schema.
+    """Consumes all topics and validates them: rates, gaps, lateness, lag, schema; every offset of ticks.raw accounted
+    for. Each gap is listed with its product, its reason and the ticks on both sides.
 
     Exit code 0: ticks and features came, every record is well-formed, the worker's group is not behind.
     Else 1.
     """
     config = load_config(config_file)
     configure_logs(config.log, "check")
-    stop = stop_on_signals()
+    hurry = threading.Event()
+    stop = stop_on_signals(hurry)
     connect(config.kafka)
-    inspection = Inspection()
-    consumer = make_consumer(config.kafka, "volcast-check")
+    reader = TopicReader(config.kafka, from_start=from_start)
     try:
-        positions = _positions(consumer, config.kafka, from_start)
-        first = {one.partition: one.offset for one in positions if one.topic == config.kafka.topics.raw}
-        books = Reconciliation(config.kafka.topics.raw, first)
-        consumer.assign(positions)
-        show = _shows(config, inspection, books)
+        look = _Look(config, reader.first)
         began_s = time.monotonic()
-        while not stop.is_set() and time.monotonic() - began_s < duration:
-            for message in consume_batch(consumer, 1000, 0.1):
-                show(message)
+        reader.read_for(duration, look.show, stop)
         elapsed_s = time.monotonic() - began_s
-        lag, progress = _group_progress(config)
-        _read_to_the_end(consumer, config.kafka, show)
+        standing = reader.standing(config.worker.group_id)
+        open_records = reader.read_to_end(look.show, hurry)
+        account = look.books.account({} if open_records else standing.progress, reader.judged_from())
     finally:
-        consumer.close()
-    report = _report(inspection, elapsed_s, lag, books.account(progress))
+        reader.close()
+    for number, (offset, count) in standing.lost.items():
+        look.inspection.spans.lost(number, offset, count)
+    report = _report(look.inspection, elapsed_s, standing.lag, account, open_records)
     if as_json:
         click.echo(msgspec.json.encode(report))
     else:
@@ -75,81 +75,49 @@ def check(duration: float, from_start: bool, as_json: bool, config_file: Path | 
     return 0 if report["ok"] else 1
 
 
-def _shows(config: Config, inspection: Inspection, books: Reconciliation) -> Callable[[Message], None]:
-    """Shows a message to the inspection of its topic and enters it in the books."""
-    topics = config.kafka.topics
-    inspect = {
-        topics.raw: inspection.raw,
-        topics.features: inspection.features,
-        topics.predictions: inspection.predictions,
-        topics.late: inspection.late_tick,
-        topics.dead: inspection.dead_letter,
-    }
-    enter: dict[str, Callable[[bytes, int, int], None]] = {
-        topics.raw: books.take_raw,
-        topics.features: books.take_row,
-        topics.predictions: books.take_prediction,
-        topics.late: books.take_aside,
-        topics.dead: books.take_aside,
-    }
+class _Look:
+    """Shows each message to the inspection of its topic and enters it in the books."""
 
-    def show(message: Message) -> None:
-        topic, value = message.topic() or "", message.value() or b""
-        inspect[topic](value)
-        enter[topic](value, message.partition() or 0, message.offset() or 0)
-
-    return show
-
-
-def _read_to_the_end(consumer: Consumer, config: KafkaConfig, show: Callable[[Message], None]) -> None:
-    """Reads what was committed until now: rows of the last ticks come a moment after them."""
-    behind = {
-        (one.topic, one.partition): watermarks(consumer, one, config.timeout_s)[1] for one in consumer.assignment()
-    }
-    began_s = last_s = time.monotonic()
-    while behind and (now_s := time.monotonic()) - last_s < SETTLED_S and now_s - began_s < END_S:
-        for message in consume_batch(consumer, 1000, 0.1):
-            show(message)
-            last_s = time.monotonic()
-        for one in consumer.position(list(consumer.assignment())):
-            if one.offset >= behind.get((one.topic, one.partition), 0):
-                behind.pop((one.topic, one.partition), None)
-
-
-def _positions(consumer: Consumer, config: KafkaConfig, from_start: bool) -> list[TopicPartition]:
-    topics = config.topics
-    positions = []
-    for name in (topics.raw, topics.features, topics.predictions, topics.late, topics.dead):
-        for number in partitions_of(consumer, name, config.timeout_s):
-            low, high = watermarks(consumer, TopicPartition(name, number), config.timeout_s)
-            positions.append(TopicPartition(name, number, low if from_start else high))
-    return positions
-
-
-def _group_progress(config: Config) -> tuple[int | None, dict[int, Progress]]:
-    """Records of ticks.raw that the worker's group has not committed, None if it never did; progress per partition."""
-    group = make_consumer(config.kafka, config.worker.group_id)
-    topic, timeout_s = config.kafka.topics.raw, config.kafka.timeout_s
-    try:
-        raw = [TopicPartition(topic, number) for number in partitions_of(group, topic, timeout_s)]
-        known = [offset for offset in committed(group, raw, timeout_s) if offset.offset >= 0]
-        if not known:
-            return None, {}
-        highs = [watermarks(group, offset, timeout_s)[1] for offset in known]
-        lag = sum(max(0, high - offset.offset) for high, offset in zip(highs, known, strict=True))
-        progress = {
-            offset.partition: Progress(offset.offset, marker.owed_from)
-            for offset in known
-            if (marker := from_metadata(offset.metadata)) is not None  # else the commit of another program
+    def __init__(self, config: Config, first: Mapping[int, int]) -> None:
+        """first: as in Reconciliation."""
+        self._topics = topics = config.kafka.topics
+        self.inspection = inspection = Inspection()
+        repeats = config.worker.guarantee == "at_least_once"
+        self.books = books = Reconciliation(topics.raw, first, repeats=repeats)
+        self._inspect: dict[str, Callable[[bytes], None]] = {
+            topics.features: inspection.features,
+            topics.predictions: inspection.predictions,
+            topics.late: inspection.late_tick,
+            topics.dead: inspection.dead_letter,
         }
-        return lag, progress
-    finally:
-        group.close()
+        self._enter: dict[str, Callable[[bytes, int, int], None]] = {
+            topics.raw: books.take_raw,
+            topics.features: books.take_row,
+            topics.predictions: books.take_prediction,
+            topics.late: books.take_aside,
+            topics.dead: books.take_aside,
+        }
+
+    def show(self, message: Message) -> None:
+        topic, value = message.topic() or "", message.value() or b""
+        partition, offset = message.partition() or 0, message.offset() or 0
+        if topic == self._topics.raw:
+            self.inspection.raw(value, partition, offset)
+        else:
+            self._inspect[topic](value)
+        self._enter[topic](value, partition, offset)
 
 
-def _report(inspection: Inspection, elapsed_s: float, lag: int | None, account: Account) -> dict[str, Any]:
+def _report(
+    inspection: Inspection,
+    elapsed_s: float,
+    lag: int | None,
+    account: Account,
+    open_records: Mapping[tuple[str, int], int] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """open_records: as TopicReader.read_to_end returns them."""
     rates = {name: round(count / elapsed_s, 2) for name, count in sorted(inspection.counts.items())}
-    # A worker commits each second: up to two seconds of records may be on their way.
+    # Up to two seconds of records may be on their way.
     allowed = max(1000, int(2 * rates.get("raw", 0)))
     problems = [f"{count} x {fault}" for fault, count in sorted((inspection.faults + account.faults).items())]
     if not inspection.counts["raw"]:
@@ -158,6 +126,10 @@ def _report(inspection: Inspection, elapsed_s: float, lag: int | None, account: 
         problems.append("no feature row came on ticks.features; is `volcast worker` running?")
     if lag is not None and lag > allowed:
         problems.append(f"the worker is {lag} records behind, expected at most {allowed}")
+    problems += [
+        f"{topic}[{number}]: {count} records cannot be read (an open transaction, or a signal); nothing is reconciled"
+        for (topic, number), count in open_records.items()
+    ]
     return {
         "ok": not problems,
         "problems": problems,
@@ -165,6 +137,8 @@ def _report(inspection: Inspection, elapsed_s: float, lag: int | None, account: 
         "records": dict(inspection.counts),
         "per_second": rates,
         "gaps": dict(inspection.gaps),
+        "gap_spans": inspection.spans.spans,
+        "gap_spans_left_out": inspection.spans.unnamed,
         "late": dict(inspection.late),
         "dead": dict(inspection.dead),
         "not_warm": inspection.not_warm,
@@ -196,8 +170,9 @@ def _show(report: dict[str, Any]) -> None:
         details = report[kinds[name]] if name in kinds else rows
         said = ", ".join(f"{kind} {count:,}" for kind, count in details.items() if count)
         table.add_row(name, f"{report['records'].get(name, 0):,}", f"{report['per_second'].get(name, 0):,}", said)
-    console = Console()
+    console = _console()
     console.print(table)
+    _show_gaps(console, report["gap_spans"], report["gap_spans_left_out"])
     console.print(f"worker lag: {'no commit yet' if report['worker_lag'] is None else report['worker_lag']}")
     books = report["reconciled"]
     console.print(
@@ -210,3 +185,40 @@ def _show(report: dict[str, Any]) -> None:
     for problem in report["problems"]:
         console.print(f"[red]problem[/red]: {escape(problem)}")
     console.print("[green]as it should be[/green]" if report["ok"] else "[red]not as it should be[/red]")
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDE)
+
+
+def _show_gaps(console: Console, spans: list[GapSpan], left_out: int) -> None:
+    if not spans:
+        return
+    table = Table(title="Gaps of ticks.raw", title_justify="left", box=None, padding=(0, 2))
+    for column in ("product", "reason", "missing", "revealed at", "after", "before", "record"):
+        table.add_column(column, style="bold" if column == "product" else None, no_wrap=True)
+    for span in spans[:MAX_SHOWN_GAPS]:
+        everything = f"all of partition {span.partition}"
+        table.add_row(
+            escape(f"{span.venue}:{span.product_id}") if span.product_id else everything,
+            escape(span.reason),
+            f"{span.missed:,}" if span.missed else "unknown",
+            _shown_time(span.event_time_ns) if span.event_time_ns else "",
+            _shown_place(span.after),
+            _shown_place(span.until) if span.reason != RETENTION else f"offset {span.offset}",
+            escape(f"[{span.partition}]@{span.offset}") if span.reason != RETENTION else "none",
+        )
+    console.print(table)
+    more = max(0, len(spans) - MAX_SHOWN_GAPS) + left_out
+    if more:
+        console.print(f"  and {more:,} more; --json lists {len(spans):,}")
+
+
+def _shown_place(place: Place | None) -> str:
+    return "" if place is None else f"number {place.sequence_num} at {_shown_time(place.event_time_ns)[11:]}"
+
+
+def _shown_time(time_ns: int) -> str:
+    moment = datetime.fromtimestamp(time_ns // 10**9, UTC)
+    return f"{moment:%Y-%m-%d %H:%M:%S}.{time_ns // 10**6 % 1000:03d}"

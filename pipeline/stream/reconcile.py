@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -77,12 +78,14 @@ class _Flags:
 
 class Reconciliation:
     """topic: the name of ticks.raw. first: partition -> offset from which on its records are shown.
+    repeats: rows, predictions and records set aside may repeat (`worker.guarantee: at_least_once`).
 
     Rows and predictions of earlier offsets are left out of account.
     """
 
-    def __init__(self, topic: str, first: dict[int, int]) -> None:
+    def __init__(self, topic: str, first: Mapping[int, int], *, repeats: bool = False) -> None:
         self._topic = topic
+        self._repeats = repeats
         self._source = re.compile(re.escape(topic) + r"\[(\d+)\]@(\d+)")
         self._partitions = {number: _Flags(offset) for number, offset in first.items()}
 
@@ -127,20 +130,24 @@ class Reconciliation:
         with suppress(*NOT_DECODED):
             self.aside(_decode_source(value).source)
 
-    def account(self, progress: dict[int, Progress]) -> Account:
-        """Judges the records that the worker has committed."""
+    def account(self, progress: Mapping[int, Progress], judged_from: Mapping[int, int] | None = None) -> Account:
+        """Judges the records that the worker has committed.
+
+        judged_from: partition -> first offset to judge, if retention has taken rows of earlier ones.
+        """
         account = Account()
         for number, flags in sorted(self._partitions.items()):
             if number in progress:
-                self._judge(number, flags, progress[number], account)
+                self._judge(number, flags, progress[number], (judged_from or {}).get(number, 0), account)
         return account
 
     def _add(self, partition: int, offset: int, flag: int) -> None:
         if partition in self._partitions:
             self._partitions[partition].add(offset, flag)
 
-    def _judge(self, number: int, kept: _Flags, progress: Progress, account: Account) -> None:
-        flags = kept.flags[: max(0, progress.committed - kept.first)]
+    def _judge(self, number: int, kept: _Flags, progress: Progress, judged_from: int, account: Account) -> None:
+        first = max(kept.first, judged_from)
+        flags = kept.flags[first - kept.first : max(0, progress.committed - kept.first)]
 
         def has(flag: int) -> NDArray[np.bool_]:
             marked: NDArray[np.bool_] = (flags & flag) != 0
@@ -155,21 +162,19 @@ class Reconciliation:
         unpredicted = has(WARM) & ~has(PREDICTED)
         owed = np.zeros(len(flags), np.bool_)
         if progress.owed_from is not None:
-            owed[max(0, progress.owed_from - kept.first) :] = True
+            owed[max(0, progress.owed_from - first) :] = True
         account.owed += int((unpredicted & owed).sum())
         outcomes = gap.astype(np.int8) + row + aside
         for fault, where in (
             ("neither feature row nor late, dead or gap", raw & (outcomes == 0)),
             ("more than one of feature row, late, dead and gap", outcomes > 1),
-            ("a record twice", has(REPEATED)),
+            ("a record twice", has(REPEATED) & (not self._repeats)),
             ("a feature row, late tick or dead letter without a record", ~raw & (row | aside)),
             ("a warm feature row without a prediction", unpredicted & ~owed),
             ("a prediction without a warm feature row", has(PREDICTED) & ~has(WARM)),
         ):
-            found = np.flatnonzero(where)
-            if len(found):
-                account.faults[fault] += len(found)
+            indices = np.flatnonzero(where)
+            if len(indices):
+                account.faults[fault] += len(indices)
                 room = MAX_NAMED - len(account.named)
-                account.named += [
-                    f"{self._topic}[{number}]@{kept.first + index}: {fault}" for index in found[:room].tolist()
-                ]
+                account.named += [f"{self._topic}[{number}]@{first + i}: {fault}" for i in indices[:room].tolist()]
