@@ -26,7 +26,7 @@ from pipeline.feed.gate import MAX_TIME_JUMP_NS, GapRule, TickGate
 from pipeline.feed.message import Message
 from pipeline.feed.protocol import Allowance, Position, Result
 from pipeline.feed.rfc3339 import parse_ns
-from pipeline.feed.values import explain_quote, shown, sound_quote
+from pipeline.feed.values import NOT_CONVERTED, explain_quote, shown, sound_quote
 from pipeline.records import DeadLetter, DeadReason, LateTick, Tick
 
 TICKER = "ticker"
@@ -288,7 +288,7 @@ class CoinbaseDecoder:
         message = Message(raw, ingest_time_ns, source, _parsed_ns(timestamp))
         try:
             sequence = msgspec.convert(sequence, SequenceNum, strict=False)
-        except msgspec.ValidationError:
+        except NOT_CONVERTED:
             return [message.dead("wrong_shape", f"sequence_num: expected a count from 0, got {shown(sequence)}")]
         results, old = self._advance(sequence, message)
         if not isinstance(channel, str):
@@ -316,7 +316,7 @@ class CoinbaseDecoder:
             for position, fields in enumerate(tickers):
                 try:
                     ticker = msgspec.convert(fields, _Ticker, strict=False)
-                except msgspec.ValidationError:
+                except NOT_CONVERTED:
                     results.append(message.dead(*_explain(fields, (number, position))))
                 else:
                     self._add_ticker(results, ticker, (number, position), message, event_time_ns, sequence, old)

@@ -107,7 +107,7 @@ class TopicReader:
             number, offset = each.partition, each.offset
             low, high = self._bounds(self._ends, (each.topic, number))
             standing.lag = (standing.lag or 0) + max(0, high - max(offset, low))
-            marker = from_metadata(each.metadata)
+            marker = from_metadata(each.metadata, offset)
             if offset < low:
                 standing.lost[number] = low, low - offset
             elif marker is not None and marker.broken_at >= max(self.first[number], 1):

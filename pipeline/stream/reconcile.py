@@ -21,6 +21,8 @@ from pipeline.records import NOT_DECODED, Gap, decode_record
 from volcast.v1 import FeatureRow, Prediction
 
 FIRST_RECORDS = 4096
+# A row may be shown before its record, but not before so many: a larger source offset is damaged. It bounds memory too.
+MAX_AHEAD = 20_000_000
 MAX_NAMED = 20  # faults that are named one by one; all are counted
 
 RAW, GAP, ROW, WARM, PREDICTED, ASIDE, REPEATED = (1 << bit for bit in range(7))
@@ -62,13 +64,18 @@ class _Flags:
 
     def __init__(self, first: int) -> None:
         self.first = first
+        self.ends = first  # the offset after the last record that was shown
         self.flags: NDArray[np.uint8] = np.zeros(FIRST_RECORDS, np.uint8)
 
     def add(self, offset: int, flag: int) -> bool:
-        """False for an offset before the first."""
+        """False for an offset that cannot be the source of a row."""
         index = offset - self.first
-        if index < 0:
+        if flag & RAW:
+            self.ends = max(self.ends, offset + 1)
+        elif offset >= self.ends + MAX_AHEAD:
             return False
+        if index < 0:
+            return True
         if index >= len(self.flags):
             self.flags = np.concatenate([self.flags, np.zeros(max(len(self.flags), index + 1), np.uint8)])
         repeated = REPEATED if self.flags[index] & flag and flag != WARM else 0
@@ -88,6 +95,7 @@ class Reconciliation:
         self._repeats = repeats
         self._source = re.compile(re.escape(topic) + r"\[(\d+)\]@(\d+)")
         self._partitions = {number: _Flags(offset) for number, offset in first.items()}
+        self._impossible = 0  # records whose source cannot be a record of the topic
 
     def raw(self, partition: int, offset: int, gap: bool) -> None:
         self._add(partition, offset, RAW | GAP if gap else RAW)
@@ -139,11 +147,13 @@ class Reconciliation:
         for number, flags in sorted(self._partitions.items()):
             if number in progress:
                 self._judge(number, flags, progress[number], (judged_from or {}).get(number, 0), account)
+        if self._impossible:
+            account.faults["a source offset far beyond ticks.raw"] = self._impossible
         return account
 
     def _add(self, partition: int, offset: int, flag: int) -> None:
-        if partition in self._partitions:
-            self._partitions[partition].add(offset, flag)
+        if partition in self._partitions and not self._partitions[partition].add(offset, flag):
+            self._impossible += 1
 
     def _judge(self, number: int, kept: _Flags, progress: Progress, judged_from: int, account: Account) -> None:
         first = max(kept.first, judged_from)

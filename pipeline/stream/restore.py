@@ -99,7 +99,7 @@ class Restorer:
             get_logger().warning("ticks.raw was made anew, windows start anew", partition=number, committed=end)
             return Restored(self._new(number, snapshots, low))
         began_s = time.monotonic()
-        marker = from_metadata(committed.metadata)
+        marker = from_metadata(committed.metadata, end)
         partition = self._with_snapshots(log, number, snapshots, marker, end) if marker else None
         if partition is None or marker is None:
             partition = self._new(number, snapshots, 0)

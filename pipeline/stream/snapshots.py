@@ -1,16 +1,21 @@
 """The topic of snapshots: the state of each product's windows as of an offset of ticks.raw.
 
+A record is the snapshot as MessagePack and a checksum (CRC-32, 4 bytes, big-endian). Without it, a state with a wrong
+number would give wrong features, or make a kernel read beyond its arrays.
+
 The topic is compacted: of each key Kafka keeps the newest record. A state that exceeds the size of a Kafka message is
 cut into parts. Snapshots of one partition of ticks.raw share a partition of the topic.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 
 import msgspec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+CHECKSUM_BYTES = 4
 PART_BYTES = 800_000  # Kafka takes messages of 1,000,000 bytes
 
 
@@ -41,7 +46,23 @@ def records_of(snapshot: Snapshot) -> Iterator[tuple[bytes, bytes]]:
     for part, start in enumerate(starts):
         value = msgspec.structs.replace(snapshot, state=state[start : start + PART_BYTES], part=part, parts=len(starts))
         key = f"{snapshot.group}/{snapshot.partition}/{snapshot.venue}:{snapshot.product_id}/{part}"
-        yield key.encode(), _encode(value)
+        yield key.encode(), encoded(value)
+
+
+def encoded(snapshot: Snapshot) -> bytes:
+    content = _encode(snapshot)
+    return content + zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "big")
+
+
+def _decoded(value: bytes) -> Snapshot | None:
+    """None for a record that is damaged, or of an older version, which wrote no checksum."""
+    content, checksum = value[:-CHECKSUM_BYTES], value[-CHECKSUM_BYTES:]
+    if zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "big") != checksum:
+        return None
+    try:
+        return _decode(content)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 class SnapshotReader:
@@ -53,9 +74,8 @@ class SnapshotReader:
         self.unreadable = 0  # of another format version, or damaged
 
     def take(self, value: bytes) -> None:
-        try:
-            part = _decode(value)
-        except msgspec.MsgspecError:
+        part = _decoded(value)
+        if part is None:
             self.unreadable += 1
             return
         if (part.group, part.partition, part.lineage) != self._wanted:

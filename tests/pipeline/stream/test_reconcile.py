@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.stream.reconcile import FIRST_RECORDS, MAX_NAMED, Account, Progress, Reconciliation
+from pipeline.stream.reconcile import FIRST_RECORDS, MAX_AHEAD, MAX_NAMED, Account, Progress, Reconciliation
 
 T = "ticks.raw"
 END = 10
@@ -99,3 +99,28 @@ def test_any_number_of_offsets_fits_and_only_the_first_faults_are_named() -> Non
     account = judged(look, count)
     assert account.records == account.faults.total() == count
     assert len(account.named) == MAX_NAMED
+
+
+@pytest.mark.parametrize("ahead", [MAX_AHEAD, 2**62])
+def test_a_source_offset_that_cannot_be_is_a_fault_and_takes_no_memory(ahead: int) -> None:
+    look = good()
+    look.row(0, END + ahead, warm=False)
+    assert judged(look).faults == {"a source offset far beyond ticks.raw": 1}
+
+
+def test_records_before_the_first_to_judge_are_left_out() -> None:
+    look = Reconciliation(T, {0: 100})
+    for offset in range(100, 110):
+        look.raw(0, offset, gap=False)
+    account = look.account({0: Progress(110)}, {0: 107})
+    assert account.records == 3
+    assert account.named[0] == f"{T}[0]@107: neither feature row nor late, dead or gap"
+
+
+def test_repeats_are_no_faults_where_they_are_allowed() -> None:
+    look = Reconciliation(T, {0: 0}, repeats=True)
+    look.raw(0, 0, gap=False)
+    for _ in range(2):
+        look.row(0, 0, warm=True)
+        look.prediction(0, 0)
+    assert not judged(look, 1).faults

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import msgspec
 import pytest
 
-from pipeline.stream.snapshots import FORMAT_VERSION, PART_BYTES, Snapshot, SnapshotReader, records_of
+from pipeline.stream.snapshots import (
+    CHECKSUM_BYTES,
+    FORMAT_VERSION,
+    PART_BYTES,
+    Snapshot,
+    SnapshotReader,
+    records_of,
+)
 
 
 def snapshot(**changed: Any) -> Snapshot:
@@ -85,5 +93,16 @@ def test_unknown_formats_and_damage_are_counted() -> None:
 
 def test_unknown_fields_of_a_newer_version_are_ignored() -> None:
     (value,) = values_of(snapshot())
-    added = msgspec.msgpack.encode({**msgspec.msgpack.decode(value), "added": {"later": 1}})
-    assert len(read([added])) == 1
+    added = msgspec.msgpack.encode({**msgspec.msgpack.decode(value[:-CHECKSUM_BYTES]), "added": {"later": 1}})
+    assert len(read([added + zlib.crc32(added).to_bytes(CHECKSUM_BYTES, "big")])) == 1
+
+
+def test_no_changed_bit_is_read_as_a_snapshot() -> None:
+    (value,) = values_of(snapshot(state=b"state of a window"))
+    reader = SnapshotReader("g", 3, "l")
+    for bit in range(8 * len(value)):
+        damaged = bytearray(value)
+        damaged[bit // 8] ^= 1 << bit % 8
+        reader.take(bytes(damaged))
+    assert reader.complete(100) == []
+    assert reader.unreadable == 8 * len(value)
