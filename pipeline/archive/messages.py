@@ -119,9 +119,11 @@ class _Places:
         self._finder: Connections = feed.connections()
         self._connection: int | None = None  # as the last header says
         self._first_of_file = True
+        self._named = False  # a header of this file names the connection
 
     def begin_file(self) -> None:
         self._first_of_file = True
+        self._named = False
 
     def read_header(self, header: Header) -> None:
         known = header.connection is not None
@@ -131,10 +133,14 @@ class _Places:
             self._finder = self._feed.connections()
             self._first_of_file = True
         self._connection = header.connection
+        self._named = known
 
     def next(self, raw: bytes) -> tuple[int | None, bool]:
         """Sequence number, and whether a connection starts."""
         position = self._finder.place(raw, first_of_file=self._first_of_file)
+        if self._named and not self._first_of_file:
+            # The header names each connection. A guess from numbers and times could only differ from what ingest saw.
+            return position._replace(starts_connection=False)
         if position.starts_connection or position.sequence_num is not None:
             self._first_of_file = False
         return position

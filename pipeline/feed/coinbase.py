@@ -334,7 +334,8 @@ class CoinbaseConnections:
 
     def __init__(self) -> None:
         self._last: int | None = None  # highest number of the connection
-        self._first_time = self._time_before = self._last_time = ""  # of the connection's first, last but one, last
+        self._first_time = ""  # of the connection
+        self._times: tuple[str, ...] = ()  # of its last three messages, the latest first
 
     def place(self, raw: bytes, *, first_of_file: bool) -> Position:
         try:
@@ -346,11 +347,10 @@ class CoinbaseConnections:
             return Position(None, False)
         starts = self._starts(sequence, head.timestamp, first_of_file)
         if starts:
-            self._last, self._first_time, self._time_before = sequence, head.timestamp, ""
-            self._last_time = head.timestamp
+            self._last, self._first_time, self._times = sequence, head.timestamp, (head.timestamp,)
         elif self._last is None or sequence > self._last:
             self._last = sequence
-            self._time_before, self._last_time = self._last_time, head.timestamp
+            self._times = head.timestamp, *self._times[:2]
         return Position(sequence, starts)
 
     def _starts(self, sequence: int, timestamp: str, first_of_file: bool) -> bool:
@@ -373,13 +373,14 @@ class CoinbaseConnections:
         return not within and (sequence == 0 or last - sequence > MAX_OLD_BY)
 
     def _last_ns(self) -> int | None:
-        """Time of the last message; if it is far ahead of the message before, of that one: a single bad timestamp
-        must not make the rest of a recording old.
+        """Time of the last message. If it is far from the times of the two before, the last that is near another one:
+        a single bad timestamp must neither make the rest of a recording old nor an old message a connection.
         """
-        last_ns, before_ns = _parsed_ns(self._last_time), _parsed_ns(self._time_before)
-        if last_ns is None or (before_ns is not None and last_ns - before_ns > MAX_TIME_JUMP_NS):
-            return before_ns
-        return last_ns
+        times = [time_ns for text in self._times if (time_ns := _parsed_ns(text)) is not None]
+        for time_ns in times:
+            if sum(abs(time_ns - other) <= MAX_TIME_JUMP_NS for other in times) > 1:
+                return time_ns
+        return min(times, default=None)
 
 
 def _explain(fields: Any, path: tuple[int, int]) -> tuple[DeadReason, str]:
