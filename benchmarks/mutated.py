@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -31,12 +30,11 @@ from rich.table import Table
 
 from benchmarks.machine import header, machine
 from benchmarks.mutations import Mutator
+from benchmarks.sample_messages import binance_messages, coinbase_messages, other_messages, ticks
 from benchmarks.stored import RESULTS
 from common.schema import CORE_1
 from pipeline.archive import read_archive
 from pipeline.archive.entries import read_entry
-from pipeline.exchange.items import Item, simulated
-from pipeline.exchange.simulator import PROFILES, simulate
 from pipeline.feed.binance import BinanceDecoder
 from pipeline.feed.coinbase import CoinbaseDecoder
 from pipeline.feed.protocol import Decoder, Result
@@ -75,53 +73,6 @@ class Tally:
         last = traceback.extract_tb(sys.exc_info()[2])[-1]
         error = sys.exc_info()[1]
         self.fault(f"raised {type(error).__name__} at {Path(last.filename).name}:{last.name}: {str(error)[:80]}", data)
-
-
-def ticks(count: int, seed: int = 3) -> list[Tick]:
-    return [
-        Tick(
-            each.product_id, each.event_time_ns, each.event_time_ns + 1000, number, each.price / 100, each.bid / 100,
-            each.ask / 100, each.bid_quantity / 1e8, each.ask_quantity / 1e8,
-        )
-        for number, each in enumerate(islice(simulate(PROFILES, seed, 5.0), count))
-    ]  # fmt: skip
-
-
-def coinbase_messages(count: int) -> list[bytes]:
-    items = (each for each in simulated(simulate(PROFILES, 3, 5.0)) if isinstance(each, Item))
-    return [b"%b%d%b" % (item.head, number, item.tail) for number, item in enumerate(islice(items, count))]
-
-
-def binance_messages(count: int) -> list[bytes]:
-    messages: list[bytes] = []
-    for number, tick in enumerate(ticks(count)):
-        symbol = tick.product_id.replace("-", "") + "T"
-        time_ms = tick.event_time_ns // 10**6
-        quote = {
-            "e": "bookTicker", "u": 1000 + 3 * number, "s": symbol, "b": f"{tick.bid}", "B": f"{tick.bid_quantity}",
-            "a": f"{tick.ask}", "A": f"{tick.ask_quantity}", "T": time_ms, "E": time_ms,
-        }  # fmt: skip
-        messages.append(json.dumps({"stream": f"{symbol.lower()}@bookTicker", "data": quote}).encode())
-    return messages
-
-
-def other_messages() -> list[bytes]:
-    """Of other venues and channels, and replies."""
-    return [
-        *coinbase_messages(3),
-        *binance_messages(3),
-        b'{"channel":"subscriptions","timestamp":"2026-01-01T00:00:00Z","sequence_num":1,"events":[{"subscriptions":{"ticker":["BTC-USD"]}}]}',
-        b'{"channel":"heartbeats","timestamp":"2026-01-01T00:00:00Z","sequence_num":2,"events":[{"heartbeat_counter":"1"}]}',
-        b'{"type":"error","message":"rate limit exceeded"}',
-        b'{"stream":"btcusdt@trade","data":{"e":"trade","s":"BTCUSDT","t":1,"p":"61000.5","q":"1","T":1}}',
-        b'{"result":null,"id":1}',
-        b'{"code":-1121,"msg":"Invalid symbol."}',
-        b'{"type":"snapshot","product_ids":["BTC-USD"],"bids":[["1","2"]]}',
-        b'[0,["61837.6","1"],"ticker","XBT/USD"]',
-        b"pong",
-        b"",
-        *(encode(tick) for tick in ticks(2)),
-    ]
 
 
 # The feeds.

@@ -155,6 +155,7 @@ class Stage:
     """Kafka and the inference server, and on them one case after another."""
 
     def __init__(self, folder: Path, cleanup: ExitStack, market: Market) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._market = market
         self._positions = Positions(market.feed())

@@ -8,7 +8,6 @@ product is the gap (`ReadOptions.gap_after_ns`).
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,8 @@ from pipeline.feed.times import parse_recorded_ns
 from pipeline.records import DeadReason, Tick
 
 PARQUET_MAGIC = b"PAR1"
+
+MAX_DIGITS = 100  # of a sequence number, leading zeros included, that is read exactly
 
 _BATCH_ROWS = 65_536
 _PEEK_LINES = 100  # how far into a file its first row is searched for
@@ -70,8 +71,8 @@ def find_columns(path: Path) -> tuple[str, Sequence[str]] | None:
         if not line.content.strip() or line.error:
             continue
         if is_csv:
-            text = line.content.decode(errors="replace").rstrip("\r")
-            return "CSV", next(csv.reader([text], delimiter=_delimiter(line.content)))
+            names, fault = _csv_cells(line.content, _delimiter(line.content))
+            return None if fault else ("CSV", names)
         try:
             return "NDJSON", list(_decode_object(line.content))
         except _NOT_DECODED:
@@ -178,7 +179,8 @@ def _sequence(text: str, column: str, number: int) -> int:
     if not text:
         return number
     value = _number(text, column)
-    exact = int(text) if text.isdecimal() else int(value)
+    # A double holds no int64 exactly. Python refuses texts of more than 4,300 digits.
+    exact = int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else int(value)
     if not 0 <= exact <= MAX_NS:
         raise RowFault("wrong_shape", f"{column}: expected a count from 0, got {text!r:.60}")
     return exact
@@ -221,14 +223,23 @@ def _csv_rows(path: Path) -> Iterator[Row]:
         if line.error:
             yield Row(source, {}, line.content, line.error)
         elif line.content.strip():
-            text = line.content.decode(errors="replace").rstrip("\r")
             if names is None:
                 delimiter = _delimiter(line.content)
-                names = next(csv.reader(io.StringIO(text), delimiter=delimiter))
+                names, _ = _csv_cells(line.content, delimiter)
                 continue
-            cells = next(csv.reader(io.StringIO(text), delimiter=delimiter))
-            fault = "" if len(cells) == len(names) else f"expected {len(names)} cells, got {len(cells)}"
+            cells, fault = _csv_cells(line.content, delimiter)
+            if not fault and len(cells) != len(names):
+                fault = f"expected {len(names)} cells, got {len(cells)}"
             yield Row(source, dict(zip(names, cells, strict=False)), line.content, fault)
+
+
+def _csv_cells(line: bytes, delimiter: str) -> tuple[list[str], str]:
+    """The cells of a line, and its fault: a carriage return within it, or a cell of more than 131,072 characters."""
+    text = line.decode(errors="replace").rstrip("\r")
+    try:
+        return next(csv.reader([text], delimiter=delimiter)), ""
+    except csv.Error as error:
+        return [], str(error)
 
 
 def _parquet(path: Path) -> Any:
@@ -238,18 +249,32 @@ def _parquet(path: Path) -> Any:
     try:
         return pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"recording {path}: not a complete Parquet file: {reason}") from None
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())[:200]
+    return InputError(f"recording {path}: not a complete Parquet file: {reason}")
+
+
+def _parquet_batches(file: FlatFile) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """Names and cells of the columns, a batch at a time. Raises InputError at damage."""
+    import pyarrow as pa
+
+    names = list(dict.fromkeys(file.columns.columns.values()))
+    try:
+        for batch in _parquet(file.path).iter_batches(_BATCH_ROWS, columns=names):
+            yield batch.schema.names, [_cells(batch.column(name)) for name in batch.schema.names]
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise _damaged(file.path, error) from None
 
 
 def _parquet_rows(file: FlatFile) -> Iterator[Row]:
-    names = list(dict.fromkeys(file.columns.columns.values()))
     number = 0
-    for batch in _parquet(file.path).iter_batches(_BATCH_ROWS, columns=names):
-        columns = [_cells(batch.column(name)) for name in batch.schema.names]
+    for names, columns in _parquet_batches(file):
         for values in zip(*columns, strict=True):
             number += 1
-            cells = dict(zip(batch.schema.names, values, strict=True))
+            cells = dict(zip(names, values, strict=True))
             yield Row(f"{file.path}:{number}", cells, msgspec.json.encode(cells))
 
 
