@@ -168,8 +168,8 @@ def _show(report: dict[str, Any]) -> None:
     for name in ("raw", "features", "predictions", "late", "dead"):
         rows = {"not warm": report["not_warm"], "back in time": report["went_back"]}
         details = report[kinds[name]] if name in kinds else rows
-        said = ", ".join(f"{kind} {count:,}" for kind, count in details.items() if count)
-        table.add_row(name, f"{report['records'].get(name, 0):,}", f"{report['per_second'].get(name, 0):,}", said)
+        counts = escape(", ".join(f"{kind} {count:,}" for kind, count in details.items() if count))
+        table.add_row(name, f"{report['records'].get(name, 0):,}", f"{report['per_second'].get(name, 0):,}", counts)
     console = _console()
     console.print(table)
     _show_gaps(console, report["gap_spans"], report["gap_spans_left_out"])
