@@ -407,12 +407,19 @@ def show(console: Console, outcomes: Sequence[Outcome]) -> None:
             console.print(f"  {each.case}: {line}", markup=False, highlight=False)
 
 
-def store(market: Market, command: str, outcomes: Sequence[Outcome]) -> Path:
+def store(market: Market, command: str, outcome: Outcome, file: Path) -> None:
+    """Replaces the case in the file, which keeps the cases of earlier runs on the same market."""
+    cases_kept = _stored_cases(market, file)
+    cases_kept[outcome.case] = msgspec.to_builtins(outcome)
+    ordered = [cases_kept[name] for name in cases() if name in cases_kept]
     about = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "machine": machine(), "command": command}
-    content = {**about, "market": market.name, "cases": outcomes}
-    path = RESULTS / "recorded.json"
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
-    return path
+    content = {**about, "market": market.name, "cases": ordered}
+    file.write_bytes(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+
+
+def _stored_cases(market: Market, file: Path) -> dict[str, Any]:
+    stored = msgspec.json.decode(file.read_bytes()) if file.exists() else {}
+    return {each["case"]: each for each in stored["cases"]} if stored.get("market") == market.name else {}
 
 
 def main() -> int:
@@ -421,22 +428,26 @@ def main() -> int:
     parser.add_argument("--simulated", type=int, metavar="TICKS", help="a simulated market instead of the recordings")
     parser.add_argument("--seed", type=int, default=1, help="of the faults")
     parser.add_argument("--folder", type=Path, help="where logs, archives and Kafka's data stay")
-    parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results/recorded.json")
+    parser.add_argument("--save", action="store_true", help="keep each case in benchmarks/results/recorded.json")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no further case after so long")
     arguments = parser.parse_args()
     market = Market.simulated(arguments.simulated) if arguments.simulated else Market.recorded()
     if market is None:
         print("recorded: the recordings are absent (VOLCAST_DATA_DIR); a simulated market replaces them")
         market = Market.simulated(70_000)
     console = Console(width=200 if not sys.stdout.isatty() else None)
-    outcomes = []
+    outcomes: list[Outcome] = []
+    began_s = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary, stage(market, arguments.folder or Path(temporary)) as prepared:
         for name, rates in cases(arguments.case or ()).items():
+            if time.monotonic() - began_s > arguments.minutes * 60:
+                break
             outcomes.append(prepared.run(name, rates, arguments.seed))
+            if arguments.save:
+                store(market, "python -m benchmarks.recorded --save", outcomes[-1], RESULTS / "recorded.json")
             console.print(f"{name}: {outcomes[-1].faults} differences, {outcomes[-1].took_s:.0f} s", highlight=False)
     header(console, "python -m benchmarks.recorded", f"{market.name}, seed {arguments.seed}")
     show(console, outcomes)
-    if arguments.save:
-        store(market, "python -m benchmarks.recorded", outcomes)
     return 1 if any(each.faults for each in outcomes) else 0
 
 

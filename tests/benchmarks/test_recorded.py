@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from benchmarks.recorded import RATES, TOGETHER, Market, Outcome, cases, stage
+from benchmarks.recorded import RATES, TOGETHER, Market, Outcome, cases, stage, store
 from pipeline.exchange.faults import Fault
 
 TICKS = 4_000
@@ -51,3 +52,13 @@ def test_every_difference_counts(field: str) -> None:
 @pytest.mark.parametrize("field", ["unnamed", "unexplained", "problems"])
 def test_every_gap_that_is_not_named_counts(field: str) -> None:
     assert Outcome("drop", **{field: ["a", "b"]}).faults == 2  # type: ignore[arg-type]
+
+
+def test_a_stored_case_replaces_its_former_result_and_keeps_the_others(tmp_path: Path) -> None:
+    file, market = tmp_path / "recorded.json", Market.simulated(10)
+    for outcome in (Outcome("cut", ticks=1), Outcome("drop", ticks=2), Outcome("cut", ticks=3)):
+        store(market, "command", outcome, file)
+    stored = msgspec.json.decode(file.read_bytes())
+    assert [(each["case"], each["ticks"]) for each in stored["cases"]] == [("drop", 2), ("cut", 3)]
+    store(Market.simulated(11), "command", Outcome("cut"), file)
+    assert len(msgspec.json.decode(file.read_bytes())["cases"]) == 1
