@@ -148,8 +148,8 @@ class BinanceDecoder:
         self._update_ids: dict[str, int] = {}  # symbol -> last update id
         self._trades: dict[str, tuple[int, float]] = {}  # symbol -> id and price of its last trade
 
-    def reconnected(self) -> BinanceDecoder:
-        return BinanceDecoder(gate=self._gate.reconnected())
+    def reconnected(self, max_future_ns: int | None = None) -> BinanceDecoder:
+        return BinanceDecoder(gate=self._gate.reconnected(max_future_ns))
 
     def decode(self, raw: bytes, ingest_time_ns: int, source: str) -> list[Result]:
         try:

@@ -159,8 +159,8 @@ class CoinbaseDecoder:
         self._last_sequence: int | None = None
         self._missed = 0  # lost messages without a gap so far
 
-    def reconnected(self) -> CoinbaseDecoder:
-        return CoinbaseDecoder(gate=self._gate.reconnected())
+    def reconnected(self, max_future_ns: int | None = None) -> CoinbaseDecoder:
+        return CoinbaseDecoder(gate=self._gate.reconnected(max_future_ns))
 
     def decode(self, raw: bytes, ingest_time_ns: int, source: str) -> list[Result]:
         try:

@@ -61,6 +61,30 @@ def test_the_archive_decodes_to_what_was_published(tmp_path: Path, seed: int) ->
     assert without_source(list(read_archive([tmp_path]))) == without_source(live)
 
 
+@pytest.mark.parametrize("max_future_s", [0.0, 60.0])
+def test_what_was_refused_live_for_its_time_is_refused_in_the_archive(tmp_path: Path, max_future_s: float) -> None:
+    limit_ns = int(max_future_s * 1e9)
+    writer = ArchiveWriter(tmp_path, PROFILES, max_future_s=max_future_s)
+    decoder, live = CoinbaseDecoder(max_future_ns=limit_ns), list[Result]()
+    items = [each for each in islice(simulated(simulate(PROFILES, 1, 5.0)), 80) if isinstance(each, Item)]
+    ahead = Faults({Fault.CLOCK_JUMP: 1.0}, 1)
+    for connection in range(2):
+        decoder = decoder.reconnected() if connection else decoder
+        writer.begin_connection()
+        for number, item in enumerate(items[40 * connection : 40 * connection + 40]):
+            now_ns = item.event_time_ns or 0
+            if number % 10 == 0:  # also the first of the connection
+                now_ns -= 120 * 10**9
+            if number % 10 == 5:
+                item = ahead.distorted(item, Fault.CLOCK_JUMP)
+            raw = b"%b%d%b" % (item.head, number, item.tail)
+            writer.write(raw, now_ns)
+            live += decoder.decode(raw, now_ns, "live")
+    writer.close()
+    assert any(isinstance(each, DeadLetter) and each.reason == "time_in_future" for each in live) == (limit_ns > 0)
+    assert without_source(list(read_archive([tmp_path]))) == without_source(live)
+
+
 def recording(*messages: tuple[int, int]) -> list[bool]:
     """Whether each message, given as number and second, starts a connection."""
     finder = CoinbaseConnections()
