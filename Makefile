@@ -49,7 +49,7 @@ setup: $(VENV)/.all ## build .venv with every extra (training, tests, checks)
 run: $(VENV)/.run ## the whole path on this machine; ARGS='--duration 30s' passes options on
 	@$(BIN)/volcast run $(ARGS)
 
-# The workers share one machine, so more of them than cores would only wait for each other.
+# tests/conftest.py says how many workers `auto` is.
 PYTEST := $(BIN)/python -m pytest -n auto
 
 test: $(VENV)/.all ## all tests; ARGS='tests/server -k drain -n 0' passes options to pytest
@@ -109,4 +109,4 @@ nightly: $(VENV)/.all ## what takes longer than a submission may: coverage, abus
 	@.ci/nightly
 
 clean: ## remove the environment and caches
-	@rm -rf $(VENV) .venv-* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) .venv-* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .numba_cache

@@ -43,7 +43,7 @@ class Outcome(msgspec.Struct):
 
 
 def load_libraries() -> None:
-    """Imports what most tests need, as far as it is installed. The child inherits it."""
+    """Imports the modules that most tests need, as far as they are installed. The child inherits them."""
     for name in LIBRARIES:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)

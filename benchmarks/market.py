@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import header
+from benchmarks.machine import header, machine
+from benchmarks.stored import RESULTS
 from common.bundle import read_bundle
 from common.model_store import ModelStore
 from pipeline.archive import read_archive
@@ -38,6 +41,7 @@ MINUTE_NS = 60 * 10**9
 SHARES = 0.05, 0.15  # of rows that are spikes, in any hour
 MAX_DIFFERENCE = 0.05  # between that share and the model's mean probability
 RATE_PER_S = 5.0
+FIGURES = "spike_share", "mean_probability", "difference"  # of an hour
 
 Columns = NDArray[np.float64]  # (ticks, 6): seconds, price, bid, ask, bid quantity, ask quantity
 
@@ -185,16 +189,39 @@ def _compare(console: Console, simulated: Columns, recordings: list[Columns]) ->
         console.print("no recordings: ../shared/data or VOLCAST_DATA_DIR")
 
 
-def _show_hours(console: Console, scored: list[Hour]) -> None:
+def figures(scored: Sequence[Hour], product: str) -> dict[str, dict[str, float]]:
+    """Statistics over the hours of a product: of the share of spikes, the mean probability, and their difference."""
+    hours_of_product = [hour for hour in scored if hour.product == product]
+    table: dict[str, dict[str, float]] = {}
+    for name in FIGURES:
+        values = np.array([getattr(hour, name) for hour in hours_of_product])
+        statistic = {"lowest": values.min(), "mean": values.mean(), "highest": values.max(), "sd": values.std()}
+        table[name] = {key: round(float(value), 4) for key, value in statistic.items()}
+    return table
+
+
+def _show_hours(console: Console, scored: Sequence[Hour]) -> None:
     table = Table("product", "hours", "figure", "lowest", "mean", "highest", "standard deviation", "out of bounds")
     for product in PROFILES:
-        mine = [hour for hour in scored if hour.product == product]
-        outside = sum(not hour.in_bounds for hour in mine)
-        for name in ("spike_share", "mean_probability", "difference"):
-            values = np.array([getattr(hour, name) for hour in mine])
-            figures = (f"{value:.3f}" for value in (values.min(), values.mean(), values.max(), values.std()))
-            table.add_row(product, str(len(mine)), name.replace("_", " "), *figures, str(outside))
+        flags = [not hour.in_bounds for hour in scored if hour.product == product]
+        for name, statistic in figures(scored, product).items():
+            values = (f"{value:.3f}" for value in statistic.values())
+            table.add_row(product, str(len(flags)), name.replace("_", " "), *values, str(sum(flags)))
     console.print(table)
+
+
+def _save(command: str, scored: Sequence[Hour], path: Path = RESULTS / "market.json") -> None:
+    content = {
+        "command": command,
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "machine": machine(),
+        "spike_bps": round(_shipped()[1] * 1e4, 3),
+        "bounds": {"spike_share": SHARES, "difference": MAX_DIFFERENCE},
+        "hours_out_of_bounds": sum(not hour.in_bounds for hour in scored),
+        "products": {product: figures(scored, product) for product in PROFILES},
+        "hours": [asdict(hour) for hour in scored],
+    }
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
 
 
 def _plot(path: Path, simulated: Columns, recordings: list[Columns]) -> None:
@@ -227,9 +254,11 @@ def main() -> int:
     parser.add_argument("--hours", type=int, default=2, help="hours of each seed and product")
     parser.add_argument("--rate", type=float, default=RATE_PER_S, help="ticks per second and product")
     parser.add_argument("--plot", type=Path, help="a PNG file")
+    parser.add_argument("--save", action="store_true", help="keep the hours in benchmarks/results/market.json")
     options = parser.parse_args()
     console = Console()
-    header(console, " ".join(["python -m benchmarks.market", *sys.argv[1:]]), "the simulated market")
+    command = " ".join(["python -m benchmarks.market", *sys.argv[1:]])
+    header(console, command, "the simulated market")
     simulated = _simulated("BTC-USD", options.first_seed, START_NS + HOUR_NS, options.rate)[1]
     recordings = _long_recordings()
     _compare(console, simulated, recordings)
@@ -240,6 +269,8 @@ def main() -> int:
         hour for seed in seeds for product in PROFILES for hour in hours(product, seed, options.hours, options.rate)
     ]
     _show_hours(console, scored)
+    if options.save:
+        _save(command, scored)
     return 0 if all(hour.in_bounds for hour in scored) else 1
 
 

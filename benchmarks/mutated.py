@@ -281,10 +281,10 @@ def run_snapshots(tally: Tally, count: int, seed: int) -> None:
         others = [value for position, value in enumerate(values) if position != number % len(values)]
         tally.mutated += 1
         try:
-            reader = SnapshotReader("group", 0, "lineage")
+            reader = SnapshotReader("group", 0, "lineage", 600)
             for value in (*others, damaged):
                 reader.take(value)
-            complete = reader.complete(600)
+            complete = reader.complete()
             if reader.unreadable:  # the worker reads the last ticks instead
                 tally.ends["unreadable"] += 1
                 continue

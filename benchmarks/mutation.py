@@ -231,7 +231,7 @@ def _measure_digest(root: Path, test: str, all_subjects: Sequence[Subject]) -> s
 
 
 def sample(all_subjects: Sequence[Subject], count: int, seed: int) -> tuple[list[tuple[Subject, Mutant]], int]:
-    """A random part of all mutants, in random order, and how many there are. A smaller part begins a larger one."""
+    """A random part of all mutants, in random order, and the number of all. A smaller part begins a larger part."""
     population = [(subject, each) for subject in all_subjects for each in mutants(subject.path, subject.source)]
     random.Random(seed).shuffle(population)
     return population[:count], len(population)
@@ -269,7 +269,7 @@ def _killed_and_tried(tried: Sequence[Tried], path: str) -> tuple[int, int]:
 
 @dataclass
 class Kept:
-    """Measurements and verdicts of earlier runs, a line each; a new one is appended at once."""
+    """Measurements and verdicts of earlier runs, a line each; a new line is appended at once."""
 
     folder: Path = KEPT
     root: Path = ROOT

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
 
@@ -20,12 +24,54 @@ from common.status import STATUS_FD
 _MB = 1e6
 # Where it is set nothing that was compiled is kept, and a start is mostly the compiler's.
 _NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
+_OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+_given: set[int] = set()
+_claims: int | None = None  # the descriptor of a file in which a locked byte claims the port of that number
 
 
 def free_port() -> int:
+    """A port of 127.0.0.1 that nobody has, and that no process of this user is given again while this process lives.
+
+    It lies below the ports that the kernel takes for outgoing connections. A port of those may be taken by any of them
+    between this call and the start of the server that gets it.
+    """
+    global _claims
+    if _claims is None:
+        file = Path(tempfile.gettempdir()) / f"volcast-ports-{os.getuid()}"
+        _claims = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    ports = _choices()
+    first = secrets.randbelow(len(ports))
+    for port in chain(ports[first:], ports[:first]):
+        if port not in _given and _claimed(_claims, port) and _is_free(port):
+            _given.add(port)
+            return port
+    raise RuntimeError(f"no port of {ports} is free")
+
+
+def _choices() -> range:
+    outgoing = int(_OUTGOING.read_text().split()[0]) if _OUTGOING.exists() else 32_768
+    return range(min(10_000, outgoing // 2), outgoing)
+
+
+def _claimed(claims: int, port: int) -> bool:
+    """POSIX locks end with their process, and a child does not inherit them."""
+    try:
+        fcntl.lockf(claims, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    return True
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,8 @@ class WorkerConfig(Section, frozen=True):
     # name of the host and a number.
     instance_id: str = ""
     guarantee: Literal["exactly_once", "at_least_once"] = "exactly_once"
-    commit_interval_ms: Annotated[int, msgspec.Meta(ge=1, le=5000)] = 100  # readers see a record after at most so long
+    # Readers of committed records see a record after about so long. 0: each commit starts when the last one is done.
+    commit_interval_ms: Annotated[int, msgspec.Meta(ge=0, le=5000)] = 100
     max_batch_ticks: Positive = 1000
     predict_timeout_s: PositiveSeconds = 0.5  # how long the worker waits for an answer
     max_backlog_rows: Positive = (

@@ -8,7 +8,8 @@ VolcastError
 ├── TrainingError        a trained model must not be used: a leak, or an export that differs
 │   └── GateError        a model did not pass the gate (all reasons)
 ├── UnavailableError     a service that this process needs cannot be reached, or a port is in use
-│   └── DeadlineError    the service did not answer in time
+│   ├── DeadlineError    the service did not answer in time
+│   └── ClientLostError  a client is unusable; a new client may work
 ├── OutputError          standard output cannot be written
 ├── RequestError         a request is invalid (the invalid fields)
 │   ├── SchemaMismatchError  the rows are packed for a different feature schema
@@ -73,6 +74,10 @@ class UnavailableError(VolcastError):
 
 
 class DeadlineError(UnavailableError):
+    pass
+
+
+class ClientLostError(UnavailableError):
     pass
 
 

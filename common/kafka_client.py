@@ -13,7 +13,7 @@ from typing import Any
 
 from common.errors import ConfigError
 
-# The program sets these properties itself. The text says which key, if any, a user sets instead.
+# The program sets these properties itself. The text names the key, if any, that a user sets instead.
 _CORRECTNESS = "no such key: Volcast sets it, since no tick may be lost, repeated or moved"
 _CALLBACK = "no such key: Volcast sets callbacks itself"
 OWNED: dict[str, str] = {

@@ -1,7 +1,7 @@
-"""What is on ticks.raw, ticks.late and ticks.dead: JSON, one object a message (docs/topics.md).
+"""What is on ticks.raw, ticks.late and ticks.dead: JSON, one object per message (docs/topics.md).
 
-ticks.raw holds ticks and gaps, told apart by their `type`. A gap stands before the first tick after
-it, so that whoever reads the topic in order knows which windows span lost messages.
+ticks.raw holds ticks and gaps, told apart by their `type`. A gap comes before the first tick
+after it, so that a reader of the topic knows which windows span lost messages.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import msgspec
 
 # Why messages may have been lost: the exchange's counter jumped; the connection was made anew (an
 # archive piece that begins at another connection is the same thing, recorded); the product's time jumped,
-# far ahead or back, and stayed there; by a time-based rule, the product was silent for long.
-GapReason = Literal["sequence", "reconnect", "clock", "silence"]
+# far ahead or back, and stayed there; by a time-based rule, the product was silent for long; Kafka was unavailable,
+# and the backlog on disk was full.
+GapReason = Literal["sequence", "reconnect", "clock", "silence", "backlog"]
 
 # Why a tick is not used though it is well-formed.
 LateReason = Literal["time_jumped_back", "repeated", "old_sequence"]
@@ -35,7 +36,7 @@ DeadReason = Literal[
 ]
 
 
-# Times and counts become int64 columns, products become keys; what does not fit is of the wrong shape.
+# Times and counts become int64 columns, products become keys; other values are of the wrong shape.
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Product = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 
@@ -47,7 +48,7 @@ MAX_RAW_CHARACTERS = 150_000
 
 
 class Tick(msgspec.Struct, frozen=True, tag_field="type", tag="tick"):
-    """One top-of-book update of one product.
+    """A top-of-book update of a product.
 
     Prices are in the quote currency, quantities in the base currency. A best bid equal to the best
     ask (locked) is valid; a bid above the ask (crossed) is not a tick but a dead letter.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +27,9 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 # And one that a shell started in the background ignores SIGINT.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Each process that computes features compiles 3 to 9 s otherwise. numba is not imported yet, and children inherit this.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".numba_cache"))
 
 pytest_plugins = ["tests.processes"]
 
@@ -44,10 +50,25 @@ SLOW_FOLDERS = (
 SLOW_FIXTURES = frozenset({"trained"})
 
 # The longest files, longest first. They run before other slow files, so that no worker ends long after another.
-# Measured with `make test ARGS=--durations=50`.
+# Those that compute stand between those that mostly wait. Measured with `make test ARGS=--durations=50`.
 LONGEST = (
     "tests/benchmarks/test_live_offline.py",
     "tests/cli/test_run.py",
+    "tests/test_readme.py",
+    "tests/server/test_processes.py",
+    "tests/pipeline/stream/test_secured_kafka.py",
+    "tests/training/commands/test_train.py",
+    "tests/pipeline/stream/test_exactly_once.py",
+    "tests/server/test_lifecycle.py",
+    "tests/pipeline/stream/test_faults.py",
+    "tests/training/commands/test_evaluate.py",
+    "tests/pipeline/broker/test_kafka.py",
+    "tests/training/commands/test_retrain.py",
+    "tests/pipeline/commands/test_check.py",
+    "tests/training/drift/test_evidently_report.py",
+    "tests/test_own_model_page.py",
+    "tests/pipeline/backfill/test_run.py",
+    "tests/server/workers/test_supervisor.py",
 )
 
 STARTS_A_PROCESS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec"})
@@ -56,6 +77,13 @@ STARTS_A_PROCESS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.p
 def is_unit(item: pytest.Item) -> bool:
     """True for the tests of `make unit`."""
     return not any(item.get_closest_marker(name) for name in ("process", "slow"))
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Workers of `-n auto`: twice as many as cores, since tests that start processes mostly wait for them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores if "not process" in config.getoption("markexpr") else 2 * cores
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
@@ -73,6 +101,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     units = {_file_of(item) for item in items} - {_file_of(item) for item in items if not is_unit(item)}
     rank = {file: number for number, file in enumerate(LONGEST)}
     items.sort(key=lambda item: (_file_of(item) not in units, rank.get(_file_of(item), len(LONGEST))))
+
+
+_failed = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    item.stash[_failed] = item.stash.get(_failed, False) or report.failed
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """What a failed test left open is closed here: later it would be a warning, and so a failure, of another test."""
+    result = yield
+    if item.stash.get(_failed, False):
+        for name in ("last_exc", "last_traceback", "last_type", "last_value"):  # keep its frames
+            sys.__dict__.pop(name, None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gc.collect()
+    return result
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

@@ -28,6 +28,7 @@ from common.streams import reader_gone
 from pipeline.broker.jars import cache_dir, kafka_version, missing_jars, read_lock
 
 READY_TIMEOUT_S = 60.0
+KAFKA_TIMEOUT_S = 120.0  # as pipeline.broker.kafka.START_TIMEOUT_S
 FETCH_TIMEOUT_S = 900.0  # of the broker's first start, which downloads 43 MB
 CATCH_UP_TIMEOUT_S = 20.0  # without progress
 STOPPING = "stopping (a second Ctrl-C kills all processes)"
@@ -252,14 +253,13 @@ class RunSession:
 
         Raises UnavailableError with the failure line of the process that failed.
         """
-        # Kafka's start leaves a core idle for most of its time.
-        waited = [self._start("server", "serve"), self._start("gateway")]
+        waited = [self._start("server", "serve")]
         if exchange is not None:
             self._exchange = self._start("exchange", *exchange)
             waited.append(self._exchange)
         if self._starts_kafka and not self._start_kafka():
             return False
-        self._worker = self._start("worker")
+        self._worker = self._worker or self._start("worker")
         if not self._await_ready(*waited, self._worker):
             return False
         if self._exchange is not None and self._exchange.ready:
@@ -268,11 +268,15 @@ class RunSession:
                 self._environ["VOLCAST_INGEST__PRODUCTS"] = ",".join(self._exchange.ready["products"])
         arguments = ["ingest", "--until-closed"] if self._exchange else ["ingest"]
         self._ingest = self._start("ingest", *arguments)
+        # Two seconds of imports that no prediction waits for.
+        gateway = self._start("gateway")
         if not self._await_ready(self._ingest):
             return False
         self._fed_s = time.monotonic()
+        if not self._await_ready(gateway):
+            return False
         self._view.print(
-            f"ready after {self._fed_s - self._began_s:.1f} s: gRPC {config.server.host}:{config.server.port}, "
+            f"ready after {time.monotonic() - self._began_s:.1f} s: gRPC {config.server.host}:{config.server.port}, "
             f"REST http://{config.gateway.host}:{config.gateway.port}/docs"
         )
         return True
@@ -282,6 +286,12 @@ class RunSession:
         if missing_jars(cache_dir(), jars):
             self._view.print(f"fetching Apache Kafka {kafka_version(jars)}, once (43 MB) ...")
         broker = self._start("broker", "broker", "--allow-light")
+        if not self._await(lambda: broker.ready is not None or "reserved" in broker.stats, FETCH_TIMEOUT_S, broker):
+            return False
+        if broker.ready is None:
+            # Nobody else has the address, so the worker may start while Kafka does. It waits for Kafka to answer.
+            self._environ["VOLCAST_KAFKA__BOOTSTRAP_SERVERS"] = broker.stats["reserved"]
+            self._worker = self._start("worker", kafka_timeout_s=KAFKA_TIMEOUT_S)
         if not self._await_ready(broker, timeout_s=FETCH_TIMEOUT_S) or broker.ready is None:
             return False
         if broker.ready["light"]:
@@ -313,12 +323,18 @@ class RunSession:
         require_complete(worker, published, self._worker)
         return Summary.of(self._ingest.stats, worker, duration_s, self._first_prediction_s)
 
-    def _start(self, name: str, *arguments: str) -> Process:
-        return self._processes.start(name, arguments or (name,), self._environ)
+    def _start(self, name: str, *arguments: str, kafka_timeout_s: float | None = None) -> Process:
+        """kafka_timeout_s: how long the process waits for a Kafka that starts; None: as configured."""
+        waiting = {} if kafka_timeout_s is None else {"VOLCAST_KAFKA__TIMEOUT_S": f"{kafka_timeout_s:g}"}
+        return self._processes.start(name, arguments or (name,), self._environ | waiting)
 
     def _await_ready(self, *waited: Process, timeout_s: float = READY_TIMEOUT_S) -> bool:
+        return self._await(lambda: all(process.ready is not None for process in waited), timeout_s, *waited)
+
+    def _await(self, reached: Callable[[], bool], timeout_s: float, *waited: Process) -> bool:
+        """Waits until processes have come so far; False if a signal came first. Raises UnavailableError."""
         deadline = time.monotonic() + timeout_s
-        while any(process.ready is None for process in waited) and not self._stopping():
+        while not reached() and not self._stopping():
             self._look(0.05)
             late = [process for process in waited if process.ready is None]
             if late and time.monotonic() > deadline:

@@ -8,7 +8,8 @@ import msgspec
 
 from common.config import Config, reachable
 from common.errors import UsageError
-from pipeline.archive import expand_paths
+from pipeline.archive import expand_paths, require_messages
+from pipeline.feed.coinbase import CoinbaseFeed
 from pipeline.feed.venues import FEEDS
 
 # A simulated market sends its first minutes at once, so that windows are warm from the start: the longest window of
@@ -43,9 +44,9 @@ class Exchange:
         return self.kind in FEEDS
 
     def require_recording(self) -> None:
-        """Raises InputError if the recording does not exist, before any process starts."""
+        """Raises InputError if the recording does not exist or cannot be sent, before any process starts."""
         if self.kind == "replay":
-            expand_paths(self.recording)
+            require_messages(expand_paths(self.recording), CoinbaseFeed.venue)
 
     def arguments(self, *, speed: float, seed: int, duration_s: float | None, schema: str = "core/1") -> list[str]:
         """Arguments of `volcast exchange`."""
@@ -74,7 +75,7 @@ def environment(config: Config, exchange: Exchange, features_dir: str, archive_d
         "VOLCAST_LOG__FORMAT": "json",
     }
     # Our own exchange, simulated or replayed, uses Coinbase's protocol.
-    settings["VOLCAST_INGEST__VENUE"] = exchange.kind if exchange.live else "coinbase"
+    settings["VOLCAST_INGEST__VENUE"] = exchange.kind if exchange.live else CoinbaseFeed.venue
     if not exchange.live:
         # Recorded and simulated times are independent of this machine's clock.
         settings["VOLCAST_INGEST__MAX_FUTURE_S"] = "0"

@@ -123,9 +123,12 @@ class ProcessGroup:
                 )
         finally:
             os.close(write_end)
+        self._register(process, read_end)
+        return process
+
+    def _register(self, process: Process, read_end: int) -> None:
         self._selector.register(read_end, selectors.EVENT_READ, process)
         self.all.append(process)
-        return process
 
     def listen(self, timeout_s: float) -> None:
         """Reads reports, waiting up to timeout_s for the first."""

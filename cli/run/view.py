@@ -73,7 +73,7 @@ class View:
         return f"{elapsed_s:4.0f} s  {figures}{self._market()}"
 
     def _market(self) -> str:
-        """The market's date, and the words "simulated market" if it is one; empty before its first message."""
+        """The market's date, and the words "simulated market" if it is simulated; empty before its first message."""
         for process in self._processes.all:
             if process.name == "exchange" and "market" in process.stats:
                 return f"  {process.stats['market']}"

@@ -21,25 +21,25 @@ import msgspec
 from pipeline.archive.lines import BYTE_ORDER_MARK
 from pipeline.feed.rfc3339 import MAX_NS, parse_ns
 from pipeline.feed.times import parse_recorded_ns
-from pipeline.records import DeadReason
+from pipeline.records import NOT_DECODED, DeadReason
 
 HEADER_FORMAT = 1
 HEADER_START = b'{"volcast_archive":'  # of each archive file
 
 
 class Header(msgspec.Struct):
-    """What a recording says of the lines after it."""
+    """Facts about the lines after it."""
 
     volcast_archive: int  # version of the form
     venue: str = "coinbase"
     connection: int | None = None  # when the connection began, ns since the epoch: files of one connection share it
     lost_messages: int = 0  # messages before this line that are missing, as after a full disk
-    products: tuple[str, ...] = ()  # the subscribed ones
+    products: tuple[str, ...] = ()  # those of the subscription
     max_future_s: float = 0.0  # ingest refused messages further ahead of its clock (ingest.max_future_s); 0: none
 
 
 class Entry(NamedTuple):
-    """A line: the exchange's message, and what the recorder added."""
+    """A line: the exchange's message, and the recorder's additions."""
 
     raw: bytes  # the exchange's message; of a damaged line, the line
     ingest_time_ns: int = 0  # 0 if the recording does not say
@@ -59,7 +59,6 @@ class _Wrapper(msgspec.Struct):
 _decode_wrapper = msgspec.json.Decoder(_Wrapper).decode
 _decode_header = msgspec.json.Decoder(Header).decode
 _decode_text = msgspec.json.Decoder(str).decode
-_NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _STAMPED = re.compile(rb"(\d[\d.]{8,30})[ \t]+(?=[{\[])")
 
@@ -72,17 +71,17 @@ def read_entry(line: bytes) -> Entry:
         return _stamped(line)
     try:
         parts = _decode_wrapper(line)
-    except _NOT_DECODED:
+    except NOT_DECODED:
         return Entry(line)  # the feed's decoder explains the fault
     if parts.payload is msgspec.UNSET and parts.payload_base64 is msgspec.UNSET:
         return Entry(line) if parts.volcast_archive is msgspec.UNSET else _header(line)
     try:
         raw = _payload(parts)
-    except (*_NOT_DECODED, binascii.Error) as error:
+    except (*NOT_DECODED, binascii.Error) as error:
         return Entry(line, damage=("wrong_shape", f"payload: {error}"))
     try:
         return Entry(raw, _ingest_time_ns(parts.ingest_time))
-    except (*_NOT_DECODED, ValueError):
+    except (*NOT_DECODED, ValueError):
         got = bytes(parts.ingest_time)[:60].decode(errors="replace")  # type: ignore[arg-type]
         return Entry(raw, damage=("bad_time", f"ingest_time: expected an RFC 3339 time or an epoch, got {got}"))
 
@@ -103,7 +102,7 @@ def _stamped(line: bytes) -> Entry:
 def _header(line: bytes) -> Entry:
     try:
         return Entry(line, header=_decode_header(line))
-    except _NOT_DECODED as error:
+    except NOT_DECODED as error:
         return Entry(line, damage=("wrong_shape", f"header: {error}"))
 
 

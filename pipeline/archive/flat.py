@@ -7,9 +7,11 @@ product is the gap (`ReadOptions.gap_after_ns`).
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,16 +23,20 @@ from pipeline.archive.columns import ColumnMap, complete
 from pipeline.archive.lines import read_lines
 from pipeline.feed.rfc3339 import MAX_NS
 from pipeline.feed.times import parse_recorded_ns
-from pipeline.records import DeadReason, Tick
+from pipeline.records import NOT_DECODED, DeadReason, Tick
 
 PARQUET_MAGIC = b"PAR1"
+COMMENT = b"#"  # lines before the header of a CSV file
 
 MAX_DIGITS = 100  # of a sequence number, leading zeros included, that is read exactly
 
 _BATCH_ROWS = 65_536
-_PEEK_LINES = 100  # how far into a file its first row is searched for
-_NULLS = frozenset({"", "null", "none", "nan", "nat"})
-_NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_PEEK_LINES = 100  # how far into a file its rows are searched for, and their columns collected
+_SAMPLE_ROWS = 1000  # if a column of sizes has no value in so many first rows, it is empty
+_CSV_NAME = re.compile(r"\.(csv|tsv)(\.gz)?$", re.IGNORECASE)
+_DECIMAL_COMMA = re.compile(r"-?\d+,\d+", re.ASCII)
+_CLOCK = re.compile(r"\d\d?:\d\d", re.ASCII)  # the start of a time of day
+_NULLS = frozenset({"", "null", "none", "nan", "nat", "na", "n/a", "<na>", "-", "\\n"})
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_text = msgspec.json.Decoder(str).decode
 
@@ -60,32 +66,44 @@ class RowFault(Exception):  # noqa: N818 (never leaves this package)
         self.detail = detail
 
 
-def find_columns(path: Path) -> tuple[str, Sequence[str]] | None:
-    """Format and column names of a file of rows; None for a file of any other kind."""
+def find_columns(path: Path, given: Mapping[str, str] | None = None) -> tuple[str, Sequence[str]] | None:
+    """Format and column names of a file of rows; None for a file of any other kind.
+
+    given: the user's columns. A file of another name is CSV if its first line has the columns of a tick.
+    """
     with path.open("rb") as file:
         magic = file.read(4)
     if magic == PARQUET_MAGIC:
         return "Parquet", _parquet(path).schema_arrow.names
-    is_csv = path.name.endswith((".csv", ".csv.gz"))
+    header: list[str] = []
+    fields: dict[str, None] = {}  # of all first rows: a row may leave out unknown values
     for line in itertools.islice(read_lines(path), _PEEK_LINES):
         if not line.content.strip() or line.error:
             continue
-        if is_csv:
-            names, fault = _csv_cells(line.content, _delimiter(line.content))
-            return None if fault else ("CSV", names)
-        try:
-            return "NDJSON", list(_decode_object(line.content))
-        except _NOT_DECODED:
-            continue  # a damaged line; the next one may be a row
-    return None
+        with contextlib.suppress(*NOT_DECODED):  # a damaged line; the next line may be a row
+            fields.update(dict.fromkeys(_decode_object(line.content)))
+        if not header and not fields and not line.content.startswith(COMMENT):
+            header, _ = _header(line.content)
+            if _CSV_NAME.search(path.name) or _names_ticks(header, given or {}):
+                return "CSV", header
+    return ("NDJSON", list(fields)) if fields else None
+
+
+def _names_ticks(header: Sequence[str], given: Mapping[str, str]) -> bool:
+    return set(given.values()) <= set(header) and not complete(given, header).missing
+
+
+def is_empty(path: Path) -> bool:
+    """Whether a file has no line: a recorder was stopped before its first message."""
+    return all(not line.content.strip() and not line.error for line in read_lines(path))
 
 
 def open_flat(path: Path, given: Mapping[str, str], product: str) -> FlatFile | None:
     """The file as a flat recording; None if its rows hold no ticks. Raises UsageError for a column it lacks."""
-    found = find_columns(path)
-    if found is None:
+    kind_and_names = find_columns(path, given)
+    if kind_and_names is None:
         return None
-    kind, names = found
+    kind, names = kind_and_names
     columns = complete(given, names)
     if columns.missing:
         return None
@@ -94,7 +112,20 @@ def open_flat(path: Path, given: Mapping[str, str], product: str) -> FlatFile | 
             f"recording {path}: no column for the product among {', '.join(names)}; "
             "add --product NAME, or --columns product=COLUMN"
         )
-    return FlatFile(path, kind, columns, product)
+    file = FlatFile(path, kind, columns, product)
+    return file._replace(columns=columns.without(_empty_sizes(file)))
+
+
+def _empty_sizes(file: FlatFile) -> list[str]:
+    """Columns of sizes without a value in the first rows."""
+    empty = {file.columns[role] for role in ("bid_quantity", "ask_quantity")} - {""}
+    seen = 0
+    for row in itertools.islice(rows(file), _SAMPLE_ROWS) if empty else ():
+        seen += 1
+        empty = {column for column in empty if row.cells.get(column, "").strip().lower() in _NULLS}
+        if not empty:
+            break
+    return sorted(empty) if seen else []
 
 
 def rows(file: FlatFile) -> Iterator[Row]:
@@ -111,10 +142,13 @@ def tick_of(row: Row, file: FlatFile, number: int) -> Tick:
         text = row.cells.get(columns[role], "").strip() if columns[role] else ""
         return "" if text.lower() in _NULLS else text
 
+    def price_cell(role: str) -> str:
+        return row.cells.get(columns[role], "").strip()  # the detail of a refusal quotes nan as nan
+
     product = file.product if not columns["product"] else cell("product")
     if not 1 <= len(product) <= 100:
         raise RowFault("wrong_shape", f"{columns['product']}: expected a product, got {product!r:.60}")
-    bid, ask, mid = _quote(columns, cell)
+    bid, ask, mid = _quote(columns, price_cell)
     if bid > ask:
         raise RowFault("crossed_quote", f"{columns['bid']}: expected at most the ask {ask}, got {bid}")
     price = _positive(cell("price"), columns["price"]) if cell("price") else mid
@@ -122,7 +156,7 @@ def tick_of(row: Row, file: FlatFile, number: int) -> Tick:
     known = bid_quantity is not None and ask_quantity is not None
     return Tick(
         product,
-        _time_ns(cell("time"), columns["time"]),
+        _event_time_ns(cell, columns),
         _time_ns(cell("ingest_time"), columns["ingest_time"]) if cell("ingest_time") else 0,
         _sequence(cell("sequence"), columns["sequence"], number),
         price,
@@ -130,7 +164,7 @@ def tick_of(row: Row, file: FlatFile, number: int) -> Tick:
         ask,
         bid_quantity if known and bid_quantity is not None else 0.0,
         ask_quantity if known and ask_quantity is not None else 0.0,
-        cell("venue") or "coinbase",
+        cell("venue").lower() or "coinbase",
     )
 
 
@@ -179,11 +213,18 @@ def _sequence(text: str, column: str, number: int) -> int:
     if not text:
         return number
     value = _number(text, column)
-    # A double holds no int64 exactly. Python refuses texts of more than 4,300 digits.
+    # Python reads no text of more than 4,300 digits as an integer.
     exact = int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else int(value)
     if not 0 <= exact <= MAX_NS:
         raise RowFault("wrong_shape", f"{column}: expected a count from 0, got {text!r:.60}")
     return exact
+
+
+def _event_time_ns(cell: Any, columns: ColumnMap) -> int:
+    text = cell("time")
+    if _CLOCK.match(text) and cell("date"):
+        return _time_ns(f"{cell('date')} {text}", f"{columns['date']} and {columns['time']}")
+    return _time_ns(text, columns["time"])
 
 
 def _time_ns(text: str, column: str) -> int:
@@ -202,7 +243,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
             try:
                 fields = _decode_object(line.content)
                 yield Row(source, {name: _text(value) for name, value in fields.items()}, line.content)
-            except _NOT_DECODED as error:
+            except NOT_DECODED as error:
                 yield Row(source, {}, line.content, str(error))
 
 
@@ -211,35 +252,42 @@ def _text(value: msgspec.Raw) -> str:
     return _decode_text(raw) if raw[:1] == b'"' else raw.decode()
 
 
-def _delimiter(header: bytes) -> str:
-    return max(",;\t|", key=header.decode(errors="replace").count)
+def _header(line: bytes) -> tuple[list[str], str]:
+    """Column names and delimiter of a CSV file; the third column without a name is called "column3"."""
+    text = line.decode(errors="replace")
+    delimiter = max(",;\t|", key=text.count)
+    try:
+        names = _split(text, delimiter)
+    except csv.Error:
+        return [], delimiter
+    return [name.strip() or f"column{number}" for number, name in enumerate(names, 1)], delimiter
+
+
+def _split(line: str, delimiter: str) -> list[str]:
+    """The cells of a line. Raises csv.Error."""
+    return next(csv.reader((line.rstrip("\r"),), delimiter=delimiter))
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:
-    names: list[str] | None = None
+    names: list[str] = []
     delimiter = ","
     for line in read_lines(path):
         source = f"{path}:{line.number}"
         if line.error:
             yield Row(source, {}, line.content, line.error)
-        elif line.content.strip():
-            if names is None:
-                delimiter = _delimiter(line.content)
-                names, _ = _csv_cells(line.content, delimiter)
+        elif line.content.strip() and (names or not line.content.startswith(COMMENT)):
+            if not names:
+                names, delimiter = _header(line.content)
                 continue
-            cells, fault = _csv_cells(line.content, delimiter)
-            if not fault and len(cells) != len(names):
-                fault = f"expected {len(names)} cells, got {len(cells)}"
+            try:
+                cells = _split(line.content.decode(errors="replace"), delimiter)
+            except csv.Error as error:
+                yield Row(source, {}, line.content, str(error))
+                continue
+            if delimiter == ";":
+                cells = [cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell for cell in cells]
+            fault = "" if len(cells) == len(names) else f"expected {len(names)} cells, got {len(cells)}"
             yield Row(source, dict(zip(names, cells, strict=False)), line.content, fault)
-
-
-def _csv_cells(line: bytes, delimiter: str) -> tuple[list[str], str]:
-    """The cells of a line, and its fault: a carriage return within it, or a cell of more than 131,072 characters."""
-    text = line.decode(errors="replace").rstrip("\r")
-    try:
-        return next(csv.reader([text], delimiter=delimiter)), ""
-    except csv.Error as error:
-        return [], str(error)
 
 
 def _parquet(path: Path) -> Any:
@@ -249,43 +297,42 @@ def _parquet(path: Path) -> Any:
     try:
         return pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: Path, error: Exception) -> InputError:
-    reason = " ".join(str(error).split())[:200]
-    return InputError(f"recording {path}: not a complete Parquet file: {reason}")
-
-
-def _parquet_batches(file: FlatFile) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """Names and cells of the columns, a batch at a time. Raises InputError at damage."""
-    import pyarrow as pa
-
-    names = list(dict.fromkeys(file.columns.columns.values()))
-    try:
-        for batch in _parquet(file.path).iter_batches(_BATCH_ROWS, columns=names):
-            yield batch.schema.names, [_cells(batch.column(name)) for name in batch.schema.names]
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise _damaged(file.path, error) from None
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"recording {path}: not a complete Parquet file: {reason}") from None
 
 
 def _parquet_rows(file: FlatFile) -> Iterator[Row]:
+    import pyarrow as pa
+
+    names = list(dict.fromkeys(file.columns.columns.values()))
     number = 0
-    for names, columns in _parquet_batches(file):
-        for values in zip(*columns, strict=True):
-            number += 1
-            cells = dict(zip(names, values, strict=True))
-            yield Row(f"{file.path}:{number}", cells, msgspec.json.encode(cells))
+    try:
+        for batch in _parquet(file.path).iter_batches(_BATCH_ROWS, columns=names):
+            columns = [_cells(batch.column(name)) for name in batch.schema.names]
+            for values in zip(*columns, strict=True):
+                number += 1
+                cells = dict(zip(batch.schema.names, values, strict=True))
+                yield Row(f"{file.path}:{number}", cells, msgspec.json.encode(cells))
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:200]
+        yield Row(f"{file.path}:{number + 1}", {}, b"", f"the Parquet file is damaged from here on: {reason}")
+
+
+_NS_PER_UNIT = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 
 
 def _cells(column: Any) -> list[str]:
     """A column of an Arrow batch as text; times as nanoseconds."""
     import pyarrow as pa
 
+    unit_ns = 1
+    if pa.types.is_date(column.type):
+        column = column.cast(pa.timestamp("ms"))
     if pa.types.is_timestamp(column.type):
-        column = column.cast(pa.timestamp("ns", column.type.tz)).cast(pa.int64())
-    elif pa.types.is_date(column.type):
-        column = column.cast(pa.timestamp("ns")).cast(pa.int64())
-    if pa.types.is_floating(column.type):
-        return ["" if value is None else repr(value) for value in column.to_pylist()]
-    return ["" if value is None else str(value) for value in column.to_pylist()]
+        # Not cast to nanoseconds: a single time in the year 9999 would refuse the whole batch.
+        unit_ns = _NS_PER_UNIT[column.type.unit]
+        column = column.cast(pa.int64())
+    values = column.to_pylist()
+    if unit_ns != 1:
+        return ["" if value is None else str(value * unit_ns) for value in values]
+    return ["" if value is None else str(value) for value in values]

@@ -13,7 +13,8 @@ from common.errors import InputError
 PLAIN_SUFFIX = ".ndjson"
 ROLLED_SUFFIX = ".ndjson.gz"
 SUFFIXES = (PLAIN_SUFFIX, ROLLED_SUFFIX, ".jsonl", ".jsonl.gz")
-FLAT_SUFFIXES = (".csv", ".csv.gz", ".parquet")
+FLAT_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+OTHER_SUFFIX = ".gz"  # if a folder holds no recording with a suffix above
 
 DEFAULT_DIRECTORY = Path("data/raw")
 OLD_DIRECTORY = Path("data/archive")  # the default of versions before 0.2
@@ -40,7 +41,9 @@ def expand_name(name: str) -> list[Path]:
     path = Path(name).expanduser()
     if path.is_dir():
         suffixes = (*SUFFIXES, *FLAT_SUFFIXES)
-        files = sorted(file for file in path.iterdir() if file.name.endswith(suffixes) and file.name[0] != ".")
+        visible = sorted(file for file in path.iterdir() if file.name[0] != "." and file.is_file())
+        files = [file for file in visible if file.name.lower().endswith(suffixes)]
+        files = files or [file for file in visible if file.name.endswith(OTHER_SUFFIX)]
         if not files:
             raise InputError(f"recording {name}: the directory holds none ({', '.join(suffixes)})")
         return _without_compressed_twice(files)

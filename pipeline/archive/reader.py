@@ -13,16 +13,15 @@ from common.errors import InputError
 from pipeline.archive import messages
 from pipeline.archive.columns import COMMON_NAMES, complete
 from pipeline.archive.entries import read_entry
-from pipeline.archive.flat import FlatFile, RowFault, find_columns, open_flat, rows, tick_of
+from pipeline.archive.flat import FlatFile, RowFault, find_columns, is_empty, open_flat, rows, tick_of
 from pipeline.archive.lines import read_lines
 from pipeline.archive.paths import expand_name
 from pipeline.feed.gate import GapRule, TickGate
 from pipeline.feed.message import Message
+from pipeline.feed.protocol import Result
 from pipeline.feed.rfc3339 import NS_PER_S
 from pipeline.feed.venues import recognized
-from pipeline.records import DeadLetter, Gap, LateTick, Tick
-
-Result = Tick | Gap | LateTick | DeadLetter
+from pipeline.records import DeadLetter
 
 # Rows carry neither heartbeats nor connections. A window of a minute that holds no row is not known to be quiet.
 FLAT_GAP_AFTER_NS = 60 * NS_PER_S
@@ -49,13 +48,15 @@ class RecordingFormat(msgspec.Struct, frozen=True):
     guessed: list[str]  # the roles among them that the user did not give
     product: str  # of all rows; "": there is a column
     not_computed: dict[str, str]  # feature -> reason
-    substituted: dict[str, str]  # feature -> what stands in for its column
+    substituted: dict[str, str]  # value -> the value that replaces it
 
 
-_DEFAULTS = ReadOptions()
+DEFAULT_OPTIONS = ReadOptions()
 
 
-def read_archive(paths: Iterable[Path], options: ReadOptions = _DEFAULTS, *, gap_after_ns: int = 0) -> Iterator[Result]:
+def read_archive(
+    paths: Iterable[Path], options: ReadOptions = DEFAULT_OPTIONS, *, gap_after_ns: int = 0
+) -> Iterator[Result]:
     """The records of recordings, in time order.
 
     Raises InputError, at the call, for a path that cannot be read, and for archives and flat files together.
@@ -65,13 +66,14 @@ def read_archive(paths: Iterable[Path], options: ReadOptions = _DEFAULTS, *, gap
     flat = _flat_files(files, options)
     if not flat:
         return messages.read_archive(files, gap_after_ns=gap_after_ns)
-    if len(flat) < len(files):
-        other = next(file for file in files if file not in {each.path for each in flat})
-        raise InputError(f"recording {other}: holds messages, but {flat[0].path} holds rows; read them apart")
+    flat_paths = {each.path for each in flat}
+    for other in (file for file in files if file not in flat_paths):
+        if not is_empty(other):
+            raise InputError(f"recording {other}: holds messages, but {flat[0].path} holds rows; read them apart")
     return _flat_records(sorted(flat, key=_first_time_ns), gap_after_ns or FLAT_GAP_AFTER_NS)
 
 
-def describe(paths: Iterable[Path], options: ReadOptions = _DEFAULTS) -> list[RecordingFormat]:
+def describe(paths: Iterable[Path], options: ReadOptions = DEFAULT_OPTIONS) -> list[RecordingFormat]:
     """How `read_archive` reads the flat files among the recordings; nothing for archives of messages."""
     files = [file for path in paths for file in expand_name(str(path))]
     return [
@@ -88,15 +90,28 @@ def describe(paths: Iterable[Path], options: ReadOptions = _DEFAULTS) -> list[Re
     ]
 
 
-def explain_unknown(path: Path, first: DeadLetter | None, options: ReadOptions = _DEFAULTS) -> str:
+def require_messages(paths: Iterable[Path], venue: str) -> None:
+    """Raises InputError for recordings that a simulated exchange of `venue` cannot send."""
+    files = [file for path in paths for file in expand_name(str(path))]
+    advice = f"which cannot be sent as messages of {venue}; `volcast replay` and `volcast features` read it"
+    for flat in describe(files):
+        raise InputError(f"recording {flat.file}: holds one row per tick, {advice}")
+    for file in messages.recordings_in_order(files):
+        if file.feed.venue != venue:
+            raise InputError(f"recording {file.path}: holds messages of {file.feed.venue}, {advice}")
+
+
+def explain_unknown(path: Path, first: DeadLetter | None, options: ReadOptions = DEFAULT_OPTIONS) -> str:
     """Why a recording holds no tick, in a line: the format that was expected, and the first reason."""
-    found = None if first is None else find_columns(path)
+    if first is not None:
+        path = Path(first.source.rpartition(":")[0])
+    kind_and_names = None if first is None else find_columns(path, options.columns)
     text = "the format is not known" if first is not None else "it holds no message and no row"
     if first is not None:
         text += f"; first reason, at {first.source}: {first.reason}: {first.detail}"
-    if found is not None:
-        kind, names = found
-        lacks = complete({}, names).missing
+    if kind_and_names is not None:
+        kind, names = kind_and_names
+        lacks = complete(options.columns, names).missing
         if lacks:
             roles = ", ".join(f"{role}=COLUMN" for role in COMMON_NAMES if role in ("product", "time", "bid", "ask"))
             text += f"; as {kind} rows it lacks a column for {lacks} among {', '.join(names)}; try --columns {roles}"
@@ -104,13 +119,13 @@ def explain_unknown(path: Path, first: DeadLetter | None, options: ReadOptions =
 
 
 def _flat_files(files: list[Path], options: ReadOptions) -> list[FlatFile]:
-    found = (_as_flat(file, options) for file in files)
-    return [flat for flat in found if flat is not None]
+    opened = (_as_flat(file, options) for file in files)
+    return [flat for flat in opened if flat is not None]
 
 
 def _as_flat(path: Path, options: ReadOptions) -> FlatFile | None:
     try:
-        names = find_columns(path)
+        names = find_columns(path, options.columns)
         if names is not None and names[0] == "NDJSON" and _holds_messages(path):
             return None
         flat = open_flat(path, options.columns, options.product)

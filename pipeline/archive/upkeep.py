@@ -27,7 +27,8 @@ COMPRESSION_LEVEL = 6  # the recordings of 2025: 125 MB/s, 5.0 % of the size; le
 
 _UNFINISHED = ".unfinished"
 # Only files that a writer named are removed: people may keep their own recordings in the folder.
-_WRITTEN_NAME = re.compile(r"[A-Za-z0-9-]+_\d{8}T\d{6}Z([-_]\d+)?\.ndjson(\.gz)?", re.ASCII)
+# A product may end in "_" and its day of delivery: BTCUSDT_240927.
+_WRITTEN_NAME = re.compile(r"[A-Za-z0-9-]+(_[A-Z0-9]{1,20})?_\d{8}T\d{6}Z([-_]\d+)?\.ndjson(\.gz)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class ArchivePolicy:
 
 
 class Upkeep:
-    """One thread that does for a folder what must not block the live path. `close` finishes pending work."""
+    """A thread for the work on a folder that must not block the live path. `close` finishes pending work."""
 
     def __init__(self, directory: Path, policy: ArchivePolicy, clock: Callable[[], float] = time.time) -> None:
         self._directory = directory
@@ -124,7 +125,7 @@ class Upkeep:
 
 
 def compress(path: Path, *, sync: bool) -> bool:
-    """Replaces a plain file that a writer completed by its compressed form; False if the file is not one.
+    """Replaces a plain file that a writer completed by its compressed form; False if no writer completed the file.
 
     The compressed file has its name only when it is complete. Raises OSError if the disk refuses.
     """

@@ -12,8 +12,9 @@ import fcntl
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -121,6 +122,21 @@ class ArchiveWriter:
             self._failing = False
             get_logger().info("archive is written again", file=str(self._path), lost_messages=self.lost_messages)
 
+    def write_batch(self, messages: Sequence[tuple[bytes, int]]) -> None:
+        """Takes messages, each with its ingest time, in one call of the kernel: a call for each costs three times as
+        much as its bytes. If the disk takes less than all of them, each message is written for itself.
+        """
+        if len(messages) > 1 and not self._failing and not self._header_due:
+            try:
+                self._roll_if_due(messages[0][1])
+                if not self._header_due:
+                    self._append(b"".join([_wrapped(raw, ingest_time_ns) for raw, ingest_time_ns in messages]))
+                    return
+            except OSError:
+                pass  # the next attempt counts and logs the failure
+        for raw, ingest_time_ns in messages:
+            self.write(raw, ingest_time_ns)
+
     def flush(self) -> None:
         """Applies the fsync policy. Every line is already with the operating system."""
         if self._fd is not None:
@@ -208,29 +224,46 @@ class ArchiveWriter:
 
 
 def _wrapped(raw: bytes, ingest_time_ns: int) -> bytes:
-    head = b'{"ingest_time":"%s","product_id":%s,' % (format_ns(ingest_time_ns).encode(), _product_json(raw))
+    head = _head(ingest_time_ns)
+    product = _product_of_line(raw)
+    if product is not None:
+        return b'%s%s,"payload":%s}\n' % (head, product, raw)
     try:
         text = raw.decode()
     except UnicodeDecodeError:
-        return head + b'"payload_base64":"%s"}\n' % base64.b64encode(raw)
-    return head + b'"payload":%s}\n' % (raw if _is_line_of_json(raw) else msgspec.json.encode(text))
+        return b'%snull,"payload_base64":"%s"}\n' % (head, base64.b64encode(raw))
+    return b'%snull,"payload":%s}\n' % (head, msgspec.json.encode(text))
 
 
-def _is_line_of_json(raw: bytes) -> bool:
-    """Whether a message can stand in a line as it is, and is read back exactly."""
+@lru_cache(maxsize=1)
+def _head(ingest_time_ns: int) -> bytes:
+    """Cached, since the messages of a read of the socket share their time."""
+    return b'{"ingest_time":"%s","product_id":' % format_ns(ingest_time_ns).encode()
+
+
+def _product_of_line(raw: bytes) -> bytes | None:
+    """The first product of a message, as JSON. None if the message cannot stand in a line as it is and be read back
+    exactly.
+    """
     if raw[:1] != b"{" or raw[-1:] != b"}" or b"\n" in raw:
-        return False
+        return None
+    try:
+        if not raw.isascii():
+            raw.decode()
+        events = _decode_events(raw).events  # reads all of it, so it checks the JSON as well
+    except msgspec.ValidationError:
+        return b"null" if _is_json(raw) else None
+    except _NOT_DECODED:
+        return None
+    for event in events:
+        for ticker in event.tickers:
+            return msgspec.json.encode(ticker.product_id) if ticker.product_id else b"null"
+    return b"null"
+
+
+def _is_json(raw: bytes) -> bool:
     try:
         msgspec.json.decode(raw, type=msgspec.Raw)
     except _NOT_DECODED:
         return False
     return True
-
-
-def _product_json(raw: bytes) -> bytes:
-    try:
-        events = _decode_events(raw).events
-    except _NOT_DECODED:
-        return b"null"
-    product = next((ticker.product_id for event in events for ticker in event.tickers), "")
-    return msgspec.json.encode(product) if product else b"null"

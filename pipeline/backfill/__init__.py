@@ -2,6 +2,6 @@
 
 days      which ticks a day of a product needs (pure)
 units     which recordings can be read without the recordings before them
-tasks     what a worker does: read a unit, compute and write a day of a product
-run       hands the tasks to a Dask cluster, retries what failed, counts
+tasks     the work of a worker: reads a unit, computes and writes a day of a product
+run       submits the tasks to a Dask cluster, retries failed tasks, counts
 """

@@ -39,7 +39,7 @@ def stretches(kind: NDArray[np.uint8], event_time_ns: NDArray[np.int64], longest
         return []
     latest_ns = _latest_ns(kind, event_time_ns)
     day_of_tick = latest_ns[ticks] // DAY_NS
-    # Of each record, the tick at or after it; after the last tick, that one.
+    # Of each record, the tick at or after it, or else the last tick.
     following = np.minimum(np.searchsorted(ticks, np.arange(len(kind))), len(ticks) - 1)
     day = day_of_tick[following]
     starts = [0, *(np.flatnonzero(np.diff(day)) + 1).tolist(), len(day)]
@@ -52,7 +52,7 @@ def stretches(kind: NDArray[np.uint8], event_time_ns: NDArray[np.int64], longest
 
 def _latest_ns(kind: NDArray[np.uint8], event_time_ns: NDArray[np.int64]) -> NDArray[np.int64]:
     """The latest time of the unbroken history up to each record (n,). The engine uses a tick that has just this
-    time, and refuses an older one.
+    time, and refuses an older tick.
     """
     latest = event_time_ns.copy()
     edges = [0, *np.flatnonzero(kind == GAP).tolist(), len(kind)]

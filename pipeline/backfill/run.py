@@ -18,9 +18,11 @@ from typing import Any
 from common.errors import InputError, OutputError, UnavailableError, VolcastError
 from common.log import get_logger
 from common.schema import FeatureSchema
+from pipeline.archive import DEFAULT_OPTIONS, ReadOptions
 from pipeline.backfill import tasks
-from pipeline.backfill.tasks import DayDone, UnitFacts
-from pipeline.backfill.units import blocks, connections_in, recordings, units
+from pipeline.backfill.tasks import DayDone, Plan, UnitFacts
+from pipeline.backfill.units import Unit, blocks, connections_in, flat_unit, recordings, units, whole
+from pipeline.records import DeadLetter
 
 ATTEMPTS = 3  # of each task
 WAIT_S = 0.5  # between looks for a signal
@@ -31,7 +33,7 @@ Report = Callable[[str], None]
 
 @dataclass(slots=True)
 class Totals:
-    """What a backfill found and wrote, and the tasks that failed each time."""
+    """Counts of a backfill, and the tasks that failed each time."""
 
     files: int = 0
     units: int = 0
@@ -43,15 +45,19 @@ class Totals:
     late: Counter[str] = field(default_factory=Counter)
     dead: Counter[str] = field(default_factory=Counter)
     refused_files: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)  # name -> what was wrong
+    failed: dict[str, str] = field(default_factory=dict)  # name -> reason
+    advice: str = ""  # why few rows are warm, and what to do
+    first_dead: DeadLetter | None = None
 
-    def add_unit(self, facts: UnitFacts, seen_before: set[str]) -> None:
+    def add_unit(self, facts: UnitFacts, seen_before: set[tuple[str, str]]) -> None:
         self.ticks += facts.ticks
         self.gaps.update(facts.gaps)
         self.late.update(facts.late)
         self.dead.update(facts.dead)
         self.refused_files += facts.refused_files
-        products = {day.product_id for day in facts.days}
+        self.advice = self.advice or facts.advice
+        self.first_dead = self.first_dead or facts.first_dead
+        products = {(day.venue, day.product_id) for day in facts.days}
         # The stream has a gap before a product's first tick on another connection (see `units`).
         again = len(products & seen_before)
         if again:
@@ -89,10 +95,10 @@ class Tasks:
         return future
 
     def finished(self) -> Iterator[tuple[Any, str, VolcastError | None]]:
-        """Waits for tasks to end; gives future, name, and the error of one that failed each time.
+        """Waits for tasks to end; yields future, name, and the error of a task that failed each time.
 
-        Raises Stopped after a signal, UnavailableError where the scheduler is gone, InputError where the workers
-        have no volcast.
+        Raises Stopped after a signal, UnavailableError if the scheduler is gone, InputError if the workers have no
+        volcast.
         """
         from distributed import wait
 
@@ -143,17 +149,30 @@ class Tasks:
 
 
 def backfill(
-    client: Any, files: Sequence[Path], out: Path, schema: FeatureSchema, stop: threading.Event, report: Report
+    client: Any,
+    files: Sequence[Path],
+    out: Path,
+    schema: FeatureSchema,
+    stop: threading.Event,
+    report: Report,
+    options: ReadOptions = DEFAULT_OPTIONS,
+    flat: bool = False,
+    blank: Sequence[str] = (),
 ) -> Totals | None:
     """Writes the features of recordings into the folder `out`, a file for each product and day; None if stopped.
 
-    The folder replaces what was there once it is complete. If tasks failed, it does not, and `failed` names them.
+    flat: the recordings have one row per tick. blank: features that are NaN in each row.
+
+    Once complete, the folder replaces the old output. If tasks failed, the old output stays, and `failed` names them.
     Raises InputError for recordings that cannot be read or a folder that cannot be written.
     """
     unfinished = out.with_name(f".{out.name}.unfinished")
     _renew(unfinished)
     try:
-        totals = _run(Tasks(client, stop, report), client, files, unfinished.absolute(), schema, report)
+        plan = Plan(schema, unfinished.absolute(), options, tuple(blank))
+        work = Tasks(client, stop, report)
+        parts = flat_unit(files) if flat else _parts(work, files, options, report)
+        totals = _run(work, client, parts, plan, report)
     except Stopped:
         shutil.rmtree(unfinished, ignore_errors=True)
         return None
@@ -162,19 +181,26 @@ def backfill(
     return totals
 
 
-def _run(work: Tasks, client: Any, files: Sequence[Path], out: Path, schema: FeatureSchema, report: Report) -> Totals:
-    found = recordings(files)
-    report(f"looking for connections in {len(found)} recordings")
-    waiting = units(found, _connections(work, blocks(found)))
-    totals = Totals(files=len(found), units=len(waiting))
-    every, seen, open_days = len(waiting), set[str](), Counter[Any]()
+def _parts(work: Tasks, files: Sequence[Path], options: ReadOptions, report: Report) -> list[Unit]:
+    """The recordings in parts that can be read independently."""
+    in_order = recordings(files)
+    if options.gap_after_ns:
+        return whole(in_order)
+    report(f"looking for connections in {len(in_order)} recordings")
+    return units(in_order, _connections(work, blocks(in_order)))
+
+
+def _run(work: Tasks, client: Any, parts: Sequence[Unit], plan: Plan, report: Report) -> Totals:
+    waiting = list(parts)
+    totals = Totals(files=sum(len(unit.recordings) for unit in waiting), units=len(waiting))
+    every, seen, open_days = len(waiting), set[tuple[str, str]](), Counter[Any]()
     days_known = read = 0
     ticks_of: dict[Any, Any] = {}  # future of facts -> future of ticks
     unit_of: dict[Any, Any] = {}  # future of a day -> future of ticks
     while waiting or len(work):
         while waiting and len(ticks_of) + len(open_days) < _max_units(client):
             unit = waiting.pop(0)
-            ticks = client.submit(tasks.read_unit, unit, schema, out, pure=False)
+            ticks = client.submit(tasks.read_unit, unit, plan, pure=False)
             ticks_of[work.submit(f"reading part {unit.number}, from {unit.name}", tasks.facts_of, ticks)] = ticks
         for future, name, error in work.finished():
             if error is not None:
@@ -186,12 +212,12 @@ def _run(work: Tasks, client: Any, files: Sequence[Path], out: Path, schema: Fea
                     totals.add_unit(facts, seen)
                     days_known += len(facts.days)
                     for day in facts.days:
-                        unit_of[work.submit(day.name, tasks.compute_day, ticks, day, schema, out)] = ticks
+                        unit_of[work.submit(day.name, tasks.compute_day, ticks, day, plan)] = ticks
                         open_days[ticks] += 1
             else:
                 ticks = unit_of.pop(future)
                 open_days[ticks] -= 1
-                open_days += Counter()  # forgets those without open days, and with them their ticks
+                open_days += Counter()  # forgets units without open days, and with them their ticks
                 if error is None:
                     totals.add_day(future.result())
         report(f"{read} of {every} parts read, {totals.days} of {days_known} days written, {totals.features:,} rows")

@@ -1,4 +1,4 @@
-"""What a worker does: reads a unit of recordings, computes a day of a product and writes it.
+"""The work of a worker: reads a unit of recordings, computes a day of a product and writes it.
 
 Each task is a function of its arguments and of files that do not change, and replaces its file in one step. So a
 task may run again, or twice at the same time, and leaves the same.
@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 
 from common.errors import InputError
 from common.schema import FeatureSchema
-from pipeline.archive import read_archive
+from pipeline.archive import DEFAULT_OPTIONS, ReadOptions, read_archive
 from pipeline.backfill.days import Stretch, stretches
 from pipeline.backfill.units import Unit
 from pipeline.features.columns import ProductCodes, TickColumns
 from pipeline.features.engine import FeatureBatch, FeatureEngine, Status, longest_ns
 from pipeline.features.table import CHUNK_RECORDS, LATE_REASONS, split
+from pipeline.feed.advice import GapWatch
 from pipeline.parquet import FeatureParquetWriter
 from pipeline.records import DeadLetter, Gap, LateTick, Tick, encode
 
@@ -42,20 +43,25 @@ class ProductDay:
     day: int  # since 1970-01-01
     stretches: tuple[Stretch, ...]
     venue: str = "coinbase"
+    label: str = ""  # the product's name in the output; "": product_id
+
+    @property
+    def written_as(self) -> str:
+        return self.label or self.product_id
 
     @property
     def name(self) -> str:
-        return f"{self.product_id} {EPOCH + timedelta(days=self.day)}, part {self.unit}"
+        return f"{self.written_as} {EPOCH + timedelta(days=self.day)}, part {self.unit}"
 
     @property
     def file_stem(self) -> str:
         """Names in their order give each product's days, and the rows of a day in the order of the stream."""
-        return f"{quote(self.product_id, safe='')}_{EPOCH + timedelta(days=self.day)}_{self.unit:05d}"
+        return f"{quote(self.written_as, safe='')}_{EPOCH + timedelta(days=self.day)}_{self.unit:05d}"
 
 
 @dataclass(frozen=True, slots=True)
 class UnitFacts:
-    """What is in a unit, without its ticks."""
+    """Facts about a unit, without its ticks."""
 
     days: list[ProductDay]
     ticks: int
@@ -63,14 +69,29 @@ class UnitFacts:
     late: Counter[str]
     dead: Counter[str]
     refused_files: tuple[str, ...]
+    advice: str = ""  # why few rows are warm, and what to do
+    first_dead: DeadLetter | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class UnitTicks:
-    """The ticks of a unit by product, each product's in the order of the stream."""
+    """The ticks of a unit by the product's name in the output, each product's in the order of the stream."""
 
     by_product: dict[str, TickColumns]
     facts: UnitFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Settings of all tasks.
+
+    blank: features that are NaN in each row, since the recordings lack their columns.
+    """
+
+    schema: FeatureSchema
+    out: Path
+    options: ReadOptions = DEFAULT_OPTIONS
+    blank: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,28 +102,39 @@ class DayDone:
     refused_files: tuple[str, ...]
 
 
-def read_unit(unit: Unit, schema: FeatureSchema, out: Path) -> UnitTicks:
-    """Raises InputError for a recording that cannot be read, or where `out` cannot be written."""
+def read_unit(unit: Unit, plan: Plan) -> UnitTicks:
+    """Raises InputError for a recording that cannot be read, or if the output cannot be written."""
     codes, parts, gaps = ProductCodes(), [], Counter[str]()
     refused: list[LateTick | DeadLetter] = []
-    records = iter(read_archive(unit.paths))
+    watch = GapWatch()
+    venues: dict[str, tuple[str, str]] = {}  # name in the output -> venue and product
+    records = watch.watch(read_archive(unit.paths, plan.options))
     while chunk := list(islice(records, CHUNK_RECORDS)):
         accepted, not_accepted = split(chunk)
         refused += not_accepted
         gaps.update(record.reason for record in accepted if type(record) is Gap)
         parts.append(TickColumns.from_records(accepted, codes))
+        for venue, product in {(record.venue, record.product_id) for record in accepted}:
+            venues[codes.name_of(venue, product)] = venue, product
     by_product = _by_product(parts, codes.names)
     late = [record for record in refused if isinstance(record, LateTick)]
     dead = [record for record in refused if isinstance(record, DeadLetter)]
-    written = _write_refused(out, f"unit-{unit.number:05d}.late", late)
-    written += _write_refused(out, f"unit-{unit.number:05d}.dead", dead)
+    written = _write_refused(plan.out, f"unit-{unit.number:05d}.late", late)
+    written += _write_refused(plan.out, f"unit-{unit.number:05d}.dead", dead)
+    history_ns = longest_ns(plan.schema)
     facts = UnitFacts(
-        days=[day for name, ticks in by_product.items() for day in _days(unit, name, ticks, longest_ns(schema))],
+        days=[
+            ProductDay(unit.number, venues[name][1], day, found, venues[name][0], name)
+            for name, ticks in by_product.items()
+            for day, found in _days(ticks, history_ns)
+        ],
         ticks=sum(map(len, parts)) - gaps.total(),
         gaps=gaps,
         late=Counter(record.reason for record in late),
         dead=Counter(record.reason for record in dead),
         refused_files=written,
+        advice=watch.advice(),
+        first_dead=dead[0] if dead else None,
     )
     return UnitTicks(by_product, facts)
 
@@ -111,9 +143,11 @@ def facts_of(ticks: UnitTicks) -> UnitFacts:
     return ticks.facts
 
 
-def compute_day(ticks: UnitTicks, day: ProductDay, schema: FeatureSchema, out: Path) -> DayDone:
-    """Writes the features of a product's day below `out`. Raises InputError where the disk refuses."""
-    mine = ticks.by_product[day.product_id]
+def compute_day(ticks: UnitTicks, day: ProductDay, plan: Plan) -> DayDone:
+    """Writes the features of a product's day. Raises InputError if the disk refuses."""
+    schema, out = plan.schema, plan.out
+    blank = [schema.names.index(name) for name in plan.blank]
+    mine = ticks.by_product[day.written_as]
     rows = not_warm = 0
     late: list[LateTick] = []
     with FeatureParquetWriter(out / f"{day.file_stem}.parquet", schema=schema) as writer:
@@ -124,7 +158,8 @@ def compute_day(ticks: UnitTicks, day: ProductDay, schema: FeatureSchema, out: P
                 batch = engine.update(part)
                 wanted = np.arange(start, start + len(part)) >= stretch.start
                 used = (batch.status == Status.OK) & wanted
-                names = [day.product_id] * int(np.count_nonzero(used))
+                batch.values[:, blank] = np.nan
+                names = [day.written_as] * int(np.count_nonzero(used))
                 writer.write(names, part.select(used), batch.values[used], batch.warm[used])
                 rows += len(names)
                 not_warm += len(names) - int(np.count_nonzero(batch.warm[used]))
@@ -146,12 +181,12 @@ def _by_product(parts: Sequence[TickColumns], names: Sequence[str]) -> dict[str,
     return {name: ordered.part(edges[code], edges[code + 1]) for code, name in enumerate(names)}
 
 
-def _days(unit: Unit, product_id: str, ticks: TickColumns, history_ns: int) -> Iterable[ProductDay]:
-    found: dict[int, list[Stretch]] = {}
+def _days(ticks: TickColumns, history_ns: int) -> Iterable[tuple[int, tuple[Stretch, ...]]]:
+    """The days of a product's ticks, each with its stretches."""
+    by_day: dict[int, list[Stretch]] = {}
     for stretch in stretches(ticks.kind, ticks.event_time_ns, history_ns):
-        found.setdefault(stretch.day, []).append(stretch)
-    venue = unit.recordings[0].venue
-    return [ProductDay(unit.number, product_id, day, tuple(parts), venue) for day, parts in sorted(found.items())]
+        by_day.setdefault(stretch.day, []).append(stretch)
+    return [(day, tuple(parts)) for day, parts in sorted(by_day.items())]
 
 
 def _late_ticks(
@@ -160,7 +195,7 @@ def _late_ticks(
     late = []
     for index in np.flatnonzero((batch.status >= Status.JUMPED_BACK) & wanted).tolist():
         values = {name: getattr(part, name)[index].item() for name in _VALUES}
-        source = f"{day.product_id} record {start + index + 1} of unit {day.unit:05d}"
+        source = f"{day.written_as} record {start + index + 1} of unit {day.unit:05d}"
         tick = Tick(product_id=day.product_id, venue=day.venue, **values)
         late.append(LateTick(LATE_REASONS[Status(batch.status[index])], source, tick))
     return late

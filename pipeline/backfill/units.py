@@ -1,8 +1,8 @@
-"""Recordings in parts that can be read one without the other.
+"""Recordings in parts that can be read independently.
 
-A decoder knows its connection only, so recordings can be parted where a connection begins. What a decoder takes
-over from an earlier connection is the products that it saw: each gets a gap before its first tick, which an
-engine that begins there does not need.
+A decoder knows its connection only, so recordings can be parted where a connection begins. A decoder takes a
+single thing over from an earlier connection: the products that it saw. Each gets a gap before its first tick, which
+an engine that begins there does not need.
 """
 
 from __future__ import annotations
@@ -88,6 +88,16 @@ def units(found: Sequence[Recording], beginning: frozenset[Path]) -> list[Unit]:
             else:
                 parts.append([recording])
     return [Unit(number, tuple(part)) for number, part in enumerate(parts)]
+
+
+def whole(found: Sequence[Recording]) -> list[Unit]:
+    """One part per exchange, for gaps by silence: a product's last tick may be in any recording before."""
+    return [Unit(number, tuple(files)) for number, files in enumerate(_by_venue(found))]
+
+
+def flat_unit(paths: Sequence[Path]) -> list[Unit]:
+    """All flat recordings as one part: their rows carry no connection, so gaps are by silence."""
+    return [Unit(0, tuple(Recording(path.absolute(), NO_TIME_NS) for path in paths))]
 
 
 def _by_venue(found: Sequence[Recording]) -> list[list[Recording]]:

@@ -103,7 +103,9 @@ def _first_cause(error: BaseException) -> str:
 def _fetch_jar(jar: Jar, new: Path, folder: Path, repository: str) -> None:
     from jgo.maven import MavenContext  # 0.2 s, and only the first start needs it
 
-    logging.getLogger("jgo").setLevel(logging.ERROR)  # the lock file verifies what jgo warns about
+    logging.getLogger("jgo").setLevel(
+        logging.ERROR
+    )  # its warnings are about unverified jars; the lock file verifies them
     context = MavenContext(
         repo_cache=new,
         local_repos=[],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.config import reachable
 
-# deploy/compose.yaml has the same: data of one can be read by the other.
+# deploy/compose.yaml has the same id, so each can read the data of the other.
 CLUSTER_ID = "dm9sY2FzdC1vbmUtbm9kZQ"
 CONTROLLER_HOST = "127.0.0.1"
 MIN_SEGMENT_BYTES = 1024 * 1024  # Kafka 4 refuses less (KIP-1030)

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from common.cli import config_option, examples
-from common.config import BrokerConfig, load_config
+from common.config import load_config
 from common.errors import UnavailableError
 from common.lifecycle import stop_on_signals
 from common.log import configure_logs, get_logger
@@ -50,7 +50,16 @@ def broker(
     settings = config.broker
     host, port, data_dir = host or settings.host, port or settings.port, data_dir or Path(settings.data_dir)
     with ExitStack() as cleanup:
-        running, why_light = _start(cleanup, _kafka(settings, host, port, data_dir), allow_light)
+        kafka = KafkaBroker(
+            data_dir,
+            host=host,
+            port=port,
+            retention=Retention(settings.retention_bytes, settings.retention_s),
+            repository=settings.maven_repository,
+            # `volcast run` starts the worker now: its imports take as long as Kafka's start.
+            on_reserved=lambda address: status.report("stats", reserved=address),
+        )
+        running, why_light = _start(cleanup, kafka, allow_light)
         kept = "in memory, until it stops" if why_light else str(data_dir)
         get_logger().info("ready", bootstrap_servers=running.bootstrap_servers, kept=kept)
         status.report("ready", address=running.bootstrap_servers, light=why_light)
@@ -60,16 +69,6 @@ def broker(
                 raise UnavailableError(f"broker: ended by itself: {running.failure_line()}")
         if status.orphaned:
             time.sleep(ORPHAN_GRACE_S)
-
-
-def _kafka(settings: BrokerConfig, host: str, port: int, data_dir: Path) -> KafkaBroker:
-    return KafkaBroker(
-        data_dir,
-        host=host,
-        port=port,
-        retention=Retention(settings.retention_bytes, settings.retention_s),
-        repository=settings.maven_repository,
-    )
 
 
 def _start(cleanup: ExitStack, kafka: KafkaBroker, allow_light: bool) -> tuple[KafkaBroker | LightBroker, str]:

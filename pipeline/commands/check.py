@@ -1,32 +1,33 @@
-"""`volcast check`: consume the topics and say whether they are as they should be."""
+"""`volcast check`: reads the topics and reports faults."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import click
 import msgspec
-from confluent_kafka import Message
+from confluent_kafka import Message, TopicPartition
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from common.cli import Duration, config_option, examples, json_option
-from common.config import Config, load_config
+from common.config import Config, KafkaConfig, load_config
 from common.lifecycle import stop_on_signals
 from common.log import configure_logs
-from pipeline.stream.audit import TopicReader
-from pipeline.stream.gaps import RETENTION, GapSpan, Place
+from pipeline.stream.gaps import RETENTION, GapSpan, GapSpans, Place
 from pipeline.stream.inspect import Inspection
-from pipeline.stream.kafka import connect
-from pipeline.stream.reconcile import Account, Reconciliation
+from pipeline.stream.kafka import committed, connect, make_consumer, partitions_of, watermarks
+from pipeline.stream.marker import from_metadata
+from pipeline.stream.reading import IDLE_S, Reader, bounds_of
+from pipeline.stream.reading import Place as TopicPlace
+from pipeline.stream.reconcile import Account, Progress, Reconciliation
 
+CLIENT_NAME = "volcast-check"
 MAX_SHOWN_GAPS = 50  # in the table; --json has more
 WIDE = 150  # characters of a line where there is no terminal
 
@@ -43,31 +44,44 @@ WIDE = 150  # characters of a line where there is no terminal
 @json_option
 @config_option
 def check(duration: float, from_start: bool, as_json: bool, config_file: Path | None) -> int:
-    """Consumes all topics and validates them: rates, gaps, lateness, lag, schema; every offset of ticks.raw accounted
-    for. Each gap is listed with its product, its reason and the ticks on both sides.
+    """Consumes all topics and validates them: rates, gaps, lateness, lag, schema.
+
+    After the duration it reads on until everything that the worker has committed by then is reconciled: every record
+    of ticks.raw has its feature row, late tick, dead letter or gap, and every warm row its prediction. Each gap is
+    listed with its product, its reason and the ticks on both sides.
 
     Exit code 0: ticks and features came, every record is well-formed, the worker's group is not behind.
     Else 1.
     """
     config = load_config(config_file)
     configure_logs(config.log, "check")
-    hurry = threading.Event()
-    stop = stop_on_signals(hurry)
+    stop = stop_on_signals()
     connect(config.kafka)
-    reader = TopicReader(config.kafka, from_start=from_start)
+    inspection = Inspection()
+    bounds = _bounds(config.kafka)
+    begin = {place: low if from_start else high for place, (low, high) in bounds.items()}
+    books = _books(config, begin, bounds if from_start else {})
+    show = _shows(config, inspection, books)
+    reader = Reader(config.kafka, CLIENT_NAME, [TopicPartition(*place, offset) for place, offset in begin.items()])
     try:
-        look = _Look(config, reader.first)
         began_s = time.monotonic()
-        reader.read_for(duration, look.show, stop)
+        while not stop.is_set() and time.monotonic() - began_s < duration:
+            for message in reader.read(1000, 0.1):
+                show(message)
         elapsed_s = time.monotonic() - began_s
-        standing = reader.standing(config.worker.group_id)
-        open_records = reader.read_to_end(look.show, hurry)
-        account = look.books.account({} if open_records else standing.progress, reader.judged_from())
+        rates = {name: round(count / elapsed_s, 2) for name, count in sorted(inspection.counts.items())}
+        lag, progress = _group_progress(config, books.first, inspection.spans)
+        ends = bounds_of(config.kafka, _topics(config.kafka), CLIENT_NAME, open_too=True)
+        # Rows of the records that the worker has committed are on the topics now.
+        for batch in reader.read_until({place: high for place, (_, high) in ends.items() if place in begin}):
+            for message in batch:
+                show(message)
+            if stop.is_set():
+                progress = {}  # nothing can be reconciled
+                break
     finally:
         reader.close()
-    for number, (offset, count) in standing.lost.items():
-        look.inspection.spans.lost(number, offset, count)
-    report = _report(look.inspection, elapsed_s, standing.lag, account, open_records)
+    report = _report(inspection, elapsed_s, rates, lag, books.account(progress))
     if as_json:
         click.echo(msgspec.json.encode(report))
     else:
@@ -75,49 +89,96 @@ def check(duration: float, from_start: bool, as_json: bool, config_file: Path | 
     return 0 if report["ok"] else 1
 
 
-class _Look:
-    """Shows each message to the inspection of its topic and enters it in the books."""
+def _bounds(config: KafkaConfig) -> dict[TopicPlace, tuple[int, int]]:
+    """First offset and end of each partition. ticks.raw is last, so the rows of its next records are all after it."""
+    return bounds_of(config, _topics(config), CLIENT_NAME)
 
-    def __init__(self, config: Config, first: Mapping[int, int]) -> None:
-        """first: as in Reconciliation."""
-        self._topics = topics = config.kafka.topics
-        self.inspection = inspection = Inspection()
-        repeats = config.worker.guarantee == "at_least_once"
-        self.books = books = Reconciliation(topics.raw, first, repeats=repeats)
-        self._inspect: dict[str, Callable[[bytes], None]] = {
-            topics.features: inspection.features,
-            topics.predictions: inspection.predictions,
-            topics.late: inspection.late_tick,
-            topics.dead: inspection.dead_letter,
-        }
-        self._enter: dict[str, Callable[[bytes, int, int], None]] = {
-            topics.raw: books.take_raw,
-            topics.features: books.take_row,
-            topics.predictions: books.take_prediction,
-            topics.late: books.take_aside,
-            topics.dead: books.take_aside,
-        }
 
-    def show(self, message: Message) -> None:
+def _topics(config: KafkaConfig) -> tuple[str, ...]:
+    topics = config.topics
+    return topics.features, topics.predictions, topics.late, topics.dead, topics.raw
+
+
+def _books(config: Config, begin: dict[TopicPlace, int], bounds: dict[TopicPlace, tuple[int, int]]) -> Reconciliation:
+    """bounds: of topics that are read from the start, where retention may have left unequal stretches."""
+    topics = config.kafka.topics
+    first = {number: offset for (topic, number), offset in begin.items() if topic == topics.raw}
+    shortened = {place for place, (low, _) in bounds.items() if low > 0}
+    return Reconciliation(
+        topics.raw,
+        first,
+        shortened_rows={number for topic, number in shortened if topic == topics.features},
+        shortened_predictions={number for topic, number in shortened if topic == topics.predictions},
+        repeats=config.worker.guarantee == "at_least_once",
+    )
+
+
+def _shows(config: Config, inspection: Inspection, books: Reconciliation) -> Callable[[Message], None]:
+    """Shows a message to the inspection of its topic and enters it in the books."""
+    topics = config.kafka.topics
+    inspect: dict[str, Callable[[bytes], None]] = {
+        topics.features: inspection.features,
+        topics.predictions: inspection.predictions,
+        topics.late: inspection.late_tick,
+        topics.dead: inspection.dead_letter,
+    }
+    enter: dict[str, Callable[[bytes, int, int], None]] = {
+        topics.raw: books.take_raw,
+        topics.features: books.take_row,
+        topics.predictions: books.take_prediction,
+        topics.late: books.take_aside,
+        topics.dead: books.take_aside,
+    }
+
+    def show(message: Message) -> None:
         topic, value = message.topic() or "", message.value() or b""
         partition, offset = message.partition() or 0, message.offset() or 0
-        if topic == self._topics.raw:
-            self.inspection.raw(value, partition, offset)
+        if topic == topics.raw:
+            inspection.raw(value, partition, offset)
         else:
-            self._inspect[topic](value)
-        self._enter[topic](value, partition, offset)
+            inspect[topic](value)
+        enter[topic](value, partition, offset)
+
+    return show
+
+
+def _group_progress(
+    config: Config, first: Mapping[int, int], spans: GapSpans
+) -> tuple[int | None, dict[int, Progress]]:
+    """Records of ticks.raw that the worker's group has not committed, None if it never did; progress per partition.
+
+    first: partition -> offset from which on records are read. Records from there on that Kafka deleted before the
+    worker read them are added to `spans`.
+    """
+    group = make_consumer(config.kafka, config.worker.group_id)
+    topic, timeout_s = config.kafka.topics.raw, config.kafka.timeout_s
+    try:
+        raw = [TopicPartition(topic, number) for number in partitions_of(group, topic, timeout_s)]
+        known = [offset for offset in committed(group, raw, IDLE_S) if offset.offset >= 0]
+        if not known:
+            return None, {}
+        lag, progress = 0, {}
+        for each in known:
+            number, offset = each.partition, each.offset
+            low, high = watermarks(group, each, timeout_s)
+            lag += max(0, high - max(offset, low))
+            marker = from_metadata(each.metadata, offset)
+            if offset < low:
+                spans.lost(number, low, low - offset)
+            elif marker is not None and marker.broken_at >= max(1, first.get(number, 0)):
+                spans.lost(number, marker.broken_at, 0)
+            if marker is not None:  # else the commit of another program
+                progress[number] = Progress(offset, marker.owed_from)
+        return lag, progress
+    finally:
+        group.close()
 
 
 def _report(
-    inspection: Inspection,
-    elapsed_s: float,
-    lag: int | None,
-    account: Account,
-    open_records: Mapping[tuple[str, int], int] = MappingProxyType({}),
+    inspection: Inspection, elapsed_s: float, rates: dict[str, float], lag: int | None, account: Account
 ) -> dict[str, Any]:
-    """open_records: as TopicReader.read_to_end returns them."""
-    rates = {name: round(count / elapsed_s, 2) for name, count in sorted(inspection.counts.items())}
-    # Up to two seconds of records may be on their way.
+    """rates: records per second, by topic role."""
+    # A worker that restarts, or compiles its kernels, is behind for a moment.
     allowed = max(1000, int(2 * rates.get("raw", 0)))
     problems = [f"{count} x {fault}" for fault, count in sorted((inspection.faults + account.faults).items())]
     if not inspection.counts["raw"]:
@@ -126,10 +187,6 @@ def _report(
         problems.append("no feature row came on ticks.features; is `volcast worker` running?")
     if lag is not None and lag > allowed:
         problems.append(f"the worker is {lag} records behind, expected at most {allowed}")
-    problems += [
-        f"{topic}[{number}]: {count} records cannot be read (an open transaction, or a signal); nothing is reconciled"
-        for (topic, number), count in open_records.items()
-    ]
     return {
         "ok": not problems,
         "problems": problems,
@@ -152,6 +209,7 @@ def _report(
             "set_aside": account.set_aside,
             "gaps": account.gaps,
             "owed": account.owed,
+            "not_judged": account.not_judged,
             "faults": account.named,
         },
         "newest_event_ns": inspection.newest_event_ns,
@@ -168,8 +226,8 @@ def _show(report: dict[str, Any]) -> None:
     for name in ("raw", "features", "predictions", "late", "dead"):
         rows = {"not warm": report["not_warm"], "back in time": report["went_back"]}
         details = report[kinds[name]] if name in kinds else rows
-        counts = escape(", ".join(f"{kind} {count:,}" for kind, count in details.items() if count))
-        table.add_row(name, f"{report['records'].get(name, 0):,}", f"{report['per_second'].get(name, 0):,}", counts)
+        shown = escape(", ".join(f"{kind} {count:,}" for kind, count in details.items() if count))
+        table.add_row(name, f"{report['records'].get(name, 0):,}", f"{report['per_second'].get(name, 0):,}", shown)
     console = _console()
     console.print(table)
     _show_gaps(console, report["gap_spans"], report["gap_spans_left_out"])
@@ -180,6 +238,11 @@ def _show(report: dict[str, Any]) -> None:
         f"{books['set_aside']:,} late or dead + {books['gaps']:,} gaps; {books['predictions']:,} predictions, "
         f"{books['owed']:,} owed"
     )
+    if books["not_judged"]:
+        console.print(
+            f"not judged: {books['not_judged']:,} records of ticks.raw, since Kafka has deleted feature rows or "
+            "predictions of their time"
+        )
     for fault in books["faults"]:
         console.print(f"  {escape(fault)}")
     for problem in report["problems"]:

@@ -22,11 +22,12 @@ from common.lifecycle import stop_on_signals
 from common.log import configure_logs, get_logger
 from common.ports import open_port
 from common.status import StatusPipe
-from pipeline.archive import expand_paths, read_messages
+from pipeline.archive import expand_paths, read_messages, require_messages
 from pipeline.exchange.faults import Fault, Faults
 from pipeline.exchange.items import Item, Restart, replayed, simulated
 from pipeline.exchange.server import ExchangeServer
 from pipeline.exchange.simulator import PROFILES, START_NS, describe_market, simulate
+from pipeline.feed.coinbase import CoinbaseFeed
 
 _STATS_S = 1.0
 FAULT_NAMES = ", ".join(Fault)
@@ -52,7 +53,7 @@ FAULT_NAMES = ", ".join(Fault)
 @click.option("--market-time", type=Duration(), help="End the simulation after so much of the market's own time.")
 @click.option("--fast-forward", type=Duration(), default=None, help="Send so much of the start at once: warm windows.")
 @click.option("--host", help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0: any free one.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0: any free port.")
 @click.option("--duration", type=Duration(), help="End after so long.")
 @click.option(
     "--fault", "faults", multiple=True, metavar="NAME=RATE", help=f"Inject faults, RATE per message: {FAULT_NAMES}."
@@ -79,11 +80,11 @@ def exchange(
     fault_log: Path | None,
     as_json: bool,
 ) -> None:
-    """A WebSocket server that speaks Coinbase's protocol: ticker, heartbeats, one counter a connection.
+    """A WebSocket server that speaks Coinbase's protocol: ticker, heartbeats, a counter per connection.
 
-    It starts when someone subscribes to the ticker, sends the same to all who do, waits while nobody
-    does, and ends when the recording has gone through. At the end it reports each injected fault with its
-    products and its sequence number: in --fault-log, or in the output of --json.
+    It starts with the first subscription to the ticker, and sends the same messages to all subscribers. Without a
+    subscriber it waits. It ends after the last message of the recording. At the end it reports each injected fault,
+    with products and sequence number, in --fault-log or in the output of --json.
     """
     if simulation == (replay is not None):
         raise UsageError("exchange: expected one of --simulate and --replay FILE")
@@ -155,6 +156,7 @@ def _simulation(
 
 def _recording(names: list[str]) -> _Plan:
     paths = [path for name in names for path in expand_paths(name)]
+    require_messages(paths, CoinbaseFeed.venue)
     feed = replayed(read_messages(paths))
     first = next(feed, None)
     if first is None:

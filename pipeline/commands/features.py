@@ -27,7 +27,7 @@ from pipeline.backfill.tasks import REFUSED
 from pipeline.commands.recordings import flat_options, no_tick, read_options, show_formats
 from pipeline.features.engine import longest_ns
 from pipeline.features.table import FeatureCounts, feature_chunks
-from pipeline.feed.advice import GapWatch
+from pipeline.feed.advice import GapWatch, order_advice
 from pipeline.parquet import SUFFIX, FeatureParquetWriter
 from pipeline.records import DeadLetter, LateTick, encode
 
@@ -68,7 +68,7 @@ NAMED_FAILURES = 5
     type=click.Path(path_type=Path, dir_okay=False),
     default=DEFAULT_OUT,
     show_default=True,
-    help="The Parquet file to write; one that is there is replaced once the new one is complete.",
+    help="The Parquet file to write. An existing file is replaced once the new file is complete.",
 )
 @flat_options
 @click.option(
@@ -111,10 +111,8 @@ def features(
     if cluster is None:
         summary = _convert(files, out, SCHEMAS[schema_name], options, formats)
     else:
-        if formats:
-            raise InputError(f"--cluster: expected archives of the exchange's messages, got {formats[0].file}")
         out = out.with_suffix("") if out.suffix == SUFFIX else out
-        summary = _convert_on(cluster, files, out, SCHEMAS[schema_name])
+        summary = _convert_on(cluster, files, out, SCHEMAS[schema_name], options, formats)
     if summary is None:
         click.echo(f"volcast: interrupted; {out} was not written", err=True)
         return INTERRUPTED
@@ -132,7 +130,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     not_warm: int
     gaps: int
     gaps_by_reason: dict[str, int]
-    advice: str  # why so few rows are warm, and what to do; "": no need
+    advice: str  # why so few rows are warm, and what to do; "": enough are
     late: int
     late_by_reason: dict[str, int]
     late_file: str | None
@@ -153,7 +151,7 @@ def _latest(archive_dir: str) -> Path:
 def _convert(
     files: list[Path], out: Path, schema: FeatureSchema, options: ReadOptions, formats: list[RecordingFormat]
 ) -> Summary | None:
-    """Writes the features of the files' ticks; None where a signal came first, and nothing is left behind."""
+    """Writes the features of the files' ticks; None, without any output, if a signal came first."""
     stop = stop_on_signals()
     began = time.monotonic()
     counts = FeatureCounts()
@@ -180,9 +178,9 @@ def _convert(
         if counts.features == 0:
             writer.abort()
             kept = f"; the dead letters are in {dead_file}" if dead_file else ""
-            raise InputError(no_tick(files, first_dead, kept))
+            raise InputError(no_tick(files, first_dead, options, kept))
     took_s = time.monotonic() - began
-    advice = gaps.advice()
+    advice = gaps.advice() or order_advice(counts.late["time_jumped_back"], counts.ticks)
     return _summary(files, out, schema, counts, advice, late_file, dead_file, formats, not_computed, took_s)
 
 
@@ -193,12 +191,21 @@ def _not_computed(files: list[Path], formats: list[RecordingFormat], schema: Fea
     return [name for name in schema.names if all(name in each.not_computed for each in formats)]
 
 
-def _convert_on(cluster: str, files: list[Path], out: Path, schema: FeatureSchema) -> Summary | None:
+def _convert_on(
+    cluster: str,
+    files: list[Path],
+    out: Path,
+    schema: FeatureSchema,
+    options: ReadOptions,
+    formats: list[RecordingFormat],
+) -> Summary | None:
     """As _convert, but on a Dask cluster and into a folder."""
     stop = stop_on_signals()
     began = time.monotonic()
+    not_computed = _not_computed(files, formats, schema)
+    read_archive(files, options)  # raises for archives and flat files together, before the cluster is asked
     with dask_client(cluster, os.cpu_count() or 1) as client, steps() as report:
-        totals = backfill(client, files, out, schema, stop, report)
+        totals = backfill(client, files, out, schema, stop, report, options, bool(formats), not_computed)
     if totals is None:
         return None
     if totals.failed:
@@ -209,18 +216,19 @@ def _convert_on(cluster: str, files: list[Path], out: Path, schema: FeatureSchem
             + (f"; and {more} more" if more > 0 else "")
         )
     if totals.features == 0:
-        raise InputError(f"no tick in {', '.join(map(str, files))}")
+        raise InputError(no_tick(files, totals.first_dead, options, ""))
     late_files = any(".late." in name for name in totals.refused_files)
     dead_files = any(".dead." in name for name in totals.refused_files)
     counts = FeatureCounts(totals.ticks, totals.features, totals.not_warm, totals.gaps, totals.late, totals.dead)
     refused = out / REFUSED
     took_s = time.monotonic() - began
     late_file, dead_file = refused if late_files else None, refused if dead_files else None
-    return _summary(files, out, schema, counts, "", late_file, dead_file, [], [], took_s)
+    advice = totals.advice or order_advice(totals.late["time_jumped_back"], totals.ticks)
+    return _summary(files, out, schema, counts, advice, late_file, dead_file, formats, not_computed, took_s)
 
 
 class Kept:
-    """Records beside the output, one a line; the file is there only where there are any."""
+    """Records beside the output, one per line. Without records there is no file."""
 
     def __init__(self, out: Path, kind: str) -> None:
         self._path = out.with_name(f"{out.name}.{kind}.ndjson")
@@ -236,7 +244,7 @@ class Kept:
             raise InputError(f"{self._path}: cannot be written: {error.strerror or error}") from None
 
     def keep(self) -> Path | None:
-        """Completes the file and says where it is; what an earlier run left there is replaced or removed."""
+        """Completes the file and returns its path. The file of an earlier run is replaced or removed."""
         if self._stream is None:
             self._path.unlink(missing_ok=True)
             return None
@@ -323,4 +331,4 @@ def _reasons(count: int, by_reason: dict[str, int], file: str | None = None) -> 
     if count == 0:
         return "0"
     kept = f"; kept in {file}" if file else ""
-    return f"{count:,} ({', '.join(f'{reason} {one:,}' for reason, one in sorted(by_reason.items()))}{kept})"
+    return f"{count:,} ({', '.join(f'{reason} {number:,}' for reason, number in sorted(by_reason.items()))}{kept})"

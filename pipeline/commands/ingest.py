@@ -19,6 +19,7 @@ from pipeline.archive import ArchivePolicy, ArchiveWriter
 from pipeline.archive.paths import old_directory_hint
 from pipeline.feed.venues import FEEDS, check_products, feed_of
 from pipeline.stream.backlog import BacklogSink
+from pipeline.stream.catch_up import catch_up
 from pipeline.stream.ingest import Ingest
 from pipeline.stream.kafka import Sink, connect, holds_records
 from pipeline.stream.kafka_topics import ensure_topics
@@ -97,7 +98,11 @@ async def _ingest(
     status = StatusPipe(stop)
     ensure_topics(connect(config.kafka), config.kafka)
     sink = _open_sink(config)
-    publisher = Publisher(sink, config.kafka.topics, resumes=holds_records(config.kafka, config.kafka.topics.raw))
+    resumes = holds_records(config.kafka, config.kafka.topics.raw)
+    if resumes:
+        products = map(feed_of(settings.venue).canonical, settings.products)
+        catch_up(config.kafka, archive_dir, settings.venue, set(products), sink)
+    publisher = Publisher(sink, config.kafka.topics, resumes=resumes)
     archive = _open_archive(archive_dir, settings) if archive_dir else None
     feed = Ingest(settings, publisher, archive, until_closed=until_closed)
     loop = asyncio.get_running_loop()

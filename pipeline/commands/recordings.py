@@ -44,7 +44,7 @@ def show_formats(formats: Sequence[RecordingFormat]) -> None:
             click.echo(f"volcast:   {feature} has no column: {source}", err=True)
 
 
-def no_tick(files: Sequence[Path], first: DeadLetter | None, where: str) -> str:
+def no_tick(files: Sequence[Path], first: DeadLetter | None, options: ReadOptions, where: str) -> str:
     """The error for recordings without a tick. where: the place of the dead letters, "" if there are none."""
     names = ", ".join(map(str, files))
-    return f"no tick in {names}: {explain_unknown(files[0], first)}{where}"
+    return f"no tick in {names}: {explain_unknown(files[0], first, options)}{where}"

@@ -23,13 +23,14 @@ from pipeline.archive import describe, expand_paths, latest_archive, read_archiv
 from pipeline.commands.recordings import flat_options, no_tick, read_options, show_formats
 from pipeline.exchange.pacer import Pacer
 from pipeline.feed.advice import GapWatch
-from pipeline.records import DeadLetter, Gap, LateTick, Tick
+from pipeline.feed.protocol import Result
+from pipeline.feed.rfc3339 import format_ns
+from pipeline.records import DeadLetter, Gap, Tick
 from pipeline.stream.kafka import Sink, connect, holds_records
 from pipeline.stream.kafka_topics import ensure_topics
 from pipeline.stream.missing import missing_records, read_present
 from pipeline.stream.publish import Publisher
 
-Result = Tick | Gap | LateTick | DeadLetter
 BATCH = 500
 
 
@@ -86,6 +87,10 @@ def replay(
     if only_missing:
         present = read_present(config.kafka)
         get_logger().info("topic read", topic=config.kafka.topics.raw, ticks=present.ticks)
+        if present.since_ns:
+            get_logger().warning(
+                "kafka deleted older records; only ticks since then are filled", since=format_ns(present.since_ns)
+            )
         batches = _batches(missing_records(records, present), stop)
     else:
         batches = paced(records, speed, duration, stop)
@@ -117,13 +122,13 @@ def replay(
     if not publisher.counts.ticks and not stop.is_set() and not only_missing:
         kept = f"; {publisher.counts.dead.total():,} dead records are on {config.kafka.topics.dead}"
         first = first_dead[0] if first_dead else None
-        raise InputError(no_tick(paths, first, kept if publisher.counts.dead else ""))
+        raise InputError(no_tick(paths, first, options, kept if publisher.counts.dead else ""))
     if as_json:
         click.echo(msgspec.json.encode(result))
     else:
         totals = publisher.counts.totals()
-        said = ", ".join(f"{count:,} {name}" for name, count in totals.items())
-        click.echo(f"replayed {said} in {result['duration_s']} s")
+        counts = ", ".join(f"{count:,} {name}" for name, count in totals.items())
+        click.echo(f"replayed {counts} in {result['duration_s']} s")
         if result["advice"]:
             click.echo(f"volcast: {result['advice']}", err=True)
 
@@ -154,7 +159,7 @@ def _batches(records: Iterator[Tick | Gap], stop: threading.Event) -> Iterator[l
 def paced(
     records: Iterator[Result], speed: float, duration_s: float | None, stop: threading.Event
 ) -> Iterator[list[Result]]:
-    """Records when they are due, in batches of what is due together, stamped as received now."""
+    """Records when they are due, in batches that are due together, stamped as received now."""
     pacer = Pacer(speed)
     ends_ns: int | None = None
     batch: list[Result] = []
@@ -165,7 +170,7 @@ def paced(
             if ends_ns is not None and record.event_time_ns > ends_ns:
                 break
             if isinstance(record, Gap) and record.reason != "sequence":
-                pacer.reset()  # what was not recorded is not waited for, nor a clock that was set anew
+                pacer.reset()  # a hole in the recording, or a clock that was set, is not waited for
             delay_s = pacer.delay_s(record.event_time_ns, time.monotonic())
             if delay_s > 0:
                 yield batch

@@ -9,35 +9,40 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 import msgspec
 from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from clients.sync import Client
 from common.access import make_access, read_token
 from common.cli import Duration, config_option, examples, json_option
 from common.config import Config, load_config
-from common.errors import ConfigError, UnavailableError
+from common.errors import ClientLostError, ConfigError, UnavailableError
 from common.lifecycle import stop_on_signals
 from common.log import configure_logs, get_logger
 from common.schema import SCHEMAS
 from common.status import StatusPipe
+from pipeline.broker.light import is_light
 from pipeline.features.columns import VenueProductCodes
 from pipeline.parquet import FeatureParquetWriter
 from pipeline.stream.drift import LiveDrift, manifest_in
 from pipeline.stream.forecast import Forecaster
 from pipeline.stream.frames import ReceivedFrames
 from pipeline.stream.kafka import connect, make_consumer
-from pipeline.stream.kafka_topics import ensure_topics
+from pipeline.stream.kafka_topics import ensure_topics, warn_unless_compacted
 from pipeline.stream.metrics import labelled, serve_metrics
 from pipeline.stream.restore import Restorer
 from pipeline.stream.transactions import AbortedError, AtLeastOnce, Delivery, ExactlyOnce, InstanceName
 from pipeline.stream.worker import Worker
 
+T = TypeVar("T")
 Rebalanced = Callable[[Consumer, list[TopicPartition]], None]
 
+MAX_LOST, LOST_WITHIN_S = 3, 120.0  # Kafka clients
 STEP_S = 0.1  # how long a step waits for a message: how soon a signal is seen
 LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -67,8 +72,8 @@ def worker(
 ) -> None:
     """Ticks from ticks.raw to features (ticks.features and Parquet) to predictions, over StreamPredict.
 
-    Start more of them to share the partitions of ticks.raw. If the inference server does not answer,
-    features go on and rows wait, up to worker.max_backlog_rows.
+    Several workers share the partitions of ticks.raw. If the inference server does not answer, features continue and
+    rows wait, up to worker.max_backlog_rows.
     """
     config = _with(load_config(config_file), schema, model)
     if config.worker.max_batch_ticks > config.server.max_rows:
@@ -79,15 +84,62 @@ def worker(
     features = SCHEMAS[config.worker.schema]
     stop = stop_on_signals()
     status = StatusPipe(stop)
-    ensure_topics(connect(config.kafka), config.kafka)
+    admin = connect(config.kafka)
+    config = _as_delivered(config, admin)
+    ensure_topics(admin, config.kafka)
+    warn_unless_compacted(admin, config.kafka)
     parquet_dir = features_dir or (Path(config.worker.parquet_dir) if config.worker.parquet_dir else None)
     with ExitStack() as cleanup:
         writer = None if parquet_dir is None else FeatureParquetWriter(parquet_dir, schema=features)
         if writer is not None:
             cleanup.callback(writer.close)
         drift = LiveDrift(partial(manifest_in, Path(config.server.models_dir)), features)
-        member, consumer = make_worker(cleanup, config, server or config.worker.server, writer, drift)
-        settings = config.worker
+        deadline = time.monotonic() + duration if duration else float("inf")
+        assigned, stats = with_new_clients(
+            lambda: _work(config, server, writer, drift, status, lambda: stop.is_set() or time.monotonic() >= deadline)
+        )
+    if not assigned and not stop.is_set():
+        raise UnavailableError(
+            f"worker: the group {config.worker.group_id} gave it no partitions within {duration:g} s; are there more "
+            "workers than partitions?"
+        )
+    status.report("summary", **stats)
+    get_logger().info("worker ended", **stats)
+    if as_json:
+        click.echo(msgspec.json.encode(stats))
+
+
+def with_new_clients(work: Callable[[], T], clock: Callable[[], float] = time.monotonic) -> T:
+    """Calls `work` again if its Kafka clients become unusable: it then starts from what is committed.
+
+    A broker that was away for longer than the session timeout may fence a static member that has no rival. Two workers
+    with the same name fence each other without end. So after MAX_LOST times within LOST_WITHIN_S, raises
+    UnavailableError.
+    """
+    lost_s: list[float] = []
+    while True:
+        try:
+            return work()
+        except ClientLostError as error:
+            now_s = clock()
+            lost_s = [*(time_s for time_s in lost_s if now_s - time_s < LOST_WITHIN_S), now_s]
+            if len(lost_s) >= MAX_LOST:
+                raise UnavailableError(f"{error}; does another worker have the same worker.instance_id?") from None
+            get_logger().warning("kafka client lost, starting again from the last commit", error=str(error))
+
+
+def _work(
+    config: Config,
+    server: str | None,
+    writer: FeatureParquetWriter | None,
+    drift: LiveDrift,
+    status: StatusPipe,
+    ended: Callable[[], bool],
+) -> tuple[bool, dict[str, Any]]:
+    """A worker with clients of its own, until it is time to end: whether it ever had partitions, and its counts."""
+    settings = config.worker
+    with ExitStack() as cleanup:
+        member, consumer = make_worker(cleanup, config, server or settings.server, writer, drift)
         port = cleanup.enter_context(
             serve_metrics(
                 settings.metrics_host,
@@ -100,26 +152,24 @@ def worker(
         subscribe(cleanup, consumer, member, config.kafka.topics.raw)
         get_logger().info("joining the group", group_id=settings.group_id)
         member.compile()
-        deadline = time.monotonic() + duration if duration else float("inf")
-        assigned = _run(member, consumer, status, lambda: stop.is_set() or time.monotonic() >= deadline, port)
+        assigned = _run(member, consumer, status, ended, port)
         with suppress(AbortedError):  # the next worker reads again from the last commit
             member.commit()
-        stats = member.stats()
-    if not assigned and not stop.is_set():
-        raise UnavailableError(
-            f"worker: the group {settings.group_id} gave it no partitions within {duration:g} s; are there more "
-            "workers than partitions?"
-        )
-    status.report("summary", **stats)
-    get_logger().info("worker ended", **stats)
-    if as_json:
-        click.echo(msgspec.json.encode(stats))
+        return assigned, member.stats()
 
 
 def _with(config: Config, schema: str | None, model: str | None) -> Config:
-    """What was said on the command line wins."""
-    said = {name: value for name, value in (("schema", schema), ("model", model)) if value is not None}
-    return msgspec.structs.replace(config, worker=msgspec.structs.replace(config.worker, **said))
+    """Options of the command line win."""
+    given = {name: value for name, value in (("schema", schema), ("model", model)) if value is not None}
+    return msgspec.structs.replace(config, worker=msgspec.structs.replace(config.worker, **given))
+
+
+def _as_delivered(config: Config, admin: AdminClient) -> Config:
+    """The configuration with the guarantee that the broker can keep."""
+    if config.worker.guarantee == "at_least_once" or not is_light(admin, config.kafka.timeout_s):
+        return config
+    get_logger().warning("the light broker has no transactions; the worker delivers at least once")
+    return msgspec.structs.replace(config, worker=msgspec.structs.replace(config.worker, guarantee="at_least_once"))
 
 
 def make_worker(
@@ -209,7 +259,7 @@ def _forecaster(cleanup: ExitStack, config: Config, server: str) -> Forecaster:
 
 
 def _run(member: Worker, consumer: Consumer, status: StatusPipe, ended: Callable[[], bool], port: int) -> bool:
-    """Steps until it is time to end; says whether the group ever gave this worker partitions."""
+    """Steps until it is time to end. True if the group ever gave partitions to this worker."""
     ready = False
     next_report_s = time.monotonic() + 1
     while not ended():
@@ -225,7 +275,7 @@ def _run(member: Worker, consumer: Consumer, status: StatusPipe, ended: Callable
 
 
 def metrics(member: Worker, consumer: Consumer) -> Iterable[Metric]:
-    """What /metrics says, read from the worker's own counts."""
+    """The metrics, from the worker's own counts."""
     totals = member.totals
     counts = totals.records
     yield labelled("volcast_worker_ticks_total", "Ticks turned into features.", "product", counts.ticks)
@@ -264,7 +314,7 @@ def _lag(consumer: Consumer) -> Metric:
         try:
             _, high = consumer.get_watermark_offsets(position, cached=True)
         except KafkaException:
-            continue  # the broker has not said yet: no lag to tell
+            continue  # not known yet
         if position.offset >= 0 and high >= 0:
             lag.add_metric([position.topic, str(position.partition)], max(0, high - position.offset))
     return lag

@@ -1,4 +1,4 @@
-"""Faults that the exchange injects into its feed, with a rate and a seed, each one on record.
+"""Faults that the exchange injects into its feed, with a rate and a seed. Each fault is recorded.
 
 A fault is due at a message of the feed. All connections meet the same faults, and the same seed and rates give the
 same faults at the same messages. At most one fault is due per message; a second one waits for the next message.
@@ -20,7 +20,7 @@ from pipeline.feed.rfc3339 import NS_PER_S, format_ns
 
 
 class Fault(StrEnum):
-    """What goes wrong."""
+    """A kind of fault."""
 
     DROP = "drop"  # the message is numbered and not sent
     REPEAT = "repeat"  # the message is sent twice
@@ -46,7 +46,7 @@ _TIMESTAMP = re.compile(rb'("timestamp"\s*:\s*")[^"]*(")')
 
 
 class Injected(NamedTuple):
-    """A fault as one connection met it."""
+    """A fault on a connection."""
 
     fault: str
     position: int  # of the message in the feed, from 0
@@ -106,7 +106,7 @@ class Faults:
         return self._draws[Fault.DELAY].randint(2, MAX_DELAY_MESSAGES)
 
     def garbage(self, message: bytes) -> bytes:
-        """What is sent in place of a message."""
+        """The bytes that replace a message."""
         draw = self._draws[Fault.GARBAGE]
         return draw.choice((message[: len(message) // 2], draw.randbytes(40), b"[]", b'{"channel":7}'))
 
@@ -115,13 +115,13 @@ class Faults:
         self.injected.append(entry)
 
     def counts(self) -> dict[str, int]:
-        """Faults met by connections, by name; 0 for those with a rate that did not come up."""
+        """Faults met by connections, by name; 0 for faults with a rate that never were due."""
         counted = Counter(entry.fault for entry in self.injected)
         return {str(fault): counted[str(fault)] for fault in self._rates}
 
 
 @dataclass(slots=True)
-class _Held:
+class _Delayed:
     message: bytes
     after: int  # this many more messages
 
@@ -132,16 +132,16 @@ class FaultyLine:
 
     faults: Faults
     connection: int
-    _held: list[_Held] = field(default_factory=list)
+    _delayed: list[_Delayed] = field(default_factory=list)
 
     @property
     def holds_messages(self) -> bool:
-        return bool(self._held)
+        return bool(self._delayed)
 
     def pass_on(self, message: bytes, fault: Fault | None) -> list[bytes]:
-        """What is sent for a message, in order: none, the message, copies, garbage, and held messages that are due."""
-        for held in self._held:
-            held.after -= 1
+        """The bytes to send for a message, in order: itself, copies or garbage, then delayed messages that are due."""
+        for delayed in self._delayed:
+            delayed.after -= 1
         sent = [message]
         if fault is Fault.DROP:
             sent = []
@@ -149,15 +149,15 @@ class FaultyLine:
             sent = [message, message]
         elif fault is Fault.GARBAGE:
             sent = [self.faults.garbage(message)]
-        sent += [held.message for held in self._held if held.after <= 0]
-        self._held = [held for held in self._held if held.after > 0]
+        sent += [delayed.message for delayed in self._delayed if delayed.after <= 0]
+        self._delayed = [delayed for delayed in self._delayed if delayed.after > 0]
         if fault in (Fault.REORDER, Fault.DELAY):
             after = 1 if fault is Fault.REORDER else self.faults.delay_messages()
-            self._held.append(_Held(message, after))
+            self._delayed.append(_Delayed(message, after))
             sent.remove(message)
         return sent
 
     def release(self) -> list[bytes]:
-        """All held messages: the connection is about to end."""
-        held, self._held = self._held, []
-        return [each.message for each in held]
+        """All delayed messages: the connection is about to end."""
+        delayed, self._delayed = self._delayed, []
+        return [each.message for each in delayed]

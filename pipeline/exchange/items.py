@@ -1,4 +1,4 @@
-"""What an exchange has to send, whoever is connected: messages that lack only their sequence number."""
+"""The messages of an exchange's feed, without the sequence number that each connection gives them."""
 
 from __future__ import annotations
 
@@ -21,21 +21,23 @@ class Item:
 
     head: bytes
     tail: bytes = b""
-    numbered: bool = True  # False: sent as it is, for it has no place for a number
+    numbered: bool = True  # False: sent as it is, since it has no place for a number
     event_time_ns: int | None = None
     products: tuple[str, ...] = ()  # whose tickers it holds; none: for every ticker subscriber
     lost: int = 0  # messages lost before it, as the recording shows
     behind: int | None = None  # an old message: how far its number is below the last one
 
     def narrowed(self, products: frozenset[str]) -> Item | None:
-        """Without the tickers of other products; None where nothing is left."""
+        """The item without tickers of other products; None if no ticker is left."""
         if not self.products or products.issuperset(self.products):
             return self
         if products.isdisjoint(self.products):
             return None
         message = json.loads(self.head + b"0" + self.tail)
         for event in message["events"]:
-            event["tickers"] = [one for one in event["tickers"] if canonical_product(one["product_id"]) in products]
+            event["tickers"] = [
+                ticker for ticker in event["tickers"] if canonical_product(ticker["product_id"]) in products
+            ]
         head, _, tail = _cut(json.dumps(message).encode()) or (self.head, 0, self.tail)
         kept = tuple(product for product in self.products if product in products)
         return replace(self, head=head, tail=tail, products=kept)
@@ -54,7 +56,7 @@ _SEQUENCE = re.compile(rb'"sequence_num"\s*:\s*(\d+)')
 
 
 def _cut(raw: bytes) -> tuple[bytes, int, bytes] | None:
-    """A message around its sequence number; None where that is not to be found beyond doubt."""
+    """A message around its sequence number; None if the number is missing or ambiguous."""
     matches = list(_SEQUENCE.finditer(raw))
     if len(matches) != 1:
         return None
@@ -82,8 +84,8 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 def replayed(messages: Iterable[Message]) -> Iterator[Item | Restart]:
     """A recording as items. Numbers it skipped stay skipped, old messages stay old.
 
-    Acknowledgements and heartbeats are left out, since a connection gets its own. What is no message
-    (a damaged line) is sent as it is: whoever reads the feed must live with it as an archive's reader does.
+    Acknowledgements and heartbeats are left out, since each connection gets its own. A damaged line is sent as it is:
+    readers of the feed must handle it as readers of an archive do.
     """
     last: int | None = None
     lost = 0
@@ -118,12 +120,12 @@ def _item(message: Message) -> Item | None:
     try:
         envelope = _decode_envelope(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Item(head, tail)  # numbered, but not a ticker that anyone can read
+        return Item(head, tail)  # numbered, but no ticker that a reader understands
     if envelope.channel in (SUBSCRIPTIONS, HEARTBEATS):
         return None
     products: tuple[str, ...] = ()
     if envelope.channel == TICKER:
-        names = (canonical_product(one.product_id) for event in envelope.events for one in event.tickers)
+        names = (canonical_product(ticker.product_id) for event in envelope.events for ticker in event.tickers)
         products = tuple(dict.fromkeys(names))
     return Item(head, tail, event_time_ns=_time_ns(envelope.timestamp), products=products)
 
@@ -136,7 +138,7 @@ def _time_ns(timestamp: str) -> int | None:
 
 
 def simulated(ticks: Iterable[SimulatedTick]) -> Iterator[Item]:
-    """Simulated updates in the exchange's words, one a message."""
+    """Simulated updates as messages of the exchange, one update per message."""
     for tick in ticks:
         head = f'{{"channel":"ticker","timestamp":"{format_ns(tick.event_time_ns)}","sequence_num":'
         tail = f',"events":[{{"type":"update","tickers":[{_ticker(tick)}]}}]}}'

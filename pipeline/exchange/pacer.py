@@ -1,4 +1,4 @@
-"""When to send what: event time mapped to the wall clock at a speed, without drift."""
+"""When each message is due: event time mapped to the wall clock at a speed, without drift."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Pacer:
         self._anchor: tuple[int, float] | None = None
 
     def reset(self) -> None:
-        """Starts anew from the next message: time that was spent waiting, or that a recording left out, is gone."""
+        """Starts anew from the next message: pauses, and time that a recording left out, are not waited for."""
         self._anchor = None
 
     def delay_s(self, event_time_ns: int | None, now_s: float) -> float:

@@ -1,7 +1,7 @@
 """The exchange's side of Coinbase's WebSocket protocol, for one connection, without the socket.
 
-Requests come in as text, replies and messages go out as bytes. One sequence counter numbers all that
-is sent: acknowledgements, tickers and heartbeats alike. Errors carry no number.
+Requests come in as text, replies and messages go out as bytes. One sequence counter numbers all
+messages: acknowledgements, tickers and heartbeats. Errors carry no number.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _decode_request = msgspec.json.Decoder(_Request).decode
 class Session:
     """One client's subscriptions and counter.
 
-    products: those traded here; None: any well-formed name (of a recording nobody knows in advance).
+    products: names that are traded here; None: any well-formed name, since those of a recording are not known at start.
     """
 
     def __init__(self, products: Iterable[str] | None) -> None:
         self._known = None if products is None else frozenset(products)
         self._tickers: frozenset[str] = frozenset()
         self._heartbeats = False
-        self._shown: set[str] = set()  # products that had their snapshot
+        self._shown: set[str] = set()  # products whose snapshot was sent
         self._next = 0
         self._beats = 0
 
@@ -95,7 +95,7 @@ class Session:
         return self._envelope(SUBSCRIPTIONS, now_ns, {"subscriptions": subscriptions})
 
     def heartbeat(self, now_ns: int) -> bytes | None:
-        """The next heartbeat; None where the client did not ask for them."""
+        """The next heartbeat; None if the client did not subscribe to heartbeats."""
         if not self._heartbeats:
             return None
         self._beats += 1
@@ -105,7 +105,7 @@ class Session:
         return self._envelope(HEARTBEATS, now_ns, event)
 
     def message(self, item: Item) -> bytes | None:
-        """An item as this client gets it; None where it is not for them."""
+        """An item as this client gets it; None if the client did not subscribe to it."""
         if not self._tickers:
             return None
         if not item.numbered:

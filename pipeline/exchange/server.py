@@ -1,8 +1,7 @@
 """The WebSocket server around the protocol: sockets, pacing, back-pressure.
 
-The position in the feed is the server's: it starts with the first ticker subscriber, everyone who is
-subscribed gets the same messages from there on, and while nobody is it waits. Nobody is dropped for
-being slow; the feed goes at the pace of the slowest.
+The feed has a single position. It starts with the first subscriber of the ticker, and all subscribers get the same
+messages. Without a subscriber the feed waits. The slowest subscriber sets the pace; none is dropped for being slow.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from pipeline.exchange.protocol import Session, refusal
 
 SUBSCRIBE_TIMEOUT_S = 5.0  # as the exchange's: subscribe by then or be cut off
 HEARTBEAT_S = 1.0
-RETURN_TIMEOUT_S = 5.0  # after a restart: how long those who have come back wait for the others
+RETURN_TIMEOUT_S = 5.0  # after a restart: how long the first client to return waits for the rest
 
 _BATCH_ITEMS = 256
 _CLOSE_TIMEOUT_S = 60.0  # a client may have much to read before it comes to the end
@@ -40,14 +39,14 @@ _POLL_S = 0.05
 class Counts:
     """What happened so far."""
 
-    position: int = 0  # messages of the feed that went out, whoever got them
+    position: int = 0  # messages of the feed that were sent to any client
     sent: int = 0  # messages sent, over all clients, heartbeats and acknowledgements included
     connections: int = 0
     restarts: int = 0
 
 
 class ExchangeServer:
-    """Sends a feed to whoever subscribes, then closes with code 1000 and `end_reason`."""
+    """Sends a feed to all subscribers, then closes with code 1000 and `end_reason`."""
 
     def __init__(
         self,
@@ -61,7 +60,7 @@ class ExchangeServer:
         subscribe_timeout_s: float = SUBSCRIBE_TIMEOUT_S,
         return_timeout_s: float = RETURN_TIMEOUT_S,
     ) -> None:
-        """products: those that can be subscribed to; None: any. speed: of event time; infinity: as fast as it goes.
+        """products: names that clients may subscribe to; None: any name. speed: of event time; infinity: at once.
 
         fast_forward_s: so much event time from the start on is sent at once.
         faults: what to inject into the feed; None: nothing.
@@ -103,7 +102,7 @@ class ExchangeServer:
         listener: a socket that listens. on_ready: called with its port once connections are accepted.
         """
         quiet = logging.getLogger("volcast.exchange.websockets")
-        quiet.setLevel(logging.CRITICAL)  # a client that leaves without a farewell is no event of ours
+        quiet.setLevel(logging.CRITICAL)  # a client that vanishes is not worth a log line
         async with serve(
             self._handle, sock=listener, compression=None, close_timeout=_CLOSE_TIMEOUT_S, max_size=2**20, logger=quiet
         ) as server:
@@ -130,7 +129,7 @@ class ExchangeServer:
             return reason
 
     async def _farewell(self, code: CloseCode, reason: str, stopped: Callable[[], bool]) -> None:
-        """Closes all for good. A client may take its time to read what is on its way, but not once we are stopped."""
+        """Closes all connections. Clients may read messages in flight first, unless the server is stopped."""
         closing = asyncio.create_task(self._close_all(code, reason))
         while not closing.done() and not stopped():
             await asyncio.wait([closing], timeout=_POLL_S)
@@ -207,7 +206,7 @@ class ExchangeServer:
         await self._release()
 
     async def _until_due(self, item: Item) -> None:
-        """Waits until a message is due. The clock stands while nobody is subscribed."""
+        """Waits until a message is due. Without a subscriber the clock stands still."""
         await self._subscriber()
         await asyncio.sleep(max(self._pacer.delay_s(item.event_time_ns, time.monotonic()), 0))
 
@@ -249,7 +248,7 @@ class ExchangeServer:
                 connection.transport.write(b"".join(protocol.data_to_send()))
 
     async def _restart(self) -> None:
-        """Sends everyone away, as the exchange does with code 1012, and waits for them to come back."""
+        """Closes all connections with code 1012, as the exchange does, and waits for the clients to return."""
         before = len(self._targets())
         self.counts.restarts += 1
         await self._release()
@@ -259,13 +258,13 @@ class ExchangeServer:
     async def _returned(self, before: int) -> None:
         """Waits for clients that were sent away. `before` is their number."""
         await self._subscribers(1)
-        with suppress(TimeoutError):  # who has not come back by then misses what follows
+        with suppress(TimeoutError):  # a client that returns later misses the messages until then
             async with asyncio.timeout(self._return_timeout_s):
                 await self._subscribers(before)
         self._pacer.reset()
 
     async def _close_all(self, code: CloseCode, reason: str) -> None:
-        """Closes every connection, behind what was sent on it."""
+        """Closes every connection after the messages that were sent on it."""
         await asyncio.gather(*(connection.close(code, reason) for connection in list(self._clients)))
 
     async def _send_through(self, item: Item, fault: Fault | None) -> None:
@@ -383,7 +382,7 @@ def _write_half(connection: ServerConnection, message: bytes) -> None:
 
 
 def _is_text(raw: bytes) -> bool:
-    """WebSocket text is UTF-8 (RFC 6455, section 5.6); whatever else goes out as binary."""
+    """WebSocket text is UTF-8 (RFC 6455, section 5.6); all other messages are binary."""
     try:
         raw.decode()
     except UnicodeDecodeError:

@@ -32,7 +32,7 @@ QUANTITY_SCALE = 10**8
 PRICE_SCALE = 100  # the grid is 0.01
 
 _DAY_S = 86_400
-# Each simulated timestamp ends in 777 ns, so that a reader of any topic can tell this market from a real one.
+# Each simulated timestamp ends in 777 ns, so that a reader of any topic can distinguish this market from a real market.
 # Real feeds and their recorders stamp in microseconds, or with digits that vary.
 _MARK_NS = 777
 _US = 1000
@@ -87,7 +87,7 @@ def simulate(
 
 
 def is_simulated(event_time_ns: int) -> bool:
-    """Whether the time of a tick is one of this market."""
+    """Whether the time of a tick is from this market."""
     return event_time_ns >= START_NS and event_time_ns % _US == _MARK_NS
 
 
@@ -101,7 +101,7 @@ class _Market:
     """One product's market."""
 
     _RATE_POWER = 0.4  # the rate of updates grows as volatility to this power
-    _RATE_NORM = 0.90  # makes the mean rate the one asked for
+    _RATE_NORM = 0.90  # makes the mean rate equal to the requested rate
     _RATE_RELAXATION_S, _RATE_SD = 10.0, 0.25  # of the logarithm of the rate, beyond volatility's effect
     _MOVES_PER_S = 1.2  # updates that move the mid, at the mean rate of updates
     _MOVE_SD = 1.2  # of the logarithm of a move's size

@@ -3,7 +3,7 @@
 - Calm: log volatility is the sum of two Ornstein-Uhlenbeck processes, slow (half an hour) and fast (a minute): the
   two-factor form of stochastic volatility (Chernov, Gallant, Ghysels and Tauchen, 2003, "Alternative models for stock
   price dynamics", J. Econometrics 116).
-- Bursts: each one starts with a jump of the price and lifts volatility for about half a minute. Bursts arrive as a
+- Bursts: each burst starts with a jump of the price and lifts volatility for about half a minute. Bursts arrive as a
   self-correcting point process, the stress-release model (Isham and Westcott, 1979, "A self-correcting point process",
   Stochastic Processes and their Applications 8; Vere-Jones, 1978, J. Physics of the Earth 26): stress grows with time,
   the hazard of a burst is exponential in the stress, and a burst releases stress in proportion to its length.

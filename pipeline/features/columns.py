@@ -20,7 +20,7 @@ GAP = 1
 class Codes(Protocol):
     """Numbers of products."""
 
-    def of(self, product_ids: Iterable[str], venues: Iterable[str]) -> Iterable[int]:
+    def of(self, product_ids: Sequence[str], venues: Sequence[str]) -> Iterable[int]:
         """The code of each product."""
         ...
 
@@ -28,12 +28,17 @@ class Codes(Protocol):
 class ProductCodes(dict[str, int]):
     """Products numbered 0, 1, 2 … in the order they are first seen: `codes["BTC-USD"]` knows or learns.
 
-    For the records of a single venue.
+    Two venues may use one product name. The product of the venue that is seen later is then named VENUE:PRODUCT.
     """
 
-    def __missing__(self, product_id: str) -> int:
+    def __init__(self) -> None:
+        super().__init__()
+        self._only_venue: str | None = None  # of all records so far
+        self._instruments: dict[tuple[str, str], str] | None = None  # venue and product -> name; None: a single venue
+
+    def __missing__(self, name: str) -> int:
         code = len(self)
-        self[product_id] = code
+        self[name] = code
         return code
 
     @property
@@ -41,19 +46,36 @@ class ProductCodes(dict[str, int]):
         """Products by code."""
         return list(self)
 
-    def of(self, product_ids: Iterable[str], venues: Iterable[str]) -> Iterable[int]:
-        return map(self.__getitem__, product_ids)
+    def of(self, product_ids: Sequence[str], venues: Sequence[str]) -> Iterable[int]:
+        if self._instruments is None:
+            present = set(venues)
+            if self._only_venue is None and len(present) == 1:
+                self._only_venue = next(iter(present))
+            if present <= {self._only_venue}:
+                return map(self.__getitem__, product_ids)  # nearly always
+            self._instruments = {(self._only_venue or "", name): name for name in self}
+        return [self[self.name_of(venue, product)] for venue, product in zip(venues, product_ids, strict=True)]
+
+    def name_of(self, venue: str, product_id: str) -> str:
+        """The name under which a venue's product is numbered."""
+        if self._instruments is None:
+            return product_id
+        name = self._instruments.get((venue, product_id))
+        if name is None:
+            name = f"{venue}:{product_id}" if product_id in self else product_id
+            self._instruments[venue, product_id] = name
+        return name
 
 
 class VenueProductCodes(dict[tuple[str, str], int]):
-    """The same for pairs of venue and product: two venues may use one product name."""
+    """Pairs of venue and product, numbered in the order they are first seen."""
 
     def __missing__(self, instrument: tuple[str, str]) -> int:
         code = len(self)
         self[instrument] = code
         return code
 
-    def of(self, product_ids: Iterable[str], venues: Iterable[str]) -> Iterable[int]:
+    def of(self, product_ids: Sequence[str], venues: Sequence[str]) -> Iterable[int]:
         return map(self.__getitem__, zip(venues, product_ids, strict=True))
 
 
@@ -105,12 +127,12 @@ class TickColumns:
     def from_records(cls, records: Sequence[Record], codes: Codes) -> TickColumns:
         kinds: Any = list(map(type, records))
         gaps = kinds.count(Gap)
-        ticks: Any = [_as_tick(one) if type(one) is Gap else one for one in records] if gaps else records
-        # One pass makes tuples, one turns them, and array.array reads each column in C: measured against
-        # a comprehension per column and np.array on it, a third of the time (benchmarks/features.py).
+        ticks: Any = [_as_tick(record) if type(record) is Gap else record for record in records] if gaps else records
+        # A first pass makes tuples, a second pass turns them, and array.array reads each column in C: a third of the
+        # time of a comprehension per column with np.array on it (benchmarks/features.py).
         columns = tuple(zip(*map(msgspec.structs.astuple, ticks), strict=True)) or ((),) * len(Tick.__struct_fields__)
         products, event_times, ingest_times, sequences, price, bid, ask, bid_quantity, ask_quantity, venues = columns
-        kind = np.array([one is Gap for one in kinds], np.uint8) if gaps else np.zeros(len(kinds), np.uint8)
+        kind = np.array([each is Gap for each in kinds], np.uint8) if gaps else np.zeros(len(kinds), np.uint8)
         return cls(
             np.frombuffer(array("i", codes.of(products, venues)), np.int32),
             kind,

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import config, njit, types
 
 from pipeline.features import sums
 
@@ -184,8 +187,7 @@ SIGNATURE = types.int64(
 def compiled() -> Callable[..., int]:
     """`update` as machine code, compiled once a process for the one signature it is called with.
 
-    No fastmath: it would reorder and fuse, and give other bits elsewhere. No cache on disk: numba's is
-    keyed by file time and CPU, so one that is shipped is mostly stale.
+    No fastmath: it would reorder and fuse, and give other bits elsewhere.
     """
     return machine_code(update, SIGNATURE)
 
@@ -197,10 +199,48 @@ def machine_code(function: Callable[..., int], signature: Any) -> Callable[..., 
     one: 0.6 µs a call. The arguments are still checked to be arrays of the right item size; `TickColumns` and
     FeatureEngine see to their types.
     """
-    dispatcher = njit(signature, nogil=True, error_model="numpy")(function)
+    with _cache_folder() as cache:
+        dispatcher = njit(signature, nogil=True, error_model="numpy", cache=cache)(function)
     (version,) = dispatcher.overloads.values()
     entry: Callable[..., int] = version.entry_point
     return entry
+
+
+@contextmanager
+def _cache_folder() -> Iterator[bool]:
+    """Whether machine code is kept on disk: in the folder that numba's variable NUMBA_CACHE_DIR names, if it is set.
+
+    numba looks at the file of the compiled function alone. So the folder's name holds a hash of all functions that it
+    may call. A cache is not shipped: it is of one CPU, and stale wherever the files have another time.
+    """
+    settings: Any = config  # whose names numba makes when it is imported
+    folder = settings.CACHE_DIR
+    own = os.path.join(folder, f"volcast-{_hash_of_sources()}") if folder else ""
+    if not own or not _can_be_written(own):  # of a folder that it cannot write, numba would take another
+        yield False
+        return
+    settings.CACHE_DIR = own
+    try:
+        yield True
+    finally:
+        settings.CACHE_DIR = folder
+
+
+def _can_be_written(folder: str) -> bool:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
+def _hash_of_sources() -> str:
+    digest, package = sha256(), os.path.dirname(__file__)
+    for name in sorted(os.listdir(package)):
+        if name.endswith(".py"):
+            with open(os.path.join(package, name), "rb") as source:
+                digest.update(source.read())
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)

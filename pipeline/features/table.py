@@ -99,7 +99,7 @@ def compute_features(
     """All feature rows of the records at once; `feature_chunks` for what does not fit into memory."""
     counts = FeatureCounts()
     chunks = list(feature_chunks(records, counts, schema=schema))
-    refused = [one for chunk in chunks for one in chunk.refused]
+    refused = [record for chunk in chunks for record in chunk.refused]
     return FeatureTable(FeatureRows.joined((chunk.rows for chunk in chunks), schema), counts, refused)
 
 
@@ -163,10 +163,10 @@ def _late_ticks(records: list[Record], batch: FeatureBatch, done: int) -> list[L
 def _count(
     counts: FeatureCounts, accepted: list[Record], refused: list[LateTick | DeadLetter], rows: FeatureRows
 ) -> None:
-    gaps = [one.reason for one in accepted if type(one) is Gap]
+    gaps = [record.reason for record in accepted if type(record) is Gap]
     counts.ticks += len(accepted) - len(gaps)
     counts.features += len(rows)
     counts.not_warm += len(rows) - int(np.count_nonzero(rows.warm))
     counts.gaps.update(gaps)
-    counts.late.update(one.reason for one in refused if isinstance(one, LateTick))
-    counts.dead.update(one.reason for one in refused if isinstance(one, DeadLetter))
+    counts.late.update(record.reason for record in refused if isinstance(record, LateTick))
+    counts.dead.update(record.reason for record in refused if isinstance(record, DeadLetter))

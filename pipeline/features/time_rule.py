@@ -1,7 +1,7 @@
-"""Ingest's time rule, for ticks that reached ticks.raw on another way.
+"""Ingest's time rule, for ticks that other programs wrote to ticks.raw.
 
-A tick far in the future would make every later tick of its product late. Ingest keeps such ticks off the topic, but
-other programs may write there. The rule uses the record alone, not the clock, so a restart decides the same.
+A tick far in the future would make every later tick of its product late. Ingest keeps such ticks off the topic; other
+programs may not. The rule uses the record alone, not the clock, so a restart decides the same.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.features.columns import TICK, TickColumns
 from pipeline.features.engine import NO_TIME
-from pipeline.feed.gate import MAX_TIME_JUMP_NS
+from pipeline.feed.gate import MAX_TIME_JUMP_NS, is_current
 from pipeline.records import DeadReason, Gap, Record, Tick
 
 NS_PER_S = 1_000_000_000
@@ -75,7 +75,7 @@ class TimeRule:
             time_ns, before_ns = record.event_time_ns, last.get(code, int(last_ns[index]))
             if self._ahead_of_ingest(record):
                 refusals.append(Refusal(index, "time_in_future", self._ahead_detail(record)))
-            elif before_ns == NO_TIME or abs(time_ns - before_ns) <= MAX_TIME_JUMP_NS:
+            elif before_ns == NO_TIME or abs(time_ns - before_ns) <= MAX_TIME_JUMP_NS or is_current(record, before_ns):
                 last[code] = max(time_ns, before_ns)
                 self.suspects.pop(code, None)
             elif self._confirmed(code, record):
@@ -112,8 +112,8 @@ class TimeRule:
     def _confirmed(self, code: int, tick: Tick) -> bool:
         """Whether the tick set aside before agrees, so that the product's time did jump."""
         suspect = self.suspects.pop(code, None)
-        if suspect is None or suspect[1] == tick.sequence_num:
-            return False  # tickers of one message share a time, so they do not confirm each other
+        if suspect is None or suspect == (tick.event_time_ns, tick.sequence_num):
+            return False  # ticks of one message share time and number, so they do not confirm each other
         return 0 <= tick.event_time_ns - suspect[0] <= MAX_TIME_JUMP_NS
 
 

@@ -1,4 +1,4 @@
-"""What a summary tells about a recording whose counter shows gaps all the time."""
+"""Advice in a summary, for a recording whose counter shows gaps all the time."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pipeline.records import Gap, Tick
 
 WINDOW_S = 60.0  # the shortest history after which a row is warm (core/1)
 MIN_GAPS = 3  # fewer are losses
+MAX_LATE_SHARE = 0.05  # more late ticks than this: the recording is not in order
 
 
 def gap_advice(sequence_gaps: int, gap_distance_s: float) -> str:
@@ -25,6 +26,16 @@ def gap_advice(sequence_gaps: int, gap_distance_s: float) -> str:
         "without a gap. A recording without heartbeats, or of one product of a shared connection, lacks messages that "
         "took numbers. If nothing else is missing, find gaps by time: set ingest.gap_after_s, such as 30 "
         "(VOLCAST_INGEST__GAP_AFTER_S=30)"
+    )
+
+
+def order_advice(late_ticks: int, ticks: int) -> str:
+    """What to do about a recording whose rows are not in order of time; "" if few are late."""
+    if late_ticks <= MAX_LATE_SHARE * ticks:
+        return ""
+    return (
+        f"{late_ticks:,} of {ticks:,} ticks are earlier than a tick of their product before them, and are not used. "
+        "Sort the recording by time"
     )
 
 

@@ -6,12 +6,12 @@ https://developers.binance.com/docs/derivatives/usds-margined-futures/websocket-
 - A `bookTicker` is a tick. Its price is that of the symbol's last trade; before the first trade it is the mid.
 - `u`, the update id of the order book, is the sequence number. It rises per symbol, but not by 1, since most
   updates leave the top of the book alone. So no loss can be inferred from it. An update id that is not above
-  the last one is an old message.
+  the last id is an old message.
 - A gap is therefore a new connection, or a product's silence of more than SILENCE_NS. On one connection TCP
   loses nothing.
 - Event time is `T`, the time of the matching engine; without it `E`. A spot `bookTicker` has neither: its
   event time is the time at which it was received.
-- Depth updates and other market streams hold no ticks. Recordings often contain them; they are skipped.
+- Books and other market streams hold no ticks. Recordings often contain such messages, which are skipped.
 """
 
 from __future__ import annotations
@@ -28,15 +28,19 @@ from pipeline.feed.message import Message
 from pipeline.feed.protocol import Allowance, Position, Result
 from pipeline.feed.rfc3339 import NS_PER_S
 from pipeline.feed.values import NOT_CONVERTED, explain_quote, shown, sound_quote
-from pipeline.records import DeadLetter, DeadReason, LateTick, Tick
+from pipeline.records import NOT_DECODED, DeadLetter, DeadReason, LateTick, Tick
 
 BOOK_TICKER = "bookTicker"
 TRADE = "trade"
 
-# A symbol whose top of the book does not change for so long is quiet or lost; nothing tells which.
+# A symbol whose top of the book does not change for so long is quiet or lost; messages do not show which.
 SILENCE_NS = 60 * NS_PER_S
 # One SUBSCRIBE message may be some kilobytes long; a connection takes at most 1024 streams.
 STREAMS_PER_MESSAGE = 200
+
+# If the update id of a spot symbol falls by more than this inside a recording, the ids began anew. The busiest symbols
+# take minutes for so many, while two connections in one file are seconds apart.
+MAX_OLD_BY = 1_000_000
 
 # Events of other market streams, and of the connection itself: known, and without ticks.
 _SKIPPED = frozenset(
@@ -46,7 +50,9 @@ _SKIPPED = frozenset(
         "indexPriceUpdate", "serverShutdown",
     )
 )  # fmt: skip
-_MICROSECONDS_FROM = 10**14  # a time of at least this many milliseconds is one in microseconds (timeUnit=MICROSECOND)
+# Streams whose payload has no `e`: partial books of the spot market, and lists of all symbols.
+_WITHOUT_KIND = re.compile(r"@depth(5|10|20)(@|$)|@arr(@|$)")
+_MICROSECONDS_FROM = 10**14  # a time of at least this many milliseconds is in microseconds (timeUnit=MICROSECOND)
 _MAX_MS = (2**63 - 1) // 1_000_000
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -88,7 +94,6 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_quote = msgspec.json.Decoder(_Quote, strict=False).decode
 _decode_trade = msgspec.json.Decoder(_Trade, strict=False).decode
 _decode_kind = msgspec.json.Decoder(_Kind).decode
-_NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _PRODUCT = re.compile(r"[A-Z0-9]{2,30}(_[A-Z0-9]{1,20})?", re.ASCII)
 
@@ -128,7 +133,7 @@ class BinanceFeed:
     def recognizes(self, raw: bytes) -> bool:
         try:
             _decode_envelope(raw)
-        except _NOT_DECODED:
+        except NOT_DECODED:
             kind = _kind(raw)
             return kind is not None and bool(kind.s) and (kind.u is not None or bool(kind.e))
         return True
@@ -156,7 +161,7 @@ class BinanceDecoder:
             if not raw.isascii():
                 raw.decode()
             envelope = _decode_envelope(raw)
-        except _NOT_DECODED:
+        except NOT_DECODED:
             return self._decode_other(raw, ingest_time_ns, source)
         stream = envelope.stream
         message = Message(raw, ingest_time_ns, source, None)
@@ -164,10 +169,12 @@ class BinanceDecoder:
             return self._quote(envelope.data, message)
         if stream.endswith("@trade"):
             return self._trade(envelope.data, message)
+        if _WITHOUT_KIND.search(stream):
+            return []
         return self._by_kind(envelope.data, message)
 
     def _by_kind(self, data: msgspec.Raw | bytes, message: Message) -> list[Result]:
-        """A payload whose stream's name does not say what it is."""
+        """A payload whose kind does not follow from the name of its stream."""
         kind = _kind(data)
         if kind is None:
             return [message.dead("wrong_shape", f"data: expected an object, got {shown(bytes(data)[:60])}")]
@@ -183,7 +190,7 @@ class BinanceDecoder:
     def _quote(self, data: msgspec.Raw | bytes, message: Message) -> list[Result]:
         try:
             quote = _decode_quote(data)
-        except _NOT_DECODED:
+        except NOT_DECODED:
             return [message.dead(*_explain_quote(data))]
         product = quote.s
         bid, ask = quote.b, quote.a
@@ -216,7 +223,7 @@ class BinanceDecoder:
     def _trade(self, data: msgspec.Raw | bytes, message: Message) -> list[Result]:
         try:
             trade = _decode_trade(data)
-        except _NOT_DECODED:
+        except NOT_DECODED:
             return [message.dead("wrong_shape", _decode_error(_decode_trade, data))]
         if not 0 < trade.p < float("inf"):
             # Futures announce trades of the insurance fund and the like with a price of 0.
@@ -248,10 +255,10 @@ class BinanceDecoder:
 
 
 class BinanceConnections:
-    """Finds new connections in a recording: each file is one, since update ids continue across connections.
+    """Finds new connections in a recording: each file is a connection, since update ids continue across connections.
 
-    Inside a file, a lower update id of a symbol with a later exchange time starts one too. Spot quotes have no
-    exchange time, so that a lower update id is always old there.
+    Inside a file, a lower update id of a symbol with a later exchange time starts a connection too. Spot quotes have no
+    exchange time. Among them, only a fall by more than MAX_OLD_BY starts a connection.
     """
 
     def __init__(self) -> None:
@@ -267,18 +274,18 @@ class BinanceConnections:
             stamp = kind.T or kind.E
             if starts or kind.u > update_id:
                 self._last[kind.s] = kind.u, stamp
-            elif kind.u < update_id and stamp > time:
+            elif kind.u < update_id and (stamp > time or (not stamp and update_id - kind.u > MAX_OLD_BY)):
                 starts = True
                 self._last = {kind.s: (kind.u, stamp)}
         return Position(None, starts)
 
 
 def _kind(raw: msgspec.Raw | bytes) -> _Kind | None:
-    """What the payload of a message is; of one with an envelope, or the payload itself."""
+    """The kind of a payload, with or without its envelope."""
     try:
         kind = _decode_kind(raw)
         return _decode_kind(kind.data) if kind.data is not msgspec.UNSET else kind
-    except _NOT_DECODED:
+    except NOT_DECODED:
         return None
 
 
@@ -312,6 +319,6 @@ def _explain_quote(data: msgspec.Raw | bytes) -> tuple[DeadReason, str]:
 def _decode_error(decode: Any, data: msgspec.Raw | bytes) -> str:
     try:
         decode(data)
-    except _NOT_DECODED as error:
+    except NOT_DECODED as error:
         return f"data: {error}"[:200]
     return ""

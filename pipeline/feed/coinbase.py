@@ -3,13 +3,13 @@
 https://docs.cdp.coinbase.com/advanced-trade/docs/ws-channels. A decoder follows a single connection, since
 `sequence_num` is one counter per connection over all its channels and products.
 
-- A jump up is lost messages: a gap for every product that had ticks before, since nobody can tell whose
-  they were. The gap comes before the ticks of the message that revealed it.
+- A jump up means lost messages: a gap for every product that had ticks before, since their products are unknown.
+  The gap comes before the ticks of the message that revealed it.
 - A number that is not above the last one is an old message: its tickers are late ticks. In a recording, a
   lower number with a later timestamp is a new connection instead (CoinbaseConnections).
 - Any first number is accepted: no window can miss a message before it on this connection.
-- A message without a readable number (not JSON) does not move the counter, so the next one shows a gap
-  of one. That is right, since its content is unknown.
+- A message without a readable number (not JSON) does not move the counter, so the next message shows a gap of 1.
+  That is right, since its content is unknown.
 - With a time-based gap rule, numbers are ignored.
 """
 
@@ -27,7 +27,7 @@ from pipeline.feed.message import Message
 from pipeline.feed.protocol import Allowance, Position, Result
 from pipeline.feed.rfc3339 import parse_ns
 from pipeline.feed.values import NOT_CONVERTED, explain_quote, shown, sound_quote
-from pipeline.records import DeadLetter, DeadReason, LateTick, Tick
+from pipeline.records import NOT_DECODED, DeadLetter, DeadReason, LateTick, Tick
 
 TICKER = "ticker"
 HEARTBEATS = "heartbeats"
@@ -86,7 +86,6 @@ _decode_envelope = msgspec.json.Decoder(_Envelope, strict=False).decode
 _decode_acknowledgement = msgspec.json.Decoder(_Acknowledgement).decode
 _decode_head = msgspec.json.Decoder(_Head, strict=False).decode
 _decode_form = msgspec.json.Decoder(_Form).decode
-_NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _PRODUCT = re.compile(r"[A-Z0-9]{1,20}(-[A-Z0-9]{1,20}){1,3}", re.ASCII)
 _PRICES = ("price", "best_bid", "best_ask")
@@ -94,7 +93,7 @@ _QUANTITIES = ("best_bid_quantity", "best_ask_quantity")
 
 
 def subscribe_messages(products: Iterable[str]) -> list[str]:
-    """The messages to send after connecting: one channel each. Heartbeats keep a quiet connection open."""
+    """The messages to send after connecting: a message per channel. Heartbeats keep a quiet connection open."""
     product_ids = list(products)
     return [
         json.dumps({"type": "subscribe", "product_ids": product_ids, "channel": channel})
@@ -103,7 +102,7 @@ def subscribe_messages(products: Iterable[str]) -> list[str]:
 
 
 def canonical_product(product_id: str) -> str:
-    """The name under which the exchange answers: USDC order books are the USD ones."""
+    """The name under which the exchange answers: a USDC order book is that of USD."""
     return product_id[:-1] if product_id.endswith("-USDC") else product_id
 
 
@@ -132,13 +131,13 @@ class CoinbaseFeed:
     def event_time_ns(self, raw: bytes, ingest_time_ns: int) -> int | None:
         try:
             return _parsed_ns(_decode_head(raw).timestamp)
-        except _NOT_DECODED:
+        except NOT_DECODED:
             return None
 
     def recognizes(self, raw: bytes) -> bool:
         try:
             _decode_form(raw)
-        except _NOT_DECODED:
+        except NOT_DECODED:
             return False
         return True
 
@@ -167,7 +166,7 @@ class CoinbaseDecoder:
             if not raw.isascii():
                 raw.decode()
             envelope = _decode_envelope(raw)
-        except _NOT_DECODED:
+        except NOT_DECODED:
             return self._decode_damaged(raw, ingest_time_ns, source)
         sequence = envelope.sequence_num
         if sequence == _NO_NUMBER:
@@ -196,7 +195,7 @@ class CoinbaseDecoder:
         return results
 
     def _advance(self, sequence: int, message: Message) -> tuple[list[Result], bool]:
-        """Counts a message: the gaps that it reveals, and whether it is an old one."""
+        """Counts a message: the gaps that it reveals, and whether it is old."""
         last = self._last_sequence
         old = last is not None and sequence <= last
         if not old:
@@ -206,7 +205,7 @@ class CoinbaseDecoder:
         if not self._numbered:
             return [], False
         results: list[Result] = []
-        # Without a time a gap has no place; it waits for the next message that has one.
+        # A gap needs a time; it waits for the next message with a time.
         if self._missed and message.time_ns is not None:
             results.extend(self._gate.lost(message, message.time_ns, self._missed))
             self._missed = 0
@@ -219,15 +218,15 @@ class CoinbaseDecoder:
             results.append(message.dead("unknown_channel", _unknown_channel(channel)))
 
     def _acknowledge(self, raw: bytes) -> None:
-        """Notes the products of the ticker channel: each acknowledgement lists all subscriptions."""
+        """Notes the products of the ticker channel. An acknowledgement lists all subscriptions, or its request's."""
         try:
             events = _decode_acknowledgement(raw).events
-        except _NOT_DECODED:
+        except NOT_DECODED:
             return
         self._acknowledgements += 1
         listed = [event.subscriptions[TICKER] for event in events if TICKER in event.subscriptions]
-        # Each of our two requests is acknowledged. The first answer may be that of the heartbeats alone.
-        if listed or self._acknowledgements > 1:
+        # Each of our two requests is acknowledged, in any order. Without a product in either, none was accepted.
+        if listed or (self.acknowledged is None and self._acknowledgements > 1):
             self.acknowledged = frozenset(canonical_product(product) for products in listed for product in products)
 
     def _event_time_ns(self, message: Message, timestamp: object, results: list[Result]) -> int | None:
@@ -255,7 +254,7 @@ class CoinbaseDecoder:
         price, bid, ask = ticker.price, ticker.best_bid, ticker.best_ask
         bid_quantity, ask_quantity = ticker.best_bid_quantity, ticker.best_ask_quantity
         product = self._names.get(ticker.product_id) or self._new_product(ticker.product_id)
-        # The fault is searched for only if there is one.
+        # The slow search for the fault runs only if there is a fault.
         if product is None or not sound_quote(price, bid, ask, bid_quantity, ask_quantity):
             results.append(message.dead(*_explain(msgspec.structs.asdict(ticker), path)))
             return
@@ -340,7 +339,7 @@ class CoinbaseConnections:
     def place(self, raw: bytes, *, first_of_file: bool) -> Position:
         try:
             head = _decode_head(raw)
-        except _NOT_DECODED:
+        except NOT_DECODED:
             return Position(None, False)
         sequence = head.sequence_num
         if sequence is None:

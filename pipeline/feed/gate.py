@@ -1,7 +1,7 @@
 """The rules by which ticks of one connection are accepted; the same for every exchange.
 
-- A tick whose time is far from its product's last tick is set aside until the next tick confirms one of
-  the two, so that a single bad timestamp costs one tick and not all that follow.
+- A tick whose time is far from its product's last tick is set aside until the next tick confirms either
+  time, so that a single bad timestamp costs one tick and not all later ticks.
 - A product that had ticks on an earlier connection has a gap before its first tick on this one.
 - By the time rule, a product's silence is the gap instead (reason "silence").
 """
@@ -16,8 +16,8 @@ from pipeline.feed.protocol import Result
 from pipeline.feed.rfc3339 import NS_PER_S, format_ns
 from pipeline.records import DeadLetter, Gap, GapReason, LateTick, Tick
 
-# If a tick's time is further than this from its product's last tick, it is doubted. A subscribed product is never
-# silent for so long without a reconnect; smaller errors are bounded by ingest.max_future_s on a live feed.
+# If a tick's time is further than this from its product's last tick, and from its own receipt, it is doubted. Smaller
+# errors are bounded by ingest.max_future_s on a live feed.
 MAX_TIME_JUMP_NS = 600 * NS_PER_S
 
 _NEVER_NS = 2**63
@@ -29,6 +29,15 @@ class GapRule:
 
     reconnect: bool = True
     silence_ns: int = 0
+
+
+def is_current(tick: Tick, last_ns: int) -> bool:
+    """Whether a tick's time agrees with our clock, so that the product was only quiet since its last tick."""
+    return (
+        tick.event_time_ns > last_ns
+        and tick.ingest_time_ns > 0
+        and abs(tick.event_time_ns - tick.ingest_time_ns) <= MAX_TIME_JUMP_NS
+    )
 
 
 class TickGate:
@@ -61,7 +70,7 @@ class TickGate:
         return TickGate(self.venue, self.rule, earlier=earlier, max_future_ns=max_future_ns)
 
     def lost(self, message: Message, time_ns: int, missed: int) -> list[Gap]:
-        """A gap for every product: nobody can tell whose messages were lost."""
+        """A gap for every product: the products of lost messages are unknown."""
         return [self._gap(product, time_ns, message, "sequence", missed) for product in sorted(self.products)]
 
     def in_future(self, message: Message, time_ns: int, field: str) -> DeadLetter | None:
@@ -81,7 +90,7 @@ class TickGate:
             self._last_ns[product] = time_ns
             if product in self._awaited:
                 results.extend(self._return_gap(product, time_ns, self._awaited.pop(product), message))
-        elif abs(time_ns - last_ns) <= self._max_jump_ns:
+        elif abs(time_ns - last_ns) <= self._max_jump_ns or is_current(tick, last_ns):
             if time_ns > last_ns:
                 self._last_ns[product] = time_ns
                 if time_ns - last_ns > self._silence_ns:
@@ -103,16 +112,18 @@ class TickGate:
         return []
 
     def _judge_jump(self, tick: Tick, last_ns: int, message: Message) -> Result:
-        """For a time far from the last one: a gap if the tick that was set aside before it agrees, since then the
-        time did jump. Otherwise this tick is set aside itself, and the next one decides.
+        """For a time far from the last tick: a gap if the tick that was set aside before it agrees, since then the time
+        did jump. Otherwise this tick is set aside, and the next tick decides.
         """
         product, time_ns = tick.product_id, tick.event_time_ns
-        # A message has one timestamp, so its ticks do not confirm each other.
-        suspect_ns, suspect_number = self._suspects.pop(product, (time_ns, tick.sequence_num))
-        if suspect_number != tick.sequence_num and 0 <= time_ns - suspect_ns <= self._max_jump_ns:
+        # Ticks of one message share time and number, so they do not confirm each other. The number alone does not
+        # identify a message: all rows of a flat recording may have the same.
+        identity = time_ns, tick.sequence_num
+        suspect = self._suspects.pop(product, identity)
+        if suspect != identity and 0 <= time_ns - suspect[0] <= self._max_jump_ns:
             self._last_ns[product] = time_ns
             return self._gap(product, time_ns, message, "clock", 1)
-        self._suspects[product] = time_ns, tick.sequence_num
+        self._suspects[product] = identity
         if time_ns < last_ns:
             return LateTick("time_jumped_back", message.source, tick)
         bound_s = self._max_jump_ns // NS_PER_S

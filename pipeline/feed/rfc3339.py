@@ -18,7 +18,7 @@ _REST = re.compile(r"(?:\.(\d{1,9}))?(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))", 
 def parse_ns(text: str) -> int:
     """Nanoseconds since 1970 UTC of a timestamp with up to nine fractional digits and any offset.
 
-    Raises ValueError for what is no such timestamp, for leap seconds, which have no place on this
+    Raises ValueError for any other text, for leap seconds, which have no place on this
     scale, and outside of 1970 to 2262, where int64 ends.
     """
     digits = text[20:-1]

@@ -9,6 +9,10 @@ from decimal import Decimal, InvalidOperation
 from pipeline.feed.rfc3339 import MAX_NS, NS_PER_S, parse_ns
 
 _EPOCH = re.compile(r"\d{1,19}(\.\d{1,12})?([eE]\+?\d{1,2})?", re.ASCII)
+_COMPACT = re.compile(
+    r"((?:19[7-9]|20\d|21\d)\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]))(\d{6})?", re.ASCII
+)  # YYYYMMDDhhmmss
+_ZONE_NAME = re.compile(r" ?(UTC|GMT)$", re.IGNORECASE)
 _LONG_FRACTION = re.compile(r"(\.\d{6})\d*")
 # Upper bound of each unit of an epoch -> nanoseconds of the unit. In seconds, 10^11 is the year 5138.
 _UNITS = ((10**11, NS_PER_S), (10**14, 1_000_000), (10**17, 1_000), (10**20, 1))
@@ -24,6 +28,9 @@ def parse_recorded_ns(text: str) -> int:
         return parse_ns(text)
     except ValueError:
         pass
+    # As epochs, these digits are times of 1970 or after 2262.
+    if compact := _COMPACT.fullmatch(text):
+        return _iso_ns(f"{compact[1]}T{compact[2] or '00'}")
     if _EPOCH.fullmatch(text):
         return _epoch_ns(text)
     return _iso_ns(text)
@@ -40,8 +47,10 @@ def _epoch_ns(text: str) -> int:
 
 
 def _iso_ns(text: str) -> int:
-    """Forms of ISO 8601 beyond RFC 3339: no zone, a space for the T, an offset without its colon, a date alone."""
-    moment = datetime.fromisoformat(_LONG_FRACTION.sub(r"\1", text))
+    """Forms beyond RFC 3339: no zone, a named zone, a space for the T, 2026/01/05, an offset without colon, a date."""
+    plain = _ZONE_NAME.sub("Z", text).replace("/", "-", 2)
+    plain = re.sub(r" (?=[+-]\d)", "", plain)  # before an offset
+    moment = datetime.fromisoformat(_LONG_FRACTION.sub(r"\1", plain))
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     fraction = re.search(r"[.,](\d{1,9})", text)

@@ -1,4 +1,4 @@
-"""Checks of a quote's values, and the words that explain a refused one."""
+"""Checks of a quote's values, and the texts that explain a refused quote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All exchanges. A new one is a line here."""
+"""All exchanges. A new exchange needs a line here."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""A sink that outlives Kafka: while no broker takes messages, they wait on disk and follow in order.
+"""A sink for outages of Kafka: while no broker accepts messages, they wait on disk, and follow in order.
 
 Normally messages go straight to the producer. If none is acknowledged for STALL_S, or MAX_QUEUED wait in the
 producer, later messages go to the spool. Once the producer has delivered all it holds, the spool follows in
-batches, each acknowledged before the next one is read. So the order is kept, and at most one batch is sent
-twice if the process is killed; the worker's windows then ignore the repeated ticks.
+batches, each acknowledged before the next batch is read. So the order is kept. If the process is killed, the next
+process learns from the end of the topic which messages of the last batch were delivered (`note_delivered`).
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -19,12 +19,13 @@ from common.errors import UnavailableError
 from common.log import get_logger
 from common.losses import count_not_stored
 from pipeline.records import NOT_DECODED, Gap, Tick, decode_record, encode
-from pipeline.stream.kafka import Sink
+from pipeline.stream.kafka import Sent, Sink
 from pipeline.stream.spool import Spool, SpooledMessage
 
 STALL_S = 1.0  # without an acknowledgement: Kafka is unavailable. A broker restart takes 2 s, a slow request 0.1 s
 MAX_QUEUED = 100_000  # messages in the producer's memory; a kill loses them, and `volcast replay --missing` fills them
 BATCH = 5_000  # messages that leave the spool at once
+LAST_BATCH_S = 0.2  # how long the end of the spool is waited for; 5,000 messages take 0.05 s
 STORE = "backlog"  # its name in volcast_not_stored_total
 
 # Messages wait for as long as it takes: the producer must not give them up by itself.
@@ -32,25 +33,25 @@ PRODUCER_SETTINGS = {"message.timeout.ms": 0}
 
 
 class QueuedSink(Protocol):
-    """The part of Sink that the backlog stands on."""
+    """The methods of Sink that the backlog calls."""
 
     @property
     def queued(self) -> int: ...
     def send(self, topic: str, key: bytes, value: bytes) -> None: ...
     def poll(self) -> None: ...
     def flush(self, timeout_s: float = ...) -> None: ...
-    def take_back(self) -> list[tuple[str, bytes, bytes]]: ...
+    def take_back(self) -> list[Sent]: ...
     def close(self) -> None: ...
 
 
 def backlog_directory(directory: Path, config: KafkaConfig) -> Path:
-    """The folder for one Kafka: messages for another one must not be delivered to it."""
+    """The folder of a Kafka. Messages for another Kafka must not be delivered to it."""
     name = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in config.bootstrap_servers)
     return directory / name[:100]
 
 
 class BacklogSink:
-    """In place of pipeline.stream.kafka.Sink. Call `poll` several times a second: it moves the spool on."""
+    """In place of pipeline.stream.kafka.Sink. Call `poll` several times a second: it sends what is on disk."""
 
     def __init__(
         self,
@@ -66,7 +67,8 @@ class BacklogSink:
         self._spool = Spool(directory, max_bytes)
         self._spooling = self._spool.messages > 0  # those of an earlier run come first
         self._in_flight: tuple[int, tuple[int, int]] | None = None  # messages of a batch, position after it
-        self._dropped: Counter[bytes] = Counter()  # messages of each key since its last one that was kept
+        self._delivered: frozenset[bytes] = frozenset()  # see note_delivered
+        self._dropped: Counter[bytes] = Counter()  # dropped messages of each key since its last stored message
         self._unpolled = 0
         self._sent = 0
         self._acknowledged = 0
@@ -76,6 +78,8 @@ class BacklogSink:
         count_not_stored(STORE, 0)
         if self._spooling:
             get_logger().info("backlog of an earlier run is delivered first", messages=self._spool.messages)
+        if self._spool.damaged_bytes:
+            get_logger().warning("backlog of an earlier run is cut off", lost_bytes=self._spool.damaged_bytes)
 
     @classmethod
     def open(cls, config: KafkaConfig, directory: Path, max_bytes: int) -> BacklogSink:
@@ -88,8 +92,28 @@ class BacklogSink:
         """Messages on disk."""
         return self._spool.messages
 
+    def waiting_messages(self) -> Iterator[SpooledMessage]:
+        """Messages on disk, oldest first."""
+        return self._spool.waiting()
+
+    def note_delivered(self, values: frozenset[bytes]) -> None:
+        """Takes the records at the end of ticks.raw. Messages on disk that are among them are not sent again.
+
+        Without it, a killed process repeats the batch that it was delivering. A gap in the batch then lets the worker
+        take the ticks behind the gap a second time.
+        """
+        if self._spooling:
+            self._delivered = values
+
+    def put_first(self, messages: Sequence[tuple[str, bytes, bytes]]) -> None:
+        """Puts messages (topic, key, value) in front of those on disk."""
+        try:
+            self._spool.prepend([SpooledMessage(*message) for message in messages])
+        except OSError as error:
+            get_logger().warning("messages cannot be put in front of the backlog", error=error.strerror or str(error))
+
     def send(self, topic: str, key: bytes, value: bytes) -> None:
-        """Takes one message. Raises UnavailableError if Kafka refused one for good."""
+        """Sends or stores a message. Raises UnavailableError if Kafka refused a message for good."""
         if self._dropped and topic == self._topics.raw and key in self._dropped:
             self._put_gap(topic, key, value)
         self._put(topic, key, value)
@@ -98,7 +122,7 @@ class BacklogSink:
             self.poll()
 
     def poll(self) -> None:
-        """Watches the producer, and moves the spool on. Raises UnavailableError if Kafka refused a message."""
+        """Watches the producer, and sends what is on disk. Raises UnavailableError if Kafka refused a message."""
         self._unpolled = 0
         self._sink.poll()
         self._watch()
@@ -125,22 +149,23 @@ class BacklogSink:
         )
 
     def _flush_producer(self, timeout_s: float) -> None:
-        try:
-            self._sink.flush(timeout_s)
-        except UnavailableError:
-            if self._sink.queued == 0:  # refused for good
-                raise
+        if not self._is_delivered_within(timeout_s):
             self._spooling = True
             self.flush(0)
 
     def _take_back(self) -> None:
-        """Brings messages out of the producer's memory to disk, in front of those that came later."""
+        """Moves messages from the producer's memory to disk, in front of later messages."""
         if self._in_flight is not None:
             return  # they are still in the spool
+        messages = [SpooledMessage(*message) for message in self._sink.take_back()]
         try:
-            self._spool.prepend([SpooledMessage(*message) for message in self._sink.take_back()])
+            self._spool.prepend(messages)
         except OSError as error:
-            get_logger().warning("messages of the producer cannot be stored", error=error.strerror or str(error))
+            self.lost += len(messages)
+            count_not_stored(STORE, len(messages))
+            get_logger().error(
+                "messages of the producer cannot be stored", messages=len(messages), error=error.strerror or str(error)
+            )
 
     def close(self) -> None:
         self._sink.close()
@@ -164,19 +189,36 @@ class BacklogSink:
 
     def _advance(self) -> None:
         """The batch before this one is delivered; sends the next one, or ends spooling."""
+        self._release()
+        batch, position = self._spool.read(BATCH)
+        for message in batch:
+            if message.topic != self._topics.raw or message.value not in self._delivered:
+                self._forward(*message)
+        if batch:
+            self._in_flight = len(batch), position
+        # Without this wait, live messages would keep the spool from becoming empty, and would all take its way.
+        if len(batch) == self._spool.messages and self._is_delivered_within(LAST_BATCH_S):
+            self._end_spooling()
+
+    def _release(self) -> None:
         if self._in_flight is not None:
             self._spool.release(*self._in_flight)
             self._in_flight = None
-        batch, position = self._spool.read(BATCH)
-        if not batch:
-            self._end_spooling()
-            return
-        for message in batch:
-            self._forward(*message)
-        self._in_flight = len(batch), position
+
+    def _is_delivered_within(self, timeout_s: float) -> bool:
+        """Waits for what the producer holds. Raises UnavailableError if Kafka refused a message."""
+        try:
+            self._sink.flush(timeout_s)
+        except UnavailableError:
+            if self._sink.queued == 0:
+                raise
+            return False
+        return True
 
     def _end_spooling(self) -> None:
+        self._release()
         self._spooling = False
+        self._delivered = frozenset()
         get_logger().info("backlog delivered, messages go straight to Kafka", lost=self.lost)
 
     def _put(self, topic: str, key: bytes, value: bytes) -> None:

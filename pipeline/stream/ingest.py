@@ -12,10 +12,10 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus, InvalidURI
 from websockets.frames import CloseCode
 from websockets.proxy import get_proxy
@@ -32,6 +32,7 @@ from pipeline.records import DeadLetter
 from pipeline.stream.metrics import labelled
 from pipeline.stream.publish import Publisher
 from pipeline.stream.reconnect import LASTED_S, Backoff, RequestBudget
+from pipeline.stream.websocket import BatchConnection, Received
 
 MAX_TOO_LARGE = 3  # connections in a row that end by a message above the limit before any tick
 NO_TICK_S = 60.0  # a product without a tick for so long after its subscription is logged
@@ -76,7 +77,7 @@ class Ingest:
         self._decoder = self._feed.decoder(
             max_future_ns=int(config.max_future_s * 1e9), gap_after_ns=int(config.gap_after_s * 1e9)
         )
-        self._connection: ClientConnection | None = None
+        self._connection: BatchConnection | None = None
         self._proxy: str | None = None
         self._backoff = Backoff()
         self._budget = RequestBudget(self._feed.allowances)
@@ -139,14 +140,14 @@ class Ingest:
         if delay_s > 0:
             await asyncio.sleep(delay_s)
 
-    async def _connect(self) -> ClientConnection:
+    async def _connect(self) -> BatchConnection:
         try:
             self._proxy = None if is_local(self.url) else get_proxy(parse_uri(self.url))
             connection = await connect(
                 self.url,
                 proxy=self._proxy,
                 max_size=self._config.max_message_bytes,
-                max_queue=4096,
+                create_connection=BatchConnection,
                 compression=None,  # deflate costs more time than the bytes it saves on a good line
                 open_timeout=self._config.connect_timeout_s,
                 close_timeout=1,
@@ -164,29 +165,40 @@ class Ingest:
             self._archive.begin_connection()
         return connection
 
-    async def _receive(self, connection: ClientConnection, ticks_before: int) -> bool:
+    async def _receive(self, connection: BatchConnection, ticks_before: int) -> bool:
         """Receives until the connection ends. True if the exchange asked to wait, or sent too large a message."""
-        state, archive, publish = self.state, self._archive, self._publisher.publish
-        number = state.reconnects + 1
-        acknowledged = self._decoder.acknowledged
+        number = self.state.reconnects + 1
         await self._subscribe(connection)
         try:
             while True:
-                raw = await connection.recv(decode=False)
-                now_ns = time.time_ns()
-                state.messages += 1
-                state.last_message_unix_s = now_ns / 1e9
-                if archive is not None:
-                    archive.write(raw, now_ns)
-                records = self._decoder.decode(raw, now_ns, f"connection {number} message {state.messages}")
-                publish(records)
-                if records and type(records[0]) is DeadLetter and self._must_wait(records, ticks_before):
+                errors = self._take(await connection.receive(), f"connection {number} message ")
+                if errors and self._must_wait(errors, ticks_before):
                     return True
-                if self._decoder.acknowledged is not acknowledged:
-                    acknowledged = self._decoder.acknowledged
-                    self._check_acknowledgement(acknowledged)
         except ConnectionClosed as closed:
-            return self._on_closed(closed, f"connection {number} message {state.messages + 1}", ticks_before)
+            return self._on_closed(closed, f"connection {number} message {self.state.messages + 1}", ticks_before)
+
+    def _take(self, batch: Sequence[Received], source: str) -> list[DeadLetter]:
+        """Archives, decodes and publishes a batch of messages. Returns the errors of the exchange among them.
+
+        The whole batch is in the archive before the first of its records is published, and it is published whole
+        before an error among its messages ends the connection: archive and topic hold the same messages.
+        """
+        state, decode, publish = self.state, self._decoder.decode, self._publisher.publish
+        acknowledged = self._decoder.acknowledged
+        if self._archive is not None:
+            self._archive.write_batch(batch)
+        errors: list[DeadLetter] = []
+        for raw, time_ns in batch:
+            state.messages += 1
+            records = decode(raw, time_ns, f"{source}{state.messages}")
+            if records:
+                publish(records)
+                if type(records[0]) is DeadLetter:
+                    errors += filter(_is_error, records)
+        state.last_message_unix_s = batch[-1].time_ns / 1e9
+        if self._decoder.acknowledged is not acknowledged:
+            self._check_acknowledgement(self._decoder.acknowledged)
+        return errors
 
     def _on_closed(self, closed: ConnectionClosed, source: str, ticks_before: int) -> bool:
         if closed.rcvd is None and closed.sent is not None and closed.sent.code == CloseCode.MESSAGE_TOO_BIG:
@@ -211,7 +223,7 @@ class Ingest:
                 "raise ingest.max_message_bytes"
             )
 
-    async def _subscribe(self, connection: ClientConnection) -> None:
+    async def _subscribe(self, connection: BatchConnection) -> None:
         # If the exchange has closed already, its last messages are read all the same.
         with contextlib.suppress(ConnectionClosed):
             for request in self._feed.subscriptions(self._config.products):
@@ -236,12 +248,11 @@ class Ingest:
             get_logger().warning("no tick so far", products=sorted(without))
         self._without_tick = without
 
-    def _must_wait(self, records: Sequence[object], ticks_before: int) -> bool:
+    def _must_wait(self, errors: Sequence[DeadLetter], ticks_before: int) -> bool:
         """Logs the exchange's errors. True if one asks to try later, and this connection has had no tick.
 
         Raises UnavailableError if the exchange refuses the subscription.
         """
-        errors = [letter for letter in records if isinstance(letter, DeadLetter) and letter.reason == "exchange_error"]
         for error in errors:
             passing = _PASSING.search(error.detail) is not None
             if not passing and not self._publisher.counts.ticks:
@@ -299,6 +310,10 @@ class Ingest:
             "unacknowledged": list(self.state.unacknowledged),
             "holes": self._publisher.holes,
         }
+
+
+def _is_error(record: object) -> TypeGuard[DeadLetter]:
+    return isinstance(record, DeadLetter) and record.reason == "exchange_error"
 
 
 def _asks_to_wait(error: Exception) -> bool:

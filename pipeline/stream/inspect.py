@@ -1,4 +1,4 @@
-"""What `volcast check` looks for in the topics: a core that is shown messages and keeps score."""
+"""The rules that `volcast check` applies to single records: a core that takes messages and counts faults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from volcast.v1 import FeatureRow, MissingReason, Prediction
 
 
 def missing_reason(prediction: Prediction) -> str:
-    """The name of the reason; its number if a newer version wrote one that this version does not know."""
+    """The name of the reason; its number if this version does not know it, since a newer version wrote it."""
     try:
         return MissingReason.Name(prediction.missing_reason)
     except ValueError:
@@ -27,19 +27,19 @@ _BY_HASH = {schema.hash: schema for schema in SCHEMAS.values()}
 
 @dataclass
 class Inspection:
-    """Counts of one look at the topics, and what was wrong with them."""
+    """Counts of the records that were read, and of their faults."""
 
     counts: Counter[str] = field(default_factory=Counter)  # by topic role
     gaps: Counter[str] = field(default_factory=Counter)
     late: Counter[str] = field(default_factory=Counter)
     dead: Counter[str] = field(default_factory=Counter)
     not_warm: int = 0
-    went_back: int = 0  # where feature rows begin again earlier: a worker was killed (at least once), or a replay
+    went_back: int = 0  # rows earlier than the one before: a worker was killed (at least once), or a replay
     missing: Counter[str] = field(default_factory=Counter)
-    faults: Counter[str] = field(default_factory=Counter)  # by what was expected and was not so
+    faults: Counter[str] = field(default_factory=Counter)  # by kind
     newest_event_ns: dict[str, int] = field(default_factory=dict)  # product -> event time of ticks.raw
     spans: GapSpans = field(default_factory=GapSpans)
-    _features_ns: dict[str, int] = field(default_factory=dict)
+    _features_ns: dict[tuple[str, str], int] = field(default_factory=dict)  # venue and product -> of its last row
 
     def raw(self, value: bytes, partition: int = 0, offset: int = 0) -> None:
         self.counts["raw"] += 1
@@ -69,9 +69,9 @@ class Inspection:
             self.faults[f"ticks.features: {len(row.values)} values, expected {len(schema)}"] += 1
         if row.warm and not all(map(math.isfinite, row.values)):
             self.faults["ticks.features: a warm row with a value that is not finite"] += 1
-        newest = self._features_ns.get(row.product_id, 0)
-        self.went_back += row.event_time_ns < newest
-        self._features_ns[row.product_id] = row.event_time_ns
+        instrument = row.venue, row.product_id
+        self.went_back += row.event_time_ns < self._features_ns.get(instrument, 0)
+        self._features_ns[instrument] = row.event_time_ns
         self.not_warm += not row.warm
 
     def predictions(self, value: bytes) -> None:

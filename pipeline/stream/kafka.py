@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,8 +24,11 @@ from pipeline.stream.kafka_refusals import Refusal, explain, refusal_in
 
 Client = TypeVar("Client", Consumer, Producer, AdminClient)
 
+Sent = tuple[str, bytes, bytes]  # topic, key and value of a message
+
 POLL_EVERY = 1000  # sends between two looks at delivery reports
 CONNECT_SLICE_S = 1.0  # how long one attempt of `connect` waits
+LOG_EVERY_S = 10.0  # an error of the same kind
 KEPT_EVENTS = 50  # of a client that does not connect; librdkafka repeats itself
 
 
@@ -77,13 +80,13 @@ def client_settings(config: KafkaConfig, *, on_error: Callable[[KafkaError], Non
     """
     return {
         "client.id": "volcast",
-        "log_level": 2,  # librdkafka writes to standard error by itself; what matters reaches error_cb
+        "log_level": 2,  # librdkafka writes to standard error by itself; errors of connections reach error_cb
         "topic.metadata.refresh.interval.ms": 60_000,
         "reconnect.backoff.max.ms": 1000,  # the default of 10 s would add to each restart of a broker
         **{key: _as_text(value) for key, value in config.client.items()},
         **_read_secrets(config.client_secrets),
         "bootstrap.servers": config.bootstrap_servers,
-        "error_cb": on_error or _log_client_error,
+        "error_cb": on_error or ErrorLog(),
     }
 
 
@@ -96,13 +99,13 @@ def producer_settings(config: KafkaConfig) -> dict[str, Any]:
         "linger.ms": config.linger_ms,
         # The partition of Java's and Flink's producers for the same key.
         "partitioner": "murmur2_random",
-        # Ticks keep their order whatever is retried. One request in flight alone does not see to that: the
-        # first batch for a new topic, refused until its leader stands, was overtaken by the second in 4
-        # of 40 runs on Apache Kafka 4.4 (0 of 60 with idempotence).
+        # Retries must not change the order of ticks. A single request in flight is not enough: the first batch for
+        # a new topic, refused until the topic has a leader, was overtaken by the second batch in 4 of 40 runs on
+        # Apache Kafka 4.4 (0 of 60 with idempotence).
         "enable.idempotence": True,
         "acks": "all",
-        # Bulk is faster for it (408 against 161 thousand messages/s on the embedded broker: larger
-        # batches); a message waits for the acknowledgement before it, 0.2 ms there.
+        # Bulk is faster with a single request, since batches are larger. A message waits for the acknowledgement of
+        # the message before it.
         "max.in.flight.requests.per.connection": 1,
         "delivery.report.only.error": True,
         "message.timeout.ms": 30_000,
@@ -120,7 +123,7 @@ def make_consumer(config: KafkaConfig, group_id: str, **settings: object) -> Con
         Consumer,
         config,
         {
-            # Full queues are looked at again soon; the default of a second would cap replays at 100 k/s.
+            # How soon a full queue is filled again; the default of a second would cap replays at 100 k/s.
             "fetch.queue.backoff.ms": 5,
             **client_settings(config),
             "group.id": group_id,
@@ -168,19 +171,32 @@ def _read_secret(key: str, file: str) -> str:
     return value
 
 
-def _log_client_error(error: KafkaError) -> None:
-    get_logger().warning("kafka", error=explain(error.str()))
+class ErrorLog:
+    """Logs errors of connections, each kind at most once in LOG_EVERY_S: librdkafka repeats them 20 times a second."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._logged_s: dict[int, float] = {}  # by error code
+        self._suppressed: Counter[int] = Counter()
+
+    def __call__(self, error: KafkaError) -> None:
+        code, now_s = error.code(), self._clock()
+        if now_s - self._logged_s.get(code, float("-inf")) < LOG_EVERY_S:
+            self._suppressed[code] += 1
+            return
+        self._logged_s[code] = now_s
+        get_logger().warning("kafka", error=explain(error.str()), suppressed=self._suppressed.pop(code, 0))
 
 
 class Sink:
-    """A producer that waits when its queue is full and raises for messages that were not delivered.
+    """A producer that waits while its queue is full, and raises for messages that were not delivered.
 
     settings: of the producer, above those of every producer.
     """
 
     def __init__(self, config: KafkaConfig, settings: Mapping[str, object] | None = None) -> None:
         self._failure: UnavailableError | None = None
-        self._returned: list[tuple[str, bytes, bytes]] | None = None
+        self._returned: dict[bool, list[Sent]] | None = None  # by whether they were in flight
         self._unpolled = 0
         self._producer = make_producer(config, **(settings or {}))
 
@@ -216,17 +232,17 @@ class Sink:
         if left:
             raise UnavailableError(f"kafka: {left} messages were not delivered within {timeout_s:g} s")
 
-    def take_back(self) -> list[tuple[str, bytes, bytes]]:
+    def take_back(self) -> list[Sent]:
         """Removes the messages that are not delivered: topic, key, value, in their order. The sink is then unusable.
 
         A message that the broker had taken without a timely answer is among them too.
         """
-        returned: list[tuple[str, bytes, bytes]] = []
-        self._returned = returned
+        self._returned = returned = {True: [], False: []}
         self._producer.purge()
         self._producer.flush(1.0)  # runs the delivery reports
         self._returned = None
-        return returned
+        # librdkafka reports the queue first, though it sent the messages in flight before.
+        return returned[True] + returned[False]
 
     def close(self) -> None:
         """Closes the connection and drops all messages that are still queued, so flush first."""
@@ -237,7 +253,8 @@ class Sink:
         if error is None:
             return
         if self._returned is not None:
-            self._returned.append((message.topic() or "", message.key() or b"", message.value() or b""))
+            in_flight = error.code() == KafkaError._PURGE_INFLIGHT
+            self._returned[in_flight].append((message.topic() or "", message.key() or b"", message.value() or b""))
             return
         # librdkafka has retried for message.timeout.ms: each error here is final.
         self._failure = failure(f"a message for {message.topic()} was not delivered", error)
@@ -248,13 +265,19 @@ class Sink:
 
 
 def consume_batch(
-    consumer: Consumer, limit: int, timeout_s: float, *, on_lost_records: Callable[[int], None] | None = None
+    consumer: Consumer,
+    limit: int,
+    timeout_s: float,
+    *,
+    on_lost_records: Callable[[int], None] | None = None,
+    on_end: Callable[[Message], object] | None = None,
 ) -> list[Message]:
     """The messages that are there now, up to `limit`; waits up to `timeout_s` for the first message only.
 
     `consume(limit, timeout)` alone would wait the whole time for a full batch.
 
     on_lost_records: with `auto.offset.reset` "error", called with the partition whose next records Kafka has deleted.
+    on_end: with `enable.partition.eof`, called with topic, partition and offset of an end that is reached.
 
     Raises UnavailableError for an error that the client cannot recover from.
     """
@@ -266,8 +289,11 @@ def consume_batch(
     if not failed:
         return batch
     for message in failed:
-        if on_lost_records is not None and message.error().code() == KafkaError._AUTO_OFFSET_RESET:  # type: ignore[union-attr]
+        code = message.error().code()  # type: ignore[union-attr]
+        if on_lost_records is not None and code == KafkaError._AUTO_OFFSET_RESET:
             on_lost_records(message.partition() or 0)
+        elif on_end is not None and code == KafkaError._PARTITION_EOF:
+            on_end(message)
         else:
             _on_consumer_error(consumer, message)
     return [message for message in batch if message.error() is None]
@@ -339,7 +365,7 @@ def offsets_at(consumer: Consumer, times_ms: list[TopicPartition], timeout_s: fl
 
 
 def holds_records(config: KafkaConfig, topic: str) -> bool:
-    """Whether a record was ever put on a topic. Raises UnavailableError if the broker does not answer."""
+    """Whether a topic ever had a record. Raises UnavailableError if the broker does not answer."""
     consumer = make_consumer(config, "volcast-reader")
     try:
         return any(

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 
-from common.errors import UnavailableError
+from common.errors import ClientLostError, UnavailableError
 from common.log import get_logger
 
 T = TypeVar("T")
@@ -117,7 +117,7 @@ def is_retriable(error: KafkaError) -> bool:
 
 
 def is_rebalancing(error: KafkaError) -> bool:
-    """Whether a commit came too late: other members of the group own the partitions now."""
+    """Whether a commit came too late, since other members of the group own the partitions now."""
     return error.code() in REBALANCING
 
 
@@ -156,7 +156,11 @@ def retrying(call: Callable[[], T], what: str, timeout_s: float, *, pause: Calla
 
 
 def failure(what: str, error: KafkaError) -> UnavailableError:
-    """The line for a user: the fault, Kafka's reason and a hint."""
+    """The line for a user: the fault, Kafka's reason and a hint.
+
+    ClientLostError if the client is unusable: librdkafka reports a fatal error once with its own code, then as _FATAL.
+    """
     hint = HINTS.get(error.code())
     reason = error.str().rstrip(". ")
-    return UnavailableError(f"kafka: {what}: {reason}{f'; {hint}' if hint else ''}")
+    kind = ClientLostError if error.fatal() or error.code() == KafkaError._FATAL else UnavailableError
+    return kind(f"kafka: {what}: {reason}{f'; {hint}' if hint else ''}")

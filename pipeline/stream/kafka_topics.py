@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from common.config import KafkaConfig
 from common.errors import UnavailableError
+from common.log import get_logger
 from pipeline.stream.kafka_errors import failure, kafka_error, retrying
 
 # A restart of a worker reads its whole partition of the topic of snapshots. Compaction runs on closed segments only,
@@ -80,13 +81,45 @@ def _missing(admin: AdminClient, config: KafkaConfig, names: list[str]) -> Unava
         except KafkaException as error:
             if kafka_error(error).code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 return failure(f"topic {name} cannot be seen", kafka_error(error))
+    plain = [name for name in names if name != config.topics.snapshots]
+    commands = [_creation(config, plain[0])] if plain else []
+    if len(plain) < len(names):
+        commands.append(_creation(config, config.topics.snapshots))
+    every = "topics" if len(names) > 1 else "topic"
+    return UnavailableError(
+        f"kafka: {every} {', '.join(names)} missing, and kafka.create_topics is false; create "
+        f"{'each as in ' if len(plain) > 1 else 'it with ' if len(names) == 1 else ''}{' and '.join(commands)}"
+    )
+
+
+def _creation(config: KafkaConfig, name: str) -> str:
+    """The command that creates a topic as Volcast would."""
     options = f"--partitions {config.partitions}"
     if config.replication_factor:
         options += f" --replication-factor {config.replication_factor}"
-    if config.retention_ms:
-        options += f" --config retention.ms={config.retention_ms}"
-    every = "topics" if len(names) > 1 else "topic"
-    return UnavailableError(
-        f"kafka: {every} {', '.join(names)} missing, and kafka.create_topics is false; create each as in "
-        f"`kafka-topics.sh --bootstrap-server {config.bootstrap_servers} --create --topic {names[0]} {options}`"
-    )
+    for key, value in topic_settings(config)[name].items():
+        options += f" --config {key}={value}"
+    return f"`kafka-topics.sh --bootstrap-server {config.bootstrap_servers} --create --topic {name} {options}`"
+
+
+def warn_unless_compacted(admin: AdminClient, config: KafkaConfig) -> None:
+    """Logs a warning if the topic of snapshots deletes records by age or size, or keeps all of them.
+
+    A topic that somebody else created may. If it deletes, products that are quiet for long lose their windows; if it
+    is not compacted, a restart reads more and more.
+    """
+    topic = config.topics.snapshots
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    try:
+        (described,) = admin.describe_configs([resource], request_timeout=config.timeout_s).values()
+        policy = described.result(timeout=config.timeout_s)["cleanup.policy"].value
+    except (KafkaException, TimeoutError, KeyError):
+        return  # the login may lack the right to see it
+    if policy != "compact":
+        get_logger().warning(
+            "the topic of snapshots is not compacted",
+            topic=topic,
+            cleanup_policy=policy,
+            hint=f"kafka-configs.sh --bootstrap-server {config.bootstrap_servers} --alter --entity-type topics "
+            f"--entity-name {topic} --add-config cleanup.policy=compact",
+        )

@@ -20,7 +20,7 @@ class LatencyHistogram:
         self.sum_ns = 0
 
     def add(self, durations_ns: NDArray[np.int64]) -> None:
-        """Takes durations of shape (n,), ns; one below 1 ns (clocks that disagree) counts as 1 ns."""
+        """Takes durations of shape (n,), ns. A duration below 1 ns (clocks that disagree) counts as 1 ns."""
         if not durations_ns.size:
             return
         positive = np.maximum(durations_ns, 1)
@@ -30,14 +30,14 @@ class LatencyHistogram:
         self.sum_ns += int(positive.sum())
 
     def quantile_ns(self, q: float) -> float:
-        """The q-quantile, ns; NaN where nothing was counted."""
+        """The q-quantile, ns; NaN if nothing was counted."""
         if not self.count:
             return float("nan")
         bucket = int(np.searchsorted(np.cumsum(self._counts), q * self.count, side="left"))
         return float(2.0 ** ((bucket + 0.5) / BUCKETS_PER_OCTAVE))
 
     def as_ms(self) -> dict[str, float | None]:
-        """p50 and p99 in ms; None where nothing was counted."""
+        """p50 and p99 in ms; None if nothing was counted."""
         return {f"p{round(q * 100)}": self._ms(q) for q in (0.5, 0.99)}
 
     def below(self, limits_ns: list[float]) -> list[int]:
@@ -51,7 +51,7 @@ class LatencyHistogram:
 
 
 class Stages:
-    """Where the time from a tick to its prediction goes, stage by stage; rows without one are not in it."""
+    """The time from a tick to its prediction, by stage. Rows without a prediction are left out."""
 
     NAMES = ("transport", "features", "predict", "total")
 

@@ -1,4 +1,4 @@
-"""What a commit of offsets tells the next owner of the partition, beside the offset itself.
+"""The part of a commit that the next owner of the partition needs beside the offset.
 
 Kafka stores a short text, the metadata, with each committed offset, so the marker is committed in the transaction
 that commits the offset. It is lost only with the offset.
@@ -21,9 +21,12 @@ class Marker(msgspec.Struct, frozen=True, omit_defaults=True):
     # deliberate reset of the offsets or than the topic itself.
     lineage: str
     replay_from: Count  # ticks.raw from this offset on has to be read again; before it the snapshots are complete
-    broken_at: Count = 0  # snapshots of earlier offsets are followed by a gap: retention took records before this one
+    broken_at: Count = 0  # snapshots of earlier offsets are void: retention deleted records before this offset
     owed_from: Count | None = None  # ticks at and after this offset have features and no predictions yet
     owed_since_ns: Count = 0  # when the features of the first of them were published, wall clock
+    # Where the snapshots are, and how many products have a snapshot. If there are fewer, the state is incomplete.
+    snapshot_partition: int = -1  # -1: not known, since an older version committed
+    snapshot_products: int = 0
 
 
 _encode = msgspec.json.Encoder().encode

@@ -1,6 +1,6 @@
 """Prometheus metrics of the pipeline's processes, read from their counts when Prometheus asks.
 
-Counts are plain integers that the work itself keeps, so counting costs nothing extra on the way.
+The counts are plain integers of the live path, so Prometheus adds no cost there.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 
 def labelled(name: str, help_text: str, label: str, counts: Counter[str]) -> CounterMetricFamily:
-    """A counter with one label, from a Counter by that label's values."""
+    """A counter with a single label, from a Counter by the values of that label."""
     family = CounterMetricFamily(name, help_text, labels=[label])
-    for value, count in sorted(dict(counts).items()):  # a copy: the work goes on while Prometheus asks
+    for value, count in sorted(dict(counts).items()):  # a copy: another thread counts on
         family.add_metric([value], count)
     return family
 
 
 class CallbackCollector(Collector):
-    """Metrics that a function makes when asked."""
+    """Metrics that a function makes for each request of Prometheus."""
 
     def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
         self._collect = collect

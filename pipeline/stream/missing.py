@@ -1,32 +1,36 @@
-"""What a recording holds and ticks.raw lacks, in a form that leaves the windows of the worker right."""
+"""The ticks of a recording that ticks.raw lacks, with the gaps that keep the worker's windows right."""
 
 from __future__ import annotations
 
+import time
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Message, TopicPartition
 from numpy.typing import NDArray
 
 from common.config import KafkaConfig
-from common.errors import UnavailableError
 from pipeline.records import NOT_DECODED, DeadLetter, Gap, LateTick, Record, Tick, decode_record, record_key
-from pipeline.stream.kafka import make_consumer, partitions_of
-from pipeline.stream.kafka_errors import failure, goes_on, kafka_error
+from pipeline.stream.reading import Place, Reader, bounds_of
 
-BATCH_MESSAGES = 5_000
-IDLE_S = 10.0  # without a message before the end of a partition: the broker is unavailable
+CLIENT_NAME = "volcast-missing"
+NS_PER_MS = 1_000_000
 
 
 class PresentTicks:
-    """The ticks of a topic, 16 bytes each: event time and sequence number by product."""
+    """The ticks of a topic, 16 bytes each: event time and sequence number by product.
 
-    def __init__(self, records: Iterable[Tick]) -> None:
+    since_ns: wall clock since which the topic is whole; retention has deleted records that were published before. 0: no
+    record was deleted.
+    """
+
+    def __init__(self, records: Iterable[Tick], since_ns: int = 0) -> None:
+        self.since_ns = since_ns
         times: dict[str, array[int]] = defaultdict(lambda: array("q"))
         sequences: dict[str, array[int]] = defaultdict(lambda: array("q"))
-        self._newest: dict[str, tuple[int, int]] = {}  # the last one on the topic
+        self._newest: dict[str, tuple[int, int]] = {}  # product -> its last tick on the topic
         self.ticks = 0
         for tick in records:
             key = record_key(tick.venue, tick.product_id)
@@ -48,12 +52,17 @@ class PresentTicks:
         first, last = (int(np.searchsorted(time_ns, tick.event_time_ns, side)) for side in ("left", "right"))
         return bool(np.any(sequence_num[first:last] == tick.sequence_num))
 
+    def may_be_deleted(self, tick: Tick) -> bool:
+        """Whether retention may have deleted the tick from the topic."""
+        return (tick.ingest_time_ns or tick.event_time_ns) < self.since_ns
+
     def is_newest(self, tick: Tick) -> bool:
         """Whether the tick is the last one of its product on the topic."""
         return self._newest.get(record_key(tick.venue, tick.product_id)) == (tick.event_time_ns, tick.sequence_num)
 
-    def knows(self, key: str) -> bool:
-        return key in self._newest
+    def is_new(self, key: str) -> bool:
+        """Whether no tick of the product was ever on the topic."""
+        return key not in self._newest and not self.since_ns
 
 
 def missing_records(
@@ -61,8 +70,10 @@ def missing_records(
 ) -> Iterator[Tick | Gap]:
     """The missing ticks in order, with gaps around each unbroken run of them.
 
-    A run that goes on directly after the product's last tick on the topic needs no gap: the windows are whole.
-    Any other run begins with a gap, and its product ends with one, since later ticks are on the topic already.
+    Ticks that retention may have deleted from the topic are not missing: the worker has read them.
+
+    A run that directly follows the product's last tick on the topic needs no gap: the windows are whole. Any other
+    run begins with a gap, and a gap follows the product's last run, since later ticks are on the topic already.
     """
     before: dict[str, Tick] = {}  # the tick of the recording before this one, if the topic holds it
     running: dict[str, Tick] = {}  # the last tick of the run in hand
@@ -77,12 +88,14 @@ def missing_records(
         if not isinstance(record, Tick):
             continue
         key = record_key(record.venue, record.product_id)
-        if present.holds(record):
+        if present.holds(record) or present.may_be_deleted(record):
             before[key] = record
             running.pop(key, None)
             continue
         if key not in running:
-            appends = not present.knows(key) or (key in before and present.is_newest(before[key]))
+            appends = (not present.knows(key) and not present.since_ns) or (
+                key in before and present.is_newest(before[key])
+            )
             if not appends or key in detached:
                 yield _gap(record)
                 detached[key] = record
@@ -101,33 +114,40 @@ def _gap(tick: Tick) -> Gap:
 
 def read_present(config: KafkaConfig) -> PresentTicks:
     """All ticks of ticks.raw. Raises UnavailableError if the broker does not answer."""
-    return PresentTicks(_topic_ticks(config))
+    bounds = bounds_of(config, [config.topics.raw], CLIENT_NAME)
+    # When the first record that is left was published, of each partition that has lost records; now if none is left.
+    first_left_ns = {number: time.time_ns() for (_, number), (low, _) in bounds.items() if low > 0}
+
+    def ticks() -> Iterator[Tick]:
+        unread = set(first_left_ns)
+        for message in _messages(config, bounds):
+            number = message.partition() or 0
+            if number in unread:
+                unread.discard(number)
+                first_left_ns[number] = message.timestamp()[1] * NS_PER_MS
+            record = _decoded(message.value() or b"")
+            if isinstance(record, Tick):
+                yield record
+
+    present = PresentTicks(ticks())
+    present.since_ns = max(first_left_ns.values(), default=0)
+    return present
 
 
-def _topic_ticks(config: KafkaConfig) -> Iterator[Tick]:
-    topic = config.topics.raw
-    consumer = make_consumer(config, "volcast-missing", **{"enable.partition.eof": True})
+def read_values(config: KafkaConfig, last: int) -> list[bytes]:
+    """The last records of each partition of ticks.raw, as bytes. Raises UnavailableError as `read_present`."""
+    bounds = bounds_of(config, [config.topics.raw], CLIENT_NAME)
+    ends = {place: (max(low, high - last), high) for place, (low, high) in bounds.items()}
+    return [message.value() or b"" for message in _messages(config, ends)]
+
+
+def _messages(config: KafkaConfig, bounds: Mapping[Place, tuple[int, int]]) -> Iterator[Message]:
+    reader = Reader(config, CLIENT_NAME, [TopicPartition(*place, low) for place, (low, _) in bounds.items()])
     try:
-        partitions = set(partitions_of(consumer, topic, config.timeout_s))
-        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])
-        while partitions:
-            batch = consumer.consume(BATCH_MESSAGES, 0.2) or consumer.consume(1, IDLE_S)
-            if not batch:
-                raise UnavailableError(f"kafka: {topic}: no broker answers at {config.bootstrap_servers}")
-            for message in batch:
-                error = message.error()
-                if error is None:
-                    record = _decoded(message.value() or b"")
-                    if isinstance(record, Tick):
-                        yield record
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    partitions.discard(message.partition())
-                elif not goes_on(error):
-                    raise failure(f"{topic} cannot be read", error)
-    except KafkaException as error:
-        raise failure(f"{topic} cannot be read", kafka_error(error)) from None
+        for batch in reader.read_until({place: high for place, (_, high) in bounds.items()}):
+            yield from batch
     finally:
-        consumer.close()
+        reader.close()
 
 
 def _decoded(raw: bytes) -> Record | None:

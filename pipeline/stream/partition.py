@@ -1,6 +1,6 @@
-"""The worker's state of one partition of ticks.raw: its products' windows, and what a restart needs to know.
+"""The worker's state of a partition of ticks.raw: the windows of its products, and the data for a restart.
 
-A core: it takes messages and returns what became of each. It knows no other partition, so a rebalance moves it whole.
+A core: it takes messages and returns an outcome. It knows no other partition, so a rebalance moves it as a whole.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pipeline.features.time_rule import Refusal, TimeRule
 from pipeline.records import NOT_DECODED, DeadReason, Gap, LateReason, Record, Tick, decode_record
 from pipeline.stream.marker import FORMAT_VERSION as MARKER_VERSION
 from pipeline.stream.marker import Marker
+from pipeline.stream.snapshots import FORMAT_VERSION as SNAPSHOT_VERSION
 from pipeline.stream.snapshots import Snapshot
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ _LATE_REASONS: dict[int, LateReason] = {Status.JUMPED_BACK: "time_jumped_back", 
 
 
 class RawMessage(Protocol):
-    """What a partition reads of a Kafka message."""
+    """The parts of a Kafka message that a partition reads."""
 
     def value(self) -> bytes | None: ...
     def offset(self) -> int | None: ...
@@ -42,7 +43,7 @@ class RawMessage(Protocol):
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a batch of messages. Each message is in exactly one of ticks, late, dead and gaps."""
+    """The result of a batch. Each message is in exactly one of ticks, late, dead and gaps."""
 
     columns: TickColumns  # ticks with features
     offsets: NDArray[np.int64]  # (n,) of those ticks
@@ -70,15 +71,25 @@ class Partition:
         self._changed: dict[int, int] = {}
         self._due_before = 0
         self._known_until: dict[int, int] = {}  # product code -> offset of the snapshot it was restored from
+        self._snapshotted: set[int] = set()  # codes of products with a snapshot of this lineage
 
     def marker(self, owed_from: int | None, owed_since_ns: int) -> Marker:
         replay_from = next(iter(self._changed.values()), self.next_offset)
-        return Marker(MARKER_VERSION, self.lineage, replay_from, self.broken_at, owed_from, owed_since_ns)
+        return Marker(
+            MARKER_VERSION,
+            self.lineage,
+            replay_from,
+            self.broken_at,
+            owed_from,
+            owed_since_ns,
+            self.snapshot_partition,
+            len(self._snapshotted),
+        )
 
     def absorb(self, messages: Sequence[RawMessage]) -> Outcome:
         """Takes the partition's next messages, in order."""
         outcome = self._judged(messages)
-        # Several checks contribute; the order is that of the topic, however the messages are cut into batches.
+        # Several checks contribute. The order is that of the topic, for any cut of the messages into batches.
         outcome.late.sort(key=lambda late: late[1])
         outcome.dead.sort(key=lambda dead: dead[2])
         return outcome
@@ -120,10 +131,10 @@ class Partition:
         """A gap in every product: records before `offset` were lost."""
         self.broken_at = offset
         self.next_offset = max(self.next_offset, offset)
-        self._rule.suspects.clear()
         for code in self.codes.values():
             if self._known_until.get(code, -1) < offset:
                 self._engine.restore(code, b"")
+                self._rule.suspects.pop(code, None)
 
     def load(self, snapshots: Sequence[Snapshot]) -> None:
         """Takes over the state of each product. Raises ValueError for states of another schema or format."""
@@ -134,6 +145,7 @@ class Partition:
             if snapshot.suspect is not None and not broken:
                 self._rule.suspects[code] = snapshot.suspect
             self._known_until[code] = snapshot.offset
+            self._snapshotted.add(code)
 
     def loaded(self) -> None:
         """Ends the replay that follows `load`: records from here on are new to every product."""
@@ -158,6 +170,7 @@ class Partition:
                 break
             venue, product_id = names[code]
             snapshot = Snapshot(
+                version=SNAPSHOT_VERSION,
                 group=group,
                 partition=self.number,
                 lineage=self.lineage,
@@ -174,13 +187,15 @@ class Partition:
     def snapshots_written(self, snapshots: Sequence[Snapshot]) -> None:
         """Call once they are sent, before the next messages are absorbed."""
         for snapshot in snapshots:
-            del self._changed[self.codes[snapshot.venue, snapshot.product_id]]
+            code = self.codes[snapshot.venue, snapshot.product_id]
+            del self._changed[code]
+            self._snapshotted.add(code)
 
     def _decode(self, messages: Sequence[RawMessage], outcome: Outcome) -> tuple[list[Record], list[RawMessage]]:
         try:
             return [decode_record(message.value() or b"") for message in messages], list(messages)
         except NOT_DECODED:
-            pass  # at least one is damaged; now one by one
+            pass  # a message is damaged: decode each by itself
         records, kept = [], []
         for message in messages:
             try:

@@ -12,12 +12,12 @@ from pipeline.records import DeadLetter, Gap, LateTick, Tick, encode, record_key
 from pipeline.stream.backlog import BacklogSink
 from pipeline.stream.kafka import Sink
 
-MAX_HOLES = 1000  # told one by one; all are counted
+MAX_HOLES = 1000  # that are listed; all are counted
 
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """A gap as a span of time: after one tick of a product, until the next."""
+    """A gap as a span of time, from a tick of a product to its next tick."""
 
     product_id: str
     after_ns: int
@@ -29,7 +29,7 @@ class Hole:
 
 @dataclass(slots=True)
 class RecordCounts:
-    """How many records went where; the sum of all is the number of records seen."""
+    """Numbers of records by topic and kind. Their sum is the number of records."""
 
     ticks: Counter[str] = field(default_factory=Counter)  # by product
     gaps: Counter[str] = field(default_factory=Counter)  # by reason, as are the next two
@@ -61,8 +61,8 @@ class RecordCounts:
 class Publisher:
     """Sends records to ticks.raw, ticks.late and ticks.dead, and counts them.
 
-    resumes: the topic holds records of an earlier run. What the exchange sent between the two is not on
-    it, so each product begins with a gap (reason "reconnect").
+    resumes: the topic holds records of an earlier run. Messages between the two runs are not on
+    the topic, so each product begins with a gap (reason "reconnect").
     """
 
     def __init__(self, sink: Sink | BacklogSink, topics: Topics, *, resumes: bool = False) -> None:
@@ -74,10 +74,10 @@ class Publisher:
         self._last_tick_ns: dict[str, int] = {}
         self.holes: list[Hole] = []
         self._open: dict[str, list[int]] = {}  # key -> holes that its next tick ends
-        self.published = 0  # records on ticks.raw: what a worker has to read to be through
+        self.published = 0  # records on ticks.raw: a worker that has read so many is done
 
     def publish(self, records: Iterable[Tick | Gap | LateTick | DeadLetter]) -> None:
-        """Queues the records in order. Raises UnavailableError once Kafka has refused one."""
+        """Queues the records in order. Raises UnavailableError once Kafka has refused a record."""
         counts, topics, send = self.counts, self._topics, self._sink.send
         for record in records:
             if isinstance(record, Tick):

@@ -1,4 +1,4 @@
-"""The state of newly assigned partitions: snapshots, the ticks since, and rows that still need a prediction.
+"""The state of newly assigned partitions: snapshots, the ticks since, and rows without a prediction.
 
 All of it comes from committed records, as of the committed offset. So it holds the bits of a worker that never
 stopped, and it takes a bounded time: at most about MAX_REPLAY_RECORDS ticks are read again.
@@ -35,6 +35,9 @@ OPEN_TRANSACTIONS_S = 60.0
 CLOCK_SKEW_MS = 60_000
 NS_PER_MS = 1_000_000
 OWED_ROWS_AT_ONCE = 5000
+# Topics end with markers of transactions. A reader learns that it is past them from an empty fetch, which by default
+# comes after 500 ms: 0.5 s for each of about five reads of a partition.
+END_WAIT_MS = 10
 
 
 @dataclass(slots=True)
@@ -79,27 +82,38 @@ class Restorer:
             OPEN_TRANSACTIONS_S,
         )
         with ExitStack() as cleanup:
-            reader = make_consumer(self._config, f"{self._group_id}-restore", **{"enable.partition.eof": True})
+            # Retention may overtake the reader: an error, not a silent jump.
+            settings = {
+                "enable.partition.eof": True, "fetch.wait.max.ms": END_WAIT_MS, "auto.offset.reset": "error",
+            }  # fmt: skip
+            reader = make_consumer(self._config, f"{self._group_id}-restore", **settings)
             cleanup.callback(reader.close)
             ends = make_consumer(self._config, f"{self._group_id}-restore", **{"isolation.level": "read_uncommitted"})
             cleanup.callback(ends.close)
             try:
                 log = _Log(reader, ends, self._config.timeout_s)
-                return [self._restore(log, partition) for partition in offsets]
+                return [self._restored(log, partition) for partition in offsets]
             except KafkaException as exception:
                 raise failure("the worker's state cannot be read back", kafka_error(exception)) from None
 
+    def _restored(self, log: _Log, committed: TopicPartition) -> Restored:
+        while True:
+            try:
+                return self._restore(log, committed)
+            except _DeletedError:
+                get_logger().info("kafka deletes records while they are read, once more", partition=committed.partition)
+
     def _restore(self, log: _Log, committed: TopicPartition) -> Restored:
         number, end = committed.partition, committed.offset
+        marker = from_metadata(committed.metadata, end)
         low, high = log.bounds(committed.topic, number)
-        snapshots = number % log.partitions(self._config.topics.snapshots)
+        snapshots = self._snapshot_partition(log, number, marker)
         if end < 0:
             return Restored(self._new(number, snapshots, low))
         if end > high:
             get_logger().warning("ticks.raw was made anew, windows start anew", partition=number, committed=end)
             return Restored(self._new(number, snapshots, low))
         began_s = time.monotonic()
-        marker = from_metadata(committed.metadata, end)
         partition = self._with_snapshots(log, number, snapshots, marker, end) if marker else None
         if partition is None or marker is None:
             partition = self._new(number, snapshots, 0)
@@ -135,23 +149,40 @@ class Restorer:
         partition.next_offset = next_offset
         return partition
 
+    def _snapshot_partition(self, log: _Log, number: int, marker: Marker | None) -> int:
+        """Where the partition's snapshots are, also after the topic got more partitions."""
+        partitions = log.partitions(self._config.topics.snapshots)
+        if marker is not None and 0 <= marker.snapshot_partition < partitions:
+            return marker.snapshot_partition
+        return number % partitions
+
     def _with_snapshots(
         self, log: _Log, number: int, snapshot_partition: int, marker: Marker, end: int
     ) -> Partition | None:
-        """None if the snapshots are of another format or schema: the last ticks have to do."""
-        found = SnapshotReader(self._group_id, number, marker.lineage)
+        """None if snapshots are missing, or are of another format or schema: the last ticks have to do."""
+        reader = SnapshotReader(self._group_id, number, marker.lineage, end)
         for batch in log.read_all(self._config.topics.snapshots, snapshot_partition):
             for message in batch:
-                found.take(message.value() or b"")
+                reader.take(message.value() or b"")
+        snapshots = reader.complete()
         partition = Partition(number, self._schema, self._max_future_ns, marker.lineage, snapshot_partition)
         partition.broken_at = marker.broken_at
         try:
-            partition.load(found.complete(end))
+            partition.load(snapshots)
         except ValueError as error:
             get_logger().warning("snapshots cannot be used", partition=number, error=str(error))
             return None
-        if found.unreadable:
-            get_logger().warning("snapshots of an unknown format", partition=number, records=found.unreadable)
+        if reader.unreadable:
+            get_logger().warning("snapshots of an unknown format", partition=number, records=reader.unreadable)
+            return None
+        if len(snapshots) < marker.snapshot_products:
+            get_logger().warning(
+                "snapshots are missing; is the topic compacted?",
+                topic=self._config.topics.snapshots,
+                partition=number,
+                expected=marker.snapshot_products,
+                present=len(snapshots),
+            )
             return None
         return partition
 
@@ -164,23 +195,35 @@ class Restorer:
         assert marker.owed_from is not None
         topic = self._config.topics.features
         since_ms = max(0, marker.owed_since_ns // NS_PER_MS - CLOCK_SKEW_MS)
-        owed: list[tuple[FeatureRow, int]] = []
+        owed: dict[
+            int, tuple[FeatureRow, int]
+        ] = {}  # by offset: if at-least-once delivery repeated a row, the last copy
         for feature_partition in range(log.partitions(topic)):
             start = log.offset_at(topic, feature_partition, since_ms)
             for batch in log.read_all(topic, feature_partition, start):
-                owed += [
-                    (row, message.timestamp()[1] * NS_PER_MS)
-                    for message in batch
-                    if (row := _parsed(message)) is not None
-                    and row.source_partition == number
-                    and marker.owed_from <= row.source_offset < end
-                    and row.warm
-                    and row.schema_hash == self._schema.hash
-                ]
-        owed.sort(key=lambda pair: pair[0].source_offset)
-        for begin in range(0, len(owed), OWED_ROWS_AT_ONCE):
-            some = owed[begin : begin + OWED_ROWS_AT_ONCE]
+                for message in batch:
+                    row = _parsed(message)
+                    if row is not None and self._is_owed(row, number, marker.owed_from, end):
+                        owed[row.source_offset] = row, message.timestamp()[1] * NS_PER_MS
+        if marker.owed_from not in owed:
+            get_logger().warning(
+                "kafka deleted feature rows before they were predicted",
+                partition=number,
+                owed_from=marker.owed_from,
+                first_left=min(owed, default=None),
+            )
+        in_order = [owed[offset] for offset in sorted(owed)]
+        for begin in range(0, len(in_order), OWED_ROWS_AT_ONCE):
+            some = in_order[begin : begin + OWED_ROWS_AT_ONCE]
             yield self._as_rows([row for row, _ in some], [written_ns for _, written_ns in some])
+
+    def _is_owed(self, row: FeatureRow, number: int, owed_from: int, end: int) -> bool:
+        return (
+            row.source_partition == number
+            and owed_from <= row.source_offset < end
+            and row.warm
+            and row.schema_hash == self._schema.hash
+        )
 
     def _as_rows(self, rows: list[FeatureRow], written_ns: list[int]) -> Rows:
         times = np.array(written_ns, np.int64)
@@ -198,6 +241,10 @@ class Restorer:
             times,
             times,
         )
+
+
+class _DeletedError(Exception):
+    """Kafka deleted records that were about to be read."""
 
 
 class _Log:
@@ -220,10 +267,10 @@ class _Log:
     def offset_at(self, topic: str, partition: int, time_ms: int) -> int:
         """The first offset whose record is of that time or later; the end if there is none."""
         asked = [TopicPartition(topic, partition, time_ms)]
-        (found,) = retrying(
+        (first,) = retrying(
             lambda: self._ends.offsets_for_times(asked, self._timeout_s), f"{topic} cannot be read", self._timeout_s
         )
-        return found.offset if found.offset >= 0 else self.bounds(topic, partition)[1]
+        return first.offset if first.offset >= 0 else self.bounds(topic, partition)[1]
 
     def read_all(self, topic: str, partition: int, start: int = 0) -> Iterator[list[Message]]:
         low, high = self.bounds(topic, partition)
@@ -249,6 +296,8 @@ class _Log:
                     batch.append(message)
                 elif error.code() == KafkaError._PARTITION_EOF:
                     position = max(position, message.offset() or 0)
+                elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+                    raise _DeletedError
                 elif not goes_on(error):
                     raise KafkaException(error)
             wanted = [message for message in batch if (message.offset() or 0) < end]

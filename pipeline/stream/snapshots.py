@@ -19,13 +19,22 @@ CHECKSUM_BYTES = 4
 PART_BYTES = 800_000  # Kafka takes messages of 1,000,000 bytes
 
 
-class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The state of a product, or a part of it. Newer versions may add fields."""
+class _Head(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields that every format version keeps: whose snapshot it is, and in which format."""
 
-    version: int = FORMAT_VERSION
+    version: int = 1  # records of the first release lack it
     group: str
     partition: int  # of ticks.raw
     lineage: str  # see Marker
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The state of a product, or a part of it. Newer versions may add fields."""
+
+    version: int  # without a default, which would be left out of the bytes
+    group: str
+    partition: int
+    lineage: str
     venue: str
     product_id: str
     offset: int  # records of ticks.raw before this offset are in the state
@@ -37,6 +46,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Snapshot).decode
+_decode_head = msgspec.msgpack.Decoder(_Head).decode
+_NOT_DECODED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def records_of(snapshot: Snapshot) -> Iterator[tuple[bytes, bytes]]:
@@ -55,43 +66,54 @@ def encoded(snapshot: Snapshot) -> bytes:
 
 
 def _decoded(value: bytes) -> Snapshot | None:
-    """None for a record that is damaged, or of an older version, which wrote no checksum."""
+    """None for a record that is damaged or of another version. Version 1 had no checksum."""
     content, checksum = value[:-CHECKSUM_BYTES], value[-CHECKSUM_BYTES:]
     if zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "big") != checksum:
         return None
     try:
-        return _decode(content)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        snapshot = _decode(content)
+    except _NOT_DECODED:
         return None
+    return snapshot if snapshot.version == FORMAT_VERSION else None
 
 
 class SnapshotReader:
-    """Collects the records of the topic in order and gives the newest complete snapshot of each product."""
+    """Collects the records of the topic in order: of each product the newest complete snapshot.
 
-    def __init__(self, group: str, partition: int, lineage: str) -> None:
+    end: snapshots of later offsets are left out.
+    """
+
+    def __init__(self, group: str, partition: int, lineage: str, end: int) -> None:
         self._wanted = group, partition, lineage
-        self._parts: dict[tuple[str, str], dict[int, Snapshot]] = {}
-        self.unreadable = 0  # of another format version, or damaged
+        self._end = end
+        self._parts: dict[tuple[str, str], dict[int, Snapshot]] = {}  # of the newest snapshot, as far as read
+        self._complete: dict[tuple[str, str], Snapshot] = {}
+        self.unreadable = 0  # of the wanted lineage, damaged or of another version
 
     def take(self, value: bytes) -> None:
+        """Takes the next record. Records of other lineages and other programs are ignored."""
+        try:
+            head = _decode_head(value[:-CHECKSUM_BYTES])
+        except _NOT_DECODED:
+            return
+        if (head.group, head.partition, head.lineage) != self._wanted:
+            return
         part = _decoded(value)
         if part is None:
             self.unreadable += 1
-            return
-        if (part.group, part.partition, part.lineage) != self._wanted:
-            return
-        if part.version != FORMAT_VERSION:
-            self.unreadable += 1
-            return
-        parts = self._parts.setdefault((part.venue, part.product_id), {})
+        elif part.offset <= self._end:
+            self._add(part)
+
+    def complete(self) -> list[Snapshot]:
+        return list(self._complete.values())
+
+    def _add(self, part: Snapshot) -> None:
+        """A newer snapshot replaces an older one once it is complete: a crash may have cut it off (at least once)."""
+        product = part.venue, part.product_id
+        parts = self._parts.setdefault(product, {})
         if any(other.offset != part.offset for other in parts.values()):
             parts.clear()
         parts[part.part] = part
-
-    def complete(self, end: int) -> list[Snapshot]:
-        """Those as of `end` or an earlier offset."""
-        return [
-            msgspec.structs.replace(parts[0], state=b"".join(parts[number].state for number in range(parts[0].parts)))
-            for parts in self._parts.values()
-            if 0 in parts and parts[0].offset <= end and set(range(parts[0].parts)) <= parts.keys()
-        ]
+        if parts.keys() >= set(range(part.parts)):
+            state = b"".join(parts[number].state for number in range(part.parts))
+            self._complete[product] = msgspec.structs.replace(part, state=state)

@@ -1,7 +1,7 @@
 """A queue of Kafka messages on disk: bounded, in order, whole after a kill.
 
-Messages are appended to segment files and read from the oldest one on. A position file tells how far the
-reader has come; a segment is removed once it is read through. Each message carries a CRC-32, so the end of a
+Messages are appended to segment files and read from the oldest segment on. A position file states how far the
+reader has come. A segment is removed once all of it is read. Each message carries a CRC-32, so the end of a
 file that a kill or a full disk cut off is recognized.
 """
 
@@ -33,14 +33,19 @@ class SpooledMessage(NamedTuple):
 
 
 class Spool:
-    """The queue of one process. Raises UnavailableError if another process has the folder."""
+    """The queue of one process. Raises UnavailableError if another process has the folder, or if it cannot be made."""
 
     def __init__(self, directory: Path, max_bytes: int, segment_bytes: int = SEGMENT_BYTES) -> None:
         self._directory = directory
         self._max_bytes = max_bytes
         self._segment_bytes = segment_bytes
-        directory.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise UnavailableError(
+                f"backlog {directory}: cannot be used: {error.strerror}; set ingest.backlog_dir"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -53,10 +58,15 @@ class Spool:
         self._write_fd: int | None = None
         self._write_size = 0
         self._read_number, self._read_at = self._stored_position()
-        self.messages = sum(1 for _ in self._peek())  # that wait
+        self.messages = 0  # that wait
+        whole_bytes = self._read_at
+        for message, _ in self._peek():
+            self.messages += 1
+            whole_bytes += len(_encode(message))
+        self.damaged_bytes = self._bytes - whole_bytes  # that a kill or a full disk cut off
 
     def append(self, message: SpooledMessage) -> None:
-        """Raises OSError if the disk refuses or the bound is reached; the queue is then as before."""
+        """Raises OSError if the disk refuses or the bound is reached; the message is then not in the queue."""
         data = _encode(message)
         if self._bytes + len(data) > self._max_bytes:
             raise OSError(errno.ENOSPC, f"the backlog has {self._max_bytes:,} bytes (ingest.backlog_max_bytes)")
@@ -64,11 +74,13 @@ class Spool:
             self._open_segment()
         assert self._write_fd is not None
         written = os.write(self._write_fd, data)
-        if written < len(data):
-            os.ftruncate(self._write_fd, self._write_size)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._write_size += written
         self._bytes += written
+        if written < len(data):
+            # Nothing may follow the part of a message: a reader stops there.
+            os.close(self._write_fd)
+            self._write_fd = None
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.messages += 1
 
     def prepend(self, messages: Sequence[SpooledMessage]) -> None:
@@ -98,6 +110,10 @@ class Spool:
             if len(batch) >= limit:
                 break
         return batch, position
+
+    def waiting(self) -> Iterator[SpooledMessage]:
+        """All messages, oldest first."""
+        return (message for message, _ in self._peek())
 
     def release(self, messages: int, position: tuple[int, int]) -> None:
         """Forgets the messages that `read` gave: they are delivered."""
@@ -144,9 +160,11 @@ class Spool:
         return self._directory / f"{number:09d}{_SUFFIX}"
 
     def _stored_position(self) -> tuple[int, int]:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, IndexError):
             number, at = map(int, (self._directory / "position").read_text().split())
-            if number in self._segments:
+            # Segments that were read are removed before the position is stored. So an older segment was put in front
+            # right before the process ended.
+            if number == self._segments[0]:
                 return number, at
         return (self._segments[0] if self._segments else FIRST_SEGMENT), 0
 

@@ -1,6 +1,7 @@
 """How the worker delivers: exactly once, in transactions, or at least once.
 
-Both take messages, and then commit them together with the offsets of the ticks that they come from.
+Both take messages, and then commit them together with the offsets of the ticks that they come from. A transaction is
+committed by a thread, since that takes several round trips. Messages that arrive meanwhile wait for the next one.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ import os
 import re
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from common.config import KafkaConfig
-from common.errors import UnavailableError
+from common.errors import ClientLostError, UnavailableError
 from common.log import get_logger
 from pipeline.stream.kafka import POLL_EVERY, make_producer
 from pipeline.stream.kafka_errors import failure, is_rebalancing, is_retriable, kafka_error, retrying
@@ -29,11 +32,22 @@ TRANSACTION_TIMEOUT_MS = 10_000
 # How long a broker may be unavailable before the worker ends.
 OUTAGE_S = 120.0
 CALL_S = 5.0
-# Two workers of one name replace each other's producer in turn. A single replacement may be the broker's, after a
-# transaction took too long.
-FENCED_TWICE_S = 60.0
+# A call of librdkafka for CALL_S has returned by then, unless it never will (librdkafka issues 5456 and 5511).
+LOST_CALL_S = CALL_S + 10.0
+WATCH_S = 0.5  # how often a waiting worker looks for such a call
+# The broker fences a producer for its age only: after a transaction took too long, or when it restarted meanwhile. A
+# younger producer was replaced by another worker of the same name.
+FENCED_YOUNG_S = TRANSACTION_TIMEOUT_MS / 1e3
 ANY_PARTITION = -1
+# Directly after a commit the broker refuses the next transaction until all partitions have its end, about a millisecond
+# later. librdkafka repeats the request after this time; its default of 100 ms would delay one commit in fifty by that.
+RETRY_BACKOFF_MS = 2
+# A small transaction begins when it is committed (see ExactlyOnce). Beyond this the broker gets messages earlier.
+MAX_SMALL_MESSAGES = 1000
+# About 10 MB. Beyond it the worker waits for the commit in flight.
+MAX_WAITING_MESSAGES = 20_000
 
+Messages = tuple[str, bytes, Sequence[bytes], int]  # topic, key, values, partition
 SnapshotRecord = tuple[str, bytes, bytes, int]  # topic, key, value, partition
 
 
@@ -44,21 +58,36 @@ class AbortedError(Exception):
 class Delivery(Protocol):
     """Where the worker's messages go."""
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the caller should await the commit in flight before it sends more."""
+        ...
+
     def send_all(self, topic: str, key: bytes, values: Sequence[bytes], partition: int = ANY_PARTITION) -> None:
         """Queues messages of one key. Raises AbortedError, or UnavailableError for a message that Kafka refuses."""
         ...
 
     def poll(self) -> None: ...
 
-    def commit(self, offsets: Sequence[TopicPartition], snapshots: Sequence[SnapshotRecord]) -> None:
-        """Commits all messages, the offsets, and snapshots as of the offsets.
+    def start_commit(self, offsets: Sequence[TopicPartition], snapshots: Sequence[SnapshotRecord]) -> None:
+        """Begins to commit all messages, the offsets, and snapshots as of the offsets. No commit may be in flight.
 
-        Raises AbortedError; UnavailableError after OUTAGE_S.
+        Raises the errors of `finish_commit`.
+        """
+        ...
+
+    def finish_commit(self, *, wait: bool) -> bool:
+        """Whether the commit that was started is done. Without `wait` it returns at once.
+
+        Raises AbortedError; UnavailableError after OUTAGE_S, or for a message that Kafka refuses.
         """
         ...
 
     def abort(self) -> None:
-        """Drops messages since the last commit, as far as the guarantee allows."""
+        """Drops messages since the last commit, as far as the guarantee allows. No commit may be in flight.
+
+        Call it after each AbortedError, before anything else. Raises UnavailableError.
+        """
         ...
 
     def close(self) -> None: ...
@@ -86,7 +115,13 @@ class _Sender:
 
 
 class ExactlyOnce:
-    """One transaction from one commit to the next; it begins with the first message.
+    """One transaction from one commit to the next.
+
+    A small transaction lives in the thread alone: its offsets, its messages, its end. The offsets come first because
+    they find out, within RETRY_BACKOFF_MS, when the transaction before is over on all partitions. For messages
+    librdkafka would repeat the question after 20 ms. Larger transactions begin earlier, while their messages arrive.
+
+    The producer belongs to the thread while a commit is in flight, and to the caller otherwise.
 
     transactional_id: stable for this worker. A new producer of the same name ends the transaction of the old one.
     """
@@ -96,73 +131,134 @@ class ExactlyOnce:
         self._consumer = consumer
         self._id = transactional_id
         self._sender = _Sender()
+        self._waiting: list[Messages] = []
+        self._waiting_count = 0
         self._open = False
-        self._fenced_s = float("-inf")
+        self._closing = False
+        self._producer_since_s = 0.0
         self._producer = self._started()
+        self._commit: Future[None] | None = None  # in flight, or its result was not taken
+        self._call_since_s: float | None = None  # since when a call of librdkafka lasts
+
+    @property
+    def is_full(self) -> bool:
+        return self._commit is not None and self._waiting_count >= MAX_WAITING_MESSAGES
 
     def send_all(self, topic: str, key: bytes, values: Sequence[bytes], partition: int = ANY_PARTITION) -> None:
-        try:
-            self._begin()
-            self._sender.queue(self._producer, topic, key, values, partition)
-        except KafkaException as exception:
-            error = kafka_error(exception)
-            if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                raise failure(f"a message for {topic} is refused", error) from None
-            raise self._aborted(error) from None
+        self._waiting.append((topic, key, values, partition))
+        self._waiting_count += len(values)
+        if self._commit is None and self._waiting_count > MAX_SMALL_MESSAGES:
+            try:
+                self._produce(self._take_waiting())
+            except KafkaException as exception:
+                raise _aborted(exception) from None
 
     def poll(self) -> None:
-        self._producer.poll(0)
+        if self._commit is None:
+            self._producer.poll(0)
 
-    def commit(self, offsets: Sequence[TopicPartition], snapshots: Sequence[SnapshotRecord]) -> None:
-        for topic, key, value, partition in snapshots:
-            self.send_all(topic, key, [value], partition)
-        try:
-            self._begin()
-            group = self._consumer.consumer_group_metadata()
-            self._repeat(lambda: self._producer.send_offsets_to_transaction(list(offsets), group, CALL_S))
-            self._repeat(lambda: self._producer.commit_transaction(CALL_S))
-        except KafkaException as exception:
-            raise self._aborted(kafka_error(exception)) from None
-        self._open = False
+    def start_commit(self, offsets: Sequence[TopicPartition], snapshots: Sequence[SnapshotRecord]) -> None:
+        assert self._commit is None
+        messages = [*self._take_waiting(), *((topic, key, [value], to) for topic, key, value, to in snapshots)]
+        # Of the generation in which the caller owns the partitions: a later one would not be fenced.
+        group = self._consumer.consumer_group_metadata()
+        self._start(lambda: self._end_transaction(list(offsets), group, messages))
+
+    def finish_commit(self, *, wait: bool) -> bool:
+        if self._commit is None:
+            return True
+        if not self._is_done(self._commit, wait):
+            return False
+        commit, self._commit = self._commit, None
+        commit.result()
+        return True
 
     def abort(self) -> None:
-        if not self._open:
-            return
+        assert self._commit is None
+        self._take_waiting()
+        if self._open:
+            self._start(self._abort_open)
+            self.finish_commit(wait=True)
+
+    def close(self) -> None:
+        """Aborts what is not committed, so that readers need not wait for the transaction's timeout."""
+        self._closing = True
+        with suppress(AbortedError, UnavailableError):  # then the timeout does it, or the next producer of this name
+            self.finish_commit(wait=True)
+            self.abort()
+        if self._call_since_s is None:  # else it would wait for that call, too
+            _close(self._producer)
+
+    def _start(self, work: Callable[[], None]) -> None:
+        """Does work in a thread of its own, which a call that never returns cannot keep alive."""
+        commit = self._commit = Future[None]()
+
+        def run() -> None:
+            try:
+                work()
+            except KafkaException as exception:
+                commit.set_exception(_aborted(exception))
+            except BaseException as error:
+                commit.set_exception(error)
+            else:
+                commit.set_result(None)
+
+        threading.Thread(target=run, name="volcast-commit", daemon=True).start()
+
+    def _is_done(self, commit: Future[None], waits: bool) -> bool:
+        """Raises ClientLostError if a call of librdkafka does not return."""
+        while not commit.done():
+            began_s = self._call_since_s
+            if began_s is not None and time.monotonic() - began_s > LOST_CALL_S:
+                raise ClientLostError(f"kafka: the end of a transaction does not return within {LOST_CALL_S:g} s")
+            if not waits:
+                return False
+            wait([commit], WATCH_S)
+        return True
+
+    def _take_waiting(self) -> list[Messages]:
+        waiting, self._waiting, self._waiting_count = self._waiting, [], 0
+        return waiting
+
+    def _end_transaction(self, offsets: list[TopicPartition], group: Any, messages: list[Messages]) -> None:
+        self._begin()
+        self._repeat(lambda: self._producer.send_offsets_to_transaction(offsets, group, CALL_S))
+        self._produce(messages)
+        self._repeat(lambda: self._producer.commit_transaction(CALL_S))
+        self._open = False
+
+    def _produce(self, messages: list[Messages]) -> None:
+        self._begin()
+        for topic, key, values, partition in messages:
+            try:
+                self._sender.queue(self._producer, topic, key, values, partition)
+            except KafkaException as exception:
+                if kafka_error(exception).code() != KafkaError.MSG_SIZE_TOO_LARGE:
+                    raise
+                raise failure(f"a message for {topic} is refused", kafka_error(exception)) from None
+
+    def _abort_open(self) -> None:
         try:
             self._repeat(lambda: self._producer.abort_transaction(CALL_S))
         except KafkaException as exception:
             self._replace(kafka_error(exception))
         self._open = False
 
-    def close(self) -> None:
-        """Aborts what is not committed, so that readers need not wait for the transaction's timeout."""
-        if self._open:
-            with suppress(KafkaException):  # then the timeout does it, or the next producer of this name
-                self._producer.abort_transaction(CALL_S)
-        _close(self._producer)
-
     def _begin(self) -> None:
         if not self._open:
+            self._open = True  # even if it fails: `abort` then learns from the producer what is wrong with it
             self._producer.begin_transaction()
-            self._open = True
-
-    def _aborted(self, error: KafkaError) -> AbortedError:
-        get_logger().warning("transaction aborted", error=error.str())
-        if error.fatal():
-            self._replace(error)
-        else:
-            self.abort()
-        return AbortedError(error.str())
 
     def _replace(self, error: KafkaError) -> None:
         """Starts a new producer after a fatal error, such as a transaction that the broker ended for its age."""
-        now_s = time.monotonic()
-        if now_s - self._fenced_s < FENCED_TWICE_S:
+        if self._closing:  # a new producer would fence that of the next worker
+            raise failure("a transaction cannot be aborted", error)
+        age_s = time.monotonic() - self._producer_since_s
+        if age_s < FENCED_YOUNG_S:
             raise UnavailableError(
-                f"kafka: the producer {self._id} was replaced twice within {FENCED_TWICE_S:g} s ({error.str()}); "
+                f"kafka: the producer {self._id} was replaced within {age_s:.1f} s ({error.str()}); "
                 "does another worker have the same worker.instance_id?"
             )
-        self._fenced_s = now_s
         _close(self._producer)
         self._producer = self._started()
         self._open = False
@@ -176,16 +272,18 @@ class ExactlyOnce:
                 "message.timeout.ms": TRANSACTION_TIMEOUT_MS,
                 # An idempotent producer keeps the order of several requests in flight.
                 "max.in.flight.requests.per.connection": 5,
+                "retry.backoff.ms": self._config.client.get("retry.backoff.ms", RETRY_BACKOFF_MS),
             },
         )
         retrying(lambda: producer.init_transactions(CALL_S), "transactions cannot start", OUTAGE_S)
+        self._producer_since_s = time.monotonic()
         return producer
 
-    @staticmethod
-    def _repeat(call: Callable[[], object]) -> None:
+    def _repeat(self, call: Callable[[], object]) -> None:
         """Repeats a call that continues where the last one stopped, until OUTAGE_S."""
         deadline_s = time.monotonic() + OUTAGE_S
         while True:
+            self._call_since_s = time.monotonic()
             try:
                 call()
                 return
@@ -193,12 +291,19 @@ class ExactlyOnce:
                 error = kafka_error(exception)
                 if not is_retriable(error):
                     raise
-                if time.monotonic() > deadline_s:
+                if self._closing or time.monotonic() > deadline_s:
                     raise failure("a transaction cannot be ended", error) from None
+            finally:
+                self._call_since_s = None
 
 
 class AtLeastOnce:
-    """Messages are readable at once. Offsets follow when the messages are delivered; a crash repeats messages."""
+    """Messages are readable at once. Offsets follow when the messages are delivered; a crash repeats messages.
+
+    Nothing waits for a commit, so none runs in a thread.
+    """
+
+    is_full = False
 
     def __init__(self, config: KafkaConfig, consumer: Consumer) -> None:
         self._consumer = consumer
@@ -215,12 +320,15 @@ class AtLeastOnce:
     def poll(self) -> None:
         self._producer.poll(0)
 
-    def commit(self, offsets: Sequence[TopicPartition], snapshots: Sequence[SnapshotRecord]) -> None:
+    def start_commit(self, offsets: Sequence[TopicPartition], snapshots: Sequence[SnapshotRecord]) -> None:
         """Snapshots come after the offsets: a snapshot of a later offset than the committed one would be of no use."""
         self._flush()
         self._store(offsets)
         for topic, key, value, partition in snapshots:
             self.send_all(topic, key, [value], partition)
+
+    def finish_commit(self, *, wait: bool) -> bool:
+        return True
 
     def _flush(self) -> None:
         left = self._producer.flush(OUTAGE_S)
@@ -255,6 +363,12 @@ class AtLeastOnce:
     def _on_delivery(self, error: KafkaError | None, message: object) -> None:
         if error is not None:
             self._failure = error
+
+
+def _aborted(exception: KafkaException) -> AbortedError:
+    error = kafka_error(exception)
+    get_logger().warning("transaction aborted", error=error.str())
+    return AbortedError(error.str())
 
 
 def _close(producer: Producer) -> None:

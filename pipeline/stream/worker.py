@@ -1,16 +1,15 @@
 """The feature worker: ticks.raw -> features -> ticks.features and Parquet -> StreamPredict -> predictions.
 
 A commit holds features, late and dead records, predictions that are there by then, snapshots, and the offsets of the
-ticks behind all of them. Predictions that are not there yet follow with a later commit; the marker stored with each
-offset (see marker.py) says from which tick on they are owed.
+ticks behind all of them. The worker goes on while a commit is in flight. Predictions that are not there yet follow with
+a later commit; the marker stored with each offset (see marker.py) states from which tick on they are owed.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
 from itertools import groupby
 from operator import methodcaller
 from typing import Any, Protocol
@@ -26,13 +25,13 @@ from pipeline.features.columns import TickColumns, VenueProductCodes
 from pipeline.features.engine import FeatureEngine
 from pipeline.records import DeadLetter, LateTick, encode, record_key
 from pipeline.stream import codec
+from pipeline.stream.commits import Commit, FeatureRows, Totals
 from pipeline.stream.drift import LiveDrift
 from pipeline.stream.forecast import Forecast, Forecaster, Rows
 from pipeline.stream.kafka import consume_batch
 from pipeline.stream.latency import Stages
 from pipeline.stream.marker import to_metadata
 from pipeline.stream.partition import Outcome, Partition
-from pipeline.stream.publish import RecordCounts
 from pipeline.stream.restore import Restored
 from pipeline.stream.snapshots import records_of
 from pipeline.stream.transactions import AbortedError, Delivery
@@ -41,8 +40,8 @@ from volcast.v1 import MissingReason, Prediction
 # Every product that changed gets a snapshot at least so often. A restart then needs few ticks again even in a quiet
 # market, where retention may have taken older ones.
 SNAPSHOT_EVERY_S = 60.0
-# While frames are in flight the worker looks for their answers this often.
-POLL_ANSWERS_S = 0.001
+# While frames or a commit are in flight the worker looks for their end this often.
+POLL_S = 0.001
 _PARTITION = methodcaller("partition")
 RETENTION = "retention"  # reason of a gap: Kafka deleted records before the worker read them
 
@@ -61,22 +60,6 @@ class StateReader(Protocol):
     """Gives the state of partitions of ticks.raw as of their committed offsets: Restorer."""
 
     def restore(self, numbers: Sequence[int]) -> list[Restored]: ...
-
-
-@dataclass(slots=True)
-class Totals:
-    """Counts of what is committed or about to be."""
-
-    records: RecordCounts = field(default_factory=RecordCounts)
-    consumed: int = 0  # records of ticks.raw
-    features: int = 0
-    not_warm: int = 0
-    predictions: int = 0
-    missing: Counter[str] = field(default_factory=Counter)  # warm rows without a prediction, by reason
-    lost_records: int = 0  # that retention took before they were read
-
-    def copy(self) -> Totals:
-        return replace(self, records=self.records.copy(), missing=self.missing.copy())
 
 
 class Worker:
@@ -118,12 +101,13 @@ class Worker:
         self._codes_of: dict[int, NDArray[np.int32]] = {}  # partition -> codes by the partition's own codes
         self._committed: dict[int, tuple[int, str]] = {}  # partition -> offset and marker
         self._committed_totals = Totals()
-        self._uncommitted = False  # there is something to commit
+        self._commit_in_flight: Commit | None = None
+        self._uncommitted = False  # there is something to commit, beside the commit in flight
         self._commit_at_s = 0.0
         self._snapshot_at_s = time.monotonic() + SNAPSHOT_EVERY_S
         self._stale = False  # the state is ahead of what is committed, since a transaction was aborted
         self._lost: set[int] = set()  # partitions whose next records Kafka has deleted
-        self._unwritten: list[tuple[list[str], TickColumns, NDArray[np.float64], NDArray[np.bool_]]] = []
+        self._unwritten: list[FeatureRows] = []
         self.forecaster = forecaster
         self.totals = Totals()
         self.stages = Stages()
@@ -146,7 +130,9 @@ class Worker:
         self._forget({partition.partition for partition in partitions})
 
     def on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        """Another worker may own the partitions already, so nothing can be committed."""
+        """Another worker may own the partitions already, so nothing more can be committed."""
+        with suppress(AbortedError):
+            self._finish_commit(wait=True)
         self._delivery.abort()
         self._forget({partition.partition for partition in partitions})
         self._roll_back()
@@ -165,33 +151,11 @@ class Worker:
             return 0
 
     def commit(self) -> None:
-        """Commits everything that is processed. Raises AbortedError; then the state is stale."""
-        if self._stale:
-            return
-        self._commit_at_s = time.monotonic() + self._commit_interval_s
-        owed = self.forecaster.first_owed()
-        offsets: dict[int, tuple[int, str]] = {}
-        snapshots: list[tuple[bytes, bytes, int]] = []
-        for number, partition in self._partitions.items():
-            first = owed.get(number)
-            marker = partition.marker(first.offset if first else None, first.since_ns if first else 0)
-            offsets[number] = partition.next_offset, to_metadata(marker)
-            taken = partition.due_snapshots(self._group_id)
-            for snapshot in taken:
-                snapshots += [(key, value, partition.snapshot_partition) for key, value in records_of(snapshot)]
-            partition.snapshots_written(taken)
-        changed = {number: offset for number, offset in offsets.items() if self._committed.get(number) != offset}
-        if changed or self._uncommitted or snapshots:
-            raw = self._topics.raw
-            self._delivery.commit(
-                [TopicPartition(raw, number, offset, metadata) for number, (offset, metadata) in changed.items()],
-                [(self._topics.snapshots, *snapshot) for snapshot in snapshots],
-            )
-        self._committed |= changed
-        # The marker of this commit is older than its snapshots. The next commit stores the newer one.
-        self._uncommitted = bool(snapshots)
-        self._committed_totals = self.totals.copy()
-        self._write_rows()
+        """Commits everything that is processed, and waits for it. Raises AbortedError; then the state is stale."""
+        self._finish_commit(wait=True)
+        if not self._stale:
+            self._start_commit()
+            self._finish_commit(wait=True)
 
     def stats(self) -> dict[str, Any]:
         totals = self.totals
@@ -208,11 +172,9 @@ class Worker:
         }
 
     def _step(self, timeout_s: float) -> int:
-        now_s = time.monotonic()
-        if self._uncommitted:
-            timeout_s = min(timeout_s, max(0.0, self._commit_at_s - now_s))
-        if self.forecaster.in_flight:
-            timeout_s = min(timeout_s, POLL_ANSWERS_S)
+        if self._delivery.is_full:
+            self._finish_commit(wait=True)
+        timeout_s = self._limited(timeout_s)
         messages = consume_batch(self._consumer, self._max_batch_ticks, timeout_s, on_lost_records=self._lost.add)
         if messages:
             self._begin()
@@ -229,11 +191,62 @@ class Worker:
             for partition in self._partitions.values():
                 partition.mark_due()
             self._begin()
-        if self._uncommitted and now_s >= self._commit_at_s:
-            self.commit()
+        if self._finish_commit() and self._uncommitted and now_s >= self._commit_at_s:
+            self._start_commit()
+            self._finish_commit()  # a delivery that commits at once is done
         if self._lost:
             self._pass_over_lost_records()
         return len(messages)
+
+    def _limited(self, timeout_s: float) -> float:
+        """How long to wait for messages: until something else may be due."""
+        if self._commit_in_flight is not None or self.forecaster.in_flight:
+            timeout_s = min(timeout_s, POLL_S)
+        if self._uncommitted and self._commit_in_flight is None:
+            timeout_s = min(timeout_s, max(0.0, self._commit_at_s - time.monotonic()))
+        return timeout_s
+
+    def _start_commit(self) -> None:
+        self._commit_at_s = time.monotonic() + self._commit_interval_s
+        owed = self.forecaster.first_owed()
+        offsets: dict[int, tuple[int, str]] = {}
+        snapshots: list[tuple[bytes, bytes, int]] = []
+        for number, partition in self._partitions.items():
+            first = owed.get(number)
+            marker = partition.marker(first.offset if first else None, first.since_ns if first else 0)
+            offsets[number] = partition.next_offset, to_metadata(marker)
+            taken = partition.due_snapshots(self._group_id)
+            for snapshot in taken:
+                snapshots += [(key, value, partition.snapshot_partition) for key, value in records_of(snapshot)]
+            partition.snapshots_written(taken)
+        changed = {number: offset for number, offset in offsets.items() if self._committed.get(number) != offset}
+        if changed or self._uncommitted or snapshots:
+            raw = self._topics.raw
+            self._delivery.start_commit(
+                [TopicPartition(raw, number, offset, metadata) for number, (offset, metadata) in changed.items()],
+                [(self._topics.snapshots, *snapshot) for snapshot in snapshots],
+            )
+        self._commit_in_flight = Commit(changed, self.totals.copy(), self._unwritten)
+        self._unwritten = []
+        # The marker of this commit is older than its snapshots. The next commit stores the newer one.
+        self._uncommitted = bool(snapshots)
+
+    def _finish_commit(self, *, wait: bool = False) -> bool:
+        """Whether no commit is in flight any more. Raises AbortedError; then the state is stale."""
+        commit = self._commit_in_flight
+        if commit is None:
+            return True
+        try:
+            if not self._delivery.finish_commit(wait=wait):
+                return False
+        except AbortedError:
+            self._commit_in_flight, self._stale = None, True
+            raise
+        self._commit_in_flight = None
+        self._committed |= commit.offsets
+        self._committed_totals = commit.totals
+        self._write_rows(commit.rows)
+        return True
 
     def _begin(self) -> None:
         """Notes that there is something to commit."""
@@ -459,11 +472,10 @@ class Worker:
         self.totals.missing[reason.removeprefix("MISSING_REASON_").lower()] += len(rows)
         get_logger().warning("predictions missing", rows=len(rows), reason=reason)
 
-    def _write_rows(self) -> None:
+    def _write_rows(self, committed: list[FeatureRows]) -> None:
         """Committed rows to Parquet, which is a convenience beside the topics."""
         if self._writer is None:
             return
-        for rows in self._unwritten:
+        for rows in committed:
             self._writer.write(*rows)
-        self._unwritten.clear()
         self._writer.roll_if_due()

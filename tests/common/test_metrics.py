@@ -78,4 +78,5 @@ def test_the_port_is_free_after_the_end() -> None:
     registry = CollectorRegistry()
     with serve_registry(open_port("127.0.0.1", 0, "--metrics-port"), registry) as server:
         pass
-    open_port("127.0.0.1", server.port, "--metrics-port").close()
+    with open_port("127.0.0.1", server.port, "--metrics-port") as again:
+        assert again.getsockname()[1] == server.port

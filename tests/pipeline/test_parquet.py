@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -352,27 +353,15 @@ def test_a_disk_that_is_full_at_the_start_stops_no_worker(tmp_path: Path, monkey
 
 
 @pytest.mark.process
-def test_on_a_real_full_disk_the_worker_goes_on_and_its_next_file_is_whole(tmp_path: Path) -> None:
-    mount = tmp_path / "small"
-    mount.mkdir()
-    if (
-        os.geteuid() != 0
-        or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=512k", "volcast-test", str(mount)], capture_output=True, check=False
-        ).returncode
-    ):
-        pytest.skip("no file system can be mounted here")
-    try:
-        clock = Clock()
-        writer = FeatureParquetWriter(mount / "rows", clock=clock)
-        write(writer, some_rows(70_000))  # 7 MB
-        assert writer.lost_rows == 70_000
-        clock.now = 10.0
-        write(writer, some_rows(100))
-        writer.close()
-        assert_equal(read_features(mount / "rows"), some_rows(100))
-    finally:
-        subprocess.run(["umount", str(mount)], check=True)
+def test_on_a_real_full_disk_the_worker_goes_on_and_its_next_file_is_whole(small_disk: Callable[[int], Path]) -> None:
+    disk, clock = small_disk(512), Clock()
+    writer = FeatureParquetWriter(disk / "rows", clock=clock)
+    write(writer, some_rows(70_000))  # 7 MB
+    assert writer.lost_rows == 70_000
+    clock.now = 10.0
+    write(writer, some_rows(100))
+    writer.close()
+    assert_equal(read_features(disk / "rows"), some_rows(100))
 
 
 def test_a_writer_that_was_taken_for_abandoned_before_it_had_its_lock_begins_again(

@@ -38,6 +38,15 @@ def column(source: str, axis: int = 1) -> onnx.NodeProto:
     return node("Gather", [source, "zero"], ["probability"], axis=axis)
 
 
+def refusal(graph: bytes, opset: int = 18) -> str:
+    """Why a graph is refused; empty if it is accepted."""
+    try:
+        require_independent_rows(graph, WIDTH, opset)
+    except BundleError as error:
+        return str(error)
+    return ""
+
+
 ZERO = {"zero": np.int64(0)}
 FREE: dict[str, tuple[Nodes, dict[str, Any]]] = {
     "softmax": ([node("Softmax", ["features"], ["p"], axis=-1), column("p")], ZERO),
@@ -401,7 +410,7 @@ def test_branches_and_loops_over_rows_are_refused() -> None:
 
 
 def test_the_oldest_opset_that_is_read_is_accepted() -> None:
-    require_independent_rows(model([column("features")], ZERO, opset=7), WIDTH, 7)
+    assert refusal(model([column("features")], ZERO, opset=7), 7) == ""
 
 
 @pytest.mark.parametrize(
@@ -426,7 +435,7 @@ def test_refusals_name_the_node_and_the_reason(nodes: Nodes, reason: str) -> Non
 
 
 def test_nodes_that_the_probability_does_not_depend_on_are_skipped() -> None:
-    require_independent_rows(model([node("Softmax", ["features"], ["p"], axis=0), column("features")], ZERO), WIDTH, 18)
+    assert refusal(model([node("Softmax", ["features"], ["p"], axis=0), column("features")], ZERO)) == ""
 
 
 def test_an_old_opset_is_refused() -> None:
@@ -444,4 +453,4 @@ def test_packed_and_unpacked_integers_are_read_alike(name: str) -> None:
             values = numpy_helper.to_array(tensor).ravel()
             tensor.ClearField("raw_data")
             tensor.int64_data.extend(int(value) for value in values)
-    require_independent_rows(parsed.SerializeToString(), WIDTH, 18)
+    assert refusal(parsed.SerializeToString()) == ""

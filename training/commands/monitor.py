@@ -158,7 +158,7 @@ class Session:
             writer.write(joined, outcome)
 
     def run_once(self, stopping: Callable[[], bool], writer: JoinedWriter) -> None:
-        while not stopping() and not (self._raw.at_end and self._predictions.at_end):
+        while not stopping() and not (self._raw.has_caught_up and self._predictions.has_caught_up):
             self.take(self.step(STEP_S), writer)
         self.take(self.join.finish(), writer)
         self.lines = self.board.lines()

@@ -5,83 +5,76 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from confluent_kafka import OFFSET_END, Consumer, Message, TopicPartition
+from confluent_kafka import OFFSET_END, Message, TopicPartition
 
 from common.config import KafkaConfig
-from pipeline.stream.kafka import connect, consume_batch, make_consumer, offsets_at, partitions_of, watermarks
+from common.errors import UnavailableError
+from pipeline.stream.kafka import connect, make_consumer, offsets_at
+from pipeline.stream.reading import BATCH_MESSAGES, IDLE_S, Place, Reader, bounds_of
 
-BATCH = 5000
-# A reader is at the end when it has waited for so long in vain; longer while records before the end are missing, since
-# records of aborted transactions and commit markers are counted and never come.
-IDLE_S = 0.5
-LONG_S = 5.0
+CLIENT_NAME = "volcast-monitor"
 
 
 class TopicReader:
-    """All partitions of one topic, from a time on or from the first record; no group, nothing committed."""
+    """All partitions of a topic, from a time on or from the first record; no group, nothing committed."""
 
     def __init__(self, config: KafkaConfig, topic: str, since_ms: int | None) -> None:
-        """since_ms: the records' wall-clock time; None: from the first one.
+        """since_ms: the records' wall-clock time; None: from the first record.
 
-        Raises UnavailableError where no broker answers or there is no such topic.
+        Raises UnavailableError if no broker answers or there is no such topic.
         """
         connect(config)
-        self._consumer: Consumer = make_consumer(config, "volcast-monitor")
-        self._waited_s = 0.0  # since the last message
-        try:
-            begin, self._ends = _positions(self._consumer, config, topic, since_ms)
-            self._consumer.assign(begin)
-        except BaseException:
-            self._consumer.close()
-            raise
+        bounds = bounds_of(config, [topic], CLIENT_NAME)
+        begin = [TopicPartition(*place, low) for place, (low, _) in bounds.items()]
+        if since_ms is not None:
+            begin = _since(config, begin, since_ms)
+        self.ends: dict[Place, int] = {place: high for place, (_, high) in bounds.items()}
+        self.reader = Reader(config, CLIENT_NAME, begin)
+        self._topic = topic
+        self._idle_s = 0.0  # spent reading without a message
 
     def read(self, timeout_s: float) -> list[Message]:
+        """The next messages. Raises UnavailableError if none comes for IDLE_S, though the topic has more."""
         began_s = time.monotonic()
-        messages = consume_batch(self._consumer, BATCH, timeout_s)
-        self._waited_s = 0.0 if messages else self._waited_s + time.monotonic() - began_s
-        for message in messages:
-            partition = message.partition() or 0
-            if (message.offset() or 0) + 1 >= self._ends.get(partition, 0):
-                self._ends.pop(partition, None)
+        messages = self.reader.read(BATCH_MESSAGES, timeout_s)
+        idle = not messages and not self.has_caught_up
+        self._idle_s = self._idle_s + time.monotonic() - began_s if idle else 0.0
+        if self._idle_s > IDLE_S:
+            raise UnavailableError(f"kafka: {self._topic} cannot be read to its end within {IDLE_S:g} s")
         return messages
 
     @property
     def at_end(self) -> bool:
-        """Whether all that was there at the start is read and the last reads brought nothing.
+        """Whether the last reads came to the end of the topic."""
+        return self.reader.at_end
 
-        Time that was not spent reading does not count. A broker that gives nothing for long has no more to give:
-        records of transactions that were given up are counted and never come.
-        """
-        return self._waited_s >= (LONG_S if self._ends else IDLE_S)
+    @property
+    def has_caught_up(self) -> bool:
+        """Whether all that was there at the start is read."""
+        return self.reader.has_read(self.ends)
 
     def close(self) -> None:
-        self._consumer.close()
+        self.reader.close()
 
 
 def read_to_end(config: KafkaConfig, topic: str, since_ms: int | None) -> Iterator[Message]:
-    """The records of a topic until no more come."""
-    reader = TopicReader(config, topic, since_ms)
+    """The records that the topic holds now. Raises UnavailableError if the broker stops answering."""
+    topic_reader = TopicReader(config, topic, since_ms)
     try:
-        while not reader.at_end:
-            yield from reader.read(0.1)
+        for messages in topic_reader.reader.read_until(topic_reader.ends):
+            yield from messages
     finally:
-        reader.close()
+        topic_reader.close()
 
 
-def _positions(
-    consumer: Consumer, config: KafkaConfig, topic: str, since_ms: int | None
-) -> tuple[list[TopicPartition], dict[int, int]]:
-    """Where to begin, and the ends of the partitions that hold something from there on."""
-    begin, ends = [], {}
-    for number in partitions_of(consumer, topic, config.timeout_s):
-        low, high = watermarks(consumer, TopicPartition(topic, number), config.timeout_s)
-        begin.append(TopicPartition(topic, number, low))
-        ends[number] = high
-    if since_ms is not None:
-        wanted = [TopicPartition(topic, each.partition, since_ms) for each in begin]
-        found = offsets_at(consumer, wanted, config.timeout_s)
-        # Below zero: nothing as new as that.
-        begin = [
-            TopicPartition(topic, each.partition, each.offset if each.offset >= 0 else OFFSET_END) for each in found
-        ]
-    return begin, {one.partition: ends[one.partition] for one in begin if 0 <= one.offset < ends[one.partition]}
+def _since(config: KafkaConfig, partitions: list[TopicPartition], since_ms: int) -> list[TopicPartition]:
+    """The same partitions from the first record of that time or later on, or from the end if there is none."""
+    wanted = [TopicPartition(each.topic, each.partition, since_ms) for each in partitions]
+    consumer = make_consumer(config, CLIENT_NAME)
+    try:
+        first = offsets_at(consumer, wanted, config.timeout_s)
+    finally:
+        consumer.close()
+    return [
+        TopicPartition(each.topic, each.partition, each.offset if each.offset >= 0 else OFFSET_END) for each in first
+    ]

@@ -145,7 +145,8 @@ def test_a_map_that_cannot_be_parsed_is_named(text: str) -> None:
     [
         ({"bid": 101.0}, "crossed_quote"),
         ({"bid": 0}, "not_positive"),
-        ({"ask": "nan"}, "wrong_shape"),
+        ({"ask": "nan"}, "not_finite"),
+        ({"ask": "n/a"}, "wrong_shape"),
         ({"ask": "inf"}, "not_finite"),
         ({"bid": "1_0"}, "not_finite"),
         ({"bid": "much"}, "wrong_shape"),

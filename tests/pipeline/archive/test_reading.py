@@ -41,6 +41,13 @@ def kinds(*paths: Path) -> list[str]:
     return [str(one.sequence_num) if isinstance(one, Tick) else one.reason for one in read_archive(paths)]
 
 
+def test_a_folder_whose_recordings_have_other_names_is_read(tmp_path: Path) -> None:
+    write(tmp_path / "btcusdt_20260405.gz", message(0))
+    assert kinds(tmp_path) == ["0"]
+    write(tmp_path / "a.ndjson", message(5))
+    assert kinds(tmp_path) == ["5"], "if there are recordings by name, other files are left out"
+
+
 @needs_recordings
 def test_the_recording_of_2026_is_5970_ticks_and_nothing_else() -> None:
     records = list(read_archive(coinbase_ticker_2026()))

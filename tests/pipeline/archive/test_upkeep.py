@@ -146,3 +146,10 @@ def test_the_policy_decides_how_often_a_file_is_synced(
     writer.flush()
     writer.close()
     assert len(descriptors) == synced
+
+
+@pytest.mark.parametrize("product", ["BTC-PERP-INTX", "BIT-28JUN24-CDE", "BTCUSDT_240927", "1000SHIBUSDT"])
+def test_files_of_every_product_are_removed_when_they_are_too_old(tmp_path: Path, product: str) -> None:
+    archived(tmp_path / f"{product}_20260405T223513Z.ndjson.gz", age_s=KEEP_S + 1)
+    tidy(tmp_path, ArchivePolicy(retention_s=KEEP_S))
+    assert names(tmp_path) == []

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -178,9 +178,11 @@ class Disk:
         self._write = os.write
         self.error: OSError | None = None
         self.room: int | None = None
+        self.calls = 0
         monkeypatch.setattr("pipeline.archive.writer.os.write", self.write)
 
     def write(self, descriptor: int, data: bytes) -> int:
+        self.calls += 1
         if self.error is not None:
             raise self.error
         if self.room is not None:
@@ -191,6 +193,50 @@ class Disk:
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     return Disk(monkeypatch)
+
+
+def test_a_batch_is_a_single_write_with_the_lines_of_its_messages(tmp_path: Path, disk: Disk) -> None:
+    batch = [(message(number), TIME_NS + number) for number in range(1, 5)]
+    for directory, together in ((tmp_path / "a", True), (tmp_path / "b", False)):
+        writer = ArchiveWriter(directory)
+        writer.write(message(0), TIME_NS)
+        calls = disk.calls
+        if together:
+            writer.write_batch(batch)
+            assert disk.calls == calls + 1
+        else:
+            for each in batch:
+                writer.write(*each)
+        writer.close()
+    files = [next((tmp_path / name).iterdir()).read_bytes() for name in ("a", "b")]
+    assert files[0] == files[1]
+    assert kinds(tmp_path / "a") == ["0", "1", "2", "3", "4"]
+
+
+def test_a_first_batch_and_a_batch_of_a_new_file_have_their_headers(tmp_path: Path) -> None:
+    writer = ArchiveWriter(tmp_path)
+    for hour in range(2):
+        writer.write_batch([(message(2 * hour + number), TIME_NS + hour * HOUR_NS) for number in range(2)])
+    writer.close()
+    assert len(names(tmp_path)) == 2
+    assert kinds(tmp_path) == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("room", [0, 1, 700, 1000])
+def test_a_batch_for_which_the_disk_has_no_room_is_counted_and_leaves_whole_lines(
+    tmp_path: Path, disk: Disk, clock: Clock, room: int
+) -> None:
+    writer = ArchiveWriter(tmp_path, clock=clock)
+    writer.write(message(0, timestamp=at(0)), TIME_NS)
+    disk.room = room
+    writer.write_batch([(message(number, timestamp=at(number)), TIME_NS) for number in range(1, 4)])
+    disk.room = None
+    stored = 3 - writer.lost_messages
+    clock.now_s += 1.0
+    writer.write_batch([(message(number, timestamp=at(number)), TIME_NS) for number in range(4, 6)])
+    writer.close()
+    kept = [str(number) for number in range(stored + 1)]
+    assert kinds(tmp_path) == [*kept, *(["reconnect"] if stored < 3 else []), "4", "5"]
 
 
 def test_a_full_disk_stops_nothing_is_logged_once_and_counted_and_recovers(
@@ -299,29 +345,14 @@ def test_an_archive_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         ArchiveWriter(tmp_path / "file" / "archive")
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB; only root can mount it."""
-    mount = tmp_path / "small"
-    mount.mkdir()
-    if (
-        os.geteuid() != 0
-        or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=256k", "volcast-test", str(mount)], capture_output=True, check=False
-        ).returncode
-    ):
-        pytest.skip("no file system can be mounted here")
-    yield mount
-    subprocess.run(["umount", str(mount)], check=True)
-
-
 @pytest.mark.process
 def test_on_a_real_full_disk_all_lines_that_fit_are_whole_and_space_is_used_again(
-    small_disk: Path, clock: Clock
+    small_disk: Callable[[int], Path], clock: Clock
 ) -> None:
-    ballast = small_disk / "ballast"
+    disk = small_disk(256)
+    ballast = disk / "ballast"
     ballast.write_bytes(bytes(128 * 1024))
-    directory = small_disk / "raw"
+    directory = disk / "raw"
     writer = ArchiveWriter(directory, clock=clock)
     for number in range(1000):
         clock.now_s += 0.1

@@ -23,6 +23,7 @@ from pipeline.archive import read_archive
 from pipeline.backfill import run, tasks
 from pipeline.features.table import compute_features
 from tests.pipeline.backfill.recordings import three_days
+from tests.pipeline.backfill.test_flat import flat_days
 from tests.pipeline.backfill.test_tasks import assert_is_the_stream
 
 FAILING = "BTC-USD 2026-04-06, part 0"
@@ -86,6 +87,17 @@ def test_the_command_gives_the_rows_of_the_stream(tmp_path: Path, capsys: pytest
     }
     assert Path(summary["late_file"]) == Path(summary["dead_file"]) == tmp_path / "features" / "_refused"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_the_command_takes_flat_recordings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = flat_days(tmp_path / "in")
+    arguments = ["features", "--data-file", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--json"]
+    assert run_command([*arguments, "--cluster", "local"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    want = compute_features(read_archive(files))
+    assert summary["features"] == want.counts.features
+    assert "order_book_imbalance" in summary["not_computed"]
+    assert len(summary["recordings"]) == len(files)
 
 
 def test_a_task_that_fails_once_is_tried_again(

@@ -34,12 +34,16 @@ def parted(files: Sequence[Path]) -> list[Unit]:
 
 
 def backfilled(files: Sequence[Path], out: Path, schema: FeatureSchema) -> Totals:
-    totals, seen = Totals(), set[str]()
-    for unit in parted(files):
-        ticks = tasks.read_unit(unit, schema, out)
+    return computed(parted(files), tasks.Plan(schema, out))
+
+
+def computed(parts: Sequence[Unit], plan: tasks.Plan) -> Totals:
+    totals, seen = Totals(), set[tuple[str, str]]()
+    for unit in parts:
+        ticks = tasks.read_unit(unit, plan)
         totals.add_unit(tasks.facts_of(ticks), seen)
         for day in reversed(ticks.facts.days):
-            totals.add_day(tasks.compute_day(ticks, day, schema, out))
+            totals.add_day(tasks.compute_day(ticks, day, plan))
     return totals
 
 
@@ -91,7 +95,7 @@ def test_days_with_gaps_late_ticks_clock_jumps_and_quiet_products(
     overlaps = [
         stretch.start - stretch.first
         for unit in parted(files)
-        for day in tasks.read_unit(unit, schema, tmp_path / "again").facts.days
+        for day in tasks.read_unit(unit, tasks.Plan(schema, tmp_path / "again")).facts.days
         for stretch in day.stretches
     ]
     assert sum(overlap > 0 for overlap in overlaps) >= 3
@@ -120,10 +124,10 @@ def test_a_product_named_like_a_path_stays_in_its_folder(tmp_path: Path) -> None
 
 def test_a_task_that_runs_twice_leaves_the_same(tmp_path: Path) -> None:
     (unit, *_) = parted(three_days(tmp_path / "in", every_s=5.0))
-    ticks = tasks.read_unit(unit, CORE_1, tmp_path)
-    first = tasks.compute_day(ticks, ticks.facts.days[0], CORE_1, tmp_path)
+    ticks = tasks.read_unit(unit, tasks.Plan(CORE_1, tmp_path))
+    first = tasks.compute_day(ticks, ticks.facts.days[0], tasks.Plan(CORE_1, tmp_path))
     kept = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert tasks.compute_day(ticks, ticks.facts.days[0], CORE_1, tmp_path) == first
+    assert tasks.compute_day(ticks, ticks.facts.days[0], tasks.Plan(CORE_1, tmp_path)) == first
     assert {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == kept
 
 
@@ -181,6 +185,6 @@ def test_a_late_tick_keeps_its_exchange(tmp_path: Path) -> None:
     first = msgspec.structs.replace(late, event_time_ns=FIRST_DAY_NS + 1)
     ticks = tasks.UnitTicks({"BTCUSDT": TickColumns.from_records([first, late], ProductCodes())}, NO_FACTS)
     day = tasks.ProductDay(0, "BTCUSDT", FIRST_DAY_NS // DAY_NS, (Stretch(0, 0, 0, 2),), "binance")
-    done = tasks.compute_day(ticks, day, CORE_1, tmp_path)
+    done = tasks.compute_day(ticks, day, tasks.Plan(CORE_1, tmp_path))
     (kept,) = (tmp_path / done.refused_files[0]).read_bytes().splitlines()
     assert decode_late(kept).tick == late

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from pathlib import Path
 
 import pytest
+import structlog
 
 from benchmarks.processes import free_port
-from common.config import KafkaConfig
+from common.config import Config, KafkaConfig
 from common.errors import UnavailableError
 from pipeline.broker import light as module
 from pipeline.broker.light import LightBroker, broker_binary
+from pipeline.commands.worker import _as_delivered
 from pipeline.stream.kafka import connect
+from tests.processes import exists
 
 
 def _installed() -> bool:
@@ -26,14 +28,6 @@ def _installed() -> bool:
 
 
 needs_light = pytest.mark.skipif(not _installed(), reason="the light broker is for Linux on x86-64")
-
-
-def exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @needs_light
@@ -106,3 +100,24 @@ def test_what_never_listens_is_ended_and_told(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(UnavailableError, match=r"did not start on .*: no output"):
         waiting.start()
     assert not waiting.alive
+
+
+@needs_light
+@pytest.mark.process
+def test_a_worker_on_it_delivers_at_least_once_and_logs_one_line() -> None:
+    with LightBroker("127.0.0.1", 0) as running, structlog.testing.capture_logs() as events:
+        config = Config(kafka=KafkaConfig(bootstrap_servers=running.bootstrap_servers))
+        delivered = _as_delivered(config, connect(config.kafka))
+    assert config.worker.guarantee == "exactly_once"
+    assert delivered.worker.guarantee == "at_least_once"
+    assert delivered.kafka == config.kafka
+    assert [event["event"] for event in events] == [
+        "the light broker has no transactions; the worker delivers at least once"
+    ]
+
+
+def test_a_worker_on_kafka_delivers_exactly_once(kafka: KafkaConfig) -> None:
+    config = Config(kafka=kafka)
+    with structlog.testing.capture_logs() as events:
+        assert _as_delivered(config, connect(kafka)) == config
+    assert events == []

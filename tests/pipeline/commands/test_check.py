@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 
 from cli.main import run_command
 from common.config import KafkaConfig
 from common.schema import CORE_1, FULL_1
 from pipeline.commands.check import _report
 from pipeline.records import encode
+from pipeline.stream import kafka as module
 from pipeline.stream.inspect import Inspection
-from pipeline.stream.kafka import Sink, make_consumer
+from pipeline.stream.kafka import Sink, connect, make_consumer, make_producer
+from pipeline.stream.marker import FORMAT_VERSION, Marker, to_metadata
 from pipeline.stream.reconcile import Account
 from tests.pipeline.stream.ticks import market
 from tests.processes import as_environ, fresh_topics
@@ -130,7 +133,7 @@ def test_the_lag_is_that_of_the_workers_group(
 def test_a_worker_that_is_behind_by_more_than_two_seconds_of_records_is_told(lag: int, allowed: int, ok: bool) -> None:
     look = Inspection()
     look.counts["raw"] = look.counts["features"] = 10 * allowed // 2
-    report = _report(look, 10.0, lag, Account())
+    report = _report(look, 10.0, {"raw": allowed / 2}, lag, Account())
     problem = f"the worker is {lag} records behind, expected at most {allowed}"
     assert report["problems"] == ([] if ok else [problem])
 
@@ -159,6 +162,86 @@ def test_a_topic_that_is_missing_is_one_line_that_says_who_makes_it(
         f"volcast: kafka: there is no topic {missing} that this login may see; "
         "`volcast ingest` and `volcast worker` make it\n"
     )
+
+
+def commit(kafka: KafkaConfig, offset: int, group: str) -> None:
+    """What a worker's commit states."""
+    metadata = to_metadata(Marker(FORMAT_VERSION, "lineage", 0))
+    consumer = make_consumer(kafka, group)
+    consumer.commit(offsets=[TopicPartition(kafka.topics.raw, 0, offset, metadata)], asynchronous=False)
+    consumer.close()
+
+
+def sourced(offsets: Iterable[int]) -> list[bytes]:
+    return [
+        FeatureRow(
+            venue="coinbase", product_id="BTC-USD", schema_hash=CORE_1.hash, values=[1.0] * 11, source_offset=offset
+        ).SerializeToString()
+        for offset in offsets
+    ]
+
+
+def test_a_tick_that_comes_while_the_ends_are_looked_up_is_reconciled(
+    topics: KafkaConfig,
+    capfd: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    look_up, put_already = module.watermarks, []
+
+    def and_a_tick_comes(consumer: Consumer, partition: TopicPartition, timeout_s: float) -> tuple[int, int]:
+        """A live worker turns a tick into a row between two look-ups."""
+        known = look_up(consumer, partition, timeout_s)
+        if partition.topic == topics.topics.raw and not put_already:
+            put_already.append(True)
+            put(topics, topics.topics.raw, encode(market(1)[0]))
+            put(topics, topics.topics.features, *sourced([0]))
+            commit(topics, 1, request.node.name)
+        return known
+
+    for name in ("pipeline.stream.reading.watermarks", "pipeline.commands.check.watermarks"):
+        monkeypatch.setattr(name, and_a_tick_comes)
+    run_command(["check", "--duration", "300ms", "--json"])
+    report = json.loads(capfd.readouterr().out)
+    assert report["problems"] == []
+    assert report["reconciled"]["records"] == report["reconciled"]["rows"] == 1
+
+
+def test_aborted_records_at_the_ends_are_neither_waited_for_nor_faults(
+    topics: KafkaConfig, capfd: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
+    put(topics, topics.topics.raw, *map(encode, market(20)))
+    put(topics, topics.topics.features, *sourced(range(20)))
+    producer = make_producer(topics, **{"transactional.id": request.node.name})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    for topic, value in ((topics.topics.features, sourced([3])[0]), (topics.topics.raw, b"void")):
+        producer.produce(topic, value, b"BTC-USD")
+    producer.flush(30)
+    producer.abort_transaction(30)
+    producer.close()
+    commit(topics, 20, request.node.name)
+    code, report = checked(capfd)
+    assert (code, report["problems"], report["reconciled"]["faults"]) == (0, [], [])
+    assert report["reconciled"]["records"] == report["reconciled"]["rows"] == 20
+
+
+def test_rows_that_retention_deleted_are_no_faults(
+    topics: KafkaConfig,
+    capfd: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.stream.reconcile.OUT_OF_ORDER_ROWS", 5)
+    put(topics, topics.topics.raw, *map(encode, market(20)))
+    put(topics, topics.topics.features, *sourced(range(20)))
+    admin = connect(topics)
+    (future,) = admin.delete_records([TopicPartition(topics.topics.features, 0, 8)]).values()
+    future.result(30)
+    commit(topics, 20, request.node.name)
+    code, report = checked(capfd)
+    assert (code, report["problems"]) == (0, [])
+    assert (report["reconciled"]["not_judged"], report["reconciled"]["rows"]) == (13, 7)
 
 
 def test_the_report_has_a_json_form_a_script_can_read(topics: KafkaConfig, capfd: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ def inspected() -> Inspection:
 
 
 def test_people_read_product_reason_count_and_the_ticks_around(capfd: pytest.CaptureFixture[str]) -> None:
-    _show(_report(inspected(), 10.0, 0, Account()))
+    _show(_report(inspected(), 10.0, {}, 0, Account()))
     lines = [" ".join(line.split()) for line in capfd.readouterr().out.splitlines()]
     assert "product reason missing revealed at after before record" in lines
     sequence, unknown, retention = lines[lines.index("Gaps of ticks.raw") + 2 :][:3]
@@ -43,21 +43,14 @@ def test_a_long_list_ends_with_the_count_of_the_rest(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(check, "MAX_SHOWN_GAPS", 1)
-    _show(_report(inspected(), 10.0, 0, Account()))
+    _show(_report(inspected(), 10.0, {}, 0, Account()))
     assert "and 2 more; --json lists 3" in capfd.readouterr().out
 
 
 def test_scripts_read_offsets_and_both_ticks() -> None:
-    report = msgspec.json.decode(msgspec.json.encode(_report(inspected(), 10.0, 0, Account())))
+    report = msgspec.json.decode(msgspec.json.encode(_report(inspected(), 10.0, {}, 0, Account())))
     sequence, _, retention = report["gap_spans"]
     assert (sequence["offset"], sequence["missed"], sequence["reason"]) == (10, 3, "sequence")
     assert (sequence["after"]["offset"], sequence["until"]["offset"]) == (6, 11)
     assert (retention["reason"], retention["partition"], retention["offset"]) == ("retention", 2, 500)
     assert report["gap_spans_left_out"] == 0
-
-
-def test_records_of_an_open_transaction_are_a_problem() -> None:
-    report = _report(inspected(), 10.0, 0, Account(), {("ticks.features", 1): 7})
-    assert report["problems"] == [
-        "ticks.features[1]: 7 records cannot be read (an open transaction, or a signal); nothing is reconciled"
-    ]

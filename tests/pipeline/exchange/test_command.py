@@ -23,6 +23,12 @@ from tests.pipeline.feed.messages import message
         (["--simulate", "x"], "--simulate takes no files", 2),
         (["--replay", "absent.ndjson"], "recording absent.ndjson: no such file", 1),
         (["--replay", "empty.ndjson"], "nothing to send in empty.ndjson", 1),
+        (["--replay", "rows.csv"], "recording rows.csv: holds one row per tick, which cannot be sent", 1),
+        (
+            ["--replay", "binance.ndjson"],
+            "binance.ndjson: holds messages of binance, which cannot be sent",
+            1,
+        ),
         (
             ["--replay", "absent.ndjson", "--seed", "1"],
             "--seed, --rate, --max-ticks and --market-time belong to --simulate",
@@ -54,6 +60,9 @@ def test_what_cannot_be_done_is_said_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.ndjson").touch()
+    (tmp_path / "rows.csv").write_text("time,symbol,bid,ask\n1767600000,BTC-USD,1,2\n")
+    quote = {"u": 1, "s": "BTCUSDT", "b": "1", "B": "1", "a": "2", "A": "1"}
+    (tmp_path / "binance.ndjson").write_text(json.dumps({"stream": "btcusdt@bookTicker", "data": quote}) + "\n")
     assert run_command(["exchange", *arguments]) == code
     captured = capsys.readouterr()
     assert said in captured.err

@@ -39,7 +39,15 @@ def test_with_codes_by_venue_two_venues_may_use_one_product_name() -> None:
     ]
     assert TickColumns.from_records(records, codes).product.tolist() == [0, 1, 1]
     assert list(codes) == [("coinbase", "BTC-USD"), ("binance", "BTC-USD")]
-    assert TickColumns.from_records(records, ProductCodes()).product.tolist() == [0, 0, 0]
+    assert TickColumns.from_records(records, ProductCodes()).product.tolist() == [0, 1, 1]
+
+
+def test_codes_by_product_name_the_later_venue() -> None:
+    codes = ProductCodes()
+    assert list(codes.of(["A", "B"], ["x", "x"])) == [0, 1]
+    assert list(codes.of(["A", "C"], ["y", "y"])) == [2, 3]
+    assert list(codes.of(["A", "A", "C"], ["x", "y", "x"])) == [0, 2, 4]
+    assert codes.names == ["A", "B", "y:A", "C", "x:C"]
 
 
 def test_codes_stay_the_same_from_batch_to_batch() -> None:

@@ -63,6 +63,21 @@ def test_ten_minutes_ahead_is_the_bound(jump_ns: int, dead: int) -> None:
     assert len(absorbed(at(0, 0), later).dead) == dead
 
 
+@pytest.mark.parametrize("off_s", [0, 600, -600, 601, -601])
+def test_a_product_that_was_quiet_for_long_is_not_doubted_if_its_time_agrees_with_the_receipt(off_s: int) -> None:
+    outcome = Partition(0, CORE_1, 0, "lineage", 0).absorb(
+        messages_of([at(0, 0, ingested_s=0), at(5000, 1, ingested_s=5000 - off_s), at(10_000, 2, ingested_s=10_000)])
+    )
+    assert used(outcome) == ([0, 1, 2] if abs(off_s) <= 600 else [0, 2])
+    assert outcome.gaps == []
+
+
+def test_a_time_far_back_is_doubted_though_it_agrees_with_the_receipt() -> None:
+    outcome = absorbed(at(5000, 0), at(0, 1, ingested_s=0), at(5001, 2))
+    assert used(outcome) == [0, 2]
+    assert [reason for reason, *_ in outcome.late] == ["time_jumped_back"]
+
+
 def test_a_jump_that_the_next_tick_confirms_is_a_gap() -> None:
     outcome = absorbed(at(0, 0), at(1000, 1), at(1001, 2), at(1002, 3))
     assert [offset for _, _, offset, _ in outcome.dead] == [1]

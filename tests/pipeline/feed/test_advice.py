@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.feed.advice import GapWatch, gap_advice
+from pipeline.feed.advice import GapWatch, gap_advice, order_advice
 from pipeline.feed.rfc3339 import NS_PER_S
 from pipeline.records import Gap, Tick
 
@@ -36,3 +36,8 @@ def test_other_gaps_need_no_advice() -> None:
         watch.see(Gap("BTC-USD", second * NS_PER_S, 0, "reconnect", 0))
         watch.see(tick(second))
     assert watch.advice() == ""
+
+
+@pytest.mark.parametrize(("late", "advises"), [(0, False), (5, False), (6, True), (99, True)])
+def test_many_late_ticks_need_a_sorted_recording(late: int, advises: bool) -> None:
+    assert ("Sort the recording by time" in order_advice(late, 100)) is advises

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.feed.binance import SILENCE_NS, BinanceConnections, BinanceDecoder, BinanceFeed
+from pipeline.feed.binance import MAX_OLD_BY, SILENCE_NS, BinanceConnections, BinanceDecoder, BinanceFeed
 from pipeline.feed.rfc3339 import NS_PER_S
 from pipeline.records import DeadLetter, Gap, LateTick, Tick, encode
 
@@ -125,6 +125,10 @@ def test_the_time_rule_of_the_user_replaces_reconnects_and_the_minute() -> None:
         b'{"result":["btcusdt@trade"],"id":3}',
         b'{"lastUpdateId":1,"bids":[],"asks":[]}',
         enveloped({"e": "depthUpdate", "s": "BTCUSDT", "U": 1, "u": 2, "b": [["1", "2"]], "a": []}, "depth@100ms"),
+        enveloped({"lastUpdateId": 1, "bids": [["1", "2"]], "asks": []}, "depth5"),
+        enveloped({"lastUpdateId": 1, "bids": [["1", "2"]], "asks": []}, "depth20@100ms"),
+        b'{"stream":"!miniTicker@arr","data":[{"e":"24hrMiniTicker","s":"BTCUSDT"}]}',
+        b'{"stream":"!markPrice@arr@1s","data":[{"e":"markPriceUpdate","s":"BTCUSDT"}]}',
         enveloped({"e": "serverShutdown", "E": EXCHANGE_MS}, "x"),
         enveloped({"e": "aggTrade", "s": "BTCUSDT", "p": "1"}, "aggTrade"),
         trade("1"),
@@ -197,6 +201,13 @@ def test_in_a_recording_a_lower_update_id_with_a_later_exchange_time_starts_a_co
 
 def test_a_lower_update_id_of_a_spot_quote_or_another_symbol_starts_none() -> None:
     assert places(quote(9), quote(8), quote(3, s="ETHUSDT"), trade("1")) == [True, False, False, False]
+
+
+def test_update_ids_of_a_spot_symbol_that_begin_anew_start_a_connection() -> None:
+    start = 50_000_000_000
+    assert places(quote(start), quote(start - MAX_OLD_BY), quote(start + 1), quote(7), quote(8)) == [
+        True, False, False, True, False,
+    ]  # fmt: skip
 
 
 def test_subscriptions_hold_two_streams_a_product_in_few_messages() -> None:

@@ -329,17 +329,6 @@ def test_subscriptions_are_one_channel_a_message() -> None:
     ]
 
 
-def test_an_acknowledgement_lists_the_products_of_the_ticker_channel() -> None:
-    decoder = CoinbaseDecoder()
-    assert decoder.acknowledged is None
-    decode(subscriptions(0), decoder=decoder)
-    assert decoder.acknowledged == {"BTC-USD"}
-    decode(subscriptions(1, []), decoder=decoder)
-    assert decoder.acknowledged == frozenset()
-    decode(subscriptions(2, ["ETH-USDC", "BIT-28JUN24-CDE"]), decoder=decoder)
-    assert decoder.acknowledged == {"ETH-USD", "BIT-28JUN24-CDE"}
-
-
 BY_TIME = 30 * NS_PER_S
 
 
@@ -485,3 +474,11 @@ def test_the_way_for_damaged_messages_reads_sound_ones_alike() -> None:
         assert careful._decode_damaged(one.raw, 1, "here") == quick.decode(one.raw, 1, "here")
         if count == 1000:
             break
+
+
+def test_a_product_that_was_quiet_for_hours_goes_on_if_its_time_agrees_with_our_clock() -> None:
+    decoder, results = CoinbaseDecoder(), []
+    for number, after_s in enumerate((0, DAY_S, 2 * DAY_S, 5 * DAY_S)):
+        received_ns = TIME_NS + (after_s if number < 3 else 0) * NS_PER_S  # the last time disagrees
+        results += decoder.decode(stamped(number, after_s), received_ns, "here")
+    assert [type(each) for each in results] == [Tick, Tick, Tick, DeadLetter]

@@ -114,6 +114,9 @@ class FakeDelivery:
         self.commits = 0
         self.aborts = 0
         self.failure: Exception | None = None  # raised by the next commit
+        self.is_full = False
+        self.slow = False  # commits stay in flight until someone waits for them, or until this is False again
+        self._commit: Callable[[], None] | None = None
 
     def send_all(self, topic: str, key: bytes, values: Sequence[bytes], partition: int = -1) -> None:
         self.sent[topic][key] += values
@@ -122,20 +125,34 @@ class FakeDelivery:
     def poll(self) -> None:
         pass
 
-    def commit(self, offsets: Sequence[TopicPartition], snapshots: Sequence[SnapshotRecord]) -> None:
+    def start_commit(self, offsets: Sequence[TopicPartition], snapshots: Sequence[SnapshotRecord]) -> None:
+        assert self._commit is None
+        for topic, key, value, partition in snapshots:
+            self.send_all(topic, key, [value], partition)
+        count = len(self._open)
+        self._commit = lambda: self._end_transaction(offsets, count)
+
+    def finish_commit(self, *, wait: bool) -> bool:
+        if self._commit is not None:
+            if self.slow and not wait:
+                return False
+            commit, self._commit = self._commit, None
+            commit()
+        return True
+
+    def _end_transaction(self, offsets: Sequence[TopicPartition], count: int) -> None:
         if self.failure is not None:
             failure, self.failure = self.failure, None
             raise failure
-        for topic, key, value, partition in snapshots:
-            self.send_all(topic, key, [value], partition)
         self.commits += 1
-        self._open.clear()
+        del self._open[:count]  # what was sent since then belongs to the next transaction
         for one in offsets:
             assert one.topic == TOPICS.raw
             self.offsets[one.partition] = one.offset
             self.metadata[one.partition] = one.metadata or ""
 
     def abort(self) -> None:
+        assert self._commit is None
         self.aborts += 1
         while self._open:
             topic, key, count = self._open.pop()
@@ -271,3 +288,41 @@ class Bench:
             self.worker.step(0.1)
         self.worker.commit()
         return self
+
+
+class Clock:
+    """Stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def time_ns(self) -> int:
+        return 2**61
+
+
+def cut(messages: Sequence[FakeMessage], sizes: Sequence[int]) -> list[Sequence[FakeMessage]]:
+    batches, done, turn = [], 0, 0
+    while done < len(messages):
+        size = sizes[turn % len(sizes)]
+        batches.append(messages[done : done + size])
+        done, turn = done + size, turn + 1
+    return batches
+
+
+def outcome(bench: Bench) -> dict[str, Any]:
+    """All that was sent, by topic and key, without the latencies, which are the machine's."""
+    sent: dict[str, Any] = {
+        topic: dict(keys) for topic, keys in bench.delivery.sent.items() if topic != TOPICS.predictions
+    }
+    predictions = [Prediction.FromString(value) for value in bench.delivery.values(TOPICS.predictions)]
+    by_product: dict[str, list[bytes]] = {}
+    for one in predictions:
+        one.latency_ns = 0
+        by_product.setdefault(one.product_id, []).append(one.SerializeToString(deterministic=True))
+    sent[TOPICS.predictions] = by_product
+    sent.pop(TOPICS.snapshots, None)
+    sent["counts"] = {key: value for key, value in bench.worker.stats().items() if key != "latency_ms"}
+    return sent

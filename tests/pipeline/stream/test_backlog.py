@@ -48,6 +48,12 @@ class Kafka:
             self.delivered += self._queue
             self._queue.clear()
 
+    def poll_once(self) -> None:
+        """The broker is there for a moment."""
+        self.available = True
+        self.poll()
+        self.available = False
+
     def flush(self, timeout_s: float = 35.0) -> None:
         self.poll()
         if self._queue:
@@ -293,3 +299,105 @@ def test_the_bound_is_in_bytes(tmp_path: Path, spare: int, taken: bool) -> None:
         assert refused.value.errno == errno.ENOSPC
     assert spool.messages == taken
     spool.close()
+
+
+def waiting(path: Path) -> list[bytes]:
+    spool = Spool(path, BIG)
+    batch, _ = spool.read(10)
+    spool.close()
+    return [message.value for message in batch]
+
+
+def test_a_kill_right_after_messages_were_put_in_front_loses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path, BIG)
+    spool.append(SpooledMessage("t", b"k", b"delivered"))
+    spool.release(*((1, spool.read(1)[1])))
+    spool.append(SpooledMessage("t", b"k", b"later"))
+    monkeypatch.setattr(spool, "_store_position", lambda: None)  # the process is killed, or the disk is full
+    spool.prepend([SpooledMessage("t", b"k", b"in front")])
+    spool.close()
+    assert waiting(tmp_path) == [b"in front", b"later"]
+
+
+def test_messages_after_one_that_a_full_disk_cut_off_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool, write = Spool(tmp_path, BIG), os.write
+    spool.append(SpooledMessage("t", b"k", b"first"))
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.stream.spool.os.write", lambda descriptor, data: write(descriptor, data[:7]))
+        patch.setattr("pipeline.stream.spool.os.ftruncate", lambda descriptor, size: 1 / 0)
+        with pytest.raises(OSError, match="No space left"):
+            spool.append(SpooledMessage("t", b"k", b"cut off"))
+    spool.append(SpooledMessage("t", b"k", b"second"))
+    assert spool.messages == 2
+    spool.close()
+    assert waiting(tmp_path) == [b"first", b"second"]
+
+
+@pytest.mark.parametrize(("cut", "lost"), [(0, 0), (1, 22), (23, 0)])
+def test_a_backlog_that_is_cut_off_is_reported(tmp_path: Path, kafka: Kafka, clock: Clock, cut: int, lost: int) -> None:
+    spool = Spool(tmp_path, BIG)
+    for number in range(2):
+        spool.append(SpooledMessage("t", b"k", b"%09d" % number))
+    spool.close()
+    (path,) = tmp_path.glob("*.spool")
+    path.write_bytes(path.read_bytes()[: len(path.read_bytes()) - cut])
+    with structlog.testing.capture_logs() as events:
+        sink(kafka, tmp_path, clock).close()
+    assert [event["lost_bytes"] for event in events if "lost_bytes" in event] == ([lost] if lost else [])
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UnavailableError, match=r"cannot be used: Not a directory; set ingest\.backlog_dir"):
+        Spool(tmp_path / "file" / "folder", BIG)
+
+
+def test_messages_that_cannot_be_stored_at_a_stop_are_counted(
+    tmp_path: Path, kafka: Kafka, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = not_stored().get("backlog", 0)
+    backlog = sink(kafka, tmp_path, clock)
+    stall(kafka, backlog, clock)
+
+    def refuse(messages: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(backlog._spool, "prepend", refuse)
+    with pytest.raises(UnavailableError):
+        backlog.flush(0)
+    assert not_stored()["backlog"] - before == backlog.lost == 1
+
+
+def test_messages_that_arrive_all_the_time_do_not_keep_the_spool_in_use(
+    kafka: Kafka, clock: Clock, tmp_path: Path
+) -> None:
+    backlog = sink(kafka, tmp_path, clock)
+    stall(kafka, backlog, clock)
+    for number in range(1, 10):
+        backlog.send(TOPICS.raw, KEY, value(number))
+    kafka.available = True
+    for number in range(10, 20):
+        backlog.poll()
+        backlog.send(TOPICS.raw, KEY, value(number))
+    assert backlog.waiting == 0
+    backlog.poll()
+    assert kafka.values == [value(number) for number in range(20)]
+
+
+def test_a_last_batch_that_is_not_acknowledged_in_time_stays_in_the_spool(
+    kafka: Kafka, clock: Clock, tmp_path: Path
+) -> None:
+    backlog = sink(kafka, tmp_path, clock)
+    stall(kafka, backlog, clock)
+    backlog.send(TOPICS.raw, KEY, value(1))
+    kafka.poll_once()
+    backlog.poll()
+    assert backlog.waiting == 1
+    backlog.send(TOPICS.raw, KEY, value(2))
+    kafka.available = True
+    backlog.poll()
+    backlog.poll()
+    assert backlog.waiting == 0
+    assert kafka.values == [value(number) for number in range(3)]

@@ -50,7 +50,7 @@ def test_restarts_without_a_server_repeat_nothing_and_every_prediction_follows(
             assert worker.totals.predictions == 0
     assert len(rows_on_topic(kafka, 6000)) == 6000
     with working(kafka, inference_server, "absent") as worker:
-        step_until(worker, lambda: bool(worker.forecaster.backlog_rows))
+        step_until(worker, lambda: worker.totals.predictions > 0)
         finish(worker, 0)
         assert worker.totals.predictions > 3000
     assert_same(kafka, ticks)
@@ -76,7 +76,7 @@ def test_rows_over_the_limit_are_marked_missing_once_even_over_restarts(
             step_until(worker, lambda worker=worker: worker.totals.consumed == 3000)  # type: ignore[misc]
             worker.commit()
     with working(kafka, inference_server, "limit") as worker:
-        step_until(worker, lambda: bool(worker.forecaster.backlog_rows))
+        step_until(worker, lambda: worker.totals.predictions > 0)
         finish(worker, 0)
     warm = {(row.source_partition, row.source_offset) for row in rows_on_topic(kafka, 6000) if row.warm}
     got = Counter((one.source_partition, one.source_offset) for one in predictions_of(kafka, len(warm)))

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults import SHORT, run
+from benchmarks.faults.course import Setup
+from benchmarks.faults.runs import SHORT, run
 
 pytestmark = [pytest.mark.kafka, pytest.mark.process]
 
 
 def test_after_kills_of_every_process_nothing_is_lost_repeated_or_altered(tmp_path: Path) -> None:
-    verdict, done = run(SHORT, tmp_path)
-    assert done["worker killed"] == SHORT.worker_kills
-    assert done["of them while the server was down"] == SHORT.of_them_without_server
-    assert verdict.rows > 1000
-    assert verdict.predictions > 500
-    assert verdict.faults == 0, verdict
+    result = run(SHORT, tmp_path, Setup())
+    assert result.oracle == "archive"
+    assert result.verdict.rows > 1000
+    assert result.verdict.predictions > 500
+    assert result.verdict.faults == 0, result.verdict

@@ -9,9 +9,8 @@ import pytest
 
 from common.errors import DeadlineError, OverloadedError, UnavailableError, VolcastError
 from common.schema import CORE_1
-from pipeline.stream import forecast as module
 from pipeline.stream.forecast import JOINED_ROWS, MAX_FRAMES_IN_FLIGHT, MIN_RETRY_S, Forecast, Forecaster, Owed, Rows
-from tests.pipeline.stream.fakes import FakeStream, answer
+from tests.pipeline.stream.fakes import Clock, FakeStream, answer
 from volcast.v1 import MissingReason, PredictResponse, StreamPredictResponse
 
 
@@ -43,24 +42,6 @@ class ManualStream(FakeStream):
         frame_id, values = self.sent[number]
         response = PredictResponse(model_name="m", model_version="1", threshold=0.5, probabilities=answer(values))
         self.answers.append(StreamPredictResponse(frame_id=frame_id, response=response))
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now_s
-
-    def time_ns(self) -> int:
-        return 2**61
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
-    return clock
 
 
 def forecaster(stream: FakeStream, limit_rows: int = 100_000) -> Forecaster:

@@ -87,3 +87,12 @@ def test_reasons_of_newer_versions_are_counted_and_no_faults() -> None:
     assert not look.faults
     assert (look.gaps, look.late, look.dead) == ({"solar flare": 1}, {"tired": 1}, {"cursed": 1})
     assert look.missing == {"MISSING_REASON_99": 1}
+
+
+def test_two_venues_of_one_product_do_not_go_back_in_time() -> None:
+    look = Inspection()
+    for venue, time_ns in (("coinbase", 20), ("binance", 10), ("coinbase", 30), ("binance", 20)):
+        look.features(row(venue=venue, event_time_ns=time_ns))
+    assert look.went_back == 0
+    look.features(row(venue="binance", event_time_ns=19))
+    assert look.went_back == 1

@@ -9,11 +9,14 @@ from typing import Any
 
 import msgspec
 import pytest
+import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from common.config import KafkaConfig
 from common.errors import ConfigError, InputError, UnavailableError
 from pipeline.stream.kafka import (
+    LOG_EVERY_S,
+    ErrorLog,
     Sink,
     client_settings,
     committed,
@@ -205,3 +208,52 @@ def test_clients_of_kafka_are_made_in_one_place() -> None:
     files = [file for folder in folders for file in (root / folder).rglob("*.py")]
     found = {str(file.relative_to(root)) for file in files if made.search(file.read_text())}
     assert found == {"pipeline/broker/kafka.py"}  # it waits for its own plaintext listener
+
+
+class PurgedProducer:
+    """Reports purged messages as librdkafka does if a broker hangs: the queue, then those in flight (measured)."""
+
+    def __init__(self, in_flight: int) -> None:
+        self.in_flight = in_flight
+        self.queue: list[tuple[Any, Any]] = []
+
+    def produce(self, topic: str, value: bytes, key: bytes, on_delivery: Any) -> None:
+        message = SimpleNamespace(topic=lambda: topic, key=lambda: key, value=lambda: value)
+        self.queue.append((on_delivery, message))
+
+    def purge(self) -> None: ...
+
+    def flush(self, timeout_s: float) -> int:
+        for code, reports in (
+            (KafkaError._PURGE_QUEUE, self.queue[self.in_flight :]),
+            (KafkaError._PURGE_INFLIGHT, self.queue[: self.in_flight]),
+        ):
+            for report, message in reports:
+                report(KafkaError(code), message)
+        return 0
+
+
+@pytest.mark.parametrize("in_flight", [0, 3, 10])
+def test_messages_come_back_in_their_order_from_a_broker_that_hangs(
+    in_flight: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.stream.kafka.make_producer", lambda config: PurgedProducer(in_flight))
+    sink = Sink(KafkaConfig())
+    for number in range(10):
+        sink.send("ticks.raw", b"BTC-USD", b"%d" % number)
+    assert [int(value) for _, _, value in sink.take_back()] == list(range(10))
+
+
+def test_an_error_that_librdkafka_repeats_is_logged_again_only_after_some_time() -> None:
+    now_s = 0.0
+    log = ErrorLog(lambda: now_s)
+    with structlog.testing.capture_logs() as events:
+        for step in range(100):
+            now_s = step * LOG_EVERY_S / 50
+            log(KafkaError(KafkaError._TRANSPORT, f"attempt {step}"))
+        log(KafkaError(KafkaError._ALL_BROKERS_DOWN, "all"))
+    assert [(event["error"], event["suppressed"]) for event in events] == [
+        ("attempt 0", 0),
+        ("attempt 50", 49),
+        ("all", 0),
+    ]

@@ -7,12 +7,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from common.config import KafkaConfig
 from common.errors import UnavailableError
-from pipeline.stream.kafka_topics import ensure_topics, topic_settings
+from pipeline.stream.kafka import connect
+from pipeline.stream.kafka_topics import ensure_topics, topic_settings, warn_unless_compacted
 
 CONFIG = KafkaConfig(timeout_s=5)
 
@@ -100,3 +103,28 @@ def test_replicas_and_retention_are_those_of_the_configuration_or_of_the_broker(
     assert all(settings == {"retention.ms": "-1"} for name, settings in kept.items() if name != compacted)
     assert by_name[compacted] == kept[compacted]  # compaction keeps the newest record of each key, whatever its age
     assert by_name[compacted]["cleanup.policy"] == "compact"
+
+
+def set_policy(admin: AdminClient, topic: str, policy: str) -> None:
+    entry = ConfigEntry("cleanup.policy", policy, incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    (future,) = admin.incremental_alter_configs([resource]).values()
+    future.result(10)
+
+
+@pytest.mark.parametrize("policy", ["compact", "delete", "compact,delete"])
+def test_a_topic_of_snapshots_that_deletes_is_reported(kafka: KafkaConfig, policy: str) -> None:
+    admin = connect(kafka)
+    if policy != "compact":
+        set_policy(admin, kafka.topics.snapshots, policy)
+    with structlog.testing.capture_logs() as events:
+        warn_unless_compacted(admin, kafka)
+    assert [event["cleanup_policy"] for event in events] == ([] if policy == "compact" else [policy])
+    assert all(kafka.topics.snapshots in event["hint"] for event in events)
+
+
+def test_a_topic_whose_settings_cannot_be_seen_is_not_reported(kafka: KafkaConfig) -> None:
+    missing = KafkaConfig(bootstrap_servers=kafka.bootstrap_servers)
+    with structlog.testing.capture_logs() as events:
+        warn_unless_compacted(connect(kafka), missing)
+    assert events == []

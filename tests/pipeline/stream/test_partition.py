@@ -25,11 +25,11 @@ def fresh(schema: FeatureSchema = CORE_1) -> Partition:
 
 
 def through_the_topic(snapshots: Sequence[Snapshot], end: int) -> list[Snapshot]:
-    reader = SnapshotReader("group", 0, "lineage")
+    reader = SnapshotReader("group", 0, "lineage", end)
     for snapshot in snapshots:
         for _, value in records_of(snapshot):
             reader.take(value)
-    return reader.complete(end)
+    return reader.complete()
 
 
 class Disk:

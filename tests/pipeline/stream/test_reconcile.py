@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import pytest
 
 from pipeline.stream.reconcile import FIRST_RECORDS, MAX_AHEAD, MAX_NAMED, Account, Progress, Reconciliation
+from volcast.v1 import FeatureRow, Prediction
 
 T = "ticks.raw"
 END = 10
@@ -101,20 +102,45 @@ def test_any_number_of_offsets_fits_and_only_the_first_faults_are_named() -> Non
     assert len(account.named) == MAX_NAMED
 
 
+def row_of(offset: int) -> bytes:
+    return FeatureRow(venue="coinbase", source_partition=0, source_offset=offset).SerializeToString()
+
+
+@pytest.mark.parametrize(("shortened", "faults", "not_judged"), [({7}, 0, 6), ((), 4, 0), ({8}, 4, 0)])
+def test_records_whose_rows_retention_may_have_deleted_are_not_judged(
+    shortened: Collection[int], faults: int, not_judged: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.stream.reconcile.OUT_OF_ORDER_ROWS", 2)
+    look = Reconciliation(T, {0: 0}, shortened_rows=shortened)
+    for offset in range(END):
+        look.raw(0, offset, gap=False)
+    for offset in range(4, END):  # those of 0 to 3 are deleted
+        look.take_row(row_of(offset), 7, offset)
+    account = judged(look)
+    assert (account.faults.total(), account.not_judged) == (faults, not_judged)
+    assert account.records == account.rows + faults == END - not_judged
+
+
+def test_faults_after_the_records_that_are_not_judged_are_named_by_their_offset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.stream.reconcile.OUT_OF_ORDER_ROWS", 2)
+    look = Reconciliation(T, {0: 0}, shortened_predictions={3})
+    for offset in range(END):
+        look.raw(0, offset, gap=False)
+        look.row(0, offset, warm=True)
+    prediction = Prediction(venue="coinbase", source_partition=0, source_offset=4).SerializeToString()
+    look.take_prediction(prediction, 3, 0)
+    account = judged(look, owed_from=8)
+    assert account.named == [f"{T}[0]@{offset}: a warm feature row without a prediction" for offset in (6, 7)]
+    assert account.owed == 2
+
+
 @pytest.mark.parametrize("ahead", [MAX_AHEAD, 2**62])
 def test_a_source_offset_that_cannot_be_is_a_fault_and_takes_no_memory(ahead: int) -> None:
     look = good()
     look.row(0, END + ahead, warm=False)
     assert judged(look).faults == {"a source offset far beyond ticks.raw": 1}
-
-
-def test_records_before_the_first_to_judge_are_left_out() -> None:
-    look = Reconciliation(T, {0: 100})
-    for offset in range(100, 110):
-        look.raw(0, offset, gap=False)
-    account = look.account({0: Progress(110)}, {0: 107})
-    assert account.records == 3
-    assert account.named[0] == f"{T}[0]@107: neither feature row nor late, dead or gap"
 
 
 def test_repeats_are_no_faults_where_they_are_allowed() -> None:

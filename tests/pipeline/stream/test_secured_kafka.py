@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -74,15 +75,20 @@ def test_each_kind_of_client_works(kind: str, secured: SecuredKafka) -> None:
     consumer.close()
 
 
-def test_a_transaction_works_with_a_login(secured: SecuredKafka) -> None:
-    config = secured.sasl()
-    ensure_topics(connect(config), config)
+def transact(config: KafkaConfig) -> None:
+    """A record on the topic of features, in a transaction."""
     producer = make_producer(config, **{"transactional.id": f"volcast-{time.time_ns()}"})
     producer.init_transactions(20)
     producer.begin_transaction()
     producer.produce(config.topics.features, b"value", b"key")
     producer.commit_transaction(20)
     producer.close()
+
+
+def test_a_transaction_works_with_a_login(secured: SecuredKafka) -> None:
+    config = secured.sasl()
+    ensure_topics(connect(config), config)
+    transact(config)
     assert [message.value() for message in read_all(config, config.topics.features, 1)] == [b"value"]
 
 
@@ -111,29 +117,40 @@ TLS_DEMANDED = "the broker closes the connection: it probably demands TLS; set s
 NO_TLS = "the broker does not speak TLS at this address: "
 
 
-@pytest.mark.parametrize(
-    ("listener", "protocol", "line"),
-    [
-        ("SASL_PLAIN", "", f"{LOGIN_DEMANDED}SASL_PLAINTEXT or SASL_SSL, and sasl.mechanism, "),
-        ("SASL", "SSL", f"{LOGIN_DEMANDED}SASL_SSL, and sasl.mechanism, "),
-        ("SASL", "", TLS_DEMANDED),
-        ("MTLS", "", TLS_DEMANDED),
-        ("TLS", "", TLS_DEMANDED),
-        ("SASL", "SASL_PLAINTEXT", TLS_DEMANDED),
-        ("PLAINTEXT", "SSL", NO_TLS),
-        ("PLAINTEXT", "SASL_SSL", NO_TLS),
-        ("SASL_PLAIN", "SASL_SSL", NO_TLS),
-        ("PLAINTEXT", "SASL_PLAINTEXT", "the broker expects no login at this address: "),
-        ("TLS", "SASL_SSL", "the broker expects no login at this address: "),
-    ],
-)
+MISMATCHES = {
+    ("SASL_PLAIN", ""): f"{LOGIN_DEMANDED}SASL_PLAINTEXT or SASL_SSL, and sasl.mechanism, ",
+    ("SASL", "SSL"): f"{LOGIN_DEMANDED}SASL_SSL, and sasl.mechanism, ",
+    ("SASL", ""): TLS_DEMANDED,
+    ("MTLS", ""): TLS_DEMANDED,
+    ("TLS", ""): TLS_DEMANDED,
+    ("SASL", "SASL_PLAINTEXT"): TLS_DEMANDED,
+    ("PLAINTEXT", "SSL"): NO_TLS,
+    ("PLAINTEXT", "SASL_SSL"): NO_TLS,
+    ("SASL_PLAIN", "SASL_SSL"): NO_TLS,
+    ("PLAINTEXT", "SASL_PLAINTEXT"): "the broker expects no login at this address: ",
+    ("TLS", "SASL_SSL"): "the broker expects no login at this address: ",
+}
+
+
+@pytest.fixture(scope="module")
+def lines_of_mismatches(secured: SecuredKafka) -> dict[tuple[str, str], str]:
+    """All are tried at once, since most wait for the whole of `kafka.timeout_s`."""
+
+    def line(listener: str, protocol: str) -> str:
+        config = secured.sasl(listener, security_protocol=protocol)
+        if "SASL" not in protocol:
+            config = msgspec.structs.replace(config, client_secrets={})
+        return refused(config)
+
+    with ThreadPoolExecutor(len(MISMATCHES)) as pool:
+        return dict(zip(MISMATCHES, pool.map(line, *zip(*MISMATCHES, strict=True)), strict=True))
+
+
+@pytest.mark.parametrize(("listener", "protocol"), MISMATCHES)
 def test_a_protocol_that_the_listener_does_not_speak(
-    listener: str, protocol: str, line: str, secured: SecuredKafka
+    listener: str, protocol: str, lines_of_mismatches: dict[tuple[str, str], str]
 ) -> None:
-    config = secured.sasl(listener, security_protocol=protocol)
-    if "SASL" not in protocol:
-        config = msgspec.structs.replace(config, client_secrets={})
-    assert refused(config).startswith(line)
+    assert lines_of_mismatches[listener, protocol].startswith(MISMATCHES[listener, protocol])
 
 
 def test_an_authority_that_the_client_does_not_know(secured: SecuredKafka) -> None:
@@ -264,12 +281,8 @@ class TestRights:
         sink.flush()
         sink.close()
         assert [message.value() for message in read_all(config, config.topics.raw, 1)] == [b"value"]
-        producer = make_producer(config, **{"transactional.id": f"volcast-{time.time_ns()}"})
-        producer.init_transactions(20)
-        producer.begin_transaction()
-        producer.produce(config.topics.features, b"value", b"key")
-        producer.commit_transaction(20)
-        producer.close()
+        transact(config)
+        assert [message.value() for message in read_all(config, config.topics.features, 1)] == [b"value"]
 
 
 def failure_of(consumer: Consumer) -> str:
@@ -316,18 +329,27 @@ class TestTopics:
         with pytest.raises(UnavailableError) as caught:
             ensure_topics(admin, config)
         names = sorted(msgspec.structs.asdict(config.topics).values())
-        assert str(caught.value) == (
+        create = f"`kafka-topics.sh --bootstrap-server {config.bootstrap_servers} --create --topic"
+        options = "--partitions 1 --replication-factor 1 --config"
+        line = str(caught.value)
+        assert line.startswith(
             f"kafka: topics {', '.join(names)} missing, and kafka.create_topics is false; create each as in "
-            f"`kafka-topics.sh --bootstrap-server {config.bootstrap_servers} --create --topic {names[0]} "
-            "--partitions 1 --replication-factor 1 --config retention.ms=5000`"
+            f"{create} {names[0]} {options} retention.ms=5000` and "
+            f"{create} {config.topics.snapshots} {options} cleanup.policy=compact --config "
         )
+        assert line.count("retention.ms=5000") == 1
         assert not set(names) & set(admin.list_topics(timeout=10).topics)
 
     def test_existing_topics_are_enough(self, secured: SecuredKafka) -> None:
         config = secured.sasl()
-        ensure_topics(connect(config), config)
+        admin = connect(config)
+        ensure_topics(admin, config)
+        before = set(admin.list_topics(timeout=10).topics)
         fixed = msgspec.structs.replace(config, create_topics=False)
         ensure_topics(connect(fixed), fixed)
+        assert (
+            set(admin.list_topics(timeout=10).topics) == before >= set(msgspec.structs.asdict(config.topics).values())
+        )
 
     def test_a_topic_that_disappears_under_a_consumer(
         self, secured: SecuredKafka, monkeypatch: pytest.MonkeyPatch
@@ -339,31 +361,6 @@ class TestTopics:
         line = failure_of(consumer)
         assert line.startswith(f"kafka: cannot consume {config.topics.raw}: ")
         assert line.endswith("`volcast ingest` and `volcast worker` create the topics of section kafka")
-
-
-def test_a_broker_that_restarts_loses_nothing(tmp_path: Path) -> None:
-    with SecuredKafka(tmp_path) as broker:
-        # The consumer commits nothing, so it must remain a member while the broker is away.
-        config = msgspec.structs.replace(broker.sasl(), session_timeout_ms=45_000)
-        ensure_topics(connect(config), config)
-        sink, consumer = Sink(config), make_consumer(config, "group-restart")
-        consumer.subscribe([config.topics.raw])
-        values: list[int] = []
-        for number in range(300):
-            if number == 100:
-                broker.stop()
-            if number == 200:
-                broker.start()
-            sink.send(config.topics.raw, b"BTC-USD", b"%d" % number)
-            sink.poll()
-            values += [int(message.value() or b"") for message in consume_batch(consumer, 100, 0.01)]
-        sink.flush()
-        deadline_s = time.monotonic() + 90  # the coordinator starts anew, and the group with it
-        while len(values) < 300 and time.monotonic() < deadline_s:
-            values += [int(message.value() or b"") for message in consume_batch(consumer, 100, 0.1)]
-        sink.close()
-        consumer.close()
-    assert values == list(range(300))
 
 
 def test_commands_take_the_login_from_the_environment_and_never_show_the_secret(
@@ -387,3 +384,27 @@ def test_commands_take_the_login_from_the_environment_and_never_show_the_secret(
     for text in (done.stdout, done.stderr, failed.stdout, failed.stderr, repr(config), str(os.environ)):
         assert PASSWORD not in text
         assert "wrong-horse" not in text
+
+
+def test_at_last_the_broker_restarts_and_nothing_is_lost(secured: SecuredKafka) -> None:
+    # The consumer commits nothing, so it must remain a member while the broker is away.
+    config = msgspec.structs.replace(secured.sasl(), session_timeout_ms=45_000)
+    ensure_topics(connect(config), config)
+    sink, consumer = Sink(config), make_consumer(config, "group-restart")
+    consumer.subscribe([config.topics.raw])
+    values: list[int] = []
+    for number in range(300):
+        if number == 100:
+            secured.stop()
+        if number == 200:
+            secured.start()
+        sink.send(config.topics.raw, b"BTC-USD", b"%d" % number)
+        sink.poll()
+        values += [int(message.value() or b"") for message in consume_batch(consumer, 100, 0.01)]
+    sink.flush()
+    deadline_s = time.monotonic() + 90  # the coordinator starts anew, and the group with it
+    while len(values) < 300 and time.monotonic() < deadline_s:
+        values += [int(message.value() or b"") for message in consume_batch(consumer, 100, 0.1)]
+    sink.close()
+    consumer.close()
+    assert values == list(range(300))

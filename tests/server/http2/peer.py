@@ -10,7 +10,9 @@ from server.http2 import frames
 from server.http2.connection import Connection, Event, Limits
 from server.http2.headers import FAST_UNARY, STREAMING, UNARY, literal
 from server.http2.inflating import InflateBudget
+from server.http2.stream import Stream
 
+MIB = 1024 * 1024
 NOW_NS = 1_000
 METHODS = {b"/score": FAST_UNARY, b"/health": UNARY, b"/stream": STREAMING}
 
@@ -20,6 +22,16 @@ class Frame(NamedTuple):
     flags: int
     stream: int
     payload: bytes
+
+
+def frames_in(data: bytes) -> list[Frame]:
+    at, got = 0, []
+    while at < len(data):
+        word, flags, stream = frames.HEADER.unpack_from(data, at)
+        until = at + 9 + (word >> 8)
+        got.append(Frame(word & 0xFF, flags, stream, data[at + 9 : until]))
+        at = until
+    return got
 
 
 class EveryCall:
@@ -78,13 +90,7 @@ class Peer:
         self.data(stream, message(body), frames.END_STREAM)
 
     def read(self) -> list[Frame]:
-        data, at, got = self.connection.output(), 0, []
-        while at < len(data):
-            word, flags, stream = frames.HEADER.unpack_from(data, at)
-            until = at + 9 + (word >> 8)
-            got.append(Frame(word & 0xFF, flags, stream, data[at + 9 : until]))
-            at = until
-        return got
+        return frames_in(self.connection.output())
 
     def fields(self, frame: Frame) -> dict[bytes, bytes]:
         assert frame.kind == frames.HEADERS
@@ -109,3 +115,28 @@ class Peer:
         """Unary calls that came whole, whatever their way."""
         whole = [(stream, body) for kind, stream, body in self.events() if kind == Event.REQUEST]
         return self.calls() + whole
+
+
+def data_of(read: list[Frame], stream: int) -> bytes:
+    return b"".join(sent.payload for sent in read if sent.kind == frames.DATA and sent.stream == stream)
+
+
+def opened(peer: Peer, stream: int = 1, path: bytes = b"/stream", *extra: tuple[bytes, bytes]) -> Stream:
+    peer.head(stream, path, *extra)
+    return peer.connection.streams[stream]
+
+
+def requested(peer: Peer, stream: int = 1) -> Stream:
+    """A unary call that wants its answer, as a stream."""
+    peer.call(stream)
+    promoted = peer.connection.promote(stream)
+    assert promoted is not None
+    return promoted
+
+
+def updates(read: list[Frame]) -> dict[int, int]:
+    total: dict[int, int] = {}
+    for sent in read:
+        if sent.kind == frames.WINDOW_UPDATE:
+            total[sent.stream] = total.get(sent.stream, 0) + frames.word(sent.payload)
+    return total

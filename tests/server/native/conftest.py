@@ -25,7 +25,7 @@ from server.runtime.reload import Reloader
 from server.runtime.state import ServerState
 from server.security.tokens import Gate
 from tests.server.bundles import write_bundle
-from tests.server.http2.peer import Frame, block, message
+from tests.server.http2.peer import Frame, block, frames_in, message
 
 SERVICE = b"/volcast.v1.InferenceService/"
 
@@ -93,14 +93,8 @@ class Client:
         self.data(stream, message(raw), frames.END_STREAM)
 
     def read(self) -> list[Frame]:
-        data, at, got = self.transport.written, 0, []
-        while at < len(data):
-            word, flags, stream = frames.HEADER.unpack_from(data, at)
-            until = at + 9 + (word >> 8)
-            got.append(Frame(word & 0xFF, flags, stream, data[at + 9 : until]))
-            at = until
-        self.transport.written = b""
-        return got
+        data, self.transport.written = self.transport.written, b""
+        return frames_in(data)
 
     async def until(self, done: Callable[[list[Frame]], object]) -> list[Frame]:
         """Turns of the loop until what has come is enough."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,58 +15,14 @@ from server.native.front import NativeFront
 from server.native.scoring_stream import ScoringStreamCall
 from server.native.streaming import StreamingCall
 from tests.server.bundles import Logistic, rows
-from tests.server.http2.peer import Frame, block, message
-from tests.server.native.conftest import SERVICE, Client, Clock, Transport
+from tests.server.http2.peer import block, message
+from tests.server.native.calls import WATCH, a_stream, answers, frame, request, status, whole
+from tests.server.native.conftest import SERVICE, Client, Clock
 from volcast.v1 import (
-    DATA_TYPE_FLOAT32,
-    DATA_TYPE_FLOAT64,
-    PackedRows,
-    PredictRequest,
     PredictResponse,
     StreamPredictRequest,
     StreamPredictResponse,
 )
-
-WATCH = b"/grpc.health.v1.Health/Watch"
-
-
-def request(count: int = 1, seed: int = 0, dtype: str = "<f8") -> PredictRequest:
-    values = rows(count, seed).astype(dtype).tobytes()
-    data_type = DATA_TYPE_FLOAT64 if dtype == "<f8" else DATA_TYPE_FLOAT32
-    packed = PackedRows(schema_hash=CORE_1.hash, data_type=data_type, row_count=count, values=values)
-    return PredictRequest(packed=packed)
-
-
-def frame(number: int, of: PredictRequest) -> bytes:
-    return message(StreamPredictRequest(frame_id=number, request=of).SerializeToString())
-
-
-def status(got: list[Frame], stream: int) -> bytes:
-    """grpc-status as it stands in the last block, whose strings are literal."""
-    last = [sent_frame for sent_frame in got if sent_frame.stream == stream and sent_frame.kind == frames.HEADERS][
-        -1
-    ].payload
-    at = last.index(b"grpc-status") + len(b"grpc-status")
-    return last[at + 1 : at + 1 + last[at]]
-
-
-def answers(got: list[Frame], stream: int) -> list[bytes]:
-    body = b"".join(
-        sent_frame.payload for sent_frame in got if sent_frame.stream == stream and sent_frame.kind == frames.DATA
-    )
-    messages, at = [], 0
-    while at + 5 <= len(body):
-        size = int.from_bytes(body[at + 1 : at + 5], "big")
-        messages.append(body[at + 5 : at + 5 + size])
-        at += 5 + size
-    return messages
-
-
-def a_stream(client: Client, stream: int = 1, *extra: tuple[bytes, bytes]) -> ScoringStreamCall:
-    client.head(stream, b"StreamPredict", *extra)
-    call = client.link.h2.streams[stream].call
-    assert isinstance(call, ScoringStreamCall)
-    return call
 
 
 async def test_the_lane_and_the_ordinary_way_give_the_same_probabilities(client: Client) -> None:
@@ -144,11 +99,6 @@ async def test_a_stream_that_broke_leaves_no_timer_behind(client: Client) -> Non
     assert call._timer.cancelled()
 
 
-async def test_the_deadline_of_a_stream_ends_it(client: Client) -> None:
-    a_stream(client, 1, (b"grpc-timeout", b"1n"))
-    assert status(await client.ended(1), 1) == b"4"
-
-
 async def test_a_fault_of_ours_in_one_stream_is_no_others(
     client: Client, front: NativeFront, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,39 +139,6 @@ async def test_a_lost_link_leaves_nothing_behind(client: Client, front: NativeFr
     assert not front.serving.batches.batcher.calls
 
 
-async def test_a_reader_that_stops_is_read_no_more_until_it_goes_on(client: Client) -> None:
-    call = a_stream(client)
-    client.send(frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
-    client.link.h2.streams[1].send_window = 0
-    await client.until(lambda got: any(sent_frame.kind == frames.SETTINGS for sent_frame in got))
-    stream = call.stream
-    for number in range(2000):
-        if stream.receive_window < 200_000:
-            break
-        client.data(1, frame(number, request(100)))
-        await asyncio.sleep(0)
-    buffered = stream.unsent + stream.size
-    assert buffered < 1024 * 1024
-    client.send(frames.window_update(1, 2**30))
-    await client.until(lambda got: bool(answers(got, 1)) and not stream.size and not stream.unsent)
-
-
-async def test_a_dialogue_whose_link_is_paused_waits(client: Client) -> None:
-    client.link.pause_writing()
-    client.head(1, b"", path=WATCH)
-    client.data(1, message(b""), frames.END_STREAM)
-    dialogue = client.link.h2.streams[1].call
-    assert isinstance(dialogue, StreamingCall)
-    assert not client.transport.reading
-    await client.until(lambda got: bool(answers(got, 1)))
-    client.link.resume_writing()
-    assert client.transport.reading
-    client.send(frames.rst_stream(1, frames.ErrorCode.CANCEL))
-    assert dialogue.task is not None
-    await asyncio.gather(dialogue.task, return_exceptions=True)
-    assert dialogue.task.done()
-
-
 async def test_a_drain_does_not_cut_a_call_of_the_short_way(client: Client, front: NativeFront) -> None:
     client.call(1, request(2).SerializeToString())
     await client.ended(1)
@@ -235,88 +152,6 @@ async def test_a_drain_does_not_cut_a_call_of_the_short_way(client: Client, fron
     assert client.transport.closed
 
 
-async def test_what_has_begun_must_end_in_time(client: Client, clock: Clock) -> None:
-    client.send(b"\0\0")
-    clock.ahead_ns = 9 * 10**9
-    client.send(b"\0")
-    client.link.sweep(clock())
-    assert not client.transport.closed
-    clock.ahead_ns = 11 * 10**9
-    client.link.sweep(clock())
-    assert client.transport.closed
-    assert client.read()[-1].kind == frames.GOAWAY
-
-
-async def test_time_does_not_count_while_the_server_reads_nothing(client: Client, clock: Clock) -> None:
-    client.send(b"\0\0")
-    client.link.pause_writing()
-    clock.ahead_ns = 60 * 10**9
-    client.link.sweep(clock())
-    client.link.resume_writing()
-    clock.ahead_ns += 9 * 10**9
-    client.link.sweep(clock())
-    assert not client.transport.closed
-    clock.ahead_ns += 2 * 10**9
-    client.link.sweep(clock())
-    assert client.transport.closed
-
-
-async def test_time_does_not_count_while_the_loop_stands_still(
-    front: NativeFront, client: Client, clock: Clock
-) -> None:
-    client.send(b"\0\0")
-    clock.ahead_ns = 60 * 10**9
-    front._sweep()
-    assert not client.transport.closed
-    for _ in range(11):
-        clock.ahead_ns += 10**9
-        front._sweep()
-    assert client.transport.closed
-    assert front._sweeper is not None
-    front._sweeper.cancel()
-
-
-@pytest.mark.parametrize(("bytes_per_s", "is_cut"), [(15_000, False), (1100, False), (900, True), (1, True)])
-async def test_a_slow_frame_lives_while_it_makes_progress(
-    client: Client, clock: Clock, bytes_per_s: int, is_cut: bool
-) -> None:
-    client.head(1, b"StreamPredict")
-    data = frames.frame(frames.DATA, 0, 1, message(bytes(200_000)))
-    for second in range(min(60, len(data) // bytes_per_s + 1)):
-        clock.ahead_ns = second * 10**9
-        client.send(data[second * bytes_per_s : (second + 1) * bytes_per_s])
-        client.link.sweep(clock())
-    assert client.transport.closed == is_cut
-
-
-async def test_a_header_block_in_slow_pieces_is_cut(client: Client, clock: Clock) -> None:
-    client.send(frames.frame(frames.HEADERS, 0, 1, b""))
-    for second in range(12):
-        clock.ahead_ns = second * 10**9
-        client.send(frames.frame(frames.CONTINUATION, 0, 1, b""))
-        client.link.sweep(clock())
-    assert client.transport.closed
-
-
-async def test_an_idle_link_is_left_alone(client: Client, clock: Clock) -> None:
-    clock.ahead_ns = 10**12
-    client.link.sweep(clock())
-    assert not client.transport.closed
-
-
-async def test_an_answer_that_waits_for_its_reader_does_not_keep_the_rows_of_its_request(client: Client) -> None:
-    client.send(frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
-    client.call(1, request(1000).SerializeToString())
-    stream = client.link.h2.streams.get(1) or client.link.h2.promote(1)
-    assert stream is not None
-    async with asyncio.timeout(10):
-        while not stream.unsent:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-    assert stream.call is None
-    client.send(frames.window_update(1, 100_000))
-    assert status(await client.ended(1), 1) == b"0"
-
-
 async def test_the_loop_spins_while_calls_come_one_by_one(front: NativeFront, client: Client, clock: Clock) -> None:
     front.spinner.spin_ns = 100_000_000  # far longer than the test takes between two calls
     for stream in (1, 3, 5):
@@ -327,13 +162,6 @@ async def test_the_loop_spins_while_calls_come_one_by_one(front: NativeFront, cl
     for _ in range(3):
         await asyncio.sleep(0)
     assert not front.spinner.spinning
-
-
-def whole(stream: int) -> tuple[bytes, bytes]:
-    """A call as one read of the socket brings it."""
-    body = message(request().SerializeToString())
-    head = frames.frame(frames.HEADERS, frames.END_HEADERS, stream, block(SERVICE + b"Predict"))
-    return head, frames.frame(frames.DATA, frames.END_STREAM, stream, body)
 
 
 async def test_the_loop_does_not_spin_for_calls_far_apart_or_for_many_at_once(
@@ -431,142 +259,3 @@ async def test_a_frame_that_cannot_be_read_keeps_its_id(client: Client, number: 
     got = await client.until(lambda got: len(answers(got, 1)) == 1)
     (reply,) = [StreamPredictResponse.FromString(raw) for raw in answers(got, 1)]
     assert (reply.frame_id, reply.error.code) == (number, 3)
-
-
-@pytest.mark.parametrize("part", [b"", b"\0\0\0", message(request().SerializeToString())[:-1]])
-async def test_a_unary_call_whose_message_never_arrives_ends_at_its_deadline(client: Client, part: bytes) -> None:
-    client.call(1, request().SerializeToString())
-    await client.ended(1)
-    client.head(3, b"Predict", (b"grpc-timeout", b"20m"))
-    client.data(3, part) if part else None
-    assert status(await client.ended(3), 3) == b"4"
-    assert client.link.h2.open_calls == 0
-
-
-BROKEN = frames.frame(frames.RST_STREAM, 0, 0, bytes(4))  # PROTOCOL_ERROR of the connection
-
-
-def goaways(got: list[Frame]) -> list[tuple[int, int]]:
-    """(last stream, code) of each GOAWAY."""
-    return [
-        (frames.word(sent_frame.payload[:4]), frames.word(sent_frame.payload[4:8]))
-        for sent_frame in got
-        if sent_frame.kind == frames.GOAWAY
-    ]
-
-
-@pytest.mark.parametrize("count", [1, 3, 40])
-@pytest.mark.parametrize("is_known", [True, False])
-async def test_whole_calls_before_a_protocol_error_are_answered_before_the_end(
-    client: Client, count: int, is_known: bool
-) -> None:
-    client.call(1, request().SerializeToString())
-    await client.ended(1)
-    extra = () if is_known else ((b"x-new", b"1"),)
-    raw = message(request().SerializeToString())
-    sent = []
-    for stream in range(3, 3 + 2 * count, 2):
-        sent.append(frames.frame(frames.HEADERS, 4, stream, block(SERVICE + b"Predict", *extra)))
-        sent.append(frames.frame(frames.DATA, 1, stream, raw))
-    client.send(*sent, BROKEN, frames.frame(frames.PING, 0, 0, bytes(8)))
-    got = await client.until(goaways)
-    for stream in range(3, 3 + 2 * count, 2):
-        assert status(got, stream) == b"0"
-    assert goaways(got) == [(1 + 2 * count, 1)]
-    assert got[-1].kind == frames.GOAWAY
-    assert client.transport.closed
-    client.send(frames.frame(frames.PING, 0, 0, bytes(8)))
-    assert client.read() == []
-
-
-async def test_frames_of_a_stream_before_a_protocol_error_are_answered_before_the_end(client: Client) -> None:
-    client.head(1, b"StreamPredict")
-    body = b"".join(frame(number, request()) for number in range(3))
-    client.send(frames.frame(frames.DATA, 0, 1, body), BROKEN)
-    got = await client.until(goaways)
-    assert [StreamPredictResponse.FromString(raw).frame_id for raw in answers(got, 1)] == [0, 1, 2]
-    assert client.transport.closed
-
-
-async def test_a_protocol_error_does_not_wait_for_the_rest_of_a_frame_of_a_stream(client: Client) -> None:
-    client.head(1, b"StreamPredict")
-    client.data(1, frame(1, request()))
-    await client.until(lambda got: len(answers(got, 1)) == 1)
-    client.data(1, frame(2, request())[:40])
-    client.send(BROKEN)
-    assert goaways(client.read()) == [(1, 1)]
-    assert client.transport.closed
-
-
-async def test_a_protocol_error_does_not_wait_for_calls_that_are_not_whole(client: Client) -> None:
-    client.head(1, b"Predict")
-    client.head(3, b"StreamPredict")
-    client.call(5, b"", b"Health")
-    client.head(7, b"", path=b"/grpc.health.v1.Health/Watch")
-    client.data(7, message(b""), frames.END_STREAM)
-    client.send(BROKEN)
-    assert client.transport.closed
-    assert goaways(client.read()) == [(7, 1)]
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-async def test_a_protocol_error_does_not_wait_for_a_window_of_the_peer(client: Client, streaming: bool) -> None:
-    """The server reads no more, so the window cannot grow."""
-    client.send(frames.settings({frames.INITIAL_WINDOW_SIZE: 0}))
-    if streaming:
-        client.head(1, b"StreamPredict")
-        client.data(1, frame(1, request()))
-    else:
-        client.call(1, request().SerializeToString())
-    client.send(BROKEN)
-    await client.until(goaways)
-    assert client.transport.closed
-
-
-async def test_a_stream_that_ends_with_a_part_of_a_message_fails(client: Client) -> None:
-    client.head(1, b"StreamPredict")
-    client.data(1, frame(1, request()) + frame(2, request())[:50], frames.END_STREAM)
-    got = await client.ended(1)
-    assert len(answers(got, 1)) == 1
-    assert status(got, 1) == b"3"
-
-
-async def test_http1_on_the_port_is_answered_by_a_line_of_text(front: NativeFront) -> None:
-    transport: Any = Transport()
-    link = front.connect()
-    link.connection_made(transport)
-    link.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert transport.written.startswith(b"HTTP/1.1 400 ")
-    assert transport.written.endswith(b"\n")
-    assert transport.closed
-    link.connection_lost(None)
-
-
-async def test_a_read_with_much_work_lets_others_read_before_it_goes_on(front: NativeFront, client: Client) -> None:
-    client.head(1, b"StreamPredict")
-    client.data(1, b"\0\0\x10\0\0")
-    client.send(frames.frame(frames.DATA, 0, 1, b"\1") * 20_000)
-    assert not client.transport.reading
-    assert client.link.h2.has_more
-    other = Client(front)
-    other.call(1, b"", b"Health")
-    assert status(other.read(), 1) == b"0"
-    async with asyncio.timeout(10):
-        while not client.transport.reading:  # noqa: ASYNC110 - it is the loop's turns that count
-            await asyncio.sleep(0)
-    assert client.link.h2.streams[1].size == 20_005
-    other.link.connection_lost(None)
-
-
-async def test_a_pause_during_a_long_read_does_not_lose_the_rest(client: Client) -> None:
-    client.head(1, b"StreamPredict")
-    client.send(frames.frame(frames.DATA, 0, 1, b"\0") * 20_000)
-    client.link.pause_writing()
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert client.link.h2.has_more
-    client.link.resume_writing()
-    async with asyncio.timeout(10):
-        while not client.transport.reading:  # noqa: ASYNC110 - it is the loop's turns that count
-            await asyncio.sleep(0)
-    assert not client.link.h2.has_more

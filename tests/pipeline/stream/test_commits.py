@@ -1,0 +1,334 @@
+"""Commits in flight: the worker goes on meanwhile, and a crash, a rebalance or an abort loses and repeats nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from common.config import KafkaConfig
+from common.errors import ClientLostError, UnavailableError
+from pipeline.stream import transactions
+from pipeline.stream.kafka import connect, make_producer
+from pipeline.stream.kafka_topics import ensure_topics
+from pipeline.stream.marker import from_metadata
+from pipeline.stream.transactions import FENCED_YOUNG_S, LOST_CALL_S, AbortedError, ExactlyOnce
+from pipeline.stream.worker import Worker
+from tests.pipeline.stream.fakes import TOPICS, Bench, messages_of
+from tests.pipeline.stream.test_path import assert_same, finish, publish, rows_on_topic, step_until, working
+from tests.pipeline.stream.test_worker import ListWriter
+from tests.pipeline.stream.ticks import market
+from tests.processes import fresh_topics
+
+MESSAGES = messages_of(market(1500))
+TICKS = market(3000, rate_per_s=12)
+
+
+def in_flight(**options: Any) -> Bench:
+    """A commit of 700 ticks is in flight, and rows of 500 more wait."""
+    bench = Bench(**options)
+    bench.delivery.slow = True
+    bench.feed(MESSAGES[:700])
+    bench.feed(MESSAGES[700:1200])
+    assert bench.delivery.offsets == {}
+    assert bench.worker.totals.features == 1200
+    return bench
+
+
+def test_the_worker_goes_on_while_a_commit_is_in_flight() -> None:
+    bench = in_flight()
+    bench.delivery.slow = False
+    bench.worker.step(0.1)
+    assert bench.delivery.commits == 2
+    assert bench.delivery.offsets[0] == 1200
+    assert len(bench.delivery.features()) == 1200
+
+
+def test_a_commit_in_flight_owes_the_predictions_that_come_after_its_start() -> None:
+    bench = Bench()
+    bench.delivery.slow = True
+    bench.stream.hangs = True
+    bench.feed(MESSAGES[:1200])
+    assert bench.forecaster.backlog_rows
+    bench.stream.hangs = False
+    bench.feed(MESSAGES[1200:])  # too late for the commit in flight
+    bench.delivery.slow = False
+    bench.worker._finish_commit(wait=True)
+    marker = from_metadata(bench.delivery.metadata[0])
+    assert marker is not None
+    assert marker.owed_from is not None
+    assert bench.delivery.offsets[0] == 1200
+
+
+@pytest.mark.parametrize("how", ["step", "revoke", "lost"])
+def test_an_abort_voids_the_rows_that_wait_for_the_next_transaction_too(how: str) -> None:
+    writer = ListWriter()
+    bench = in_flight(writer=writer)
+    bench.delivery.failure = AbortedError("fenced")
+    bench.delivery.slow = False
+    if how == "revoke":
+        bench.revoke(1)
+    elif how == "lost":
+        bench.worker.on_lost(bench.consumer, [TopicPartition(TOPICS.raw, 1)])  # type: ignore[arg-type]
+    bench.worker.step(0.1)
+    bench.worker.step(0.1)
+    assert bench.delivery.aborts > 0
+    assert bench.delivery.features() == []
+    assert writer.products == []
+    assert bench.worker.totals.consumed == bench.worker.totals.features == 0
+    assert bench.state.asked[-1] == ([0, 2, 3] if how != "step" else [0, 1, 2, 3])
+    bench.feed(MESSAGES[:1200])
+    bench.worker.commit()
+    assert len(writer.products) == len(bench.delivery.features()) == 1200
+
+
+def test_partitions_are_given_up_after_the_commit_in_flight_and_what_waits() -> None:
+    bench = in_flight()
+    bench.revoke(0)
+    assert bench.delivery.commits == 2
+    assert bench.delivery.offsets[0] == 1200
+
+
+def test_of_lost_partitions_only_the_commit_in_flight_counts() -> None:
+    writer = ListWriter()
+    bench = in_flight(writer=writer)
+    bench.worker.on_lost(bench.consumer, [TopicPartition(TOPICS.raw, 0)])  # type: ignore[arg-type]
+    assert bench.delivery.commits == 1
+    assert bench.delivery.offsets[0] == 700
+    assert len(bench.delivery.features()) == len(writer.products) == bench.worker.totals.features == 700
+
+
+def test_with_too_many_rows_waiting_the_worker_awaits_the_commit() -> None:
+    bench = in_flight()
+    bench.delivery.is_full = True
+    bench.feed(MESSAGES[1200:])
+    assert bench.delivery.offsets[0] == 700
+
+
+class Producer:
+    """Every method succeeds but those that are replaced."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+@pytest.fixture
+def producers(monkeypatch: pytest.MonkeyPatch) -> list[Producer]:
+    """Those that deliveries make, the newest last."""
+    made: list[Producer] = []
+    monkeypatch.setattr(transactions, "make_producer", lambda *_, **__: made.append(Producer()) or made[-1])
+    return made
+
+
+@pytest.fixture
+def delivery(producers: list[Producer]) -> ExactlyOnce:
+    return ExactlyOnce(KafkaConfig(), SimpleNamespace(consumer_group_metadata=lambda: None), "id")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["send_offsets_to_transaction", "commit_transaction", "abort_transaction"])
+def test_a_call_of_librdkafka_that_never_returns_is_a_lost_client(
+    name: str, producers: list[Producer], delivery: ExactlyOnce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, called, released = SimpleNamespace(now_s=1000.0), threading.Event(), threading.Event()
+    monkeypatch.setattr(transactions, "time", SimpleNamespace(monotonic=lambda: clock.now_s))
+    monkeypatch.setattr(transactions, "WATCH_S", 0.01)
+    setattr(producers[0], name, lambda *_: called.set() or released.wait(60))
+    if name == "abort_transaction":
+        delivery._begin()
+        delivery._start(delivery._abort_open)
+    else:
+        delivery.start_commit([], [])
+    assert called.wait(10)
+    assert not delivery.finish_commit(wait=False)
+    clock.now_s += LOST_CALL_S + 1
+    with pytest.raises(ClientLostError, match="does not return within 15 s"):
+        delivery.finish_commit(wait=True)
+    closed: list[bool] = []
+    producers[0].close = lambda: closed.append(True)  # type: ignore[attr-defined]
+    delivery.close()  # returns
+    assert not closed
+    released.set()
+
+
+FENCED = KafkaException(KafkaError(KafkaError._FENCED, "fenced", fatal=True))
+
+
+@pytest.mark.parametrize("after_s", [FENCED_YOUNG_S - 1, FENCED_YOUNG_S + 1])
+def test_only_a_producer_that_is_fenced_young_was_replaced_by_another_worker(
+    after_s: float, producers: list[Producer], delivery: ExactlyOnce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now_s=time.monotonic())
+    monkeypatch.setattr(transactions, "time", SimpleNamespace(monotonic=lambda: clock.now_s))
+
+    def fenced(*_: object) -> None:
+        raise FENCED
+
+    for number in (1, 2):  # two restarts of a broker
+        clock.now_s += after_s
+        producers[-1].commit_transaction = producers[-1].abort_transaction = fenced  # type: ignore[attr-defined]
+        delivery.start_commit([], [])
+        with pytest.raises(AbortedError):
+            delivery.finish_commit(wait=True)
+        if after_s < FENCED_YOUNG_S:
+            with pytest.raises(UnavailableError, match=r"does another worker have the same worker\.instance_id"):
+                delivery.abort()
+            return
+        delivery.abort()
+        assert len(producers) == 1 + number
+
+
+def test_a_delivery_that_closes_starts_no_producer_that_would_fence_the_next_worker(
+    producers: list[Producer], delivery: ExactlyOnce
+) -> None:
+    delivery._producer_since_s -= FENCED_YOUNG_S
+
+    def fenced(*_: object) -> None:
+        raise FENCED
+
+    producers[0].abort_transaction = fenced  # type: ignore[attr-defined]
+    delivery._begin()
+    delivery.close()
+    assert len(producers) == 1
+
+
+@pytest.fixture
+def divided(broker: str) -> KafkaConfig:
+    """Topics of two partitions."""
+    config = KafkaConfig(bootstrap_servers=broker, topics=fresh_topics(), partitions=2)
+    ensure_topics(connect(config), config)
+    return config
+
+
+def delivery_of(worker: Worker) -> ExactlyOnce:
+    assert isinstance(worker._delivery, ExactlyOnce)
+    return worker._delivery
+
+
+def before_the_end(worker: Worker, react: Callable[[int], None]) -> None:
+    """Calls `react` in the thread of each commit between its offsets and its end, with the number of the commit."""
+    delivery, calls = delivery_of(worker), 0
+    produce = delivery._produce
+
+    def watched(messages: Any) -> None:
+        nonlocal calls
+        produce(messages)
+        if delivery._commit is not None:
+            calls += 1
+            react(calls)
+
+    delivery._produce = watched  # type: ignore[method-assign]
+
+
+class StopsAfterTheEnd:
+    """A producer whose caller does not learn that its transaction was committed."""
+
+    def __init__(self, producer: Any, stop: Callable[[int], None]) -> None:
+        self._producer = producer
+        self._stop = stop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._producer, name)
+
+    def commit_transaction(self, timeout_s: float) -> None:
+        self._producer.commit_transaction(timeout_s)
+        self._stop(0)
+
+
+@pytest.mark.parametrize("committed", [False, True], ids=["before_its_end", "after_its_end"])
+def test_a_worker_that_stops_in_a_commit_is_followed_by_the_same_bits(
+    kafka: KafkaConfig, inference_server: str, committed: bool
+) -> None:
+    """As after kill -9, or SIGSTOP: once the next worker has done its work, the first goes on and must not commit."""
+    stopped, resumed = threading.Event(), threading.Event()
+
+    def stop(_: int) -> None:
+        stopped.set()
+        resumed.wait(60)
+
+    start = partial(working, kafka, inference_server, "stops", max_batch_ticks=100, instance_id="same")
+    with start(commit_interval_ms=0) as first:
+        publish(kafka, TICKS[:1000])
+        finish(first, 1000)
+        delivery = delivery_of(first)
+        if committed:
+            delivery._producer = StopsAfterTheEnd(delivery._producer, stop)  # type: ignore[assignment]
+        else:
+            before_the_end(first, stop)
+        publish(kafka, TICKS[1000:])
+        step_until(first, lambda: stopped.is_set() and bool(delivery._waiting))
+        with start() as second:
+            last = TICKS[-1].sequence_num
+            step_until(second, lambda: last in {row.sequence_num for row in rows_on_topic(kafka, 0)})
+            step_until(second, lambda: not second.forecaster.backlog_rows)
+            second.commit()
+            assert second.totals.consumed < 2000 if committed else second.totals.consumed == 2000
+        resumed.set()
+    assert_same(kafka, TICKS)
+
+
+def test_a_rebalance_while_a_commit_is_in_flight(divided: KafkaConfig, inference_server: str) -> None:
+    publish(divided, TICKS[:1000])
+    later = iter(range(1000, len(TICKS), 100))
+    start = partial(working, divided, inference_server, "rebalanced", max_batch_ticks=50, commit_interval_ms=1)
+    revoked_in_flight = []
+    with start() as first:
+        before_the_end(first, lambda _: time.sleep(0.2))
+        revoke = first.on_revoke
+
+        def on_revoke(*arguments: Any) -> None:
+            revoked_in_flight.append(first._commit_in_flight is not None)
+            revoke(*arguments)
+
+        first.on_revoke = on_revoke  # type: ignore[method-assign]
+        consumer = first._consumer
+        consumer.unsubscribe()
+        consumer.subscribe(
+            [divided.topics.raw], on_assign=first.on_assign, on_revoke=first.on_revoke, on_lost=first.on_lost
+        )
+        step_until(first, lambda: first.totals.consumed >= 1000)
+        with start() as second:
+
+            def both() -> bool:
+                second.step(0)
+                if (at := next(later, None)) is not None:
+                    publish(divided, TICKS[at : at + 100])
+                return first.totals.consumed + second.totals.consumed >= len(TICKS)
+
+            step_until(first, both)
+            for worker in (first, second):
+                step_until(worker, lambda worker=worker: not worker.forecaster.backlog_rows)  # type: ignore[misc]
+                worker.commit()
+            assert second.totals.consumed > 0
+    assert True in revoked_in_flight
+    assert_same(divided, TICKS)
+
+
+def test_an_abort_while_rows_of_the_next_transaction_wait(kafka: KafkaConfig, inference_server: str) -> None:
+    publish(kafka, TICKS)
+    waiting = []
+    with working(kafka, inference_server, "fenced", max_batch_ticks=100, commit_interval_ms=1) as worker:
+        delivery = delivery_of(worker)
+
+        def fence(number: int) -> None:
+            if number != 1:
+                return
+            deadline_s = time.monotonic() + 10
+            while not delivery._waiting and time.monotonic() < deadline_s:
+                time.sleep(0.01)
+            waiting.append(len(delivery._waiting))
+            delivery._producer_since_s -= FENCED_YOUNG_S
+            intruder = make_producer(kafka, **{"transactional.id": delivery._id})
+            intruder.init_transactions(30)
+            intruder.close()
+
+        before_the_end(worker, fence)
+        step_until(worker, lambda: bool(waiting) and delivery._commit is None)
+        finish(worker, 3000)
+    assert waiting[0] > 0
+    assert_same(kafka, TICKS)
