@@ -35,6 +35,7 @@ class Header(msgspec.Struct):
     connection: int | None = None  # when the connection began, ns since the epoch: files of one connection share it
     lost_messages: int = 0  # messages before this line that are missing, as after a full disk
     products: tuple[str, ...] = ()  # those of the subscription
+    max_future_s: float = 0.0  # ingest refused messages further ahead of its clock (ingest.max_future_s); 0: none
 
 
 class Entry(NamedTuple):

@@ -28,6 +28,8 @@ from pipeline.records import NOT_DECODED, DeadReason, Tick
 PARQUET_MAGIC = b"PAR1"
 COMMENT = b"#"  # lines before the header of a CSV file
 
+MAX_DIGITS = 100  # of a sequence number, leading zeros included, that is read exactly
+
 _BATCH_ROWS = 65_536
 _PEEK_LINES = 100  # how far into a file its rows are searched for, and their columns collected
 _SAMPLE_ROWS = 1000  # if a column of sizes has no value in so many first rows, it is empty
@@ -211,7 +213,8 @@ def _sequence(text: str, column: str, number: int) -> int:
     if not text:
         return number
     value = _number(text, column)
-    exact = int(text) if text.isdecimal() else int(value)
+    # Python reads no text of more than 4,300 digits as an integer.
+    exact = int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else int(value)
     if not 0 <= exact <= MAX_NS:
         raise RowFault("wrong_shape", f"{column}: expected a count from 0, got {text!r:.60}")
     return exact

@@ -15,6 +15,7 @@ from pipeline.archive.entries import Entry, Header, read_entry
 from pipeline.archive.lines import read_lines
 from pipeline.archive.paths import expand_name
 from pipeline.feed.protocol import Connections, Decoder, Feed, Result
+from pipeline.feed.rfc3339 import MAX_NS, NS_PER_S
 from pipeline.feed.venues import FEEDS, recognized
 from pipeline.records import DeadLetter
 
@@ -32,6 +33,7 @@ class Message(NamedTuple):
     sequence_num: int | None  # None if the message has none
     damage: DeadLetter | None  # the recording itself is damaged here; raw is not a message
     venue: str = "coinbase"
+    max_future_ns: int = 0  # a message further ahead of its ingest time was refused live; 0: none was
 
 
 class _Line(NamedTuple):
@@ -65,9 +67,10 @@ def _records(messages: Iterator[Message], gap_after_ns: int) -> Iterator[Result]
         venue = message.venue
         decoder = decoders.get(venue)
         if decoder is None:
-            decoder = decoders[venue] = FEEDS[venue].decoder(gap_after_ns=gap_after_ns)
+            decoder = FEEDS[venue].decoder(max_future_ns=message.max_future_ns, gap_after_ns=gap_after_ns)
+            decoders[venue] = decoder
         elif message.starts_connection:
-            decoder = decoders[venue] = decoder.reconnected()
+            decoder = decoders[venue] = decoder.reconnected(message.max_future_ns)
         if message.damage is not None:
             yield message.damage
         else:
@@ -108,7 +111,9 @@ def _messages(files: list[SurveyedFile]) -> Iterator[Message]:
                 continue
             sequence_num, starts = place.next(entry.raw)
             raw = entry.raw if line.damage is None else line.content
-            yield Message(raw, entry.ingest_time_ns, line.source, starts, sequence_num, line.damage, venue)
+            yield Message(
+                raw, entry.ingest_time_ns, line.source, starts, sequence_num, line.damage, venue, place.max_future_ns
+            )
 
 
 class _Places:
@@ -119,9 +124,13 @@ class _Places:
         self._finder: Connections = feed.connections()
         self._connection: int | None = None  # as the last header says
         self._first_of_file = True
+        self._named = False  # a header of this file names the connection
+        self.max_future_ns = 0  # as the header of this file says
 
     def begin_file(self) -> None:
         self._first_of_file = True
+        self._named = False
+        self.max_future_ns = 0
 
     def read_header(self, header: Header) -> None:
         known = header.connection is not None
@@ -131,13 +140,23 @@ class _Places:
             self._finder = self._feed.connections()
             self._first_of_file = True
         self._connection = header.connection
+        self._named = known
+        self.max_future_ns = _as_ns(header.max_future_s)
 
     def next(self, raw: bytes) -> tuple[int | None, bool]:
         """Sequence number, and whether a connection starts."""
         position = self._finder.place(raw, first_of_file=self._first_of_file)
+        if self._named and not self._first_of_file:
+            # The header names each connection. A guess from numbers and times could only differ from what ingest saw.
+            return position._replace(starts_connection=False)
         if position.starts_connection or position.sequence_num is not None:
             self._first_of_file = False
         return position
+
+
+def _as_ns(seconds: float) -> int:
+    """0 for a time that is none, as of a damaged header."""
+    return round(seconds * NS_PER_S) if 0 < seconds < MAX_NS / NS_PER_S else 0
 
 
 def _survey(path: Path) -> SurveyedFile:

@@ -62,8 +62,11 @@ class ArchiveWriter:
         venue: str = "coinbase",
         policy: ArchivePolicy | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        max_future_s: float = 0.0,
     ) -> None:
         """products: the subscribed ones; a single one gives files its name, else they are named "feed".
+        max_future_s: the limit of the decoder that reads the same messages, so that a reader of the archive has it too.
 
         Raises InputError if the directory cannot be made for another reason than a full disk.
         """
@@ -72,6 +75,7 @@ class ArchiveWriter:
         self._venue = venue
         self._policy = policy or ArchivePolicy()
         self._clock = clock
+        self._max_future_s = max_future_s
         self._directory = directory
         self._path = directory
         self._fd: int | None = None
@@ -152,6 +156,7 @@ class ArchiveWriter:
             products=self._products,
             connection=self._connection,
             lost_messages=self._lost_since_header,
+            max_future_s=self._max_future_s,
         )
         return msgspec.json.encode(header) + b"\n"
 

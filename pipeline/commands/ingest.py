@@ -81,7 +81,7 @@ def _open_archive(directory: Path, settings: IngestConfig) -> ArchiveWriter:
         retention_s=settings.archive_retention_days * 86_400,
         max_bytes=settings.archive_max_bytes,
     )
-    return ArchiveWriter(directory, settings.products, settings.venue, policy)
+    return ArchiveWriter(directory, settings.products, settings.venue, policy, max_future_s=settings.max_future_s)
 
 
 def _open_sink(config: Config) -> Sink | BacklogSink:

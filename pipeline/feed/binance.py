@@ -27,7 +27,7 @@ from pipeline.feed.gate import GapRule, TickGate
 from pipeline.feed.message import Message
 from pipeline.feed.protocol import Allowance, Position, Result
 from pipeline.feed.rfc3339 import NS_PER_S
-from pipeline.feed.values import explain_quote, shown, sound_quote
+from pipeline.feed.values import NOT_CONVERTED, explain_quote, shown, sound_quote
 from pipeline.records import NOT_DECODED, DeadLetter, DeadReason, LateTick, Tick
 
 BOOK_TICKER = "bookTicker"
@@ -153,8 +153,8 @@ class BinanceDecoder:
         self._update_ids: dict[str, int] = {}  # symbol -> last update id
         self._trades: dict[str, tuple[int, float]] = {}  # symbol -> id and price of its last trade
 
-    def reconnected(self) -> BinanceDecoder:
-        return BinanceDecoder(gate=self._gate.reconnected())
+    def reconnected(self, max_future_ns: int | None = None) -> BinanceDecoder:
+        return BinanceDecoder(gate=self._gate.reconnected(max_future_ns))
 
     def decode(self, raw: bytes, ingest_time_ns: int, source: str) -> list[Result]:
         try:
@@ -244,7 +244,9 @@ class BinanceDecoder:
             return [message.dead("wrong_shape", f"expected an object, got {shown(tree)}")]
         fault = tree.get("error", tree)
         if isinstance(fault, dict) and "code" in fault and "msg" in fault:
-            return [message.dead("exchange_error", f"the exchange says: {shown(fault['msg'])}, code {fault['code']}")]
+            return [
+                message.dead("exchange_error", f"the exchange says: {shown(fault['msg'])}, code {shown(fault['code'])}")
+            ]
         if "result" in tree or "lastUpdateId" in tree:  # a reply; a snapshot of the book
             return []
         if "stream" in tree or "data" in tree:
@@ -309,7 +311,7 @@ def _explain_quote(data: msgspec.Raw | bytes) -> tuple[DeadReason, str]:
         if name in fields or name == "u":
             try:
                 msgspec.convert(fields.get(name), Count)
-            except msgspec.ValidationError:
+            except NOT_CONVERTED:
                 return "wrong_shape", f"data.{name}: expected a count from 0, got {shown(fields.get(name))}"
     return explain_quote("data", fields, ("b", "a"), ("B", "A"), "b", "a")
 

@@ -26,7 +26,7 @@ from pipeline.feed.gate import MAX_TIME_JUMP_NS, GapRule, TickGate
 from pipeline.feed.message import Message
 from pipeline.feed.protocol import Allowance, Position, Result
 from pipeline.feed.rfc3339 import parse_ns
-from pipeline.feed.values import explain_quote, shown, sound_quote
+from pipeline.feed.values import NOT_CONVERTED, explain_quote, shown, sound_quote
 from pipeline.records import NOT_DECODED, DeadLetter, DeadReason, LateTick, Tick
 
 TICKER = "ticker"
@@ -158,8 +158,8 @@ class CoinbaseDecoder:
         self._last_sequence: int | None = None
         self._missed = 0  # lost messages without a gap so far
 
-    def reconnected(self) -> CoinbaseDecoder:
-        return CoinbaseDecoder(gate=self._gate.reconnected())
+    def reconnected(self, max_future_ns: int | None = None) -> CoinbaseDecoder:
+        return CoinbaseDecoder(gate=self._gate.reconnected(max_future_ns))
 
     def decode(self, raw: bytes, ingest_time_ns: int, source: str) -> list[Result]:
         try:
@@ -287,7 +287,7 @@ class CoinbaseDecoder:
         message = Message(raw, ingest_time_ns, source, _parsed_ns(timestamp))
         try:
             sequence = msgspec.convert(sequence, SequenceNum, strict=False)
-        except msgspec.ValidationError:
+        except NOT_CONVERTED:
             return [message.dead("wrong_shape", f"sequence_num: expected a count from 0, got {shown(sequence)}")]
         results, old = self._advance(sequence, message)
         if not isinstance(channel, str):
@@ -315,7 +315,7 @@ class CoinbaseDecoder:
             for position, fields in enumerate(tickers):
                 try:
                     ticker = msgspec.convert(fields, _Ticker, strict=False)
-                except msgspec.ValidationError:
+                except NOT_CONVERTED:
                     results.append(message.dead(*_explain(fields, (number, position))))
                 else:
                     self._add_ticker(results, ticker, (number, position), message, event_time_ns, sequence, old)
@@ -333,9 +333,8 @@ class CoinbaseConnections:
 
     def __init__(self) -> None:
         self._last: int | None = None  # highest number of the connection
-        self._first_time = self._time_before = self._last_time = (
-            ""  # of the connection's first message, of the last but one, and of the last
-        )
+        self._first_time = ""  # of the connection
+        self._times: tuple[str, ...] = ()  # of its last three messages, the latest first
 
     def place(self, raw: bytes, *, first_of_file: bool) -> Position:
         try:
@@ -347,11 +346,10 @@ class CoinbaseConnections:
             return Position(None, False)
         starts = self._starts(sequence, head.timestamp, first_of_file)
         if starts:
-            self._last, self._first_time, self._time_before = sequence, head.timestamp, ""
-            self._last_time = head.timestamp
+            self._last, self._first_time, self._times = sequence, head.timestamp, (head.timestamp,)
         elif self._last is None or sequence > self._last:
             self._last = sequence
-            self._time_before, self._last_time = self._last_time, head.timestamp
+            self._times = head.timestamp, *self._times[:2]
         return Position(sequence, starts)
 
     def _starts(self, sequence: int, timestamp: str, first_of_file: bool) -> bool:
@@ -374,13 +372,14 @@ class CoinbaseConnections:
         return not within and (sequence == 0 or last - sequence > MAX_OLD_BY)
 
     def _last_ns(self) -> int | None:
-        """Time of the last message, or, if it is far ahead, of the message before it: a single bad timestamp must not
-        make the rest of a recording old.
+        """Time of the last message. If it is far from the times of the two before, the last that is near another one:
+        a single bad timestamp must neither make the rest of a recording old nor an old message a connection.
         """
-        last_ns, before_ns = _parsed_ns(self._last_time), _parsed_ns(self._time_before)
-        if last_ns is None or (before_ns is not None and last_ns - before_ns > MAX_TIME_JUMP_NS):
-            return before_ns
-        return last_ns
+        times = [time_ns for text in self._times if (time_ns := _parsed_ns(text)) is not None]
+        for time_ns in times:
+            if sum(abs(time_ns - other) <= MAX_TIME_JUMP_NS for other in times) > 1:
+                return time_ns
+        return min(times, default=None)
 
 
 def _explain(fields: Any, path: tuple[int, int]) -> tuple[DeadReason, str]:

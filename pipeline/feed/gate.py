@@ -63,9 +63,11 @@ class TickGate:
     def products(self) -> frozenset[str]:
         return frozenset(self._last_ns.keys() | self._awaited)
 
-    def reconnected(self) -> TickGate:
+    def reconnected(self, max_future_ns: int | None = None) -> TickGate:
+        """The gate of the next connection. max_future_ns: its limit; None: the same."""
         earlier = {**self._awaited, **self._last_ns}
-        return TickGate(self.venue, self.rule, earlier=earlier, max_future_ns=self._max_future_ns)
+        max_future_ns = self._max_future_ns if max_future_ns is None else max_future_ns
+        return TickGate(self.venue, self.rule, earlier=earlier, max_future_ns=max_future_ns)
 
     def lost(self, message: Message, time_ns: int, missed: int) -> list[Gap]:
         """A gap for every product: the products of lost messages are unknown."""

@@ -43,8 +43,8 @@ class Decoder(Protocol):
         source: origin of the message, for dead letters and late ticks.
         """
 
-    def reconnected(self) -> Decoder:
-        """The decoder of the connection that follows this one."""
+    def reconnected(self, max_future_ns: int | None = None) -> Decoder:
+        """The decoder of the connection that follows this one. max_future_ns: its limit; None: the same."""
 
 
 class Connections(Protocol):

@@ -7,7 +7,12 @@ from collections.abc import Mapping, Sequence
 from math import inf, isfinite
 from typing import Any
 
+import msgspec
+
 from pipeline.records import DeadReason
+
+# What msgspec.convert raises for a value that is none of the type (UnicodeEncodeError: text with a lone surrogate).
+NOT_CONVERTED = (msgspec.ValidationError, UnicodeEncodeError, RecursionError)
 
 # JSON's number grammar, and the names of NaN and infinity, which get a reason of their own.
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?|[+-]?(nan|inf(inity)?)", re.ASCII | re.IGNORECASE)
@@ -47,8 +52,11 @@ def explain_quote(
 
 
 def shown(value: Any) -> str:
-    """A value as text, cut to 80 characters."""
-    text = repr(value)
+    """A value as text, cut to 80 characters. Its escapes keep it valid UTF-8, which lone surrogates of JSON are not."""
+    try:
+        text = repr(value)
+    except RecursionError:  # repr takes a few more levels than the parser took
+        text = f"a deeply nested {type(value).__name__}"
     return text if len(text) <= 80 else text[:79] + "…"
 
 

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from common.schema import SCHEMAS
 from pipeline.records import NOT_DECODED, Gap, decode_dead, decode_late, decode_record
+from pipeline.stream.gaps import GapSpans
 from volcast.v1 import FeatureRow, MissingReason, Prediction
 
 
@@ -37,15 +38,17 @@ class Inspection:
     missing: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)  # by kind
     newest_event_ns: dict[str, int] = field(default_factory=dict)  # product -> event time of ticks.raw
+    spans: GapSpans = field(default_factory=GapSpans)
     _features_ns: dict[tuple[str, str], int] = field(default_factory=dict)  # venue and product -> of its last row
 
-    def raw(self, value: bytes) -> None:
+    def raw(self, value: bytes, partition: int = 0, offset: int = 0) -> None:
         self.counts["raw"] += 1
         try:
             record = decode_record(value)
         except NOT_DECODED:
             self.faults["ticks.raw: a record that is neither tick nor gap"] += 1
             return
+        self.spans.take(record, partition, offset)
         if isinstance(record, Gap):
             self.gaps[record.reason] += 1
             return

@@ -81,12 +81,16 @@ class Reader:
         self._consumer.close()
 
 
-def bounds_of(config: KafkaConfig, topics: Sequence[str], name: str) -> dict[Place, tuple[int, int]]:
+def bounds_of(
+    config: KafkaConfig, topics: Sequence[str], name: str, *, open_too: bool = False
+) -> dict[Place, tuple[int, int]]:
     """The first offset of each partition of the topics, and the offset after its last record.
+
+    open_too: the end includes records of open transactions. After a commit its offsets may be readable before its rows.
 
     They are asked for in this order. Raises UnavailableError if there is no such topic, or if no broker answers.
     """
-    consumer = make_consumer(config, name)
+    consumer = make_consumer(config, name, **({"isolation.level": "read_uncommitted"} if open_too else {}))
     try:
         return {
             (topic, number): watermarks(consumer, TopicPartition(topic, number), config.timeout_s)

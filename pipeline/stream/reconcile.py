@@ -21,6 +21,8 @@ from pipeline.records import NOT_DECODED, Gap, decode_record
 from volcast.v1 import FeatureRow, Prediction
 
 FIRST_RECORDS = 4096
+# A row may come before its record, but not before so many: a larger source offset is damaged. It bounds memory too.
+MAX_AHEAD = 20_000_000
 MAX_NAMED = 20  # faults that are named one by one; all are counted
 # Rows of a batch, and predictions of a frame, are on their topics product by product. So the first row that is left
 # after retention may be of a later record than one that was deleted, by at most a batch or frame.
@@ -66,13 +68,18 @@ class _Flags:
 
     def __init__(self, first: int) -> None:
         self.first = first
+        self.ends = first  # the offset after the last record of ticks.raw
         self.flags: NDArray[np.uint8] = np.zeros(FIRST_RECORDS, np.uint8)
 
     def add(self, offset: int, flag: int) -> bool:
-        """False for an offset before the first."""
+        """False for an offset that cannot be the source of a row."""
         index = offset - self.first
-        if index < 0:
+        if flag & RAW:
+            self.ends = max(self.ends, offset + 1)
+        elif offset >= self.ends + MAX_AHEAD:
             return False
+        if index < 0:
+            return True
         if index >= len(self.flags):
             self.flags = np.concatenate([self.flags, np.zeros(max(len(self.flags), index + 1), np.uint8)])
         repeated = REPEATED if self.flags[index] & flag and flag != WARM else 0
@@ -85,6 +92,8 @@ class Reconciliation:
 
     Rows and predictions of earlier offsets are left out of account.
 
+    repeats: rows, predictions and records set aside may repeat (`worker.guarantee: at_least_once`).
+
     shortened_rows, shortened_predictions: partitions of ticks.features and predictions whose first records Kafka has
     deleted. Records of ticks.raw before the first that is left there are not judged.
     """
@@ -96,7 +105,10 @@ class Reconciliation:
         *,
         shortened_rows: Collection[int] = (),
         shortened_predictions: Collection[int] = (),
+        repeats: bool = False,
     ) -> None:
+        self._repeats = repeats
+        self._impossible = 0  # records whose source cannot be a record of the topic
         self._shortened_rows = shortened_rows
         self._shortened_predictions = shortened_predictions
         # Topic role, its partition and a partition of ticks.raw -> the lowest offset of ticks.raw that is left there.
@@ -104,6 +116,10 @@ class Reconciliation:
         self._topic = topic
         self._source = re.compile(re.escape(topic) + r"\[(\d+)\]@(\d+)")
         self._partitions = {number: _Flags(offset) for number, offset in first.items()}
+
+    @property
+    def first(self) -> dict[int, int]:
+        return {number: flags.first for number, flags in self._partitions.items()}
 
     def raw(self, partition: int, offset: int, gap: bool) -> None:
         self._add(partition, offset, RAW | GAP if gap else RAW)
@@ -156,6 +172,8 @@ class Reconciliation:
         for number, flags in sorted(self._partitions.items()):
             if number in progress:
                 self._judge(number, flags, progress[number], account)
+        if self._impossible:
+            account.faults["a source offset far beyond ticks.raw"] = self._impossible
         return account
 
     def _note_lowest(self, role: str, partition: int, source_partition: int, source_offset: int) -> None:
@@ -167,8 +185,8 @@ class Reconciliation:
         return max([first, *(offset + OUT_OF_ORDER_ROWS for offset in lowest)])
 
     def _add(self, partition: int, offset: int, flag: int) -> None:
-        if partition in self._partitions:
-            self._partitions[partition].add(offset, flag)
+        if partition in self._partitions and not self._partitions[partition].add(offset, flag):
+            self._impossible += 1
 
     def _judge(self, number: int, kept: _Flags, progress: Progress, account: Account) -> None:
         first = self._judged_from(number, kept.first)
@@ -194,7 +212,7 @@ class Reconciliation:
         for fault, where in (
             ("neither feature row nor late, dead or gap", raw & (outcomes == 0)),
             ("more than one of feature row, late, dead and gap", outcomes > 1),
-            ("a record twice", has(REPEATED)),
+            ("a record twice", has(REPEATED) & (not self._repeats)),
             ("a feature row, late tick or dead letter without a record", ~raw & (row | aside)),
             ("a warm feature row without a prediction", unpredicted & ~owed),
             ("a prediction without a warm feature row", has(PREDICTED) & ~has(WARM)),

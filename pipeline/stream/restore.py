@@ -105,7 +105,7 @@ class Restorer:
 
     def _restore(self, log: _Log, committed: TopicPartition) -> Restored:
         number, end = committed.partition, committed.offset
-        marker = from_metadata(committed.metadata)
+        marker = from_metadata(committed.metadata, end)
         low, high = log.bounds(committed.topic, number)
         snapshots = self._snapshot_partition(log, number, marker)
         if end < 0:

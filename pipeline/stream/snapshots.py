@@ -1,16 +1,21 @@
 """The topic of snapshots: the state of each product's windows as of an offset of ticks.raw.
 
+A record is the snapshot as MessagePack and a checksum (CRC-32, 4 bytes, big-endian). Without it, a state with a wrong
+number would give wrong features, or make a kernel read beyond its arrays.
+
 The topic is compacted: of each key Kafka keeps the newest record. A state that exceeds the size of a Kafka message is
 cut into parts. Snapshots of one partition of ticks.raw share a partition of the topic.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 
 import msgspec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+CHECKSUM_BYTES = 4
 PART_BYTES = 800_000  # Kafka takes messages of 1,000,000 bytes
 
 
@@ -42,6 +47,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Snapshot).decode
 _decode_head = msgspec.msgpack.Decoder(_Head).decode
+_NOT_DECODED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def records_of(snapshot: Snapshot) -> Iterator[tuple[bytes, bytes]]:
@@ -51,7 +57,24 @@ def records_of(snapshot: Snapshot) -> Iterator[tuple[bytes, bytes]]:
     for part, start in enumerate(starts):
         value = msgspec.structs.replace(snapshot, state=state[start : start + PART_BYTES], part=part, parts=len(starts))
         key = f"{snapshot.group}/{snapshot.partition}/{snapshot.venue}:{snapshot.product_id}/{part}"
-        yield key.encode(), _encode(value)
+        yield key.encode(), encoded(value)
+
+
+def encoded(snapshot: Snapshot) -> bytes:
+    content = _encode(snapshot)
+    return content + zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "big")
+
+
+def _decoded(value: bytes) -> Snapshot | None:
+    """None for a record that is damaged or of another version. Version 1 had no checksum."""
+    content, checksum = value[:-CHECKSUM_BYTES], value[-CHECKSUM_BYTES:]
+    if zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "big") != checksum:
+        return None
+    try:
+        snapshot = _decode(content)
+    except _NOT_DECODED:
+        return None
+    return snapshot if snapshot.version == FORMAT_VERSION else None
 
 
 class SnapshotReader:
@@ -65,20 +88,17 @@ class SnapshotReader:
         self._end = end
         self._parts: dict[tuple[str, str], dict[int, Snapshot]] = {}  # of the newest snapshot, as far as read
         self._complete: dict[tuple[str, str], Snapshot] = {}
-        self.unreadable = 0  # of the wanted lineage in another format version
+        self.unreadable = 0  # of the wanted lineage, damaged or of another version
 
     def take(self, value: bytes) -> None:
         """Takes the next record. Records of other lineages and other programs are ignored."""
         try:
-            head = _decode_head(value)
-        except msgspec.MsgspecError:
+            head = _decode_head(value[:-CHECKSUM_BYTES])
+        except _NOT_DECODED:
             return
         if (head.group, head.partition, head.lineage) != self._wanted:
             return
-        try:
-            part = _decode(value) if head.version == FORMAT_VERSION else None
-        except msgspec.MsgspecError:
-            part = None
+        part = _decoded(value)
         if part is None:
             self.unreadable += 1
         elif part.offset <= self._end:

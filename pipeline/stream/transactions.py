@@ -32,6 +32,9 @@ TRANSACTION_TIMEOUT_MS = 10_000
 # How long a broker may be unavailable before the worker ends.
 OUTAGE_S = 120.0
 CALL_S = 5.0
+# After so long without an answer to an abort, a new producer takes over: its start ends the transaction as well. On an
+# overloaded machine a broker lost and loaded its transactions again, and the old producer had no answer in two minutes.
+ABORT_S = 20.0
 # A call of librdkafka for CALL_S has returned by then, unless it never will (librdkafka issues 5456 and 5511).
 LOST_CALL_S = CALL_S + 10.0
 WATCH_S = 0.5  # how often a waiting worker looks for such a call
@@ -239,9 +242,11 @@ class ExactlyOnce:
 
     def _abort_open(self) -> None:
         try:
-            self._repeat(lambda: self._producer.abort_transaction(CALL_S))
+            error = self._repeat_for(ABORT_S, lambda: self._producer.abort_transaction(CALL_S))
         except KafkaException as exception:
-            self._replace(kafka_error(exception))
+            error = kafka_error(exception)
+        if error is not None:
+            self._replace(error)
         self._open = False
 
     def _begin(self) -> None:
@@ -281,18 +286,24 @@ class ExactlyOnce:
 
     def _repeat(self, call: Callable[[], object]) -> None:
         """Repeats a call that continues where the last one stopped, until OUTAGE_S."""
-        deadline_s = time.monotonic() + OUTAGE_S
+        error = self._repeat_for(OUTAGE_S, call)
+        if error is not None:
+            raise failure("a transaction cannot be ended", error)
+
+    def _repeat_for(self, limit_s: float, call: Callable[[], object]) -> KafkaError | None:
+        """None if the call has succeeded, else its last error."""
+        deadline_s = time.monotonic() + limit_s
         while True:
             self._call_since_s = time.monotonic()
             try:
                 call()
-                return
+                return None
             except KafkaException as exception:
                 error = kafka_error(exception)
                 if not is_retriable(error):
                     raise
                 if self._closing or time.monotonic() > deadline_s:
-                    raise failure("a transaction cannot be ended", error) from None
+                    return error
             finally:
                 self._call_since_s = None
 

@@ -78,6 +78,7 @@ def test_the_header_names_format_venue_products_and_connection(tmp_path: Path) -
         "products": ["BTCUSDT"],
         "connection": TIME_NS,
         "lost_messages": 0,
+        "max_future_s": 0.0,
     }
 
 

@@ -248,7 +248,7 @@ def test_the_report_has_a_json_form_a_script_can_read(topics: KafkaConfig, capfd
     good(topics)
     _, report = checked(capfd)
     assert set(report) == {
-        "ok", "problems", "duration_s", "records", "per_second", "gaps", "late", "dead", "not_warm", "went_back",
-        "missing", "worker_lag", "reconciled", "newest_event_ns",
+        "ok", "problems", "duration_s", "records", "per_second", "gaps", "gap_spans", "gap_spans_left_out", "late",
+        "dead", "not_warm", "went_back", "missing", "worker_lag", "reconciled", "newest_event_ns",
     }  # fmt: skip
     assert msgspec.json.encode(report)

@@ -22,7 +22,7 @@ from pipeline.stream.transactions import FENCED_YOUNG_S, LOST_CALL_S, AbortedErr
 from pipeline.stream.worker import Worker
 from tests.pipeline.stream.fakes import TOPICS, Bench, messages_of
 from tests.pipeline.stream.test_path import assert_same, finish, publish, rows_on_topic, step_until, working
-from tests.pipeline.stream.test_worker import ListWriter
+from tests.pipeline.stream.test_worker_commits import ListWriter
 from tests.pipeline.stream.ticks import market
 from tests.processes import fresh_topics
 

@@ -20,7 +20,13 @@ def test_a_marker_fits_into_kafkas_metadata() -> None:
     assert len(to_metadata(longest)) < 400  # offset.metadata.max.bytes is 4096
 
 
-@pytest.mark.parametrize("metadata", [None, "", "of another program", "{}", '{"version":1}', "[1]", '{"version":"1"}'])
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        None, "", "of another program", "{}", '{"version":1}', "[1]", '{"version":"1"}', "\udc80",
+        '{"version":1,"lineage":"a","replay_from":-1}', '{"version":1,"lineage":"a","replay_from":9223372036854775808}',
+    ],
+)  # fmt: skip
 def test_metadata_of_another_program_is_no_marker(metadata: str | None) -> None:
     assert from_metadata(metadata) is None
 
@@ -32,3 +38,10 @@ def test_a_marker_of_another_format_is_not_used() -> None:
 
 def test_unknown_fields_of_a_newer_version_are_ignored() -> None:
     assert from_metadata(to_metadata(MARKER)[:-1] + ',"added":{"later":1}}') == MARKER
+
+
+@pytest.mark.parametrize("changed", [{"replay_from": 43}, {"broken_at": 43}, {"owed_from": 43}])
+def test_a_marker_that_names_an_offset_behind_its_own_is_void(changed: dict[str, int]) -> None:
+    metadata = to_metadata(msgspec.structs.replace(MARKER, **changed))
+    assert from_metadata(metadata, 42) is None
+    assert from_metadata(metadata, 43) is not None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 
 import pytest
 
-from pipeline.stream.reconcile import FIRST_RECORDS, MAX_NAMED, Account, Progress, Reconciliation
+from pipeline.stream.reconcile import FIRST_RECORDS, MAX_AHEAD, MAX_NAMED, Account, Progress, Reconciliation
 from volcast.v1 import FeatureRow, Prediction
 
 T = "ticks.raw"
@@ -134,3 +134,19 @@ def test_faults_after_the_records_that_are_not_judged_are_named_by_their_offset(
     account = judged(look, owed_from=8)
     assert account.named == [f"{T}[0]@{offset}: a warm feature row without a prediction" for offset in (6, 7)]
     assert account.owed == 2
+
+
+@pytest.mark.parametrize("ahead", [MAX_AHEAD, 2**62])
+def test_a_source_offset_that_cannot_be_is_a_fault_and_takes_no_memory(ahead: int) -> None:
+    look = good()
+    look.row(0, END + ahead, warm=False)
+    assert judged(look).faults == {"a source offset far beyond ticks.raw": 1}
+
+
+def test_repeats_are_no_faults_where_they_are_allowed() -> None:
+    look = Reconciliation(T, {0: 0}, repeats=True)
+    look.raw(0, 0, gap=False)
+    for _ in range(2):
+        look.row(0, 0, warm=True)
+        look.prediction(0, 0)
+    assert not judged(look, 1).faults

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import msgspec
 import pytest
 
-from pipeline.stream.snapshots import FORMAT_VERSION, PART_BYTES, Snapshot, SnapshotReader, records_of
+from pipeline.stream.snapshots import (
+    CHECKSUM_BYTES,
+    FORMAT_VERSION,
+    PART_BYTES,
+    Snapshot,
+    SnapshotReader,
+    records_of,
+)
 
 
 def snapshot(**changed: Any) -> Snapshot:
@@ -22,6 +30,10 @@ def read(values: list[bytes], end: int = 100) -> list[Snapshot]:
     for value in values:
         reader.take(value)
     return reader.complete()
+
+
+def with_checksum(content: bytes) -> bytes:
+    return content + zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "big")
 
 
 def values_of(*snapshots: Snapshot) -> list[bytes]:
@@ -87,14 +99,15 @@ def unreadable(*values: bytes) -> int:
 
 def test_the_format_version_is_in_the_bytes() -> None:
     (value,) = values_of(snapshot())
-    assert msgspec.msgpack.decode(value)["version"] == FORMAT_VERSION
+    assert msgspec.msgpack.decode(value[:-CHECKSUM_BYTES])["version"] == FORMAT_VERSION
 
 
 def test_an_unknown_format_is_counted() -> None:
     (other,) = values_of(snapshot(version=FORMAT_VERSION + 1))
     (changed,) = values_of(snapshot())
     assert unreadable(other) == 1
-    assert unreadable(msgspec.msgpack.encode({**msgspec.msgpack.decode(changed), "state": [1]})) == 1
+    fields = {**msgspec.msgpack.decode(changed[:-CHECKSUM_BYTES]), "state": [1]}
+    assert unreadable(with_checksum(msgspec.msgpack.encode(fields))) == 1
 
 
 @pytest.mark.parametrize("changed", [{"group": "h"}, {"partition": 4}, {"lineage": "m"}])
@@ -115,5 +128,16 @@ def test_a_snapshot_that_a_crash_cut_off_does_not_hide_the_one_before() -> None:
 
 def test_unknown_fields_of_a_newer_version_are_ignored() -> None:
     (value,) = values_of(snapshot())
-    added = msgspec.msgpack.encode({**msgspec.msgpack.decode(value), "added": {"later": 1}})
-    assert len(read([added])) == 1
+    added = msgspec.msgpack.encode({**msgspec.msgpack.decode(value[:-CHECKSUM_BYTES]), "added": {"later": 1}})
+    assert len(read([with_checksum(added)])) == 1
+
+
+def test_no_changed_bit_is_read_as_a_snapshot() -> None:
+    (value,) = values_of(snapshot(state=b"state of a window"))
+    reader = SnapshotReader("g", 3, "l", 100)
+    for bit in range(8 * len(value)):
+        damaged = bytearray(value)
+        damaged[bit // 8] ^= 1 << bit % 8
+        reader.take(bytes(damaged))
+    assert reader.complete() == []
+    assert reader.unreadable > 4 * len(value)  # the rest names another group, partition or lineage
