@@ -31,8 +31,9 @@ def test_acknowledgements_of_a_channel_each_are_both_kept(channels: list[str]) -
 
 def test_without_a_product_in_two_acknowledgements_none_is_subscribed() -> None:
     decoder = CoinbaseDecoder()
+    states = []
     for number in range(2):
-        assert decoder.acknowledged is None
         events = [{"subscriptions": {"heartbeats": ["heartbeats"]}}]
         decode(message(number, channel="subscriptions", events=events), decoder=decoder)
-    assert decoder.acknowledged == frozenset()
+        states.append(decoder.acknowledged)
+    assert states == [None, frozenset()]
