@@ -14,16 +14,16 @@ from common.errors import InputError
 from pipeline.archive.entries import Entry, Header, read_entry
 from pipeline.archive.lines import read_lines
 from pipeline.archive.paths import expand_name
-from pipeline.feed.protocol import Connections, Decoder, Feed, Result
+from pipeline.feed.protocol import Connections, Decoder, Feed
 from pipeline.feed.venues import FEEDS, recognized
-from pipeline.records import DeadLetter
+from pipeline.records import DeadLetter, Gap, LateTick, Tick
 
 _PEEK_LINES = 1000  # how far into a file its first time and its exchange are searched for
 NO_TIME_NS = 2**63  # sorts after every time
 
 
 class Message(NamedTuple):
-    """A line of a recording: the exchange's message, and its place in the recording."""
+    """A line of a recording: the exchange's message, and what the recording knows of it."""
 
     raw: bytes  # the exchange's message; of a damaged line, the line
     ingest_time_ns: int  # 0 if the recording does not say
@@ -47,7 +47,7 @@ class SurveyedFile(NamedTuple):
     first_time_ns: int  # event time of the first message with a time
 
 
-def read_archive(paths: Iterable[Path], *, gap_after_ns: int = 0) -> Iterator[Result]:
+def read_archive(paths: Iterable[Path], *, gap_after_ns: int = 0) -> Iterator[Tick | Gap | LateTick | DeadLetter]:
     """The records of recordings, in time order, with a gap (reason "reconnect") where one connection ends
     and the next begins.
 
@@ -59,7 +59,7 @@ def read_archive(paths: Iterable[Path], *, gap_after_ns: int = 0) -> Iterator[Re
     return _records(read_messages(paths), gap_after_ns)
 
 
-def _records(messages: Iterator[Message], gap_after_ns: int) -> Iterator[Result]:
+def _records(messages: Iterator[Message], gap_after_ns: int) -> Iterator[Tick | Gap | LateTick | DeadLetter]:
     decoders: dict[str, Decoder] = {}  # by venue
     for message in messages:
         venue = message.venue
