@@ -48,7 +48,7 @@ MAX_RAW_CHARACTERS = 150_000
 
 
 class Tick(msgspec.Struct, frozen=True, tag_field="type", tag="tick"):
-    """A top-of-book update of a product.
+    """One top-of-book update of one product.
 
     Prices are in the quote currency, quantities in the base currency. A best bid equal to the best
     ask (locked) is valid; a bid above the ask (crossed) is not a tick but a dead letter.

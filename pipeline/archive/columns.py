@@ -55,12 +55,13 @@ _SEPARATORS = re.compile(r"[_\-. \[\]/]")
 class ColumnMap:
     """The column of each role; "" if the file has none. `guessed`: the roles that the user did not give.
 
-    empty: columns without a value, which have no role.
+    empty: columns without a value, which have no role. partly_empty: columns that lack a value in some rows.
     """
 
     columns: Mapping[str, str]
     guessed: frozenset[str]
     empty: tuple[str, ...] = ()
+    partly_empty: tuple[str, ...] = ()
 
     def __getitem__(self, role: str) -> str:
         return self.columns.get(role, "")
@@ -73,10 +74,10 @@ class ColumnMap:
             lacks.append("bid and ask, or mid")
         return "; ".join(lacks)
 
-    def without(self, empty: Collection[str]) -> ColumnMap:
-        """The map without columns that hold no value."""
+    def with_values(self, empty: Collection[str], partly_empty: Collection[str]) -> ColumnMap:
+        """The map without its empty columns."""
         columns = {role: column for role, column in self.columns.items() if column not in empty}
-        return ColumnMap(columns, self.guessed & columns.keys(), tuple(empty))
+        return ColumnMap(columns, self.guessed & columns.keys(), tuple(empty), tuple(partly_empty))
 
     def not_computed(self) -> dict[str, str]:
         """Features that need a column which the file lacks, with the reason."""
@@ -94,6 +95,8 @@ class ColumnMap:
         sources = {} if self["price"] else {"price": "the midprice replaces the last trade price"}
         if self["time"] and self["time"] == self["ingest_time"]:
             sources["event_time"] = "the time of receipt replaces the time of the event"
+        if self.partly_empty:
+            sources["order_book_imbalance"] = f"0 in rows without a value of {' or '.join(self.partly_empty)}"
         return sources
 
 

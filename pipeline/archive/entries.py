@@ -39,7 +39,7 @@ class Header(msgspec.Struct):
 
 
 class Entry(NamedTuple):
-    """A line: the exchange's message, and the recorder's additions."""
+    """A line: the exchange's message, and what the recorder added."""
 
     raw: bytes  # the exchange's message; of a damaged line, the line
     ingest_time_ns: int = 0  # 0 if the recording does not say

@@ -12,6 +12,7 @@ import csv
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from pipeline.feed.times import parse_recorded_ns
 from pipeline.records import NOT_DECODED, DeadReason, Tick
 
 PARQUET_MAGIC = b"PAR1"
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 COMMENT = b"#"  # lines before the header of a CSV file
 
 MAX_DIGITS = 100  # of a sequence number, leading zeros included, that is read exactly
@@ -73,6 +75,8 @@ def find_columns(path: Path, given: Mapping[str, str] | None = None) -> tuple[st
     """
     with path.open("rb") as file:
         magic = file.read(4)
+    if magic[:2] in UTF_16_MARKS:
+        raise InputError(f"recording {path}: the text is UTF-16; save it as UTF-8")
     if magic == PARQUET_MAGIC:
         return "Parquet", _parquet(path).schema_arrow.names
     header: list[str] = []
@@ -113,19 +117,19 @@ def open_flat(path: Path, given: Mapping[str, str], product: str) -> FlatFile | 
             "add --product NAME, or --columns product=COLUMN"
         )
     file = FlatFile(path, kind, columns, product)
-    return file._replace(columns=columns.without(_empty_sizes(file)))
+    return file._replace(columns=columns.with_values(*_sizes_without_values(file)))
 
 
-def _empty_sizes(file: FlatFile) -> list[str]:
-    """Columns of sizes without a value in the first rows."""
-    empty = {file.columns[role] for role in ("bid_quantity", "ask_quantity")} - {""}
+def _sizes_without_values(file: FlatFile) -> tuple[list[str], list[str]]:
+    """Columns of sizes without any value in the first rows, and those in which some rows lack it."""
+    columns = {file.columns[role] for role in ("bid_quantity", "ask_quantity")} - {""}
+    counts = Counter[str]()
     seen = 0
-    for row in itertools.islice(rows(file), _SAMPLE_ROWS) if empty else ():
+    for row in itertools.islice(rows(file), _SAMPLE_ROWS) if columns else ():
         seen += 1
-        empty = {column for column in empty if row.cells.get(column, "").strip().lower() in _NULLS}
-        if not empty:
-            break
-    return sorted(empty) if seen else []
+        counts.update(column for column in columns if row.cells.get(column, "").strip().lower() in _NULLS)
+    empty = [column for column in sorted(columns) if seen and counts[column] == seen]
+    return empty, [column for column in sorted(columns) if 0 < counts[column] < seen]
 
 
 def rows(file: FlatFile) -> Iterator[Row]:

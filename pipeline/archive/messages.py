@@ -24,7 +24,7 @@ NO_TIME_NS = 2**63  # sorts after every time
 
 
 class Message(NamedTuple):
-    """A line of a recording: the exchange's message, and its place in the recording."""
+    """A line of a recording: the exchange's message, and what the recording knows of it."""
 
     raw: bytes  # the exchange's message; of a damaged line, the line
     ingest_time_ns: int  # 0 if the recording does not say
@@ -49,7 +49,7 @@ class SurveyedFile(NamedTuple):
     first_time_ns: int  # event time of the first message with a time
 
 
-def read_archive(paths: Iterable[Path], *, gap_after_ns: int = 0) -> Iterator[Result]:
+def read_archive(paths: Iterable[Path], *, gap_after_ns: int = 0) -> Iterator[Tick | Gap | LateTick | DeadLetter]:
     """The records of recordings, in time order, with a gap (reason "reconnect") where one connection ends
     and the next begins.
 
@@ -61,7 +61,7 @@ def read_archive(paths: Iterable[Path], *, gap_after_ns: int = 0) -> Iterator[Re
     return _records(read_messages(paths), gap_after_ns)
 
 
-def _records(messages: Iterator[Message], gap_after_ns: int) -> Iterator[Result]:
+def _records(messages: Iterator[Message], gap_after_ns: int) -> Iterator[Tick | Gap | LateTick | DeadLetter]:
     decoders: dict[str, Decoder] = {}  # by venue
     for message in messages:
         venue = message.venue

@@ -41,7 +41,7 @@ def show_formats(formats: Sequence[RecordingFormat]) -> None:
         for feature, reason in each.not_computed.items():
             click.echo(f"volcast:   {feature} cannot be computed: {reason}", err=True)
         for feature, source in each.substituted.items():
-            click.echo(f"volcast:   {feature} has no column: {source}", err=True)
+            click.echo(f"volcast:   {feature}: {source}", err=True)
 
 
 def no_tick(files: Sequence[Path], first: DeadLetter | None, options: ReadOptions, where: str) -> str:

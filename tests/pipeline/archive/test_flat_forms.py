@@ -121,6 +121,17 @@ def test_a_single_row_with_sizes_keeps_their_columns(tmp_path: Path) -> None:
     assert "order_book_imbalance" not in describe([path])[0].not_computed
 
 
+def test_rows_without_sizes_among_others_are_reported(tmp_path: Path) -> None:
+    path = text_file(tmp_path / "a.csv", f"{HEADER},bid_size,ask_size", f"{LINE},1,2", f"{LINE},,2")
+    assert describe([path])[0].substituted["order_book_imbalance"] == "0 in rows without a value of bid_size"
+
+
+def test_text_in_utf_16_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(f"{HEADER}\n{LINE}\n".encode("utf-16"))
+    with pytest.raises(InputError, match="the text is UTF-16; save it as UTF-8"):
+        read_archive([tmp_path / "a.csv"])
+
+
 def test_rows_with_one_sequence_number_go_on_after_a_hole(tmp_path: Path) -> None:
     times = [1767600000000 + 1000 * second for second in (0, 1, 4000, 4001, 4002)]
     records = list(
