@@ -107,20 +107,22 @@ def _recoveries(times: Mapping[str, int], course: Course) -> list[float]:
     return [peak for peak in peaks if peak > 0]
 
 
-def store(name: str, result: Result, command: str, path: Path = RESULT) -> None:
-    """Puts a result in the place of an older one of that name."""
+def store(name: str, result: Result, command: str, commit: str, path: Path = RESULT) -> None:
+    """Puts a result in the place of an older one of that name. commit: at the start of the run."""
     content = json.loads(path.read_text()) if path.exists() else {}
     about = {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "machine": machine(),
-        "commit": _commit(),
+        "commit": commit,
         "command": command,
     }
     content[name] = about | result.as_json()
     path.write_text(json.dumps(dict(sorted(content.items())), indent=1) + "\n")
 
 
-def _commit() -> str:
+def commit_here() -> str:
+    """The commit of this folder, and whether the program has changes beside it."""
+
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
 
