@@ -30,7 +30,7 @@ from rich.table import Table
 
 from benchmarks.faults.actions import ACTIONS
 from benchmarks.faults.course import Setup
-from benchmarks.faults.runs import SHORT, Result, run, store
+from benchmarks.faults.runs import SHORT, Result, commit_here, run, store
 from benchmarks.machine import header
 from common.errors import VolcastError
 
@@ -63,6 +63,11 @@ def _plans(arguments: argparse.Namespace) -> dict[str, tuple[dict[str, int], Set
     if arguments.short:
         return {"short": (SHORT, Setup())}
     names = arguments.only or list(ACTIONS)
+    if arguments.mixed:
+        disks = tuple(disk for name in names for disk in ACTIONS[name].setup.disks)
+        brokers = max(ACTIONS[name].setup.brokers for name in names)
+        times = {name: max(1, round(ACTIONS[name].times * arguments.mixed)) for name in names}
+        return {"mixed": (times, Setup(disks=disks, brokers=brokers))}
     return {name: ({name: arguments.times or ACTIONS[name].times}, ACTIONS[name].setup) for name in names}
 
 
@@ -71,6 +76,9 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="the form of CI")
     parser.add_argument("--only", nargs="+", choices=list(ACTIONS), help="these faults of the full form")
     parser.add_argument("--times", type=int, help="how often each fault happens; default: as in the full form")
+    parser.add_argument(
+        "--mixed", type=float, metavar="SHARE", help="this share of the full form, in a random order, on one stream"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--guarantee", default="exactly_once", choices=["exactly_once", "at_least_once"])
     parser.add_argument("--no-forks", action="store_true", help="recovery times include the loading of the program")
@@ -84,6 +92,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         for name, (times, setup) in _plans(arguments).items():
             setup = replace(setup, seed=arguments.seed, guarantee=arguments.guarantee, forks=not arguments.no_forks)
+            commit = commit_here()
             folder = (arguments.folder or Path(temporary)) / name
             folder.mkdir(parents=True)
             try:
@@ -94,7 +103,7 @@ def main() -> int:
                 continue
             _log(name, results[name].summary())
             if arguments.save:
-                store(name, results[name], command)
+                store(name, results[name], command, commit)
     _show(Console(width=160), results)
     return 1 if failed or any(result.verdict.faults for result in results.values()) else 0
 

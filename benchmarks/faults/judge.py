@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -28,6 +28,7 @@ Key = TypeVar("Key", bound=Hashable)
 TickKey = tuple[str, int, int]  # product, event time, sequence number
 Source = tuple[int, int]  # partition and offset of ticks.raw
 Row = tuple[bytes, bool]  # values and warmth
+Ask = Callable[[Sequence[bytes]], Sequence[float]]  # rows -> probabilities
 
 # The last bits of ONNX Runtime's sums depend on how many rows run together.
 MODEL_ROUNDING = 1e-7
@@ -146,13 +147,13 @@ def _with_gaps(
     return records, offsets
 
 
-def judge(expected: Mapping[Key, Row], committed: Committed[Key], server: str) -> Verdict:
-    """Each expected row has to be committed once with its bits, each warm row with one prediction of `server`."""
+def judge(expected: Mapping[Key, Row], committed: Committed[Key], ask: Ask) -> Verdict:
+    """Each expected row has to be committed once with its bits, each warm row with one prediction as `ask` gives."""
     verdict = Verdict(
         rows=sum(map(len, committed.rows.values())), predictions=sum(map(len, committed.predictions.values()))
     )
     _judge_rows(expected, committed.rows, verdict)
-    _judge_predictions(expected, committed.predictions, server, verdict)
+    _judge_predictions(expected, committed.predictions, ask, verdict)
     return verdict
 
 
@@ -174,10 +175,10 @@ def _judge_rows(expected: Mapping[Key, Row], rows: Mapping[Key, list[Row]], verd
 
 
 def _judge_predictions(
-    expected: Mapping[Key, Row], predictions: Mapping[Key, list[Prediction]], server: str, verdict: Verdict
+    expected: Mapping[Key, Row], predictions: Mapping[Key, list[Prediction]], ask: Ask, verdict: Verdict
 ) -> None:
     warm = [key for key, (_, is_warm) in expected.items() if is_warm]
-    probabilities = dict(zip(warm, _ask(server, [expected[key][0] for key in warm]), strict=True))
+    probabilities = dict(zip(warm, ask([expected[key][0] for key in warm]), strict=True))
     for key, probability in probabilities.items():
         answers = predictions.get(key, [])
         if not answers:
@@ -217,9 +218,10 @@ def read_committed(kafka: KafkaConfig, topic: str) -> Iterator[Message]:
         consumer.close()
 
 
-def _ask(server: str, rows: Sequence[bytes]) -> list[float]:
+def ask_server(address: str, rows: Sequence[bytes]) -> list[float]:
+    """The probability of each row, from an inference server."""
     answers: list[float] = []
-    with Client(server, timeout_s=10) as client:
+    with Client(address, timeout_s=10) as client:
         for start in range(0, len(rows), 4096):
             part = rows[start : start + 4096]
             answers += client.predict_packed(b"".join(part), len(part), CORE_1.hash).probabilities

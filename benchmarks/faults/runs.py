@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.actions import ACTIONS
 from benchmarks.faults.course import Course, Setup
-from benchmarks.faults.judge import Verdict, archive_oracle, judge, read_results, topic_oracle
+from benchmarks.faults.judge import Verdict, archive_oracle, ask_server, judge, read_results, topic_oracle
 from benchmarks.machine import machine
 
 RESULT = Path(__file__).resolve().parent.parent / "results" / "faults.json"
@@ -86,10 +87,11 @@ def _do(times: Mapping[str, int], course: Course) -> None:
 
 def _judged(times: Mapping[str, int], course: Course) -> Result:
     by_tick, by_source = read_results(course.kafka)
-    of_topic = judge(topic_oracle(course.reader.raw, course.holes), by_source, course.server_address)
+    ask = partial(ask_server, course.server_address)
+    of_topic = judge(topic_oracle(course.reader.raw, course.holes), by_source, ask)
     oracle, verdict = "ticks.raw", of_topic
     if all(ACTIONS[name].oracle == "archive" for name in times):
-        oracle, verdict = "archive", judge(archive_oracle(course.archive), by_tick, course.server_address)
+        oracle, verdict = "archive", judge(archive_oracle(course.archive), by_tick, ask)
         if of_topic.faults:
             verdict.examples += [f"of ticks.raw: {example}" for example in of_topic.examples]
     return Result(times, oracle, verdict, _recoveries(times, course), course.remarks, 0.0)
@@ -105,20 +107,22 @@ def _recoveries(times: Mapping[str, int], course: Course) -> list[float]:
     return [peak for peak in peaks if peak > 0]
 
 
-def store(name: str, result: Result, command: str, path: Path = RESULT) -> None:
-    """Puts a result in the place of an older one of that name."""
+def store(name: str, result: Result, command: str, commit: str, path: Path = RESULT) -> None:
+    """Puts a result in the place of an older one of that name. commit: at the start of the run."""
     content = json.loads(path.read_text()) if path.exists() else {}
     about = {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "machine": machine(),
-        "commit": _commit(),
+        "commit": commit,
         "command": command,
     }
     content[name] = about | result.as_json()
     path.write_text(json.dumps(dict(sorted(content.items())), indent=1) + "\n")
 
 
-def _commit() -> str:
+def commit_here() -> str:
+    """The commit of this folder, and whether the program has changes beside it."""
+
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
 
