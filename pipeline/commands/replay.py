@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from common.cli import Duration, Speed, config_option, examples, json_option
-from common.config import load_config
+from common.config import KafkaConfig, load_config
 from common.errors import InputError
 from common.lifecycle import stop_on_signals
 from common.log import configure_logs, get_logger
@@ -83,34 +83,12 @@ def replay(
     records = _noting_dead(gaps.watch(read_archive(paths, options)), first_dead)
     ensure_topics(connect(config.kafka), config.kafka)
     sink = Sink(config.kafka)
-    batches: Iterator[Sequence[Result]]
-    if only_missing:
-        present = read_present(config.kafka)
-        get_logger().info("topic read", topic=config.kafka.topics.raw, ticks=present.ticks)
-        if present.since_ns:
-            get_logger().warning(
-                "kafka deleted older records; only ticks since then are filled", since=format_ns(present.since_ns)
-            )
-        batches = _batches(missing_records(records, present), stop)
-    else:
-        batches = paced(records, speed, duration, stop)
+    batches = _missing(config.kafka, records, stop) if only_missing else paced(records, speed, duration, stop)
     resumes = not only_missing and holds_records(config.kafka, config.kafka.topics.raw)
     publisher = Publisher(sink, config.kafka.topics, resumes=resumes)
     status.report("ready", files=[str(path) for path in paths])
     began_s = time.monotonic()
-    console = Console(stderr=True)
-    progress = Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True,
-        disable=not console.is_terminal,
-    )  # fmt: skip
-    with progress:
-        task = progress.add_task("replaying")
-        for batch in batches:
-            publisher.publish(batch)
-            sink.poll()
-            totals = publisher.counts.totals()
-            progress.update(task, description=", ".join(f"{name} {count:,}" for name, count in totals.items()))
-    sink.flush()
+    _publish(batches, publisher, sink)
     result = {
         **publisher.counts.as_json(),
         "published": publisher.published,
@@ -126,11 +104,37 @@ def replay(
     if as_json:
         click.echo(msgspec.json.encode(result))
     else:
-        totals = publisher.counts.totals()
-        counts = ", ".join(f"{count:,} {name}" for name, count in totals.items())
+        counts = ", ".join(f"{count:,} {name}" for name, count in publisher.counts.totals().items())
         click.echo(f"replayed {counts} in {result['duration_s']} s")
         if result["advice"]:
             click.echo(f"volcast: {result['advice']}", err=True)
+
+
+def _missing(config: KafkaConfig, records: Iterator[Result], stop: threading.Event) -> Iterator[list[Result]]:
+    """Those of the records that ticks.raw lacks."""
+    present = read_present(config)
+    get_logger().info("topic read", topic=config.topics.raw, ticks=present.ticks)
+    if present.since_ns:
+        since = format_ns(present.since_ns)
+        get_logger().warning("kafka deleted older records; only ticks since then are filled", since=since)
+    return _batches(missing_records(records, present), stop)
+
+
+def _publish(batches: Iterator[list[Result]], publisher: Publisher, sink: Sink) -> None:
+    """Publishes all batches and waits until they are delivered; shows the progress on a terminal."""
+    console = Console(stderr=True)
+    progress = Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True,
+        disable=not console.is_terminal,
+    )  # fmt: skip
+    with progress:
+        task = progress.add_task("replaying")
+        for batch in batches:
+            publisher.publish(batch)
+            sink.poll()
+            totals = publisher.counts.totals()
+            progress.update(task, description=", ".join(f"{name} {count:,}" for name, count in totals.items()))
+    sink.flush()
 
 
 def _paths(files: tuple[str, ...], archive_dir: str, only_missing: bool) -> list[Path]:

@@ -237,7 +237,8 @@ class Sink:
 
         A message that the broker had taken without a timely answer is among them too.
         """
-        self._returned = returned = {True: [], False: []}
+        returned: dict[bool, list[Sent]] = {True: [], False: []}
+        self._returned = returned
         self._producer.purge()
         self._producer.flush(1.0)  # runs the delivery reports
         self._returned = None

@@ -93,9 +93,7 @@ def missing_records(
             running.pop(key, None)
             continue
         if key not in running:
-            appends = (not present.knows(key) and not present.since_ns) or (
-                key in before and present.is_newest(before[key])
-            )
+            appends = present.is_new(key) or (key in before and present.is_newest(before[key]))
             if not appends or key in detached:
                 yield _gap(record)
                 detached[key] = record

@@ -16,7 +16,7 @@ def test_a_marker_survives_the_round_trip(marker: Marker) -> None:
 
 
 def test_a_marker_fits_into_kafkas_metadata() -> None:
-    longest = Marker(FORMAT_VERSION, "f" * 16, 2**62, 2**62, 2**62, 2**62)
+    longest = Marker(FORMAT_VERSION, "f" * 16, 2**62, 2**62, 2**62, 2**62, 2**31, 2**31)
     assert len(to_metadata(longest)) < 400  # offset.metadata.max.bytes is 4096
 
 
