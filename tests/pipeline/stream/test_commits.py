@@ -11,8 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 
 from common.config import KafkaConfig
 from common.errors import ClientLostError, UnavailableError
@@ -126,7 +131,12 @@ class Producer:
 def producers(monkeypatch: pytest.MonkeyPatch) -> list[Producer]:
     """Those that deliveries make, the newest last."""
     made: list[Producer] = []
-    monkeypatch.setattr(transactions, "make_producer", lambda *_, **__: made.append(Producer()) or made[-1])
+
+    def make(*_: object, **__: object) -> Producer:
+        made.append(Producer())
+        return made[-1]
+
+    monkeypatch.setattr(transactions, "make_producer", make)
     return made
 
 
@@ -142,7 +152,12 @@ def test_a_call_of_librdkafka_that_never_returns_is_a_lost_client(
     clock, called, released = SimpleNamespace(now_s=1000.0), threading.Event(), threading.Event()
     monkeypatch.setattr(transactions, "time", SimpleNamespace(monotonic=lambda: clock.now_s))
     monkeypatch.setattr(transactions, "WATCH_S", 0.01)
-    setattr(producers[0], name, lambda *_: called.set() or released.wait(60))
+
+    def hang(*_: object) -> None:
+        called.set()
+        released.wait(60)
+
+    setattr(producers[0], name, hang)
     if name == "abort_transaction":
         delivery._begin()
         delivery._start(delivery._abort_open)
@@ -379,16 +394,13 @@ def test_a_rebalance_while_a_commit_is_in_flight(divided: KafkaConfig, inference
         before_the_end(first, lambda _: time.sleep(0.2))
         revoke = first.on_revoke
 
-        def on_revoke(*arguments: Any) -> None:
+        def on_revoke(consumer: Consumer, partitions: list[TopicPartition]) -> None:
             revoked_in_flight.append(first._commit_in_flight is not None)
-            revoke(*arguments)
+            revoke(consumer, partitions)
 
-        first.on_revoke = on_revoke  # type: ignore[method-assign]
         consumer = first._consumer
         consumer.unsubscribe()
-        consumer.subscribe(
-            [divided.topics.raw], on_assign=first.on_assign, on_revoke=first.on_revoke, on_lost=first.on_lost
-        )
+        consumer.subscribe([divided.topics.raw], on_assign=first.on_assign, on_revoke=on_revoke, on_lost=first.on_lost)
         step_until(first, lambda: first.totals.consumed >= 1000)
         with start() as second:
 
@@ -426,7 +438,7 @@ def test_an_abort_while_rows_of_the_next_transaction_wait(kafka: KafkaConfig, in
             intruder.close()
 
         before_the_end(worker, fence)
-        step_until(worker, lambda: bool(waiting) and delivery._commit is None)
+        step_until(worker, lambda: bool(waiting) and delivery._commit is None and not worker._stale)
         finish(worker, 3000)
     assert waiting[0] > 0
     assert_same(kafka, TICKS)
