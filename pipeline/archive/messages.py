@@ -49,7 +49,7 @@ class SurveyedFile(NamedTuple):
     first_time_ns: int  # event time of the first message with a time
 
 
-def read_archive(paths: Iterable[Path], *, gap_after_ns: int = 0) -> Iterator[Tick | Gap | LateTick | DeadLetter]:
+def read_archive(paths: Iterable[Path], *, gap_after_ns: int = 0) -> Iterator[Result]:
     """The records of recordings, in time order, with a gap (reason "reconnect") where one connection ends
     and the next begins.
 
@@ -61,7 +61,7 @@ def read_archive(paths: Iterable[Path], *, gap_after_ns: int = 0) -> Iterator[Ti
     return _records(read_messages(paths), gap_after_ns)
 
 
-def _records(messages: Iterator[Message], gap_after_ns: int) -> Iterator[Tick | Gap | LateTick | DeadLetter]:
+def _records(messages: Iterator[Message], gap_after_ns: int) -> Iterator[Result]:
     decoders: dict[str, Decoder] = {}  # by venue
     for message in messages:
         venue = message.venue
