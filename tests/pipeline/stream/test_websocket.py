@@ -100,16 +100,21 @@ def encoded(opcode: int, size: int, fin: bool, masked: bool, reserved: bool) -> 
 
 
 rarely = st.sampled_from([False] * 12 + [True])
-opcodes = st.sampled_from([Opcode.TEXT] * 3 + [Opcode.BINARY, Opcode.CONT, Opcode.PONG, 3])
+opcodes = st.sampled_from([Opcode.TEXT] * 3 + [Opcode.BINARY, Opcode.CONT, Opcode.PING, Opcode.PONG, 3])
 frames = st.builds(encoded, opcodes, sizes, st.sampled_from([True, True, True, False]), rarely, rarely)
 closing = Frame(Opcode.CLOSE, Close(CloseCode.NORMAL_CLOSURE, "the end").serialize()).serialize(mask=False)
+closing_without_code = Frame(Opcode.CLOSE, b"").serialize(mask=False)
 
 
-@given(st.lists(frames, max_size=8), st.booleans(), st.lists(st.integers(1, 70_000), max_size=12))
+@given(
+    st.lists(frames, max_size=8),
+    st.sampled_from([b"", closing, closing_without_code]),
+    st.lists(st.integers(1, 70_000), max_size=12),
+)
 def test_messages_and_the_end_are_those_of_the_library_however_the_bytes_arrive(
-    parts: list[bytes], closes: bool, cuts: list[int]
+    parts: list[bytes], end: bytes, cuts: list[int]
 ) -> None:
-    data = b"".join(parts) + (closing if closes else b"")
+    data = b"".join(parts) + end
 
     async def run() -> tuple[list[bytes], int | None]:
         connection = opened()
