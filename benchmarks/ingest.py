@@ -43,8 +43,8 @@ from pipeline.exchange.simulator import PROFILES, simulate
 from pipeline.feed.coinbase import subscribe_messages
 from pipeline.stream.kafka import make_consumer, partitions_of, watermarks
 
-SENT_TICKS = int(os.environ.get("N", "200000"))
-ROUNDS = int(os.environ.get("R", "3"))
+SENT_TICKS = 200_000
+ROUNDS = 3
 CHUNK_BYTES = 64 * 1024
 ENCODED, SIMULATING = "encoded exchange", "volcast exchange --simulate"
 

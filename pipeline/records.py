@@ -47,7 +47,7 @@ NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 MAX_RAW_CHARACTERS = 150_000
 
 
-class Tick(msgspec.Struct, frozen=True, tag_field="type", tag="tick"):
+class Tick(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="tick"):
     """One top-of-book update of one product.
 
     Prices are in the quote currency, quantities in the base currency. A best bid equal to the best
@@ -66,7 +66,7 @@ class Tick(msgspec.Struct, frozen=True, tag_field="type", tag="tick"):
     venue: str = "coinbase"
 
 
-class Gap(msgspec.Struct, frozen=True, tag_field="type", tag="gap"):
+class Gap(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="gap"):
     """Messages of this product may be missing between the tick before and the tick after."""
 
     product_id: Product

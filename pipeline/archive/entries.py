@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from typing import NamedTuple
 
 import msgspec
 
@@ -38,7 +37,7 @@ class Header(msgspec.Struct):
     max_future_s: float = 0.0  # ingest refused messages further ahead of its clock (ingest.max_future_s); 0: none
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """A line: the exchange's message, and what the recorder added."""
 
     raw: bytes  # the exchange's message; of a damaged line, the line
@@ -47,7 +46,7 @@ class Entry(NamedTuple):
     header: Header | None = None
 
 
-class _Wrapper(msgspec.Struct):
+class _Wrapper(msgspec.Struct, gc=False):
     """All forms at once. A field may hold any value until it is read."""
 
     payload: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET

@@ -10,11 +10,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from common.errors import InputError
 from pipeline.archive.entries import Entry, Header, read_entry
 from pipeline.archive.lines import read_lines
 from pipeline.archive.paths import expand_name
-from pipeline.feed.protocol import Connections, Decoder, Feed, Result
+from pipeline.feed.protocol import Connections, Decoder, Feed, Position, Result
 from pipeline.feed.rfc3339 import MAX_NS, NS_PER_S
 from pipeline.feed.venues import FEEDS, recognized
 from pipeline.records import DeadLetter
@@ -23,7 +25,7 @@ _PEEK_LINES = 1000  # how far into a file its first time and its exchange are se
 NO_TIME_NS = 2**63  # sorts after every time
 
 
-class Message(NamedTuple):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """A line of a recording: the exchange's message, and what the recording knows of it."""
 
     raw: bytes  # the exchange's message; of a damaged line, the line
@@ -36,7 +38,7 @@ class Message(NamedTuple):
     max_future_ns: int = 0  # a message further ahead of its ingest time was refused live; 0: none was
 
 
-class _Line(NamedTuple):
+class _Line(msgspec.Struct, frozen=True, gc=False):
     content: bytes
     entry: Entry
     source: str  # "FILE:LINE"
@@ -109,10 +111,17 @@ def _messages(files: list[SurveyedFile]) -> Iterator[Message]:
             if entry.header is not None:
                 place.read_header(entry.header)
                 continue
-            sequence_num, starts = place.next(entry.raw)
+            at = place.next(entry.raw)
             raw = entry.raw if line.damage is None else line.content
             yield Message(
-                raw, entry.ingest_time_ns, line.source, starts, sequence_num, line.damage, venue, place.max_future_ns
+                raw,
+                entry.ingest_time_ns,
+                line.source,
+                at.starts_connection,
+                at.sequence_num,
+                line.damage,
+                venue,
+                place.max_future_ns,
             )
 
 
@@ -143,8 +152,7 @@ class _Places:
         self._named = known
         self.max_future_ns = _as_ns(header.max_future_s)
 
-    def next(self, raw: bytes) -> tuple[int | None, bool]:
-        """Sequence number, and whether a connection starts."""
+    def next(self, raw: bytes) -> Position:
         position = self._finder.place(raw, first_of_file=self._first_of_file)
         if self._named and not self._first_of_file:
             # The header names each connection. A guess from numbers and times could only differ from what ingest saw.
@@ -186,11 +194,12 @@ def _feed_of(header: Header, path: Path) -> Feed:
 
 def _lines(path: Path) -> Iterator[_Line]:
     """The lines that are not empty."""
-    for number, content, error in read_lines(path):
-        source = f"{path}:{number}"
+    name = f"{path}:"  # a path is slow to turn into text
+    for line in read_lines(path):
+        content, error, source = line.content, line.error, f"{name}{line.number}"
         if error:
             yield _Line(content, Entry(content), source, DeadLetter.of("not_json", error, source, content))
-        elif content.strip():
+        elif content and not content.isspace():
             entry = read_entry(content)
             damage = DeadLetter.of(*entry.damage, source, content) if entry.damage else None
             yield _Line(content, entry, source, damage)

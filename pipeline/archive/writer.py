@@ -26,11 +26,10 @@ from pipeline.archive.entries import HEADER_FORMAT, Header
 from pipeline.archive.paths import PLAIN_SUFFIX, ROLLED_SUFFIX
 from pipeline.archive.upkeep import ArchivePolicy, Upkeep
 from pipeline.feed.rfc3339 import NS_PER_S, format_ns
+from pipeline.records import NOT_DECODED
 
 RETRY_S = 1.0  # how long the writer waits after a failure before it touches the disk again
 STORE = "archive"  # its name in volcast_not_stored_total
-
-_NOT_DECODED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class _Product(msgspec.Struct):
@@ -253,7 +252,7 @@ def _product_of_line(raw: bytes) -> bytes | None:
         events = _decode_events(raw).events  # reads all of it, so it checks the JSON as well
     except msgspec.ValidationError:
         return b"null" if _is_json(raw) else None
-    except _NOT_DECODED:
+    except NOT_DECODED:
         return None
     for event in events:
         for ticker in event.tickers:
@@ -264,6 +263,6 @@ def _product_of_line(raw: bytes) -> bytes | None:
 def _is_json(raw: bytes) -> bool:
     try:
         msgspec.json.decode(raw, type=msgspec.Raw)
-    except _NOT_DECODED:
+    except NOT_DECODED:
         return False
     return True

@@ -42,7 +42,7 @@ SequenceNum = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _NO_NUMBER = -1
 
 
-class _Ticker(msgspec.Struct):
+class _Ticker(msgspec.Struct, gc=False):
     product_id: str
     price: float
     best_bid: float
@@ -51,11 +51,11 @@ class _Ticker(msgspec.Struct):
     best_ask_quantity: float
 
 
-class _Event(msgspec.Struct):
+class _Event(msgspec.Struct, gc=False):
     tickers: list[_Ticker] | None = None
 
 
-class _Envelope(msgspec.Struct):
+class _Envelope(msgspec.Struct, gc=False):
     channel: str
     sequence_num: SequenceNum = _NO_NUMBER
     timestamp: str = ""
@@ -70,7 +70,7 @@ class _Acknowledgement(msgspec.Struct):
     events: list[_Subscriptions] = []
 
 
-class _Head(msgspec.Struct):
+class _Head(msgspec.Struct, gc=False):
     sequence_num: int | None = None
     timestamp: str = ""
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import msgspec
 
 from pipeline.records import DeadLetter, Gap, LateTick, Tick
 
@@ -22,7 +24,7 @@ class Allowance:
     window_s: float
 
 
-class Position(NamedTuple):
+class Position(msgspec.Struct, frozen=True, gc=False):
     """Where a message of a recording stands."""
 
     sequence_num: int | None  # None if the message has none that counts per connection

@@ -195,7 +195,7 @@ class Ingest:
                 publish(records)
                 if type(records[0]) is DeadLetter:
                     errors += filter(_is_error, records)
-        state.last_message_unix_s = batch[-1].time_ns / 1e9
+        state.last_message_unix_s = batch[-1][1] / 1e9
         if self._decoder.acknowledged is not acknowledged:
             self._check_acknowledgement(self._decoder.acknowledged)
         return errors

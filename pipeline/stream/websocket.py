@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import NamedTuple
 
 from websockets.asyncio.client import ClientConnection
 from websockets.frames import Frame, Opcode
@@ -25,9 +24,7 @@ _DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 _END_OF_HANDSHAKE = b"\r\n\r\n"
 
 
-class Received(NamedTuple):
-    raw: bytes
-    time_ns: int  # when it was read from the socket, since the epoch
+Received = tuple[bytes, int]  # a message, and when it was read from the socket, ns since the epoch
 
 
 class BatchConnection(ClientConnection):
@@ -84,7 +81,7 @@ class BatchConnection(ClientConnection):
             return
         self._parts.append(bytes(event.data))
         if event.fin:
-            self._messages.append(Received(b"".join(self._parts), self._now_ns))
+            self._messages.append((b"".join(self._parts), self._now_ns))
             self._parts.clear()
 
     def _wake(self) -> None:
@@ -122,7 +119,7 @@ class BatchConnection(ClientConnection):
             if stop > end:
                 return self._incomplete(start, stop)
             if data[start] in _WHOLE_MESSAGE and not self._parts:
-                self._messages.append(Received(data[body:stop], now_ns))
+                self._messages.append((data[body:stop], now_ns))
             else:
                 super().data_received(data[start:stop])
             start = stop

@@ -83,7 +83,7 @@ def test_gzip_is_known_by_its_first_bytes_not_by_its_name(tmp_path: Path) -> Non
 
 def test_a_gzip_file_of_several_members_is_read_through(tmp_path: Path) -> None:
     path = tmp_path / "a.ndjson.gz"
-    path.write_bytes(b"".join(gzip.compress(message(number) + b"\n") for number in range(3)) + b"\0" * 512)
+    path.write_bytes(b"".join(gzip.compress(message(number) + b"\n") for number in range(3)) + b"\0" * 100_000)
     assert kinds(path) == ["0", "1", "2"]
 
 
@@ -177,6 +177,29 @@ def test_of_a_truncated_gzip_file_all_lines_before_the_cut_are_read(tmp_path: Pa
     assert message(len(ticks))[:20].decode() in dead.raw
     assert 1000 < len(ticks) < 2000
     assert kinds(path)[:-1] == [str(number) for number in range(len(ticks))]
+
+
+@pytest.mark.parametrize("cut_bytes", [8, 9, 40, 200])
+@pytest.mark.parametrize("lines", [3, 3000])
+def test_a_gzip_member_that_is_cut_off_does_not_hide_the_members_after_it(
+    tmp_path: Path, cut_bytes: int, lines: int
+) -> None:
+    first, second = (
+        [
+            message(number, timestamp=f"2026-04-05T22:0{member}:13.{number:04d}Z")
+            for number in range(start, start + lines)
+        ]
+        for member, start in enumerate((0, lines))
+    )
+    members = [gzip.compress(b"".join(raw + b"\n" for raw in raws)) for raws in (first, second)]
+    path = tmp_path / "killed.ndjson.gz"
+    path.write_bytes(members[0][:-cut_bytes] + members[1])
+    records = list(read_archive([path]))
+    numbers = [record.sequence_num for record in records if isinstance(record, Tick)]
+    assert numbers[-lines:] == list(range(lines, 2 * lines))
+    assert numbers[:-lines] == list(range(len(numbers) - lines))
+    (dead,) = (record for record in records if isinstance(record, DeadLetter))
+    assert (dead.reason, dead.source) == ("not_json", f"{path}:{len(numbers) - lines + 1}")
 
 
 def test_of_a_damaged_gzip_file_the_lines_before_the_damage_are_read(tmp_path: Path) -> None:
