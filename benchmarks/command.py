@@ -25,6 +25,7 @@ BENCHMARKS = {
     "backfill": "benchmarks.backfill",
     "scaling": "benchmarks.scaling",
     "worker": "benchmarks.worker",
+    "latency": "benchmarks.latency",
 }
 
 FILE_WIDTH = 160

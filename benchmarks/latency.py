@@ -5,8 +5,8 @@
 A simulated exchange sends 1,000 messages/s over a WebSocket to ingest; Kafka, worker and inference server are processes
 too. In each round the path is measured for some seconds, then the exchange is paused (SIGSTOP) and a bare hop takes its
 place at the same rate: a process produces messages of a tick's size with ingest's settings, another polls them with the
-worker's. While the path is measured, the same two processes also send a few messages, so each round has two hops: alone,
-and beside the path.
+worker's. While the path is measured, the same two processes also send a few messages, so a round has two hops: alone
+and beside the path. The target is on the difference to the hop alone, which is the lower hop.
 
 Stages are the worker's own (pipeline/stream/latency.py). Times are wall-clock times of one machine.
 """
@@ -18,7 +18,6 @@ import json
 import multiprocessing
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -36,7 +35,10 @@ import numpy as np
 from confluent_kafka import OFFSET_END, TopicPartition
 from rich.console import Console
 
+from benchmarks.machine import header
 from benchmarks.processes import server
+from benchmarks.stored import store
+from benchmarks.targets import Row, at_most, medians, table
 from common.config import Config, KafkaConfig, load_config
 from common.status import STATUS_FD
 from pipeline.broker.kafka import KafkaBroker
@@ -68,10 +70,7 @@ class Round:
     stages: Mapping[str, Quantiles]
     hop: Quantiles
     hop_beside: Quantiles
-    ticks: int
-
-    def above(self, quantile: float) -> float:
-        return self.stages["total"][quantile] - self.hop[quantile]
+    ticks_per_s: float
 
 
 # Processes. Each takes commands from a pipe and answers each of them.
@@ -233,37 +232,59 @@ class Bench:
         os.kill(self._exchange, signal.SIGSTOP)
         self._hops(MESSAGES_PER_S, SETTLE_S)
         alone = self._hops(MESSAGES_PER_S, self._slice_s)
-        return Round(stages, _quantiles(alone), _quantiles(beside), ticks)
+        return Round(stages, _quantiles(alone), _quantiles(beside), ticks / self._slice_s)
 
 
 def _quantiles(taken: Sequence[float]) -> Quantiles:
     return {q: float(np.quantile(taken, q)) for q in QUANTILES}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--seconds", type=float, default=SLICE_S)
-    parser.add_argument("--save", action="store_true")
-    options = parser.parse_args()
-    console = Console(width=160)
+def measure(rounds: int, slice_s: float) -> list[Round]:
     with ExitStack() as cleanup:
-        bench = Bench(cleanup, options.seconds)
-        rounds = [bench.round() for _ in range(options.rounds)]
-    for r in rounds:
-        console.print(r)
-    med = lambda f: statistics.median(f(r) for r in rounds)
+        bench = Bench(cleanup, slice_s)
+        return [bench.round() for _ in range(rounds)]
+
+
+def rows_of(rounds: Sequence[Round]) -> list[Row]:
+    """Medians over the rounds, ms."""
+    rows = []
+    for name in Stages.NAMES:
+        for q in QUANTILES:
+            stage = [each.stages[name][q] for each in rounds]
+            rows.append(medians(f"{name}, {_name(q)}", "ms", stage))
     for q in QUANTILES:
-        print(
-            q,
-            {n: round(med(lambda r: r.stages[n][q]), 3) for n in Stages.NAMES},
-            "hop",
-            round(med(lambda r: r.hop[q]), 3),
-            "beside",
-            round(med(lambda r: r.hop_beside[q]), 3),
-            "above",
-            round(med(lambda r: r.above(q)), 3),
-        )
+        hop, beside = [each.hop[q] for each in rounds], [each.hop_beside[q] for each in rounds]
+        rows.append(medians(f"bare hop, {_name(q)}", "ms", hop, "the hop while the path runs", beside))
+    for q in QUANTILES:
+        target = at_most(TARGETS_MS[q], "ms") if q in TARGETS_MS else None
+        above = [each.stages["total"][q] - each.hop[q] for each in rounds]
+        rows.append(medians(f"total above the bare hop, {_name(q)}", "ms", above, target=target))
+    rows.append(medians("ticks/s", "1/s", [each.ticks_per_s for each in rounds]))
+    return rows
+
+
+def _name(quantile: float) -> str:
+    return f"p{quantile * 100:.0f}"
+
+
+def run(console: Console, rounds: int = ROUNDS, slice_s: float = SLICE_S, *, save: bool = False) -> dict[str, Any]:
+    """Prints the table and returns its figures."""
+    rows = rows_of(measure(rounds, slice_s))
+    what = f"{rounds} rounds of {slice_s:g} s of the path, then {slice_s:g} s of the hop alone, {MESSAGES_PER_S}/s each"
+    header(console, COMMAND, f"From the receipt of a tick to its prediction; {what}; medians")
+    console.print(table(rows))
+    if save:
+        store("latency", COMMAND, rows)
+    return {row.what: row.ours for row in rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--seconds", type=float, default=SLICE_S, help="of each slice")
+    parser.add_argument("--save", action="store_true", help="keep the rows in benchmarks/results/latency.json")
+    options = parser.parse_args()
+    run(Console(width=160), options.rounds, options.seconds, save=options.save)
 
 
 if __name__ == "__main__":

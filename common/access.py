@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import grpc
-
 from common.errors import InputError, UsageError
 
 Metadata = tuple[tuple[str, str], ...]
@@ -17,14 +15,10 @@ class Access:
     """Credentials of a caller. The default is plaintext without a token. Secrets are not part of the repr."""
 
     tls: bool = False
-    ca: bytes | None = None  # PEM of trusted authorities; None: those that gRPC ships
+    ca: bytes | None = None  # PEM of trusted authorities; None: those of the system
     cert: bytes | None = None
     key: bytes | None = field(default=None, repr=False)
     metadata: Metadata | None = field(default=None, repr=False)  # sent with each call
-
-    def credentials(self) -> grpc.ChannelCredentials | None:
-        """Credentials of a channel; None for plaintext."""
-        return grpc.ssl_channel_credentials(self.ca, self.key, self.cert) if self.tls else None
 
 
 def make_access(

@@ -38,7 +38,7 @@ class Backend:
         self._log = log
         self._last_failure = ""
         self._metadata = access.metadata
-        credentials = access.credentials()
+        credentials = grpc.ssl_channel_credentials(access.ca, access.key, access.cert) if access.tls else None
         self._timeout_s = timeout_s
         options = (*OPTIONS, *channel_options(server))
         if credentials is None:

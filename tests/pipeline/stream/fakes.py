@@ -199,6 +199,7 @@ class FakeStream:
         self.frames: list[int] = []  # rows of each frame, refused ones too
         self.rows_answered = 0
         self.answers: deque[StreamPredictResponse | VolcastError] = deque()
+        self.closed = 0
 
     def send_packed(
         self, frame_id: int, values: Any, row_count: int, schema_hash: str, model: ModelSelector | None
@@ -229,6 +230,7 @@ class FakeStream:
         return answer
 
     def close(self) -> None:
+        self.closed += 1
         self.answers.clear()
 
 

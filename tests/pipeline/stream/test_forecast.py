@@ -189,3 +189,20 @@ def test_a_backlog_of_exactly_the_limit_is_kept_and_one_row_more_gives_up_the_ol
     assert here.first_owed() == {0: Owed(1024, 1031)}
     stream.answer(0)  # of the rows that were given up
     assert here.settle() == []
+
+
+def test_a_server_that_hangs_loses_its_call_and_gets_the_rows_again(clock: Clock) -> None:
+    stream = ManualStream()
+    here = forecaster(stream)
+    here.submit(rows(3))
+    stream.answer(0)  # too late: it arrives on the call that is closed
+    late = stream.answers.popleft()
+    clock.now_s += 1.0
+    stream.answers.clear()
+    assert here.settle() == []
+    assert stream.closed == 1
+    stream.answers.append(late)
+    clock.now_s += MIN_RETRY_S
+    assert here.settle() == []  # sent again; the late answer belongs to another frame
+    stream.answer(1)
+    assert offsets(here.settle()) == [0, 1, 2]
