@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from benchmarks import rolling
 from benchmarks.processes import free_port
 from common.schema import CORE_1
+from tests.lengths import length
 from tests.processes import await_true
 from tests.server.bundles import rows, write_bundle
 from tests.server.conformance.calls import SERVICE, call, channel_to, code_of, packed
@@ -41,7 +42,7 @@ WATCH = "/grpc.health.v1.Health/Watch"
 REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 PREDICT = SERVICE + "Predict"
 STREAM_PREDICT = SERVICE + "StreamPredict"
-RESTARTS = 4  # of twenty: python -m benchmarks.rolling
+RESTARTS = length(2, 20)
 
 
 @pytest.fixture

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.processes import free_port
+from tests.lengths import length
 from tests.processes import ROOT, await_true
 from tests.server.bundles import write_bundle
 from tests.server.processes import Process, starting
 
 pytestmark = pytest.mark.process
 
-ROUNDS = 2
+ROUNDS = length(1, 4)
 
 
 @pytest.fixture(scope="module")
