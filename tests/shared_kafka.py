@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.processes import free_port
 from pipeline.broker.kafka import KafkaBroker
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,7 +59,8 @@ def _start_keeper(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def _keep(folder: Path) -> None:
-    with KafkaBroker(folder / "kafka") as kafka, (folder / "users.lock").open("a") as users:
+    broker = KafkaBroker(folder / "kafka", port=free_port(), controller_port=free_port())
+    with broker as kafka, (folder / "users.lock").open("a") as users:
         address = _address(folder)
         address.with_suffix(".new").write_text(kafka.bootstrap_servers)
         address.with_suffix(".new").replace(address)

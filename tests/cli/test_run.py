@@ -35,7 +35,9 @@ from pipeline.archive import read_archive
 from pipeline.datasets import coinbase_ticker_2026
 from pipeline.features.table import FeatureRows, compute_features
 from pipeline.parquet import read_features
-from tests.processes import ROOT, as_environ, await_true, read_all
+from pipeline.stream.kafka import connect
+from pipeline.stream.kafka_topics import ensure_topics
+from tests.processes import ROOT, as_environ, await_true, fresh_topics, read_all
 
 MARK = "VOLCAST_TEST_RUN"
 KEYS = {"ticks", "features", "predictions", "not_warm", "gaps", "late", "dead", "latency_ms", "duration_s"}
@@ -123,20 +125,23 @@ class Run:
 class Runs:
     """The runs of this module, each started when it is first asked for: seven processes are a load."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kafka: KafkaConfig) -> None:
         self._folder = folder
         self._started: list[Run] = []
+        self.kafka = kafka
         self.recording = coinbase_ticker_2026()
 
-    def _start(self, name: str, *options: str) -> Run:
-        run = Run(self._folder / name, *options)
+    def _start(self, name: str, *options: str, settings: Mapping[str, str] | None = None) -> Run:
+        run = Run(self._folder / name, *options, settings=settings)
         self._started.append(run)
         return run
 
     @cached_property
     def same(self) -> list[Run]:
-        """The same seed twice, at the same time."""
-        return [self._start(name, "--duration", "4s", "--seed", "11") for name in ("one", "two")]
+        """The same seed twice, at the same time: on a Kafka of its own, and on the configured Kafka."""
+        configured = {name: value for name, value in as_environ(self.kafka).items() if "TIMEOUT" not in name}
+        options = ("--duration", "4s", "--seed", "11")
+        return [self._start("own", *options), self._start("configured", *options, settings=configured)]
 
     @cached_property
     def replayed(self) -> Run | None:
@@ -158,8 +163,10 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    runs = Runs(tmp_path_factory.mktemp("runs"))
+def runs(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    kafka = KafkaConfig(bootstrap_servers=broker, topics=fresh_topics(), session_timeout_ms=6000)
+    ensure_topics(connect(kafka), kafka)
+    runs = Runs(tmp_path_factory.mktemp("runs"), kafka)
     yield runs
     runs.close()
 
@@ -279,18 +286,12 @@ def test_the_real_recording_goes_through_whole(runs: Runs) -> None:
     assert comparable(read_features(runs.replayed.features_dir)) == comparable(offline)
 
 
-def test_a_run_uses_the_configured_kafka_with_topics_of_its_own_and_starts_none(
-    kafka: KafkaConfig, tmp_path: Path
-) -> None:
-    settings = {name: value for name, value in as_environ(kafka).items() if "TIMEOUT" not in name}
-    run = Run(tmp_path, "--duration", "2s", settings=settings)
-    try:
-        summary = run.summary()
-    finally:
-        run.close()
-    assert summary["ticks"] == summary["features"] > 0
-    assert (summary["late"], summary["dead"]) == (0, 0)
-    assert not (tmp_path / "run" / "logs" / "broker.log").exists()
+@pytest.mark.process
+def test_a_run_uses_the_configured_kafka_with_topics_of_its_own_and_starts_none(runs: Runs) -> None:
+    kafka, (own, run) = runs.kafka, runs.same
+    summary = run.summary()
+    assert (own.dir / "run" / "logs" / "broker.log").exists()
+    assert not (run.dir / "run" / "logs" / "broker.log").exists()
     (line,) = [line for line in run.err if line.startswith(f"Kafka at {kafka.bootstrap_servers}, topics ")]
     topic = line.split("topics ")[1].split(",")[0]
     assert topic.startswith(f"{kafka.topics.raw}.run-")

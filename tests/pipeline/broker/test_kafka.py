@@ -22,7 +22,7 @@ pytestmark = pytest.mark.process
 
 
 def test_records_and_ports_stay_over_a_stop_and_over_kill_9(tmp_path: Path) -> None:
-    broker = KafkaBroker(tmp_path)
+    broker = KafkaBroker(tmp_path, port=free_port(), controller_port=free_port())
     broker.start()
     try:
         config = KafkaConfig(bootstrap_servers=broker.bootstrap_servers)

@@ -28,21 +28,9 @@ def exists(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_it_ends_on_a_signal_and_even_killed_leaves_no_kafka(
+def test_it_takes_its_configuration_ends_on_a_signal_and_even_killed_leaves_no_kafka(
     number: signal.Signals, parts: ProcessGroup, tmp_path: Path
 ) -> None:
-    part = start(parts, "broker", ["broker", "--port", str(free_port()), "--data-dir", str(tmp_path / "kafka")])
-    assert part.popen is not None
-    (child,) = Path(f"/proc/{part.popen.pid}/task/{part.popen.pid}/children").read_text().split()
-    part.popen.send_signal(number)
-    part.popen.wait(30)
-    assert part.popen.returncode == (0 if number == signal.SIGTERM else -signal.SIGKILL)
-    await_true(lambda: not exists(int(child)), 30, "the end of Kafka")
-    clean = tmp_path / "kafka" / "log" / ".kafka_cleanshutdown"
-    assert clean.exists()
-
-
-def test_retention_and_the_folder_come_from_the_configuration(parts: ProcessGroup, tmp_path: Path) -> None:
     environ = {
         "VOLCAST_BROKER__PORT": str(free_port()),
         "VOLCAST_BROKER__DATA_DIR": str(tmp_path / "kafka"),
@@ -50,12 +38,20 @@ def test_retention_and_the_folder_come_from_the_configuration(parts: ProcessGrou
         "VOLCAST_BROKER__RETENTION_S": "60",
     }
     part = start(parts, "broker", ["broker"], environ)
+    assert part.popen is not None
     assert part.ready == {"address": f"127.0.0.1:{environ['VOLCAST_BROKER__PORT']}", "light": ""}
     config = KafkaConfig(bootstrap_servers=part.ready["address"])
     ensure_topics(connect(config), config)
     properties = (tmp_path / "kafka" / "server.properties").read_text().splitlines()
     assert {"log.retention.bytes=8388608", "log.retention.ms=60000"} <= set(properties)
     await_true((tmp_path / "kafka" / "log" / "ticks.raw-0").is_dir, 10, "the topic's folder")
+    (child,) = Path(f"/proc/{part.popen.pid}/task/{part.popen.pid}/children").read_text().split()
+    part.popen.send_signal(number)
+    part.popen.wait(30)
+    assert part.popen.returncode == (0 if number == signal.SIGTERM else -signal.SIGKILL)
+    await_true(lambda: not exists(int(child)), 30, "the end of Kafka")
+    clean = tmp_path / "kafka" / "log" / ".kafka_cleanshutdown"
+    assert clean.exists()
 
 
 def without_jars(tmp_path: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.processes import free_port
 from common.config import KafkaConfig
 from pipeline.broker.kafka import KafkaBroker
 from pipeline.broker.properties import Listener
@@ -42,13 +43,15 @@ class SecuredKafka(KafkaBroker):
         scram = {"scram-sha-512.sasl.jaas.config": "org.apache.kafka.common.security.scram.ScramLoginModule required;"}
         super().__init__(
             folder / "kafka",
+            port=free_port(),
+            controller_port=free_port(),
             listeners=[
-                Listener("SASL", "SASL_SSL", 0, properties=scram),
-                Listener("SASL_PLAIN", "SASL_PLAINTEXT", 0, properties=scram),
-                Listener("MTLS", "SSL", 0, properties={"ssl.client.auth": "required"}),
-                Listener("TLS", "SSL", 0),
-                Listener("ELSEWHERE", "SSL", 0, host="127.0.0.2"),
-                Listener("EXPIRED", "SSL", 0, properties={**expired, "ssl.keystore.type": "PEM"}),
+                Listener("SASL", "SASL_SSL", free_port(), properties=scram),
+                Listener("SASL_PLAIN", "SASL_PLAINTEXT", free_port(), properties=scram),
+                Listener("MTLS", "SSL", free_port(), properties={"ssl.client.auth": "required"}),
+                Listener("TLS", "SSL", free_port()),
+                Listener("ELSEWHERE", "SSL", free_port(), host="127.0.0.2"),
+                Listener("EXPIRED", "SSL", free_port(), properties={**expired, "ssl.keystore.type": "PEM"}),
             ],
             properties={
                 **tls,
