@@ -170,10 +170,7 @@ class Course:
         self._random = random.Random(plan.seed)
         self.broker = cleanup.enter_context(
             KafkaBroker(
-                folder / "kafka",
-                port=free_port(),
-                controller_port=free_port(),
-                properties={"transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000"},
+                folder / "kafka", properties={"transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000"}
             )
         )
         names = {role: f"{name}-{plan.seed}" for role, name in msgspec.structs.asdict(Topics()).items()}
