@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,7 @@ def is_unit(item: pytest.Item) -> bool:
     return not any(item.get_closest_marker(name) for name in ("process", "slow"))
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Workers of `-n auto`: twice as many as cores, since tests that start processes mostly wait for them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -83,6 +86,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     units = {_file_of(item) for item in items} - {_file_of(item) for item in items if not is_unit(item)}
     rank = {file: number for number, file in enumerate(LONGEST)}
     items.sort(key=lambda item: (_file_of(item) not in units, rank.get(_file_of(item), len(LONGEST))))
+
+
+_failed = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    item.stash[_failed] = item.stash.get(_failed, False) or report.failed
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """What a failed test left open is closed here: later it would be a warning, and so a failure, of another test."""
+    result = yield
+    if item.stash.get(_failed, False):
+        for name in ("last_exc", "last_traceback", "last_type", "last_value"):  # keep its frames
+            sys.__dict__.pop(name, None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gc.collect()
+    return result
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
