@@ -96,7 +96,7 @@ def run(command: str, folder: Path, env: dict[str, str]) -> str:
     text = text.replace("localhost:50051", f"localhost:{env['VOLCAST_SERVER__PORT']}")
     text = text.replace("localhost:8000", f"localhost:{env['VOLCAST_GATEWAY__PORT']}")
     done = subprocess.run(
-        ["bash", "-c", text], cwd=folder, env={**os.environ, **env}, capture_output=True, text=True, timeout=90
+        ["bash", "-c", text], cwd=folder, env={**os.environ, **env}, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, f"{command}\n{done.stderr}"
     return done.stdout
@@ -118,6 +118,20 @@ def test_make_knows_every_verb_that_readme_names() -> None:
     for verb in set(re.findall(r"\bmake ([a-z-]+)", README)) - {"and"}:
         done = subprocess.run(["make", "-n", verb], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", [one for one in of(".venv/bin/volcast") + of("make help") if one not in NOT_RUN])
+@pytest.mark.process
+def test_commands_of_readme_succeed(command: str, folder: Path) -> None:
+    ports = {f"VOLCAST_{key}": str(free_port()) for key in (
+        "BROKER__PORT", "EXCHANGE__PORT", "SERVER__PORT", "GATEWAY__PORT",
+        "SERVER__METRICS_PORT", "WORKER__METRICS_PORT", "INGEST__METRICS_PORT",
+    )}  # fmt: skip
+    answer = run(command, folder, ports)
+    if "--json" in command:
+        summary = json.loads(answer.splitlines()[-1])
+        assert summary["features"] == summary["ticks"] > 0
+        assert summary["predictions"] == summary["features"] - summary["not_warm"] > 0
 
 
 @pytest.mark.usefixtures("running")
@@ -154,20 +168,6 @@ def test_the_client_predicts_as_readme_says(folder: Path, ports: dict[str, str])
     server = f"127.0.0.1:{ports['VOLCAST_SERVER__PORT']}"
     answer = run(f".venv/bin/volcast predict --example --json --server {server}", folder, ports)
     assert 0 <= json.loads(answer)["probability"] <= 1
-
-
-@pytest.mark.parametrize("command", [one for one in of(".venv/bin/volcast") + of("make help") if one not in NOT_RUN])
-@pytest.mark.process
-def test_commands_of_readme_succeed(command: str, folder: Path) -> None:
-    ports = {f"VOLCAST_{key}": str(free_port()) for key in (
-        "BROKER__PORT", "EXCHANGE__PORT", "SERVER__PORT", "GATEWAY__PORT",
-        "SERVER__METRICS_PORT", "WORKER__METRICS_PORT", "INGEST__METRICS_PORT",
-    )}  # fmt: skip
-    answer = run(command, folder, ports)
-    if "--json" in command:
-        summary = json.loads(answer.splitlines()[-1])
-        assert summary["features"] == summary["ticks"] > 0
-        assert summary["predictions"] == summary["features"] - summary["not_warm"] > 0
 
 
 @pytest.mark.parametrize("page", [readme.README, readme.PAGE], ids=lambda page: page.name)
