@@ -42,23 +42,24 @@ TIMEOUT_S = 30.0
 UNARY_CALLERS, STREAM_CALLERS = 3, 2
 LAME_DUCK_S = 0.25  # the client watches health, so it leaves at once
 CALLS_OF_A_REPLICA = 50  # that a restarted one answers before the next one goes
-# What a production client brings: a call that a server refused goes to the other one.
+# As production clients have it: what a server refused is asked again, of another one if there is one.
+RETRIES = [
+    {
+        "name": [{}],
+        "retryPolicy": {
+            "maxAttempts": 5,
+            "initialBackoff": "0.05s",
+            "maxBackoff": "0.5s",
+            "backoffMultiplier": 2,
+            "retryableStatusCodes": ["UNAVAILABLE"],
+        },
+    }
+]
 SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     # grpcio's servers cancel a call that reaches them just after their GOAWAY. A client that watches health has left.
     "healthCheckConfig": {"serviceName": "volcast.v1.InferenceService"},
-    "methodConfig": [
-        {
-            "name": [{}],
-            "retryPolicy": {
-                "maxAttempts": 5,
-                "initialBackoff": "0.05s",
-                "maxBackoff": "0.5s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            },
-        }
-    ],
+    "methodConfig": RETRIES,
 }
 
 

@@ -70,6 +70,14 @@ def volcast(
     )
 
 
+def exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def kill(part: Process) -> None:
     """kill -9, by its handle."""
     assert part.popen is not None

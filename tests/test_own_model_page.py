@@ -50,7 +50,7 @@ def processes() -> Iterator[ExitStack]:
 def run(command: str, folder: Path, server: str, gateway: str) -> str:
     text = command.replace(".venv/bin/", f"{BIN}/").replace("localhost:8000", gateway)
     env = {**os.environ, "SERVER": server, "VOLCAST_GATEWAY__SERVER": server}
-    done = subprocess.run(["bash", "-c", text], cwd=folder, env=env, capture_output=True, text=True, timeout=90)
+    done = subprocess.run(["bash", "-c", text], cwd=folder, env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     return done.stdout
 

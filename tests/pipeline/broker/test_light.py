@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from pathlib import Path
@@ -15,6 +14,7 @@ from common.errors import UnavailableError
 from pipeline.broker import light as module
 from pipeline.broker.light import LightBroker, broker_binary
 from pipeline.stream.kafka import connect
+from tests.processes import exists
 
 
 def _installed() -> bool:
@@ -26,14 +26,6 @@ def _installed() -> bool:
 
 
 needs_light = pytest.mark.skipif(not _installed(), reason="the light broker is for Linux on x86-64")
-
-
-def exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @needs_light

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from pathlib import Path
 
@@ -16,15 +15,7 @@ from pipeline.broker.light import LIMITS
 from pipeline.stream.kafka import connect
 from pipeline.stream.kafka_topics import ensure_topics
 from tests.pipeline.broker.test_light import needs_light
-from tests.processes import await_true, start, volcast
-
-
-def exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+from tests.processes import await_true, exists, start, volcast
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,29 +16,14 @@ from hypothesis import strategies as st
 from common.schema import CORE_1
 from pipeline.archive import read_archive
 from pipeline.datasets import coinbase_ticker_2025, coinbase_ticker_2026
-from pipeline.features.columns import ProductCodes, TickColumns
+from pipeline.features.columns import TickColumns
 from pipeline.features.engine import FIRST_RING_TICKS, FeatureBatch, FeatureEngine, Status
 from pipeline.records import Gap, Record, Tick
 from tests.pipeline.features import oracle
+from tests.pipeline.features.computing import columns, compute
 from tests.pipeline.features.markets import SECOND_NS, START_NS, markets, walk
 
 COLUMN = {name: index for index, name in enumerate(CORE_1.names)}
-
-
-def columns(records: Sequence[Record]) -> TickColumns:
-    return TickColumns.from_records(records, ProductCodes())
-
-
-def compute(ticks: TickColumns, cuts: list[int] | None = None) -> FeatureBatch:
-    """One engine over all ticks, cut into batches before the records `cuts`."""
-    engine = FeatureEngine()
-    edges = [0, *sorted(cuts or []), len(ticks)]
-    batches = [engine.update(ticks.part(start, stop)) for start, stop in pairwise(edges)]
-    return FeatureBatch(
-        np.concatenate([one.status for one in batches]),
-        np.concatenate([one.warm for one in batches]),
-        np.concatenate([one.values for one in batches]),
-    )
 
 
 def assert_same_bits(first: FeatureBatch, second: FeatureBatch) -> None:

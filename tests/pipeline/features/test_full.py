@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -18,10 +17,11 @@ from common.schema import CORE_1, FULL_1, SCHEMAS, FeatureSchema
 from pipeline.archive import read_archive
 from pipeline.datasets import coinbase_ticker_2025
 from pipeline.features import full
-from pipeline.features.columns import ProductCodes, TickColumns
+from pipeline.features.columns import TickColumns
 from pipeline.features.engine import FIRST_RING_TICKS, FeatureBatch, FeatureEngine, Status, longest_ns
 from pipeline.records import Gap, Record, Tick
 from tests.pipeline.features import full_oracle
+from tests.pipeline.features.computing import columns, compute
 from tests.pipeline.features.markets import SECOND_NS, START_NS, markets, walk
 
 COLUMN = {name: index for index, name in enumerate(FULL_1.names)}
@@ -33,20 +33,8 @@ WINDOW_S = {
 }  # fmt: skip
 
 
-def columns(records: Sequence[Record]) -> TickColumns:
-    return TickColumns.from_records(records, ProductCodes())
-
-
-def compute(ticks: TickColumns, cuts: list[int] | None = None, schema: FeatureSchema = FULL_1) -> FeatureBatch:
-    """One engine over all ticks, cut into batches before the records `cuts`."""
-    engine = FeatureEngine(schema)
-    edges = [0, *sorted(cuts or []), len(ticks)]
-    batches = [engine.update(ticks.part(start, stop)) for start, stop in pairwise(edges)]
-    return FeatureBatch(
-        np.concatenate([one.status for one in batches]),
-        np.concatenate([one.warm for one in batches]),
-        np.concatenate([one.values for one in batches]),
-    )
+def of_full_1(ticks: TickColumns, cuts: Sequence[int] = ()) -> FeatureBatch:
+    return compute(ticks, cuts, FULL_1)
 
 
 def value(batch: FeatureBatch, name: str, row: int = -1) -> float:
@@ -90,7 +78,7 @@ def as_records(ticks: TickColumns) -> list[Tick]:
 @given(markets())
 @settings(max_examples=40)
 def test_every_prefix_of_generated_ticks_agrees_with_brute_force_and_begins_with_core_1(records: list[Record]) -> None:
-    whole, core = compute(columns(records)), compute(columns(records), schema=CORE_1)
+    whole, core = of_full_1(columns(records)), compute(columns(records))
     assert_agrees(whole, full_oracle.features(records))
     assert whole.status.tolist() == core.status.tolist()
     assert whole.values[:, : len(CORE_1)].tobytes() == core.values.tobytes()
@@ -100,7 +88,7 @@ def test_every_prefix_of_generated_ticks_agrees_with_brute_force_and_begins_with
 @settings(max_examples=6)
 def test_every_prefix_of_a_restless_market_agrees_with_brute_force(seed: int, ticks_per_s: float) -> None:
     ticks = restless(1000, ticks_per_s, seed)
-    assert_agrees(compute(ticks), full_oracle.features(as_records(ticks)))
+    assert_agrees(of_full_1(ticks), full_oracle.features(as_records(ticks)))
 
 
 def test_every_prefix_of_a_real_stretch_agrees_with_brute_force() -> None:
@@ -109,7 +97,7 @@ def test_every_prefix_of_a_real_stretch_agrees_with_brute_force() -> None:
         pytest.skip("the Coinbase recordings are not on this machine (VOLCAST_DATA_DIR or ../shared/data)")
     longest = max(paths, key=lambda path: path.stat().st_size)
     records = [one for one in read_archive([longest]) if isinstance(one, Tick | Gap)][:2500]
-    batch = compute(columns(records))
+    batch = of_full_1(columns(records))
     assert batch.warm.sum() > 500
     assert_agrees(batch, full_oracle.features(records))
 
@@ -117,7 +105,7 @@ def test_every_prefix_of_a_real_stretch_agrees_with_brute_force() -> None:
 @pytest.mark.parametrize("ticks_per_s", [2.0, 400.0])
 def test_the_first_columns_are_those_of_core_1_bit_for_bit(ticks_per_s: float) -> None:
     ticks = restless(20_000, ticks_per_s, 4)
-    whole, core = compute(ticks).values, compute(ticks, schema=CORE_1).values
+    whole, core = of_full_1(ticks).values, compute(ticks).values
     assert whole[:, : len(CORE_1)].tobytes() == core.tobytes()
 
 
@@ -125,7 +113,7 @@ def test_the_first_columns_are_those_of_core_1_bit_for_bit(ticks_per_s: float) -
 @settings(max_examples=25)
 def test_any_cut_into_batches_gives_the_same_bits(records: list[Record], data: st.DataObject) -> None:
     cuts = data.draw(st.lists(st.integers(0, len(records)), max_size=20))
-    whole, cut = compute(columns(records)), compute(columns(records), cuts)
+    whole, cut = of_full_1(columns(records)), of_full_1(columns(records), cuts)
     assert cut.values.tobytes() == whole.values.tobytes()
     assert cut.warm.tolist() == whole.warm.tolist()
 
@@ -133,9 +121,9 @@ def test_any_cut_into_batches_gives_the_same_bits(records: list[Record], data: s
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_a_long_mixed_market_gives_the_same_bits_in_batches(size: int) -> None:
     ticks = walk(20_000, ticks_per_s=60, seed=3, products=12)
-    whole = compute(ticks)
+    whole = of_full_1(ticks)
     assert whole.warm.any()
-    assert compute(ticks, list(range(0, len(ticks), size))).values.tobytes() == whole.values.tobytes()
+    assert of_full_1(ticks, list(range(0, len(ticks), size))).values.tobytes() == whole.values.tobytes()
 
 
 @example(seed=0, resume=3999)
@@ -144,10 +132,10 @@ def test_a_long_mixed_market_gives_the_same_bits_in_batches(size: int) -> None:
 def test_a_restart_that_replays_the_last_five_minutes_gives_the_same_bits(seed: int, resume: int) -> None:
     ticks = restless(4000, 5.0, seed)
     ticks.event_time_ns[:] += seed % SECOND_NS  # windows begin anywhere within a second of the clock
-    whole = compute(ticks)
+    whole = of_full_1(ticks)
     edge_ns = ticks.event_time_ns[resume] - longest_ns(FULL_1)
     first = max(0, int(np.searchsorted(ticks.event_time_ns, edge_ns, "right")) - 1)
-    restarted = compute(ticks.part(first, len(ticks)))
+    restarted = of_full_1(ticks.part(first, len(ticks)))
     assert restarted.values[resume - first :].tobytes() == whole.values[resume:].tobytes()
     assert restarted.warm[resume - first :].tolist() == whole.warm[resume:].tolist()
 
@@ -184,14 +172,14 @@ def test_no_drift_after_three_million_ticks(capsys: pytest.CaptureFixture[str]) 
 def test_each_feature_is_warm_once_its_window_is_full_and_not_a_nanosecond_before(name: str, window_s: int) -> None:
     full_ns = START_NS + window_s * SECOND_NS
     last = [msgspec.structs.replace(tick(window_s, 101.0), event_time_ns=full_ns - early) for early in (1, 0)]
-    batch = compute(columns([tick(0), *last] if window_s else [tick(0)]))
+    batch = of_full_1(columns([tick(0), *last] if window_s else [tick(0)]))
     assert not math.isnan(value(batch, name))
     assert window_s == 0 or math.isnan(value(batch, name, -2))
 
 
 def test_every_feature_has_a_window_and_the_longest_makes_the_row_warm() -> None:
     assert FULL_1.names[len(CORE_1) :] == tuple(WINDOW_S)
-    batch = compute(columns([tick(0), tick(299.999), tick(300)]))
+    batch = of_full_1(columns([tick(0), tick(299.999), tick(300)]))
     assert batch.warm.tolist() == [False, False, True]
     assert np.isfinite(batch.values[2]).all()
     assert max(WINDOW_S.values()) * SECOND_NS == longest_ns(FULL_1) == FeatureEngine(FULL_1).longest_ns
@@ -204,8 +192,8 @@ def test_a_simulated_run_is_fast_forwarded_by_the_longest_window() -> None:
 def test_the_values_after_a_gap_are_those_of_a_new_start() -> None:
     before = [tick(at, 100 + at % 7) for at in range(400)]
     after = [tick(at, 100 + at % 5) for at in range(400, 800)]
-    batch = compute(columns([*before, Gap("BTC-USD", after[0].event_time_ns, 0, "sequence", 3), *after]))
-    fresh = compute(columns(list(after)))
+    batch = of_full_1(columns([*before, Gap("BTC-USD", after[0].event_time_ns, 0, "sequence", 3), *after]))
+    fresh = of_full_1(columns(list(after)))
     assert batch.values[401:].tobytes() == fresh.values.tobytes()
     assert batch.warm[401:].tolist() == fresh.warm.tolist() == [False] * 300 + [True] * 100
 
@@ -213,7 +201,7 @@ def test_the_values_after_a_gap_are_those_of_a_new_start() -> None:
 def test_the_average_weighs_a_move_by_the_whole_seconds_since() -> None:
     # The clock's second turns at START_NS + k s, so a tick half a second later is of the same second.
     ticks = [tick(0), tick(400, 101), tick(400.5, 101), tick(401.5, 101), tick(699.5, 101), tick(700.5, 101)]
-    batch = compute(columns(ticks))
+    batch = of_full_1(columns(ticks))
     move = value(batch, "return_1s", 1)
     got = [value(batch, "ewma_volatility", row) for row in range(1, 6)]
     want = [move, move, move * math.sqrt(0.94), move * math.sqrt(0.94**299), 0.0]
@@ -249,21 +237,21 @@ def test_order_flow_of_any_size_is_summed_and_undone(size: float) -> None:
     calm = np.flatnonzero(ticks.event_time_ns > ticks.event_time_ns[1500])
     for name in ("bid_quantity", "ask_quantity"):
         getattr(wild, name)[calm] = 1.0
-    got = compute(wild).values
+    got = of_full_1(wild).values
     assert np.abs(got[got[:, 19] == got[:, 19], 19]).max() <= 1.0
-    assert got[:, 23][~np.isnan(got[:, 23])].tolist() == compute(
+    assert got[:, 23][~np.isnan(got[:, 23])].tolist() == of_full_1(
         dataclasses.replace(wild, bid_quantity=np.sign(wild.bid_quantity), ask_quantity=np.sign(wild.ask_quantity))
     ).values[:, 23][~np.isnan(got[:, 23])].tolist()  # fmt: skip
     after = ticks.event_time_ns > ticks.event_time_ns[1502] + 60 * SECOND_NS
     unit = dataclasses.replace(ticks, bid_quantity=np.ones(3000), ask_quantity=np.ones(3000))
-    assert got[after, 19].tobytes() == compute(unit).values[after, 19].tobytes()
+    assert got[after, 19].tobytes() == of_full_1(unit).values[after, 19].tobytes()
 
 
 def test_order_flow_beyond_its_bound_counts_as_much_as_the_bound() -> None:
     """All sizes here are beyond it, so each event counts alike, however large it is."""
     ticks, some = walk(1500, 5.0, 2), np.random.default_rng(2).random((2, 1500)) < 0.5
     got = [
-        compute(dataclasses.replace(ticks, bid_quantity=size * some[0], ask_quantity=size * some[1])).values[:, 19]
+        of_full_1(dataclasses.replace(ticks, bid_quantity=size * some[0], ask_quantity=size * some[1])).values[:, 19]
         for size in (2.0**59, 1e30, 1e308)
     ]
     assert np.isfinite(got[0]).any()
@@ -271,20 +259,20 @@ def test_order_flow_beyond_its_bound_counts_as_much_as_the_bound() -> None:
 
 
 def test_no_flow_is_no_imbalance() -> None:
-    batch = compute(columns([tick(at) for at in range(70)]))
+    batch = of_full_1(columns([tick(at) for at in range(70)]))
     assert value(batch, "order_flow_imbalance") == 0.0
 
 
 def test_the_mid_is_as_old_as_its_last_move_and_at_most_five_minutes() -> None:
     moves = [tick(0), tick(10, 101), *(tick(at, 101) for at in range(20, 701, 10))]
-    batch = compute(columns(moves))
+    batch = of_full_1(columns(moves))
     age_s = batch.values[batch.warm, COLUMN["mid_age_s"]]
     assert age_s.tolist() == [min(at - 10, 300) for at in range(300, 701, 10)]
 
 
 def test_the_largest_move_leaves_after_a_minute() -> None:
     ticks = [tick(0), *(tick(at, 150.0 if at == 30 else 100 + at % 2) for at in range(1, 120))]
-    largest = compute(columns(ticks)).values[:, COLUMN["max_abs_return"]]
+    largest = of_full_1(columns(ticks)).values[:, COLUMN["max_abs_return"]]
     jump = math.log(150.5 / 101.5)
     assert largest[60:90] == pytest.approx(np.full(30, jump), abs=0.02)
     assert (largest[91:] < 0.02).all()
@@ -292,7 +280,7 @@ def test_the_largest_move_leaves_after_a_minute() -> None:
 
 def test_a_ring_that_overflows_again_and_again_loses_nothing() -> None:
     ticks = walk(20 * FIRST_RING_TICKS, ticks_per_s=15, seed=5)
-    batch = compute(ticks)
+    batch = of_full_1(ticks)
     assert batch.warm.any()
     roomy = FeatureEngine(FULL_1)
     roomy.update(walk(40 * FIRST_RING_TICKS, ticks_per_s=400, seed=6))

@@ -75,15 +75,20 @@ def test_each_kind_of_client_works(kind: str, secured: SecuredKafka) -> None:
     consumer.close()
 
 
-def test_a_transaction_works_with_a_login(secured: SecuredKafka) -> None:
-    config = secured.sasl()
-    ensure_topics(connect(config), config)
+def transact(config: KafkaConfig) -> None:
+    """A record on the topic of features, in a transaction."""
     producer = make_producer(config, **{"transactional.id": f"volcast-{time.time_ns()}"})
     producer.init_transactions(20)
     producer.begin_transaction()
     producer.produce(config.topics.features, b"value", b"key")
     producer.commit_transaction(20)
     producer.close()
+
+
+def test_a_transaction_works_with_a_login(secured: SecuredKafka) -> None:
+    config = secured.sasl()
+    ensure_topics(connect(config), config)
+    transact(config)
     assert [message.value() for message in read_all(config, config.topics.features, 1)] == [b"value"]
 
 
@@ -276,12 +281,8 @@ class TestRights:
         sink.flush()
         sink.close()
         assert [message.value() for message in read_all(config, config.topics.raw, 1)] == [b"value"]
-        producer = make_producer(config, **{"transactional.id": f"volcast-{time.time_ns()}"})
-        producer.init_transactions(20)
-        producer.begin_transaction()
-        producer.produce(config.topics.features, b"value", b"key")
-        producer.commit_transaction(20)
-        producer.close()
+        transact(config)
+        assert [message.value() for message in read_all(config, config.topics.features, 1)] == [b"value"]
 
 
 def failure_of(consumer: Consumer) -> str:

@@ -12,6 +12,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from numpy.testing import assert_allclose
 
+from benchmarks import rolling
 from common.schema import CORE_1
 from tests.server.bundles import Logistic, named
 from volcast.v1 import (
@@ -108,20 +109,4 @@ def code_of(call: Any) -> grpc.StatusCode:
     return code
 
 
-# As production clients have it: what a server refused is asked again.
-RETRIES = json.dumps(
-    {
-        "methodConfig": [
-            {
-                "name": [{}],
-                "retryPolicy": {
-                    "maxAttempts": 5,
-                    "initialBackoff": "0.05s",
-                    "maxBackoff": "0.5s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ]
-    }
-)
+RETRIES = json.dumps({"methodConfig": rolling.RETRIES})
