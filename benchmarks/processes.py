@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
 
@@ -42,7 +43,7 @@ def free_port() -> int:
         _claims = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     ports = _choices()
     first = secrets.randbelow(len(ports))
-    for port in (*ports[first:], *ports[:first]):
+    for port in chain(ports[first:], ports[:first]):
         if port not in _given and _claimed(_claims, port) and _is_free(port):
             _given.add(port)
             return port

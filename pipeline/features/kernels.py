@@ -213,15 +213,25 @@ def _cache_folder() -> Iterator[bool]:
     numba looks at the file of the compiled function alone. So the folder's name holds a hash of all functions that it
     may call. A cache is not shipped: it is of one CPU, and stale wherever the files have another time.
     """
-    folder = config.CACHE_DIR
-    if not folder:
+    settings: Any = config  # whose names numba makes when it is imported
+    folder = settings.CACHE_DIR
+    own = os.path.join(folder, f"volcast-{_hash_of_sources()}") if folder else ""
+    if not own or not _can_be_written(own):  # of a folder that it cannot write, numba would take another
         yield False
         return
-    config.CACHE_DIR = os.path.join(folder, f"volcast-{_hash_of_sources()}")
+    settings.CACHE_DIR = own
     try:
         yield True
     finally:
-        config.CACHE_DIR = folder
+        settings.CACHE_DIR = folder
+
+
+def _can_be_written(folder: str) -> bool:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def _hash_of_sources() -> str:

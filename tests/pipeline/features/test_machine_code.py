@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from numba import config, types
+from numba import config as numba_config
+from numba import types
 
 from pipeline.features import kernels
 
+config: Any = numba_config  # whose names numba makes when it is imported
 SIGNATURE = types.int64(types.int64, types.int64)
 
 
@@ -41,6 +44,13 @@ def test_nothing_is_kept_unless_a_folder_is_named(cache: Path, monkeypatch: pyte
     monkeypatch.setattr(config, "CACHE_DIR", "")
     assert kernels.machine_code(added, SIGNATURE)(2, 3) == 5
     assert list(cache.iterdir()) == []
+    assert not list(Path(__file__).parent.rglob("*added*.nbc"))
+
+
+def test_a_folder_that_cannot_be_made_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "file" / "cache"))
+    assert kernels.machine_code(added, SIGNATURE)(2, 3) == 5
     assert not list(Path(__file__).parent.rglob("*added*.nbc"))
 
 
