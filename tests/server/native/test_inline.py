@@ -15,8 +15,8 @@ from server.http2 import frames
 from server.native.front import NativeFront
 from tests.server.bundles import Logistic, rows, write_bundle
 from tests.server.http2.peer import message
+from tests.server.native.calls import a_stream, answers, frame, request, status
 from tests.server.native.conftest import Client, Clock
-from tests.server.native.test_front import a_stream, answers, frame, request, status
 from volcast.v1 import PredictRequest, PredictResponse, StreamPredictResponse
 
 

@@ -15,8 +15,8 @@ from server.native.front import NativeFront
 from server.native.unary import RunReplies
 from tests.server.bundles import Logistic, rows
 from tests.server.http2.peer import Frame, block, message
+from tests.server.native.calls import a_stream, answers, frame, request, status
 from tests.server.native.conftest import SERVICE, Client, Clock
-from tests.server.native.test_front import a_stream, answers, frame, request, status
 from volcast.v1 import PredictRequest, PredictResponse, StreamPredictResponse
 
 MANY = 40

@@ -8,8 +8,8 @@ from server.http2 import frames
 from server.native.front import NativeFront
 from server.native.scoring_stream import MAX_IN_FLIGHT_BYTES
 from tests.server.http2.peer import message
+from tests.server.native.calls import a_stream, answers, frame, request, status
 from tests.server.native.conftest import Client
-from tests.server.native.test_front import a_stream, answers, frame, request, status
 from volcast.v1 import StreamPredictResponse
 
 
