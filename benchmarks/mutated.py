@@ -4,7 +4,7 @@
     python -m benchmarks.mutated --count 20000 --only markers --seed 7
 
 Each reader gets valid and mutated input in turn. A mutated message must become a tick, a late tick, a gap or a dead
-letter, or be ignored for a reason that is counted. A valid one must still be read with the same values.
+letter, or be ignored for a reason that is counted. Valid messages must still be read with the same values.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def ignored(message: bytes) -> str:
 
 
 def _judge_valid(tally: Tally, message: bytes, expected: Tick, results: Sequence[Result]) -> None:
-    """On time, or set aside for its number or time, since a mutated message before it had another one."""
+    """On time, or set aside for its number or time, since a mutated message before it had another."""
     for result in results:
         if isinstance(result, Gap):
             continue
@@ -161,7 +161,7 @@ def _judge_valid(tally: Tally, message: bytes, expected: Tick, results: Sequence
             continue
         if isinstance(tick, Tick) and tick.product_id == expected.product_id:
             same = msgspec.structs.replace(tick, price=expected.price) == expected
-            # Binance's price is that of the last trade, which may be a mutated one.
+            # Binance's price is that of the last trade, which may be mutated.
             if same and (tick.price == expected.price or tick.venue == "binance"):
                 continue
         tally.fault("a valid message with another result", message)
@@ -302,7 +302,7 @@ def _go_on(tally: Tally, complete: list[Snapshot], rest: list[RawMessage], damag
         return
     partition.loaded()
     same = partition.absorb(rest).features.values.tobytes() == expected
-    # A snapshot that is left out (of another group, or a whole one twice) is seen by its absence.
+    # A snapshot of another group is left out, which its absence shows.
     tally.ends["the same bits" if same else "other bits"] += 1
     if not same and len(complete) == 2:
         tally.fault("a damaged snapshot was used", damaged)

@@ -75,7 +75,7 @@ class Positions:
 def compare(
     injected: Sequence[InjectedFault], spans: Sequence[GapSpan], ticks: Iterable[Tick], positions: Positions
 ) -> Naming:
-    """ticks: those of ticks.raw. A fault before a product's first tick or after its last one needs no gap."""
+    """ticks: those of ticks.raw. A fault before a product's first tick or after its last tick needs no gap."""
     limits: dict[str, tuple[float, float]] = {}
     for tick in ticks:
         first, last = limits.get(tick.product_id, (math.inf, -1.0))
