@@ -263,7 +263,7 @@ def _run(member: Worker, consumer: Consumer, status: StatusPipe, ended: Callable
 
 def metrics(member: Worker, consumer: Consumer) -> Iterable[Metric]:
     """What /metrics says, read from the worker's own counts."""
-    totals = member.totals
+    totals = member.committed
     counts = totals.records
     yield labelled("volcast_worker_ticks_total", "Ticks turned into features.", "product", counts.ticks)
     yield labelled("volcast_worker_gaps_total", "Gaps read from the topic.", "reason", counts.gaps)

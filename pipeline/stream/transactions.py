@@ -13,19 +13,28 @@ import socket
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from common.config import KafkaConfig
 from common.errors import ClientLostError, UnavailableError
 from common.log import get_logger
 from pipeline.stream.kafka import POLL_EVERY, make_producer
-from pipeline.stream.kafka_errors import failure, is_rebalancing, is_retriable, kafka_error, retrying
+from pipeline.stream.kafka_errors import (
+    FIRST_PAUSE_S,
+    MAX_PAUSE_S,
+    failure,
+    is_rebalancing,
+    is_retriable,
+    kafka_error,
+    retrying,
+)
 
 # The broker aborts the transaction of a dead worker after this time. Until then readers of committed records wait.
 TRANSACTION_TIMEOUT_MS = 10_000
@@ -39,6 +48,18 @@ WATCH_S = 0.5  # how often a waiting worker looks for such a call
 # younger producer was replaced by another worker of the same name.
 FENCED_YOUNG_S = TRANSACTION_TIMEOUT_MS / 1e3
 ANY_PARTITION = -1
+# A topic takes such a message never, however often the transaction is done again.
+REFUSED = frozenset(
+    {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.RECORD_LIST_TOO_LARGE,
+        KafkaError.INVALID_RECORD,
+        KafkaError.TOPIC_EXCEPTION,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.POLICY_VIOLATION,
+        KafkaError._UNKNOWN_TOPIC,
+    }
+)
 # Directly after a commit the broker refuses the next transaction until all partitions have its end, about a millisecond
 # later. librdkafka repeats the request after this time; its default of 100 ms would delay one commit in fifty by that.
 RETRY_BACKOFF_MS = 2
@@ -135,10 +156,12 @@ class ExactlyOnce:
         self._waiting_count = 0
         self._open = False
         self._closing = False
-        self._producer_since_s = 0.0
-        self._producer = self._started()
         self._commit: Future[None] | None = None  # in flight, or its result was not taken
         self._call_since_s: float | None = None  # since when a call of librdkafka lasts
+        self._refusal: UnavailableError | None = None  # a message that no repetition can deliver
+        self._aborted_since_s: float | None = None  # the first abort since the last commit
+        self._producer_since_s = 0.0
+        self._producer = self._started()
 
     @property
     def is_full(self) -> bool:
@@ -151,11 +174,14 @@ class ExactlyOnce:
             try:
                 self._produce(self._take_waiting())
             except KafkaException as exception:
-                raise _aborted(exception) from None
+                raise self._aborted(exception) from None
 
     def poll(self) -> None:
         if self._commit is None:
-            self._producer.poll(0)
+            try:
+                self._producer.poll(0)
+            except KafkaException as exception:
+                raise self._aborted(exception) from None
 
     def start_commit(self, offsets: Sequence[TopicPartition], snapshots: Sequence[SnapshotRecord]) -> None:
         assert self._commit is None
@@ -197,7 +223,7 @@ class ExactlyOnce:
             try:
                 work()
             except KafkaException as exception:
-                commit.set_exception(_aborted(exception))
+                commit.set_exception(self._aborted(exception))
             except BaseException as error:
                 commit.set_exception(error)
             else:
@@ -225,7 +251,7 @@ class ExactlyOnce:
         self._repeat(lambda: self._producer.send_offsets_to_transaction(offsets, group, CALL_S))
         self._produce(messages)
         self._repeat(lambda: self._producer.commit_transaction(CALL_S))
-        self._open = False
+        self._open, self._aborted_since_s = False, None
 
     def _produce(self, messages: list[Messages]) -> None:
         self._begin()
@@ -236,6 +262,25 @@ class ExactlyOnce:
                 if kafka_error(exception).code() != KafkaError.MSG_SIZE_TOO_LARGE:
                     raise
                 raise failure(f"a message for {topic} is refused", kafka_error(exception)) from None
+
+    def _aborted(self, exception: KafkaException) -> AbortedError | UnavailableError:
+        """What an error of Kafka means: usually that the transaction has to be aborted."""
+        error, now_s = kafka_error(exception), time.monotonic()
+        with suppress(KafkaException):
+            self._producer.poll(0)  # reports of delivery
+        if self._refusal is not None:
+            return self._refusal
+        self._aborted_since_s = self._aborted_since_s or now_s
+        if now_s - self._aborted_since_s > OUTAGE_S:
+            return failure(f"every transaction was aborted for {OUTAGE_S:g} s", error)
+        # A producer after a fatal error is replaced by `abort`, even without a transaction.
+        self._open = self._open or error.fatal()
+        get_logger().warning("transaction aborted", error=error.str())
+        return AbortedError(error.str())
+
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None and error.code() in REFUSED:
+            self._refusal = failure(f"a message for {message.topic()} is refused", error)
 
     def _abort_open(self) -> None:
         try:
@@ -272,6 +317,7 @@ class ExactlyOnce:
                 "message.timeout.ms": TRANSACTION_TIMEOUT_MS,
                 # An idempotent producer keeps the order of several requests in flight.
                 "max.in.flight.requests.per.connection": 5,
+                "on_delivery": self._on_delivery,
                 "retry.backoff.ms": self._config.client.get("retry.backoff.ms", RETRY_BACKOFF_MS),
             },
         )
@@ -281,7 +327,7 @@ class ExactlyOnce:
 
     def _repeat(self, call: Callable[[], object]) -> None:
         """Repeats a call that continues where the last one stopped, until OUTAGE_S."""
-        deadline_s = time.monotonic() + OUTAGE_S
+        deadline_s, pause_s = time.monotonic() + OUTAGE_S, FIRST_PAUSE_S
         while True:
             self._call_since_s = time.monotonic()
             try:
@@ -295,6 +341,8 @@ class ExactlyOnce:
                     raise failure("a transaction cannot be ended", error) from None
             finally:
                 self._call_since_s = None
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
 
 class AtLeastOnce:
@@ -365,15 +413,10 @@ class AtLeastOnce:
             self._failure = error
 
 
-def _aborted(exception: KafkaException) -> AbortedError:
-    error = kafka_error(exception)
-    get_logger().warning("transaction aborted", error=error.str())
-    return AbortedError(error.str())
-
-
 def _close(producer: Producer) -> None:
     """Drops what is queued. A producer after a fatal error reports that error once more."""
-    with suppress(KafkaException):
+    with suppress(KafkaException), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
         producer.purge()
         producer.close()
 
@@ -388,24 +431,33 @@ class InstanceName:
 
     def __init__(self, group_id: str, folder: Path | None = None) -> None:
         folder = folder or Path(tempfile.gettempdir()) / f"volcast-{os.getuid()}"
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise UnavailableError(
-                f"worker: {folder} cannot be created ({error.strerror}); set worker.instance_id to a name of its own"
-            ) from None
         group = re.sub(r"[^A-Za-z0-9._-]", "_", group_id)
         number = 0
-        while True:
-            lock = (folder / f"worker-{group}-{number}.lock").open("w")
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                lock.close()
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            while (lock := _locked(folder / f"worker-{group}-{number}.lock")) is None:
                 number += 1
+        except OSError as error:
+            raise UnavailableError(
+                f"worker: {error.filename or folder} cannot be locked ({error.strerror}); set worker.instance_id to a "
+                "name of its own"
+            ) from None
         self._lock: IO[str] = lock
         self.name = f"{socket.gethostname()}-{number}"
 
     def close(self) -> None:
         self._lock.close()
+
+
+def _locked(path: Path) -> IO[str] | None:
+    """The locked file; None if another process has locked it. Raises OSError."""
+    lock = path.open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    except OSError:
+        lock.close()
+        raise
+    return lock

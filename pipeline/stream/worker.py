@@ -119,14 +119,13 @@ class Worker:
 
     def on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if partitions:  # a cooperative rebalance may add none
+            # The restore would wait for the worker's own open transaction, and may outlast it.
+            self._commit_or_abort()
             self._take_over([partition.partition for partition in partitions])
 
     def on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Commits before another worker owns the partitions."""
-        try:
-            self.commit()
-        except AbortedError:
-            self._stale = True
+        self._commit_or_abort()
         self._forget({partition.partition for partition in partitions})
 
     def on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -157,6 +156,11 @@ class Worker:
             self._start_commit()
             self._finish_commit(wait=True)
 
+    @property
+    def committed(self) -> Totals:
+        """Counts of what is committed; they never fall."""
+        return self._committed_totals
+
     def stats(self) -> dict[str, Any]:
         totals = self.totals
         return {
@@ -170,6 +174,13 @@ class Worker:
             "backlog_rows": self.forecaster.backlog_rows,
             "latency_ms": self.stages.as_ms(),
         }
+
+    def _commit_or_abort(self) -> None:
+        try:
+            self.commit()
+        except AbortedError:
+            self._stale = True
+            self._delivery.abort()
 
     def _step(self, timeout_s: float) -> int:
         if self._delivery.is_full:

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
 
 from common.config import KafkaConfig
 from common.errors import ClientLostError, UnavailableError
+from pipeline.commands.worker import metrics
 from pipeline.stream import transactions
-from pipeline.stream.kafka import connect, make_producer
+from pipeline.stream.kafka import Sink, connect, make_producer
 from pipeline.stream.kafka_topics import ensure_topics
 from pipeline.stream.marker import from_metadata
-from pipeline.stream.transactions import FENCED_YOUNG_S, LOST_CALL_S, AbortedError, ExactlyOnce
+from pipeline.stream.restore import Restored
+from pipeline.stream.transactions import FENCED_YOUNG_S, LOST_CALL_S, OUTAGE_S, AbortedError, ExactlyOnce
 from pipeline.stream.worker import Worker
 from tests.pipeline.stream.fakes import TOPICS, Bench, messages_of
 from tests.pipeline.stream.test_path import assert_same, finish, publish, rows_on_topic, step_until, working
@@ -122,7 +131,12 @@ class Producer:
 def producers(monkeypatch: pytest.MonkeyPatch) -> list[Producer]:
     """Those that deliveries make, the newest last."""
     made: list[Producer] = []
-    monkeypatch.setattr(transactions, "make_producer", lambda *_, **__: made.append(Producer()) or made[-1])
+
+    def make(*_: object, **__: object) -> Producer:
+        made.append(Producer())
+        return made[-1]
+
+    monkeypatch.setattr(transactions, "make_producer", make)
     return made
 
 
@@ -138,7 +152,12 @@ def test_a_call_of_librdkafka_that_never_returns_is_a_lost_client(
     clock, called, released = SimpleNamespace(now_s=1000.0), threading.Event(), threading.Event()
     monkeypatch.setattr(transactions, "time", SimpleNamespace(monotonic=lambda: clock.now_s))
     monkeypatch.setattr(transactions, "WATCH_S", 0.01)
-    setattr(producers[0], name, lambda *_: called.set() or released.wait(60))
+
+    def hang(*_: object) -> None:
+        called.set()
+        released.wait(60)
+
+    setattr(producers[0], name, hang)
     if name == "abort_transaction":
         delivery._begin()
         delivery._start(delivery._abort_open)
@@ -195,6 +214,100 @@ def test_a_delivery_that_closes_starts_no_producer_that_would_fence_the_next_wor
     delivery._begin()
     delivery.close()
     assert len(producers) == 1
+
+
+def test_calls_that_fail_at_once_are_repeated_with_growing_pauses(
+    producers: list[Producer], delivery: ExactlyOnce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now_s=1000.0)
+    pauses: list[float] = []
+
+    def sleep(pause_s: float) -> None:
+        pauses.append(pause_s)
+        clock.now_s += pause_s
+
+    def busy(*_: object) -> None:
+        raise KafkaException(KafkaError(KafkaError.CONCURRENT_TRANSACTIONS, "busy", retriable=True))
+
+    monkeypatch.setattr(transactions, "time", SimpleNamespace(monotonic=lambda: clock.now_s, sleep=sleep))
+    producers[0].commit_transaction = busy  # type: ignore[attr-defined]
+    delivery.start_commit([], [])
+    with pytest.raises(UnavailableError, match="a transaction cannot be ended: busy"):
+        delivery.finish_commit(wait=True)
+    assert pauses[:3] == [0.02, 0.04, 0.08]
+    assert max(pauses) == 1.0
+    assert sum(pauses) > 120
+
+
+def test_a_worker_whose_transactions_are_all_aborted_ends(
+    producers: list[Producer], delivery: ExactlyOnce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now_s=1000.0)
+    monkeypatch.setattr(transactions, "time", SimpleNamespace(monotonic=lambda: clock.now_s))
+
+    def void(*_: object) -> None:
+        raise KafkaException(KafkaError(KafkaError.TOPIC_DELETION_DISABLED, "void", txn_requires_abort=True))
+
+    def commit() -> None:
+        delivery.start_commit([], [])
+        delivery.finish_commit(wait=True)
+
+    for _ in range(2):
+        producers[0].commit_transaction = void  # type: ignore[attr-defined]
+        for _ in range(3):
+            clock.now_s += 50
+            with pytest.raises(AbortedError):
+                commit()
+            delivery.abort()
+        del producers[0].commit_transaction  # type: ignore[attr-defined]
+        commit()  # the count starts anew
+    producers[0].commit_transaction = void  # type: ignore[attr-defined]
+    with pytest.raises(AbortedError):
+        commit()
+    delivery.abort()
+    clock.now_s += OUTAGE_S + 1
+    with pytest.raises(UnavailableError, match="every transaction was aborted for 120 s: void"):
+        commit()
+
+
+def test_what_is_in_hand_is_committed_before_further_partitions_are_restored() -> None:
+    bench = Bench(commit_interval_s=100.0)
+    bench.feed(MESSAGES[:100])
+    restore, commits = bench.state.restore, []
+
+    def noting(numbers: Sequence[int]) -> list[Restored]:
+        commits.append(bench.delivery.commits)
+        return restore(numbers)
+
+    bench.state.restore = noting  # type: ignore[method-assign]
+    bench.assign(4)
+    assert commits == [1]
+
+
+@pytest.mark.parametrize("react", [lambda bench: bench.assign(4), lambda bench: bench.revoke(1)])
+def test_a_transaction_is_aborted_before_a_rebalance_goes_on(react: Callable[[Bench], None]) -> None:
+    bench = Bench(commit_interval_s=100.0)
+    bench.feed(MESSAGES[:100])
+    bench.delivery.failure = AbortedError("fenced")
+    react(bench)
+    assert bench.delivery.aborts == 1
+    bench.worker.step(0.1)
+    assert bench.worker.totals.consumed == 0
+
+
+def test_metrics_never_fall() -> None:
+    bench = Bench(commit_interval_s=100.0)
+    consumer = SimpleNamespace(position=lambda _: [], assignment=list)
+    counts = []
+    for failure in (None, AbortedError("fenced"), None):
+        bench.feed(MESSAGES[:100])
+        samples = [sample for metric in metrics(bench.worker, consumer) for sample in metric.samples]  # type: ignore[arg-type]
+        counts.append([sample.value for sample in samples if sample.name == "volcast_worker_features_total"])
+        bench.delivery.failure = failure
+        with suppress(AbortedError):
+            bench.worker.commit()
+        bench.worker.step(0.0)
+    assert counts == [[0.0], [100.0], [100.0]]
 
 
 @pytest.fixture
@@ -281,16 +394,13 @@ def test_a_rebalance_while_a_commit_is_in_flight(divided: KafkaConfig, inference
         before_the_end(first, lambda _: time.sleep(0.2))
         revoke = first.on_revoke
 
-        def on_revoke(*arguments: Any) -> None:
+        def on_revoke(consumer: Consumer, partitions: list[TopicPartition]) -> None:
             revoked_in_flight.append(first._commit_in_flight is not None)
-            revoke(*arguments)
+            revoke(consumer, partitions)
 
-        first.on_revoke = on_revoke  # type: ignore[method-assign]
         consumer = first._consumer
         consumer.unsubscribe()
-        consumer.subscribe(
-            [divided.topics.raw], on_assign=first.on_assign, on_revoke=first.on_revoke, on_lost=first.on_lost
-        )
+        consumer.subscribe([divided.topics.raw], on_assign=first.on_assign, on_revoke=on_revoke, on_lost=first.on_lost)
         step_until(first, lambda: first.totals.consumed >= 1000)
         with start() as second:
 
@@ -328,7 +438,41 @@ def test_an_abort_while_rows_of_the_next_transaction_wait(kafka: KafkaConfig, in
             intruder.close()
 
         before_the_end(worker, fence)
-        step_until(worker, lambda: bool(waiting) and delivery._commit is None)
+        step_until(worker, lambda: bool(waiting) and delivery._commit is None and not worker._stale)
         finish(worker, 3000)
     assert waiting[0] > 0
+    assert_same(kafka, TICKS)
+
+
+def test_a_topic_that_refuses_a_message_ends_the_worker(kafka: KafkaConfig, inference_server: str) -> None:
+    admin = connect(kafka)
+    limit = ConfigEntry("max.message.bytes", "1000", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, kafka.topics.dead, incremental_configs=[limit])
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result(30)
+    sink = Sink(kafka)
+    sink.send(kafka.topics.raw, b"key", b"{" * 5000)  # becomes a dead letter
+    sink.flush()
+    sink.close()
+    with (
+        working(kafka, inference_server, "refused") as worker,
+        pytest.raises(UnavailableError, match=r"a message for dead-[0-9-]+ is refused: .*[Mm]essage size too large"),
+    ):
+        step_until(worker, lambda: False)
+
+
+def test_of_two_workers_with_one_name_the_later_goes_on(kafka: KafkaConfig, inference_server: str) -> None:
+    publish(kafka, TICKS[:200])
+    start = partial(working, kafka, inference_server, "named", instance_id="same", commit_interval_ms=1)
+    with start() as first, start() as second:
+
+        def both() -> bool:
+            second.step(0.01)
+            return second.totals.consumed == 200
+
+        with suppress(UnavailableError):
+            step_until(first, both)
+        finish(second, 200)
+        publish(kafka, TICKS[200:])
+        finish(second, len(TICKS))
     assert_same(kafka, TICKS)

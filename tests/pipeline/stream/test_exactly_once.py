@@ -224,6 +224,12 @@ def test_without_a_place_for_locks_the_message_names_the_key(tmp_path: Path) -> 
         InstanceName("g", tmp_path / "file" / "folder")
 
 
+def test_a_lock_that_cannot_be_opened_names_the_key_too(tmp_path: Path) -> None:
+    (tmp_path / "worker-g-0.lock").mkdir()
+    with pytest.raises(UnavailableError, match=r"worker-g-0\.lock cannot be locked .*set worker\.instance_id"):
+        InstanceName("g", tmp_path)
+
+
 def test_a_name_is_free_again_when_its_worker_is_gone(tmp_path: Path) -> None:
     first, second, other = InstanceName("g", tmp_path), InstanceName("g", tmp_path), InstanceName("h", tmp_path)
     assert first.name == other.name != second.name
