@@ -17,6 +17,7 @@ from pipeline.broker.kafka import KafkaBroker
 from pipeline.stream.kafka import connect
 
 IN_SYNC_S = 120.0
+START_ATTEMPTS = 3
 # Retention acts within a second. The defaults are 30 s after the start and then every five minutes.
 PROMPT_RETENTION = {"log.initial.task.delay.ms": "1000", "log.retention.check.interval.ms": "1000"}
 
@@ -59,7 +60,14 @@ class Brokers:
         self._brokers[node - 1].kill()
 
     def start(self, node: int = 1) -> None:
-        self._threads.submit(self._brokers[node - 1].start).result()
+        """Starts a broker again. On an overloaded machine an attempt may time out."""
+        for attempt in range(START_ATTEMPTS):
+            try:
+                self._threads.submit(self._brokers[node - 1].start).result()
+                return
+            except UnavailableError:
+                if attempt == START_ATTEMPTS - 1:
+                    raise
 
     def admin(self) -> AdminClient:
         return connect(KafkaConfig(bootstrap_servers=self.bootstrap_servers))
