@@ -187,7 +187,8 @@ def test_a_tick_that_comes_while_the_ends_are_looked_up_is_reconciled(
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    look_up, put_already = module.watermarks, []
+    look_up = module.watermarks
+    put_already: list[bool] = []
 
     def and_a_tick_comes(consumer: Consumer, partition: TopicPartition, timeout_s: float) -> tuple[int, int]:
         """A live worker turns a tick into a row between two look-ups."""
