@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -243,8 +244,13 @@ def run_protobuf(tally: Tally, count: int, seed: int) -> None:
     """Feature rows and predictions, as `volcast check` reads them."""
     rows, predictions = [], []
     for tick in ticks(50):
-        source = {"product_id": tick.product_id, "venue": tick.venue, "event_time_ns": tick.event_time_ns}
-        source |= {"source_partition": 0, "source_offset": tick.sequence_num}
+        source: dict[str, Any] = {
+            "product_id": tick.product_id,
+            "venue": tick.venue,
+            "event_time_ns": tick.event_time_ns,
+            "source_partition": 0,
+            "source_offset": tick.sequence_num,
+        }
         values = [1.0] * len(CORE_1)
         rows.append(FeatureRow(**source, schema_hash=CORE_1.hash, values=values, warm=True).SerializeToString())
         predictions.append(Prediction(**source, probability=0.5, threshold=0.5, model_name="m").SerializeToString())
@@ -277,7 +283,7 @@ def run_snapshots(tally: Tally, count: int, seed: int) -> None:
     expected = partition.absorb(messages[600:]).features.values.tobytes()
     mutator = Mutator(seed, [*values, *other_messages()])
     for number in range(count):
-        damaged = mutator.bytes(values[number % len(values)])
+        damaged = mutator.raw(values[number % len(values)])
         others = [value for position, value in enumerate(values) if position != number % len(values)]
         tally.mutated += 1
         try:

@@ -62,13 +62,13 @@ class Mutator:
         """A damaged form of a JSON message."""
         draw = self._random.random()
         if draw < 0.4:
-            return self.bytes(message)
+            return self.raw(message)
         if draw < 0.45:
             return self._duplicate_key(message)
         mutated = self._as_json(message)
-        return self.bytes(mutated) if draw > 0.95 else mutated
+        return self.raw(mutated) if draw > 0.95 else mutated
 
-    def bytes(self, message: bytes) -> bytes:
+    def raw(self, message: bytes) -> bytes:
         """One to three changes of bytes; of any kind of message."""
         for _ in range(self._random.choice((1, 1, 1, 2, 3))):
             message = self._random.choice(self._of_bytes)(message)
@@ -78,7 +78,7 @@ class Mutator:
         """A change of bytes, or a field of another number, wire type or length before, after or within the message."""
         draw = self._random
         if draw.random() < 0.5:
-            return self.bytes(message)
+            return self.raw(message)
         number, wire_type = draw.choice((1, 2, 5, 8, 13, 15, 16, 100, 2**28)), draw.randrange(8)
         tag = _varint(number << 3 | wire_type)
         value = draw.choice(
@@ -128,7 +128,7 @@ class Mutator:
         try:
             tree = json.loads(message)
         except (ValueError, RecursionError):
-            return self.bytes(message)
+            return self.raw(message)
         for _ in range(self._random.choice((1, 1, 2))):
             tree = self._random.choice(self._of_trees)(tree)
         text = json.dumps(tree, separators=(",", ":"), ensure_ascii=self._random.random() < 0.5)
@@ -206,7 +206,7 @@ class Mutator:
         colon = message.find(b'":')
         quote = message.rfind(b'"', 0, colon)
         if colon < 0 or quote < 0:
-            return self.bytes(message)
+            return self.raw(message)
         value = self._random.choice((b"null", b"1", b'"x"', b"{}", b"[]"))
         return message[:quote] + message[quote : colon + 2] + value + b"," + message[quote:]
 

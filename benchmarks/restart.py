@@ -7,7 +7,7 @@ Event time runs as fast as Kafka and worker can take it, so no snapshot is due b
 alone decides how much a restart reads again. All products share one partition. Once the worker has committed the whole
 market, it gets SIGKILL. While it is down, two more seconds of the market arrive, with ticks of the quiet product. The
 time runs from the start of the new process until the last of these ticks is committed. It includes the start of
-Python. Rows and predictions are then compared with the oracle, as in benchmarks/faults.py.
+Python. Rows and predictions are then compared with the oracle, as in benchmarks/faults.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import os
 import signal
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -27,7 +29,7 @@ from confluent_kafka import TopicPartition
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.faults import Verdict, judge
+from benchmarks.faults.judge import Verdict, ask_server, judge, read_committed, read_results, topic_oracle
 from benchmarks.features import market
 from benchmarks.machine import header
 from benchmarks.processes import server
@@ -37,7 +39,7 @@ from cli.run.processes import Process, ProcessGroup
 from common.config import KafkaConfig
 from common.errors import UnavailableError
 from pipeline.broker.kafka import KafkaBroker
-from pipeline.records import Tick
+from pipeline.records import Gap, Record, Tick, decode_record
 from pipeline.stream.kafka import Sink, connect, make_consumer, watermarks
 from pipeline.stream.kafka_topics import ensure_topics
 from pipeline.stream.publish import Publisher
@@ -122,7 +124,18 @@ def measure(kafka: KafkaConfig, server_address: str, folder: Path, mix: Mix) -> 
         assert second.popen is not None
         memory = _memory_mb(second.popen.pid)
         processes.stop(second)
-    return Outcome(len(ticks), caught_up_s, memory["VmRSS"], memory["VmHWM"], judge(kafka, server_address))
+    return Outcome(len(ticks), caught_up_s, memory["VmRSS"], memory["VmHWM"], _judged(kafka, server_address))
+
+
+def _judged(kafka: KafkaConfig, server_address: str) -> Verdict:
+    """Compares the committed records with those that an engine computes from ticks.raw in one go."""
+    raw: dict[int, list[tuple[int, Record]]] = defaultdict(list)
+    for message in read_committed(kafka, kafka.topics.raw):
+        record = decode_record(message.value() or b"")
+        if isinstance(record, Tick | Gap):
+            raw[message.partition() or 0].append((message.offset() or 0, record))
+    _, by_source = read_results(kafka)
+    return judge(topic_oracle(raw, []), by_source, partial(ask_server, server_address))
 
 
 def _publish(kafka: KafkaConfig, ticks: list[Tick]) -> None:

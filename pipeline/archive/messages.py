@@ -156,7 +156,7 @@ class _Places:
         position = self._finder.place(raw, first_of_file=self._first_of_file)
         if self._named and not self._first_of_file:
             # The header names each connection. A guess from numbers and times could only differ from what ingest saw.
-            return position._replace(starts_connection=False)
+            return msgspec.structs.replace(position, starts_connection=False)
         if position.starts_connection or position.sequence_num is not None:
             self._first_of_file = False
         return position

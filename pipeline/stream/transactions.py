@@ -43,13 +43,15 @@ OUTAGE_S = 120.0
 CALL_S = 5.0
 # After so long without an answer to an abort, a new producer takes over: its start ends the transaction as well. On an
 # overloaded machine a broker lost and loaded its transactions again, and the old producer had no answer in two minutes.
-ABORT_S = 20.0
+ABORT_S = 15.0
 # A call of librdkafka for CALL_S has returned by then, unless it never will (librdkafka issues 5456 and 5511).
 LOST_CALL_S = CALL_S + 10.0
 WATCH_S = 0.5  # how often a waiting worker looks for such a call
 # The broker fences a producer for its age only: after a transaction took too long, or when it restarted meanwhile. A
 # younger producer was replaced by another worker of the same name.
 FENCED_YOUNG_S = TRANSACTION_TIMEOUT_MS / 1e3
+FENCED = frozenset({KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH})
+CLOSE_S = 3.0
 ANY_PARTITION = -1
 # A topic takes such a message never, however often the transaction is done again.
 REFUSED = frozenset(
@@ -287,11 +289,13 @@ class ExactlyOnce:
 
     def _abort_open(self) -> None:
         try:
-            error = self._repeat_for(ABORT_S, lambda: self._producer.abort_transaction(CALL_S))
+            self._repeat(lambda: self._producer.abort_transaction(CALL_S), ABORT_S)
         except KafkaException as exception:
-            error = kafka_error(exception)
-        if error is not None:
-            self._replace(error)
+            self._replace(kafka_error(exception))
+        except UnavailableError:
+            if self._closing:
+                raise
+            self._renew()  # a new producer of this name ends the transaction too
         self._open = False
 
     def _begin(self) -> None:
@@ -304,14 +308,16 @@ class ExactlyOnce:
         if self._closing:  # a new producer would fence that of the next worker
             raise failure("a transaction cannot be aborted", error)
         age_s = time.monotonic() - self._producer_since_s
-        if age_s < FENCED_YOUNG_S:
+        if age_s < FENCED_YOUNG_S and error.code() in FENCED:
             raise UnavailableError(
                 f"kafka: the producer {self._id} was replaced within {age_s:.1f} s ({error.str()}); "
                 "does another worker have the same worker.instance_id?"
             )
+        self._renew()
+
+    def _renew(self) -> None:
         _close(self._producer)
         self._producer = self._started()
-        self._open = False
 
     def _started(self) -> Producer:
         producer = make_producer(
@@ -330,26 +336,20 @@ class ExactlyOnce:
         self._producer_since_s = time.monotonic()
         return producer
 
-    def _repeat(self, call: Callable[[], object]) -> None:
-        """Repeats a call that continues where the last one stopped, until OUTAGE_S."""
-        error = self._repeat_for(OUTAGE_S, call)
-        if error is not None:
-            raise failure("a transaction cannot be ended", error)
-
-    def _repeat_for(self, limit_s: float, call: Callable[[], object]) -> KafkaError | None:
-        """None if the call has succeeded, else its last error."""
+    def _repeat(self, call: Callable[[], object], limit_s: float = OUTAGE_S) -> None:
+        """Repeats a call that continues where the last one stopped. Raises UnavailableError after limit_s."""
         deadline_s, pause_s = time.monotonic() + limit_s, FIRST_PAUSE_S
         while True:
             self._call_since_s = time.monotonic()
             try:
                 call()
-                return None
+                return
             except KafkaException as exception:
                 error = kafka_error(exception)
                 if not is_retriable(error):
                     raise
                 if self._closing or time.monotonic() > deadline_s:
-                    return error
+                    raise failure("a transaction cannot be ended", error) from None
             finally:
                 self._call_since_s = None
             time.sleep(pause_s)
@@ -425,11 +425,18 @@ class AtLeastOnce:
 
 
 def _close(producer: Producer) -> None:
-    """Drops what is queued. A producer after a fatal error reports that error once more."""
-    with suppress(KafkaException), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        producer.purge()
-        producer.close()
+    """Drops what is queued. A producer that does not end within CLOSE_S is abandoned."""
+
+    def close() -> None:
+        # A producer after a fatal error reports that error once more.
+        with suppress(KafkaException), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            producer.purge()
+            producer.close()
+
+    thread = threading.Thread(target=close, name="volcast-close", daemon=True)
+    thread.start()
+    thread.join(CLOSE_S)
 
 
 class InstanceName:

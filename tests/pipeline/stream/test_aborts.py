@@ -28,6 +28,9 @@ class Clock:
     def monotonic(self) -> float:
         return self.now_s
 
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
@@ -40,7 +43,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def producers(monkeypatch: pytest.MonkeyPatch) -> list[Producer]:
     """Those that the delivery makes, the newest last."""
     made: list[Producer] = []
-    monkeypatch.setattr(transactions, "make_producer", lambda *_, **__: made.append(Producer()) or made[-1])
+
+    def make(*_: object, **__: object) -> Producer:
+        made.append(Producer())
+        return made[-1]
+
+    monkeypatch.setattr(transactions, "make_producer", make)
     return made
 
 

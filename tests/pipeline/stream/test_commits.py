@@ -216,6 +216,28 @@ def test_a_delivery_that_closes_starts_no_producer_that_would_fence_the_next_wor
     assert len(producers) == 1
 
 
+def test_an_abort_that_only_times_out_is_left_to_a_new_producer(
+    producers: list[Producer], delivery: ExactlyOnce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, released = SimpleNamespace(now_s=1000.0), threading.Event()
+    monkeypatch.setattr(transactions, "time", SimpleNamespace(monotonic=lambda: clock.now_s, sleep=lambda _: None))
+    monkeypatch.setattr(transactions, "CLOSE_S", 0.01)
+
+    def time_out(*_: object) -> None:
+        clock.now_s += 5
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "timed out", retriable=True))
+
+    producers[0].abort_transaction = time_out  # type: ignore[attr-defined]
+    producers[0].close = lambda: released.wait(60)  # type: ignore[attr-defined]
+    delivery._begin()
+    delivery.abort()
+    assert clock.now_s == 1000 + 20
+    assert len(producers) == 2
+    delivery.start_commit([], [])
+    assert delivery.finish_commit(wait=True)
+    released.set()
+
+
 def test_calls_that_fail_at_once_are_repeated_with_growing_pauses(
     producers: list[Producer], delivery: ExactlyOnce, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,7 +281,7 @@ def test_a_worker_whose_transactions_are_all_aborted_ends(
             with pytest.raises(AbortedError):
                 commit()
             delivery.abort()
-        del producers[0].commit_transaction  # type: ignore[attr-defined]
+        del producers[0].commit_transaction
         commit()  # the count starts anew
     producers[0].commit_transaction = void  # type: ignore[attr-defined]
     with pytest.raises(AbortedError):
