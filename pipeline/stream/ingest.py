@@ -158,6 +158,7 @@ class Ingest:
             raise UnavailableError(
                 f"exchange: {self.url}: {error}; set ingest.url to a ws:// or wss:// address"
             ) from None
+        assert isinstance(connection, BatchConnection)
         self._connection = connection
         self.state.connected = True
         self.state.last_message_unix_s = self.state.subscribed_unix_s = time.time()
