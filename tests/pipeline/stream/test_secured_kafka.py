@@ -390,7 +390,8 @@ def test_at_last_the_broker_restarts_and_nothing_is_lost(secured: SecuredKafka) 
     # The consumer commits nothing, so it must remain a member while the broker is away.
     config = msgspec.structs.replace(secured.sasl(), session_timeout_ms=45_000)
     ensure_topics(connect(config), config)
-    sink, consumer = Sink(config), make_consumer(config, "group-restart")
+    # A busy machine may take longer to start Kafka than a message waits by default.
+    sink, consumer = Sink(config, {"message.timeout.ms": 150_000}), make_consumer(config, "group-restart")
     consumer.subscribe([config.topics.raw])
     values: list[int] = []
     for number in range(300):
@@ -401,7 +402,7 @@ def test_at_last_the_broker_restarts_and_nothing_is_lost(secured: SecuredKafka) 
         sink.send(config.topics.raw, b"BTC-USD", b"%d" % number)
         sink.poll()
         values += [int(message.value() or b"") for message in consume_batch(consumer, 100, 0.01)]
-    sink.flush()
+    sink.flush(90)
     deadline_s = time.monotonic() + 90  # the coordinator starts anew, and the group with it
     while len(values) < 300 and time.monotonic() < deadline_s:
         values += [int(message.value() or b"") for message in consume_batch(consumer, 100, 0.1)]
