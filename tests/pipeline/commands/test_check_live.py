@@ -14,7 +14,7 @@ from cli.main import run_command
 from common.config import KafkaConfig
 from common.schema import CORE_1
 from pipeline.records import Tick, encode
-from pipeline.stream import reading
+from pipeline.stream import kafka, reading
 from pipeline.stream.kafka import connect, make_producer
 from pipeline.stream.marker import FORMAT_VERSION, Marker, to_metadata
 from tests.pipeline.stream.test_exactly_once import raw_transaction
@@ -81,7 +81,7 @@ def checked(capfd: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
 def test_ticks_that_come_while_the_reading_begins_are_not_lost(
     topics: Topics, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    watermarks = reading.watermarks
+    watermarks = kafka.watermarks
 
     def busy(*arguments: Any) -> tuple[int, int]:
         """Between any two requests a tick, its row and a commit arrive."""

@@ -13,8 +13,9 @@ import pytest
 
 from cli.main import run_command
 from common.config import KafkaConfig
-from pipeline.commands.replay import BATCH, Result, paced
+from pipeline.commands.replay import BATCH, paced
 from pipeline.datasets import coinbase_ticker_2026
+from pipeline.feed.protocol import Result
 from pipeline.records import DeadLetter, Gap, LateTick, Tick, decode_dead, decode_record
 from tests.pipeline.feed.messages import message
 from tests.processes import as_environ, read_all

@@ -17,22 +17,25 @@ def gap(product: str, time_ns: int, reason: str = "sequence", missed: int = 2) -
     return Gap(product, time_ns, 0, reason, missed)
 
 
+def take(spans: GapSpans, partition: int, *records: Tick | Gap) -> None:
+    for offset, record in enumerate(records):
+        spans.take(record, partition, offset)
+
+
 def place(number: int, offset: int) -> Place:
     return Place(offset, number, 1000 * number)
 
 
 def test_a_gap_lies_between_the_ticks_of_its_product() -> None:
     spans = GapSpans()
-    for offset, record in enumerate([tick("A", 1), tick("B", 2), gap("A", 5000), tick("B", 5), tick("A", 6)]):
-        spans.take(record, 3, offset)
+    take(spans, 3, tick("A", 1), tick("B", 2), gap("A", 5000), tick("B", 5), tick("A", 6))
     expected = GapSpan("coinbase", "A", "sequence", 2, 5000, 3, 2, after=place(1, 0), until=place(6, 4))
     assert spans.spans == [expected]
 
 
 def test_a_gap_may_begin_or_end_the_records() -> None:
     spans = GapSpans()
-    for offset, record in enumerate([gap("A", 1, "reconnect", 0), tick("A", 7), gap("A", 9)]):
-        spans.take(record, 0, offset)
+    take(spans, 0, gap("A", 1, "reconnect", 0), tick("A", 7), gap("A", 9))
     first, last = spans.spans
     assert (first.after, first.until) == (None, place(7, 1))
     assert (last.after, last.until) == (place(7, 1), None)
@@ -40,8 +43,7 @@ def test_a_gap_may_begin_or_end_the_records() -> None:
 
 def test_gaps_in_a_row_end_at_the_same_tick() -> None:
     spans = GapSpans()
-    for offset, record in enumerate([tick("A", 1), gap("A", 2), gap("A", 3, "reconnect", 0), tick("A", 9)]):
-        spans.take(record, 0, offset)
+    take(spans, 0, tick("A", 1), gap("A", 2), gap("A", 3, "reconnect", 0), tick("A", 9))
     assert [(span.after, span.until) for span in spans.spans] == [(place(1, 0), place(9, 3))] * 2
 
 
