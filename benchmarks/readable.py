@@ -184,6 +184,7 @@ def plot(cells: Sequence[Cell], highest: dict[int, float], path: Path) -> None:
                     f"{cell.interval_ms} ms", place, (0, -13), textcoords="offset points", color=GREY, ha="center"
                 )
         axis.set_yscale("log")
+        axis.margins(0.07, 0.12)
         axis.set_xlabel("highest throughput with predictions, thousand ticks/s")
         axis.set_ylabel("tick to readable prediction, ms")
         axis.set_title("Commit interval: latency of committed predictions against throughput")
