@@ -35,7 +35,7 @@ from volcast.v1 import Prediction
 
 INTERVALS_MS = (0, 2, 5, 20, 100, 500)
 RATES_PER_S = (1_000, 5_000)
-LATENCY_INTERVAL_MS = 2  # what docs/topics.md advises; the target is of this interval, at the first of the rates
+LATENCY_INTERVAL_MS = 2  # the target is of this interval, at the first of the rates
 MAX_P50_MS, MAX_P99_MS = 15.0, 50.0
 SETTLE_S = 4.0
 MEASURED_S = 6.0
@@ -140,7 +140,7 @@ def measure(
 
 
 def rows(cells: Sequence[Cell], highest: dict[int, float]) -> list[Row]:
-    """The same as stored rows; the advised interval has targets."""
+    """The same as stored rows; LATENCY_INTERVAL_MS has targets."""
     found = []
     for cell in cells:
         advised = cell.interval_ms == LATENCY_INTERVAL_MS and cell.ticks_per_s == RATES_PER_S[0]
@@ -184,6 +184,7 @@ def plot(cells: Sequence[Cell], highest: dict[int, float], path: Path) -> None:
                     f"{cell.interval_ms} ms", place, (0, -13), textcoords="offset points", color=GREY, ha="center"
                 )
         axis.set_yscale("log")
+        axis.margins(0.07, 0.12)
         axis.set_xlabel("highest throughput with predictions, thousand ticks/s")
         axis.set_ylabel("tick to readable prediction, ms")
         axis.set_title("Commit interval: latency of committed predictions against throughput")

@@ -65,8 +65,8 @@ REFUSED = frozenset(
         KafkaError._UNKNOWN_TOPIC,
     }
 )
-# Directly after a commit the broker refuses the next transaction until all partitions have its end, about a millisecond
-# later. librdkafka repeats the request after this time; its default of 100 ms would delay one commit in fifty by that.
+# Directly after a commit the broker refuses the next transaction until all partitions have its end. librdkafka repeats
+# the request after this time; its default is 100 ms.
 RETRY_BACKOFF_MS = 2
 # A small transaction begins when it is committed (see ExactlyOnce). Beyond this the broker gets messages earlier.
 MAX_SMALL_MESSAGES = 1000
