@@ -41,7 +41,7 @@ from pipeline.stream.worker import Worker
 T = TypeVar("T")
 Rebalanced = Callable[[Consumer, list[TopicPartition]], None]
 
-MAX_LOST, LOST_WITHIN_S = 3, 120.0  # Kafka clients
+MAX_LOST, YOUNG_S = 3, 15.0  # Kafka clients that are lost soon after their start
 STEP_S = 0.1  # how long a step waits for a message: how soon a signal is seen
 LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -112,17 +112,17 @@ def with_new_clients(work: Callable[[], T], clock: Callable[[], float] = time.mo
     """Calls `work` again if its Kafka clients become unusable: it then starts from what is committed.
 
     A broker that was away for longer than the session timeout may fence a static member that has no rival. Two workers
-    with the same name fence each other without end. So after MAX_LOST times within LOST_WITHIN_S, raises
-    UnavailableError.
+    with the same name fence each other within seconds, without end. So after MAX_LOST times in a row within YOUNG_S,
+    raises UnavailableError.
     """
-    lost_s: list[float] = []
+    lost = 0
     while True:
+        began_s = clock()
         try:
             return work()
         except ClientLostError as error:
-            now_s = clock()
-            lost_s = [*(time_s for time_s in lost_s if now_s - time_s < LOST_WITHIN_S), now_s]
-            if len(lost_s) >= MAX_LOST:
+            lost = lost + 1 if clock() - began_s < YOUNG_S else 0
+            if lost >= MAX_LOST:
                 raise UnavailableError(f"{error}; does another worker have the same worker.instance_id?") from None
             get_logger().warning("kafka client lost, starting again from the last commit", error=str(error))
 
