@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2
 
 from clients.async_link import AsyncLink
-from clients.http2 import Call, Fields, Status
+from clients.http2 import ClientCall, Fields, Status
 from clients.opening import Route
 from clients.requests import Methods, Response, decoded, failure, fill_packed, named_request, packed_request
 from common.access import Access
@@ -153,7 +153,7 @@ class AsyncPredictStream:
         self._fields = fields
         self._timeout_s = timeout_s
         self._link: AsyncLink | None = None
-        self._call: Call | None = None
+        self._call: ClientCall | None = None
         self._next_id = 0
 
     async def send(self, frame_id: int, request: PredictRequest) -> None:

@@ -7,7 +7,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
-from clients.http2 import Call, Connection, Fields
+from clients.http2 import ClientCall, ClientConnection, Fields
 from clients.opening import Route, connect, line_of, tls_context
 from common.http2 import frames
 from common.http2.frames import ProtocolError
@@ -23,9 +23,9 @@ class AsyncLink(asyncio.Protocol):
     """Opens at once, on the running loop; calls may be made meanwhile."""
 
     def __init__(self, route: Route) -> None:
-        self._http2 = Connection()
+        self._http2 = ClientConnection()
         self._transport: asyncio.Transport | None = None
-        self._waiting: dict[Call, asyncio.Future[None]] = {}  # for a message or the end
+        self._waiting: dict[ClientCall, asyncio.Future[None]] = {}  # for a message or the end
         self._writable = asyncio.Event()
         self._ended = asyncio.Event()  # the loop has released the socket
         self._paused = False
@@ -37,29 +37,29 @@ class AsyncLink(asyncio.Protocol):
         """Whether calls can be opened."""
         return not self._http2.closing
 
-    def open(self, fields: Fields) -> Call:
+    def open(self, fields: Fields) -> ClientCall:
         return self._http2.open(fields)
 
-    def send(self, call: Call, message: bytes, *, end: bool = False) -> None:
+    def send(self, call: ClientCall, message: bytes, *, end: bool = False) -> None:
         self._http2.send(call, message, end=end)
         self._write()
 
-    def finish(self, call: Call) -> None:
+    def finish(self, call: ClientCall) -> None:
         self._http2.finish(call)
         self._write()
 
-    def cancel(self, call: Call) -> None:
+    def cancel(self, call: ClientCall) -> None:
         self._http2.cancel(call)
         self._write()
         self._close_if_retired()
 
-    async def sent(self, call: Call) -> None:
+    async def sent(self, call: ClientCall) -> None:
         """Waits until a call's messages are sent, as far as back-pressure is concerned, or the call has ended."""
         while call.status is None and (self._paused or len(call.unsent) > MAX_UNSENT_BYTES):
             self._writable.clear()
             await self._writable.wait()
 
-    async def changed(self, call: Call) -> None:
+    async def changed(self, call: ClientCall) -> None:
         """Waits until the call gets a message or ends."""
         future = self._waiting[call] = asyncio.get_running_loop().create_future()
         try:
@@ -131,7 +131,7 @@ class AsyncLink(asyncio.Protocol):
         if self._transport is not None and not self._ended.is_set() and (output := self._http2.output()):
             self._transport.write(output)
 
-    def _wake(self, call: Call) -> None:
+    def _wake(self, call: ClientCall) -> None:
         future = self._waiting.get(call)
         if future is not None and not future.done():
             future.set_result(None)

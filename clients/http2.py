@@ -77,7 +77,7 @@ class Status:
         self.unprocessed = unprocessed
 
 
-class Call:
+class ClientCall:
     """A call of a connection: `messages` arrive until `status` is set."""
 
     __slots__ = ("_partial", "_unacked", "answered", "ended", "id", "messages", "send_window", "status", "unsent")
@@ -103,11 +103,11 @@ class Call:
         return self.messages[0]
 
 
-class Connection:
+class ClientConnection:
     def __init__(self) -> None:
         self.closing = False  # no further call may be opened
-        self.changed: list[Call] = []  # calls that got a message or a status by the last `receive`
-        self._calls: dict[int, Call] = {}  # open ones
+        self.changed: list[ClientCall] = []  # calls that got a message or a status by the last `receive`
+        self._calls: dict[int, ClientCall] = {}  # open ones
         self._next_id = 1
         self._initial_window = frames.DEFAULT_WINDOW
         self._window = frames.DEFAULT_WINDOW  # for what we send
@@ -131,9 +131,9 @@ class Connection:
     def idle(self) -> bool:
         return not self._calls
 
-    def open(self, fields: Fields) -> Call:
+    def open(self, fields: Fields) -> ClientCall:
         """Opens a call. fields: of `call_fields`."""
-        call = Call(self._next_id, self._initial_window)
+        call = ClientCall(self._next_id, self._initial_window)
         self._next_id += 2
         if self._next_id > MAX_STREAM_ID:
             self.closing = True
@@ -156,7 +156,7 @@ class Connection:
             self._blocks.clear()
         return block
 
-    def send(self, call: Call, message: bytes, *, end: bool = False) -> None:
+    def send(self, call: ClientCall, message: bytes, *, end: bool = False) -> None:
         """Queues a message, without limit: the windows decide when its bytes are output. Nothing after the end."""
         if call.status is not None:
             return
@@ -172,14 +172,14 @@ class Connection:
         call.unsent += message
         self._send_rest(call)
 
-    def finish(self, call: Call) -> None:
+    def finish(self, call: ClientCall) -> None:
         """No more messages of a call will be sent."""
         if call.status is None and not call.ended:
             call.ended = True
             if not call.unsent:
                 self._out.append(frames.frame(frames.DATA, frames.END_STREAM, call.id))
 
-    def cancel(self, call: Call) -> None:
+    def cancel(self, call: ClientCall) -> None:
         """Ends a call early. Late answers to it are dropped."""
         if call.status is None:
             self._out.append(frames.rst_stream(call.id, ErrorCode.CANCEL))
@@ -244,7 +244,7 @@ class Connection:
             self._out.append(frames.window_update(stream_id, call._unacked))
             call._unacked = 0
 
-    def _take_messages(self, call: Call, data: bytes) -> None:
+    def _take_messages(self, call: ClientCall, data: bytes) -> None:
         """Splits the bytes of a response into messages."""
         if call._partial:
             call._partial += data
@@ -378,13 +378,13 @@ class Connection:
     def _on_priority(self, flags: int, stream_id: int, payload: bytes) -> None:
         _sized(payload, 5)
 
-    def _credit(self, call: Call, increment: int) -> None:
+    def _credit(self, call: ClientCall, increment: int) -> None:
         call.send_window += increment
         if call.send_window > frames.MAX_WINDOW:
             raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "a stream's window beyond its limit")
         self._send_rest(call)
 
-    def _send_rest(self, call: Call) -> None:
+    def _send_rest(self, call: ClientCall) -> None:
         """Outputs as much of the unsent bytes as the windows allow."""
         unsent, at = call.unsent, 0
         while at < len(unsent):
@@ -399,17 +399,17 @@ class Connection:
             at += size
         del unsent[:at]
 
-    def _call(self, stream_id: int) -> Call | None:
+    def _call(self, stream_id: int) -> ClientCall | None:
         """The open call of a frame; None if the call has ended."""
         if not stream_id & 1 or stream_id >= self._next_id:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"a frame on stream {stream_id}, which is idle")
         return self._calls.get(stream_id)
 
-    def _reset(self, call: Call, code: int, message: str) -> None:
+    def _reset(self, call: ClientCall, code: int, message: str) -> None:
         self._out.append(frames.rst_stream(call.id, ErrorCode.CANCEL))
         self._end(call, Status(code, message))
 
-    def _end(self, call: Call, status: Status) -> None:
+    def _end(self, call: ClientCall, status: Status) -> None:
         if not call.ended and status.code == _OK:
             status = Status(code_pb2.UNAVAILABLE, "the server closed the stream")
         if call._partial and status.code == _OK:
@@ -421,16 +421,16 @@ class Connection:
 
 
 _ON_FRAME = {
-    frames.DATA: Connection._on_data,
-    frames.HEADERS: Connection._on_headers,
-    frames.PRIORITY: Connection._on_priority,
-    frames.RST_STREAM: Connection._on_reset,
-    frames.SETTINGS: Connection._on_settings,
-    frames.PUSH_PROMISE: Connection._on_push_promise,
-    frames.PING: Connection._on_ping,
-    frames.GOAWAY: Connection._on_goaway,
-    frames.WINDOW_UPDATE: Connection._on_window_update,
-    frames.CONTINUATION: Connection._on_continuation,
+    frames.DATA: ClientConnection._on_data,
+    frames.HEADERS: ClientConnection._on_headers,
+    frames.PRIORITY: ClientConnection._on_priority,
+    frames.RST_STREAM: ClientConnection._on_reset,
+    frames.SETTINGS: ClientConnection._on_settings,
+    frames.PUSH_PROMISE: ClientConnection._on_push_promise,
+    frames.PING: ClientConnection._on_ping,
+    frames.GOAWAY: ClientConnection._on_goaway,
+    frames.WINDOW_UPDATE: ClientConnection._on_window_update,
+    frames.CONTINUATION: ClientConnection._on_continuation,
 }
 
 

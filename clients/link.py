@@ -15,7 +15,7 @@ from math import ceil
 from time import monotonic
 from typing import TYPE_CHECKING, cast
 
-from clients.http2 import Call, Connection, Fields
+from clients.http2 import ClientCall, ClientConnection, Fields
 from clients.opening import Route, line_of, open_socket
 from common.http2 import frames
 from common.http2.frames import ProtocolError
@@ -58,7 +58,7 @@ class _Opening:
 
 class Link:
     def __init__(self, route: Route) -> None:
-        self._http2 = Connection()
+        self._http2 = ClientConnection()
         self._opening: _Opening | None = _Opening()
         self._close = weakref.finalize(self, self._opening.close)
         self._socket: socket.socket | None = None
@@ -71,17 +71,17 @@ class Link:
     def is_opening(self) -> bool:
         return self._opening is not None
 
-    def open(self, fields: Fields) -> Call:
+    def open(self, fields: Fields) -> ClientCall:
         return self._http2.open(fields)
 
-    def send(self, call: Call, message: bytes, *, end: bool = False) -> None:
+    def send(self, call: ClientCall, message: bytes, *, end: bool = False) -> None:
         """Queues a message and writes as much as the server and the kernel take now."""
         self._http2.send(call, message, end=end)
         if self._opening is not None:
             self._finish_opening(0.0)
         self._write()
 
-    def cancel(self, call: Call) -> None:
+    def cancel(self, call: ClientCall) -> None:
         self._http2.cancel(call)
         self._write()
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import Message
 from google.rpc import code_pb2
 
-from clients.http2 import Call, Fields, Status
+from clients.http2 import ClientCall, Fields, Status
 from clients.link import Link
 from clients.opening import Route
 from clients.requests import Methods, Response, decoded, failure, fill_packed, named_request, packed_request
@@ -146,7 +146,7 @@ class Client:
         self.give_back(link)
         return call.single_message()
 
-    def _give_up(self, link: Link, call: Call) -> None:
+    def _give_up(self, link: Link, call: ClientCall) -> None:
         """After a deadline: the connection may be dead, unless it is only being opened."""
         if link.is_opening:
             link.cancel(call)
@@ -173,7 +173,7 @@ class PredictStream:
         self._fields = fields
         self._timeout_s = timeout_s
         self._link: Link | None = None
-        self._call: Call | None = None
+        self._call: ClientCall | None = None
         self._next_id = 0
         self.in_flight = 0
 

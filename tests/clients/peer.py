@@ -8,7 +8,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, RequestReceived
 
-from clients.http2 import Call, Connection, call_fields
+from clients.http2 import ClientCall, ClientConnection, call_fields
 from common.http2.frames import MESSAGE
 
 FIELDS = call_fields("/volcast.v1.InferenceService/Predict", "host:1", "http", [("authorization", "Bearer x")])
@@ -22,7 +22,7 @@ def framed(message: bytes) -> bytes:
 class Peer:
     def __init__(self, settings: dict[int, int] | None = None) -> None:
         self.h2 = H2Connection(H2Configuration(client_side=False, header_encoding="ascii"))
-        self.client = Connection()
+        self.client = ClientConnection()
         self.events: list[Any] = []
         self.h2.initiate_connection()
         if settings:
@@ -40,24 +40,24 @@ class Peer:
             if answered:
                 self.client.receive(answered)
 
-    def open(self, message: bytes = b"question", *, end: bool = True) -> Call:
+    def open(self, message: bytes = b"question", *, end: bool = True) -> ClientCall:
         call = self.client.open(FIELDS)
         self.client.send(call, message, end=end)
         self.exchange()
         return call
 
-    def headers(self, call: Call) -> dict[Any, Any]:
+    def headers(self, call: ClientCall) -> dict[Any, Any]:
         return next(
             {field[0]: field[1] for field in event.headers}
             for event in self.events
             if isinstance(event, RequestReceived) and event.stream_id == call.id
         )
 
-    def received(self, call: Call) -> bytes:
+    def received(self, call: ClientCall) -> bytes:
         chunks = (event for event in self.events if isinstance(event, DataReceived) and event.stream_id == call.id)
         return b"".join(event.data for event in chunks)
 
-    def respond(self, call: Call, *messages: bytes, status: str = "0", **trailers: str) -> None:
+    def respond(self, call: ClientCall, *messages: bytes, status: str = "0", **trailers: str) -> None:
         self.h2.send_headers(call.id, RESPONSE)
         for message in messages:
             self.h2.send_data(call.id, framed(message))

@@ -13,7 +13,7 @@ from hpack import Encoder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.http2 import CONNECTION_WINDOW, MAX_INDEXED_BYTES, Call, Connection, call_fields
+from clients.http2 import CONNECTION_WINDOW, MAX_INDEXED_BYTES, ClientCall, ClientConnection, call_fields
 from common.http2 import frames
 from common.http2.frames import ProtocolError
 from tests.clients.peer import FIELDS, RESPONSE, Peer, framed
@@ -26,9 +26,9 @@ def headers_frame(stream_id: int = 1, block: bytes = HEADERS, flags: int = frame
     return frames.frame(frames.HEADERS, flags, stream_id, block)
 
 
-def opened(*arrived: bytes) -> tuple[Connection, Call]:
+def opened(*arrived: bytes) -> tuple[ClientConnection, ClientCall]:
     """A connection with a call, after SETTINGS and further frames."""
-    client = Connection()
+    client = ClientConnection()
     call = client.open(FIELDS)
     client.send(call, b"question")
     client.output()
@@ -313,7 +313,7 @@ def test_a_message_that_cannot_be_taken_ends_its_call(message: bytes, code: int,
     ],
 )
 def test_a_response_that_ends_early_is_an_error(rest: bytes, text: str) -> None:
-    client = Connection()
+    client = ClientConnection()
     call = client.open(FIELDS)
     client.send(call, b"question", end=True)
     client.receive(SETTINGS + headers_frame() + rest)
@@ -363,7 +363,7 @@ def test_a_response_that_ends_early_is_an_error(rest: bytes, text: str) -> None:
     ],
 )  # fmt: skip
 def test_a_server_that_breaks_the_protocol_is_refused(arrived: bytes, text: str) -> None:
-    client = Connection()
+    client = ClientConnection()
     client.send(client.open(FIELDS), b"question")
     client.output()
     with pytest.raises(ProtocolError, match=text):
