@@ -83,7 +83,10 @@ class Served:
             for event in events:
                 if isinstance(event, DataReceived):
                     self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-            self.flush()
+            try:
+                self.flush()
+            except BrokenPipeError:  # it closed and does not want the acknowledgements
+                return None
             self._requests += [event.stream_id for event in events if isinstance(event, StreamEnded)]
         return self._requests.popleft()
 

@@ -216,7 +216,12 @@ def test_streams_that_never_pause_end_with_unavailable_too(models: Path, front: 
         with pytest.raises(grpc.RpcError) as raised:
             list(stream)
         stop.set()
-        assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.UNAVAILABLE, "the server is draining")
+        assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
+        # With grpcio's server the client may be writing when the connection closes, and then gives that as the reason.
+        details = (
+            ("the server is draining", "sendmsg: Broken pipe") if front == "grpcio" else ("the server is draining",)
+        )
+        assert any(text in (raised.value.details() or "") for text in details)
         assert process.popen.wait(10) == 0
 
 

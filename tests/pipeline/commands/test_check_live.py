@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -73,6 +74,7 @@ def topics(kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch) -> Topics:
 
 
 def checked(capfd: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+    capfd.readouterr()  # what a worker of the test has logged
     run_command(["check", "--duration", "200ms", "--json", *options])
     report: dict[str, Any] = json.loads(capfd.readouterr().out)
     return report
@@ -81,15 +83,19 @@ def checked(capfd: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
 def test_ticks_that_come_while_the_reading_begins_are_not_lost(
     topics: Topics, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    watermarks = kafka.watermarks
+    def busy(call: Callable[..., Any]) -> Callable[..., Any]:
+        """Before any request a tick, its row and a commit arrive."""
 
-    def busy(*arguments: Any) -> tuple[int, int]:
-        """Between any two requests a tick, its row and a commit arrive."""
-        topics.ticks(1)
-        topics.commit(topics.count)
-        return watermarks(*arguments)
+        def called(*arguments: Any) -> Any:
+            topics.ticks(1)
+            topics.commit(topics.count)
+            return call(*arguments)
 
-    monkeypatch.setattr(reading, "watermarks", busy)
+        return called
+
+    monkeypatch.setattr(reading, "watermarks", busy(kafka.watermarks))
+    monkeypatch.setattr("pipeline.commands.check.watermarks", busy(kafka.watermarks))
+    monkeypatch.setattr("pipeline.commands.check.committed", busy(kafka.committed))
     report = checked(capfd)
     assert report["reconciled"]["records"] > 0
     assert report["reconciled"]["faults"] == []
