@@ -5,7 +5,7 @@
 - `volcast exchange --simulate`: on two cores it computes the market and builds frames beside ingest and Kafka, and the
   three share the CPU.
 
-Each round has topics and an archive of its own. A round lasts from the report "ready" of ingest until Kafka has
+Each round uses new topics and a new archive. A round begins when ingest reports "ready" and ends when Kafka has
 acknowledged every record. Records on ticks.raw and lines of the archive are counted afterwards.
 """
 

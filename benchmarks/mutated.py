@@ -56,7 +56,7 @@ SECOND_NS = 10**9
 
 @dataclass
 class Tally:
-    """What became of the input of one reader."""
+    """Counts of the mutated and of the valid input of a reader, by result."""
 
     mutated: int = 0
     valid: int = 0
@@ -132,7 +132,7 @@ def _is_sound(tick: Tick) -> bool:
 
 
 def ignored(message: bytes) -> str:
-    """Why a message without a record is no loss."""
+    """The reason why a message without a record is not a loss."""
     tree = json.loads(message.decode())
     if not isinstance(tree, dict):
         return "unknown"
@@ -237,7 +237,7 @@ def _is_gap(value: bytes) -> bool:
     return isinstance(decode_record(value), Gap)
 
 
-# Records of ticks.features and predictions, and what is stored for a restart.
+# Records of ticks.features and predictions, and the stored state of a worker.
 
 
 def run_protobuf(tally: Tally, count: int, seed: int) -> None:

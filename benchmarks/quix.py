@@ -1,8 +1,8 @@
 """The feature worker beside Quix Streams: core/1 features of the same ticks, exactly once, on the same broker.
 
-Quix Streams has an environment of its own, made once from benchmarks/peers/quix/requirements.txt. Two products have
-5 ticks/s each in event time, so that a window of a minute holds 300 ticks: its state grows with the window. The last
-row of each product must equal ours.
+Quix Streams runs in a separate environment, which the first run creates from benchmarks/peers/quix/requirements.txt.
+Two products have 5 ticks/s each in event time, so a window of a minute holds 300 ticks. The state of Quix Streams grows
+with the window. The last row of each product must equal ours.
 
     python -m benchmarks.quix [--rounds N] [--save]
 """

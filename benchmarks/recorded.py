@@ -19,49 +19,44 @@ import math
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
-from confluent_kafka import KafkaError, Message, TopicPartition
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.faults.judge import Verdict, archive_oracle, ask_server, judge, read_committed, read_results
 from benchmarks.machine import header, machine
 from benchmarks.named_gaps import InjectedFault, Naming, Positions, compare
 from benchmarks.processes import free_port
 from benchmarks.stored import RESULTS
+from benchmarks.streaming import await_settled
 from cli.run.processes import Process, ProcessGroup
-from clients.sync import Client
 from common.config import KafkaConfig, Topics
 from common.errors import UnavailableError
-from common.schema import CORE_1
-from pipeline.archive import read_archive, read_messages
+from pipeline.archive import read_messages
 from pipeline.broker.kafka import KafkaBroker
 from pipeline.datasets import coinbase_ticker_2025
 from pipeline.exchange.faults import Fault
 from pipeline.exchange.items import Item, Restart, replayed, simulated
 from pipeline.exchange.simulator import PROFILES, simulate
-from pipeline.features.table import compute_features
 from pipeline.records import Gap, Record, Tick, decode_record
 from pipeline.stream.gaps import GapSpan
-from pipeline.stream.kafka import connect, make_consumer, watermarks
+from pipeline.stream.kafka import connect
 from pipeline.stream.kafka_topics import ensure_topics
-from volcast.v1 import FeatureRow, Prediction
 
 READY_S = 120.0
 ENDED_S = 900.0
 SETTLED_S = 180.0
 INGEST_SILENCE_S = 5.0  # shorter than the silence of the exchange, 20 s
-# The last bits of ONNX Runtime's sums depend on how many rows run together.
-MODEL_ROUNDING = 1e-7
 TOGETHER = "all"
 NONE = "none"
 # Faults per message of a recording of 73,334. Losses are rare enough that most windows stay whole.
@@ -80,13 +75,10 @@ RATES: dict[Fault, float] = {
     Fault.CLOCK_JUMP: 1e-3,
 }
 
-RowKey = tuple[str, int, int]  # product, event time, sequence number
-Source = tuple[int, int]  # partition and offset of ticks.raw
-
 
 @dataclass(frozen=True)
 class Market:
-    """What the exchange sends."""
+    """The messages that the exchange sends: recordings, or simulated ticks."""
 
     name: str
     arguments: tuple[str, ...]  # of volcast exchange
@@ -116,39 +108,24 @@ class Market:
 
 @dataclass
 class Outcome:
-    """What came of one case. All of the second half should be 0 or empty."""
+    """The result of a case. A verdict with faults, a gap in `unnamed` or `unexplained`, and a problem are failures."""
 
     case: str
     injected: dict[str, int] = field(default_factory=dict)
     ticks: int = 0
-    rows: int = 0
-    warm_rows: int = 0
-    predictions: int = 0
     gaps: dict[str, int] = field(default_factory=dict)
     late: dict[str, int] = field(default_factory=dict)
     dead: dict[str, int] = field(default_factory=dict)
     expected_gaps: int = 0
-    largest_difference: float = 0.0  # of a prediction
     took_s: float = 0.0
-    lost_rows: int = 0
-    repeated_rows: int = 0
-    altered_rows: int = 0
-    lost_predictions: int = 0
-    repeated_predictions: int = 0
-    altered_predictions: int = 0
-    missing_predictions: int = 0
-    unnamed: list[str] = field(default_factory=list)
-    unexplained: list[str] = field(default_factory=list)
+    verdict: Verdict = field(default_factory=Verdict)
+    unnamed: list[str] = field(default_factory=list)  # injected losses that no gap names
+    unexplained: list[str] = field(default_factory=list)  # gaps that no injected fault explains
     problems: list[str] = field(default_factory=list)  # of volcast check
 
     @property
     def faults(self) -> int:
-        counts = (
-            self.lost_rows, self.repeated_rows, self.altered_rows, self.lost_predictions, self.repeated_predictions,
-            self.altered_predictions, self.missing_predictions, len(self.unnamed), len(self.unexplained),
-            len(self.problems),
-        )  # fmt: skip
-        return sum(counts)
+        return self.verdict.faults + len(self.unnamed) + len(self.unexplained) + len(self.problems)
 
 
 class Stage:
@@ -178,13 +155,13 @@ class Stage:
         with ProcessGroup(folder, None) as processes:
             worker = _start(processes, "worker", ["worker"], environ)
             self._feed(processes, rates, seed, log, environ)
-            _await_settled(kafka, environ["VOLCAST_WORKER__GROUP_ID"], processes, worker)
+            await_settled(kafka, environ["VOLCAST_WORKER__GROUP_ID"], processes, worker, SETTLED_S)
             checked = _check(processes, environ, folder)
         injected = [msgspec.json.decode(line, type=InjectedFault) for line in _lines(log)]
         outcome = Outcome(case, dict(Counter(str(each.fault) for each in injected)))
-        ticks = _judge_rows(outcome, kafka, folder / "archive")
-        _judge_predictions(outcome, kafka, self._server)
-        self._judge_gaps(outcome, injected, checked, ticks)
+        by_tick, _ = read_results(kafka)
+        outcome.verdict = judge(archive_oracle(folder / "archive"), by_tick, partial(ask_server, self._server))
+        self._judge_gaps(outcome, injected, checked, _raw_ticks(outcome, kafka))
         outcome.took_s = round(time.monotonic() - began_s, 1)
         return outcome
 
@@ -251,28 +228,8 @@ def _await_end(processes: ProcessGroup, process: Process) -> None:
         raise UnavailableError(f"{process.name}: {process.failure_line()}")
 
 
-def _await_settled(kafka: KafkaConfig, group_id: str, processes: ProcessGroup, worker: Process) -> None:
-    """Until every record of ticks.raw is processed and no prediction is owed."""
-    consumer = make_consumer(kafka, group_id)
-    raw = TopicPartition(kafka.topics.raw, 0)
-    deadline_s = time.monotonic() + SETTLED_S
-    try:
-        while True:
-            end = watermarks(consumer, raw, 10)[1]
-            (committed,) = consumer.committed([raw], timeout=30)
-            if committed.offset >= end and "owed_from" not in (committed.metadata or ""):
-                return
-            processes.listen(0.1)
-            if not worker.alive:
-                raise UnavailableError(f"worker: {worker.failure_line()}")
-            if time.monotonic() > deadline_s:
-                raise UnavailableError(f"not settled: {committed.offset} of {end}, {worker.stats}")
-    finally:
-        consumer.close()
-
-
 def _check(processes: ProcessGroup, environ: Mapping[str, str], folder: Path) -> dict[str, Any]:
-    """What `volcast check` reports of everything on the topics."""
+    """The report of `volcast check` on all records of the topics."""
     process = processes.start("check", ["check", "--from-start", "--duration", "1", "--json"], environ)
     assert process.popen is not None
     process.popen.wait(READY_S)
@@ -285,83 +242,13 @@ def _lines(file: Path) -> list[bytes]:
     return file.read_bytes().splitlines() if file.exists() else []
 
 
-def read_committed(kafka: KafkaConfig, topic: str) -> Iterator[Message]:
-    """All committed messages of a topic of one partition."""
-    consumer = make_consumer(kafka, "volcast-recorded-reader", **{"enable.partition.eof": True})
-    try:
-        consumer.assign([TopicPartition(topic, 0, 0)])
-        while True:
-            for message in consumer.consume(1, 1.0) + consumer.consume(10_000, 0):
-                error = message.error()
-                if error is None:
-                    yield message
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    return
-                else:
-                    raise UnavailableError(f"{topic}: {error.str()}")
-    finally:
-        consumer.close()
-
-
-def _judge_rows(outcome: Outcome, kafka: KafkaConfig, archive: Path) -> list[Tick]:
-    """Compares ticks.features with the offline features of the archive. Returns the ticks of ticks.raw."""
+def _raw_ticks(outcome: Outcome, kafka: KafkaConfig) -> list[Tick]:
+    """The ticks of ticks.raw; its gaps are counted."""
     records: list[Record] = [decode_record(each.value() or b"") for each in read_committed(kafka, kafka.topics.raw)]
     ticks = [record for record in records if isinstance(record, Tick)]
     outcome.ticks = len(ticks)
     outcome.gaps = dict(Counter(record.reason for record in records if isinstance(record, Gap)))
-    got: dict[RowKey, list[tuple[bytes, bool]]] = defaultdict(list)
-    for message in read_committed(kafka, kafka.topics.features):
-        row = FeatureRow.FromString(message.value() or b"")
-        got[row.product_id, row.event_time_ns, row.sequence_num].append((np.array(row.values).tobytes(), row.warm))
-        outcome.rows += 1
-        outcome.warm_rows += row.warm
-    rows = compute_features(read_archive([archive])).rows
-    for i, product_id in enumerate(rows.product_ids):
-        key = product_id, int(rows.event_time_ns[i]), int(rows.sequence_num[i])
-        expected = rows.values[i].tobytes(), bool(rows.warm[i])
-        left = got[key]
-        if expected in left:
-            left.remove(expected)
-        elif left:
-            left.pop()
-            outcome.altered_rows += 1
-        else:
-            outcome.lost_rows += 1
-    outcome.repeated_rows = sum(map(len, got.values()))  # rows that the archive does not give
     return ticks
-
-
-def _judge_predictions(outcome: Outcome, kafka: KafkaConfig, server: str) -> None:
-    """Each warm row has one prediction: the probability that the server gives to the row."""
-    warm: dict[Source, bytes] = {}
-    for message in read_committed(kafka, kafka.topics.features):
-        row = FeatureRow.FromString(message.value() or b"")
-        if row.warm:
-            warm[row.source_partition, row.source_offset] = np.array(row.values).tobytes()
-    probabilities = dict(zip(warm, _ask(server, list(warm.values())), strict=True))
-    seen: Counter[Source] = Counter()
-    for message in read_committed(kafka, kafka.topics.predictions):
-        prediction = Prediction.FromString(message.value() or b"")
-        source = prediction.source_partition, prediction.source_offset
-        seen[source] += 1
-        outcome.predictions += 1
-        if prediction.missing_reason:
-            outcome.missing_predictions += 1
-        elif source in probabilities:
-            difference = abs(prediction.probability - probabilities[source])
-            outcome.largest_difference = max(outcome.largest_difference, difference)
-            outcome.altered_predictions += not math.isclose(difference, 0.0, abs_tol=MODEL_ROUNDING)
-    outcome.lost_predictions = len(warm.keys() - seen.keys())
-    outcome.repeated_predictions = seen.total() - len(seen.keys() & warm.keys())
-
-
-def _ask(server: str, rows: Sequence[bytes]) -> list[float]:
-    answers: list[float] = []
-    with Client(server, timeout_s=30) as client:
-        for start in range(0, len(rows), 4096):
-            part = rows[start : start + 4096]
-            answers += client.predict_packed(b"".join(part), len(part), CORE_1.hash).probabilities
-    return answers
 
 
 def cases(names: Sequence[str] = (), rates: Mapping[Fault, float] | None = None) -> dict[str, dict[Fault, float]]:
@@ -383,11 +270,12 @@ def show(console: Console, outcomes: Sequence[Outcome]) -> None:
     table = Table(*columns, *bad, "s")
     for each in outcomes:
         gaps = ", ".join(f"{reason} {count}" for reason, count in each.gaps.items())
-        counts = (sum(each.injected.values()), each.ticks, each.rows, each.predictions)
+        verdict = each.verdict
+        counts = (sum(each.injected.values()), each.ticks, verdict.rows, verdict.predictions)
         pairs = (
-            (each.lost_rows, each.lost_predictions + each.missing_predictions),
-            (each.repeated_rows, each.repeated_predictions),
-            (each.altered_rows, each.altered_predictions),
+            (verdict.lost_rows, verdict.lost_predictions + verdict.missing_predictions.total()),
+            (verdict.repeated_rows, verdict.repeated_predictions),
+            (verdict.altered_rows, verdict.altered_predictions),
         )
         table.add_row(
             each.case,
@@ -403,7 +291,7 @@ def show(console: Console, outcomes: Sequence[Outcome]) -> None:
     console.print(table)
     console.print("lost, repeated, altered: feature rows + predictions", highlight=False)
     for each in outcomes:
-        for line in (*each.problems, *each.unnamed[:5], *each.unexplained[:5]):
+        for line in (*each.verdict.examples, *each.problems, *each.unnamed[:5], *each.unexplained[:5]):
             console.print(f"  {each.case}: {line}", markup=False, highlight=False)
 
 

@@ -25,7 +25,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from confluent_kafka import TopicPartition
 from rich.console import Console
 from rich.table import Table
 
@@ -34,13 +33,13 @@ from benchmarks.features import market
 from benchmarks.machine import header
 from benchmarks.processes import server
 from benchmarks.stored import store
+from benchmarks.streaming import await_settled
 from benchmarks.targets import Row, at_most
-from cli.run.processes import Process, ProcessGroup
+from cli.run.processes import ProcessGroup
 from common.config import KafkaConfig
-from common.errors import UnavailableError
 from pipeline.broker.kafka import KafkaBroker
 from pipeline.records import Gap, Record, Tick, decode_record
-from pipeline.stream.kafka import Sink, connect, make_consumer, watermarks
+from pipeline.stream.kafka import Sink, connect
 from pipeline.stream.kafka_topics import ensure_topics
 from pipeline.stream.publish import Publisher
 
@@ -112,14 +111,14 @@ def measure(kafka: KafkaConfig, server_address: str, folder: Path, mix: Mix) -> 
     with ProcessGroup(folder, None) as processes:
         _publish(kafka, before)
         first = processes.start("worker-0", ["worker"], environ)
-        _await_committed(kafka, group_id, processes, first)
+        await_settled(kafka, group_id, processes, first, SETTLED_S)
         assert first.popen is not None
         first.popen.send_signal(signal.SIGKILL)
         first.popen.wait(10)
         _publish(kafka, ticks[len(before) :])
         began_s = time.monotonic()
         second = processes.start("worker-1", ["worker"], environ)
-        _await_committed(kafka, group_id, processes, second)
+        await_settled(kafka, group_id, processes, second, SETTLED_S, POLL_S)
         caught_up_s = time.monotonic() - began_s
         assert second.popen is not None
         memory = _memory_mb(second.popen.pid)
@@ -143,26 +142,6 @@ def _publish(kafka: KafkaConfig, ticks: list[Tick]) -> None:
     Publisher(sink, kafka.topics).publish(ticks)
     sink.flush(SETTLED_S)
     sink.close()
-
-
-def _await_committed(kafka: KafkaConfig, group_id: str, processes: ProcessGroup, worker: Process) -> None:
-    """Until the group has committed all of ticks.raw, and owes no prediction."""
-    consumer = make_consumer(kafka, group_id)
-    raw = TopicPartition(kafka.topics.raw, 0)
-    deadline_s = time.monotonic() + SETTLED_S
-    try:
-        end = watermarks(consumer, raw, 10)[1]
-        while True:
-            processes.listen(POLL_S)
-            (committed,) = consumer.committed([raw], timeout=30)
-            if committed.offset >= end and "owed_from" not in (committed.metadata or ""):
-                return
-            if not worker.alive:
-                raise UnavailableError(f"worker: {worker.failure_line()}")
-            if time.monotonic() > deadline_s:
-                raise UnavailableError(f"worker: {committed.offset:,} of {end:,} committed in {SETTLED_S:g} s")
-    finally:
-        consumer.close()
 
 
 def _memory_mb(pid: int) -> dict[str, float]:

@@ -42,7 +42,7 @@ TIMEOUT_S = 30.0
 UNARY_CALLERS, STREAM_CALLERS = 3, 2
 LAME_DUCK_S = 0.25  # the client watches health, so it leaves at once
 CALLS_OF_A_REPLICA = 50  # that a restarted one answers before the next one goes
-# As production clients have it: what a server refused is asked again, of another one if there is one.
+# As production clients do: a request that a server refused is sent again, to another server if there is another.
 RETRIES = [
     {
         "name": [{}],

@@ -1,4 +1,4 @@
-"""What the benchmarks of the feature worker share: a broker with ticks, and a worker as the command makes it."""
+"""Shared by the benchmarks of the feature worker: a broker with ticks, and a worker built as by its command."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from itertools import islice
 from pathlib import Path
 
 import msgspec
+from confluent_kafka import TopicPartition
 
+from cli.run.processes import Process, ProcessGroup
 from common.config import Config, KafkaConfig, Topics, WorkerConfig
+from common.errors import UnavailableError
 from common.schema import CORE_1
 from pipeline.broker.kafka import KafkaBroker
 from pipeline.commands.worker import make_worker, subscribe
 from pipeline.exchange.simulator import PROFILES, simulate
 from pipeline.records import Tick
 from pipeline.stream.forecast import Forecaster, Rows
-from pipeline.stream.kafka import Sink, connect
+from pipeline.stream.kafka import Sink, connect, make_consumer, watermarks
 from pipeline.stream.kafka_topics import ensure_topics
 from pipeline.stream.publish import Publisher
 from pipeline.stream.worker import Worker
@@ -104,3 +107,28 @@ def worker_round(
             member.step(0.1)
         member.commit()
         return (count - before) / (time.perf_counter() - began)
+
+
+def await_settled(
+    kafka: KafkaConfig, group_id: str, processes: ProcessGroup, worker: Process, limit_s: float, poll_s: float = 0.1
+) -> None:
+    """Until the worker has committed all of ticks.raw, a single partition, and owes no prediction.
+
+    Raises UnavailableError after limit_s, and if the worker ends.
+    """
+    consumer = make_consumer(kafka, group_id)
+    raw = TopicPartition(kafka.topics.raw, 0)
+    deadline_s = time.monotonic() + limit_s
+    try:
+        end = watermarks(consumer, raw, 10)[1]
+        while True:
+            (committed,) = consumer.committed([raw], timeout=30)
+            if committed.offset >= end and "owed_from" not in (committed.metadata or ""):
+                return
+            processes.listen(poll_s)
+            if not worker.alive:
+                raise UnavailableError(f"worker: {worker.failure_line()}")
+            if time.monotonic() > deadline_s:
+                raise UnavailableError(f"worker: {committed.offset:,} of {end:,} committed in {limit_s:g} s")
+    finally:
+        consumer.close()

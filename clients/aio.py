@@ -97,11 +97,15 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def link(self) -> AsyncLink:
-        """The connection for a new call."""
-        if self._link is None or not self._link.usable:
-            self._link = AsyncLink(self._route)
-        return self._link
+    async def link(self) -> AsyncLink:
+        """The connection for a new call. Waits while the server takes no more calls at the same time."""
+        while True:
+            if self._link is None or not self._link.usable:
+                self._link = AsyncLink(self._route)
+            link = self._link
+            await link.room()
+            if link.usable:
+                return link
 
     def retire(self) -> None:
         """After a deadline: the connection may be dead, so later calls take another, unless it is only being opened."""
@@ -124,7 +128,7 @@ class AsyncClient:
 
     async def _attempt(self, fields: Fields, message: bytes) -> bytes | Status:
         """The response, or why there is none."""
-        link = self.link()
+        link = await self.link()
         call = link.open(fields)
         link.send(call, message, end=True)
         try:
@@ -227,14 +231,14 @@ class AsyncPredictStream:
         return answer
 
     async def _write(self, frame: StreamPredictRequest) -> None:
-        if self._call is None:
-            self._link = self._client.link()
-            self._call = self._link.open(self._fields)
-        call, link = self._call, self._link
-        assert link is not None
-        link.send(call, frame.SerializeToString())
         try:
             async with asyncio.timeout(self._timeout_s):
+                if self._call is None:
+                    self._link = await self._client.link()
+                    self._call = self._link.open(self._fields)
+                call, link = self._call, self._link
+                assert link is not None
+                link.send(call, frame.SerializeToString())
                 await link.sent(call)
         except TimeoutError:
             raise self._timed_out(f"did not accept a frame within {self._timeout_s:g} s") from None

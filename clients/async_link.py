@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
@@ -26,6 +27,7 @@ class AsyncLink(asyncio.Protocol):
         self._http2 = ClientConnection()
         self._transport: asyncio.Transport | None = None
         self._waiting: dict[ClientCall, asyncio.Future[None]] = {}  # for a message or the end
+        self._queue: deque[asyncio.Future[None]] = deque()  # callers above the server's limit of calls
         self._writable = asyncio.Event()
         self._ended = asyncio.Event()  # the loop has released the socket
         self._paused = False
@@ -36,6 +38,17 @@ class AsyncLink(asyncio.Protocol):
     def usable(self) -> bool:
         """Whether calls can be opened."""
         return not self._http2.closing
+
+    async def room(self) -> None:
+        """Waits while the server takes no more calls at the same time."""
+        while self._http2.free_calls <= 0 and not self._http2.closing:
+            future = asyncio.get_running_loop().create_future()
+            self._queue.append(future)
+            try:
+                await future
+            except asyncio.CancelledError:
+                self._admit()  # the place may have been this caller's
+                raise
 
     def open(self, fields: Fields) -> ClientCall:
         return self._http2.open(fields)
@@ -51,6 +64,7 @@ class AsyncLink(asyncio.Protocol):
     def cancel(self, call: ClientCall) -> None:
         self._http2.cancel(call)
         self._write()
+        self._admit()
         self._close_if_retired()
 
     async def sent(self, call: ClientCall) -> None:
@@ -70,6 +84,7 @@ class AsyncLink(asyncio.Protocol):
     def retire(self) -> None:
         """Takes no further calls, and closes after the last of its calls."""
         self._http2.closing = True
+        self._admit()
         self._close_if_retired()
 
     async def close(self) -> None:
@@ -99,6 +114,7 @@ class AsyncLink(asyncio.Protocol):
         for call in http2.changed:
             self._wake(call)
         self._writable.set()
+        self._admit()
         if http2.closing:
             self._close_if_retired()
 
@@ -136,11 +152,21 @@ class AsyncLink(asyncio.Protocol):
         if future is not None and not future.done():
             future.set_result(None)
 
+    def _admit(self) -> None:
+        """Lets as many callers go on as calls are free; all of them once no call can be opened here."""
+        free = len(self._queue) if self._http2.closing else self._http2.free_calls
+        while self._queue and free > 0:
+            future = self._queue.popleft()
+            if not future.done():  # else its caller has gone
+                future.set_result(None)
+                free -= 1
+
     def _fail(self, message: str) -> None:
         self._http2.fail(message)
         for call in list(self._waiting):
             self._wake(call)
         self._writable.set()
+        self._admit()
         if self._transport is not None:
             self._transport.abort()  # `close` could wait for the peer's end of TLS
 
@@ -150,7 +176,7 @@ class AsyncLink(asyncio.Protocol):
 
 
 async def _connected(route: Route) -> tuple[socket.socket, str]:
-    """`connect` on a thread of its own, which outlives neither program nor loop."""
+    """Calls `connect` in a new daemon thread; a result that comes after the loop has closed is dropped."""
     loop = asyncio.get_running_loop()
     opened: asyncio.Future[tuple[socket.socket, str]] = loop.create_future()
 

@@ -1,4 +1,4 @@
-"""One HTTP/2 connection, the client's side: RFC 9113 and gRPC over HTTP/2 as far as gRPC calls need them.
+"""The client's side of an HTTP/2 connection: RFC 9113 and gRPC over HTTP/2 as far as gRPC calls need them.
 
 Sans-I/O: `receive` takes bytes of the socket, `output` gives bytes for it. A violation of the protocol by the server
 raises ProtocolError; the connection is then of no further use. A repeated header block of a request is some ten bytes
@@ -30,6 +30,7 @@ MAX_INDEXED_BYTES = 500
 Fields = tuple[HeaderTuple, ...]
 _PREFIX = frames.MESSAGE.size
 _OK = code_pb2.OK
+_CODES = frozenset(code_pb2.Code.values())
 _unpack = frames.HEADER.unpack_from
 _pack = frames.HEADER.pack
 _word = struct.Struct(">I").pack
@@ -89,7 +90,7 @@ class ClientCall:
         self.send_window = send_window
         self.unsent = bytearray()  # framed messages that do not fit into the windows
         self.ended = False  # no more messages will be sent
-        self.answered = False  # the response's headers are here
+        self.answered = False  # the headers of the response have arrived
         self._partial = bytearray()
         self._unacked = 0
 
@@ -117,8 +118,9 @@ class ClientConnection:
         self._block: tuple[int, int, bytearray] | None = None  # stream id, flags, bytes of an open header block
         self._decoder = Decoder(max_header_list_size=MAX_HEADER_BYTES)
         self._encoder = Encoder()
-        self._blocks: dict[Fields, bytes] = {}  # encoded with the table as it is
-        self._settled = False  # the server's SETTINGS are here
+        self._blocks: dict[Fields, bytes] = {}  # encoded with the current dynamic table
+        self._settled = False  # the SETTINGS of the server have arrived
+        self._max_calls = MAX_STREAM_ID
         values = {
             frames.ENABLE_PUSH: 0,
             frames.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
@@ -130,6 +132,11 @@ class ClientConnection:
     @property
     def idle(self) -> bool:
         return not self._calls
+
+    @property
+    def free_calls(self) -> int:
+        """How many more calls the server takes at the same time; it refuses those beyond."""
+        return self._max_calls - len(self._calls)
 
     def open(self, fields: Fields) -> ClientCall:
         """Opens a call. fields: of `call_fields`."""
@@ -245,13 +252,15 @@ class ClientConnection:
             call._unacked = 0
 
     def _take_messages(self, call: ClientCall, data: bytes) -> None:
-        """Splits the bytes of a response into messages."""
-        if call._partial:
-            call._partial += data
-            data = bytes(call._partial)
-        at, end = 0, len(data)
+        """Splits the bytes of a response into messages. The bytes of a partial message are not copied by each frame."""
+        partial = call._partial
+        received: bytes | bytearray = data
+        if partial:
+            partial += data
+            received = partial
+        at, end = 0, len(received)
         while end - at >= _PREFIX:
-            compressed, length = frames.MESSAGE.unpack_from(data, at)
+            compressed, length = frames.MESSAGE.unpack_from(received, at)
             if compressed or length > MAX_MESSAGE_BYTES:
                 what = "is compressed" if compressed else f"has {length} bytes; at most {MAX_MESSAGE_BYTES} are taken"
                 self._reset(call, code_pb2.INTERNAL if compressed else code_pb2.RESOURCE_EXHAUSTED, f"a message {what}")
@@ -259,9 +268,12 @@ class ClientConnection:
             if end - at - _PREFIX < length:
                 break
             at += _PREFIX + length
-            call.messages.append(data[at - length : at])
+            call.messages.append(bytes(received[at - length : at]))
             self.changed.append(call)
-        call._partial = bytearray(data[at:])
+        if received is partial:
+            del partial[:at]
+        else:
+            partial += data[at:]
 
     def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
         payload = unpadded(flags, payload)
@@ -327,6 +339,8 @@ class ClientConnection:
             elif key == frames.HEADER_TABLE_SIZE:
                 self._encoder.header_table_size = min(value, frames.HEADER_TABLE)
                 self._blocks.clear()
+            elif key == frames.MAX_CONCURRENT_STREAMS:
+                self._max_calls = value
             elif key == frames.MAX_FRAME_SIZE:
                 if not frames.FRAME_SIZE <= value < 2**24:
                     raise ProtocolError(ErrorCode.PROTOCOL_ERROR, f"a frame size of {value}")
@@ -466,7 +480,7 @@ def _status_of(fields: dict[bytes, bytes]) -> Status:
     if value is None:
         return (_not_grpc(fields) if b":status" in fields else None) or Status(code_pb2.UNKNOWN, "no grpc-status")
     code = int(value) if value.isdigit() and len(value) < 4 else code_pb2.UNKNOWN
-    if code not in code_pb2.Code.values():
+    if code not in _CODES:
         code = code_pb2.UNKNOWN
     message = unquote(fields.get(b"grpc-message", b"").decode("ascii", "replace"), errors="replace")
     details = fields.get(b"grpc-status-details-bin")

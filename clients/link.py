@@ -1,6 +1,6 @@
 """A socket to an inference server with its HTTP/2 connection. A single thread uses it at a time, and does its I/O.
 
-The opening (names, proxy, TLS) may take long, so a thread of its own does it. Once the socket is open, a call costs
+Opening (names, proxy, TLS) may take long, so a separate thread does it. Once the socket is open, a call costs
 its thread two system calls and a wait, without any hand-over to another thread.
 """
 
@@ -27,7 +27,7 @@ READ_BYTES = 256 * 1024
 
 
 class _Opening:
-    """What the opening thread hands over."""
+    """The result of the opening thread."""
 
     def __init__(self) -> None:
         self.done = threading.Event()

@@ -66,7 +66,7 @@ def connect(route: Route) -> tuple[socket.socket, str]:
             connected.close()
             raise
         return connected, "localhost"
-    failure = OSError(f"{target!r} is no address")
+    failure = OSError(f"{target!r} is not an address")
     proxy = proxy_for(target)
     for host, port in _hosts(target):
         try:

@@ -75,11 +75,11 @@ def failure(status: Status, target: str) -> VolcastError:
 
 
 def decoded(kind: type[Response], message: bytes, target: str) -> Response:
-    """The response of a message. Raises VolcastError if it is none."""
+    """The decoded response. Raises VolcastError for bytes that cannot be decoded."""
     try:
         return kind.FromString(message)
     except DecodeError:
-        raise failure(Status(code_pb2.INTERNAL, f"a response that is no {kind.DESCRIPTOR.name}"), target) from None
+        raise failure(Status(code_pb2.INTERNAL, f"a response that is not a {kind.DESCRIPTOR.name}"), target) from None
 
 
 def named_request(

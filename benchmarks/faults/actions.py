@@ -128,7 +128,7 @@ def rescale(course: Course) -> None:
 
 
 def stop_worker(course: Course) -> None:
-    """SIGSTOP beyond the session timeout and the transaction's timeout, with another worker beside it."""
+    """SIGSTOP beyond the session timeout and the transaction's timeout, while another worker runs."""
     second = course.start_worker("second")
     course.await_predictions()
     began_s = course.note("pause")

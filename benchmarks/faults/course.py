@@ -36,7 +36,7 @@ DISK_MB = {"archive": 4, "parquet": 2, "kafka-1": 256}
 
 @dataclass(frozen=True)
 class Setup:
-    """What a course consists of."""
+    """Settings of a course: its market, brokers, disks and faults of the exchange."""
 
     seed: int = 1
     ticks_per_s: float = 400.0

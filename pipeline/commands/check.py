@@ -29,7 +29,7 @@ from pipeline.stream.reconcile import Account, Progress, Reconciliation
 
 CLIENT_NAME = "volcast-check"
 MAX_SHOWN_GAPS = 50  # in the table; --json has more
-WIDE = 150  # characters of a line where there is no terminal
+WIDE = 150  # characters of a line if the output is not a terminal
 
 
 @click.command(

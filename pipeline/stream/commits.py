@@ -1,4 +1,4 @@
-"""What becomes true when a commit of the worker succeeds."""
+"""A commit of the worker in flight, and the counts that become final when it succeeds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FeatureRows = tuple[list[str], TickColumns, NDArray[np.float64], NDArray[np.bool
 
 @dataclass(slots=True)
 class Totals:
-    """Counts of what is committed or about to be."""
+    """Counts of records that are committed or will be with the next commit."""
 
     records: RecordCounts = field(default_factory=RecordCounts)
     consumed: int = 0  # records of ticks.raw

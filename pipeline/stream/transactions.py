@@ -41,7 +41,7 @@ TRANSACTION_TIMEOUT_MS = 10_000
 # How long a broker may be unavailable before the worker ends.
 OUTAGE_S = 120.0
 CALL_S = 5.0
-# After so long without an answer to an abort, a new producer takes over: its start ends the transaction as well. On an
+# If an abort has no answer for so long, a new producer is started: its start ends the transaction as well. On an
 # overloaded machine a broker lost and loaded its transactions again, and the old producer had no answer in two minutes.
 ABORT_S = 15.0
 # A call of librdkafka for CALL_S has returned by then, unless it never will (librdkafka issues 5456 and 5511).
@@ -212,7 +212,7 @@ class ExactlyOnce:
             self.finish_commit(wait=True)
 
     def close(self) -> None:
-        """Aborts what is not committed, so that readers need not wait for the transaction's timeout."""
+        """Aborts the open transaction, so that readers need not wait for the transaction's timeout."""
         self._closing = True
         with suppress(AbortedError, UnavailableError):  # then the timeout does it, or the next producer of this name
             self.finish_commit(wait=True)
@@ -221,7 +221,7 @@ class ExactlyOnce:
             _close(self._producer)
 
     def _start(self, work: Callable[[], None]) -> None:
-        """Does work in a thread of its own, which a call that never returns cannot keep alive."""
+        """Does work in a new daemon thread: a call that never returns cannot keep the process alive."""
         commit = self._commit = Future[None]()
 
         def run() -> None:

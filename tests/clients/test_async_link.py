@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import uvloop
 from h2.errors import ErrorCodes
+from h2.settings import SettingCodes
 
 from clients.aio import AsyncClient
 from clients.requests import packed_request
@@ -39,6 +40,47 @@ def test_many_calls_share_a_connection_on_either_loop() -> None:
         assert asyncio.run(session(target_of(listener))) == ["9"] * 50
         assert uvloop.run(session(target_of(listener))) == ["9"] * 50
     assert numbers == [0, 1]
+
+
+async def test_calls_above_the_servers_limit_wait_for_their_turn() -> None:
+    def script(connection: socket.socket, number: int) -> None:
+        served = Served(connection)
+        served.h2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: 2})
+        served.respond_to_all()  # h2 raises if a third call is opened
+
+    async def stream_once(client: AsyncClient) -> str:
+        async with client.stream() as stream:
+            await stream.send(1, REQUEST)
+            await asyncio.sleep(0.01)
+            return "9"
+
+    with scripted(script) as listener:
+        async with AsyncClient(target_of(listener), timeout_s=10) as client:
+            await ask(client)  # now the limit is known
+            calls = [ask(client) for _ in range(20)] + [stream_once(client) for _ in range(3)]
+            assert await asyncio.gather(*calls) == ["9"] * 23
+
+
+async def test_a_call_that_waits_for_its_turn_may_be_cancelled_or_late() -> None:
+    def script(connection: socket.socket, number: int) -> None:
+        served = Served(connection)
+        served.h2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: 1})
+        for _ in range(2):
+            stream_id = served.request()
+            assert stream_id is not None
+            served.respond(stream_id)
+        while served.request() is not None:  # never answered
+            pass
+
+    with scripted(script) as listener:
+        async with AsyncClient(target_of(listener), timeout_s=0.5) as client:
+            await ask(client)
+            first, cancelled, last = (asyncio.create_task(ask(client)) for _ in range(3))
+            await asyncio.sleep(0)
+            cancelled.cancel()
+            assert await first == "9"
+            with pytest.raises(DeadlineError):
+                await last
 
 
 async def test_a_call_that_the_server_did_not_look_at_is_sent_again_once() -> None:

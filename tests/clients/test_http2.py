@@ -145,6 +145,28 @@ def test_a_frame_is_no_longer_than_the_server_takes() -> None:
     assert len(peer.received(call)) == 100_005
 
 
+def test_a_frame_of_a_long_message_does_not_copy_the_frames_before() -> None:
+    client, call = opened(headers_frame())
+    message = framed(bytes(range(256)) * 256)
+    parts = [message[start : start + 1000] for start in range(0, len(message), 1000)]
+    client.receive(frames.frame(frames.DATA, 0, 1, parts[0]))
+    partial = call._partial
+    for part in parts[1:]:
+        client.receive(frames.frame(frames.DATA, 0, 1, part))
+        assert call._partial is partial
+    assert list(call.messages) == [message[frames.MESSAGE.size :]]
+    assert not partial
+
+
+def test_the_servers_limit_of_calls_is_known() -> None:
+    peer = Peer({SettingCodes.MAX_CONCURRENT_STREAMS: 3})
+    call = peer.open()
+    peer.open()
+    assert peer.client.free_calls == 1
+    peer.respond(call)
+    assert peer.client.free_calls == 2
+
+
 def test_the_server_may_send_more_than_a_window_holds() -> None:
     peer = Peer()
     call = peer.open(end=False)

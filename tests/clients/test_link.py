@@ -125,7 +125,7 @@ def test_a_response_that_is_no_message_is_an_error() -> None:
     with (
         scripted(script) as listener,
         Client(target_of(listener)) as client,
-        pytest.raises(VolcastError, match="INTERNAL: a response that is no PredictResponse"),
+        pytest.raises(VolcastError, match="INTERNAL: a response that is not a PredictResponse"),
     ):
         ask(client)
 
