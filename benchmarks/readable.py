@@ -1,8 +1,8 @@
 """From a tick to its prediction as readers of committed records see it, over commit intervals and rates.
 
-Ticks arrive at a steady rate from a process of their own; a third process reads. Measured from produce() until the
-reader has the prediction, without the first seconds, in which Kafka's JVM compiles. Beside it, for the same intervals,
-how many ticks per second a worker takes when all of them are there.
+A second process produces ticks at a steady rate, and a third process reads. The time is from produce() until the reader
+has the prediction, without the first seconds, in which Kafka's JVM compiles. For the same intervals, the worker's
+throughput is measured on ticks that are all on the topic already.
 
     python -m benchmarks.readable [--plot FILE] [--save]
 """
@@ -34,7 +34,7 @@ from pipeline.stream.kafka import Sink, consume_batch, make_consumer
 from volcast.v1 import Prediction
 
 INTERVALS_MS = (0, 2, 5, 20, 100, 500)
-RATES_PER_S = (1_000, 5_000)
+RATES_PER_S = (1_000, 5_000, 20_000)
 LATENCY_INTERVAL_MS = 2  # the target is of this interval, at the first of the rates
 MAX_P50_MS, MAX_P99_MS = 15.0, 50.0
 SETTLE_S = 4.0
@@ -165,30 +165,32 @@ def show(console: Console, cells: Sequence[Cell], highest: dict[int, float]) -> 
 
 
 def plot(cells: Sequence[Cell], highest: dict[int, float], path: Path) -> None:
-    """Latency against the highest throughput, a point per interval."""
+    """Latency against the rate of ticks, a line per interval."""
     import matplotlib as mpl
 
-    from training.look import BLUE, GREY, ORANGE, PNG_DPI, STYLE, canvas
+    from training.look import PNG_DPI, STYLE, canvas
 
+    shades = mpl.colormaps["viridis_r"]
     with mpl.rc_context(STYLE):
-        figure, ((axis,),) = canvas(7.2, 4.2)
-        for rate, colour in zip(sorted({cell.ticks_per_s for cell in cells}), (BLUE, ORANGE), strict=False):
-            mine = [cell for cell in cells if cell.ticks_per_s == rate]
-            at = [highest[cell.interval_ms] / 1e3 for cell in mine]
-            axis.plot(at, [cell.p50_ms for cell in mine], "o-", color=colour, label=f"p50 at {rate:,} ticks/s")
-            axis.plot(at, [cell.p99_ms for cell in mine], "s--", color=colour, label=f"p99 at {rate:,} ticks/s")
-        for cell in cells:
-            if cell.ticks_per_s == RATES_PER_S[0]:
-                place = highest[cell.interval_ms] / 1e3, cell.p50_ms
-                axis.annotate(
-                    f"{cell.interval_ms} ms", place, (0, -13), textcoords="offset points", color=GREY, ha="center"
-                )
-        axis.set_yscale("log")
-        axis.margins(0.07, 0.12)
-        axis.set_xlabel("highest throughput with predictions, thousand ticks/s")
-        axis.set_ylabel("tick to readable prediction, ms")
-        axis.set_title("Commit interval: latency of committed predictions against throughput")
-        axis.legend()
+        figure, (panels,) = canvas(9.6, 4.2, 1, 2)
+        for number, (interval, most) in enumerate(highest.items()):
+            mine = [cell for cell in cells if cell.interval_ms == interval]
+            rates = [cell.ticks_per_s for cell in mine]
+            colour = shades((number + 1) / len(highest))
+            label = f"{interval} ms ({most / 1e3:.0f},000/s at most)"
+            for panel, values in zip(panels, ([c.p50_ms for c in mine], [c.p99_ms for c in mine]), strict=True):
+                panel.plot(rates, values, "o-", color=colour, label=label)
+        for panel, quantile, limit_ms in zip(panels, ("p50", "p99"), (MAX_P50_MS, MAX_P99_MS), strict=True):
+            panel.axhline(limit_ms, linestyle=":", color="black", linewidth=1)
+            panel.set_xscale("log")
+            panel.set_yscale("log")
+            ticks_per_s = sorted({cell.ticks_per_s for cell in cells})
+            panel.set_xticks(ticks_per_s, [f"{rate:,}" for rate in ticks_per_s])
+            panel.minorticks_off()
+            panel.set_yticks([10, 20, 50, 100, 200, 500], ["10", "20", "50", "100", "200", "500"])
+            panel.set_xlabel("ticks/s")
+            panel.set_title(f"{quantile} from a tick to its readable prediction, ms; dotted: target")
+        panels[0].legend(title="commit interval", fontsize="small")
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=PNG_DPI)
 

@@ -97,6 +97,14 @@ def _names_ticks(header: Sequence[str], given: Mapping[str, str]) -> bool:
     return set(given.values()) <= set(header) and not complete(given, header).missing
 
 
+def is_tick_row(content: bytes, given: Mapping[str, str]) -> bool:
+    """Whether a line is a JSON object with the columns of a tick."""
+    try:
+        return _names_ticks(list(_decode_object(content)), given)
+    except NOT_DECODED:
+        return False
+
+
 def is_empty(path: Path) -> bool:
     """Whether a file has no line: a recorder was stopped before its first message."""
     return all(not line.content.strip() and not line.error for line in read_lines(path))

@@ -13,7 +13,7 @@ from common.errors import InputError
 from pipeline.archive import messages
 from pipeline.archive.columns import COMMON_NAMES, complete
 from pipeline.archive.entries import read_entry
-from pipeline.archive.flat import FlatFile, RowFault, find_columns, is_empty, open_flat, rows, tick_of
+from pipeline.archive.flat import FlatFile, RowFault, find_columns, is_empty, is_tick_row, open_flat, rows, tick_of
 from pipeline.archive.lines import read_lines
 from pipeline.archive.paths import expand_name
 from pipeline.feed.gate import GapRule, TickGate
@@ -126,7 +126,7 @@ def _flat_files(files: list[Path], options: ReadOptions) -> list[FlatFile]:
 def _as_flat(path: Path, options: ReadOptions) -> FlatFile | None:
     try:
         names = find_columns(path, options.columns)
-        if names is not None and names[0] == "NDJSON" and _holds_messages(path):
+        if names is not None and names[0] == "NDJSON" and _holds_messages(path, options):
             return None
         flat = open_flat(path, options.columns, options.product)
         if flat is None and names is not None and names[0] != "NDJSON":
@@ -140,12 +140,14 @@ def _as_flat(path: Path, options: ReadOptions) -> FlatFile | None:
         raise InputError(f"recording {path}: cannot be read: {error.strerror or error}") from None
 
 
-def _holds_messages(path: Path) -> bool:
-    """Whether one of the first lines is an exchange's message, or is wrapped as a recorder's."""
+def _holds_messages(path: Path, options: ReadOptions) -> bool:
+    """Whether the lines are messages of an exchange, perhaps in a recorder's wrapper. The first known line decides."""
     for line in itertools.islice(read_lines(path), _PEEK_LINES):
         entry = read_entry(line.content)
         if entry.header is not None or entry.raw != line.content or recognized(entry.raw) is not None:
             return True
+        if is_tick_row(line.content, options.columns):
+            return False
     return False
 
 

@@ -37,8 +37,8 @@ SUBSCRIPTIONS = "subscriptions"
 # missing. Old messages have lower numbers too, but not by so much.
 MAX_OLD_BY = 1000
 
-# int64 like the columns it goes to.
-SequenceNum = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_MAX_NUMBER = 2**63 - 1  # int64 like the columns it goes to
+SequenceNum = Annotated[int, msgspec.Meta(ge=0, le=_MAX_NUMBER)]
 _NO_NUMBER = -1
 
 
@@ -172,7 +172,7 @@ class CoinbaseDecoder:
         if sequence == _NO_NUMBER:
             if self._numbered:
                 return self._decode_damaged(raw, ingest_time_ns, source)
-            sequence = 0 if self._last_sequence is None else self._last_sequence + 1
+            sequence = 0 if self._last_sequence is None else min(self._last_sequence + 1, _MAX_NUMBER)
         message = Message(raw, ingest_time_ns, source, _parsed_ns(envelope.timestamp))
         results, old = self._advance(sequence, message)
         if envelope.channel != TICKER:

@@ -117,12 +117,14 @@ class Forecaster:
         self._model = ModelSelector(name=model) if model else None
         self._limit_rows = limit_rows
         self._timeout_s = timeout_s
-        self._waiting: deque[Rows] = deque()
+        # In the order of the rows: frames in flight, rows to be marked missing behind them, rows that wait.
         self._flight: deque[_Frame] = deque()
+        self._given_up: deque[Rows] = deque()
+        self._waiting: deque[Rows] = deque()
         self._next_frame_id = 1
         self._retry_at_s = 0.0
         self._retry_wait_s = MIN_RETRY_S
-        self.backlog_rows = 0  # waiting and in flight
+        self.backlog_rows = 0  # not settled
 
     @property
     def in_flight(self) -> int:
@@ -169,8 +171,10 @@ class Forecaster:
                 break
             if answer.frame_id == self._flight[0].frame_id:  # else the answer to a frame that was sent again
                 self._take(answer, settled)
+                self._settle_given_up(settled)
                 self._send()
-        self._give_up(settled)
+        self._give_up()
+        self._settle_given_up(settled)
         return settled
 
     def first_owed(self) -> dict[int, Owed]:
@@ -178,7 +182,7 @@ class Forecaster:
         first: dict[int, Owed] = {}
         for frame in self._flight:
             _note_first(first, frame.rows, frame.dropped)
-        for rows in self._waiting:
+        for rows in (*self._given_up, *self._waiting):
             _note_first(first, rows, frozenset())
         return first
 
@@ -187,13 +191,19 @@ class Forecaster:
         for frame in self._flight:
             self.backlog_rows -= _count(frame.rows, partitions - frame.dropped)
             frame.dropped |= partitions
-        waiting = [rows.select(~_of(rows, partitions)) for rows in self._waiting]
-        self.backlog_rows -= sum(map(len, self._waiting)) - sum(map(len, waiting))
-        self._waiting = deque(rows for rows in waiting if len(rows))
+        self._given_up = self._without(self._given_up, partitions)
+        self._waiting = self._without(self._waiting, partitions)
+
+    def _without(self, queue: deque[Rows], partitions: set[int]) -> deque[Rows]:
+        kept = [rows.select(~_of(rows, partitions)) for rows in queue]
+        self.backlog_rows -= sum(map(len, queue)) - sum(map(len, kept))
+        return deque(rows for rows in kept if len(rows))
 
     def _send(self) -> None:
         # After a failure a single frame finds out whether the server is back.
         limit = MAX_FRAMES_IN_FLIGHT if self.is_answering else 1
+        if self._given_up:
+            return  # they come first, when the frames in flight are answered
         while self._waiting and len(self._flight) < limit and time.monotonic() >= self._retry_at_s:
             rows = self._waiting.popleft()
             frame = _Frame(self._next_frame_id, rows, time.monotonic(), set())
@@ -250,19 +260,26 @@ class Forecaster:
 
     def _take_back(self) -> None:
         """Puts the frames in flight back in front, to be sent again. Late answers to them are ignored."""
+        while self._given_up:
+            self._waiting.appendleft(self._given_up.pop())
         while self._flight:
             frame = self._flight.pop()
             rows = frame.rows.select(~_of(frame.rows, frame.dropped))
             if len(rows):
                 self._waiting.appendleft(rows)
 
-    def _give_up(self, settled: list[Forecast]) -> None:
-        """Marks the oldest rows missing while there are too many."""
-        if self.backlog_rows <= self._limit_rows:
-            return
-        self._take_back()  # the oldest are in flight
-        while self.backlog_rows > self._limit_rows:
+    def _give_up(self) -> None:
+        """Gives up the oldest waiting rows while there are too many. What is in flight is not sent in vain."""
+        excess = self.backlog_rows - sum(map(len, self._given_up)) - self._limit_rows
+        while excess > 0 and self._waiting:
             rows = self._waiting.popleft()
+            excess -= len(rows)
+            self._given_up.append(rows)
+
+    def _settle_given_up(self, settled: list[Forecast]) -> None:
+        """Marks rows missing, once all rows before them are settled."""
+        while self._given_up and not self._flight:
+            rows = self._given_up.popleft()
             self.backlog_rows -= len(rows)
             settled.append(_missing(rows, MissingReason.MISSING_REASON_SERVER_UNAVAILABLE))
 

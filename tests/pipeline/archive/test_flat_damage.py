@@ -70,3 +70,13 @@ def test_damage_anywhere_in_a_parquet_file_is_named(tmp_path: Path) -> None:
             refused.append(str(error))
     assert len(refused) > 20
     assert all(str(file) in line for line in refused)
+
+
+@pytest.mark.parametrize("foreign", [b'{"stream":"btcusdt@bookTicker","data":{}}', b'{"channel":"ticker","events":[]}'])
+def test_a_message_of_an_exchange_among_rows_is_a_dead_letter(tmp_path: Path, foreign: bytes) -> None:
+    file = tmp_path / "a.jsonl"
+    row = b'{"product":"BTC-USD","time":176722560000%d000000,"bid":1,"ask":2,"sequence":%d}'
+    lines = [row % (number, number) for number in range(1, 9)]
+    file.write_bytes(b"\n".join([*lines[:4], foreign, *lines[4:]]))
+    results = list(read_archive([file]))
+    assert [type(each) for each in results] == [Tick] * 4 + [DeadLetter] + [Tick] * 4

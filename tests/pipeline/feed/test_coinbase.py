@@ -13,7 +13,7 @@ from pipeline.datasets import coinbase_ticker_2026
 from pipeline.feed.coinbase import CoinbaseConnections, CoinbaseDecoder, CoinbaseFeed, subscribe_messages
 from pipeline.feed.gate import MAX_TIME_JUMP_NS
 from pipeline.feed.rfc3339 import NS_PER_S, format_ns
-from pipeline.records import DeadLetter, DeadReason, Gap, LateTick, Tick, encode
+from pipeline.records import DeadLetter, DeadReason, Gap, LateTick, Tick, decode_record, encode
 from tests.pipeline.feed.messages import TICKER, TIME, TIME_NS, heartbeat, message, subscriptions
 
 INGEST_NS = TIME_NS + 5_000_000
@@ -330,6 +330,17 @@ def test_subscriptions_are_one_channel_a_message() -> None:
 
 
 BY_TIME = 30 * NS_PER_S
+
+
+def test_without_a_number_a_message_after_the_largest_number_has_that_number() -> None:
+    decoder = CoinbaseDecoder(gap_after_ns=BY_TIME)
+    largest = 2**63 - 1
+    unnumbered = json.loads(message(1))
+    del unnumbered["sequence_num"]
+    raws = [message(largest), json.dumps(unnumbered).encode()]
+    ticks = [tick for raw in raws for tick in decoder.decode(raw, 0, "test") if isinstance(tick, Tick)]
+    assert [decode_record(encode(tick)) for tick in ticks] == ticks
+    assert {tick.sequence_num for tick in ticks} == {largest}
 
 
 def judged_by_time(*messages: bytes, reconnects_before: int = -1) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -176,19 +177,85 @@ def test_rows_that_fill_a_frame_exactly_are_joined_and_one_more_begins_another(c
     assert stream.frames == [JOINED_ROWS, 1]
 
 
-def test_a_backlog_of_exactly_the_limit_is_kept_and_one_row_more_gives_up_the_oldest(clock: Clock) -> None:
+def test_a_backlog_of_exactly_the_limit_is_kept_and_one_row_more_gives_up_the_oldest_that_waits(clock: Clock) -> None:
     stream = ManualStream()
-    here = forecaster(stream, limit_rows=2048)
-    here.submit(rows(1024))
-    here.submit(rows(1024, 1024))
+    here = forecaster(stream, limit_rows=3 * 1024)
+    for number in range(3):
+        here.submit(rows(1024, 1024 * number))
     assert here.settle() == []
-    here.submit(rows(1, 2048))
-    (given_up,) = here.settle()
+    here.submit(rows(1, 3072))
+    assert here.settle() == []  # the rows that are given up have their turn behind those in flight
+    assert here.first_owed() == {0: Owed(0, 7)}
+    stream.answer(0)
+    stream.answer(1)
+    first, second, given_up = here.settle()
+    assert offsets([first, second]) == list(range(2048))
+    assert first.response is not None
     assert given_up.missing == MissingReason.MISSING_REASON_SERVER_UNAVAILABLE
-    assert (len(given_up.rows), here.backlog_rows) == (1024, 1025)
-    assert here.first_owed() == {0: Owed(1024, 1031)}
-    stream.answer(0)  # of the rows that were given up
+    assert (offsets([given_up]), here.backlog_rows) == (list(range(2048, 3072)), 1)
+    assert here.first_owed() == {0: Owed(3072, 3079)}
+    assert [len(values) for _, values in stream.sent] == [1024, 1024, 1]
+
+
+def test_after_frames_without_an_answer_the_oldest_rows_are_given_up(clock: Clock) -> None:
+    stream = ManualStream()
+    here = forecaster(stream, limit_rows=3000)
+    for number in range(4):
+        here.submit(rows(1024, 1024 * number))
     assert here.settle() == []
+    clock.now_s += 1.0  # no answer in time: all rows wait again, and the oldest are given up
+    assert offsets(here.settle()) == list(range(2048))
+    assert here.backlog_rows == 2048
+
+
+def test_partitions_that_are_given_away_take_their_rows_along(clock: Clock) -> None:
+    stream = ManualStream()
+    here = forecaster(stream, limit_rows=20)
+    here.submit(rows(10))
+    here.submit(rows(10, 10))
+    here.submit(rows(5, 0, partition=1))
+    assert here.settle() == []
+    here.drop({1})
+    assert here.backlog_rows == 20
+    stream.answer(0)
+    stream.answer(1)
+    assert offsets(here.settle()) == list(range(20))
+
+
+class SlowStream(FakeStream):
+    """Computes two rows with each look for an answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.computing: deque[tuple[float, StreamPredictResponse]] = deque()
+        self.computed = 0.0
+
+    def send_packed(self, frame_id: int, values: Any, row_count: int, schema_hash: str, model: Any) -> None:
+        super().send_packed(frame_id, values, row_count, schema_hash, model)
+        response = self.answers.pop()
+        assert isinstance(response, StreamPredictResponse)
+        self.computing.append((row_count, response))
+
+    def poll(self, timeout_s: float) -> StreamPredictResponse | None:
+        self.computed += 2
+        if self.computing and self.computed >= self.computing[0][0]:
+            self.computed = 0.0
+            return self.computing.popleft()[1]
+        return None
+
+
+def test_a_server_that_is_too_slow_predicts_as_many_rows_as_it_can(clock: Clock) -> None:
+    here = forecaster(SlowStream(), limit_rows=200)
+    predicted, missing = 0, 0
+    settled: list[Forecast] = []
+    for step in range(300):
+        here.submit(rows(10, 10 * step))
+        settled += here.settle()
+    predicted = sum(len(each.rows) for each in settled if each.response is not None)
+    missing = sum(len(each.rows) for each in settled if each.response is None)
+    assert predicted > 450  # of 600 that it can compute
+    assert missing + predicted + here.backlog_rows == 3000
+    assert offsets(settled) == list(range(missing + predicted))
 
 
 def test_a_server_that_hangs_loses_its_call_and_gets_the_rows_again(clock: Clock) -> None:
