@@ -181,7 +181,7 @@ def plot(cells: Sequence[Cell], highest: dict[int, float], path: Path) -> None:
             for panel, values in zip(panels, ([c.p50_ms for c in mine], [c.p99_ms for c in mine]), strict=True):
                 panel.plot(rates, values, "o-", color=colour, label=label)
         for panel, quantile, limit_ms in zip(panels, ("p50", "p99"), (MAX_P50_MS, MAX_P99_MS), strict=True):
-            panel.axhline(limit_ms, linestyle=":", color="black", linewidth=1)
+            panel.axhline(limit_ms, linestyle=":", color="black", linewidth=1, label="target")
             panel.set_xscale("log")
             panel.set_yscale("log")
             ticks_per_s = sorted({cell.ticks_per_s for cell in cells})
@@ -189,8 +189,8 @@ def plot(cells: Sequence[Cell], highest: dict[int, float], path: Path) -> None:
             panel.minorticks_off()
             panel.set_yticks([10, 20, 50, 100, 200, 500], ["10", "20", "50", "100", "200", "500"])
             panel.set_xlabel("ticks/s")
-            panel.set_title(f"{quantile} from a tick to its readable prediction, ms; dotted: target")
-        panels[0].legend(title="commit interval", fontsize="small")
+            panel.set_title(f"tick to readable prediction, {quantile}, ms")
+        panels[1].legend(title="commit interval", fontsize="small", loc="lower right")
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=PNG_DPI)
 

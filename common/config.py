@@ -143,7 +143,7 @@ class WorkerConfig(Section, frozen=True):
     max_batch_ticks: Positive = 1000
     predict_timeout_s: PositiveSeconds = 0.5  # how long the worker waits for an answer
     max_backlog_rows: Positive = (
-        100_000  # warm rows that wait for an unavailable server; beyond it the oldest are marked missing
+        100_000  # warm rows that wait for an unavailable server; beyond it the oldest that wait are marked missing
     )
     metrics_host: Text = "127.0.0.1"
     metrics_port: Port = 9102

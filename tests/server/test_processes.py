@@ -35,7 +35,7 @@ def stderr_of(process: Process) -> list[str]:
     return [line for line in process.lines() if not line.startswith("{")]
 
 
-def require_one_winner(processes: list[Process], port: int, setting: str) -> None:
+def assert_one_winner(processes: list[Process], port: int, setting: str) -> None:
     await_true(lambda: any(process.popen.poll() is not None for process in processes), 60, "an end")
     losers = [process for process in processes if process.popen.poll() is not None]
     winners = [process for process in processes if process not in losers]
@@ -73,9 +73,9 @@ def test_of_two_servers_that_start_together_exactly_one_serves(
                 arguments += ["--models-dir", str(models), "--front", front, "--workers", workers]
                 processes.append(stack.enter_context(starting("serve", *arguments)))
             if contested == "metrics-port":
-                require_one_winner(processes, metrics_port, "metrics-port or server.metrics_port")
+                assert_one_winner(processes, metrics_port, "metrics-port or server.metrics_port")
             else:
-                require_one_winner(processes, port, "port or server.port")
+                assert_one_winner(processes, port, "port or server.port")
 
 
 def test_of_two_gateways_that_start_together_exactly_one_serves() -> None:
@@ -83,7 +83,7 @@ def test_of_two_gateways_that_start_together_exactly_one_serves() -> None:
         port = free_port()
         with ExitStack() as stack:
             both = [stack.enter_context(starting("gateway", "--port", str(port))) for _ in range(2)]
-            require_one_winner(both, port, "port or gateway.port")
+            assert_one_winner(both, port, "port or gateway.port")
 
 
 def test_a_server_on_a_name_of_this_machine_is_one_server(models: Path) -> None:
