@@ -2,8 +2,8 @@
 
 Several frames are in flight, so the server computes while the worker encodes. Nothing here waits longer than the
 caller allows. If the server does not answer, rows wait in order; they are sent again after 0.1 to 5 s. Beyond
-`limit_rows` the oldest that wait become predictions marked missing, so a long outage costs predictions and never features
-or memory.
+`limit_rows` the oldest that wait become predictions marked missing, so a long outage costs predictions, and never
+features or memory.
 """
 
 from __future__ import annotations
