@@ -23,8 +23,7 @@ from pipeline.stream.gaps import RETENTION, GapSpan, GapSpans, Place
 from pipeline.stream.inspect import Inspection
 from pipeline.stream.kafka import committed, connect, make_consumer, partitions_of, watermarks
 from pipeline.stream.marker import from_metadata
-from pipeline.stream.reading import IDLE_S, Reader, bounds_of
-from pipeline.stream.reading import Place as TopicPlace
+from pipeline.stream.reading import IDLE_S, Reader, TopicPlace, bounds_of
 from pipeline.stream.reconcile import Account, Progress, Reconciliation
 
 CLIENT_NAME = "volcast-check"

@@ -1,4 +1,4 @@
-"""What a killed ingest had archived and not published: the end of the archive behind the end of ticks.raw.
+"""Publishes the records that a killed ingest had archived and not published: the end of the archive.
 
 The archive is written first, so after kill -9 it may hold messages that were still in the producer's memory. The next
 ingest publishes them before anything else, in their place. Then the topic holds the ticks of the archive, in order.
@@ -18,13 +18,12 @@ from common.config import KafkaConfig, Topics
 from common.log import get_logger
 from pipeline.archive import read_archive
 from pipeline.archive.paths import PLAIN_SUFFIX, archive_files
-from pipeline.records import NOT_DECODED, DeadLetter, Gap, LateTick, Record, Tick, decode_record, encode, record_key
+from pipeline.feed.protocol import Result
+from pipeline.records import NOT_DECODED, Gap, Record, Tick, decode_record, encode, record_key
 from pipeline.stream.backlog import BATCH, BacklogSink
 from pipeline.stream.kafka import Sink
 from pipeline.stream.missing import PresentTicks, read_values
 from pipeline.stream.publish import Publisher
-
-Result = Tick | Gap | LateTick | DeadLetter
 
 # Of each partition. A killed ingest may have sent a batch of its backlog without noting it.
 TOPIC_TAIL_RECORDS = 2 * BATCH

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from common.config import KafkaConfig
 from pipeline.records import NOT_DECODED, DeadLetter, Gap, LateTick, Record, Tick, decode_record, record_key
-from pipeline.stream.reading import Place, Reader, bounds_of
+from pipeline.stream.reading import Reader, TopicPlace, bounds_of
 
 CLIENT_NAME = "volcast-missing"
 NS_PER_MS = 1_000_000
@@ -139,7 +139,7 @@ def read_values(config: KafkaConfig, last: int) -> list[bytes]:
     return [message.value() or b"" for message in _messages(config, ends)]
 
 
-def _messages(config: KafkaConfig, bounds: Mapping[Place, tuple[int, int]]) -> Iterator[Message]:
+def _messages(config: KafkaConfig, bounds: Mapping[TopicPlace, tuple[int, int]]) -> Iterator[Message]:
     reader = Reader(config, CLIENT_NAME, [TopicPartition(*place, low) for place, (low, _) in bounds.items()])
     try:
         for batch in reader.read_until({place: high for place, (_, high) in bounds.items()}):

@@ -15,7 +15,7 @@ from common.config import KafkaConfig
 from common.errors import UnavailableError
 from pipeline.stream.kafka import consume_batch, make_consumer, partitions_of, watermarks
 
-Place = tuple[str, int]  # topic and partition
+TopicPlace = tuple[str, int]  # topic and partition
 
 BATCH_MESSAGES = 5000
 END_WAIT_MS = 50  # an end behind markers of transactions is reported after an empty fetch; the default is 500
@@ -29,8 +29,8 @@ class Reader:
 
     def __init__(self, config: KafkaConfig, name: str, begin: Sequence[TopicPartition]) -> None:
         """name: of the group that the broker's logs and rights show; nothing is committed."""
-        self._positions: dict[Place, int] = {(each.topic, each.partition): each.offset for each in begin}
-        self._at_end: set[Place] = set()
+        self._positions: dict[TopicPlace, int] = {(each.topic, each.partition): each.offset for each in begin}
+        self._at_end: set[TopicPlace] = set()
         settings = {"enable.partition.eof": True, "fetch.wait.max.ms": END_WAIT_MS}
         self._consumer = make_consumer(config, name, **settings)
         self._consumer.assign(list(begin))
@@ -40,7 +40,7 @@ class Reader:
         """Whether the last reads have come to the end of each partition, as it was then."""
         return len(self._at_end) == len(self._positions)
 
-    def has_read(self, ends: Mapping[Place, int]) -> bool:
+    def has_read(self, ends: Mapping[TopicPlace, int]) -> bool:
         """Whether all records before these offsets are read."""
         return all(self._positions[place] >= end for place, end in ends.items())
 
@@ -62,7 +62,7 @@ class Reader:
                 self._at_end.add(place)
         return messages
 
-    def read_until(self, ends: Mapping[Place, int]) -> Iterator[list[Message]]:
+    def read_until(self, ends: Mapping[TopicPlace, int]) -> Iterator[list[Message]]:
         """All messages before the given offsets, and perhaps some after them.
 
         Raises UnavailableError if neither a message nor an end comes for IDLE_S.
@@ -83,7 +83,7 @@ class Reader:
 
 def bounds_of(
     config: KafkaConfig, topics: Sequence[str], name: str, *, open_too: bool = False
-) -> dict[Place, tuple[int, int]]:
+) -> dict[TopicPlace, tuple[int, int]]:
     """The first offset of each partition of the topics, and the offset after its last record.
 
     open_too: the end includes records of open transactions. After a commit its offsets may be readable before its rows.

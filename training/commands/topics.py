@@ -10,7 +10,7 @@ from confluent_kafka import OFFSET_END, Message, TopicPartition
 from common.config import KafkaConfig
 from common.errors import UnavailableError
 from pipeline.stream.kafka import connect, make_consumer, offsets_at
-from pipeline.stream.reading import BATCH_MESSAGES, IDLE_S, Place, Reader, bounds_of
+from pipeline.stream.reading import BATCH_MESSAGES, IDLE_S, Reader, TopicPlace, bounds_of
 
 CLIENT_NAME = "volcast-monitor"
 
@@ -28,7 +28,7 @@ class TopicReader:
         begin = [TopicPartition(*place, low) for place, (low, _) in bounds.items()]
         if since_ms is not None:
             begin = _since(config, begin, since_ms)
-        self.ends: dict[Place, int] = {place: high for place, (_, high) in bounds.items()}
+        self.ends: dict[TopicPlace, int] = {place: high for place, (_, high) in bounds.items()}
         self.reader = Reader(config, CLIENT_NAME, begin)
         self._topic = topic
         self._idle_s = 0.0  # spent reading without a message
