@@ -150,11 +150,17 @@ class Worker:
             return 0
 
     def commit(self) -> None:
-        """Commits everything that is processed, and waits for it. Raises AbortedError; then the state is stale."""
+        """Commits everything that is processed, and waits for it. Raises AbortedError; then the state is stale.
+
+        After snapshots a second commit stores the marker that uses them, so the next owner reads few ticks again.
+        """
         self._finish_commit(wait=True)
-        if not self._stale:
-            self._start_commit()
-            self._finish_commit(wait=True)
+        for _ in range(2):
+            if not self._stale:
+                self._start_commit()
+                self._finish_commit(wait=True)
+            if not self._uncommitted:
+                break
 
     @property
     def committed(self) -> Totals:

@@ -122,7 +122,7 @@ def test_a_feature_row_that_is_on_the_topic_twice_is_predicted_once(kafka: Kafka
     sink.flush()
     sink.close()
     with working(kafka, inference_server, "twice") as worker:
-        step_until(worker, lambda: bool(worker.forecaster.backlog_rows))
+        step_until(worker, lambda: worker.totals.predictions > 0)
         finish(worker, 0)
     warm = {row.source_offset for row in rows_on_topic(kafka, 4000) if row.warm}
     assert sorted(one.source_offset for one in predictions_of(kafka, len(warm))) == sorted(warm)
