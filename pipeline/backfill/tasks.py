@@ -24,7 +24,7 @@ from pipeline.archive import read_archive
 from pipeline.backfill.days import Stretch, stretches
 from pipeline.backfill.units import Unit
 from pipeline.features.columns import ProductCodes, TickColumns
-from pipeline.features.engine import FeatureBatch, FeatureEngine, Status, longest_ns
+from pipeline.features.engine import FeatureBatch, FeatureEngine, Status, reach_ns
 from pipeline.features.table import CHUNK_RECORDS, LATE_REASONS, split
 from pipeline.parquet import FeatureParquetWriter
 from pipeline.records import DeadLetter, Gap, LateTick, Tick, encode
@@ -97,7 +97,7 @@ def read_unit(unit: Unit, schema: FeatureSchema, out: Path) -> UnitTicks:
     written = _write_refused(out, f"unit-{unit.number:05d}.late", late)
     written += _write_refused(out, f"unit-{unit.number:05d}.dead", dead)
     facts = UnitFacts(
-        days=[day for name, ticks in by_product.items() for day in _days(unit, name, ticks, longest_ns(schema))],
+        days=[day for name, ticks in by_product.items() for day in _days(unit, name, ticks, reach_ns(schema))],
         ticks=sum(map(len, parts)) - gaps.total(),
         gaps=gaps,
         late=Counter(record.reason for record in late),
