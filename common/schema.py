@@ -108,8 +108,31 @@ FULL_1 = FeatureSchema(
     ),
 )
 
+_GRID = "per minute, of mids every 5 s"
+_REFERENCE = "of a fixed forecast's error, the log of the next minute's volatility over it, over the trailing hour"
+
+# Warm as early as full/1, whose columns come first. Where less than an hour is known since the last gap, the trailing
+# windows are shrunk towards a prior (pipeline/features/trailing.py).
+FULL_2 = FeatureSchema(
+    "full/2",
+    (
+        *FULL_1.features,
+        Feature("grid_volatility_30s", "log", f"realized volatility {_GRID}, over 30 s"),
+        Feature("grid_volatility_60s", "log", f"realized volatility {_GRID}, over 60 s"),
+        Feature("grid_volatility_300s", "log", f"realized volatility {_GRID}, over 300 s"),
+        Feature("grid_volatility_1800s", "log", f"realized volatility {_GRID}, over 1,800 s"),
+        Feature("grid_volatility_3600s", "log", f"realized volatility {_GRID}, over 3,600 s"),
+        Feature("grid_max_abs_return", "log", "largest absolute log return between mids every 5 s, over 60 s"),
+        Feature("grid_mean_abs_return", "log", "mean absolute log return between mids every 5 s, over 60 s"),
+        Feature("reference_error_mean", "1", f"mean {_REFERENCE}"),
+        Feature("reference_error_size", "1", f"mean absolute value {_REFERENCE}"),
+        Feature("still_share", "1", "share of the minutes of the trailing hour with a volatility below 0.1 bps"),
+        Feature("trailing_known_s", "s", "how much of the trailing hour is known, at most 3,600"),
+    ),
+)
+
 # The schemas that the feature engine computes, and therefore those that served models take.
-SCHEMAS = {schema.name: schema for schema in (CORE_1, FULL_1)}
+SCHEMAS = {schema.name: schema for schema in (CORE_1, FULL_1, FULL_2)}
 
 # A row of a calm market, for documentation and first calls. Its values are consistent with a bid of 65000.00
 # and an ask of 65000.01.

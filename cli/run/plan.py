@@ -14,7 +14,7 @@ from pipeline.feed.venues import FEEDS
 
 # A simulated market sends its first minutes at once, so that windows are warm from the start: the longest window of
 # each schema, in seconds. Importing the engine for these numbers would import numba, which takes a second.
-FAST_FORWARD_S = {"core/1": 60.0, "full/1": 300.0}
+FAST_FORWARD_S = {"core/1": 60.0, "full/1": 300.0, "full/2": 300.0}
 
 
 @dataclass(frozen=True, slots=True)

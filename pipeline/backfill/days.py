@@ -1,7 +1,7 @@
 """The ticks that a day of a product needs.
 
 A row depends on the unbroken history (from the last gap on), and of that only on the last tick used at or before
-t - w, w being the longest window, and the ticks since (FeatureEngine). So an engine that starts there gives the
+t - reach_ns, and the ticks since (engine.reach_ns). So an engine that starts there gives the
 day the bits of an engine that never stopped.
 """
 
@@ -28,7 +28,7 @@ class Stretch:
     stop: int
 
 
-def stretches(kind: NDArray[np.uint8], event_time_ns: NDArray[np.int64], longest_ns: int) -> list[Stretch]:
+def stretches(kind: NDArray[np.uint8], event_time_ns: NDArray[np.int64], reach_ns: int) -> list[Stretch]:
     """The days of one product's records (n,), in the order of the stream; each record is in one stretch.
 
     A late tick belongs to the day of the tick before it, a gap to that of the tick after it. If a clock jumps
@@ -45,7 +45,7 @@ def stretches(kind: NDArray[np.uint8], event_time_ns: NDArray[np.int64], longest
     starts = [0, *(np.flatnonzero(np.diff(day)) + 1).tolist(), len(day)]
     gaps = np.flatnonzero(kind == GAP)
     return [
-        Stretch(int(day[start]), _first(start, gaps, event_time_ns, latest_ns, longest_ns), start, stop)
+        Stretch(int(day[start]), _first(start, gaps, event_time_ns, latest_ns, reach_ns), start, stop)
         for start, stop in pairwise(starts)
     ]
 
@@ -67,14 +67,14 @@ def _first(
     gaps: NDArray[np.int64],
     event_time_ns: NDArray[np.int64],
     latest_ns: NDArray[np.int64],
-    longest_ns: int,
+    reach_ns: int,
 ) -> int:
     """Where an engine begins for rows from `start` on."""
     before = int(np.searchsorted(gaps, start, "right"))
     begin = int(gaps[before - 1]) + 1 if before else 0
     if begin > start:  # a gap stands at `start`
         return start
-    limit_ns = int(latest_ns[start]) - longest_ns
+    limit_ns = int(latest_ns[start]) - reach_ns
     reached = begin + int(np.searchsorted(latest_ns[begin:start], limit_ns, "right"))
     used = np.flatnonzero(event_time_ns[begin:reached] == latest_ns[begin:reached])
     return begin + int(used[-1]) if len(used) else begin

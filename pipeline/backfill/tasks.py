@@ -24,7 +24,7 @@ from pipeline.archive import DEFAULT_OPTIONS, ReadOptions, read_archive
 from pipeline.backfill.days import Stretch, stretches
 from pipeline.backfill.units import Unit
 from pipeline.features.columns import ProductCodes, TickColumns
-from pipeline.features.engine import FeatureBatch, FeatureEngine, Status, longest_ns
+from pipeline.features.engine import FeatureBatch, FeatureEngine, Status, reach_ns
 from pipeline.features.table import CHUNK_RECORDS, LATE_REASONS, split
 from pipeline.feed.advice import GapWatch
 from pipeline.parquet import FeatureParquetWriter
@@ -121,7 +121,7 @@ def read_unit(unit: Unit, plan: Plan) -> UnitTicks:
     dead = [record for record in refused if isinstance(record, DeadLetter)]
     written = _write_refused(plan.out, f"unit-{unit.number:05d}.late", late)
     written += _write_refused(plan.out, f"unit-{unit.number:05d}.dead", dead)
-    history_ns = longest_ns(plan.schema)
+    history_ns = reach_ns(plan.schema)
     facts = UnitFacts(
         days=[
             ProductDay(unit.number, venues[name][1], day, found, venues[name][0], name)

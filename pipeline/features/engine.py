@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from common.schema import CORE_1, FULL_1, SCHEMAS, FeatureSchema
+from common.schema import CORE_1, FULL_1, FULL_2, SCHEMAS, FeatureSchema
 from pipeline.features import full, kernels, state
 from pipeline.features.columns import TickColumns
 
@@ -27,12 +27,21 @@ class Status(IntEnum):
     REPEATED = kernels.REPEATED
 
 
-_KERNELS = {CORE_1.name: kernels.KERNEL, FULL_1.name: full.KERNEL}
+_KERNELS = {CORE_1.name: kernels.KERNEL, FULL_1.name: full.KERNEL_1, FULL_2.name: full.KERNEL_2}
 
 
 def longest_ns(schema: FeatureSchema) -> int:
     """The longest window of a schema of SCHEMAS: how much unbroken history a row needs to be warm."""
     return _KERNELS[schema.name].longest_ns
+
+
+def reach_ns(schema: FeatureSchema) -> int:
+    """How far back a row of a schema of SCHEMAS depends on the unbroken history.
+
+    An engine that begins with the last tick used at or before t - reach_ns gives the row at t the same bits as an
+    engine that never stopped.
+    """
+    return _KERNELS[schema.name].reach_ns
 
 
 class FeatureBatch(NamedTuple):  # made per call, in half the time of a frozen dataclass
@@ -51,15 +60,14 @@ class FeatureEngine:
     time of day) always are. A tick older than the product's last one (JUMPED_BACK) or the same in all its
     values (REPEATED) is not used.
 
-    The answer depends on the ticks alone: not on how they are cut into batches, and, once the longest
-    window w is full, not on what came before the last tick at or before t - w. So an engine that starts
-    there gives the same bits as one that never stopped.
+    The answer depends on the ticks alone: not on how they are cut into batches, and not on what came before the last
+    tick at or before t - reach_ns. So an engine that starts there gives the same bits as one that never stopped.
 
-    schema: CORE_1 (longest window 60 s) or FULL_1 (300 s), whose first columns are core/1's; ValueError
-    for another.
+    schema: CORE_1 (longest window 60 s), FULL_1 (300 s), whose first columns are core/1's, or FULL_2 (300 s, and as
+    much of the trailing hour as is known), whose first columns are full/1's; ValueError for another.
 
     Memory a product: for each tick of its busiest longest window, rounded up to a power of two, 24 bytes
-    (core/1) or 56 (full/1), and 5 kB for full/1.
+    (core/1) or 56 (full/1 and full/2), and 5 kB for full/1 or 28 kB for full/2.
     """
 
     _kernels: Mapping[str, kernels.Kernel] = _KERNELS

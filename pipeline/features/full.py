@@ -1,4 +1,4 @@
-"""The loop over ticks for full/1, beside `kernels` for core/1: bare, outputs and state supplied by the caller.
+"""The loop over ticks for full/1 and full/2, beside `kernels` for core/1: bare, with outputs and state of the caller.
 
 The first eleven columns are written by core/1's own code from a state that begins as core/1's does, so they
 are the same bits. Every sum is exact (see `sums`), so each feature is a function of the ticks of its window.
@@ -10,6 +10,7 @@ State of product p, all plain arrays (FeatureEngine owns them):
 - `last[p]`: float64 (6,): price, bid, ask, bid quantity, ask quantity of the last tick used; DECAYED.
 - `words[p]`: uint64 (SUMS, 4): exact sums, in the slots below.
 - `seconds[p]`: float64 (512,): sums of squared returns of whole seconds, second s at `s & 511`.
+- `hours[p]` and `grids[p]`: of full/2, see `trailing`.
 - rings: `times`, `mids`, `moves` (absolute return), `flows` (order flow), `spreads` (over mid),
   `imbalances`, and `peaks`: the numbers of the ticks from HEAD to before TAIL, whose moves fall, the first
   being the largest of the last minute.
@@ -25,7 +26,7 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit, types
 
-from pipeline.features import kernels, sums
+from pipeline.features import kernels, sums, trailing
 from pipeline.features.kernels import COUNT, GAP, MASK, OFFSET, OK, REFERENCE, SEQUENCE, START_NS, Kernel
 
 # Core/1's windows come first, with the minute as its longest.
@@ -33,12 +34,13 @@ WINDOWS_NS = (*kernels.WINDOWS_NS, 15_000_000_000, 120_000_000_000, 300_000_000_
 FIVE_SECONDS, HALF_MINUTE, MINUTE, QUARTER_MINUTE, TWO_MINUTES, FIVE_MINUTES = range(1, 7)
 MINUTE_NS, FIVE_SECONDS_NS = WINDOWS_NS[MINUTE], WINDOWS_NS[FIVE_SECONDS]
 LONGEST_NS = WINDOWS_NS[FIVE_MINUTES]
-FEATURES = 27
+FEATURES = 27  # of full/1
 
 # Columns of `cursors` after the references.
 OLDEST = REFERENCE + FIVE_MINUTES
 SECOND, MOVED_NS, HEAD, TAIL = OLDEST + 1, OLDEST + 2, OLDEST + 3, OLDEST + 4
 CURSORS = OLDEST + 5
+POINT, KNOWN = CURSORS, CURSORS + 1  # of full/2: the last point of the grid, the returns known (see `trailing`)
 DECAYED = 5  # of `last`: squares of the seconds before this one, by age
 LAST_VALUES = 6
 
@@ -210,9 +212,14 @@ def root(words, window, history_ns):
 
 def update(
     first, product, kind, event_time_ns, sequence_num, price, bid, ask, bid_quantity, ask_quantity,
-    cursors, last, words, seconds, times, mids, moves, flows, spreads, imbalances, peaks, status, warm, values,
+    cursors, last, words, seconds, hours, grids,
+    times, mids, moves, flows, spreads, imbalances, peaks, status, warm, values,
 ):  # fmt: skip
-    """As kernels.update: takes records from `first` on; returns how many are done."""
+    """As kernels.update: takes records from `first` on; returns how many are done.
+
+    hours and grids: for full/2; without a column for full/1.
+    """
+    trailing_hour = hours.shape[1] > 0
     for i in range(first, len(product)):
         p = product[i]
         if p < 0 or p >= len(cursors):
@@ -243,12 +250,22 @@ def update(
             state[MOVED_NS] = time_ns
             state[HEAD] = state[TAIL] = 0
             sums_p[:, :] = 0  # but not `seconds`: by the time a row is warm, all of them are of this history
+            if trailing_hour:
+                state[POINT], state[KNOWN] = trailing.last_point(time_ns), 0
+                trailing.begin(hours[p], grids[p])
         else:
             advance(state, sums_p, time_ns, times, moves, flows, spreads, imbalances, peaks)
             if count - state[OLDEST] > state[MASK]:
                 return i
             if second != state[SECOND]:
                 begin_second(state, before, sums_p, seconds[p], second)
+            if trailing_hour:
+                point = trailing.last_point(time_ns)
+                if point != state[POINT]:
+                    state[KNOWN] = trailing.advance(
+                        hours[p], grids[p], state[POINT], state[KNOWN], point, mids[newest]
+                    )  # fmt: skip
+                    state[POINT] = point
         mid = bid[i] + 0.5 * (ask[i] - bid[i])  # as in core/1
         spread = (ask[i] - bid[i]) / mid
         depth = bid_quantity[i] + ask_quantity[i]
@@ -272,12 +289,16 @@ def update(
             price[i], bid[i], ask[i], bid_quantity[i], ask_quantity[i],
         )  # fmt: skip
         warm[i] = write_rest(values[i], state, before, sums_p, time_ns, moves, peaks)
+        if trailing_hour:
+            for feature in range(trailing.FEATURES):
+                values[i, FEATURES + feature] = hours[p, feature]
     return len(product)
 
 
 SIGNATURE = types.int64(
     *kernels.TICKS, types.int64[:, ::1], types.float64[:, ::1], types.uint64[:, :, ::1], types.float64[:, ::1],
-    types.int64[::1], *[types.float64[::1]] * 5, types.int64[::1], *kernels.OUTPUTS,
+    types.float64[:, ::1], types.float64[:, :, ::1], types.int64[::1], *[types.float64[::1]] * 5, types.int64[::1],
+    *kernels.OUTPUTS,
 )  # fmt: skip
 
 
@@ -287,18 +308,28 @@ def compiled() -> Callable[..., int]:
     return kernels.machine_code(update, SIGNATURE)
 
 
-KERNEL = Kernel(
-    compiled,
-    LONGEST_NS,
-    FEATURES,
-    of_product=(
-        ((CURSORS,), np.int64),
-        ((LAST_VALUES,), np.float64),
-        ((SUMS, sums.WORDS), np.uint64),
-        ((SECONDS,), np.float64),
-    ),
-    of_tick=(np.int64, *[np.float64] * 5, np.int64),
-    oldest=OLDEST,
-    tick_numbers=(COUNT, *range(REFERENCE, OLDEST + 1)),
-    queue=(HEAD, TAIL),
+def _kernel(reach_ns: int, features: int, cursors: int, hour: int, grid: tuple[int, int]) -> Kernel:
+    return Kernel(
+        compiled,
+        LONGEST_NS,
+        reach_ns,
+        features,
+        of_product=(
+            ((cursors,), np.int64),
+            ((LAST_VALUES,), np.float64),
+            ((SUMS, sums.WORDS), np.uint64),
+            ((SECONDS,), np.float64),
+            ((hour,), np.float64),
+            (grid, np.float64),
+        ),
+        of_tick=(np.int64, *[np.float64] * 5, np.int64),
+        oldest=OLDEST,
+        tick_numbers=(COUNT, *range(REFERENCE, OLDEST + 1)),
+        queue=(HEAD, TAIL),
+    )
+
+
+KERNEL_1 = _kernel(LONGEST_NS, FEATURES, CURSORS, hour=0, grid=(0, 0))
+KERNEL_2 = _kernel(
+    trailing.REACH_NS, FEATURES + trailing.FEATURES, KNOWN + 1, trailing.VALUES, (trailing.ROWS, trailing.HOUR)
 )

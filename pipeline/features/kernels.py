@@ -251,7 +251,8 @@ class Kernel:
     """
 
     compiled: Callable[[], Callable[..., int]]
-    longest_ns: int
+    longest_ns: int  # how much unbroken history makes a row warm
+    reach_ns: int  # how much of the history a row depends on
     features: int
     of_product: tuple[tuple[tuple[int, ...], type], ...]  # shape and type for each product; the cursors first
     of_tick: tuple[type, ...]  # types of the rings
@@ -262,6 +263,7 @@ class Kernel:
 
 KERNEL = Kernel(
     compiled,
+    LONGEST_NS,
     LONGEST_NS,
     FEATURES,
     of_product=(((CURSORS,), np.int64), ((LAST_VALUES,), np.float64), ((sums.WORDS,), np.uint64)),

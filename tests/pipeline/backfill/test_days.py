@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.schema import CORE_1, FULL_1, FeatureSchema
+from common.schema import CORE_1, FULL_1, FULL_2, FeatureSchema
 from pipeline.backfill import days
 from pipeline.backfill.days import DAY_NS, Stretch, stretches
 from pipeline.features.columns import GAP, TICK, ProductCodes, TickColumns
-from pipeline.features.engine import FeatureEngine, longest_ns
+from pipeline.features.engine import FeatureEngine, reach_ns
 from pipeline.records import Gap, Record
 from tests.pipeline.features.markets import SECOND_NS, markets, walk
 from tests.pipeline.features.test_full import restless
 
-BOTH = pytest.mark.parametrize("schema", [CORE_1, FULL_1], ids=lambda schema: schema.name)
+BOTH = pytest.mark.parametrize("schema", [CORE_1, FULL_1, FULL_2], ids=lambda schema: schema.name)
 MINUTE_NS = 60 * SECOND_NS
 
 
@@ -32,7 +32,7 @@ def found(kind: Sequence[int], seconds: Sequence[float], day: int = 20) -> list[
 
 def assert_days_have_the_bits_of_the_stream(ticks: TickColumns, schema: FeatureSchema) -> list[Stretch]:
     whole = FeatureEngine(schema).update(ticks)
-    parts = stretches(ticks.kind, ticks.event_time_ns, longest_ns(schema))
+    parts = stretches(ticks.kind, ticks.event_time_ns, reach_ns(schema))
     done = 0
     for part in parts:
         assert part.start == done

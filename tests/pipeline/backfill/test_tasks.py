@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from common.schema import CORE_1, FULL_1, FeatureSchema
+from common.schema import CORE_1, FULL_1, FULL_2, FeatureSchema
 from pipeline.archive import read_archive
 from pipeline.backfill import tasks
 from pipeline.backfill.days import Stretch
@@ -25,7 +25,7 @@ from pipeline.records import Tick, decode_dead, decode_late
 from tests.pipeline.backfill.recordings import DAY_NS, FIRST_DAY_NS, Feed, three_days
 
 NO_FACTS = tasks.UnitFacts([], 0, Counter(), Counter(), Counter(), ())
-BOTH = pytest.mark.parametrize("schema", [CORE_1, FULL_1], ids=lambda schema: schema.name)
+BOTH = pytest.mark.parametrize("schema", [CORE_1, FULL_1, FULL_2], ids=lambda schema: schema.name)
 
 
 def parted(files: Sequence[Path]) -> list[Unit]:

@@ -161,7 +161,7 @@ def test_a_signal_leaves_what_was_there_and_nothing_else(
         (["--data-file", "missing.ndjson"], "missing.ndjson: no such file"),
         (["--out", "features.csv"], "expected a name that ends in .parquet"),
         (["--nonsense"], "No such option"),
-        (["--schema", "full/2"], "'full/2' is not one of 'core/1', 'full/1'"),
+        (["--schema", "full/3"], "'full/3' is not one of 'core/1', 'full/1', 'full/2'"),
         (
             ["--data-file", "junk.ndjson"],
             "no tick in junk.ndjson: the format is not known; first reason, at junk",

@@ -298,7 +298,7 @@ def test_state_stops_growing_once_the_longest_window_is_full() -> None:
 
 
 def test_a_schema_that_no_kernel_computes_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"schema full/2 .*: expected core/1 or full/1"):
-        FeatureEngine(FeatureSchema("full/2", FULL_1.features))
+    with pytest.raises(ValueError, match=r"schema full/3 .*: expected core/1 or full/1 or full/2"):
+        FeatureEngine(FeatureSchema("full/3", FULL_1.features))
     with pytest.raises(ValueError, match="schema full/1"):
         FeatureEngine(FeatureSchema("full/1", FULL_1.features[:-1]))

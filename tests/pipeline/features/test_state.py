@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.schema import CORE_1, FULL_1, FeatureSchema
+from common.schema import CORE_1, FULL_1, FULL_2, FeatureSchema
 from pipeline.features import kernels
 from pipeline.features.columns import ProductCodes, TickColumns
 from pipeline.features.engine import FIRST_RING_TICKS, FeatureEngine
@@ -17,7 +17,7 @@ from pipeline.records import Gap, Record, Tick
 from tests.pipeline.features.markets import SECOND_NS, START_NS, markets, walk
 from tests.pipeline.features.test_full import restless
 
-BOTH = pytest.mark.parametrize("schema", [CORE_1, FULL_1], ids=lambda schema: schema.name)
+BOTH = pytest.mark.parametrize("schema", [CORE_1, FULL_1, FULL_2], ids=lambda schema: schema.name)
 
 
 def moved(engine: FeatureEngine, products: int) -> FeatureEngine:
