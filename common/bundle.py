@@ -3,6 +3,11 @@
 Training writes the manifest and the server checks it. The ONNX graph has the input `features`, float64 of
 shape (rows, features of the schema), in the schema's order, and the output `probability`, float32 or float64
 of shape (rows,) or (rows, 1), in [0, 1].
+
+A model that forecasts a distribution (manifest.forecast is set) has two more inputs, float64: `spike_bps` (rows, 1),
+positive, and `levels` (rows, levels), in (0, 1), where the number of levels may be 0; and two more outputs, float64:
+`median_bps` (rows, 1) and `quantile_bps` (rows, levels). Its `probability` is that of a realized volatility of at least
+spike_bps.
 """
 
 from __future__ import annotations
@@ -51,6 +56,27 @@ class ManifestSpan(msgspec.Struct, frozen=True):
     end_ns: int  # event time of the last row
     rows: int
     positives: int
+
+
+class Survival(msgspec.Struct, frozen=True):
+    """Share of training rows at or above each value. Between two values it is linear in the logarithm of the value."""
+
+    values: tuple[float, ...]  # ascending, positive
+    shares: tuple[Unit, ...]  # descending
+
+
+class ManifestForecast(msgspec.Struct, frozen=True):
+    """What a model forecasts: the distribution of realized volatility over (t, t + horizon_s], in basis points."""
+
+    horizon_s: float
+    step_s: float  # of the grid of mids whose squared returns make up the realized volatility
+    floor_bps: float  # a smaller volatility counts as this: the market stands still
+    spike_bps: float  # default spike size
+    sizes: Survival  # in bps
+    # Feature with the trailing hour's volatility (log return per sqrt(horizon_s)), and the volatility of training rows
+    # as a multiple of it. Empty, None: the schema has no trailing hour.
+    trailing_feature: str = ""
+    multiples: Survival | None = None
 
 
 # `volcast models add` knows nothing about the training of a graph.
@@ -136,6 +162,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     calibration: Calibration | None = None
     reference: DriftReference | None = None
     ablation: tuple[AblationRow, ...] = ()
+    forecast: ManifestForecast | None = None  # None: the model gives the probability of `label` only
+    ranges: dict[str, tuple[float, float]] = {}  # feature -> smallest and largest value in the training rows
 
     @property
     def is_added(self) -> bool:

@@ -33,9 +33,21 @@ class Selection(msgspec.Struct, frozen=True, gc=False):
 DEFAULT_SELECTION = Selection()
 
 
+class ForecastQuery(msgspec.Struct, frozen=True, gc=False):
+    """What the caller asks of the forecast distribution. Not yet validated."""
+
+    spike_bps: float = 0.0  # 0: the model's default
+    spike_multiple: float = 0.0  # of the trailing hour's volatility; 0: not used
+    levels: tuple[float, ...] = ()  # of quantiles
+
+
+DEFAULT_QUERY = ForecastQuery()
+
+
 class PredictInput(msgspec.Struct, frozen=True):
     """One request. `rows` is None if the caller sent no rows."""
 
     rows: RowSource | None
     selection: Selection = DEFAULT_SELECTION
     routing_key: str = ""  # decides between stable and canary if `selection` names neither version nor label
+    query: ForecastQuery = DEFAULT_QUERY

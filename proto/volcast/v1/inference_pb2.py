@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1avolcast/v1/inference.proto\x12\nvolcast.v1\x1a\x17google/rpc/status.proto\"\xa9\x01\n\x0ePredictRequest\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.volcast.v1.ModelSelector\x12&\n\x05named\x18\x02 \x01(\x0b\x32\x15.volcast.v1.NamedRowsH\x00\x12(\n\x06packed\x18\x03 \x01(\x0b\x32\x16.volcast.v1.PackedRowsH\x00\x12\x13\n\x0brouting_key\x18\x04 \x01(\tB\x06\n\x04rows\"K\n\rModelSelector\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\x07version\x18\x02 \x01(\tH\x00\x12\x0f\n\x05label\x18\x03 \x01(\tH\x00\x42\x08\n\x06\x63hoice\"/\n\tNamedRows\x12\"\n\x04rows\x18\x01 \x03(\x0b\x32\x14.volcast.v1.NamedRow\"\x9c\x01\n\x08NamedRow\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x15\n\revent_time_ns\x18\x02 \x01(\x03\x12\x34\n\x08\x66\x65\x61tures\x18\x03 \x03(\x0b\x32\".volcast.v1.NamedRow.FeaturesEntry\x1a/\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x9a\x01\n\nPackedRows\x12\x13\n\x0bschema_hash\x18\x01 \x01(\t\x12\'\n\tdata_type\x18\x02 \x01(\x0e\x32\x14.volcast.v1.DataType\x12\x11\n\trow_count\x18\x03 \x01(\r\x12\x0e\n\x06values\x18\x04 \x01(\x0c\x12\x16\n\x0e\x65vent_times_ns\x18\x05 \x03(\x03\x12\x13\n\x0bproduct_ids\x18\x06 \x03(\t\"\x8c\x01\n\x0fPredictResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x11\n\tthreshold\x18\x03 \x01(\x01\x12\x15\n\rprobabilities\x18\x04 \x03(\x01\x12\x10\n\x08queue_ns\x18\x05 \x01(\x03\x12\x12\n\ncompute_ns\x18\x06 \x01(\x03\"U\n\x14StreamPredictRequest\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x04\x12+\n\x07request\x18\x02 \x01(\x0b\x32\x1a.volcast.v1.PredictRequest\"\x89\x01\n\x15StreamPredictResponse\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x04\x12/\n\x08response\x18\x02 \x01(\x0b\x32\x1b.volcast.v1.PredictResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\x0f\n\rHealthRequest\"\x8f\x01\n\x0eHealthResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\'\n\x06models\x18\x02 \x03(\x0b\x32\x17.volcast.v1.ModelStatus\x12\x15\n\rdefault_model\x18\x03 \x01(\t\x12\x10\n\x08uptime_s\x18\x04 \x01(\x01\x12\r\n\x05\x62uild\x18\x05 \x01(\t\x12\r\n\x05\x66ront\x18\x06 \x01(\t\"\xc7\x01\n\x0bModelStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\r\n\x05ready\x18\x04 \x01(\x08\x12\x13\n\x0bschema_name\x18\x05 \x01(\t\x12\x13\n\x0bschema_hash\x18\x06 \x01(\t\x12)\n\x08\x66\x65\x61tures\x18\x07 \x03(\x0b\x32\x17.volcast.v1.FeatureSpec\x12\x11\n\tthreshold\x18\x08 \x01(\x01\x12\x12\n\nload_error\x18\t \x01(\t\")\n\x0b\x46\x65\x61tureSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04unit\x18\x02 \x01(\t*S\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x02\x32\xf1\x01\n\x10InferenceService\x12\x42\n\x07Predict\x12\x1a.volcast.v1.PredictRequest\x1a\x1b.volcast.v1.PredictResponse\x12X\n\rStreamPredict\x12 .volcast.v1.StreamPredictRequest\x1a!.volcast.v1.StreamPredictResponse(\x01\x30\x01\x12?\n\x06Health\x12\x19.volcast.v1.HealthRequest\x1a\x1a.volcast.v1.HealthResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1avolcast/v1/inference.proto\x12\nvolcast.v1\x1a\x17google/rpc/status.proto\"\xe7\x01\n\x0ePredictRequest\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x19.volcast.v1.ModelSelector\x12&\n\x05named\x18\x02 \x01(\x0b\x32\x15.volcast.v1.NamedRowsH\x00\x12(\n\x06packed\x18\x03 \x01(\x0b\x32\x16.volcast.v1.PackedRowsH\x00\x12\x13\n\x0brouting_key\x18\x04 \x01(\t\x12\x11\n\tspike_bps\x18\x05 \x01(\x01\x12\x16\n\x0espike_multiple\x18\x06 \x01(\x01\x12\x11\n\tquantiles\x18\x07 \x03(\x01\x42\x06\n\x04rows\"K\n\rModelSelector\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\x07version\x18\x02 \x01(\tH\x00\x12\x0f\n\x05label\x18\x03 \x01(\tH\x00\x42\x08\n\x06\x63hoice\"/\n\tNamedRows\x12\"\n\x04rows\x18\x01 \x03(\x0b\x32\x14.volcast.v1.NamedRow\"\x9c\x01\n\x08NamedRow\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x15\n\revent_time_ns\x18\x02 \x01(\x03\x12\x34\n\x08\x66\x65\x61tures\x18\x03 \x03(\x0b\x32\".volcast.v1.NamedRow.FeaturesEntry\x1a/\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x9a\x01\n\nPackedRows\x12\x13\n\x0bschema_hash\x18\x01 \x01(\t\x12\'\n\tdata_type\x18\x02 \x01(\x0e\x32\x14.volcast.v1.DataType\x12\x11\n\trow_count\x18\x03 \x01(\r\x12\x0e\n\x06values\x18\x04 \x01(\x0c\x12\x16\n\x0e\x65vent_times_ns\x18\x05 \x03(\x03\x12\x13\n\x0bproduct_ids\x18\x06 \x03(\t\"\xdc\x01\n\x0fPredictResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x11\n\tthreshold\x18\x03 \x01(\x01\x12\x15\n\rprobabilities\x18\x04 \x03(\x01\x12\x10\n\x08queue_ns\x18\x05 \x01(\x03\x12\x12\n\ncompute_ns\x18\x06 \x01(\x03\x12\x11\n\tspike_bps\x18\x07 \x01(\x01\x12\x12\n\nmedian_bps\x18\x08 \x03(\x01\x12\x14\n\x0cquantile_bps\x18\t \x03(\x01\x12\x11\n\tbase_rate\x18\n \x01(\x01\"U\n\x14StreamPredictRequest\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x04\x12+\n\x07request\x18\x02 \x01(\x0b\x32\x1a.volcast.v1.PredictRequest\"\x89\x01\n\x15StreamPredictResponse\x12\x10\n\x08\x66rame_id\x18\x01 \x01(\x04\x12/\n\x08response\x18\x02 \x01(\x0b\x32\x1b.volcast.v1.PredictResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\x0f\n\rHealthRequest\"\x8f\x01\n\x0eHealthResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\'\n\x06models\x18\x02 \x03(\x0b\x32\x17.volcast.v1.ModelStatus\x12\x15\n\rdefault_model\x18\x03 \x01(\t\x12\x10\n\x08uptime_s\x18\x04 \x01(\x01\x12\r\n\x05\x62uild\x18\x05 \x01(\t\x12\r\n\x05\x66ront\x18\x06 \x01(\t\"\xf8\x01\n\x0bModelStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\r\n\x05ready\x18\x04 \x01(\x08\x12\x13\n\x0bschema_name\x18\x05 \x01(\t\x12\x13\n\x0bschema_hash\x18\x06 \x01(\t\x12)\n\x08\x66\x65\x61tures\x18\x07 \x03(\x0b\x32\x17.volcast.v1.FeatureSpec\x12\x11\n\tthreshold\x18\x08 \x01(\x01\x12\x12\n\nload_error\x18\t \x01(\t\x12\x11\n\tspike_bps\x18\n \x01(\x01\x12\x1c\n\x14takes_spike_multiple\x18\x0b \x01(\x08\"m\n\x0b\x46\x65\x61tureSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04unit\x18\x02 \x01(\t\x12\x0c\n\x04used\x18\x03 \x01(\x08\x12\x10\n\x03low\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04high\x18\x05 \x01(\x01H\x01\x88\x01\x01\x42\x06\n\x04_lowB\x07\n\x05_high*S\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x02\x32\xf1\x01\n\x10InferenceService\x12\x42\n\x07Predict\x12\x1a.volcast.v1.PredictRequest\x1a\x1b.volcast.v1.PredictResponse\x12X\n\rStreamPredict\x12 .volcast.v1.StreamPredictRequest\x1a!.volcast.v1.StreamPredictResponse(\x01\x30\x01\x12?\n\x06Health\x12\x19.volcast.v1.HealthRequest\x1a\x1a.volcast.v1.HealthResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,34 +34,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_NAMEDROW_FEATURESENTRY']._loaded_options = None
   _globals['_NAMEDROW_FEATURESENTRY']._serialized_options = b'8\001'
-  _globals['_DATATYPE']._serialized_start=1459
-  _globals['_DATATYPE']._serialized_end=1542
+  _globals['_DATATYPE']._serialized_start=1718
+  _globals['_DATATYPE']._serialized_end=1801
   _globals['_PREDICTREQUEST']._serialized_start=68
-  _globals['_PREDICTREQUEST']._serialized_end=237
-  _globals['_MODELSELECTOR']._serialized_start=239
-  _globals['_MODELSELECTOR']._serialized_end=314
-  _globals['_NAMEDROWS']._serialized_start=316
-  _globals['_NAMEDROWS']._serialized_end=363
-  _globals['_NAMEDROW']._serialized_start=366
-  _globals['_NAMEDROW']._serialized_end=522
-  _globals['_NAMEDROW_FEATURESENTRY']._serialized_start=475
-  _globals['_NAMEDROW_FEATURESENTRY']._serialized_end=522
-  _globals['_PACKEDROWS']._serialized_start=525
-  _globals['_PACKEDROWS']._serialized_end=679
-  _globals['_PREDICTRESPONSE']._serialized_start=682
-  _globals['_PREDICTRESPONSE']._serialized_end=822
-  _globals['_STREAMPREDICTREQUEST']._serialized_start=824
-  _globals['_STREAMPREDICTREQUEST']._serialized_end=909
-  _globals['_STREAMPREDICTRESPONSE']._serialized_start=912
-  _globals['_STREAMPREDICTRESPONSE']._serialized_end=1049
-  _globals['_HEALTHREQUEST']._serialized_start=1051
-  _globals['_HEALTHREQUEST']._serialized_end=1066
-  _globals['_HEALTHRESPONSE']._serialized_start=1069
-  _globals['_HEALTHRESPONSE']._serialized_end=1212
-  _globals['_MODELSTATUS']._serialized_start=1215
-  _globals['_MODELSTATUS']._serialized_end=1414
-  _globals['_FEATURESPEC']._serialized_start=1416
-  _globals['_FEATURESPEC']._serialized_end=1457
-  _globals['_INFERENCESERVICE']._serialized_start=1545
-  _globals['_INFERENCESERVICE']._serialized_end=1786
+  _globals['_PREDICTREQUEST']._serialized_end=299
+  _globals['_MODELSELECTOR']._serialized_start=301
+  _globals['_MODELSELECTOR']._serialized_end=376
+  _globals['_NAMEDROWS']._serialized_start=378
+  _globals['_NAMEDROWS']._serialized_end=425
+  _globals['_NAMEDROW']._serialized_start=428
+  _globals['_NAMEDROW']._serialized_end=584
+  _globals['_NAMEDROW_FEATURESENTRY']._serialized_start=537
+  _globals['_NAMEDROW_FEATURESENTRY']._serialized_end=584
+  _globals['_PACKEDROWS']._serialized_start=587
+  _globals['_PACKEDROWS']._serialized_end=741
+  _globals['_PREDICTRESPONSE']._serialized_start=744
+  _globals['_PREDICTRESPONSE']._serialized_end=964
+  _globals['_STREAMPREDICTREQUEST']._serialized_start=966
+  _globals['_STREAMPREDICTREQUEST']._serialized_end=1051
+  _globals['_STREAMPREDICTRESPONSE']._serialized_start=1054
+  _globals['_STREAMPREDICTRESPONSE']._serialized_end=1191
+  _globals['_HEALTHREQUEST']._serialized_start=1193
+  _globals['_HEALTHREQUEST']._serialized_end=1208
+  _globals['_HEALTHRESPONSE']._serialized_start=1211
+  _globals['_HEALTHRESPONSE']._serialized_end=1354
+  _globals['_MODELSTATUS']._serialized_start=1357
+  _globals['_MODELSTATUS']._serialized_end=1605
+  _globals['_FEATURESPEC']._serialized_start=1607
+  _globals['_FEATURESPEC']._serialized_end=1716
+  _globals['_INFERENCESERVICE']._serialized_start=1804
+  _globals['_INFERENCESERVICE']._serialized_end=2045
 # @@protoc_insertion_point(module_scope)

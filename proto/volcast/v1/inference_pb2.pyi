@@ -18,16 +18,22 @@ DATA_TYPE_FLOAT32: DataType
 DATA_TYPE_FLOAT64: DataType
 
 class PredictRequest(_message.Message):
-    __slots__ = ("model", "named", "packed", "routing_key")
+    __slots__ = ("model", "named", "packed", "routing_key", "spike_bps", "spike_multiple", "quantiles")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     NAMED_FIELD_NUMBER: _ClassVar[int]
     PACKED_FIELD_NUMBER: _ClassVar[int]
     ROUTING_KEY_FIELD_NUMBER: _ClassVar[int]
+    SPIKE_BPS_FIELD_NUMBER: _ClassVar[int]
+    SPIKE_MULTIPLE_FIELD_NUMBER: _ClassVar[int]
+    QUANTILES_FIELD_NUMBER: _ClassVar[int]
     model: ModelSelector
     named: NamedRows
     packed: PackedRows
     routing_key: str
-    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., named: _Optional[_Union[NamedRows, _Mapping]] = ..., packed: _Optional[_Union[PackedRows, _Mapping]] = ..., routing_key: _Optional[str] = ...) -> None: ...
+    spike_bps: float
+    spike_multiple: float
+    quantiles: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., named: _Optional[_Union[NamedRows, _Mapping]] = ..., packed: _Optional[_Union[PackedRows, _Mapping]] = ..., routing_key: _Optional[str] = ..., spike_bps: _Optional[float] = ..., spike_multiple: _Optional[float] = ..., quantiles: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ModelSelector(_message.Message):
     __slots__ = ("name", "version", "label")
@@ -79,20 +85,28 @@ class PackedRows(_message.Message):
     def __init__(self, schema_hash: _Optional[str] = ..., data_type: _Optional[_Union[DataType, str]] = ..., row_count: _Optional[int] = ..., values: _Optional[bytes] = ..., event_times_ns: _Optional[_Iterable[int]] = ..., product_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "threshold", "probabilities", "queue_ns", "compute_ns")
+    __slots__ = ("model_name", "model_version", "threshold", "probabilities", "queue_ns", "compute_ns", "spike_bps", "median_bps", "quantile_bps", "base_rate")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
     QUEUE_NS_FIELD_NUMBER: _ClassVar[int]
     COMPUTE_NS_FIELD_NUMBER: _ClassVar[int]
+    SPIKE_BPS_FIELD_NUMBER: _ClassVar[int]
+    MEDIAN_BPS_FIELD_NUMBER: _ClassVar[int]
+    QUANTILE_BPS_FIELD_NUMBER: _ClassVar[int]
+    BASE_RATE_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     threshold: float
     probabilities: _containers.RepeatedScalarFieldContainer[float]
     queue_ns: int
     compute_ns: int
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., threshold: _Optional[float] = ..., probabilities: _Optional[_Iterable[float]] = ..., queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ...) -> None: ...
+    spike_bps: float
+    median_bps: _containers.RepeatedScalarFieldContainer[float]
+    quantile_bps: _containers.RepeatedScalarFieldContainer[float]
+    base_rate: float
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., threshold: _Optional[float] = ..., probabilities: _Optional[_Iterable[float]] = ..., queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ..., spike_bps: _Optional[float] = ..., median_bps: _Optional[_Iterable[float]] = ..., quantile_bps: _Optional[_Iterable[float]] = ..., base_rate: _Optional[float] = ...) -> None: ...
 
 class StreamPredictRequest(_message.Message):
     __slots__ = ("frame_id", "request")
@@ -133,7 +147,7 @@ class HealthResponse(_message.Message):
     def __init__(self, ready: _Optional[bool] = ..., models: _Optional[_Iterable[_Union[ModelStatus, _Mapping]]] = ..., default_model: _Optional[str] = ..., uptime_s: _Optional[float] = ..., build: _Optional[str] = ..., front: _Optional[str] = ...) -> None: ...
 
 class ModelStatus(_message.Message):
-    __slots__ = ("name", "version", "labels", "ready", "schema_name", "schema_hash", "features", "threshold", "load_error")
+    __slots__ = ("name", "version", "labels", "ready", "schema_name", "schema_hash", "features", "threshold", "load_error", "spike_bps", "takes_spike_multiple")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
@@ -143,6 +157,8 @@ class ModelStatus(_message.Message):
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     LOAD_ERROR_FIELD_NUMBER: _ClassVar[int]
+    SPIKE_BPS_FIELD_NUMBER: _ClassVar[int]
+    TAKES_SPIKE_MULTIPLE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     labels: _containers.RepeatedScalarFieldContainer[str]
@@ -152,12 +168,20 @@ class ModelStatus(_message.Message):
     features: _containers.RepeatedCompositeFieldContainer[FeatureSpec]
     threshold: float
     load_error: str
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., ready: _Optional[bool] = ..., schema_name: _Optional[str] = ..., schema_hash: _Optional[str] = ..., features: _Optional[_Iterable[_Union[FeatureSpec, _Mapping]]] = ..., threshold: _Optional[float] = ..., load_error: _Optional[str] = ...) -> None: ...
+    spike_bps: float
+    takes_spike_multiple: bool
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., ready: _Optional[bool] = ..., schema_name: _Optional[str] = ..., schema_hash: _Optional[str] = ..., features: _Optional[_Iterable[_Union[FeatureSpec, _Mapping]]] = ..., threshold: _Optional[float] = ..., load_error: _Optional[str] = ..., spike_bps: _Optional[float] = ..., takes_spike_multiple: _Optional[bool] = ...) -> None: ...
 
 class FeatureSpec(_message.Message):
-    __slots__ = ("name", "unit")
+    __slots__ = ("name", "unit", "used", "low", "high")
     NAME_FIELD_NUMBER: _ClassVar[int]
     UNIT_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
     name: str
     unit: str
-    def __init__(self, name: _Optional[str] = ..., unit: _Optional[str] = ...) -> None: ...
+    used: bool
+    low: float
+    high: float
+    def __init__(self, name: _Optional[str] = ..., unit: _Optional[str] = ..., used: _Optional[bool] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
