@@ -249,7 +249,7 @@ class Forecaster:
 
     def _refused(self, rows: Rows, why: str) -> Forecast:
         get_logger().error("rows refused", rows=len(rows), error=why)
-        return _missing(rows, MissingReason.MISSING_REASON_REFUSED)
+        return missing(rows, MissingReason.MISSING_REASON_REFUSED)
 
     def _back_off(self, error: VolcastError) -> None:
         if self._retry_wait_s == MIN_RETRY_S:
@@ -281,10 +281,10 @@ class Forecaster:
         while self._given_up and not self._flight:
             rows = self._given_up.popleft()
             self.backlog_rows -= len(rows)
-            settled.append(_missing(rows, MissingReason.MISSING_REASON_SERVER_UNAVAILABLE))
+            settled.append(missing(rows, MissingReason.MISSING_REASON_SERVER_UNAVAILABLE))
 
 
-def _missing(rows: Rows, reason: MissingReason) -> Forecast:
+def missing(rows: Rows, reason: MissingReason) -> Forecast:
     return Forecast(rows, np.zeros(0), None, reason, time.time_ns())
 
 

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import compress
+from operator import not_
 
 import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -39,11 +41,14 @@ OWED_ROWS_AT_ONCE = 5000
 # comes after 500 ms: 0.5 s for each of about five reads of a partition.
 END_WAIT_MS = 10
 
+OwedRow = tuple[FeatureRow, int]  # and when it was written, ns, wall clock
+
 
 @dataclass(slots=True)
 class Restored:
     partition: Partition
     owed: list[Rows] = field(default_factory=list)  # committed rows without a prediction, oldest first
+    former_schema: list[Rows] = field(default_factory=list)  # as owed, but of another schema; without values
     lost_records: int = 0  # that retention took before they were read
 
 
@@ -131,13 +136,17 @@ class Restorer:
         partition.loaded()
         partition.next_offset = max(end, low)
         if marker is not None and marker.owed_from is not None:
-            restored.owed = list(self._owed_rows(log, number, marker, end))
+            owed = self._owed_rows(log, number, marker, end)
+            current = [row.schema_hash == self._schema.hash for row, _ in owed]
+            restored.owed = self._in_frames(list(compress(owed, current)))
+            restored.former_schema = self._in_frames(list(compress(owed, map(not_, current))))
         get_logger().info(
             "state restored",
             partition=number,
             products=len(partition.codes),
             replayed=replayed,
             owed_rows=sum(map(len, restored.owed)),
+            owed_rows_of_former_schema=sum(map(len, restored.former_schema)),
             lost_records=restored.lost_records,
             ms=round((time.monotonic() - began_s) * 1e3),
         )
@@ -186,7 +195,7 @@ class Restorer:
             return None
         return partition
 
-    def _owed_rows(self, log: _Log, number: int, marker: Marker, end: int) -> Iterator[Rows]:
+    def _owed_rows(self, log: _Log, number: int, marker: Marker, end: int) -> list[OwedRow]:
         """Committed feature rows of ticks from marker.owed_from on: features are committed, predictions are not.
 
         The worker publishes the rows of a batch by product. The forecaster needs them in the order of ticks.raw, since
@@ -195,15 +204,15 @@ class Restorer:
         assert marker.owed_from is not None
         topic = self._config.topics.features
         since_ms = max(0, marker.owed_since_ns // NS_PER_MS - CLOCK_SKEW_MS)
-        owed: dict[
-            int, tuple[FeatureRow, int]
-        ] = {}  # by offset: if at-least-once delivery repeated a row, the last copy
+        owed: dict[int, OwedRow] = {}  # by offset: if at-least-once delivery repeated a row, the last copy
         for feature_partition in range(log.partitions(topic)):
             start = log.offset_at(topic, feature_partition, since_ms)
             for batch in log.read_all(topic, feature_partition, start):
                 for message in batch:
                     row = _parsed(message)
-                    if row is not None and self._is_owed(row, number, marker.owed_from, end):
+                    if row is None or row.source_partition != number or not row.warm:
+                        continue
+                    if marker.owed_from <= row.source_offset < end:
                         owed[row.source_offset] = row, message.timestamp()[1] * NS_PER_MS
         if marker.owed_from not in owed:
             get_logger().warning(
@@ -212,21 +221,17 @@ class Restorer:
                 owed_from=marker.owed_from,
                 first_left=min(owed, default=None),
             )
-        in_order = [owed[offset] for offset in sorted(owed)]
-        for begin in range(0, len(in_order), OWED_ROWS_AT_ONCE):
-            some = in_order[begin : begin + OWED_ROWS_AT_ONCE]
-            yield self._as_rows([row for row, _ in some], [written_ns for _, written_ns in some])
+        return [owed[offset] for offset in sorted(owed)]
 
-    def _is_owed(self, row: FeatureRow, number: int, owed_from: int, end: int) -> bool:
-        return (
-            row.source_partition == number
-            and owed_from <= row.source_offset < end
-            and row.warm
-            and row.schema_hash == self._schema.hash
-        )
+    def _in_frames(self, owed: Sequence[OwedRow]) -> list[Rows]:
+        return [
+            self._as_rows(owed[begin : begin + OWED_ROWS_AT_ONCE]) for begin in range(0, len(owed), OWED_ROWS_AT_ONCE)
+        ]
 
-    def _as_rows(self, rows: list[FeatureRow], written_ns: list[int]) -> Rows:
-        times = np.array(written_ns, np.int64)
+    def _as_rows(self, owed: Sequence[OwedRow]) -> Rows:
+        rows = [row for row, _ in owed]
+        times = np.array([written_ns for _, written_ns in owed], np.int64)
+        is_current = rows[0].schema_hash == self._schema.hash
         return Rows(
             np.array([self._codes[row.venue, row.product_id] for row in rows], np.int32),
             np.array([row.source_partition for row in rows], np.int32),
@@ -237,7 +242,7 @@ class Restorer:
             np.array([row.bid for row in rows], np.float64),
             np.array([row.ask for row in rows], np.float64),
             np.array([row.imbalance for row in rows], np.float64),
-            np.array([row.values for row in rows], np.float64),
+            np.array([row.values if is_current else () for row in rows], np.float64),
             times,
             times,
         )

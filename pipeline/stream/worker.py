@@ -27,7 +27,7 @@ from pipeline.records import DeadLetter, LateTick, encode, record_key
 from pipeline.stream import codec
 from pipeline.stream.commits import Commit, FeatureRows, Totals
 from pipeline.stream.drift import LiveDrift
-from pipeline.stream.forecast import Forecast, Forecaster, Rows
+from pipeline.stream.forecast import Forecast, Forecaster, Rows, missing
 from pipeline.stream.kafka import consume_batch
 from pipeline.stream.latency import Stages
 from pipeline.stream.marker import to_metadata
@@ -281,6 +281,8 @@ class Worker:
             self._codes_of[number] = np.zeros(0, np.int32)
             for rows in restored.owed:
                 self.forecaster.submit(rows)
+            for rows in restored.former_schema:
+                self._publish_forecasts([missing(rows, MissingReason.MISSING_REASON_SCHEMA_CHANGED)])
             if restored.lost_records:
                 self._note_lost(number, restored.lost_records)
             positions.append(TopicPartition(self._topics.raw, number, partition.next_offset))

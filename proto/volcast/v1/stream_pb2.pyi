@@ -12,9 +12,11 @@ class MissingReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MISSING_REASON_UNSPECIFIED: _ClassVar[MissingReason]
     MISSING_REASON_SERVER_UNAVAILABLE: _ClassVar[MissingReason]
     MISSING_REASON_REFUSED: _ClassVar[MissingReason]
+    MISSING_REASON_SCHEMA_CHANGED: _ClassVar[MissingReason]
 MISSING_REASON_UNSPECIFIED: MissingReason
 MISSING_REASON_SERVER_UNAVAILABLE: MissingReason
 MISSING_REASON_REFUSED: MissingReason
+MISSING_REASON_SCHEMA_CHANGED: MissingReason
 
 class FeatureRow(_message.Message):
     __slots__ = ("product_id", "event_time_ns", "ingest_time_ns", "sequence_num", "schema_hash", "values", "warm", "source_partition", "source_offset", "venue", "bid", "ask", "imbalance")

@@ -10,6 +10,7 @@ from confluent_kafka import OFFSET_END, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
 
 from common.config import KafkaConfig
+from common.schema import FULL_1
 from pipeline.features.table import compute_features
 from pipeline.records import Tick, encode, record_key
 from pipeline.stream import restore as module
@@ -20,6 +21,7 @@ from tests.pipeline.stream.test_kafka_topics import set_policy
 from tests.pipeline.stream.test_path import assert_same, finish, publish, rows_on_topic, step_until, working
 from tests.pipeline.stream.ticks import market
 from tests.processes import read_all
+from volcast.v1 import MissingReason
 
 pytestmark = pytest.mark.kafka
 
@@ -126,3 +128,21 @@ def test_a_feature_row_that_is_on_the_topic_twice_is_predicted_once(kafka: Kafka
         finish(worker, 0)
     warm = {row.source_offset for row in rows_on_topic(kafka, 4000) if row.warm}
     assert sorted(one.source_offset for one in predictions_of(kafka, len(warm))) == sorted(warm)
+
+
+def test_rows_of_a_former_schema_are_marked_missing(kafka: KafkaConfig, inference_server: str) -> None:
+    ticks = market(6000, rate_per_s=12)
+    publish(kafka, ticks)
+    with working(kafka, nowhere(), "schema") as worker:
+        step_until(worker, lambda: worker.totals.consumed == len(ticks))
+        worker.commit()
+    with working(kafka, inference_server, "schema", schema=FULL_1, model="full") as worker:
+        step_until(worker, lambda: bool(worker.totals.missing))
+        worker.commit()
+    warm = {row.source_offset for row in rows_on_topic(kafka, len(ticks)) if row.warm}
+    predictions = predictions_of(kafka, len(warm))
+    assert sorted(each.source_offset for each in predictions) == sorted(warm)
+    assert {each.missing_reason for each in predictions} == {MissingReason.MISSING_REASON_SCHEMA_CHANGED}
+    with working(kafka, inference_server, "schema", schema=FULL_1, model="full") as worker:
+        finish(worker, 0)
+    assert len(predictions_of(kafka, len(warm))) == len(warm)
