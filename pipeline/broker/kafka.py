@@ -21,7 +21,7 @@ from common.errors import UnavailableError
 from common.ports import BoundPort
 from pipeline.broker.child import ChildProcess
 from pipeline.broker.jars import JarsUnavailableError, ensure_jars
-from pipeline.broker.properties import CLUSTER_ID, Listener, Retention, as_text, server_properties
+from pipeline.broker.properties import CLUSTER_ID, CONTROLLER_HOST, Listener, Retention, as_text, server_properties
 
 START_TIMEOUT_S = 120.0  # 2 to 3 s on an idle machine, 54 s beside 20 busy processes on two cores
 STOP_TIMEOUT_S = 30.0  # 0.3 s on an idle machine
@@ -39,8 +39,15 @@ JVM_OPTIONS = (
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss,SSS",
 )
+_CONTROLLER_SETTINGS = ("node.id", "controller.quorum.voters", "controller.listener.names", "log.dirs")
 _CAUSE = re.compile(r"^(Caused by: )?[\w.$]+(Exception|Error): ")  # a line of a Java stack trace
 _ERROR = re.compile(r"\b(ERROR|FATAL)\b")
+# A new start after kill -9 finds the registration of the killed process (see _release_registration).
+RELEASE_SESSION_MS = 500
+RELEASE_TIMEOUT_S = 60.0  # 2 s on an idle machine
+NOTHING_TO_RELEASE_S = 3.0  # after the controller is active: the killed process had no registration
+_ACTIVE = "Performing controller activation"
+_RELEASE = re.compile(r"Read-write operation (maybeFenceStaleBroker\(\d+\))")  # its end is the end of the commit
 LOCK_TIMEOUT_S = 5.0  # a Kafka whose parent was killed holds its folder until it has stopped in order
 
 
@@ -128,6 +135,8 @@ class KafkaBroker(ChildProcess):
             self._reserve_ports()
             self._on_reserved(self.bootstrap_servers)
             self._format(command)
+            if self._was_killed:
+                self._release_registration(command, lock)
             with self.log_file.open("ab") as log:
                 self._spawn([*command, "kafka.Kafka", str(self._settings_file)], log, signal.SIGTERM, [lock])
             self._await_answer()
@@ -197,6 +206,48 @@ class KafkaBroker(ChildProcess):
         if done.returncode:
             self.log_file.write_bytes(done.stdout)
             raise UnavailableError(f"broker: {self.data_dir} cannot be formatted: {self.failure_line()}")
+
+    @property
+    def _was_killed(self) -> bool:
+        """Whether this single node ran before and did not stop in order. Other nodes elect new leaders meanwhile."""
+        log = self.data_dir / "log"
+        ran = (log / "__cluster_metadata-0").exists() and not (log / ".kafka_cleanshutdown").exists()
+        return ran and "controller.quorum.voters" not in self._properties
+
+    def _release_registration(self, command: list[str], lock: int) -> None:
+        """Runs the controller alone until it has ended the registration of the killed process.
+
+        With both roles at once, the broker loads its open transactions before the registration ends after
+        `broker.session.timeout.ms`. For a moment its partitions then have no leader. Kafka takes them for deleted and
+        ends transactions without a marker (seen with 4.4.0): readers of committed records wait for ever, and so does
+        a worker for its offsets.
+        """
+        settings = server_properties(
+            self._plaintext, self._controller_port, self.data_dir, self._retention, self._listeners
+        )
+        settings = {key: value for key, value in (settings | self._properties).items() if key in _CONTROLLER_SETTINGS}
+        settings |= {
+            "process.roles": "controller",
+            "listeners": f"CONTROLLER://{CONTROLLER_HOST}:{self._controller_port}",
+            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT",
+            "broker.session.timeout.ms": str(RELEASE_SESSION_MS),
+        }
+        settings_file, log_file = self.data_dir / "controller.properties", self.data_dir / "controller.log"
+        settings_file.write_text(as_text(settings))
+        verbose = "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.controller.QuorumController=debug"
+        command = [command[0], verbose, *command[1:], "kafka.Kafka", str(settings_file)]
+        with log_file.open("wb") as log:
+            self._spawn(command, log, signal.SIGTERM, [lock])
+        deadline_s, is_active = time.monotonic() + RELEASE_TIMEOUT_S, False
+        while self.alive and time.monotonic() < deadline_s:
+            text = log_file.read_text(errors="replace")
+            release = _RELEASE.search(text)
+            if release is not None and f"Processed {release[1]}" in text:
+                break
+            if _ACTIVE in text and not is_active:
+                deadline_s, is_active = time.monotonic() + NOTHING_TO_RELEASE_S, True
+            time.sleep(0.05)
+        self._end(signal.SIGTERM, STOP_TIMEOUT_S)
 
     def _await_answer(self) -> None:
         """Returns when Kafka answers a metadata request: its port is open before it can answer."""

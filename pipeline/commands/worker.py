@@ -31,11 +31,12 @@ from pipeline.features.columns import VenueProductCodes
 from pipeline.parquet import FeatureParquetWriter
 from pipeline.stream.drift import LiveDrift, manifest_in
 from pipeline.stream.forecast import Forecaster
+from pipeline.stream.instance_name import InstanceName
 from pipeline.stream.kafka import connect, make_consumer
 from pipeline.stream.kafka_topics import ensure_topics, warn_unless_compacted
 from pipeline.stream.metrics import labelled, serve_metrics
 from pipeline.stream.restore import Restorer
-from pipeline.stream.transactions import AbortedError, AtLeastOnce, Delivery, ExactlyOnce, InstanceName
+from pipeline.stream.transactions import AbortedError, AtLeastOnce, Delivery, ExactlyOnce
 from pipeline.stream.worker import Worker
 
 T = TypeVar("T")
@@ -204,7 +205,7 @@ def make_worker(
         consumer,
         delivery,
         _forecaster(cleanup, config, server),
-        Restorer(config.kafka, settings.group_id, schema, max_future_ns, consumer, codes),
+        Restorer(config.kafka, settings.group_id, schema, max_future_ns, consumer, delivery, codes),
         codes,
         config.kafka.topics,
         writer,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import compress
 from operator import not_
@@ -29,10 +29,13 @@ from pipeline.stream.kafka_errors import failure, goes_on, kafka_error, retrying
 from pipeline.stream.marker import Marker, from_metadata
 from pipeline.stream.partition import MAX_REPLAY_RECORDS, Partition
 from pipeline.stream.snapshots import SnapshotReader
+from pipeline.stream.transactions import AbortedError, Delivery
 from volcast.v1 import FeatureRow
 
 # A restart waits so long for the end of transactions that another worker left open; see transactions.py.
 OPEN_TRANSACTIONS_S = 60.0
+# After this time without stable offsets, a transaction of this worker itself may be the cause.
+STABLE_OFFSETS_S = 5.0
 # Producers' clocks may differ: rows that need a prediction are searched from this much earlier on.
 CLOCK_SKEW_MS = 60_000
 NS_PER_MS = 1_000_000
@@ -65,9 +68,11 @@ class Restorer:
         schema: FeatureSchema,
         max_future_ns: int,
         consumer: Consumer,
+        delivery: Delivery,
         codes: VenueProductCodes,
     ) -> None:
         self._consumer = consumer
+        self._delivery = delivery
         self._config = config
         self._group_id = group_id
         self._schema = schema
@@ -82,7 +87,7 @@ class Restorer:
         raw = [TopicPartition(self._config.topics.raw, number) for number in numbers]
         # Another worker's open transaction may hold offsets of these partitions.
         offsets = retrying(
-            lambda: self._consumer.committed(raw, self._config.timeout_s),
+            lambda: self._committed(raw),
             "the committed offsets cannot be read",
             OPEN_TRANSACTIONS_S,
         )
@@ -100,6 +105,15 @@ class Restorer:
                 return [self._restored(log, partition) for partition in offsets]
             except KafkaException as exception:
                 raise failure("the worker's state cannot be read back", kafka_error(exception)) from None
+
+    def _committed(self, raw: list[TopicPartition]) -> list[TopicPartition]:
+        try:
+            return self._consumer.committed(raw, min(self._config.timeout_s, STABLE_OFFSETS_S))
+        except KafkaException as exception:
+            if kafka_error(exception).code() == KafkaError._TIMED_OUT:
+                with suppress(AbortedError):
+                    self._delivery.release(raw)
+            raise
 
     def _restored(self, log: _Log, committed: TopicPartition) -> Restored:
         while True:

@@ -6,19 +6,13 @@ committed by a thread, since that takes several round trips. Messages that arriv
 
 from __future__ import annotations
 
-import fcntl
-import os
-import re
-import socket
-import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
@@ -116,6 +110,13 @@ class Delivery(Protocol):
         """
         ...
 
+    def release(self, partitions: Sequence[TopicPartition]) -> None:
+        """Ends what a lost transaction of this worker left open, if Kafka gives no stable offsets of `partitions`.
+
+        No commit may be in flight. Raises AbortedError, UnavailableError.
+        """
+        ...
+
     def close(self) -> None: ...
 
 
@@ -210,6 +211,29 @@ class ExactlyOnce:
         if self._open:
             self._start(self._abort_open)
             self.finish_commit(wait=True)
+
+    def release(self, partitions: Sequence[TopicPartition]) -> None:
+        """Aborts a transaction on all partitions that the worker writes to.
+
+        A single broker that was killed can take a transaction for ended whose markers it never wrote (see
+        broker/kafka.py). Only the markers of a later transaction of the same producer end it.
+        """
+        group = self._consumer.consumer_group_metadata()
+        offsets = [TopicPartition(each.topic, each.partition, 0) for each in partitions]
+        self._start(lambda: self._abort_everywhere(offsets, group))
+        self.finish_commit(wait=True)
+
+    def _abort_everywhere(self, offsets: list[TopicPartition], group: Any) -> None:
+        topics = self._config.topics
+        self._begin()
+        known = self._producer.list_topics(timeout=CALL_S).topics
+        for topic in (topics.features, topics.predictions, topics.late, topics.dead, topics.snapshots):
+            for partition in known[topic].partitions:
+                self._producer.produce(topic, b"", partition=partition)
+        with suppress(KafkaException, UnavailableError):  # also of refused offsets the abort writes a marker
+            self._repeat(lambda: self._producer.send_offsets_to_transaction(offsets, group, CALL_S), CALL_S)
+        self._producer.flush(CALL_S)
+        self._abort_open()
 
     def close(self) -> None:
         """Aborts the open transaction, so that readers need not wait for the transaction's timeout."""
@@ -416,6 +440,9 @@ class AtLeastOnce:
     def abort(self) -> None:
         """Messages that are sent are sent: the guarantee allows repeats."""
 
+    def release(self, partitions: Sequence[TopicPartition]) -> None:
+        """There are no transactions."""
+
     def close(self) -> None:
         _close(self._producer)
 
@@ -437,45 +464,3 @@ def _close(producer: Producer) -> None:
     thread = threading.Thread(target=close, name="volcast-close", daemon=True)
     thread.start()
     thread.join(CLOSE_S)
-
-
-class InstanceName:
-    """A name of this worker that its next start has too, and no other worker of this host at the same time.
-
-    The number is that of the first free lock file; the kernel releases the lock of a process that is killed.
-
-    Raises UnavailableError if there is no place for the lock file.
-    """
-
-    def __init__(self, group_id: str, folder: Path | None = None) -> None:
-        folder = folder or Path(tempfile.gettempdir()) / f"volcast-{os.getuid()}"
-        group = re.sub(r"[^A-Za-z0-9._-]", "_", group_id)
-        number = 0
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            while (lock := _locked(folder / f"worker-{group}-{number}.lock")) is None:
-                number += 1
-        except OSError as error:
-            raise UnavailableError(
-                f"worker: {error.filename or folder} cannot be locked ({error.strerror}); set worker.instance_id to a "
-                "name of its own"
-            ) from None
-        self._lock: IO[str] = lock
-        self.name = f"{socket.gethostname()}-{number}"
-
-    def close(self) -> None:
-        self._lock.close()
-
-
-def _locked(path: Path) -> IO[str] | None:
-    """The locked file; None if another process has locked it. Raises OSError."""
-    lock = path.open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        return None
-    except OSError:
-        lock.close()
-        raise
-    return lock

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from benchmarks.processes import free_port
 from common.config import KafkaConfig
@@ -16,9 +17,51 @@ from pipeline.broker.kafka import KafkaBroker
 from pipeline.broker.properties import Listener
 from pipeline.stream.kafka import Sink, connect
 from pipeline.stream.kafka_topics import ensure_topics
+from pipeline.stream.transactions import _close
 from tests.processes import read_all
 
 pytestmark = pytest.mark.process
+
+
+def leave_transaction_open(broker: KafkaBroker, config: KafkaConfig, transactional_id: str, group_id: str) -> None:
+    """Kills the broker in a transaction with offsets and a feature row, and starts it when the transaction is over."""
+    producer = Producer(
+        {
+            "bootstrap.servers": broker.bootstrap_servers,
+            "transactional.id": transactional_id,
+            "transaction.timeout.ms": 1000,
+            "error_cb": lambda error: None,
+            "log_level": 0,
+        }
+    )
+    consumer = Consumer({"bootstrap.servers": broker.bootstrap_servers, "group.id": group_id})
+    producer.init_transactions(30)
+    for is_last in (False, True):
+        producer.begin_transaction()
+        producer.produce(config.topics.features, b"", partition=0)
+        offsets = [TopicPartition(config.topics.raw, 0, 0)]
+        producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata(), 30)
+        assert producer.flush(30) == 0
+        if not is_last:
+            producer.commit_transaction(30)
+    consumer.close()
+    broker.kill()
+    time.sleep(1.5)
+    broker.start()
+    _close(producer)
+
+
+def test_kill_9_leaves_no_transaction_open(tmp_path: Path) -> None:
+    with KafkaBroker(tmp_path, port=free_port(), controller_port=free_port()) as broker:
+        config = KafkaConfig(bootstrap_servers=broker.bootstrap_servers)
+        ensure_topics(connect(config), config)
+        leave_transaction_open(broker, config, "killed", "group")
+        consumer = Consumer({"bootstrap.servers": broker.bootstrap_servers, "group.id": "group"})
+        (committed,) = consumer.committed([TopicPartition(config.topics.raw, 0)], 20)
+        assert committed.offset == 0
+        _, stable_end = consumer.get_watermark_offsets(TopicPartition(config.topics.features, 0), 20)
+        assert stable_end == 4  # two rows, each with the marker of its transaction
+        consumer.close()
 
 
 def test_records_and_ports_stay_over_a_stop_and_over_kill_9(tmp_path: Path) -> None:

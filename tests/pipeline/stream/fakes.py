@@ -125,6 +125,9 @@ class FakeDelivery:
     def poll(self) -> None:
         pass
 
+    def release(self, partitions: Sequence[TopicPartition]) -> None:
+        raise NotImplementedError
+
     def start_commit(self, offsets: Sequence[TopicPartition], snapshots: Sequence[SnapshotRecord]) -> None:
         assert self._commit is None
         for topic, key, value, partition in snapshots:

@@ -19,8 +19,8 @@ from common.errors import UnavailableError
 from pipeline.features.table import compute_features
 from pipeline.records import Tick, encode, record_key
 from pipeline.stream import partition as partition_module
+from pipeline.stream.instance_name import InstanceName
 from pipeline.stream.kafka import make_producer
-from pipeline.stream.transactions import InstanceName
 from tests.pipeline.stream.test_path import assert_same, finish, publish, rows_on_topic, step_until, working
 from tests.pipeline.stream.ticks import market
 from tests.processes import read_all
