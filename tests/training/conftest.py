@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.training.synthetic import market, write_recording
-from training import experiment
-from training.data import Dataset, load
-from training.experiment import Experiment, Settings
-from training.search import Budget
+from training.fitting import experiment
+from training.fitting.experiment import Experiment, Settings
+from training.fitting.search import Budget
+from training.problem.data import Dataset, load
 
 SECONDS = 7200
 

@@ -23,10 +23,10 @@ from pipeline.datasets import DATA_DIR, btc_quotes_2021, coinbase_ticker_2025
 from training import MODEL_TYPES
 
 if TYPE_CHECKING:
-    from training.bundle import Bundle
-    from training.data import Dataset
-    from training.experiment import Experiment, Settings
-    from training.search import Budget
+    from training.fitting.experiment import Experiment, Settings
+    from training.fitting.search import Budget
+    from training.problem.data import Dataset
+    from training.shipping.bundle import Bundle
 
 DATASETS = ("ticks", "quotes")
 # About the last hour that was recorded: of each piece the first five minutes give no row.
@@ -128,10 +128,10 @@ def train(
         raise UsageError("--cluster and --no-cluster: choose one")
     # What follows takes seconds to import and needs the extra; options are checked and help is shown without it.
 
-    from training.bundle import bundle_folder, write_bundle
-    from training.search import Budget
-    from training.tracking.experiments import upload_waiting
-    from training.trained import trained_files
+    from training.fitting.search import Budget
+    from training.shipping.bundle import bundle_folder, write_bundle
+    from training.shipping.tracking.experiments import upload_waiting
+    from training.shipping.trained import trained_files
 
     folder = bundle_folder(out or Path(config.server.models_dir), name, version, force)
     request = Request(
@@ -174,7 +174,7 @@ class Request:
 
 
 def _tell(made: Made, folder: Path, run: Path | None, as_json: bool) -> None:
-    from training import report
+    from training.reporting import report
 
     if as_json:
         told = report.as_json(made.bundle.manifest, str(folder), made.latency_us)
@@ -203,7 +203,7 @@ def _paths(files: tuple[str, ...], data: str | None, dataset: str) -> list[Path]
 
 def settings_of(request: Request, dataset: Dataset) -> Settings:
     """What the data says where the request does not: the schema, the longest window, how τ is taken."""
-    from training.experiment import Settings
+    from training.fitting.experiment import Settings
 
     of_ticks = dataset.schema.name in SCHEMAS
     schema = SCHEMAS[request.schema_name or CORE_1.name] if of_ticks else dataset.schema
@@ -236,11 +236,11 @@ class Made:
 
 def make(request: Request, name: str, version: str) -> Made:
     """Reads, trains, exports."""
-    from training import experiment
-    from training.bundle import build_bundle
-    from training.data import load
-    from training.onnx_model import OnnxModel
-    from training.pool import open_pool
+    from training.fitting import experiment
+    from training.fitting.pool import open_pool
+    from training.problem.data import load
+    from training.shipping.bundle import build_bundle
+    from training.shipping.onnx_model import OnnxModel
 
     with steps() as step:
         step(f"reading {len(request.paths)} files, computing features")
@@ -259,7 +259,7 @@ def make(request: Request, name: str, version: str) -> Made:
 
 def keep(made: Made, runs_dir: Path, started_s: float, key: str = "") -> Path:
     """The run's folder; its evaluation is made on the way."""
-    from training.tracking.experiments import log_experiment
+    from training.shipping.tracking.experiments import log_experiment
 
     with steps() as step:
         return log_experiment(

@@ -19,7 +19,7 @@ from common.labels import Labels
 from common.model_store import History, ModelStore
 from tests.training.runs import Made, leaky, make
 from training.commands import train
-from training.retraining import (
+from training.shipping.retraining import (
     BusyError,
     ShadowReport,
     State,
@@ -29,7 +29,7 @@ from training.retraining import (
     shadow_objections,
     shadow_report,
 )
-from training.tracking.record import read_run, runs
+from training.shipping.tracking.record import read_run, runs
 
 HOUR_S = 3600.0
 

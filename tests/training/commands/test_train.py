@@ -14,7 +14,7 @@ from common.schema import FULL_1
 from tests.training.commands.said import one_line
 from tests.training.synthetic import market, write_recording
 from training.commands.train import settings_of
-from training.schemas import QUOTES_1
+from training.problem.schemas import QUOTES_1
 
 QUICK = ("--no-cluster", "--model-type", "logistic", "--folds", "2", "--trials", "1")
 
