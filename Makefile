@@ -74,7 +74,7 @@ proto: $(VENV)/.all ## regenerate the Python and the docs page beside the .proto
 	@$(BIN)/python proto/generate.py
 
 docs: proto ## regenerate the pages that are made from something else
-	@$(BIN)/python -m training.reporting.document > docs/model_eval.md
+	@$(BIN)/python -m training.reporting.evaluation_format > docs/model_eval.md
 	@$(BIN)/python -m training.reporting.model_card
 	@$(BIN)/python -m training.reporting.data_card || echo "docs/data_card.md stays as it is: it needs the recordings"
 

@@ -20,8 +20,8 @@ from common.schema import CORE_1, FULL_1, FeatureSchema
 from pipeline.features.columns import TickColumns
 from training.problem import leakage
 from training.problem.data import archives
+from training.problem.multiscale_features import quote_features
 from training.problem.rows import Rows, build_rows
-from training.problem.scales import quote_features
 from training.problem.schemas import QUOTES_1, window_s
 from training.problem.splits import SplitRules, final_split, walk_forward
 from training.problem.ticks import NS_PER_S, TickSeries

@@ -73,7 +73,7 @@ def _parity(folder: Path, manifest: Manifest, model: Model) -> tuple[Check, ...]
     try:
         from training.shipping.export import PARITY_LIMIT
         from training.shipping.tracking.record import TRAINED
-        from training.shipping.trained import TRAINED_FILE, read_trained, require_schema
+        from training.shipping.trained_model_io import TRAINED_FILE, read_trained, require_schema
     except ModuleNotFoundError:
         return ()  # no training extra: trained forms are of no use here
     beside = next((path for path in (folder, folder.parent / TRAINED) if (path / TRAINED_FILE).is_file()), None)

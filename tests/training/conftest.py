@@ -39,6 +39,6 @@ def trained(dataset: Dataset, settings: Settings) -> Experiment:
 def few_resamples() -> Iterator[None]:
     """Intervals are as wide with fewer draws, only rougher; the test of the shipped bundle draws them all."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(experiment, "RESAMPLES", 20)
+    patch.setattr(experiment, "DECISION_RESAMPLES", 20)
     yield
     patch.undo()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from training.judging.evaluation import ModelEval, Settings
     from training.judging.evaluation.result import PredictionsRef
     from training.judging.predictions import Predictions
-    from training.judging.scored import Scored
+    from training.judging.scored_part import Scored
     from training.problem.data import Dataset
 
 Progress = Callable[[str], None]
@@ -100,12 +100,12 @@ def evaluate(
     manifest, model = read_bundle(folder)
     manifest.require_trained("volcast evaluate")
     from training.judging.evaluation import Settings
-    from training.judging.evaluation.blocks import LEAST_BLOCK_S, block_s
-    from training.reporting.reports import PICTURES_FOLDER, write_report
+    from training.judging.evaluation.blocks import MIN_BLOCK_S, block_s
+    from training.reporting.evaluation_report import PICTURES_FOLDER, write_report
 
     settings = Settings(
         horizon_s=manifest.label.horizon_s,
-        block_s=block or block_s(manifest.parameters.get("embargo_s", LEAST_BLOCK_S)),
+        block_s=block or block_s(manifest.parameters.get("embargo_s", MIN_BLOCK_S)),
         resamples=resamples,
         alarms_per_hour=alarms_per_hour,
         seed=seed,
@@ -262,7 +262,7 @@ def _join(
     import numpy as np
 
     from training.judging.evaluation.result import PredictionsRef
-    from training.problem.truth import Keys, match
+    from training.problem.row_keys import Keys, match
     from training.shipping import scoring
 
     keys = Keys(
@@ -289,7 +289,7 @@ def _print(console: Console, evaluation: ModelEval) -> None:
 
     from common.paired_difference import model_name
     from training.judging.evaluation.figures import METRICS
-    from training.reporting.words import findings, first, notes, number, span_text
+    from training.reporting.narrative import findings, first, notes, number, span_text
 
     part = evaluation.headline
     title = (

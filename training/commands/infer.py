@@ -168,7 +168,7 @@ def _benchmark(
     import numpy as np
 
     from training.shipping.inference import benchmark, read_chunks
-    from training.shipping.trained import TRAINED_FILE, read_trained, require_schema
+    from training.shipping.trained_model_io import TRAINED_FILE, read_trained, require_schema
 
     rows = np.array([manifest.self_test.features], dtype=np.float64)
     if file is not None:
@@ -214,7 +214,7 @@ def _benchmark(
 def _trained_folder(config: Config, bundle: Path) -> Path | None:
     from training.shipping.promotion import run_of_bundle
     from training.shipping.tracking.record import TRAINED
-    from training.shipping.trained import TRAINED_FILE
+    from training.shipping.trained_model_io import TRAINED_FILE
 
     run = run_of_bundle(bundle, Path(config.tracking.runs_dir))
     folders = [bundle, bundle.parent / TRAINED, *([] if run is None else [run / TRAINED])]

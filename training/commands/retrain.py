@@ -22,11 +22,11 @@ from training import MODEL_TYPES
 
 if TYPE_CHECKING:
     from common.model_store import ModelStore, Moved, Role
-    from training.commands.train import Request
     from training.judging.gate import Limits
     from training.shipping.promotion import Judged
     from training.shipping.retraining import State, Step
     from training.shipping.tracking.mlflow_server import MlflowServer
+    from training.shipping.training_run import TrainingRequest
 
 GATE_FILE = "gate.json"
 REFUSED = 3
@@ -112,9 +112,9 @@ def retrain(
     if cluster and no_cluster:
         raise UsageError("--cluster and --no-cluster: choose one")
     name = model_name(name or ("volatility-full" if schema_name == FULL_1.name else "volatility"), "--name")
-    from training.commands.train import Request
+    from training.shipping.training_run import TrainingRequest
 
-    request = Request(
+    request = TrainingRequest(
         paths=_paths(files, config),
         model_type=model_type,
         schema_name=schema_name,
@@ -168,7 +168,7 @@ class Verdict(msgspec.Struct):
 class _Loop:
     config: Config
     store: ModelStore
-    request: Request
+    request: TrainingRequest
     limits: Limits
     apply: bool
     shadow_s: float
@@ -296,12 +296,12 @@ class _Loop:
         )
 
     def _train(self, key: str) -> Path:
-        from training.commands.train import keep, make
+        from training.shipping.training_run import keep_run, train_bundle
 
         started_s = time.time()
         # Its number is found where it is promoted; a dry run takes none.
-        made = make(self.request, self.store.name, "1")
-        return keep(made, self.runs_dir, started_s, key)
+        trained = train_bundle(self.request, self.store.name, "1")
+        return keep_run(trained, self.runs_dir, started_s, key)
 
     def _was_refused(self, folder: Path, stable: str) -> bool:
         try:

@@ -20,12 +20,12 @@ from common.paired_difference import PairedDifference
 from common.schema import FeatureSchema
 from training.fitting import search
 from training.fitting.pool import InProcess, Pool
-from training.fitting.search import MINIMUM_ROWS, Budget, Trial
+from training.fitting.search import MIN_PART_ROWS, Budget, Trial
 from training.judging import metrics
-from training.judging.evaluation.blocks import RESAMPLES, Blocks, block_s
+from training.judging.evaluation.blocks import DECISION_RESAMPLES, Blocks, block_s, interval
 from training.judging.evaluation.figures import areas
-from training.judging.lead import what_ships
-from training.judging.scored import FINAL, Scored
+from training.judging.paired_comparison import what_ships
+from training.judging.scored_part import FINAL, Scored
 from training.models import BASELINES, HAR, KINDS, LEARNERS, Fitted
 from training.problem import leakage
 from training.problem.labels import labels, spike_threshold
@@ -292,7 +292,7 @@ def _has_columns(kind: str, schema: FeatureSchema) -> bool:
 
 
 def _require_rows(rows: Rows, settings: Settings) -> None:
-    needed = MINIMUM_ROWS * (settings.folds + 1)
+    needed = MIN_PART_ROWS * (settings.folds + 1)
     if len(rows) < needed:
         raise InputError(
             f"too little data: {len(rows)} usable rows, at least {needed} are needed (a row needs "
@@ -306,7 +306,7 @@ def _require_rows(rows: Rows, settings: Settings) -> None:
 def _part(name: str, rows: Rows, split: Split, settings: Settings) -> Part:
     leakage.check_split(rows.time_ns, split, settings.split_rules())
     said = f"the {name} part" if name == FINAL else name
-    if len(split.train) < MINIMUM_ROWS or len(split.test) == 0:
+    if len(split.train) < MIN_PART_ROWS or len(split.test) == 0:
         raise InputError(
             f"too little data: {said} has {len(split.train)} rows to train on and {len(split.test)} to test on"
         )
@@ -332,20 +332,19 @@ def _single_class(where: str, y: NDArray[np.int8], threshold: float) -> InputErr
 
 
 def _add_intervals(candidates: dict[str, Candidate], final: Scored, chosen: str, settings: Settings) -> None:
+    """Adds PR-AUC intervals, and differences of the chosen kind to each other kind; leaves undefined intervals out."""
     blocks = Blocks.of(final.time_ns, int(settings.block_s * NS_PER_S))
-    draws = blocks.draws(RESAMPLES, settings.seed)
+    draws = blocks.draws(DECISION_RESAMPLES, settings.seed)
     samples = {name: areas(final.y, final.probabilities[name], blocks.of_row, draws)[0] for name in candidates}
-    for name, one in candidates.items():
-        one.metrics["pr_auc_low"], one.metrics["pr_auc_high"] = _interval(samples[name])
+    for name, candidate in candidates.items():
+        candidate.metrics.update(_ends("pr_auc", samples[name]))
     values = candidates[chosen].metrics
-    for name, one in candidates.items():
+    for name, candidate in candidates.items():
         if name != chosen:
-            values[f"pr_auc_minus_{name}"] = values["pr_auc"] - one.metrics["pr_auc"]
-            low, high = _interval(samples[chosen] - samples[name])
-            values[f"pr_auc_minus_{name}_low"], values[f"pr_auc_minus_{name}_high"] = low, high
+            values[f"pr_auc_minus_{name}"] = values["pr_auc"] - candidate.metrics["pr_auc"]
+            values.update(_ends(f"pr_auc_minus_{name}", samples[chosen] - samples[name]))
 
 
-def _interval(samples: NDArray[np.float64]) -> tuple[float, float]:
-    """The middle 95 % of (resamples,); draws without a spike define nothing (NaN) and are left out."""
-    low, high = np.nanquantile(samples, [0.025, 0.975])
-    return float(low), float(high)
+def _ends(metric: str, samples: NDArray[np.float64]) -> dict[str, float]:
+    ends = interval(samples)
+    return {} if ends is None else {f"{metric}_low": ends[0], f"{metric}_high": ends[1]}

@@ -26,7 +26,7 @@ from training.problem.splits import SplitRules, walk_forward
 from training.problem.ticks import NS_PER_S
 
 DAY_NS = 86_400 * NS_PER_S
-MINIMUM_ROWS = 100  # of a training part
+MIN_PART_ROWS = 100  # of a training part
 MINIMUM_DAYS = 3  # of a training part, to learn from the time of day
 DEFAULT_DECISION = 0.5
 EARNS = 1e-3  # a group of features must lower the log loss by this share of it to stay
@@ -109,7 +109,7 @@ def validation_folds(rows: Rows, y: NDArray[np.int8], rules: SplitRules) -> list
     splits = walk_forward(rows.time_ns, rules)
     folds = []
     for split in splits:
-        few = len(split.train) < MINIMUM_ROWS or len(split.test) == 0
+        few = len(split.train) < MIN_PART_ROWS or len(split.test) == 0
         if not few and y[split.train].min() != y[split.train].max():
             folds.append(Fold(split.train, split.test))
     tested = np.concatenate([y[fold.test] for fold in folds]) if folds else np.empty(0, np.int8)

@@ -21,15 +21,15 @@ from common.check import Check
 from common.errors import InputError
 from common.paired_difference import PairedDifference
 from common.schema import SCHEMAS, FeatureSchema
-from training.judging.evaluation.blocks import LEAST_BLOCK_S, RESAMPLES, Blocks, block_s, interval
+from training.judging.class_counts import MIN_ROWS_PER_CLASS
+from training.judging.evaluation.blocks import DECISION_RESAMPLES, MIN_BLOCK_S, Blocks, block_s, interval
 from training.judging.evaluation.figures import areas
-from training.judging.lead import MINIMUM_FOLDS, counting, lead, mean_pr_auc
-from training.judging.scored import FINAL, Scored
+from training.judging.paired_comparison import MIN_FOLDS, mean_pr_auc, paired_difference, usable_folds
+from training.judging.scored_part import FINAL, Scored
 from training.models import BASELINES, HAR, HAR_KINDS, KINDS
 from training.models.linear import HAR_SCALES
 from training.problem.leakage import SUSPICIOUS_PR_AUC
 from training.problem.ticks import NS_PER_S
-from training.reporting.words import LEAST_OF_A_CLASS
 
 PARITY_LIMIT = 1e-5
 REPORTED_TOLERANCE = 1e-3  # of PR-AUC: within PARITY_LIMIT, rows that are nearly tied may change places
@@ -179,13 +179,13 @@ def _baselines(candidate: Candidate, limits: Limits) -> Check:
     """A model beats every baseline, and HAR by more than chance; HAR itself only must not be shown to be behind."""
     kind = candidate.manifest.kind
     folds = [one for one in candidate.parts[:-1] if kind in one.probabilities]
-    count = len(counting(folds))
-    if count < MINIMUM_FOLDS:
+    count = len(usable_folds(folds))
+    if count < MIN_FOLDS:
         return Check(
             "baselines",
             False,
-            f"{count} of {len(folds)} walk-forward folds hold {LEAST_OF_A_CLASS} spikes and as many other rows, "
-            f"{MINIMUM_FOLDS} are needed to say that a model beats a baseline; longer data is needed",
+            f"{count} of {len(folds)} walk-forward folds hold {MIN_ROWS_PER_CLASS} spikes and as many other rows, "
+            f"{MIN_FOLDS} are needed to say that a model beats a baseline; longer data is needed",
         )
     rivals = [one for one in BASELINES if one != kind]
     missing = [one for one in rivals if not all(one in fold.probabilities for fold in folds)]
@@ -199,14 +199,14 @@ def _baselines(candidate: Candidate, limits: Limits) -> Check:
     if kind in HAR_KINDS:
         if not _looks_as_har(candidate.manifest):
             return Check("baselines", False, f"{', '.join(candidate.manifest.inputs)} are no inputs of {kind}")
-        behind = [one for one in rivals if _lead(candidate, folds, one, limits).significantly_worse]
+        behind = [one for one in rivals if _difference(candidate, folds, one, limits).significantly_worse]
         if behind:
             return Check("baselines", False, f"behind {', '.join(behind)} by more than chance: {found}")
         return Check("baselines", True, f"{found}; {kind} is what ships where no model is shown to beat HAR")
     beaten_by = [one for one, score in theirs.items() if not mine > score]
     if beaten_by:
         return Check("baselines", False, f"does not beat {', '.join(beaten_by)}: {found}")
-    ahead = _lead(candidate, folds, HAR, limits)
+    ahead = _difference(candidate, folds, HAR, limits)
     if not ahead.significantly_better:
         return Check("baselines", False, f"not shown to beat {HAR}, so HAR ships: {found}; on {HAR} {ahead}")
     return Check("baselines", True, f"{found}; on {HAR} {ahead}")
@@ -221,13 +221,13 @@ def _looks_as_har(manifest: Manifest) -> bool:
     return len(manifest.inputs) == HAR_SCALES and set(manifest.inputs) <= set(allowed)
 
 
-def _lead(candidate: Candidate, folds: Sequence[Scored], rival: str, limits: Limits) -> PairedDifference:
+def _difference(candidate: Candidate, folds: Sequence[Scored], rival: str, limits: Limits) -> PairedDifference:
     manifest = candidate.manifest
-    return lead(folds, manifest.kind, rival, _block_s(manifest), limits.seed)
+    return paired_difference(folds, manifest.kind, rival, _block_s(manifest), limits.seed)
 
 
 def _block_s(manifest: Manifest) -> float:
-    return block_s(manifest.parameters.get("embargo_s", LEAST_BLOCK_S))
+    return block_s(manifest.parameters.get("embargo_s", MIN_BLOCK_S))
 
 
 def _probabilities(candidate: Candidate) -> Check:
@@ -251,7 +251,7 @@ def _champion(candidate: Candidate, limits: Limits) -> Check:
     # What the champion learned from would flatter it; where nothing else is left, it may be flattered.
     unseen = final.time_ns > champion.trained_until_ns + int(candidate.manifest.label.horizon_s * NS_PER_S)
     said = ""
-    if np.count_nonzero(final.y[unseen]) < LEAST_OF_A_CLASS:
+    if np.count_nonzero(final.y[unseen]) < MIN_ROWS_PER_CLASS:
         unseen = np.ones(len(final), dtype=np.bool_)
         said = ", which the champion has trained on in part"
     y = final.y[unseen]
@@ -261,7 +261,7 @@ def _champion(candidate: Candidate, limits: Limits) -> Check:
     if not (np.isfinite(mine).all() and np.isfinite(theirs).all()):
         return Check("champion", False, f"it or champion {champion.version} gives no number for some rows")
     blocks = Blocks.of(final.time_ns[unseen], int(_block_s(candidate.manifest) * NS_PER_S))
-    draws = blocks.draws(RESAMPLES, limits.seed)
+    draws = blocks.draws(DECISION_RESAMPLES, limits.seed)
     samples = [areas(y, one, blocks.of_row, draws)[0] for one in (mine, theirs)]
     found_interval = interval(samples[0] - samples[1])
     if found_interval is None:

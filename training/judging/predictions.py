@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from common.errors import InputError
 from training.problem.data.tables import parquet_columns, parquet_schema
-from training.problem.truth import ANY_SEQUENCE
+from training.problem.row_keys import ANY_SEQUENCE
 
 REQUIRED = ("product_id", "event_time_ns", "probability")
 

@@ -195,9 +195,9 @@ def _raw(name: str, what: str, files: int, pieces: Sequence[NDArray[np.int64]]) 
 def render(labelled: Sequence[Labelled], raw: Sequence[Raw]) -> str:
     """The card in Markdown."""
     blocks = [
-        "# Data card\n\nWritten by `python -m training.reporting.data_card` from the recordings under `VOLCAST_DATA_DIR` "
-        "or `../shared/data`; a test compares. The project ships none of them: most have no licence to pass on, and "
-        "`SOURCES.md` beside them says whose they are.",
+        "# Data card\n\nWritten by `python -m training.reporting.data_card` from the recordings under "
+        "`VOLCAST_DATA_DIR` or `../shared/data`; a test compares. The project ships none of them: most have no licence "
+        "to pass on, and `SOURCES.md` beside them says whose they are.",
         "## What there is",
         _table(
             ("data set", "records", "of", "from", "to (UTC)", "files", "pieces", "recorded", "a second"),

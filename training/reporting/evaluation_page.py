@@ -8,6 +8,7 @@ from html import escape
 import msgspec
 
 from common.paired_difference import model_name
+from training.judging.class_counts import too_few
 from training.judging.evaluation.figures import METRICS
 from training.judging.evaluation.result import (
     Confusion,
@@ -19,8 +20,7 @@ from training.judging.evaluation.result import (
     ModelFigures,
     Part,
 )
-from training.reporting.look import document, picture
-from training.reporting.words import (
+from training.reporting.narrative import (
     findings,
     first,
     folds_text,
@@ -29,9 +29,9 @@ from training.reporting.words import (
     notes,
     number,
     span_text,
-    too_few,
     without_bars,
 )
+from training.reporting.report_style import document, picture
 
 # What each picture shows, in the order of the page.
 PICTURES = {

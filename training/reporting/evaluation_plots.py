@@ -13,12 +13,13 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFor
 from numpy.typing import NDArray
 
 from common.paired_difference import model_name
+from training.judging.class_counts import too_few
 from training.judging.evaluation.episodes import NS_PER_S, Line
 from training.judging.evaluation.result import Difference, Figure, ModelEval, Part
-from training.judging.scored import Scored
-from training.reporting.look import BLUE, GREY, ORANGE, STYLE, png
-from training.reporting.look import canvas as axes_of
-from training.reporting.words import span_text, too_few
+from training.judging.scored_part import Scored
+from training.reporting.narrative import span_text
+from training.reporting.report_style import BLUE, GREY, ORANGE, STYLE, png
+from training.reporting.report_style import canvas as axes_of
 
 # The model in the darkest of Okabe and Ito's colours, the rest fainter.
 PRIMARY_COLOUR, ALARM_COLOUR = BLUE, ORANGE

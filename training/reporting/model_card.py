@@ -23,8 +23,8 @@ import msgspec
 from common.bundle import Manifest, read_bundle
 from common.errors import InputError, VolcastError
 from training.judging.evaluation.result import ModelEval, encode
-from training.reporting.card_page import NAME, PICTURES, Evaluated, brief, render
-from training.reporting.reports import PICTURES_FOLDER, read_evaluation, write_whole
+from training.reporting.evaluation_report import PICTURES_FOLDER, read_evaluation, write_whole
+from training.reporting.model_card_page import NAME, PICTURES, Evaluated, brief, render
 
 ROOT = Path(__file__).resolve().parents[2]
 CARD_FILE = "card.json"

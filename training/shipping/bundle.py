@@ -34,7 +34,7 @@ from common.versions import next_version
 from pipeline.drift import reference_of
 from training.fitting.experiment import Experiment, Part, on_schema
 from training.judging import metrics
-from training.judging.evaluation.blocks import RESAMPLES
+from training.judging.evaluation.blocks import DECISION_RESAMPLES
 from training.models import BASELINES, graphs
 from training.problem.data import Dataset
 from training.problem.rows import Rows
@@ -154,7 +154,7 @@ def _parameters(experiment: Experiment) -> dict[str, float]:
         "threshold_rows": settings.threshold_rows,
         "embargo_s": settings.window_s + settings.horizon_s,
         "bootstrap_block_s": settings.block_s,
-        "bootstrap_resamples": RESAMPLES,
+        "bootstrap_resamples": DECISION_RESAMPLES,
         "seed": settings.seed,
     }
 

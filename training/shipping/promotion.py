@@ -22,12 +22,12 @@ from common.model_store import History, ModelStore, Moved, Reign, Role
 from common.paired_difference import recorded
 from training.judging import gate
 from training.judging.gate import Limits
-from training.judging.scored import Scored
+from training.judging.scored_part import Scored
 from training.models import HAR_KINDS
 from training.problem.rows import Rows
 from training.shipping.onnx_model import OnnxModel
 from training.shipping.tracking.record import BUNDLE, TRAINED, Run, find_run, read_evidence, read_run, runs
-from training.shipping.trained import TRAINED_FILE, TREES_FILE, read_trained, require_schema
+from training.shipping.trained_model_io import TRAINED_FILE, TREES_FILE, read_trained, require_schema
 
 VERSION_NOTE = "volcast.version"  # the tag of a registry's version that says what it is called in the models folder
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from common.bundle import LinearForm, Manifest
 from common.errors import InputError
 from common.schema import SCHEMAS, FeatureSchema
-from training.judging.scored import Scored
+from training.judging.scored_part import Scored
 from training.problem.labels import labels
 from training.problem.rows import Rows
 from training.problem.ticks import NS_PER_S

@@ -17,7 +17,7 @@ from tests.training.synthetic import START_NS, market, write_recording
 from training.judging.evaluation.result import ModelEval, decode
 from training.problem.data import load
 from training.problem.ticks import NS_PER_S
-from training.reporting import reports
+from training.reporting import evaluation_report as reports
 from training.reporting.evaluation_plots import pictures
 from training.shipping.onnx_model import OnnxModel
 from training.shipping.scoring import score

@@ -15,7 +15,7 @@ from common.check import Check
 from common.schema import CORE_1, FULL_1, Feature, FeatureSchema
 from tests.training.runs import Made, leaky, make
 from training.judging.gate import Candidate, Champion, Limits, judge, refusals
-from training.judging.scored import Scored
+from training.judging.scored_part import Scored
 from training.shipping.promotion import rows_of
 
 LIMITS = Limits()

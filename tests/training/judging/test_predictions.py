@@ -10,7 +10,7 @@ import pytest
 
 from common.errors import InputError
 from training.judging.predictions import read_predictions
-from training.problem.truth import ANY_SEQUENCE
+from training.problem.row_keys import ANY_SEQUENCE
 
 LINES = (
     '{"product_id":"BTC-USD","event_time_ns":1775428514009945409,"probability":0.25,"threshold":0.5,'

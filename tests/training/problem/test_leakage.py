@@ -18,8 +18,8 @@ from pipeline.records import Tick
 from tests.training.synthetic import START_NS, market, series
 from training.problem.labels import future_volatility, labels, spike_threshold
 from training.problem.leakage import check_score, check_split, rows_that_see_ahead
+from training.problem.multiscale_features import quote_features
 from training.problem.rows import Rows, build_rows
-from training.problem.scales import quote_features
 from training.problem.schemas import QUOTES_1, window_s
 from training.problem.splits import SplitRules, final_split, walk_forward
 from training.problem.ticks import NS_PER_S

@@ -10,12 +10,12 @@ import pytest
 
 from tests.training.judging.evaluation.made_up import scored, with_spikes
 from training.judging.evaluation import ModelEval, Settings, evaluate_scored
-from training.judging.scored import Scored
+from training.judging.scored_part import Scored
 from training.problem.labels import labels
 from training.reporting import evaluation_plots as plots
 from training.reporting.evaluation_page import page
 from training.reporting.evaluation_plots import pictures
-from training.reporting.look import STYLE
+from training.reporting.report_style import STYLE
 
 pytestmark = pytest.mark.slow
 

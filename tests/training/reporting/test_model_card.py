@@ -14,9 +14,10 @@ from common.errors import InputError
 from tests.training.judging.evaluation.made_up import scored, with_spikes
 from training.judging.evaluation import ModelEval, Settings, evaluate_scored
 from training.judging.evaluation.result import ModelRef, encode
-from training.reporting import model_card, reports
-from training.reporting.card_page import PICTURES, Evaluated, brief, failures, render
+from training.reporting import evaluation_report as reports
+from training.reporting import model_card
 from training.reporting.model_card import kept, take_up
+from training.reporting.model_card_page import PICTURES, Evaluated, brief, failures, render
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from tests.training.runs import Made, draw_rows, leaky, make
 from training.judging.gate import Limits
 from training.shipping import promotion
 from training.shipping.promotion import Judged
-from training.shipping.trained import TRAINED_FILE, trained_files
+from training.shipping.trained_model_io import TRAINED_FILE, trained_files
 
 pytestmark = pytest.mark.process
 

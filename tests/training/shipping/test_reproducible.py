@@ -13,7 +13,7 @@ from common.bundle import MANIFEST_FILE, MODEL_FILE
 from tests.training.runs import draw_rows
 from training.models.trees import XGBoost
 from training.problem.labels import labels
-from training.shipping.trained import trained_files
+from training.shipping.trained_model_io import trained_files
 
 pytestmark = pytest.mark.process
 

@@ -1,7 +1,7 @@
-"""How good probabilities of a rare event are, beside every baseline, and how sure of that one may be.
+"""Scores of probabilities of a rare event beside every baseline, with bootstrap intervals.
 
-The core takes scored parts (training/judging/scored.py) and returns a ModelEval: blocks, episodes, figures, groups,
-evaluate, result. plots and page turn a ModelEval into pictures and HTML, as bytes and text.
+The core takes scored parts (training/judging/scored_part.py) and returns a ModelEval. training.reporting turns a
+ModelEval into pictures and HTML.
 """
 
 from training.judging.evaluation.evaluate import evaluate_scored

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
+from training.judging.class_counts import unranked
 from training.judging.evaluation.blocks import Blocks, interval, mean_of_defined
 from training.judging.evaluation.episodes import NS_PER_S, Line, budget_threshold
 from training.judging.evaluation.figures import (
@@ -37,8 +38,7 @@ from training.judging.evaluation.result import (
     ReliabilityBin,
     Settings,
 )
-from training.judging.scored import Scored
-from training.reporting.words import unranked
+from training.judging.scored_part import Scored
 
 REFERENCE = "har"  # the baseline that is hardest to beat (docs/decisions/0016), so every model is set against it
 OLD_REFERENCE = "har_logit"  # its name in bundles of before

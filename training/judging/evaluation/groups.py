@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.judging.evaluation.episodes import NS_PER_HOUR, NS_PER_S
-from training.judging.scored import Scored
+from training.judging.scored_part import Scored
 
 REGIMES = ("calm", "middling", "lively")
 UNKNOWN_REGIME = "not known"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from common.errors import InputError
 from training.problem.data.dataset import Columns, Progress, holes_between
 from training.problem.data.tables import in_order
-from training.problem.scales import Scales, stacked, sums, time_of_day, window_starts
+from training.problem.multiscale_features import Scales, stacked, sums, time_of_day, window_starts
 from training.problem.schemas import MINUTES_1, window_s
 from training.problem.ticks import NS_PER_S, TickSeries
 

@@ -10,7 +10,7 @@ import numpy as np
 from common.errors import InputError
 from training.problem.data.dataset import Columns, Progress, holes_between
 from training.problem.data.tables import in_order, numbers, parquet_columns, times_ns
-from training.problem.scales import quote_features
+from training.problem.multiscale_features import quote_features
 from training.problem.schemas import QUOTES_1
 from training.problem.ticks import NS_PER_S, TickSeries
 

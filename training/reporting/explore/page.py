@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 
 from training.reporting.explore.result import Exploration, Feature
-from training.reporting.look import document, picture
+from training.reporting.report_style import document, picture
 
 SECTIONS = {
     "percentiles.png": (

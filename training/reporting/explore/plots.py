@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import ArrayLike, NDArray
 
 from training.reporting.explore.result import Exploration, Feature
-from training.reporting.look import BLUE, GREY, ORANGE, PALE, STYLE, canvas, heading, panels, png
+from training.reporting.report_style import BLUE, GREY, ORANGE, PALE, STYLE, canvas, heading, panels, png
 
 PANELS_A_ROW = 5
 _SHARE = PercentFormatter(1.0, decimals=0)

@@ -11,7 +11,7 @@ import click
 from common.config import TrackingConfig
 from common.errors import UnavailableError
 from training.shipping.tracking.record import log_run
-from training.shipping.trained import trained_files
+from training.shipping.trained_model_io import trained_files
 
 if TYPE_CHECKING:
     from training.fitting.experiment import Experiment
@@ -67,7 +67,7 @@ def _evaluation(dataset: Dataset, experiment: Experiment, progress: Callable[[st
     from training.judging.evaluation.result import encode
     from training.reporting.evaluation_page import page
     from training.reporting.evaluation_plots import pictures
-    from training.reporting.reports import HTML_FILE, JSON_FILE, evaluate_experiment
+    from training.reporting.evaluation_report import HTML_FILE, JSON_FILE, evaluate_experiment
 
     found = evaluate_experiment(experiment, dataset, progress=progress)
     progress("drawing")

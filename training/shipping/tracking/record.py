@@ -3,7 +3,7 @@
     <runs_dir>/<id>/
       run.json             what it was: parameters, metrics, code, data (Run)
       bundle/              model.onnx and manifest.json, as a server takes them
-      trained/             the trained form (training/shipping/trained.py)
+      trained/             the trained form (training/shipping/trained_model_io.py)
       evidence/rows.parquet     every row of the data set: features, and the volatility that followed
       evidence/scored.parquet   each test part: labels, and every kind's out-of-sample probabilities
       plots/               pictures and reports
@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from common.bundle import MANIFEST_FILE, MODEL_FILE, Manifest, manifest_json, read_bundle
 from common.errors import InputError
 from common.files import replace_file
-from training.judging.scored import Scored
+from training.judging.scored_part import Scored
 from training.problem.rows import Rows
 
 FORMAT = 1
@@ -104,7 +104,7 @@ def log_run(
 ) -> Path:
     """Writes one training run; returns its folder. Raises InputError where the disk refuses: nothing is left then.
 
-    trained: training.shipping.trained.trained_files of the model. rows: every row of the data set. parts: the
+    trained: training.shipping.trained_model_io.trained_files of the model. rows: every row of the data set. parts: the
     walk-forward folds, then the final part. parameters: beside those that the manifest has. plots: file
     name -> bytes. started_s: Unix time.
     """

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from training.judging.scored import Scored
+from training.judging.scored_part import Scored
 from training.problem.labels import labels
 
 NS_PER_S = 1_000_000_000

@@ -12,7 +12,7 @@ from tests.training.judging.evaluation.made_up import NS_PER_S, scored, with_spi
 from training.judging.evaluation import ModelEval, Settings, evaluate_scored
 from training.judging.evaluation.groups import volatility_before
 from training.judging.evaluation.result import decode, encode
-from training.judging.scored import Scored
+from training.judging.scored_part import Scored
 
 SETTINGS = Settings(resamples=100, group_resamples=20)
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.problem.truth import ANY_SEQUENCE, Keys, match
+from training.problem.row_keys import ANY_SEQUENCE, Keys, match
 
 
 def keys(*rows: tuple[int, int, int]) -> Keys:

@@ -13,7 +13,7 @@ from common.bundle import Manifest, ManifestSpan
 from common.paired_difference import why_it_ships
 from training.judging.evaluation.result import Difference
 from training.problem.ticks import NS_PER_S
-from training.reporting.words import standing
+from training.reporting.narrative import standing
 
 COLUMNS = {
     "pr_auc_lift": "lift",
@@ -76,10 +76,10 @@ def verdict(manifest: Manifest) -> list[str]:
     for name, theirs in manifest.metrics.items():
         if name == manifest.kind:
             continue
-        low, high = mine[f"pr_auc_minus_{name}_low"], mine[f"pr_auc_minus_{name}_high"]
-        better = True if low > 0 else False if high < 0 else None
-        found = Difference(manifest.kind, name, "pr_auc", mine["pr_auc"] - theirs["pr_auc"], low, high, better)
-        lines.append(standing(found, manifest.kind, name))
+        low, high = mine.get(f"pr_auc_minus_{name}_low"), mine.get(f"pr_auc_minus_{name}_high")
+        better = None if low is None or high is None else True if low > 0 else False if high < 0 else None
+        difference = Difference(manifest.kind, name, "pr_auc", mine["pr_auc"] - theirs["pr_auc"], low, high, better)
+        lines.append(standing(difference, manifest.kind, name))
     return lines
 
 
@@ -115,7 +115,8 @@ def _metrics_table(manifest: Manifest) -> Table:
     title = f"Final part: {span_text(manifest.evaluation)}; {base_rate:.1%} of rows are spikes"
     table = _table(title, "PR-AUC", "95 %", *COLUMNS.values())
     for name, values in manifest.metrics.items():
-        interval = f"{values['pr_auc_low']:.2f}–{values['pr_auc_high']:.2f}"
+        known = "pr_auc_low" in values
+        interval = f"{values['pr_auc_low']:.2f}–{values['pr_auc_high']:.2f}" if known else "not known"
         table.add_row(name, f"{values['pr_auc']:.3f}", interval, *(f"{values[column]:.3f}" for column in COLUMNS))
     return table
 

@@ -1,4 +1,4 @@
-"""Makes docs/model_eval.md from the structs: python -m training.reporting.document > docs/model_eval.md"""
+"""Makes docs/model_eval.md from the structs: python -m training.reporting.evaluation_format > docs/model_eval.md"""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, get_type_hints
 
 import msgspec
 
+from training.judging.class_counts import MIN_ROWS_PER_CLASS
 from training.judging.evaluation import episodes
 from training.judging.evaluation.figures import ECE_BINS, METRICS
 from training.judging.evaluation.result import FORMAT, ModelEval
-from training.reporting.words import LEAST_OF_A_CLASS
 
 MEANINGS = {
     "base_rate": "share of rows with a spike: what random ranks score as PR-AUC",
@@ -55,11 +55,11 @@ _OPENING = f"""# model_eval.json
 
 What `volcast evaluate` (and a training run) writes: `reports/model_eval.json`, beside it `model_eval.html`, a page
 that stands alone, and pictures in `reports/model_eval/`. Format {FORMAT}; this page is made from
-[result.py](../training/judging/evaluation/result.py) by `training/reporting/document.py`, and a test compares.
+[result.py](../training/judging/evaluation/result.py) by `training/reporting/evaluation_format.py`, and a test compares.
 
 - A metric that the rows do not define is **absent**, an interval that too few draws define is `null`: ranks where all
   rows are of one class, precision without an alert, a lead time where nothing was caught. Nothing is filled in.
-- Where a part has fewer than {LEAST_OF_A_CLASS} rows of either class, nothing about ranking can be concluded from it.
+- Where a part has fewer than {MIN_ROWS_PER_CLASS} rows of either class, nothing about ranking can be concluded from it.
   `notes` say so, with the counts; of the last part, page, terminal and model card say it first, have no sentence on who
   is ahead there by PR-AUC, ROC-AUC or F1, and no picture of precision and recall, differences or spikes by percentile
   of the probability. Nor has a group with so few a bar; the page names these groups, and hours without a row.

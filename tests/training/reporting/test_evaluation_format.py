@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from training.judging.evaluation.figures import METRICS
-from training.reporting.document import MEANINGS, render
+from training.reporting.evaluation_format import MEANINGS, render
 
 
 def test_the_page_says_what_the_structs_say() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from common.paired_difference import model_name
+from training.judging.class_counts import MIN_ROWS_PER_CLASS, part_text, too_few, unranked
 from training.judging.evaluation.episodes import NS_PER_S
 from training.judging.evaluation.figures import METRICS
 from training.judging.evaluation.result import Difference, Figure, Grouping, Means, ModelEval
@@ -13,7 +14,6 @@ from training.judging.evaluation.result import Difference, Figure, Grouping, Mea
 COMPARED = ("roc_auc", "brier", "log_loss", "ece", "f1")  # beside PR-AUC, where a baseline may have the better one
 OF_BOTH_CLASSES = ("roc_auc", "f1")  # of these, those that say nothing without rows of both classes
 DRAWN = ("day", "hour", "regime")  # groupings of which there is a picture
-LEAST_OF_A_CLASS = 10  # rows; a ranking of fewer hangs on one or two of them
 GOOD_ECE = 0.03  # what the project holds itself to
 
 
@@ -45,35 +45,6 @@ def span_text(start_ns: int, end_ns: int) -> str:
     return f"{start:%Y-%m-%d %H:%M} to {end:{'%H:%M' if same else '%Y-%m-%d %H:%M'}} UTC"
 
 
-def too_few(rows: int, positives: int) -> str:
-    """The counts, where one class has too few rows for a ranking to say anything; "" where both have enough."""
-    if min(positives, rows - positives) >= LEAST_OF_A_CLASS:
-        return ""
-    if positives == 0:
-        return f"none of {rows:,} rows is a spike"
-    if positives == rows:
-        return f"all {rows:,} rows are spikes"
-    return f"{positives:,} of {rows:,} rows {'is a spike' if positives == 1 else 'are spikes'}"
-
-
-def unranked(parts: Iterable[tuple[str, int, int]]) -> str:
-    """Of which of the parts (name, rows, positives) nothing about ranking can be said, and why; "" of none."""
-    thin = [(name, rows, positives) for name, rows, positives in parts if too_few(rows, positives)]
-    if not thin:
-        return ""
-    which = ", ".join(f"{_part_text(name)} ({too_few(rows, positives)})" for name, rows, positives in thin)
-    said = f"Nothing about ranking can be concluded from {which}: that takes {LEAST_OF_A_CLASS} rows of each class"
-    if any(positives in (0, rows) for _, rows, positives in thin):
-        said += "; of one class PR-AUC, lift, ROC-AUC and skill against the own base rate are not defined"
-    if any(positives == rows for _, rows, positives in thin):
-        said += ", and where all are spikes every alert is right"
-    return said
-
-
-def _part_text(name: str) -> str:
-    return name if name.startswith("fold") else f"the {name} part"
-
-
 def first(evaluation: ModelEval) -> str:
     """What a reader must be told before any figure; "" where there is nothing."""
     part = evaluation.headline
@@ -92,10 +63,10 @@ def without_bars(grouping: Grouping) -> list[str]:
     thin = [one for one in grouping.groups if too_few(one.rows, one.positives)]
     found = []
     if thin and len(thin) == len(grouping.groups):
-        found.append(f"No picture: no group has {LEAST_OF_A_CLASS} rows of each class")
+        found.append(f"No picture: no group has {MIN_ROWS_PER_CLASS} rows of each class")
     elif thin:
         which = ", ".join(f"{one.name} ({too_few(one.rows, one.positives)})" for one in thin)
-        found.append(f"No bar, for want of {LEAST_OF_A_CLASS} rows of each class: {which}")
+        found.append(f"No bar, for want of {MIN_ROWS_PER_CLASS} rows of each class: {which}")
     if grouping.by == "hour":
         seen = {one.name for one in grouping.groups}
         empty = [hour for hour in range(24) if f"{hour:02d}" not in seen]
@@ -152,7 +123,7 @@ def weaknesses(evaluation: ModelEval) -> list[str]:
     part, primary = evaluation.headline, evaluation.primary
     lines = []
     thin = OF_BOTH_CLASSES if first(evaluation) else ()
-    where = [(_part_text(part.name), {name: one.metrics for name, one in part.models.items()}, thin)]
+    where = [(part_text(part.name), {name: one.metrics for name, one in part.models.items()}, thin)]
     if evaluation.walk_forward is not None:
         where.append(("the folds' mean", evaluation.walk_forward.models, ()))
     for place, models, left_out in where:

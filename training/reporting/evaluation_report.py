@@ -12,7 +12,7 @@ from common.errors import InputError
 from training.fitting.experiment import Experiment
 from training.judging.evaluation import ModelEval, Settings, evaluate_scored
 from training.judging.evaluation.result import DataRef, decode, encode
-from training.judging.scored import Scored
+from training.judging.scored_part import Scored
 from training.problem.data import Dataset
 from training.reporting.evaluation_page import page
 from training.reporting.evaluation_plots import pictures

@@ -12,8 +12,7 @@ from tests.training.judging.evaluation.made_up import scored, with_spikes
 from training.commands.evaluate import _print
 from training.judging.evaluation import Settings, evaluate_scored
 from training.judging.evaluation.result import Difference, Figure
-from training.reporting.report import verdict
-from training.reporting.words import (
+from training.reporting.narrative import (
     findings,
     first,
     interval_text,
@@ -22,6 +21,7 @@ from training.reporting.words import (
     too_few,
     unranked,
 )
+from training.reporting.training_summary import verdict
 
 SHIPPED = Path(__file__).parents[3] / "models" / "volatility" / "1"
 FEW = Settings(resamples=40, group_resamples=20)

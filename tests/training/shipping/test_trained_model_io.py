@@ -17,7 +17,7 @@ from training.models import KINDS, Fitted
 from training.models.trees import XGBoost
 from training.problem.labels import labels
 from training.shipping.onnx_model import OnnxModel
-from training.shipping.trained import TRAINED_FILE, TREES_FILE, read_trained, require_schema, trained_files
+from training.shipping.trained_model_io import TRAINED_FILE, TREES_FILE, read_trained, require_schema, trained_files
 
 ROWS = draw_rows(1500, seed=4, schema=FULL_1)
 Y = labels(ROWS.future_volatility, 1.0)

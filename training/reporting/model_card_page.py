@@ -9,10 +9,11 @@ import msgspec
 
 from common.bundle import Manifest, ManifestSpan
 from common.paired_difference import model_name, why_it_ships
+from training.judging.class_counts import too_few
 from training.judging.evaluation.figures import METRICS
 from training.judging.evaluation.result import Figure, Group, ModelEval, Part
 from training.models import BASELINES
-from training.reporting.words import (
+from training.reporting.narrative import (
     findings,
     first,
     folds_text,
@@ -21,7 +22,6 @@ from training.reporting.words import (
     notes,
     number,
     span_text,
-    too_few,
     without_bars,
 )
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from common.paired_difference import MIN_SPIKE_BLOCKS, PairedDifference, recorded, why_it_ships
-from training.judging.lead import lead, what_ships
-from training.judging.scored import Scored
+from training.judging.paired_comparison import paired_difference, what_ships
+from training.judging.scored_part import Scored
 from training.problem.ticks import NS_PER_S
 
 BLOCK_S = 360.0
@@ -43,13 +43,13 @@ def folds(**noise: float) -> list[Scored]:
 
 
 def test_a_lead_is_that_of_the_means_within_its_interval() -> None:
-    found = lead(folds(logistic=1.0, har=3.0), "logistic", "har", BLOCK_S, seed=0)
+    found = paired_difference(folds(logistic=1.0, har=3.0), "logistic", "har", BLOCK_S, seed=0)
     assert found.low is not None
     assert found.high is not None
     assert 0 < found.low < found.point < found.high
     assert found.significantly_better
     assert not found.significantly_worse
-    back = lead(folds(logistic=1.0, har=3.0), "har", "logistic", BLOCK_S, seed=0)
+    back = paired_difference(folds(logistic=1.0, har=3.0), "har", "logistic", BLOCK_S, seed=0)
     assert back.significantly_worse
     assert back.point == pytest.approx(-found.point)
     interval = f"{found.low:+.4f} to {found.high:+.4f}"
@@ -59,14 +59,16 @@ def test_a_lead_is_that_of_the_means_within_its_interval() -> None:
 def test_a_quiet_fold_changes_nothing() -> None:
     known = folds(logistic=1.0, har=3.0)
     quiet = replace(known[-1], y=np.zeros(ROWS, np.int8), future_volatility=np.zeros(ROWS), part="fold 4")
-    assert lead([*known, quiet], "logistic", "har", BLOCK_S, 0) == lead(known, "logistic", "har", BLOCK_S, 0)
+    assert paired_difference([*known, quiet], "logistic", "har", BLOCK_S, 0) == paired_difference(
+        known, "logistic", "har", BLOCK_S, 0
+    )
 
 
 def test_spikes_in_one_block_give_no_interval() -> None:
     one = fold(1, {"logistic": 1.0, "har": 3.0})
     volatility = np.where(np.arange(ROWS) < 20, 9.0, 0.0)
     once = replace(one, y=(volatility >= one.threshold).astype(np.int8), future_volatility=volatility)
-    found = lead([once], "logistic", "har", BLOCK_S, seed=0)
+    found = paired_difference([once], "logistic", "har", BLOCK_S, seed=0)
     assert found.blocks == 1
     assert (found.low, found.high, found.significantly_better, found.significantly_worse) == (None, None, False, False)
     assert "no interval is known, spikes in 1 blocks of time (20 are needed" in str(found)

@@ -5,9 +5,9 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.training.synthetic import market, past_volatility, series
-from training.problem import scales
+from training.problem import multiscale_features as scales
 from training.problem.leakage import rows_that_see_ahead
-from training.problem.scales import Scales, quote_features
+from training.problem.multiscale_features import Scales, quote_features
 from training.problem.schemas import QUOTES_1
 from training.problem.ticks import NS_PER_S, TickSeries
 
