@@ -74,9 +74,9 @@ proto: $(VENV)/.all ## regenerate the Python and the docs page beside the .proto
 	@$(BIN)/python proto/generate.py
 
 docs: proto ## regenerate the pages that are made from something else
-	@$(BIN)/python -m training.evaluation.document > docs/model_eval.md
-	@$(BIN)/python -m training.model_card
-	@$(BIN)/python -m training.data.card || echo "docs/data_card.md stays as it is: it needs the recordings"
+	@$(BIN)/python -m training.reporting.evaluation_format > docs/model_eval.md
+	@$(BIN)/python -m training.reporting.model_card
+	@$(BIN)/python -m training.reporting.data_card || echo "docs/data_card.md stays as it is: it needs the recordings"
 
 lock: $(VENV)/.all #= re-resolve the lock files (hashes, no addresses)
 	@$(UV) pip compile --quiet --universal --generate-hashes --all-extras --no-header --upgrade pyproject.toml -o requirements.lock

@@ -40,10 +40,10 @@ from common.schema import SCHEMAS
 from pipeline.archive import expand_paths, read_archive
 from pipeline.features.table import compute_features
 from training.commands.topics import read_to_end
-from training.data import Dataset, load
 from training.monitoring.scoreboard import METRICS
-from training.onnx_model import OnnxModel
-from training.scoring import schema_for
+from training.problem.data import Dataset, load
+from training.shipping.onnx_model import OnnxModel
+from training.shipping.scoring import schema_for
 from volcast.v1 import Prediction
 
 JOINED = "joined.ndjson"

@@ -32,9 +32,9 @@ from pipeline.exchange.simulator import PRICE_SCALE, PROFILES, QUANTITY_SCALE, S
 from pipeline.features.columns import TickColumns
 from pipeline.features.engine import FeatureEngine
 from pipeline.records import Tick
-from training.labels import future_volatility
-from training.onnx_model import OnnxModel
-from training.ticks import TickSeries
+from training.problem.labels import future_volatility
+from training.problem.ticks import TickSeries
+from training.shipping.onnx_model import OnnxModel
 
 HOUR_NS = 3600 * 10**9
 MINUTE_NS = 60 * 10**9

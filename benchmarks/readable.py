@@ -168,7 +168,7 @@ def plot(cells: Sequence[Cell], highest: dict[int, float], path: Path) -> None:
     """Latency against the rate of ticks, a line per interval."""
     import matplotlib as mpl
 
-    from training.look import PNG_DPI, STYLE, canvas
+    from training.reporting.report_style import PNG_DPI, STYLE, canvas
 
     shades = mpl.colormaps["viridis_r"]
     with mpl.rc_context(STYLE):

@@ -18,13 +18,13 @@ from rich.table import Table
 from benchmarks.machine import header
 from common.schema import CORE_1, FULL_1, FeatureSchema
 from pipeline.features.columns import TickColumns
-from training import leakage
-from training.data import archives
-from training.rows import Rows, build_rows
-from training.scales import quote_features
-from training.schemas import QUOTES_1, window_s
-from training.splits import SplitRules, final_split, walk_forward
-from training.ticks import NS_PER_S, TickSeries
+from training.problem import leakage
+from training.problem.data import archives
+from training.problem.multiscale_features import quote_features
+from training.problem.rows import Rows, build_rows
+from training.problem.schemas import QUOTES_1, window_s
+from training.problem.splits import SplitRules, final_split, walk_forward
+from training.problem.ticks import NS_PER_S, TickSeries
 
 TARGET_S = 5.0
 HORIZON_S = 60

@@ -1,6 +1,6 @@
 """The paired difference of a model and HAR as a manifest records it, and display names of the kinds of model.
 
-Readers of bundles need both without the libraries that compute the difference (training/lead.py).
+Readers of bundles need both without the libraries that compute the difference (training/judging/paired_comparison.py).
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ SLOW_FOLDERS = (
     "tests/cli/models/",
     "tests/training/commands/",
     "tests/training/drift/",
-    "tests/training/tracking/",
+    "tests/training/shipping/tracking/",
 )
 
 # A test that asks for one of these fixtures trains models.

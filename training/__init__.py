@@ -1,9 +1,11 @@
-"""Data sets, labels, splits, models, evaluation, ONNX export.
+"""From recordings to a served model: data sets, models, evaluation, promotion, reports.
 
-The cores take arrays and return arrays: labels, sampling, splits, leakage, scales, models, search, experiment,
-evaluation, gate. The edges read data (data), write bundles, runs and reports (bundle, tracking, reports), move what
-is served (store, promotion) and are called (commands).
+Cores take arrays and return arrays: problem, models, fitting, judging. Edges read recordings (problem.data), write
+bundles and runs (shipping) and pages (reporting), follow live data (monitoring, drift), and are called (commands).
+pyproject.toml has the order in which packages may import each other.
 """
 
-# Names of training.models.KINDS, for who offers them and must not import scikit-learn to do so.
+# Names of training.models.KINDS, for commands that offer them before scikit-learn is imported.
 MODEL_TYPES = ("zscore", "ewma", "har", "har_returns", "logistic", "xgboost")
+# Spikes are few among rows of ticks, and they come together: with more folds, more of them hold spikes.
+TICKS_FOLDS, FOLDS = 8, 5

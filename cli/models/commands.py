@@ -23,8 +23,8 @@ from common.model_store import ModelStore, Moved, Role, model_name, model_names
 from common.schema import CORE_1
 
 if TYPE_CHECKING:
-    from training.gate import Limits
-    from training.tracking.mlflow_server import MlflowServer
+    from training.judging.gate import Limits
+    from training.shipping.tracking.mlflow_server import MlflowServer
 
 # The extra that brings the imports of a subcommand; `list` and `rollback` need none.
 EXTRAS = {"add": "models", "verify": "serving", "promote": "training", "sync": "training"}
@@ -241,8 +241,8 @@ def promote(
         raise UsageError("--share needs --to candidate")
     workplace = Workplace(config_file, models_dir, runs_dir)
     from cli.models.verify import load_check
-    from training import promotion
-    from training.tracking.record import BUNDLE
+    from training.shipping import promotion
+    from training.shipping.tracking.record import BUNDLE
 
     store = workplace.store(name)
     folder = promotion.chosen_run(store, workplace.runs_dir, version, run)
@@ -286,8 +286,8 @@ def sync(
 ) -> int:
     """Continues unfinished uploads of runs to MLflow, and sets its aliases from labels.json."""
     workplace = Workplace(config_file, models_dir, runs_dir)
-    from training.tracking.mlflow_server import waiting
-    from training.tracking.record import unreadable
+    from training.shipping.tracking.mlflow_server import waiting
+    from training.shipping.tracking.record import unreadable
 
     tracker = workplace.tracker
     fetched = str(tracker.fetch(fetch, workplace.runs_dir)) if fetch else None
@@ -332,19 +332,19 @@ class Workplace:
         return [ModelStore(self.models_dir, name) for name in self.names()]
 
     def limits(self) -> Limits:
-        from training.gate import Limits
+        from training.judging.gate import Limits
 
         gate = self.config.gate
         return Limits(gate.max_latency_us, gate.champion_margin, gate.seed)
 
     @cached_property
     def tracker(self) -> MlflowServer:
-        from training.tracking.mlflow_server import MlflowServer
+        from training.shipping.tracking.mlflow_server import MlflowServer
 
         return MlflowServer(self.config.tracking)
 
     def reconcile(self, store: ModelStore) -> dict[str, str | None]:
-        from training import promotion
+        from training.shipping import promotion
 
         return promotion.reconcile(store, self.tracker, self.runs_dir)
 

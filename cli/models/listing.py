@@ -54,9 +54,9 @@ def runs(runs_dir: Path, tracking: TrackingConfig, name: str | None) -> tuple[li
     if not runs_dir.is_dir():
         return [], []
     # Light, but a part of training: a server's container has neither it nor runs.
-    from training.tracking.mlflow_server import FINISHED, tracking_uri
-    from training.tracking.record import read_upload, unreadable
-    from training.tracking.record import runs as kept_runs
+    from training.shipping.tracking.mlflow_server import FINISHED, tracking_uri
+    from training.shipping.tracking.record import read_upload, unreadable
+    from training.shipping.tracking.record import runs as kept_runs
 
     uri = tracking_uri(tracking)
     rows = []

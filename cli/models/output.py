@@ -12,7 +12,7 @@ from common.model_store import Moved
 
 if TYPE_CHECKING:
     from cli.models.add import Added
-    from training.promotion import Judged
+    from training.shipping.promotion import Judged
 
 REFUSED = 3
 

@@ -71,9 +71,9 @@ def _latency(manifest: Manifest, model: Model, max_latency_us: float) -> Check:
 def _parity(folder: Path, manifest: Manifest, model: Model) -> tuple[Check, ...]:
     """Against the trained form, if it lies beside the bundle, on rows around that of the self-test."""
     try:
-        from training.export import PARITY_LIMIT
-        from training.tracking.record import TRAINED
-        from training.trained import TRAINED_FILE, read_trained, require_schema
+        from training.shipping.export import PARITY_LIMIT
+        from training.shipping.tracking.record import TRAINED
+        from training.shipping.trained_model_io import TRAINED_FILE, read_trained, require_schema
     except ModuleNotFoundError:
         return ()  # no training extra: trained forms are of no use here
     beside = next((path for path in (folder, folder.parent / TRAINED) if (path / TRAINED_FILE).is_file()), None)

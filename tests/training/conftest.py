@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.training.synthetic import market, write_recording
-from training import experiment
-from training.data import Dataset, load
-from training.experiment import Experiment, Settings
-from training.search import Budget
+from training.fitting import experiment
+from training.fitting.experiment import Experiment, Settings
+from training.fitting.search import Budget
+from training.problem.data import Dataset, load
 
 SECONDS = 7200
 
@@ -39,6 +39,6 @@ def trained(dataset: Dataset, settings: Settings) -> Experiment:
 def few_resamples() -> Iterator[None]:
     """Intervals are as wide with fewer draws, only rougher; the test of the shipped bundle draws them all."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(experiment, "RESAMPLES", 20)
+    patch.setattr(experiment, "DECISION_RESAMPLES", 20)
     yield
     patch.undo()

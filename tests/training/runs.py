@@ -22,14 +22,14 @@ from common.bundle import (
     SelfTest,
 )
 from common.schema import CORE_1, FeatureSchema
-from training.labels import labels
+from training.judging.scored_part import FINAL, Scored
 from training.models import BASELINES, Fitted
 from training.models.linear import fit_linear
-from training.rows import Rows
-from training.scored import FINAL, Scored
-from training.ticks import NS_PER_S
-from training.tracking.record import log_run
-from training.trained import trained_files
+from training.problem.labels import labels
+from training.problem.rows import Rows
+from training.problem.ticks import NS_PER_S
+from training.shipping.tracking.record import log_run
+from training.shipping.trained_model_io import trained_files
 
 OPSET = 18
 START_NS = 1_764_565_200 * NS_PER_S

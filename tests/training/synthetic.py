@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.ticks import NS_PER_S, TickSeries
+from training.problem.ticks import NS_PER_S, TickSeries
 
 START_NS = 1_764_565_200 * NS_PER_S
 

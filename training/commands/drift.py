@@ -22,9 +22,9 @@ from pipeline.drift import LARGE_PSI
 from training.commands.folders import taken_back
 
 if TYPE_CHECKING:
-    from training.data import Dataset
     from training.drift.summary import DriftSummary
-    from training.rows import Rows
+    from training.problem.data import Dataset
+    from training.problem.rows import Rows
 
 DRIFTED = 3  # exit code
 FINAL_SHARE = 0.20
@@ -108,7 +108,7 @@ def drift(
 
 
 def _load(sources: str | None, step: Progress) -> Dataset:
-    from training.data import load
+    from training.problem.data import load
 
     paths = expand_paths(sources) if sources else coinbase_ticker_2025()
     if not paths:
@@ -121,8 +121,8 @@ def _load(sources: str | None, step: Progress) -> Dataset:
 
 
 def _live(config: Config, since_s: float, step: Progress) -> Rows:
-    from training.data import load
     from training.drift.stretches import recent_files, since
+    from training.problem.data import load
 
     files = recent_files(Path(config.worker.parquet_dir), since_s) if config.worker.parquet_dir else []
     if files:

@@ -22,11 +22,11 @@ from training.commands.folders import taken_back
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from training.data import Dataset
-    from training.evaluation import ModelEval, Settings
-    from training.evaluation.result import PredictionsRef
-    from training.predictions import Predictions
-    from training.scored import Scored
+    from training.judging.evaluation import ModelEval, Settings
+    from training.judging.evaluation.result import PredictionsRef
+    from training.judging.predictions import Predictions
+    from training.judging.scored_part import Scored
+    from training.problem.data import Dataset
 
 Progress = Callable[[str], None]
 
@@ -99,13 +99,13 @@ def evaluate(
     folder = bundle_folder or _newest(Path(config.server.models_dir), "volatility")
     manifest, model = read_bundle(folder)
     manifest.require_trained("volcast evaluate")
-    from training.evaluation import Settings
-    from training.evaluation.blocks import LEAST_BLOCK_S, block_s
-    from training.reports import PICTURES_FOLDER, write_report
+    from training.judging.evaluation import Settings
+    from training.judging.evaluation.blocks import MIN_BLOCK_S, block_s
+    from training.reporting.evaluation_report import PICTURES_FOLDER, write_report
 
     settings = Settings(
         horizon_s=manifest.label.horizon_s,
-        block_s=block or block_s(manifest.parameters.get("embargo_s", LEAST_BLOCK_S)),
+        block_s=block or block_s(manifest.parameters.get("embargo_s", MIN_BLOCK_S)),
         resamples=resamples,
         alarms_per_hour=alarms_per_hour,
         seed=seed,
@@ -117,7 +117,7 @@ def evaluate(
         with taken_back(out, out / PICTURES_FOLDER):
             written = write_report(out, evaluation, [scored])
     if as_json:
-        from training.evaluation.result import encode
+        from training.judging.evaluation.result import encode
 
         click.echo(encode(evaluation))
         return 0
@@ -139,7 +139,7 @@ def _newest(models_dir: Path, name: str) -> Path:
 
 
 def _predictions(path: Path, made_by: str | None) -> Predictions:
-    from training.predictions import read_predictions
+    from training.judging.predictions import read_predictions
 
     found = read_predictions(path)
     makers = sorted(set(found.model))
@@ -164,9 +164,9 @@ def _evaluate(
 ) -> tuple[ModelEval, Scored]:
     import msgspec
 
-    from training import scoring
-    from training.evaluation import evaluate_scored
-    from training.evaluation.result import DataRef, ModelRef
+    from training.judging.evaluation import evaluate_scored
+    from training.judging.evaluation.result import DataRef, ModelRef
+    from training.shipping import scoring
 
     dataset = _load(files, manifest, predictions is not None, step)
     chosen = scoring.unseen(dataset.rows, manifest)
@@ -206,10 +206,10 @@ def _evaluate(
 def _load(files: tuple[str, ...], manifest: Manifest, answered: bool, step: Progress) -> Dataset:
     from pipeline.archive import expand_paths
     from pipeline.datasets import DATA_DIR, coinbase_ticker_2025
-    from training import scoring
-    from training.data import load
-    from training.data.features import schema_of
-    from training.data.load import kind_of
+    from training.problem.data import load
+    from training.problem.data.features import schema_of
+    from training.problem.data.load import kind_of
+    from training.shipping import scoring
 
     paths = list(dict.fromkeys(path for one in files for path in expand_paths(one))) or coinbase_ticker_2025()
     if not paths:
@@ -246,7 +246,7 @@ def _require_features(manifest: Manifest, dataset: Dataset) -> None:
 
 
 def _baseline_notes(manifest: Manifest, dataset: Dataset) -> list[str]:
-    from training import scoring
+    from training.shipping import scoring
 
     if not manifest.baselines:
         return ["The bundle's manifest holds no baselines (it is of an older training): they are left out"]
@@ -261,9 +261,9 @@ def _join(
 ) -> tuple[Scored, PredictionsRef]:
     import numpy as np
 
-    from training import scoring
-    from training.evaluation.result import PredictionsRef
-    from training.truth import Keys, match
+    from training.judging.evaluation.result import PredictionsRef
+    from training.problem.row_keys import Keys, match
+    from training.shipping import scoring
 
     keys = Keys(
         scoring.product_codes(predictions.product_id, dataset.products),
@@ -288,8 +288,8 @@ def _print(console: Console, evaluation: ModelEval) -> None:
     from rich.table import Table
 
     from common.paired_difference import model_name
-    from training.evaluation.figures import METRICS
-    from training.evaluation.words import findings, first, notes, number, span_text
+    from training.judging.evaluation.figures import METRICS
+    from training.reporting.narrative import findings, first, notes, number, span_text
 
     part = evaluation.headline
     title = (

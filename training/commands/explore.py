@@ -18,7 +18,7 @@ from pipeline.datasets import DATA_DIR, btc_quotes_2021, coinbase_minutes, coinb
 from training.commands.folders import taken_back
 
 if TYPE_CHECKING:
-    from training.explore.result import Exploration
+    from training.reporting.explore.result import Exploration
 
 DATASETS = {"ticks": coinbase_ticker_2025, "quotes": btc_quotes_2021, "minutes": coinbase_minutes}
 DEFAULT_OUT = Path("reports/explore")
@@ -92,9 +92,9 @@ def explore(
     """
     configure_logs(load_config(config_file).log, "explore")
     # What follows takes seconds to import and needs the extra; options are checked and help is shown without it.
-    from training.data import find, load
-    from training.explore import figures, plots
-    from training.explore.write import write
+    from training.problem.data import find, load
+    from training.reporting.explore import figures, plots
+    from training.reporting.explore.write import write
 
     with steps() as step:
         loaded = load(

@@ -18,7 +18,7 @@ from common.steps import counting
 
 if TYPE_CHECKING:
     from common.bundle import Manifest
-    from training.inference import Predict, Timed
+    from training.shipping.inference import Predict, Timed
 
 SIZES = (1, 8, 32, 256, 1024, 8192)
 CALLED = "InferenceSession.run"  # by OnnxModel.probabilities
@@ -115,7 +115,7 @@ def _default_bundle(config: Config) -> Path:
 def _predictor(model: bytes) -> Predict:
     import numpy as np
 
-    from training.onnx_model import OnnxModel
+    from training.shipping.onnx_model import OnnxModel
 
     scored = OnnxModel(model)
 
@@ -128,7 +128,7 @@ def _predictor(model: bytes) -> Predict:
 def _infer(manifest: Manifest, predict: Predict, file: Path, out: str, as_json: bool) -> int:
     import numpy as np
 
-    from training.inference import AnswerWriter, read_chunks, score
+    from training.shipping.inference import AnswerWriter, read_chunks, score
 
     rows = unscored = spikes = 0
     with AnswerWriter(out, manifest.decision_threshold, sys.stdout.buffer) as writer, counting("rows") as step:
@@ -167,8 +167,8 @@ def _benchmark(
 ) -> int:
     import numpy as np
 
-    from training.inference import benchmark, read_chunks
-    from training.trained import TRAINED_FILE, read_trained, require_schema
+    from training.shipping.inference import benchmark, read_chunks
+    from training.shipping.trained_model_io import TRAINED_FILE, read_trained, require_schema
 
     rows = np.array([manifest.self_test.features], dtype=np.float64)
     if file is not None:
@@ -212,9 +212,9 @@ def _benchmark(
 
 
 def _trained_folder(config: Config, bundle: Path) -> Path | None:
-    from training.promotion import run_of_bundle
-    from training.tracking.record import TRAINED
-    from training.trained import TRAINED_FILE
+    from training.shipping.promotion import run_of_bundle
+    from training.shipping.tracking.record import TRAINED
+    from training.shipping.trained_model_io import TRAINED_FILE
 
     run = run_of_bundle(bundle, Path(config.tracking.runs_dir))
     folders = [bundle, bundle.parent / TRAINED, *([] if run is None else [run / TRAINED])]

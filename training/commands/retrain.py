@@ -22,11 +22,11 @@ from training import MODEL_TYPES
 
 if TYPE_CHECKING:
     from common.model_store import ModelStore, Moved, Role
-    from training.commands.train import Request
-    from training.gate import Limits
-    from training.promotion import Judged
-    from training.retraining import State, Step
-    from training.tracking.mlflow_server import MlflowServer
+    from training.judging.gate import Limits
+    from training.shipping.promotion import Judged
+    from training.shipping.retraining import State, Step
+    from training.shipping.tracking.mlflow_server import MlflowServer
+    from training.shipping.training_run import TrainingRequest
 
 GATE_FILE = "gate.json"
 REFUSED = 3
@@ -105,16 +105,16 @@ def retrain(
     config = load_config(config_file)
     configure_logs(config.log, "retrain")
     from common.model_store import ModelStore, model_name
-    from training.gate import Limits
-    from training.retraining import only_one
-    from training.search import Budget
+    from training.fitting.search import Budget
+    from training.judging.gate import Limits
+    from training.shipping.retraining import only_one
 
     if cluster and no_cluster:
         raise UsageError("--cluster and --no-cluster: choose one")
     name = model_name(name or ("volatility-full" if schema_name == FULL_1.name else "volatility"), "--name")
-    from training.commands.train import Request
+    from training.shipping.training_run import TrainingRequest
 
-    request = Request(
+    request = TrainingRequest(
         paths=_paths(files, config),
         model_type=model_type,
         schema_name=schema_name,
@@ -168,7 +168,7 @@ class Verdict(msgspec.Struct):
 class _Loop:
     config: Config
     store: ModelStore
-    request: Request
+    request: TrainingRequest
     limits: Limits
     apply: bool
     shadow_s: float
@@ -181,7 +181,7 @@ class _Loop:
         return Path(self.config.tracking.runs_dir)
 
     def go(self) -> Told:
-        from training.retraining import Step, next_step
+        from training.shipping.retraining import Step, next_step
 
         state = self._state()
         step = next_step(state, self.shadow_s)
@@ -203,7 +203,7 @@ class _Loop:
         return Told("nothing", False, f"no new data since run {state.run.id} ({came_to})", state.run.id, state.version)
 
     def _candidate(self, state: State, step: Step) -> Told:
-        from training import promotion
+        from training.shipping import promotion
 
         folder = self._train(state.key) if state.run is None else self.runs_dir / state.run.id
         judged = promotion.judge(folder, self.store, self.limits)
@@ -217,7 +217,7 @@ class _Loop:
         return Told(step, True, _moved_text(moved), judged.run.id, moved.version)
 
     def _promote(self, state: State) -> Told:
-        from training import promotion
+        from training.shipping import promotion
 
         folder = promotion.run_of_bundle(self.store.path(state.candidate), self.runs_dir)
         if folder is None:
@@ -240,7 +240,7 @@ class _Loop:
         return Told("promote", True, _moved_text(moved), judged.run.id, moved.version)
 
     def _move(self, judged: Judged, role: str) -> Moved:
-        from training import promotion
+        from training.shipping import promotion
 
         to: Role = "champion" if role == "champion" else "candidate"
         now_ms = int(time.time() * 1000)
@@ -252,12 +252,12 @@ class _Loop:
             return promotion.promote(judged, self.store, None, to, now_ms=now_ms)
 
     def _registry(self) -> MlflowServer | None:
-        from training.tracking.mlflow_server import MlflowServer
+        from training.shipping.tracking.mlflow_server import MlflowServer
 
         return MlflowServer(self.config.tracking) if self.track else None
 
     def _objections(self, version: str) -> list[str]:
-        from training.retraining import shadow_objections, shadow_report
+        from training.shipping.retraining import shadow_objections, shadow_report
 
         if self.server_metrics is None:
             return []
@@ -269,9 +269,9 @@ class _Loop:
         return shadow_objections(shadow_report(text, self.store.name, version), self.shadow_rows)
 
     def _state(self) -> State:
-        from training.data.dataset import fingerprint
-        from training.retraining import State
-        from training.tracking.record import BUNDLE, code_version, read_run, run_key, runs
+        from training.problem.data.dataset import fingerprint
+        from training.shipping.retraining import State
+        from training.shipping.tracking.record import BUNDLE, code_version, read_run, run_key, runs
 
         request = self.request
         key = run_key(
@@ -296,12 +296,12 @@ class _Loop:
         )
 
     def _train(self, key: str) -> Path:
-        from training.commands.train import keep, make
+        from training.shipping.training_run import keep_run, train_bundle
 
         started_s = time.time()
         # Its number is found where it is promoted; a dry run takes none.
-        made = make(self.request, self.store.name, "1")
-        return keep(made, self.runs_dir, started_s, key)
+        trained = train_bundle(self.request, self.store.name, "1")
+        return keep_run(trained, self.runs_dir, started_s, key)
 
     def _was_refused(self, folder: Path, stable: str) -> bool:
         try:
@@ -314,7 +314,7 @@ class _Loop:
 
     def _write_verdict(self, judged: Judged, objections: list[str] | None = None) -> None:
         from common.files import replace_file
-        from training.gate import refusals
+        from training.judging.gate import refusals
 
         labels = self.store.effective_labels()
         reasons = [*refusals(judged.checks), *(objections or [])]
@@ -330,7 +330,7 @@ def _paths(files: tuple[str, ...], config: Config) -> list[Path]:
 
 
 def _refused(step: str, judged: Judged, objections: list[str] | None = None) -> Told:
-    from training.gate import refusals
+    from training.judging.gate import refusals
 
     reasons = [*refusals(judged.checks), *(f"shadow: {one}" for one in objections or [])]
     return Told(step, False, "refused by the gate", judged.run.id, reasons=reasons)

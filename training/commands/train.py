@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,22 +15,15 @@ from common.console import tables
 from common.errors import InputError, UsageError
 from common.log import configure_logs
 from common.model_store import ModelStore, model_name
-from common.schema import CORE_1, FULL_1, SCHEMAS
-from common.steps import steps
+from common.schema import FULL_1, SCHEMAS
 from pipeline.archive import expand_paths
 from pipeline.datasets import DATA_DIR, btc_quotes_2021, coinbase_ticker_2025
-from training import MODEL_TYPES
+from training import FOLDS, MODEL_TYPES, TICKS_FOLDS
 
 if TYPE_CHECKING:
-    from training.bundle import Bundle
-    from training.data import Dataset
-    from training.experiment import Experiment, Settings
-    from training.search import Budget
+    from training.shipping.training_run import TrainedBundle
 
 DATASETS = ("ticks", "quotes")
-# About the last hour that was recorded: of each piece the first five minutes give no row.
-TICKS_THRESHOLD_ROWS = 1800
-TICKS_FOLDS, FOLDS = 8, 5  # few tick rows are spikes, and they come together: more folds, more of them hold some
 
 
 @click.command(
@@ -128,13 +120,14 @@ def train(
         raise UsageError("--cluster and --no-cluster: choose one")
     # What follows takes seconds to import and needs the extra; options are checked and help is shown without it.
 
-    from training.bundle import bundle_folder, write_bundle
-    from training.search import Budget
-    from training.tracking.experiments import upload_waiting
-    from training.trained import trained_files
+    from training.fitting.search import Budget
+    from training.shipping.bundle import bundle_folder, write_bundle
+    from training.shipping.tracking.experiments import upload_waiting
+    from training.shipping.trained_model_io import trained_files
+    from training.shipping.training_run import TrainingRequest, keep_run, train_bundle
 
     folder = bundle_folder(out or Path(config.server.models_dir), name, version, force)
-    request = Request(
+    request = TrainingRequest(
         paths=_paths(files, data, dataset),
         model_type=model_type,
         schema_name=schema_name,
@@ -145,13 +138,13 @@ def train(
         cluster=None if no_cluster else cluster or "local",
     )
     started_s = time.time()
-    made = make(request, name, folder.name)
+    trained = train_bundle(request, name, folder.name)
     runs_dir = Path(config.tracking.runs_dir)
-    run = None if no_track else keep(made, runs_dir, started_s)
+    run = None if no_track else keep_run(trained, runs_dir, started_s)
     # What is stable now stays so: a model answers once it is promoted, not by being the newest.
     ModelStore(folder.parents[1], name).pin()
-    write_bundle(folder, made.bundle, trained_files(made.experiment.model.fitted))
-    _tell(made, folder, run, as_json)
+    write_bundle(folder, trained.bundle, trained_files(trained.experiment.model.fitted))
+    _tell(trained, folder, run, as_json)
     if run is not None:
         uploaded = upload_waiting(config.tracking, runs_dir)
         if not as_json:
@@ -159,28 +152,14 @@ def train(
     return 0
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What was asked for on the command line."""
-
-    paths: list[Path]
-    model_type: str
-    schema_name: str | None
-    folds: int | None
-    threshold_rows: int | None
-    budget: Budget
-    seed: int
-    cluster: str | None  # None: in this process
-
-
-def _tell(made: Made, folder: Path, run: Path | None, as_json: bool) -> None:
-    from training import report
+def _tell(trained: TrainedBundle, folder: Path, run: Path | None, as_json: bool) -> None:
+    from training.reporting import training_summary as report
 
     if as_json:
-        told = report.as_json(made.bundle.manifest, str(folder), made.latency_us)
+        told = report.as_json(trained.bundle.manifest, str(folder), trained.latency_us)
         click.echo(msgspec.json.encode({**told, "run": run and run.name}))
         return
-    report.print_report(tables(), made.bundle.manifest, made.latency_us)
+    report.print_report(tables(), trained.bundle.manifest, trained.latency_us)
     click.echo(f"wrote {folder}")
 
 
@@ -199,69 +178,3 @@ def _paths(files: tuple[str, ...], data: str | None, dataset: str) -> list[Path]
             "or name recordings (volcast train FILE...)"
         )
     return found
-
-
-def settings_of(request: Request, dataset: Dataset) -> Settings:
-    """What the data says where the request does not: the schema, the longest window, how τ is taken."""
-    from training.experiment import Settings
-
-    of_ticks = dataset.schema.name in SCHEMAS
-    schema = SCHEMAS[request.schema_name or CORE_1.name] if of_ticks else dataset.schema
-    if request.schema_name and not of_ticks:
-        raise UsageError(f"--schema {request.schema_name}: {dataset.kind} have the features of {dataset.schema.name}")
-    # Ticks are few hours on three days of unlike volatility (docs/decisions/0004).
-    threshold_rows = TICKS_THRESHOLD_ROWS if of_ticks else 0
-    return Settings(
-        model_type=request.model_type,
-        schema=schema,
-        horizon_s=dataset.horizon_s,
-        window_s=dataset.window_s,
-        sample_period_s=dataset.sample_period_s,
-        folds=request.folds or (TICKS_FOLDS if of_ticks else FOLDS),
-        threshold_rows=threshold_rows if request.threshold_rows is None else request.threshold_rows,
-        budget=request.budget,
-        seed=request.seed,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """A bundle, its time for one row in µs, and what it came from."""
-
-    bundle: Bundle
-    latency_us: float
-    dataset: Dataset
-    experiment: Experiment
-
-
-def make(request: Request, name: str, version: str) -> Made:
-    """Reads, trains, exports."""
-    from training import experiment
-    from training.bundle import build_bundle
-    from training.data import load
-    from training.onnx_model import OnnxModel
-    from training.pool import open_pool
-
-    with steps() as step:
-        step(f"reading {len(request.paths)} files, computing features")
-        dataset = load(request.paths, progress=step)
-        dataset.require_moves()
-        settings = settings_of(request, dataset)
-        step("starting the workers" if request.cluster else "training")
-        with open_pool(request.cluster) as pool:
-            result = experiment.run(dataset.rows, settings, step, pool)
-        step("exporting, comparing on every row")
-        bundle = build_bundle(name, version, dataset, result)
-        step("timing")
-        row = experiment.on_schema(dataset.rows, result.schema).features[:1]
-        return Made(bundle, OnnxModel(bundle.model).one_row_us(row), dataset, result)
-
-
-def keep(made: Made, runs_dir: Path, started_s: float, key: str = "") -> Path:
-    """The run's folder; its evaluation is made on the way."""
-    from training.tracking.experiments import log_experiment
-
-    with steps() as step:
-        return log_experiment(
-            runs_dir, made.bundle, made.dataset, made.experiment, started_s=started_s, key=key, progress=step
-        )

@@ -14,9 +14,9 @@ from common.bundle import Manifest
 from common.errors import InputError
 from common.schema import FeatureSchema
 from training.drift.summary import FUTURE_VOLATILITY, PROBABILITY, Stretch
-from training.rows import Rows
-from training.splits import SplitRules, final_split
-from training.ticks import NS_PER_S
+from training.problem.rows import Rows
+from training.problem.splits import SplitRules, final_split
+from training.problem.ticks import NS_PER_S
 
 _STAMP = re.compile(r"features_(\d{8}T\d{6}Z)(?:-\d+)?\.parquet")
 
@@ -30,7 +30,7 @@ def stretch(name: str, rows: Rows, bundle: tuple[Manifest, bytes] | None = None)
         raise InputError(f"{name}: no usable row")
     columns: dict[str, NDArray[np.float64]] = {one: rows.column(one) for one in rows.schema.names}
     if bundle is not None:
-        from training.onnx_model import OnnxModel
+        from training.shipping.onnx_model import OnnxModel
 
         manifest, model = bundle
         columns[PROBABILITY] = OnnxModel(model).probabilities(rows.columns(manifest.feature_schema().names))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from common.bundle import Calibration, LinearForm
 from common.schema import FeatureSchema
-from training.rows import Rows
+from training.problem.rows import Rows
 
 Value = float | int | str
 Params = Mapping[str, Value]

@@ -23,7 +23,7 @@ from common.schema import FeatureSchema
 from training.models import graphs
 from training.models.base import IDENTITY, Choice, Fitted, LogRange, Params, Space, sigmoid
 from training.models.transforms import Terms, keeps_sign, usable
-from training.rows import Rows
+from training.problem.rows import Rows
 
 CURRENT_WINDOW_S = 60  # of the z-score: as long as the horizon
 HAR_SCALES = 3

@@ -26,7 +26,7 @@ from training.models import graphs
 from training.models.base import IDENTITY, Choice, Fitted, IntRange, LogRange, Params, Space, logit_of_rate, sigmoid
 from training.models.linear import FittedLinear, fit_linear
 from training.models.transforms import Terms, usable
-from training.rows import Rows
+from training.problem.rows import Rows
 
 BASE_LINEAR, BASE_RATE = "linear", "rate"
 

@@ -11,7 +11,7 @@ from common.errors import BundleError, InputError
 from common.log import get_logger
 from common.model_store import ModelStore
 from training.monitoring.scoreboard import Served
-from training.onnx_model import OnnxModel
+from training.shipping.onnx_model import OnnxModel
 
 LOOK_AGAIN_S = 30.0
 

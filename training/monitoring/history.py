@@ -111,8 +111,10 @@ class Stretch:
         return self.closed or (len(self) > 0 and self.last_ns > time_ns + horizon_ns)
 
     def volatility_after(self, numbers: Sequence[int], horizon_ns: int) -> NDArray[np.float64]:
-        """Realized volatility over (t, t + horizon] of ticks by number, as training/labels.py has it; NaN where the
-        stretch ends before."""
+        """Realized volatility over (t, t + horizon] of ticks by number; NaN if the stretch ends before.
+
+        training/problem/labels.py has the formula.
+        """
         times, running = self.time_ns, self._running.rows
         of = times[np.array(numbers, np.int64) - self.dropped]
         last_at_t = np.searchsorted(times, of, side="right") - 1

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from common.bundle import LinearForm, Manifest
 from common.errors import BundleError
 from common.schema import FULL_1, SCHEMAS
-from training.evaluation.blocks import Blocks
-from training.evaluation.figures import Forecast, row_figures
-from training.labels import labels
+from training.judging.evaluation.blocks import Blocks
+from training.judging.evaluation.figures import Forecast, row_figures
 from training.monitoring.history import Growing
 from training.monitoring.join import Joined
-from training.rows import Rows
-from training.scoring import climatology, linear_probabilities
+from training.problem.labels import labels
+from training.problem.rows import Rows
+from training.shipping.scoring import climatology, linear_probabilities
 
 SCHEMA = FULL_1  # of the features that joined rows carry: a superset of every served schema
 METRICS = (

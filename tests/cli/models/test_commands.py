@@ -18,7 +18,7 @@ from cli.main import run_command
 from common.labels import Labels
 from common.model_store import ModelStore
 from tests.training.runs import Made, leaky, make, replace_manifest
-from training.trained import TRAINED_FILE, trained_files
+from training.shipping.trained_model_io import TRAINED_FILE, trained_files
 
 Volcast = Callable[..., int]
 

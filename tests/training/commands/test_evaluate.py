@@ -14,13 +14,13 @@ from common.bundle import MANIFEST_FILE, MODEL_FILE, LinearForm, Manifest, read_
 from common.schema import CORE_1
 from tests.training.commands.said import one_line
 from tests.training.synthetic import START_NS, market, write_recording
-from training import reports
-from training.data import load
-from training.evaluation.plots import pictures
-from training.evaluation.result import ModelEval, decode
-from training.onnx_model import OnnxModel
-from training.scoring import score
-from training.ticks import NS_PER_S
+from training.judging.evaluation.result import ModelEval, decode
+from training.problem.data import load
+from training.problem.ticks import NS_PER_S
+from training.reporting import evaluation_report as reports
+from training.reporting.evaluation_plots import pictures
+from training.shipping.onnx_model import OnnxModel
+from training.shipping.scoring import score
 
 SHIPPED = Path(__file__).parents[3] / "models" / "volatility" / "1"
 HOUR_NS = 3600 * NS_PER_S

@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose
 from cli.main import run_command
 from common.model_store import ModelStore
 from tests.training.runs import Made, make
-from training.trained import trained_files
+from training.shipping.trained_model_io import trained_files
 
 ROWS = 50
 

@@ -24,7 +24,7 @@ from tests.training.synthetic import market
 from training.commands.monitor import Session, metrics
 from training.monitoring.bundles import BundleFolder
 from training.monitoring.scoreboard import Scoreboard
-from training.onnx_model import OnnxModel
+from training.shipping.onnx_model import OnnxModel
 from volcast.v1 import MissingReason, Prediction
 
 pytestmark = pytest.mark.kafka

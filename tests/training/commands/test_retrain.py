@@ -18,8 +18,8 @@ from cli.main import run_command
 from common.labels import Labels
 from common.model_store import History, ModelStore
 from tests.training.runs import Made, leaky, make
-from training.commands import train
-from training.retraining import (
+from training.shipping import training_run
+from training.shipping.retraining import (
     BusyError,
     ShadowReport,
     State,
@@ -29,7 +29,7 @@ from training.retraining import (
     shadow_objections,
     shadow_report,
 )
-from training.tracking.record import read_run, runs
+from training.shipping.tracking.record import read_run, runs
 
 HOUR_S = 3600.0
 
@@ -69,8 +69,8 @@ def trainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trainer:
     monkeypatch.setenv("VOLCAST_GATE__MAX_LATENCY_US", "1000")
     monkeypatch.setenv("VOLCAST_GATE__CHAMPION_MARGIN", "0.2")
     standing_in = Trainer()
-    monkeypatch.setattr(train, "make", standing_in.make)
-    monkeypatch.setattr(train, "keep", standing_in.keep)
+    monkeypatch.setattr(training_run, "train_bundle", standing_in.make)
+    monkeypatch.setattr(training_run, "keep_run", standing_in.keep)
     return standing_in
 
 

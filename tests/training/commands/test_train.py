@@ -13,8 +13,8 @@ from common.errors import UsageError
 from common.schema import FULL_1
 from tests.training.commands.said import one_line
 from tests.training.synthetic import market, write_recording
-from training.commands.train import settings_of
-from training.schemas import QUOTES_1
+from training.problem.schemas import QUOTES_1
+from training.shipping.training_run import settings_of
 
 QUICK = ("--no-cluster", "--model-type", "logistic", "--folds", "2", "--trials", "1")
 

@@ -11,7 +11,7 @@ from common.schema import CORE_1
 from tests.processes import ROOT
 from training.drift.stretches import recent_files, rows_of_features, since, stretch, train_and_test
 from training.drift.summary import FUTURE_VOLATILITY, PROBABILITY
-from training.rows import Rows
+from training.problem.rows import Rows
 
 
 def rows(count: int = 1000) -> Rows:

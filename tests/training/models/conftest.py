@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from common.schema import FULL_1
-from training.rows import Rows
-from training.ticks import NS_PER_S
+from training.problem.rows import Rows
+from training.problem.ticks import NS_PER_S
 
 
 def made_up_rows(count: int, seed: int) -> Rows:

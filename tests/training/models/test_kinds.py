@@ -18,14 +18,15 @@ from common.errors import InputError
 from common.schema import CORE_1, FULL_1, FeatureSchema
 from server.core.graph_scan import scan_graph
 from server.core.predictor import Predictor
-from training import MODEL_TYPES, export
+from training import MODEL_TYPES
 from training.models import BASELINES, KINDS, Fitted
 from training.models.base import Params, sigmoid
 from training.models.graphs import ML_OPSET, OPSET
 from training.models.transforms import usable
-from training.onnx_model import OnnxModel
-from training.rows import Rows
-from training.schemas import MINUTES_1, QUOTES_1
+from training.problem.rows import Rows
+from training.problem.schemas import MINUTES_1, QUOTES_1
+from training.shipping import export
+from training.shipping.onnx_model import OnnxModel
 
 VARIANTS: dict[str, Params] = {name: {} for name in KINDS} | {
     "xgboost alone": {"base": "rate"},

@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from common.schema import FULL_1
-from training import export
 from training.models import KINDS
 from training.models.trees import FittedTrees, parse_trees
-from training.onnx_model import OnnxModel
-from training.rows import Rows
+from training.problem.rows import Rows
+from training.shipping import export
+from training.shipping.onnx_model import OnnxModel
 
 
 @pytest.fixture(scope="module", params=["linear", "rate"])

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.training.synthetic import market, series
-from training.labels import future_volatility
 from training.monitoring.history import Growing
 from training.monitoring.join import PERIOD_NS, Join, Joined, Said
-from training.sampling import first_of_each
-from training.ticks import NS_PER_S
+from training.problem.labels import future_volatility
+from training.problem.sampling import first_of_each
+from training.problem.ticks import NS_PER_S
 
 HORIZON_NS = 60 * NS_PER_S
 BTC, ETH = "BTC-USD", "ETH-USD"

@@ -9,8 +9,8 @@ from common.bundle import LinearForm, Manifest, read_bundle
 from common.errors import BundleError
 from common.schema import CORE_1
 from tests.processes import ROOT
-from training.evaluation.blocks import Blocks
-from training.evaluation.figures import Forecast, row_figures
+from training.judging.evaluation.blocks import Blocks
+from training.judging.evaluation.figures import Forecast, row_figures
 from training.monitoring.join import Joined, Said
 from training.monitoring.scoreboard import METRICS, SCHEMA, Line, Scoreboard, Served
 

@@ -1,0 +1,130 @@
+"""Rows become events: when a spike began, whether somebody was warned, and how often in vain.
+
+A row each second says the same thing sixty times, so people count events. With the label y(t) = 1 where the
+volatility over (t, t + h] reaches τ, and an alert at t where the probability reaches the threshold:
+
+- A *stretch* is rows of one product no further apart than the gap limit, the larger of h and three times
+  the usual distance. Nothing is counted across its ends.
+- A *spike episode* is a run of rows with y = 1 in a stretch, rows at most h apart being one run. It
+  begins at its first such row, t0. The minute (t0, t0 + h] is the first to reach τ, so the spike is
+  there for all to see, in the volatility of the minute past, at t0 + h.
+- An *alarm* is what a person would be sent: the first alert raises one, which speaks for the h after it; the
+  first alert after that raises the next. So alerts that never cease are not one alarm but one each h.
+- An episode is *caught* where an alert falls on one of its rows. Its *lead time* is t0 + h less the first
+  such alert's time: at most h, and below zero where the alert came after the spike could be seen. It is
+  caught *in advance* where its lead time is above zero.
+- An alarm is *false* where none of the alerts in its h falls on a row with y = 1.
+- *Observed time* is the sum of the distances between rows of a stretch; a stretch's last row counts the
+  usual distance. Rates an hour are over it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.judging.evaluation import kernels
+
+NS_PER_S = 1_000_000_000
+NS_PER_HOUR = 3600 * NS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Rows product by product, each in time order, cut into stretches. Arrays are (rows,)."""
+
+    order: NDArray[np.int64]  # row numbers; the other arrays are in this order
+    time_ns: NDArray[np.int64]
+    stretch: NDArray[np.int64]
+    seconds: NDArray[np.float64]  # observed until the next row
+    horizon_ns: int
+
+    @classmethod
+    def of(cls, product: NDArray[np.int64], time_ns: NDArray[np.int64], horizon_ns: int) -> Self:
+        order = np.lexsort((time_ns, product))
+        time, code = time_ns[order], product[order]
+        distance = np.diff(time)
+        same = np.diff(code) == 0
+        usual = int(np.median(distance[same])) if same.any() else horizon_ns
+        broken = ~same | (distance > max(horizon_ns, 3 * usual))
+        stretch = np.concatenate([[0], np.cumsum(broken)]).astype(np.int64)
+        until_next = np.append(np.where(broken, usual, distance), usual)
+        return cls(order, time, stretch, until_next / NS_PER_S, horizon_ns)
+
+    @property
+    def hours(self) -> float:
+        return float(self.seconds.sum()) / 3600
+
+    def runs(self, marked: NDArray[np.bool_]) -> Runs:
+        """Runs of marked rows (rows, in line order) at most the horizon apart."""
+        rows = np.flatnonzero(marked)
+        apart = (np.diff(self.time_ns[rows]) > self.horizon_ns) | (np.diff(self.stretch[rows]) != 0)
+        first = np.concatenate([[True], apart]) if len(rows) else np.zeros(0, np.bool_)
+        last = np.concatenate([apart, [True]]) if len(rows) else np.zeros(0, np.bool_)
+        return Runs(rows[first], rows[last])
+
+    def alarms(self, alert: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Where an alarm is raised, given alerts (rows, in line order); (alarms,)."""
+        rows = np.flatnonzero(alert)
+        raises: NDArray[np.bool_] = kernels.raises()(self.time_ns[rows], self.stretch[rows], self.horizon_ns)
+        return rows[raises]
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """First and last row of each run, places in the line, (runs,)."""
+
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+@dataclass(frozen=True, slots=True)
+class Alarms:
+    """What an alert rule did: for each episode and each alarm."""
+
+    episodes: Runs
+    lead_s: NDArray[np.float64]  # (episodes,) NaN where not caught
+    raised: NDArray[np.int64]  # place in the line of each alarm's first alert, (alarms,)
+    false: NDArray[np.bool_]  # (alarms,)
+
+
+def alarms(line: Line, y: NDArray[np.int8], alert: NDArray[np.bool_]) -> Alarms:
+    """y and alert are (rows,) in the rows' own order."""
+    spike, warned = y[line.order] == 1, alert[line.order]
+    episodes, raised = line.runs(spike), line.alarms(warned)
+    hits = np.flatnonzero(spike & warned)
+    first_hit = np.searchsorted(hits, episodes.first)
+    caught = first_hit < np.searchsorted(hits, episodes.last, side="right")
+    lead_s = np.full(len(episodes), np.nan)
+    seen_ns = line.time_ns[episodes.first[caught]] + line.horizon_ns
+    lead_s[caught] = (seen_ns - line.time_ns[hits[first_hit[caught]]]) / NS_PER_S
+    # Alerts from one alarm up to the next are the first one's.
+    following = np.append(raised[1:], len(warned))
+    false = np.searchsorted(hits, raised) == np.searchsorted(hits, following)
+    return Alarms(episodes, lead_s, raised, false)
+
+
+BUDGET_STEPS = 200  # thresholds looked at, from the highest probability down
+
+
+def budget_threshold(line: Line, probability: NDArray[np.float64], alarms_per_hour: float) -> float | None:
+    """The lowest threshold whose alarms, and those of every higher one looked at, stay within the budget.
+
+    probability is (rows,). None where already the highest probability raises too many.
+    """
+    allowed = alarms_per_hour * line.hours
+    ranked = np.sort(probability)[::-1]
+    places = np.unique(np.geomspace(1, len(ranked), BUDGET_STEPS).astype(np.int64)) - 1
+    chosen = None
+    in_line = probability[line.order]
+    for threshold in np.unique(ranked[places])[::-1].tolist():
+        if len(line.alarms(in_line >= threshold)) > allowed:
+            break
+        chosen = float(threshold)
+    return chosen
