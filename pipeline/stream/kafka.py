@@ -272,6 +272,7 @@ def consume_batch(
     *,
     on_lost_records: Callable[[int], None] | None = None,
     on_end: Callable[[Message], object] | None = None,
+    assignment: Callable[[int | None], object] | None = None,
 ) -> list[Message]:
     """The messages that are there now, up to `limit`; waits up to `timeout_s` for the first message only.
 
@@ -279,13 +280,21 @@ def consume_batch(
 
     on_lost_records: with `auto.offset.reset` "error", called with the partition whose next records Kafka has deleted.
     on_end: with `enable.partition.eof`, called with topic, partition and offset of an end that is reached.
+    assignment: for a member of a group: the state behind a partition, another object after each assignment of it. The
+    group may take a partition and give it back between our two calls. A message from before would then come ahead of
+    the earlier offsets from which the partition is read again.
 
     Raises UnavailableError for an error that the client cannot recover from.
     """
     first = consumer.consume(1, timeout_s)
     if not first:
         return []
-    batch = first + consumer.consume(limit - 1, 0) if limit > 1 else first
+    batch = first
+    if limit > 1:
+        before = assignment(first[0].partition()) if assignment else None
+        rest = consumer.consume(limit - 1, 0)
+        is_stale = assignment is not None and assignment(first[0].partition()) is not before
+        batch = rest if is_stale else first + rest
     failed = [message for message in batch if message.error() is not None]
     if not failed:
         return batch

@@ -192,11 +192,14 @@ class Worker:
         if self._delivery.is_full:
             self._finish_commit(wait=True)
         timeout_s = self._limited(timeout_s)
-        messages = consume_batch(self._consumer, self._max_batch_ticks, timeout_s, on_lost_records=self._lost.add)
+        messages = consume_batch(
+            self._consumer, self._max_batch_ticks, timeout_s,
+            on_lost_records=self._lost.add, assignment=lambda number: self._partitions.get(number or 0),
+        )  # fmt: skip
         if messages:
             self._begin()
             self._process(messages)
-        # After a full batch more ticks are there, and need not wait for answers. Otherwise an answer comes next.
+        # After a full batch more ticks are there. Otherwise an answer comes next.
         busy = len(messages) >= self._max_batch_ticks and not self.forecaster.is_full
         expects = self._uncommitted and not busy and self.forecaster.is_answering
         wait_s = max(0.0, self._commit_at_s - time.monotonic()) if expects else 0.0
@@ -238,9 +241,11 @@ class Worker:
             partition.snapshots_written(taken)
         changed = {number: offset for number, offset in offsets.items() if self._committed.get(number) != offset}
         if changed or self._uncommitted or snapshots:
-            raw = self._topics.raw
             self._delivery.start_commit(
-                [TopicPartition(raw, number, offset, metadata) for number, (offset, metadata) in changed.items()],
+                [
+                    TopicPartition(self._topics.raw, number, offset, metadata)
+                    for number, (offset, metadata) in changed.items()
+                ],
                 [(self._topics.snapshots, *snapshot) for snapshot in snapshots],
             )
         self._commit_in_flight = Commit(changed, self.totals.copy(), self._unwritten)
@@ -367,10 +372,8 @@ class Worker:
         if self._drift is not None:
             self._drift.see_features(product, columns.event_time_ns, features.values)
         if self._writer is not None:
-            names = self._names
-            self._unwritten.append(
-                ([names[code][1] for code in product.tolist()], columns, features.values, features.warm)
-            )
+            product_ids = [self._names[code][1] for code in product.tolist()]
+            self._unwritten.append((product_ids, columns, features.values, features.warm))
 
     def _publish_features(self, code: int, number: int, outcome: Outcome, of: Any) -> None:
         columns, features = outcome.columns, outcome.features
@@ -457,9 +460,9 @@ class Worker:
         self.totals.predictions += len(rows)
         self._time_stages(forecast)
         if self._drift is not None:
-            model = response.model_name, response.model_version
+            model, level = (response.model_name, response.model_version), response.threshold
             self._drift.see_predictions(
-                rows.product, rows.event_time_ns, rows.values, forecast.probabilities, model, response.threshold
+                rows.product, rows.event_time_ns, rows.values, forecast.probabilities, model, level
             )
 
     def _time_stages(self, forecast: Forecast) -> None:

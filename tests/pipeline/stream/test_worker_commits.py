@@ -57,6 +57,30 @@ def test_a_quiet_feed_still_gives_the_parquet_file_its_end() -> None:
     assert writer.looks > looks
 
 
+def test_a_message_from_before_a_rebalance_does_not_come_ahead_of_earlier_ones() -> None:
+    messages = messages_of(market(600))
+    bench = Bench([messages[:300]])
+    bench.worker.step(0.1)
+    bench.worker.commit()
+    consume = bench.consumer.consume
+
+    def taken_and_given_back(limit: int, timeout_s: float) -> list[FakeMessage]:
+        """The group takes all partitions and gives them back after the first message of a batch."""
+        if timeout_s:
+            return consume(limit, timeout_s)
+        bench.worker.on_lost(bench.consumer, [TopicPartition(TOPICS.raw, number) for number in range(4)])  # type: ignore[arg-type]
+        bench.assign(0, 1, 2, 3)
+        bench.consumer.consume = consume  # type: ignore[method-assign]
+        bench.consumer.batches = [messages[300:]]
+        return consume(limit, timeout_s)
+
+    bench.consumer.consume = taken_and_given_back  # type: ignore[method-assign]
+    bench.consumer.batches = [messages[320:340]]
+    bench.run()
+    assert not bench.worker.totals.records.late
+    assert bench.worker.totals.features == 600
+
+
 def warm_rows(bench: Bench) -> Counter[tuple[int, int]]:
     return Counter((row.source_partition, row.source_offset) for row in bench.delivery.features() if row.warm)
 
