@@ -15,8 +15,9 @@ from pipeline.features.columns import TickColumns
 from pipeline.features.engine import FeatureEngine, longest_ns, reach_ns
 from pipeline.records import Gap, Record, Tick
 from tests.pipeline.features import trailing_oracle
+from tests.pipeline.features.computing import columns, compute
 from tests.pipeline.features.markets import SECOND_NS, markets, walk
-from tests.pipeline.features.test_full import as_records, columns, compute, restless, tick
+from tests.pipeline.features.test_full import as_records, restless, tick
 
 COLUMN = {name: index for index, name in enumerate(FULL_2.names)}
 SIGNED = trailing_oracle.NAMES.index("reference_error_mean")
