@@ -119,7 +119,7 @@ def list_(
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--name", required=True, help="Name of the model, which callers select.")
-@click.option("--schema", "schema_name", metavar="SCHEMA", help="Features of the graph: core/1 (default) or full/1.")
+@click.option("--schema", "schema_name", metavar="SCHEMA", help="Features of the graph (default: core/1).")
 @click.option(
     "--features",
     "features_file",
