@@ -180,12 +180,15 @@ def matrix_of(values: bytes | NDArray[np.uint8], template: RequestTemplate, widt
 
 
 def model_for(repository: Repository, template: RequestTemplate) -> Model | None:
-    """The model that scores requests of this template; None if there is none or its schema has changed."""
+    """The model that scores requests of this template; None if there is none or its schema has changed.
+
+    None for a forecast model, too: its requests take the slow path.
+    """
     try:
         model = repository.resolve(template.selection)
     except VolcastError:
         return None
-    return model if model.schema.hash == template.schema_hash else None
+    return model if model.schema.hash == template.schema_hash and model.forecast is None else None
 
 
 def _tails_differ(messages: NDArray[np.uint8], tail: Tail) -> NDArray[np.bool_]:
