@@ -29,6 +29,8 @@ class Model:
     digest: str = ""  # SHA-256 over the bundle's files: unchanged bytes are not loaded twice
     example: tuple[float, ...] = ()  # the self-test's row: the model has a probability for it
     forecast: ManifestForecast | None = None  # None: the model forecasts no distribution
+    inputs: tuple[str, ...] = ()  # features that the model uses; empty: not known, so each counts as used
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=lambda: MappingProxyType({}))  # of training rows
 
     @cached_property
     def default_query(self) -> ResolvedQuery | None:
@@ -36,6 +38,10 @@ class Model:
         if self.forecast is None:
             return None
         return resolve_query(DEFAULT_QUERY, self.forecast, self.schema, self.full_name)
+
+    def uses(self, feature: str) -> bool:
+        """Whether the answer depends on a feature of the schema."""
+        return not self.inputs or feature in self.inputs
 
     @property
     def full_name(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from common.schema import Feature
 from common.versions import version_order
 from server.core.dataplane import Result
 from server.core.requests import DEFAULT_QUERY, DEFAULT_SELECTION, ForecastQuery, PredictInput, Selection
@@ -83,6 +84,7 @@ def health_response(snapshot: ModelSnapshot, default_model: str, state: ServerSt
 
 
 def _model_status(model: Model, labels: list[str]) -> ModelStatus:
+    forecast = model.forecast
     return ModelStatus(
         name=model.name,
         version=model.version,
@@ -90,6 +92,13 @@ def _model_status(model: Model, labels: list[str]) -> ModelStatus:
         ready=True,
         schema_name=model.schema.name,
         schema_hash=model.schema.hash,
-        features=[FeatureSpec(name=feature.name, unit=feature.unit) for feature in model.schema.features],
+        features=[_feature_spec(model, feature) for feature in model.schema.features],
         threshold=model.threshold,
+        spike_bps=0.0 if forecast is None else forecast.spike_bps,
+        takes_spike_multiple=forecast is not None and forecast.multiples is not None,
     )
+
+
+def _feature_spec(model: Model, feature: Feature) -> FeatureSpec:
+    low, high = model.ranges.get(feature.name, (None, None))
+    return FeatureSpec(name=feature.name, unit=feature.unit, used=model.uses(feature.name), low=low, high=high)
