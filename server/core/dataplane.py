@@ -28,6 +28,7 @@ class ForecastResult(msgspec.Struct, frozen=True):
     base_rate: float  # share of the training rows at or above the size, in [0, 1]
     median_bps: Vector  # (rows,)
     quantile_bps: Matrix  # (rows, levels)
+    sizes_bps: Vector  # (rows,), the size of each row
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -38,6 +39,19 @@ class Result(msgspec.Struct, frozen=True):
     queue_ns: int
     compute_ns: int
     forecast: ForecastResult | None = None  # None: the model forecasts no distribution
+
+    def part(self, rows: slice) -> Result:
+        """The answer for some of the rows."""
+        forecast = self.forecast
+        if forecast is not None:
+            forecast = ForecastResult(
+                forecast.spike_bps,
+                forecast.base_rate,
+                forecast.median_bps[rows],
+                forecast.quantile_bps[rows],
+                forecast.sizes_bps[rows],
+            )
+        return Result(self.model, self.probabilities[rows], self.queue_ns, self.compute_ns, forecast)
 
 
 Outcome = Result | VolcastError
@@ -54,6 +68,11 @@ class ScoringJob(msgspec.Struct, frozen=True):
     @property
     def levels(self) -> tuple[float, ...]:
         return () if self.query is None else self.query.levels
+
+    def shares_run(self, other: ScoringJob) -> bool:
+        """Whether one run scores both: each row has its own size and levels, but all have equally many levels."""
+        same_query = self.query is other.query or len(self.levels) == len(other.levels)
+        return self.model is other.model and same_query
 
 
 class ModelRun(msgspec.Struct, frozen=True):
@@ -107,8 +126,7 @@ class DataPlane:
 
         The outcome is a RequestError if the model has no probability for a row, although its values are finite.
         """
-        first, levels = jobs[0], len(jobs[0].levels)
-        if len(jobs) == 1 or all(job.model is first.model and len(job.levels) == levels for job in jobs):
+        if len(jobs) == 1 or all(job.shares_run(jobs[0]) for job in jobs):
             outcomes, run = self._run(jobs)
             return Computed(outcomes, [run])
         by_run: dict[tuple[int, int], list[int]] = {}
@@ -167,11 +185,11 @@ def _part(job: ScoringJob, forecasts: Forecasts, sizes: Matrix, begin: int) -> F
     if job.query is None:
         return None
     rows = slice(begin, begin + len(job.matrix))
-    size = job.query.spike_bps
+    size, own = job.query.spike_bps, sizes[rows, 0]
     if job.query.multiple:
-        own = sizes[rows]
-        size = float(own[0, 0]) if (own == own[0]).all() else 0.0
-    return ForecastResult(size, job.query.base_rate, forecasts.median_bps[rows], forecasts.quantile_bps[rows])
+        size = float(own[0]) if (own == own[0]).all() else 0.0
+    base_rate = job.query.base_rate
+    return ForecastResult(size, base_rate, forecasts.median_bps[rows], forecasts.quantile_bps[rows], own)
 
 
 def _out_of_range(model: Model, probabilities: Vector) -> RequestError:
