@@ -18,10 +18,12 @@ from server.rpc.convert import predict_response
 from server.rpc.inference import read_predict
 from tests.server.bundles import write_bundle
 from tests.server.forecasts import LEVELS_16, TRAILING, rows_of, write_forecast
-from tests.server.http2.peer import block, message
+from tests.server.http2.peer import Frame, block, message
 from tests.server.native.calls import a_stream, answers, frame, status
 from tests.server.native.conftest import SERVICE, Client
 from volcast.v1 import (
+    DATA_TYPE_FLOAT32,
+    DATA_TYPE_FLOAT64,
     ModelSelector,
     NamedRow,
     NamedRows,
@@ -71,7 +73,12 @@ def request(rows: int, seed: int, dtype: str = "<f8", equal: bool = False, **que
     if equal:
         matrix[:] = matrix[0]
     values = matrix.astype(dtype).tobytes()
-    packed = PackedRows(schema_hash=FULL_2.hash, data_type=2 if dtype == "<f8" else 1, row_count=rows, values=values)
+    packed = PackedRows(
+        schema_hash=FULL_2.hash,
+        data_type=DATA_TYPE_FLOAT64 if dtype == "<f8" else DATA_TYPE_FLOAT32,
+        row_count=rows,
+        values=values,
+    )
     return PredictRequest(packed=packed, **query)
 
 
@@ -106,13 +113,13 @@ async def learned(client: Client, wanted: PredictRequest, stream: int = 1) -> No
 async def test_calls_get_the_answer_of_the_slow_path(
     front: NativeFront, client: Client, parsed: list[object], dtype: str, rows: int, levels: str, size: str
 ) -> None:
-    query = {**QUERIES[size], "quantiles": LEVELS[levels]}
+    query: dict[str, Any] = {**QUERIES[size], "quantiles": LEVELS[levels]}
     await learned(client, request(rows, 0, dtype, **query))
     parsed.clear()
     wanted = [request(rows, seed, dtype, **query) for seed in range(1, 2 * MANY)]
-    got = {}
+    got: dict[int, list[Frame]] = {}
     client.call(3, wanted[0].SerializeToString())  # alone, so inline if its values are a row of float64
-    got |= {3: await client.ended(3)}
+    got[3] = await client.ended(3)
     head, sent = block(SERVICE + b"Predict"), []
     for number, predict in enumerate(wanted[1:MANY]):
         body = message(predict.SerializeToString())
@@ -137,7 +144,7 @@ async def test_calls_get_the_answer_of_the_slow_path(
 async def test_frames_get_the_answer_of_the_slow_path(
     front: NativeFront, client: Client, parsed: list[object], rows: int, levels: str, size: str
 ) -> None:
-    query = {**QUERIES[size], "quantiles": LEVELS[levels]}
+    query: dict[str, Any] = {**QUERIES[size], "quantiles": LEVELS[levels]}
     a_stream(client)
     client.data(1, frame(1, request(rows, 0, **query)))
     await client.until(lambda got: len(answers(got, 1)) == 1)
@@ -185,7 +192,7 @@ async def test_rows_of_one_size_share_it_and_other_rows_do_not(
     front: NativeFront, client: Client, parsed: list[object]
 ) -> None:
     """With spike_multiple the response has a size only if all rows share it, so its length differs."""
-    query = {"spike_multiple": 2.0, "quantiles": (0.5,)}
+    query: dict[str, Any] = {"spike_multiple": 2.0, "quantiles": (0.5,)}
     await learned(client, request(3, 0, **query))
     parsed.clear()
     for number, equal in enumerate((True, False, True)):
@@ -198,14 +205,15 @@ async def test_rows_of_one_size_share_it_and_other_rows_do_not(
 
 
 async def test_a_single_row_is_scored_within_the_read_that_brought_it(client: Client) -> None:
-    for number, query in enumerate(({}, {"spike_bps": 2.0}, {"spike_multiple": 1.5, "quantiles": (0.1, 0.9)})):
+    queries: list[dict[str, Any]] = [{}, {"spike_bps": 2.0}, {"spike_multiple": 1.5, "quantiles": (0.1, 0.9)}]
+    for number, query in enumerate(queries):
         await learned(client, request(1, 0, **query), 1 + 4 * number)
         client.call(3 + 4 * number, request(1, 7, **query).SerializeToString())
         assert len(answers(client.read(), 3 + 4 * number)) == 1
 
 
 async def test_queries_of_one_length_do_not_evict_each_other(client: Client, parsed: list[object]) -> None:
-    queries = [{"spike_bps": 1.0 + number / 4, "quantiles": (0.5,)} for number in range(16)]
+    queries: list[dict[str, Any]] = [{"spike_bps": 1.0 + number / 4, "quantiles": (0.5,)} for number in range(16)]
     for number, query in enumerate(queries):
         await learned(client, request(1, 0, **query), 1 + 2 * number)
     parsed.clear()
@@ -217,7 +225,7 @@ async def test_queries_of_one_length_do_not_evict_each_other(client: Client, par
 
 
 async def test_named_rows_get_the_answer_of_packed_rows(front: NativeFront, client: Client) -> None:
-    query = {"spike_multiple": 2.0, "quantiles": LEVELS_16}
+    query: dict[str, Any] = {"spike_multiple": 2.0, "quantiles": LEVELS_16}
     matrix = rows_of(FULL_2, 2, 3)
     named = NamedRows(rows=[NamedRow(features=dict(zip(FULL_2.names, row, strict=True))) for row in matrix.tolist()])
     client.call(1, PredictRequest(named=named, **query).SerializeToString())
