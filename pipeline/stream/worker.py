@@ -433,11 +433,13 @@ class Worker:
     def _publish_predictions(self, forecast: Forecast) -> None:
         rows, response = forecast.rows, forecast.response
         assert response is not None
+        model = response.model_name, response.model_version
         latency_ns = forecast.answered_ns - rows.ingest_time_ns
         for code in np.unique(rows.product).tolist():
             of: Any = slice(None) if (rows.product == code).all() else rows.product == code
             venue, product_id = self._names[code]
-            messages = codec.predictions(venue, product_id, response.model_name, response.model_version).encode(
+            layout = codec.predictions(venue, product_id, *model, forecast.levels)
+            messages = layout.encode(
                 len(rows.offset[of]),
                 event_time_ns=rows.event_time_ns[of],
                 sequence_num=rows.sequence_num[of],
@@ -449,13 +451,12 @@ class Worker:
                 bid=rows.bid[of],
                 ask=rows.ask[of],
                 imbalance=rows.imbalance[of],
-                spike_bps=getattr(response, "spike_bps", 0.0),
+                **forecast.distribution(of),
             )
             self._delivery.send_all(self._topics.predictions, record_key(venue, product_id).encode(), messages)
         self.totals.predictions += len(rows)
         self._time_stages(forecast)
         if self._drift is not None:
-            model = response.model_name, response.model_version
             self._drift.see_predictions(
                 rows.product, rows.event_time_ns, rows.values, forecast.probabilities, model, response.threshold
             )
