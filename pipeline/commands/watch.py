@@ -76,7 +76,7 @@ def prediction_line(prediction: Prediction) -> str:
         return f"{head}  missing: {missing_reason(prediction)}"
     mark = "SPIKE" if prediction.probability >= prediction.threshold else ""
     model = f"{prediction.model_name}/{prediction.model_version}"
-    forecast = f"  {_forecast(prediction)}" if prediction.median_bps else ""
+    forecast = f"  {_forecast(prediction)}" if prediction.spike_bps else ""
     latency = f"{prediction.latency_ns / 1e6:8.2f} ms"
     return f"{head}  {prediction.probability:7.4f}  {mark:<5}{forecast}  {latency}  {model}"
 
@@ -102,7 +102,7 @@ def prediction_json(prediction: Prediction) -> bytes:
         "latency_ms": round(prediction.latency_ns / 1e6, 3),
         "missing": missing_reason(prediction) if prediction.missing_reason else None,
     }
-    if prediction.median_bps:
+    if prediction.spike_bps:
         fields |= {
             "spike_bps": prediction.spike_bps,
             "base_rate": prediction.base_rate,
