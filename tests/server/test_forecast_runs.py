@@ -146,7 +146,7 @@ def scored(folder: Path, champion: Any, shadow: Any, queries: list[dict[str, Any
 
 
 def test_a_shadow_of_a_forecast_model_scores_the_sizes_of_the_answers(tmp_path: Path) -> None:
-    queries = [{}, {"spike_bps": 1.0}, {"spike_bps": 6.0, "levels": (0.5,)}]
+    queries: list[dict[str, Any]] = [{}, {"spike_bps": 1.0}, {"spike_bps": 6.0, "levels": (0.5,)}]
     shadows, rows = scored(tmp_path, write_forecast, write_forecast, queries)
     agreement = shadows.agreements["volatility", "2"]
     assert (rows, agreement.rows, agreement.failed_rows) == (3, 3, 0)
