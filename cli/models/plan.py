@@ -66,8 +66,8 @@ def plan(model: Any, schema: FeatureSchema, output: str | None = None, columns: 
     """
     if {value.name for value in model.graph.input} >= FORECAST_INPUTS:
         raise BundleError(
-            f"inputs {', '.join(sorted(FORECAST_INPUTS))}: the graph of a forecast model; its manifest must state spike "
-            "size and base rates, which only training knows"
+            f"inputs {', '.join(sorted(FORECAST_INPUTS))}: the graph of a forecast model; its manifest must state the "
+            "spike size and base rates, which only training knows"
         )
     chosen = _output(model.graph, output)
     given = _needed_inputs(model.graph, chosen.tensor)

@@ -18,7 +18,7 @@ from common.schema import CORE_1, FULL_2
 from server.core.bundles import load_model
 from server.core.forecast_checks import check_forecasts
 from server.core.predictor import Forecasts, Predictor
-from tests.server.bundles import write_bundle
+from tests.server.bundles import EXAMPLE, write_bundle
 from tests.server.forecasts import SPIKE_BPS, Forecaster, forecast_of, rows_of, write_forecast
 
 Nodes = list[onnx.NodeProto]
@@ -192,19 +192,33 @@ def test_a_row_has_the_same_forecast_in_every_batch(name: str, batch: int) -> No
         return apply
 
     matrix = rows_of(CORE_1, 37)
-    check_forecasts(Twisted(twist(0.5e-6)), SPIKE_BPS, matrix)  # type: ignore[arg-type]
+    check_forecasts(Twisted(twist(0.5e-6)), SPIKE_BPS, EXAMPLE, matrix)  # type: ignore[arg-type]
     with pytest.raises(BundleError, match=rf"rows mix: {name} of a row is .* in batches of {batch};"):
-        check_forecasts(Twisted(twist(1e-4)), SPIKE_BPS, matrix)  # type: ignore[arg-type]
+        check_forecasts(Twisted(twist(1e-4)), SPIKE_BPS, EXAMPLE, matrix)  # type: ignore[arg-type]
 
 
 def test_the_row_of_the_self_test_needs_a_forecast_and_other_rows_do_not() -> None:
     matrix = rows_of(CORE_1, 9)
     predictor = Predictor(Forecaster().graph().SerializeToString(), len(CORE_1), SPIKE_BPS)
     matrix[3] = 1.7e308
-    check_forecasts(predictor, SPIKE_BPS, matrix)
-    matrix[0] = 1.7e308
+    check_forecasts(predictor, SPIKE_BPS, EXAMPLE, matrix)
     with pytest.raises(BundleError, match="finite quantiles for the self-test's row"):
-        check_forecasts(predictor, SPIKE_BPS, matrix)
+        check_forecasts(predictor, SPIKE_BPS, tuple(matrix[3].tolist()), matrix)
+
+
+def test_a_probability_outside_of_0_and_1_at_another_size_is_refused(tmp_path: Path) -> None:
+    """The self-test has the default size only."""
+
+    def change(nodes: Nodes) -> None:
+        nodes[-1:-1] = [
+            helper.make_node("Greater", ["log_size", "far"], ["is_far"]),
+            helper.make_node("Where", ["is_far", "far", "sound"], ["probability"]),
+        ]
+        node_of(nodes, "probability").output[0] = "sound"
+
+    graph = Forecaster().graph(change)
+    graph.graph.initializer.append(helper.make_tensor("far", TensorProto.DOUBLE, [], [4.5]))
+    assert "forecast: expected a probability in [0, 1]" in refusal(tmp_path, graph=graph)
 
 
 def test_a_row_without_finite_quantiles_has_no_probability() -> None:
