@@ -18,6 +18,8 @@ LEVEL_COUNTS = (0, 1, MAX_LEVELS)
 # Spike sizes, as multiples of the default size.
 MIN_SIZE, MAX_SIZE = 0.01, 100.0
 BATCHES = (1, 3, 8)
+SELF_TEST_ROWS = 20  # copies of the self-test's row, each with a size and levels of its own
+MIN_LEVEL = 1e-9
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -54,18 +56,20 @@ def _check_survival(name: str, survival: Survival) -> None:
         raise BundleError(f"{field}.shares: expected descending numbers")
 
 
-def check_forecasts(predictor: Predictor, spike_bps: float, matrix: Matrix) -> None:
-    """Scores the rows (rows, features) at many sizes and levels, in several batches. Raises BundleError.
+def check_forecasts(predictor: Predictor, spike_bps: float, self_test: tuple[float, ...], probe: Matrix) -> None:
+    """Scores the self-test's row and the probe (rows, features) at many sizes and levels, in several batches.
 
     Each row must have the same forecast in every batch. Where the model has a forecast, medians and quantiles must be
-    positive, and quantiles must ascend with the level. The first row must have a forecast.
-    spike_bps: the default size.
+    positive, and quantiles must ascend with the level. The self-test's row must have a forecast at every size.
+    spike_bps: the default size. Raises BundleError.
     """
     random = np.random.default_rng(0)
+    matrix = np.concatenate([np.tile(np.array(self_test, np.float64), (SELF_TEST_ROWS, 1)), probe])
     rows = len(matrix)
     for count in LEVEL_COUNTS:
         sizes = spike_bps * np.exp(random.uniform(np.log(MIN_SIZE), np.log(MAX_SIZE), (rows, 1)))
-        levels = np.sort(random.uniform(0.001, 0.999, (rows, count)), axis=1)
+        levels = np.sort(random.uniform(MIN_LEVEL, 1 - MIN_LEVEL, (rows, count)), axis=1)
+        levels[::2, :1], levels[::2, 1:][:, -1:] = MIN_LEVEL, 1 - MIN_LEVEL
         together = _run(predictor, matrix, sizes, levels)
         _check_values(together, levels)
         for size in BATCHES:
@@ -74,9 +78,9 @@ def check_forecasts(predictor: Predictor, spike_bps: float, matrix: Matrix) -> N
 
 def _check_values(forecasts: Forecasts, levels: Matrix) -> None:
     valid = np.isfinite(forecasts.probabilities)
-    if not valid[0]:
+    if not valid[:SELF_TEST_ROWS].all():
         what = "expected a probability in [0, 1] and finite quantiles for the self-test's row"
-        raise BundleError(f"forecast: {what}, got probability {forecasts.probabilities[0]:.9g}")
+        raise BundleError(f"forecast: {what} at every size")
     medians, quantiles = forecasts.median_bps[valid], forecasts.quantile_bps[valid]
     for name, values in (("median_bps", medians), ("quantile_bps", quantiles)):
         if not (values > 0).all():

@@ -41,7 +41,7 @@ def check_model(graph: bytes, manifest: Manifest) -> Predictor:
     require_independent_rows(graph, width, manifest.opset, forecasts=forecast is not None)
     check_rows_are_independent(predictor, manifest)
     if forecast is not None:
-        check_forecasts(predictor, forecast.spike_bps, np.concatenate([_tiled(manifest, 1), probe_rows(manifest)]))
+        check_forecasts(predictor, forecast.spike_bps, manifest.self_test.features, probe_rows(manifest))
     return predictor
 
 

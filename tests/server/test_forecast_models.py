@@ -148,9 +148,9 @@ def test_levels_are_refused_by_their_index(plane: DataPlane, levels: tuple[float
 
 
 def test_an_old_style_model_refuses_each_field(plane: DataPlane) -> None:
-    found = faults(plane, rows_of(CORE_1, 1), OLD, spike_bps=1.0, spike_multiple=2.0, levels=(0.5,))
-    assert list(found) == ["spike_bps", "spike_multiple", "quantiles"]
-    assert all("old/1 forecasts no distribution" in text for text in found.values())
+    named = faults(plane, rows_of(CORE_1, 1), OLD, spike_bps=1.0, spike_multiple=2.0, levels=(0.5,))
+    assert list(named) == ["spike_bps", "spike_multiple", "quantiles"]
+    assert all("old/1 forecasts no distribution" in text for text in named.values())
 
 
 def test_faults_of_query_and_rows_are_reported_together(plane: DataPlane) -> None:

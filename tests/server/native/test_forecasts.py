@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from time import time
 from typing import Any
 
@@ -19,12 +20,12 @@ from server.rpc.inference import read_predict
 from tests.server.bundles import write_bundle
 from tests.server.forecasts import LEVELS_16, TRAILING, rows_of, write_forecast
 from tests.server.http2.peer import Frame, block, message
+from tests.server.native import calls
 from tests.server.native.calls import a_stream, answers, frame, status
 from tests.server.native.conftest import SERVICE, Client
 from volcast.v1 import (
     DATA_TYPE_FLOAT32,
     DATA_TYPE_FLOAT64,
-    ModelSelector,
     NamedRow,
     NamedRows,
     PackedRows,
@@ -246,8 +247,27 @@ async def test_a_row_without_a_size_is_refused_on_the_fast_path_too(client: Clie
     assert any(f"row {rows - 1}: expected a positive".encode() in sent.payload for sent in got)
 
 
-async def test_an_old_style_model_refuses_a_query(client: Client) -> None:
-    wanted = request(1, 0, quantiles=(0.5,))
-    wanted.model.CopyFrom(ModelSelector(name="old"))
-    client.call(1, wanted.SerializeToString())
-    assert status(await client.ended(1), 1) == b"9"  # rows of another schema
+async def test_a_known_query_is_refused_once_the_model_forecasts_no_distribution(
+    front: NativeFront, client: Client, tmp_path: Path
+) -> None:
+    snapshots = []
+    for write, version in ((write_forecast, "1"), (write_bundle, "2")):
+        other = Repository("volatility", time)
+        write(tmp_path / version, version=version)
+        snapshots.append(other.load(tmp_path / version))
+    repository = front.serving.plane.repository
+    before, repository.snapshot = repository.snapshot, snapshots[0]
+    query, plain = calls.request(), calls.request()
+    query.quantiles.append(0.5)
+    try:
+        await learned(client, query, 1)
+        await learned(client, plain, 3)
+        repository.snapshot = snapshots[1]
+        client.call(5, query.SerializeToString())
+        assert status(await client.ended(5), 5) == b"3"
+        client.call(7, plain.SerializeToString())
+        (raw,) = answers(await client.ended(7), 7)
+    finally:
+        repository.snapshot = before
+    response = PredictResponse.FromString(raw)
+    assert (response.model_version, len(response.median_bps)) == ("2", 0)
