@@ -143,8 +143,9 @@ def test_a_file_that_is_not_there_is_one_line(capfd: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("options", "code", "reason"),
     [
-        (("--schema", "core/9"), 2, "--schema: expected core/1 or full/1, got 'core/9'"),
+        (("--schema", "core/9"), 2, "--schema: expected core/1 or full/1 or full/2, got 'core/9'"),
         (("--schema", "full/1"), 1, "takes 11 features, schema full/1 has 27"),
+        (("--schema", "full/2"), 1, "takes 11 features, schema full/2 has 38"),
         (("--schema", "core/1", "--features", "f.json"), 2, "--schema and --features: choose one"),
         (("--features", "gone.json"), 1, "features file gone.json: cannot be read"),
         (("--output", "moon"), 2, "--output: no output 'moon'; outputs: output float [batch, 1]"),

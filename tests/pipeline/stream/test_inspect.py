@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from common.schema import CORE_1, FULL_1
+from common.schema import CORE_1, FULL_1, FULL_2
 from pipeline.records import DeadLetter, Gap, LateTick, Tick, encode
 from pipeline.stream.inspect import Inspection
 from volcast.v1 import FeatureRow, MissingReason, Prediction
@@ -51,7 +51,7 @@ def test_garbage_is_a_fault_on_every_topic(role: str, garbage: bytes) -> None:
     [
         (
             row(schema_hash="aaaaaaaaaaaa"),
-            f"ticks.features: schema aaaaaaaaaaaa, expected {CORE_1.hash} or {FULL_1.hash}",
+            f"ticks.features: schema aaaaaaaaaaaa, expected {CORE_1.hash} or {FULL_1.hash} or {FULL_2.hash}",
         ),
         (row(values=[1.0] * 10), "ticks.features: 10 values, expected 11"),
         (row(schema_hash=FULL_1.hash), "ticks.features: 11 values, expected 27"),
