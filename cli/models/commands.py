@@ -130,7 +130,7 @@ def list_(
     help="JSON file with the names of your own features, in the order of the graph.",
 )
 @click.option("--output", metavar="NAME[:COLUMN]", help="The output that holds the probability, and its column.")
-@click.option("--threshold", type=FiniteRange(0, 1), default=0.5, show_default=True, help="Decision threshold.")
+@click.option("--threshold", type=FiniteRange(0, 1), default=0.5, show_default=True, help="Alert level.")
 @options
 def add(
     file: Path,

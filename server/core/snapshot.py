@@ -24,7 +24,7 @@ class Model:
     name: str
     version: str
     schema: FeatureSchema
-    threshold: float  # decision threshold, in [0, 1]
+    threshold: float  # alert level, in [0, 1]
     predictor: Predictor
     digest: str = ""  # SHA-256 over the bundle's files: unchanged bytes are not loaded twice
     example: tuple[float, ...] = ()  # the self-test's row: the model has a probability for it
