@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 import numpy as np
 
-from common.errors import FieldViolation, RequestError, SchemaMismatchError, VolcastError
+from common.errors import RequestError, SchemaMismatchError, VolcastError
 from server.core.arrays import Matrix, Vector
 from server.core.forecast_query import ResolvedQuery
 from server.core.models import Repository
@@ -101,12 +101,11 @@ class DataPlane:
     def prepare(self, request: PredictInput, arrived_ns: int) -> ScoringJob:
         """Raises RequestError, SchemaMismatchError or ModelNotFoundError."""
         model = self.repository.resolve(request.selection, request.routing_key)
-        faults: list[FieldViolation] = []
-        query, matrix = None, None
+        query, query_error = None, None
         try:
             query = model.resolve_query(request.query)
         except RequestError as error:
-            faults += error.violations
+            query_error = error
         try:
             if request.rows is None:
                 raise RequestError.of("rows", "expected `named` or `packed` rows, got none")
@@ -114,9 +113,11 @@ class DataPlane:
         except SchemaMismatchError:
             raise
         except RequestError as error:
-            faults += error.violations
-        if faults or matrix is None:
-            raise RequestError(fitting(faults, "request"))
+            if query_error is None:
+                raise
+            raise RequestError(fitting([*query_error.violations, *error.violations], "request")) from None
+        if query_error is not None:
+            raise query_error
         if query is not None:
             query.require_sizes(matrix, model.schema)
         return ScoringJob(model, matrix, arrived_ns, query)

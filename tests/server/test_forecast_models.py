@@ -15,7 +15,7 @@ from common.schema import CORE_1, FULL_2
 from server.core.dataplane import DataPlane, ForecastResult, Result
 from server.core.models import Repository
 from server.core.requests import ForecastQuery, PredictInput, Selection
-from server.core.rows import PackedInput
+from server.core.rows import NamedInput, PackedInput
 from tests.server.bundles import write_bundle
 from tests.server.forecasts import FLOOR_BPS, LEVELS_16, SPIKE_BPS, TRAILING, Forecaster, rows_of, write_forecast
 
@@ -157,6 +157,17 @@ def test_faults_of_query_and_rows_are_reported_together(plane: DataPlane) -> Non
     matrix = rows_of(CORE_1, 1)
     matrix[0, 3] = nan
     assert list(faults(plane, matrix, spike_bps=-1.0, levels=(2.0,))) == ["spike_bps", "quantiles[0]", "packed.values"]
+
+
+def test_faults_fit_in_the_trailers(plane: DataPlane) -> None:
+    unknown = {f"feature-{number}": 1.0 for number in range(40)}
+    rows = NamedInput([unknown])
+    for query, last in ((ForecastQuery(), "named.rows"), (ForecastQuery(levels=(2.0,) * 16), "request")):
+        with pytest.raises(RequestError) as raised:
+            plane.prepare(PredictInput(rows, query=query), 0)
+        violations = raised.value.violations
+        assert len(violations) <= 17
+        assert (violations[-1].field, violations[-1].description) == (last, "more fields are at fault")
 
 
 def test_an_old_style_model_has_no_forecast(plane: DataPlane) -> None:

@@ -88,6 +88,25 @@ def test_jobs_of_equally_many_levels_share_a_run(plane: DataPlane) -> None:
     assert computed.runs[1].sizes is None
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "runs"),
+    [
+        ((DEFAULT, {"levels": (0.5,)}), (DEFAULT, {"levels": (0.1,), "spike_bps": 1.0}), 1),
+        ((DEFAULT, {"levels": (0.5,)}), (DEFAULT, {"levels": (0.1, 0.2)}), 2),
+        ((DEFAULT, {}), (OLD, {}), 2),
+        ((DEFAULT, {}), (DEFAULT, {}), 1),
+    ],
+)
+def test_two_jobs_share_a_run_of_one_model_with_equally_many_levels(
+    plane: DataPlane, first: tuple[Selection, Any], second: tuple[Selection, Any], runs: int
+) -> None:
+    wanted = [request(2, seed, selection, **query) for seed, (selection, query) in enumerate((first, second))]
+    computed = plane.compute([plane.prepare(each, 0) for each in wanted])
+    assert len(computed.runs) == runs
+    for seed, (each, outcome) in enumerate(zip(wanted, computed.outcomes, strict=True)):
+        assert_formula(outcome, each, seed)
+
+
 class Kept:
     abandoned = False
 
