@@ -6,14 +6,15 @@
         model = (await client.health()).models[0]
         response = await client.predict_named([{feature.name: 0.5 for feature in model.features}])
 
-It raises the errors of clients.sync. On uvloop its streams are several times faster than on the default loop.
+clients.sync describes spike sizes, quantiles and errors. On uvloop its streams are several times faster than on the
+default loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from google.protobuf.message import Message
 from google.rpc import code_pb2
@@ -21,7 +22,7 @@ from google.rpc import code_pb2
 from clients.async_link import AsyncLink
 from clients.http2 import ClientCall, Fields, Status
 from clients.opening import Route
-from clients.requests import Methods, Response, decoded, failure, fill_packed, named_request, packed_request
+from clients.requests import Methods, Query, Response, decoded, failure, fill_packed, named_request, packed_request
 from common.access import Access
 from common.errors import DeadlineError, UnavailableError, VolcastError
 from common.rpc_status import from_status
@@ -61,10 +62,18 @@ class AsyncClient:
         return await self._call(self._methods.predict, request, PredictResponse)
 
     async def predict_named(
-        self, rows: Sequence[Mapping[str, float]], *, model: ModelSelector | None = None, routing_key: str = ""
+        self,
+        rows: Sequence[Mapping[str, float]],
+        *,
+        model: ModelSelector | None = None,
+        routing_key: str = "",
+        **query: Unpack[Query],
     ) -> PredictResponse:
-        """Scores rows given as feature name to value. `probabilities` has one value per row, in order."""
-        return await self.predict(named_request(rows, model, routing_key))
+        """Scores rows given as feature name to value. `probabilities` has one value per row, in order.
+
+        query: spike_bps or spike_multiple, and quantiles (clients.requests.Query).
+        """
+        return await self.predict(named_request(rows, model, routing_key, **query))
 
     async def predict_packed(
         self,
@@ -74,9 +83,13 @@ class AsyncClient:
         *,
         model: ModelSelector | None = None,
         routing_key: str = "",
+        **query: Unpack[Query],
     ) -> PredictResponse:
-        """Scores a row-major float64 matrix (row_count, features), such as a C-contiguous NumPy array."""
-        return await self.predict(packed_request(values, row_count, schema_hash, model, routing_key))
+        """Scores a row-major float64 matrix (row_count, features), such as a C-contiguous NumPy array.
+
+        query: as in `predict_named`.
+        """
+        return await self.predict(packed_request(values, row_count, schema_hash, model, routing_key, **query))
 
     async def health(self) -> HealthResponse:
         """Models, versions and readiness of the server. Works before the server is ready, too."""
@@ -197,11 +210,18 @@ class AsyncPredictStream:
         raise failure(call.status, self._client.target)
 
     async def predict_packed(
-        self, values: PackedValues, row_count: int, schema_hash: str, timeout_s: float | None = None
+        self,
+        values: PackedValues,
+        row_count: int,
+        schema_hash: str,
+        timeout_s: float | None = None,
+        **query: Unpack[Query],
     ) -> PredictResponse:
         """Sends a frame of packed rows and waits for its answer. No other frame may be in flight."""
         self._next_id += 1
         frame = StreamPredictRequest(frame_id=self._next_id)
+        if query:
+            frame.request.MergeFrom(PredictRequest(**query))
         fill_packed(frame.request.packed, values, row_count, schema_hash)
         await self._write(frame)
         answer = await self.receive(timeout_s)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, TypeVar, Unpack
 
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
@@ -39,6 +39,21 @@ if TYPE_CHECKING:
 
 METHOD_PREFIX = "/volcast.v1.InferenceService/"
 Response = TypeVar("Response", PredictResponse, HealthResponse, StreamPredictResponse)
+
+
+class Query(TypedDict, total=False):
+    """Keyword arguments of every prediction: the questions to the forecast distribution. The server validates them.
+
+    A model that forecasts no distribution refuses them.
+    """
+
+    # Spike size: realized volatility of the next 60 s, in basis points. 0: the model's default size.
+    spike_bps: float
+    # Spike size as a multiple of the trailing hour's volatility of each row. 0: not used. At most one of spike_bps and
+    # spike_multiple may be set.
+    spike_multiple: float
+    # Levels of the quantiles to return: ascending, in (0, 1), at most 16.
+    quantiles: Iterable[float]
 
 
 class Methods(NamedTuple):
@@ -83,19 +98,27 @@ def decoded(kind: type[Response], message: bytes, target: str) -> Response:
 
 
 def named_request(
-    rows: Sequence[Mapping[str, float]], model: ModelSelector | None = None, routing_key: str = ""
+    rows: Sequence[Mapping[str, float]],
+    model: ModelSelector | None = None,
+    routing_key: str = "",
+    **query: Unpack[Query],
 ) -> PredictRequest:
     """A request with rows as feature name to value.
 
-    >>> named_request([{"price": 65000.0}]).named.rows[0].features["price"]
+    >>> named_request([{"price": 65000.0}], quantiles=[0.1, 0.9]).named.rows[0].features["price"]
     65000.0
     """
     named = NamedRows(rows=[NamedRow(features=row) for row in rows])
-    return PredictRequest(model=model, named=named, routing_key=routing_key)
+    return PredictRequest(model=model, named=named, routing_key=routing_key, **query)
 
 
 def packed_request(
-    values: PackedValues, row_count: int, schema_hash: str, model: ModelSelector | None = None, routing_key: str = ""
+    values: PackedValues,
+    row_count: int,
+    schema_hash: str,
+    model: ModelSelector | None = None,
+    routing_key: str = "",
+    **query: Unpack[Query],
 ) -> PredictRequest:
     """A request with packed rows.
 
@@ -105,7 +128,7 @@ def packed_request(
     >>> len(packed_request(array("d", range(22)), 2, "6f2d41a0c1b9").packed.values)
     176
     """
-    request = PredictRequest(model=model, routing_key=routing_key)
+    request = PredictRequest(model=model, routing_key=routing_key, **query)
     fill_packed(request.packed, values, row_count, schema_hash)
     return request
 
@@ -116,3 +139,14 @@ def fill_packed(packed: PackedRows, values: PackedValues, row_count: int, schema
     packed.data_type = DATA_TYPE_FLOAT64
     packed.row_count = row_count
     packed.values = bytes(values)  # type: ignore[arg-type]  # every ArrayMemory is a buffer
+
+
+def quantile_rows(response: PredictResponse) -> list[list[float]]:
+    """The quantiles of a response, in basis points, as (rows, levels). The levels have the order of the request.
+
+    >>> quantile_rows(PredictResponse(median_bps=[2.0, 3.0], quantile_bps=[1.0, 4.0, 1.5, 6.0]))
+    [[1.0, 4.0], [1.5, 6.0]]
+    """
+    rows, values = len(response.median_bps), list(response.quantile_bps)
+    levels = len(values) // rows if rows else 0
+    return [values[row * levels : (row + 1) * levels] for row in range(rows)]

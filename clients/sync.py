@@ -7,6 +7,14 @@
         response = client.predict_named([{feature.name: 0.5 for feature in model.features}])
         print(response.probabilities[0] >= response.threshold)
 
+If the model forecasts a distribution (`ModelStatus.spike_bps` is not 0), every method takes a spike size in basis
+points of realized volatility, or a multiple of the trailing hour's volatility, and levels of quantiles:
+
+    response = client.predict_packed(matrix, len(matrix), model.schema_hash, spike_bps=5.0, quantiles=[0.1, 0.5, 0.9])
+    response.probabilities, response.median_bps  # one per row: P(volatility >= spike size); the median in bps
+    response.spike_bps, response.base_rate       # the spike size; the share of the training rows at or above it
+    quantile_rows(response)                      # (rows, levels), in bps; from clients.requests
+
 Every method raises errors of common.errors. RequestError names the invalid fields, UnavailableError names
 the server that cannot be reached, and OverloadedError carries the time after which to retry.
 """
@@ -16,7 +24,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from google.protobuf.message import Message
 from google.rpc import code_pb2
@@ -24,7 +32,7 @@ from google.rpc import code_pb2
 from clients.http2 import ClientCall, Fields, Status
 from clients.link import Link
 from clients.opening import Route
-from clients.requests import Methods, Response, decoded, failure, fill_packed, named_request, packed_request
+from clients.requests import Methods, Query, Response, decoded, failure, fill_packed, named_request, packed_request
 from common.access import Access
 from common.errors import DeadlineError, UnavailableError
 from common.rpc_status import from_status
@@ -69,10 +77,18 @@ class Client:
         return self._call(self._methods.predict, request, PredictResponse)
 
     def predict_named(
-        self, rows: Sequence[Mapping[str, float]], *, model: ModelSelector | None = None, routing_key: str = ""
+        self,
+        rows: Sequence[Mapping[str, float]],
+        *,
+        model: ModelSelector | None = None,
+        routing_key: str = "",
+        **query: Unpack[Query],
     ) -> PredictResponse:
-        """Scores rows given as feature name to value. `probabilities` has one value per row, in order."""
-        return self.predict(named_request(rows, model, routing_key))
+        """Scores rows given as feature name to value. `probabilities` has one value per row, in order.
+
+        query: spike_bps or spike_multiple, and quantiles (clients.requests.Query).
+        """
+        return self.predict(named_request(rows, model, routing_key, **query))
 
     def predict_packed(
         self,
@@ -82,9 +98,13 @@ class Client:
         *,
         model: ModelSelector | None = None,
         routing_key: str = "",
+        **query: Unpack[Query],
     ) -> PredictResponse:
-        """Scores a row-major float64 matrix (row_count, features), such as a C-contiguous NumPy array."""
-        return self.predict(packed_request(values, row_count, schema_hash, model, routing_key))
+        """Scores a row-major float64 matrix (row_count, features), such as a C-contiguous NumPy array.
+
+        query: as in `predict_named`.
+        """
+        return self.predict(packed_request(values, row_count, schema_hash, model, routing_key, **query))
 
     def health(self) -> HealthResponse:
         """Models, versions and readiness of the server. Works before the server is ready, too."""
@@ -182,10 +202,18 @@ class PredictStream:
         self._put(StreamPredictRequest(frame_id=frame_id, request=request))
 
     def send_packed(
-        self, frame_id: int, values: PackedValues, row_count: int, schema_hash: str, model: ModelSelector | None = None
+        self,
+        frame_id: int,
+        values: PackedValues,
+        row_count: int,
+        schema_hash: str,
+        model: ModelSelector | None = None,
+        **query: Unpack[Query],
     ) -> None:
         """Queues a frame of packed rows (see Client.predict_packed) without copying the rows twice."""
         frame = StreamPredictRequest(frame_id=frame_id)
+        if query:
+            frame.request.MergeFrom(PredictRequest(**query))
         if model is not None:
             frame.request.model.CopyFrom(model)
         fill_packed(frame.request.packed, values, row_count, schema_hash)
@@ -239,12 +267,13 @@ class PredictStream:
         schema_hash: str,
         timeout_s: float | None = None,
         model: ModelSelector | None = None,
+        **query: Unpack[Query],
     ) -> PredictResponse:
         """Sends a frame of packed rows and waits for its answer. No other frame may be in flight."""
         if self.in_flight:
             raise ValueError(f"{self.in_flight} frames are in flight; receive their answers first")
         self._next_id += 1
-        self.send_packed(self._next_id, values, row_count, schema_hash, model)
+        self.send_packed(self._next_id, values, row_count, schema_hash, model, **query)
         answer = self.receive(timeout_s)
         if answer.HasField("error"):
             raise from_status(answer.error, self._client.target)

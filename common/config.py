@@ -11,6 +11,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -32,6 +33,7 @@ OTHER_VARIABLES = (
     "VOLCAST_TAG",  # for docker compose (deploy/.env.example), whose callers export it
 )
 TEST_PREFIX = "VOLCAST_TEST_"
+MAX_LEVELS = 16  # of quantiles in a request, as in the contract
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]  # 0: any free port; the ready event reports it
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -130,8 +132,12 @@ class WorkerConfig(Section, frozen=True):
     server_ca: str = ""
     server_cert: str = ""
     server_key: str = ""
-    schema: Literal["core/1", "full/1"] = "core/1"  # of the features; the model must have the same
+    schema: Literal["core/1", "full/1", "full/2"] = "core/1"  # of the features; the model must have the same
     model: str = ""  # name of the model; empty: the default of the server
+    # Spike size of the predictions: realized volatility of 60 s, in basis points. 0: the model's default. This key and
+    # `quantiles` need a model that forecasts a distribution.
+    spike_bps: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    quantiles: tuple[float, ...] = ()  # levels of the quantiles in each prediction: ascending, in (0, 1)
     group_id: Text = "volcast-worker"
     parquet_dir: str = "data/processed/live"  # empty: no Parquet
     # A stable name of this worker: a restart keeps its partitions and ends its open transaction at once. Empty: the
@@ -283,6 +289,7 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] | None = No
     except msgspec.ValidationError as error:
         raise _explain(str(error), tree) from None
     _require_finite(config)
+    _require_levels(config.worker.quantiles)
     return config
 
 
@@ -379,7 +386,9 @@ _MAPPINGS = ("client", "client_secrets")
 
 def _parsed(name: str, key: str, value: str) -> object:
     """The value of a variable."""
-    if key in ("products", "windows"):
+    if key == "quantiles" and not value.strip():
+        return []
+    if key in ("products", "windows", "quantiles"):
         return [item.strip() for item in value.split(",")]
     if key not in _MAPPINGS:
         return value
@@ -412,6 +421,14 @@ def _require_finite(section: Section, path: str = "") -> None:
             _require_finite(value, f"{path}{key}.")
         elif isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{path}{key}", value, "a finite number")
+
+
+def _require_levels(levels: tuple[float, ...]) -> None:
+    """Raises ConfigError for levels that every server refuses."""
+    inside = all(0 < level < 1 for level in levels)
+    if len(levels) > MAX_LEVELS or not inside or any(low >= high for low, high in pairwise(levels)):
+        expected = f"at most {MAX_LEVELS} ascending numbers in (0, 1)"
+        raise ConfigError("worker.quantiles", list(levels), expected)
 
 
 # Rewrites msgspec's expectations in words for users.

@@ -18,7 +18,7 @@ from cli.models.graph import needed_nodes, reads, rename_tensors, tensor_names
 from cli.models.plan import CLASSIFIERS, Plan, type_name
 from cli.models.source import load, one_line
 from common.errors import BundleError, UsageError
-from server.core.predictor import INPUT, OUTPUT
+from server.core.graph_signature import INPUT, OUTPUT
 
 PROBE_ROWS = 32
 SAME = 1e-6  # largest difference between the file's graph and the adapted one

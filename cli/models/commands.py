@@ -83,7 +83,8 @@ def list_(
 ) -> int:
     """Lists versions in the models folder with their labels, and the runs on this machine.
 
-    τ is the smallest volatility of a spike for a version; pr_auc is its mean over the walk-forward folds.
+    The spike size is the smallest volatility of a spike for a version, for a forecast the default size. pr_auc is its
+    mean over the walk-forward folds.
     """
     workplace = Workplace(config_file, models_dir, runs_dir)
     stores = [workplace.store(name)] if name else workplace.stores()
@@ -94,11 +95,12 @@ def list_(
         return 0
 
     console = tables()
-    columns = ("name", "version", "label", "kind", "schema", "trained_until", "τ", "pr_auc", "error")
+    columns = ("name", "version", "label", "kind", "schema", "trained_until", "spike size", "pr_auc", "error")
     console.print(table("Models", [listing.shown(row) for row in versions], columns))
     if listing.scores_differ_in_base(versions):
         click.echo(
-            "scores of versions with another τ or other rows do not compare; the gate compares on the same rows\n"
+            "scores of versions with another spike size or other rows do not compare; the gate compares on the same "
+            "rows\n"
         )
     for row in versions:
         if row.get("why") and row["label"] == "stable":
@@ -119,7 +121,7 @@ def list_(
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--name", required=True, help="Name of the model, which callers select.")
-@click.option("--schema", "schema_name", metavar="SCHEMA", help="Features of the graph: core/1 (default) or full/1.")
+@click.option("--schema", "schema_name", metavar="SCHEMA", help="Features of the graph (default: core/1).")
 @click.option(
     "--features",
     "features_file",
@@ -128,7 +130,7 @@ def list_(
     help="JSON file with the names of your own features, in the order of the graph.",
 )
 @click.option("--output", metavar="NAME[:COLUMN]", help="The output that holds the probability, and its column.")
-@click.option("--threshold", type=FiniteRange(0, 1), default=0.5, show_default=True, help="Decision threshold.")
+@click.option("--threshold", type=FiniteRange(0, 1), default=0.5, show_default=True, help="Alert level.")
 @options
 def add(
     file: Path,

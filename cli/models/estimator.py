@@ -48,9 +48,10 @@ def add_estimator(
     The graph must answer as the model does on all of `rows` (to 1e-5); the server's load checks decide as well.
 
     rows: (rows, features), finite, an array or a DataFrame, as the model takes them; all evaluation rows, at best.
-    schema: "core/1" or "full/1". features: names of your own features in the order of the columns; without either, the
-    columns of a DataFrame, or core/1 for an array of 11 columns. positive_class: the class whose probability is served,
-    by default the second of two. Raises UsageError, TrainingError (the conversion differs) or BundleError.
+    schema: a name such as "core/1" or "full/2" (common/schema.py). features: names of your own features in the order of
+    the columns; without either, the columns of a DataFrame, or core/1 for an array of 11 columns. positive_class: the
+    class whose probability is served, by default the second of two. Raises UsageError, TrainingError (the conversion
+    differs) or BundleError.
     """
     matrix, names = _matrix(rows, features)
     choice, columns = _choice(name, names, schema, matrix.shape[1])

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from common.bundle import read_bundle
+from common.bundle import Manifest, read_bundle
 from common.config import TrackingConfig
 from common.errors import BundleError
 from common.model_store import ModelStore
@@ -30,7 +30,7 @@ def versions(store: ModelStore) -> list[dict[str, Any]]:
             continue
         row |= {"kind": manifest.kind, "schema": manifest.schema.name}
         if not manifest.is_added:
-            row |= {"trained_until": _day(manifest.training.end_ns), "label_threshold": manifest.label.threshold}
+            row |= {"trained_until": _day(manifest.training.end_ns), "label_threshold": _spike_size(manifest)}
             row |= {"evaluation_ns": (manifest.evaluation.start_ns, manifest.evaluation.end_ns)}
         row |= {"why": why_it_ships(manifest.kind, manifest.walk_forward)}
         score = manifest.walk_forward.get(manifest.kind, {}).get("pr_auc")
@@ -38,13 +38,18 @@ def versions(store: ModelStore) -> list[dict[str, Any]]:
     return rows
 
 
+def _spike_size(manifest: Manifest) -> float:
+    """Of the label, or the default of a model that forecasts a distribution: realized volatility, log."""
+    return manifest.label.threshold if manifest.forecast is None else manifest.forecast.spike_bps / 1e4
+
+
 def shown(version: dict[str, Any]) -> dict[str, str]:
     threshold = version.get("label_threshold")
-    return version if threshold is None else version | {"τ": f"{1e4 * threshold:.2f} bp"}
+    return version if threshold is None else version | {"spike size": f"{1e4 * threshold:.2f} bps"}
 
 
 def scores_differ_in_base(rows: list[dict[str, Any]]) -> bool:
-    """Whether some versions were scored against another τ, or on other rows, than the rest."""
+    """Whether some versions were scored at another spike size, or on other rows, than the rest."""
     bases = {(row["label_threshold"], row["evaluation_ns"]) for row in rows if "label_threshold" in row}
     return len(bases) > 1
 

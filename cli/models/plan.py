@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cli.models.graph import needed_nodes, reads
 from common.errors import BundleError, UsageError
 from common.schema import FeatureSchema
+from server.core.graph_signature import FORECAST_INPUTS
 
 _T = onnx.TensorProto
 INPUT_TYPES: dict[int, Any] = {
@@ -63,6 +64,11 @@ def plan(model: Any, schema: FeatureSchema, output: str | None = None, columns: 
 
     columns: the features that the graph's matrix takes, in its order, if they are not the schema's.
     """
+    if {value.name for value in model.graph.input} >= FORECAST_INPUTS:
+        raise BundleError(
+            f"inputs {', '.join(sorted(FORECAST_INPUTS))}: the graph of a forecast model; its manifest must state the "
+            "spike size and base rates, which only training knows"
+        )
     chosen = _output(model.graph, output)
     given = _needed_inputs(model.graph, chosen.tensor)
     inputs = _inputs(given, schema, columns or schema.names)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
+from clients.requests import Query
 from clients.sync import Client
 from common.access import make_access, read_token
-from common.cli import config_option, examples, json_option
+from common.cli import FiniteRange, config_option, examples, json_option
 from common.config import load_config
-from common.errors import RequestError, UsageError
+from common.errors import RequestError, UsageError, VolcastError
 from common.schema import CORE_1, CORE_1_EXAMPLE
 from common.text import listed, shown
 from volcast.v1 import ModelSelector, ModelStatus, PredictResponse
@@ -24,6 +26,8 @@ from volcast.v1 import ModelSelector, ModelStatus, PredictResponse
     epilog=examples(
         "volcast predict --example",
         "volcast predict --example --json",
+        "volcast predict --example --spike-bps 5 --quantiles 0.1,0.5,0.9",
+        'volcast predict --model volatility-full --features "$ROW" --spike-multiple 3',
         "volcast predict --example --server inference.example:50051 --tls-ca ca.pem --token-file token",
         'volcast predict --features \'{"price": 65000.01, "midprice": 65000.005, ...}\'',
     ),
@@ -34,6 +38,21 @@ from volcast.v1 import ModelSelector, ModelStatus, PredictResponse
 @click.option("--example", is_flag=True, help=f"Send an example row of {CORE_1.name}.")
 @click.option("--model", default="", metavar="NAME", help="Model (default: the server's).")
 @click.option("--version", default="", metavar="VERSION", help="Version (default: the version with the label stable).")
+@click.option(
+    "--spike-bps",
+    type=FiniteRange(min=0, min_open=True),
+    default=None,
+    metavar="BPS",
+    help="Spike size: volatility of the next 60 s in basis points (default: the model's).",
+)
+@click.option(
+    "--spike-multiple",
+    type=FiniteRange(min=0, min_open=True),
+    default=None,
+    metavar="X",
+    help="Spike size as a multiple of the trailing hour's volatility.",
+)
+@click.option("--quantiles", default="", metavar="LEVELS", help="Levels of quantiles to print, such as 0.1,0.5,0.9.")
 @click.option("--token-file", default="", metavar="FILE", help="File with the bearer token.")
 @click.option("--tls", is_flag=True, help="Use TLS, and trust the public authorities.")
 @click.option("--tls-ca", default="", metavar="FILE", help="Use TLS, and trust the authorities in this PEM file.")
@@ -47,6 +66,9 @@ def predict(
     example: bool,
     model: str,
     version: str,
+    spike_bps: float | None,
+    spike_multiple: float | None,
+    quantiles: str,
     token_file: str,
     tls: bool,
     tls_ca: str,
@@ -58,6 +80,10 @@ def predict(
 
     --features takes a JSON object of numbers: each feature of the model's schema, by name.
 
+    If the model forecasts a distribution, the command also prints the median of the next minute's volatility and the
+    base rate: the share of training rows at or above the spike size. Standard error names features that the model does
+    not use, and values outside the range of the training rows.
+
     Exit codes: 0 done, 1 failed (no answer, or no access), 2 wrong usage (an option or its value).
     """
     config = load_config(config_file)
@@ -67,6 +93,7 @@ def predict(
         if not _is_unicode(text):
             raise UsageError(f"{option}: expected Unicode characters, got {shown(text)}")
     row = CORE_1_EXAMPLE if features is None else parse_features(features)
+    query = _query(spike_bps, spike_multiple, quantiles)
     target = server or config.gateway.server
     selector = ModelSelector(name=model, version=version or None) if model or version else None
     gateway = config.gateway
@@ -79,11 +106,37 @@ def predict(
     )
     with Client(target, access=access) as client:
         try:
-            response = client.predict_named([row], model=selector)
+            response = client.predict_named([row], model=selector, **query)
         except RequestError as error:
             schema = _schema_of(client, model, version) if example and _is_about_features(error) else None
             raise _usage_error(error, schema) from None
-    click.echo(json.dumps(_fields(response)) if as_json else _line(response))
+        notes = _notes(client, response, row)
+    for note in notes:
+        click.echo(f"volcast: {note}", err=True)
+    click.echo(json.dumps(_fields(response, query)) if as_json else "\n".join(_lines(response, query)))
+
+
+def _query(spike_bps: float | None, spike_multiple: float | None, quantiles: str) -> Query:
+    """The questions to the forecast. Raises UsageError."""
+    if spike_bps is not None and spike_multiple is not None:
+        raise UsageError("give either --spike-bps or --spike-multiple")
+    query = Query()
+    if spike_bps is not None:
+        query["spike_bps"] = spike_bps
+    if spike_multiple is not None:
+        query["spike_multiple"] = spike_multiple
+    if quantiles.strip():
+        query["quantiles"] = parse_levels(quantiles)
+    return query
+
+
+def parse_levels(text: str) -> tuple[float, ...]:
+    """The levels of a text such as "0.1,0.5,0.9". The server checks their values. Raises UsageError."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        expected = "numbers with commas between them, such as 0.1,0.5,0.9"
+        raise UsageError(f"--quantiles: expected {expected}, got {shown(text)}") from None
 
 
 def parse_features(text: str) -> dict[str, float]:
@@ -112,6 +165,9 @@ def _is_unicode(text: str) -> bool:
 _OPTION_OF_FIELD = (
     (re.compile(r'named\.rows\[0\]\.features\["?(.+?)"?\]'), r"--features: \1"),
     (re.compile(r"named\.rows.*|rows"), "--features"),
+    (re.compile(r"spike_bps"), "--spike-bps"),
+    (re.compile(r"spike_multiple"), "--spike-multiple"),
+    (re.compile(r"quantiles(\[\d+\])?"), "--quantiles"),
     (re.compile(r"model\.version"), "--version"),
     (re.compile(r"model(\.name)?"), "--model"),
 )
@@ -151,21 +207,62 @@ def _option(field: str) -> str:
     return field
 
 
-def _fields(response: PredictResponse) -> dict[str, object]:
+def _notes(client: Client, response: PredictResponse, row: Mapping[str, float]) -> list[str]:
+    """A line for each value outside the range of the training rows, and a line with the features that are not used.
+
+    Empty if the server does not list the model, or the model states neither.
+    """
+    try:
+        status = _schema_of(client, response.model_name, response.model_version)
+    except VolcastError:
+        return []
+    if status is None:
+        return []
+    notes = [
+        f"{shown(feature.name)}: {row[feature.name]:g} is outside the range of the training rows, "
+        f"{feature.low:g} to {feature.high:g}: the prediction is less reliable"
+        for feature in status.features
+        if feature.HasField("low") and not feature.low <= row[feature.name] <= feature.high
+    ]
+    unused = [feature.name for feature in status.features if not feature.used]
+    if 0 < len(unused) < len(status.features):  # an older server states the use of no feature
+        notes.append(f"model {status.name}/{status.version} does not use {listed(unused)}")
+    return notes
+
+
+def _fields(response: PredictResponse, query: Query) -> dict[str, object]:
     probability = response.probabilities[0]
-    return {
+    fields: dict[str, object] = {
         "probability": probability,
         "threshold": response.threshold,
         "spike": probability >= response.threshold,
         "model_name": response.model_name,
         "model_version": response.model_version,
     }
+    if response.median_bps:
+        fields |= {
+            "spike_bps": response.spike_bps,
+            "base_rate": response.base_rate,
+            "median_bps": response.median_bps[0],
+            "quantiles": list(query.get("quantiles", ())),
+            "quantile_bps": list(response.quantile_bps),
+        }
+    return fields
 
 
-def _line(response: PredictResponse) -> str:
+def _lines(response: PredictResponse, query: Query) -> list[str]:
     probability = response.probabilities[0]
     verdict = "spike expected" if probability >= response.threshold else "no spike expected"
-    return (
-        f"{verdict}: probability {probability:.4f}, threshold {response.threshold:.4f} "
-        f"(model {response.model_name}/{response.model_version})"
-    )
+    model = f"(model {response.model_name}/{response.model_version})"
+    if not response.median_bps:
+        return [f"{verdict}: probability {probability:.4f}, threshold {response.threshold:.4f} {model}"]
+    of_size = f"probability {probability:.4f} of {response.spike_bps:.4g} bps or more"
+    line = f"{of_size}, base rate {response.base_rate:.4f}"
+    if "spike_bps" not in query and "spike_multiple" not in query:
+        # The alert level belongs to the default spike size.
+        line = f"{verdict}: {line}, alert level {response.threshold:.4f}"
+    volatility = f"volatility of the next 60 s: median {response.median_bps[0]:.4g} bps"
+    if response.quantile_bps:
+        levels = zip(query.get("quantiles", ()), response.quantile_bps, strict=True)
+        volatility += "; quantiles " + ", ".join(f"{level:g}: {value:.4g}" for level, value in levels) + " bps"
+    return [f"{line} {model}", volatility]

@@ -29,6 +29,10 @@ from volcast.v1 import Prediction
 def watch(product: str | None, count: int | None, as_json: bool, config_file: Path | None) -> None:
     """Predictions as they come, a line each, until Ctrl-C.
 
+    SPIKE marks a probability at or above the alert level. If the model forecasts a distribution, a line also has the
+    median of the next minute's volatility, the interval between the outermost levels of worker.quantiles, and the share
+    of training rows at or above the spike size.
+
     Standard error shows the date of the market, and whether the market is simulated.
     """
     config = load_config(config_file)
@@ -52,7 +56,7 @@ def watch(product: str | None, count: int | None, as_json: bool, config_file: Pa
                 if not as_json and (current := describe_market(prediction.event_time_ns)) != market:
                     market = current
                     click.echo(market, err=True)
-                click.echo(_as_json(prediction) if as_json else _line(prediction))
+                click.echo(prediction_json(prediction) if as_json else prediction_line(prediction))
     finally:
         consumer.close()
 
@@ -65,26 +69,45 @@ def _parsed(message: Message) -> Prediction | None:
         return None
 
 
-def _line(prediction: Prediction) -> str:
+def prediction_line(prediction: Prediction) -> str:
     time = datetime.fromtimestamp(prediction.event_time_ns / 1e9, UTC).strftime("%H:%M:%S.%f")[:-3]
     head = f"{time}  {prediction.product_id:<9}"
     if prediction.missing_reason:
         return f"{head}  missing: {missing_reason(prediction)}"
     mark = "SPIKE" if prediction.probability >= prediction.threshold else ""
     model = f"{prediction.model_name}/{prediction.model_version}"
-    return f"{head}  {prediction.probability:7.4f}  {mark:<5}  {prediction.latency_ns / 1e6:8.2f} ms  {model}"
+    forecast = f"  {_forecast(prediction)}" if prediction.spike_bps else ""
+    latency = f"{prediction.latency_ns / 1e6:8.2f} ms"
+    return f"{head}  {prediction.probability:7.4f}  {mark:<5}{forecast}  {latency}  {model}"
 
 
-def _as_json(prediction: Prediction) -> bytes:
-    return msgspec.json.encode(
-        {
-            "product_id": prediction.product_id,
-            "event_time_ns": prediction.event_time_ns,
-            "sequence_num": prediction.sequence_num,
-            "probability": None if prediction.missing_reason else prediction.probability,
-            "threshold": prediction.threshold,
-            "model": f"{prediction.model_name}/{prediction.model_version}",
-            "latency_ms": round(prediction.latency_ns / 1e6, 3),
-            "missing": missing_reason(prediction) if prediction.missing_reason else None,
+def _forecast(prediction: Prediction) -> str:
+    """The forecast volatility: its median, the interval between the outermost levels, the base rate."""
+    parts = [f"median {prediction.median_bps:6.2f} bps"]
+    levels, quantiles = prediction.quantile_levels, prediction.quantile_bps
+    if len(levels) > 1:
+        parts.append(f"{levels[0]:g}-{levels[-1]:g}: {quantiles[0]:6.2f} to {quantiles[-1]:6.2f} bps")
+    parts.append(f"base rate {prediction.base_rate:.4f} at {prediction.spike_bps:g} bps")
+    return "  ".join(parts)
+
+
+def prediction_json(prediction: Prediction) -> bytes:
+    fields: dict[str, object] = {
+        "product_id": prediction.product_id,
+        "event_time_ns": prediction.event_time_ns,
+        "sequence_num": prediction.sequence_num,
+        "probability": None if prediction.missing_reason else prediction.probability,
+        "threshold": prediction.threshold,
+        "model": f"{prediction.model_name}/{prediction.model_version}",
+        "latency_ms": round(prediction.latency_ns / 1e6, 3),
+        "missing": missing_reason(prediction) if prediction.missing_reason else None,
+    }
+    if prediction.spike_bps:
+        fields |= {
+            "spike_bps": prediction.spike_bps,
+            "base_rate": prediction.base_rate,
+            "median_bps": prediction.median_bps,
+            "quantiles": list(prediction.quantile_levels),
+            "quantile_bps": list(prediction.quantile_bps),
         }
-    )
+    return msgspec.json.encode(fields)

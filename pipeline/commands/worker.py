@@ -253,6 +253,8 @@ def _forecaster(cleanup: ExitStack, config: Config, server: str) -> Forecaster:
         limit_rows=worker.max_backlog_rows,
         timeout_s=worker.predict_timeout_s,
         model=worker.model,
+        spike_bps=worker.spike_bps,
+        quantiles=worker.quantiles,
     )
 
 

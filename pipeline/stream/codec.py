@@ -11,6 +11,7 @@ Source: protobuf encoding specification, "Message Structure" (wire types 0 VARIN
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -52,6 +53,11 @@ class _Builder:
     def constant(self, name: str, value: str) -> None:
         encoded = value.encode()
         if encoded:  # proto3 leaves out what is empty
+            self._bytes += self._tag(name, LEN) + _varint(len(encoded)) + encoded
+
+    def constant_doubles(self, name: str, values: tuple[float, ...]) -> None:
+        if values:
+            encoded = struct.pack(f"<{len(values)}d", *values)
             self._bytes += self._tag(name, LEN) + _varint(len(encoded)) + encoded
 
     def fixed64(self, name: str, dtype: str) -> None:
@@ -111,9 +117,15 @@ def feature_rows(venue: str, product_id: str, schema_hash: str, width: int) -> L
 
 
 @lru_cache(maxsize=1024)
-def predictions(venue: str, product_id: str, model_name: str, model_version: str) -> Layout:
+def predictions(
+    venue: str, product_id: str, model_name: str, model_version: str, levels: tuple[float, ...] | None = None
+) -> Layout:
     """Prediction of one product and model. Columns: event_time_ns, sequence_num, probability, threshold, latency_ns,
-    source_partition, source_offset, bid, ask, imbalance, spike_bps."""
+    source_partition, source_offset, bid, ask, imbalance.
+
+    levels: of the quantiles; None: the model forecasts no distribution. If it does, further columns are spike_bps,
+    median_bps, base_rate and, if there are levels, quantile_bps (rows, levels).
+    """
     fields = _Builder(Prediction)
     fields.constant("product_id", product_id)
     fields.fixed64("event_time_ns", "<i8")
@@ -124,7 +136,13 @@ def predictions(venue: str, product_id: str, model_name: str, model_version: str
     fields.fixed64("threshold", "<f8")
     fields.fixed64("latency_ns", "<i8")
     _source_and_quote(fields, venue)
-    fields.fixed64("spike_bps", "<f8")
+    if levels is not None:
+        fields.fixed64("spike_bps", "<f8")
+        fields.fixed64("median_bps", "<f8")
+        fields.constant_doubles("quantile_levels", levels)
+        if levels:
+            fields.doubles("quantile_bps", len(levels))
+        fields.fixed64("base_rate", "<f8")
     return fields.layout()
 
 

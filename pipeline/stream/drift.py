@@ -168,7 +168,7 @@ class LiveDrift:
     def _families(self) -> Iterator[Metric]:
         feature = _gauge("volcast_worker_feature_psi", "PSI of a feature against training.", "feature", "input")
         probability = _gauge("volcast_worker_probability_psi", "PSI of the probabilities against training.")
-        positive = _gauge("volcast_worker_positive_rate", "Rate of probabilities at or above the decision threshold.")
+        positive = _gauge("volcast_worker_positive_rate", "Rate of probabilities at or above the alert level.")
         rows = _gauge("volcast_worker_drift_rows", "Rows compared, one a second and product.")
         expected = GaugeMetricFamily(
             "volcast_worker_reference_positive_rate", "The same rate in training.", labels=["model", "version"]

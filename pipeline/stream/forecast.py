@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass, fields
-from typing import Protocol
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import DeadlineError, RequestError, VolcastError
+from clients.requests import Query
+from common.errors import DeadlineError, RequestError, UsageError, VolcastError
 from common.log import get_logger
 from common.rpc_status import from_status
-from volcast.v1 import MissingReason, ModelSelector, PredictResponse, StreamPredictResponse
+from volcast.v1 import MissingReason, ModelSelector, Prediction, PredictResponse, StreamPredictResponse
 
 MIN_RETRY_S = 0.1
 MAX_RETRY_S = 5.0
@@ -28,13 +29,20 @@ MAX_RETRY_S = 5.0
 JOINED_ROWS = 1024
 # Frames that the server has and has not answered. Two keep it busy; more only grow the wait after a failure.
 MAX_FRAMES_IN_FLIGHT = 2
+_KEYS = ("spike_bps", "quantiles")  # fields of a request, and keys of section worker
 
 
 class AnswerStream(Protocol):
     """A prediction stream that never makes its caller wait longer than asked: clients.sync.PredictStream."""
 
     def send_packed(
-        self, frame_id: int, values: memoryview, row_count: int, schema_hash: str, model: ModelSelector | None
+        self,
+        frame_id: int,
+        values: memoryview,
+        row_count: int,
+        schema_hash: str,
+        model: ModelSelector | None,
+        **query: Unpack[Query],
     ) -> None: ...
 
     def poll(self, timeout_s: float) -> StreamPredictResponse | None:
@@ -76,6 +84,10 @@ class Rows:
 _COLUMNS = tuple(column.name for column in fields(Rows))
 
 
+_NONE: NDArray[np.float64] = np.zeros(0)
+_NO_QUANTILES: NDArray[np.float64] = np.zeros((0, 0))
+
+
 @dataclass(frozen=True, slots=True)
 class Forecast:
     """What became of rows: the answer, or the reason why there is none."""
@@ -85,6 +97,45 @@ class Forecast:
     response: PredictResponse | None
     missing: MissingReason
     answered_ns: int
+    levels: tuple[float, ...] | None = None  # of the quantiles; None: the model forecasts no distribution
+    median_bps: NDArray[np.float64] = field(default_factory=lambda: _NONE)  # (n,); empty without a distribution
+    quantile_bps: NDArray[np.float64] = field(default_factory=lambda: _NO_QUANTILES)  # (n, levels), or (0, 0)
+
+    def distribution(self, chosen: Any) -> dict[str, Any]:
+        """The columns of codec.predictions that describe the distribution. chosen: index of the rows."""
+        if self.response is None or self.levels is None:
+            return {}
+        columns = {
+            "spike_bps": self.response.spike_bps,
+            "median_bps": self.median_bps[chosen],
+            "base_rate": self.response.base_rate,
+        }
+        return columns | ({"quantile_bps": self.quantile_bps[chosen]} if self.levels else {})
+
+    def select(self, mask: NDArray[np.bool_]) -> Forecast:
+        """mask: (n,) of the rows that stay."""
+        kept = {name: values[mask] for name in _ANSWERS if len(values := getattr(self, name))}
+        return replace(self, rows=self.rows.select(mask), **kept)
+
+
+_ANSWERS = ("probabilities", "median_bps", "quantile_bps")
+
+    def missing_prediction(self, row: int, venue: str, product_id: str) -> Prediction:
+        """The record of a row without a probability."""
+        rows = self.rows
+        return Prediction(
+            product_id=product_id,
+            event_time_ns=int(rows.event_time_ns[row]),
+            sequence_num=int(rows.sequence_num[row]),
+            latency_ns=self.answered_ns - int(rows.ingest_time_ns[row]),
+            missing_reason=self.missing,
+            source_partition=int(rows.partition[row]),
+            source_offset=int(rows.offset[row]),
+            venue=venue,
+            bid=float(rows.bid[row]),
+            ask=float(rows.ask[row]),
+            imbalance=float(rows.imbalance[row]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +157,26 @@ class _Frame:
 class Forecaster:
     """Sends rows over one StreamPredict stream, in order, and keeps what is not answered.
 
-    model: the requested name; empty: the server's default.
+    model: the requested name; empty: the server's default. spike_bps, quantiles: of every frame; 0 and empty: the
+    model's default size, no quantiles.
     """
 
     def __init__(
-        self, stream: AnswerStream, schema_hash: str, *, limit_rows: int, timeout_s: float, model: str = ""
+        self,
+        stream: AnswerStream,
+        schema_hash: str,
+        *,
+        limit_rows: int,
+        timeout_s: float,
+        model: str = "",
+        spike_bps: float = 0.0,
+        quantiles: tuple[float, ...] = (),
     ) -> None:
         self._stream = stream
         self._schema_hash = schema_hash
         self._model = ModelSelector(name=model) if model else None
+        self._query = Query(spike_bps=spike_bps, quantiles=quantiles) if spike_bps or quantiles else Query()
+        self._levels = quantiles
         self._limit_rows = limit_rows
         self._timeout_s = timeout_s
         # In the order of the rows: frames in flight, rows to be marked missing behind them, rows that wait.
@@ -124,6 +186,7 @@ class Forecaster:
         self._next_frame_id = 1
         self._retry_at_s = 0.0
         self._retry_wait_s = MIN_RETRY_S
+        self._has_answered = False
         self.backlog_rows = 0  # not settled
 
     @property
@@ -210,7 +273,9 @@ class Forecaster:
             self._next_frame_id += 1
             self._flight.append(frame)
             try:
-                self._stream.send_packed(frame.frame_id, rows.values.data, len(rows), self._schema_hash, self._model)
+                self._stream.send_packed(
+                    frame.frame_id, rows.values.data, len(rows), self._schema_hash, self._model, **self._query
+                )
             except VolcastError as error:
                 self._back_off(error)
 
@@ -219,17 +284,20 @@ class Forecaster:
         rows = self._flight[0].rows
         if answer.HasField("error"):
             error = from_status(answer.error, "inference server")
+            if isinstance(error, RequestError) and _is_about_query(error):
+                # Every row would be refused, until the model or the configuration is another. If that is so from the
+                # start, the worker ends; if the model was swapped, the rows wait.
+                if not self._has_answered:
+                    raise refused_query(error)
+                self._back_off(error)
+                return
             if not isinstance(error, RequestError):
                 self._back_off(error)
                 return
             forecast = self._refused(rows, str(error))
-        elif len(answer.response.probabilities) != len(rows):
-            count = len(answer.response.probabilities)
-            forecast = self._refused(rows, f"{count} probabilities came back for {len(rows)} rows")
         else:
-            probabilities = np.array(answer.response.probabilities)
-            unspecified = MissingReason.MISSING_REASON_UNSPECIFIED
-            forecast = Forecast(rows, probabilities, answer.response, unspecified, time.time_ns())
+            forecast = self._answered(rows, answer.response)
+            self._has_answered = True
         frame = self._flight.popleft()
         if self._retry_wait_s > MIN_RETRY_S:
             get_logger().info("inference server is back", backlog_rows=self.backlog_rows)
@@ -237,15 +305,27 @@ class Forecaster:
         self._settle(forecast, frame.dropped, settled)
 
     def _settle(self, forecast: Forecast, dropped: set[int], settled: list[Forecast]) -> None:
-        rows = forecast.rows
         if dropped:
-            kept = ~_of(rows, dropped)
-            rows = rows.select(kept)
-            probabilities = forecast.probabilities[kept] if len(forecast.probabilities) else forecast.probabilities
-            forecast = Forecast(rows, probabilities, forecast.response, forecast.missing, forecast.answered_ns)
-        self.backlog_rows -= len(rows)
-        if len(rows):
+            forecast = forecast.select(~_of(forecast.rows, dropped))
+        self.backlog_rows -= len(forecast.rows)
+        if len(forecast.rows):
             settled.append(forecast)
+
+    def _answered(self, rows: Rows, response: PredictResponse) -> Forecast:
+        """The forecast of a response. If it does not have a value for each row, the rows are refused."""
+        count, levels = len(rows), len(self._levels)
+        probabilities, medians = np.array(response.probabilities), np.array(response.median_bps)
+        quantiles = np.array(response.quantile_bps)
+        if len(probabilities) != count:
+            return self._refused(rows, f"{len(probabilities)} probabilities came back for {count} rows")
+        unspecified = MissingReason.MISSING_REASON_UNSPECIFIED
+        if not len(medians) and not self._query:
+            return Forecast(rows, probabilities, response, unspecified, time.time_ns())
+        if (len(medians), len(quantiles)) != (count, count * levels):
+            came = f"{len(medians)} medians and {len(quantiles)} quantiles came back"
+            return self._refused(rows, f"{came} for {count} rows at {levels} levels")
+        quantiles = quantiles.reshape(count, levels)
+        return Forecast(rows, probabilities, response, unspecified, time.time_ns(), self._levels, medians, quantiles)
 
     def _refused(self, rows: Rows, why: str) -> Forecast:
         get_logger().error("rows refused", rows=len(rows), error=why)
@@ -282,6 +362,16 @@ class Forecaster:
             rows = self._given_up.popleft()
             self.backlog_rows -= len(rows)
             settled.append(missing(rows, MissingReason.MISSING_REASON_SERVER_UNAVAILABLE))
+
+
+def _is_about_query(error: RequestError) -> bool:
+    return any(fault.field.partition("[")[0] in _KEYS for fault in error.violations)
+
+
+def refused_query(error: RequestError) -> UsageError:
+    """The error of a worker whose configuration the model refuses: keys instead of the fields of a request."""
+    faults = [f"worker.{fault.field}: {fault.description}" for fault in error.violations]
+    return UsageError("; ".join(faults))
 
 
 def missing(rows: Rows, reason: MissingReason) -> Forecast:

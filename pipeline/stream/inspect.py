@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from google.protobuf.message import DecodeError
 
@@ -20,6 +21,14 @@ def missing_reason(prediction: Prediction) -> str:
         return MissingReason.Name(prediction.missing_reason)
     except ValueError:
         return f"MISSING_REASON_{prediction.missing_reason}"
+
+
+def _has_sound_distribution(prediction: Prediction) -> bool:
+    """Whether median and quantiles are finite, and there is a quantile for each level, in ascending order."""
+    levels, quantiles = prediction.quantile_levels, prediction.quantile_bps
+    finite = math.isfinite(prediction.median_bps) and all(map(math.isfinite, quantiles))
+    ascending = all(low <= high for low, high in pairwise(quantiles))
+    return finite and ascending and len(quantiles) == len(levels)
 
 
 _BY_HASH = {schema.hash: schema for schema in SCHEMAS.values()}
@@ -85,6 +94,8 @@ class Inspection:
             self.missing[missing_reason(prediction)] += 1
         elif not prediction.HasField("probability") or not 0 <= prediction.probability <= 1:
             self.faults["predictions: no probability in [0, 1] and no reason"] += 1
+        elif not _has_sound_distribution(prediction):
+            self.faults["predictions: a quantile or the median is missing, out of order or not finite"] += 1
 
     def late_tick(self, value: bytes) -> None:
         self.counts["late"] += 1

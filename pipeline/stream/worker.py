@@ -35,7 +35,7 @@ from pipeline.stream.partition import Outcome, Partition
 from pipeline.stream.restore import Restored
 from pipeline.stream.snapshots import records_of
 from pipeline.stream.transactions import AbortedError, Delivery
-from volcast.v1 import MissingReason, Prediction
+from volcast.v1 import MissingReason
 
 # Every product that changed gets a snapshot at least so often. A restart then needs few ticks again even in a quiet
 # market, where retention may have taken older ones.
@@ -438,11 +438,13 @@ class Worker:
     def _publish_predictions(self, forecast: Forecast) -> None:
         rows, response = forecast.rows, forecast.response
         assert response is not None
+        model = response.model_name, response.model_version
         latency_ns = forecast.answered_ns - rows.ingest_time_ns
         for code in np.unique(rows.product).tolist():
             of: Any = slice(None) if (rows.product == code).all() else rows.product == code
             venue, product_id = self._names[code]
-            messages = codec.predictions(venue, product_id, response.model_name, response.model_version).encode(
+            layout = codec.predictions(venue, product_id, *model, forecast.levels)
+            messages = layout.encode(
                 len(rows.offset[of]),
                 event_time_ns=rows.event_time_ns[of],
                 sequence_num=rows.sequence_num[of],
@@ -454,15 +456,14 @@ class Worker:
                 bid=rows.bid[of],
                 ask=rows.ask[of],
                 imbalance=rows.imbalance[of],
-                spike_bps=getattr(response, "spike_bps", 0.0),
+                **forecast.distribution(of),
             )
             self._delivery.send_all(self._topics.predictions, record_key(venue, product_id).encode(), messages)
         self.totals.predictions += len(rows)
         self._time_stages(forecast)
         if self._drift is not None:
-            model, level = (response.model_name, response.model_version), response.threshold
             self._drift.see_predictions(
-                rows.product, rows.event_time_ns, rows.values, forecast.probabilities, model, level
+                rows.product, rows.event_time_ns, rows.values, forecast.probabilities, model, response.threshold
             )
 
     def _time_stages(self, forecast: Forecast) -> None:
@@ -476,19 +477,7 @@ class Worker:
         rows, reason = forecast.rows, MissingReason.Name(forecast.missing)
         for i, code in enumerate(rows.product.tolist()):
             venue, product_id = self._names[code]
-            prediction = Prediction(
-                product_id=product_id,
-                event_time_ns=int(rows.event_time_ns[i]),
-                sequence_num=int(rows.sequence_num[i]),
-                latency_ns=forecast.answered_ns - int(rows.ingest_time_ns[i]),
-                missing_reason=forecast.missing,
-                source_partition=int(rows.partition[i]),
-                source_offset=int(rows.offset[i]),
-                venue=venue,
-                bid=float(rows.bid[i]),
-                ask=float(rows.ask[i]),
-                imbalance=float(rows.imbalance[i]),
-            )
+            prediction = forecast.missing_prediction(i, venue, product_id)
             key = record_key(venue, product_id).encode()
             self._delivery.send_all(self._topics.predictions, key, [prediction.SerializeToString()])
         self.totals.missing[reason.removeprefix("MISSING_REASON_").lower()] += len(rows)

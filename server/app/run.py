@@ -196,11 +196,14 @@ class Server:
     def _ran(self, run: ModelRun) -> None:
         self.metrics.ran(run)
         if self._shadows.active:
-            self._shadows.offer(run.model, run.matrix, run.probabilities)
+            self._shadows.offer(run)
 
 
 def _self_check_request(repository: Repository) -> bytes:
-    """Returns a request with the row of the self-test: for other rows the model may have no probability."""
+    """Returns a request with the row of the self-test: for other rows the model may have no probability.
+
+    A forecast model must also answer a spike size and a level.
+    """
     model = repository.resolve(Selection())
     rows = PackedRows(
         schema_hash=model.schema.hash,
@@ -208,4 +211,6 @@ def _self_check_request(repository: Repository) -> bytes:
         row_count=1,
         values=struct.pack(f"<{len(model.example)}d", *model.example),
     )
-    return PredictRequest(packed=rows).SerializeToString()
+    if model.forecast is None:
+        return PredictRequest(packed=rows).SerializeToString()
+    return PredictRequest(packed=rows, spike_bps=model.forecast.spike_bps, quantiles=[0.5]).SerializeToString()

@@ -125,4 +125,5 @@ def load_model(folder: Path, name: str, version: str, previous: Model | None = N
     except BundleError as error:
         raise BundleError(f"bundle {folder}: {error}") from None
     schema, example = manifest.feature_schema(), manifest.self_test.features
-    return Model(name, version, schema, manifest.decision_threshold, predictor, digest, example)
+    facts = manifest.forecast, manifest.inputs, manifest.ranges
+    return Model(name, version, schema, manifest.decision_threshold, predictor, digest, example, *facts)

@@ -10,6 +10,7 @@ from common.bundle import Manifest
 from common.errors import BundleError
 from common.onnx_errors import onnx_reason
 from server.core.arrays import Matrix, Vector
+from server.core.forecast_checks import check_forecasts, check_manifest
 from server.core.graph_scan import scan_graph
 from server.core.predictor import ROUNDING, Predictor
 from server.core.row_independence import require_independent_rows
@@ -26,17 +27,21 @@ def check_model(graph: bytes, manifest: Manifest) -> Predictor:
     """The model, checked and warmed up.
 
     Checks the ONNX file (no other files, no custom operators), its opset, input and output, that no operator can mix
-    rows, the self-test, that probabilities lie in [0, 1], and that a row scores the same in every batch. Raises
-    BundleError with the reason.
+    rows, the self-test, that probabilities lie in [0, 1], and that a row scores the same in every batch. A forecast
+    model passes the checks of forecast_checks.py, too. Raises BundleError with the reason.
     """
     scan = scan_graph(graph)
     width = len(manifest.schema.features)
     _check_opset(manifest, scan.opsets.get("", 0))
-    predictor = Predictor(graph, width)
+    check_manifest(manifest)
+    forecast = manifest.forecast
+    predictor = Predictor(graph, width, 0.0 if forecast is None else forecast.spike_bps)
     _self_test(predictor, manifest, width)
     _warm_up(predictor, manifest)
-    require_independent_rows(graph, width, manifest.opset)
+    require_independent_rows(graph, width, manifest.opset, forecasts=forecast is not None)
     check_rows_are_independent(predictor, manifest)
+    if forecast is not None:
+        check_forecasts(predictor, forecast.spike_bps, manifest.self_test.features, probe_rows(manifest))
     return predictor
 
 

@@ -1,26 +1,42 @@
-"""A model in ONNX Runtime: a matrix in, probabilities out."""
+"""A model in ONNX Runtime: a matrix in; probabilities, and the quantiles of a forecast model, out."""
 
 from __future__ import annotations
 
 import re
 from math import isfinite, nan
 
+import msgspec
 import numpy as np
 import onnxruntime
 
 from common.errors import BundleError
 from common.onnx_errors import onnx_reason
 from server.core.arrays import Matrix, Vector
+from server.core.graph_signature import INPUT, LEVELS, MEDIAN, OUTPUT, QUANTILES, SIZES, check_graph
+from server.core.rows import all_finite
 
-INPUT = "features"
-OUTPUT = "probability"
 MAX_BOUND_ROWS = 64
 ONE_BITS = 0x3FF0_0000_0000_0000  # of the double 1.0
 # Sums in float32 can leave [0, 1] by rounding, for instance the mean of many trees. Such values are cut to the range;
 # any other value outside it is no probability.
 ROUNDING = 1e-5
-_FLOATS = {"tensor(double)", "tensor(float)"}
 _NEWEST_OPSET = re.compile(r"official support for domain (\S+) is till opset (\d+)")
+
+
+class Forecasts(msgspec.Struct, frozen=True):
+    """The forecast of each row."""
+
+    probabilities: Vector  # (rows,), of a volatility at or above the row's spike size
+    median_bps: Vector  # (rows,)
+    quantile_bps: Matrix  # (rows, levels)
+
+    def in_range(self) -> Forecasts:
+        """NaN instead of the probability of each row without a probability in [0, 1] or with an infinite quantile."""
+        probabilities = in_range(self.probabilities)
+        if not (all_finite(self.median_bps) and all_finite(self.quantile_bps.reshape(-1))):
+            finite = np.isfinite(self.median_bps) & np.isfinite(self.quantile_bps).all(axis=1)
+            probabilities = np.where(finite, probabilities, nan)
+        return Forecasts(probabilities, self.median_bps, self.quantile_bps)
 
 
 class Predictor:
@@ -31,46 +47,83 @@ class Predictor:
     bound once take half of that. ONNX Runtime's private inner session would save 3 us more; its interface may change.
     """
 
-    def __init__(self, model: bytes, width: int) -> None:
-        """model: the graph's bytes. width: features per row. Raises BundleError if the graph cannot be served."""
+    def __init__(self, model: bytes, width: int, spike_bps: float = 0.0) -> None:
+        """model: the graph's bytes. width: features per row.
+
+        spike_bps: the default spike size of a forecast model; 0: the model gives a probability only. Raises BundleError
+        if the graph cannot be served, or is of the other kind.
+        """
         try:
             self._session = onnxruntime.InferenceSession(model, _options(), providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors have no common base class
             raise BundleError(_refusal(error)) from None
-        _check_graph(self._session, width)
-        self._bound: dict[int, BoundBuffers] = {}  # by number of rows
+        check_graph(self._session, width, forecasts=spike_bps > 0)
+        self._spike_bps = spike_bps
+        self._bound: dict[tuple[int, int], BoundBuffers] = {}  # by number of rows and of levels
 
     def predict(self, matrix: Matrix) -> Vector:
-        """Probabilities (rows,) for a matrix (rows, width); NaN for a row without a probability in [0, 1]."""
+        """Probabilities (rows,) for a matrix (rows, width); NaN for a row without a probability in [0, 1].
+
+        A forecast model gives the probability of its default spike size.
+        """
         return in_range(self.raw(matrix))
 
     def raw(self, matrix: Matrix) -> Vector:
-        """The graph's output (rows,), not checked; see `in_range`."""
+        """The graph's probabilities (rows,), not checked; see `in_range`."""
+        if self._spike_bps:
+            rows = len(matrix)
+            return self.forecast(matrix, np.full((rows, 1), self._spike_bps), np.empty((rows, 0))).probabilities
         output = self._session.run([OUTPUT], {INPUT: matrix})[0]
         return np.asarray(output, np.float64).reshape(-1)
 
-    def bind(self, rows: int) -> BoundBuffers:
-        return BoundBuffers(self._session, rows)
+    def forecast(self, matrix: Matrix, sizes: Matrix, levels: Matrix) -> Forecasts:
+        """The graph's outputs, not checked; see `Forecasts.in_range`. For a forecast model only.
+
+        matrix: (rows, width). sizes: spike sizes (rows, 1), in bps, positive. levels: (rows, levels), in (0, 1).
+        """
+        inputs = {INPUT: matrix, SIZES: sizes, LEVELS: levels}
+        probability, median, quantiles = self._session.run([OUTPUT, MEDIAN, QUANTILES], inputs)
+        return Forecasts(probability.reshape(-1), median.reshape(-1), quantiles)
+
+    def bind(self, rows: int, levels: int = 0) -> BoundBuffers:
+        """levels: quantiles per row, of a forecast model."""
+        return BoundBuffers(self._session, rows, levels, self._spike_bps)
 
     def raw_bound(self, matrix: Matrix) -> Vector:
         """As `raw`, a third faster for up to MAX_BOUND_ROWS rows. For one thread only."""
-        rows = len(matrix)
-        buffers = self._bound.get(rows)
-        if buffers is None:
-            buffers = self._bound[rows] = BoundBuffers(self._session, rows)
+        buffers = self._buffers(len(matrix), 0)
         buffers.matrix[:] = matrix
         buffers.run()
         return buffers.output.copy()
+
+    def forecast_bound(self, matrix: Matrix, sizes: Matrix, levels: Matrix) -> Forecasts:
+        """As `forecast`; see `raw_bound`."""
+        buffers = self._buffers(*levels.shape)
+        buffers.matrix[:] = matrix
+        buffers.sizes[:] = sizes
+        buffers.levels[:] = levels
+        buffers.run()
+        return Forecasts(buffers.output.copy(), buffers.medians[:, 0].copy(), buffers.quantiles.copy())
+
+    def _buffers(self, rows: int, levels: int) -> BoundBuffers:
+        buffers = self._bound.get((rows, levels))
+        if buffers is None:
+            buffers = self._bound[rows, levels] = self.bind(rows, levels)
+        return buffers
 
 
 class BoundBuffers:
     """Input and output for a fixed number of rows, bound to the session once: half of the cost of `run` for one row.
 
-    For one thread. Each run overwrites the values of the last.
+    For one thread. Each run overwrites the values of the last. Only a forecast model reads `sizes` (rows, 1) and
+    `levels` (rows, levels), and writes `medians` (rows, 1) and `quantiles` (rows, levels).
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, rows: int) -> None:
-        (features,) = session.get_inputs()
+    def __init__(
+        self, session: onnxruntime.InferenceSession, rows: int, levels: int = 0, spike_bps: float = 0.0
+    ) -> None:
+        """spike_bps: the size of all rows until `sizes` is written; 0: not a forecast model."""
+        (features,) = (taken for taken in session.get_inputs() if taken.name == INPUT)
         (probability,) = (output for output in session.get_outputs() if output.name == OUTPUT)
         self.matrix: Matrix = np.zeros((rows, features.shape[1]), np.float64)
         dtype = np.float32 if probability.type == "tensor(float)" else np.float64
@@ -80,10 +133,16 @@ class BoundBuffers:
         self._bytes = self._flat.view(np.uint8).data
         self._session = session
         self._binding = session.io_binding()
-        for bind, name, buffer in (
-            (self._binding.bind_input, INPUT, self.matrix),
-            (self._binding.bind_output, OUTPUT, output),
-        ):
+        self.sizes: Matrix = np.full((rows, 1), spike_bps)
+        self.levels: Matrix = np.full((rows, levels), 0.5)
+        self.medians: Matrix = np.zeros((rows, 1))
+        self.quantiles: Matrix = np.zeros((rows, levels))
+        bind_input, bind_output = self._binding.bind_input, self._binding.bind_output
+        bound = [(bind_input, INPUT, self.matrix), (bind_output, OUTPUT, output)]
+        if spike_bps:
+            bound += [(bind_input, SIZES, self.sizes), (bind_input, LEVELS, self.levels)]
+            bound += [(bind_output, MEDIAN, self.medians), (bind_output, QUANTILES, self.quantiles)]
+        for bind, name, buffer in bound:
             bind(name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
 
     def fill(self, values: bytes) -> bool:
@@ -143,30 +202,6 @@ def _options() -> onnxruntime.SessionOptions:
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.log_severity_level = 4  # errors come as exceptions; ONNX Runtime's lines on stderr are no JSON
     return options
-
-
-def _check_graph(session: onnxruntime.InferenceSession, width: int) -> None:
-    inputs = {value.name: value for value in session.get_inputs()}
-    if set(inputs) != {INPUT}:
-        raise BundleError(f"inputs: expected only {INPUT}, got {', '.join(sorted(inputs)) or 'none'}")
-    features = inputs[INPUT]
-    shape = features.shape
-    # A name or None is a free dimension; with a fixed number of rows the graph could not take batches.
-    if features.type != "tensor(double)" or len(shape) != 2 or shape[1] != width or _fixed(shape[0]):
-        raise BundleError(
-            f"input {INPUT}: expected tensor(double) of shape (rows, {width}), got {features.type} of {shape}"
-        )
-    outputs = {value.name: value for value in session.get_outputs()}
-    if OUTPUT not in outputs:
-        raise BundleError(f"outputs: expected {OUTPUT}, got {', '.join(sorted(outputs)) or 'none'}")
-    output = outputs[OUTPUT]
-    if output.type not in _FLOATS or output.shape[1:] not in ([], [1]) or not output.shape or _fixed(output.shape[0]):
-        expected = "a float or double tensor of shape (rows,) or (rows, 1)"
-        raise BundleError(f"output {OUTPUT}: expected {expected}, got {output.type} of {output.shape}")
-
-
-def _fixed(dimension: object) -> bool:
-    return isinstance(dimension, int)
 
 
 def _refusal(error: Exception) -> str:

@@ -1,8 +1,8 @@
 """Refuses a graph in which one row of a batch can influence another.
 
 Callers share batches, so the answer to a row must not depend on the rows beside it. A test with some rows cannot show
-that: this check follows the batch axis through the graph, from `features` to `probability`, by the rules of
-row_rules.py. Nodes that the probability does not depend on are skipped. load_checks.py adds a test with
+that: this check follows the batch axis through the graph, from the inputs to the outputs, by the rules of
+row_rules.py. Nodes that no output depends on are skipped. load_checks.py adds a test with
 different rows.
 """
 
@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from common.errors import BundleError
 from server.core.graph_scan import KNOWN_DOMAINS
+from server.core.graph_signature import INPUT, LEVELS, MEDIAN, OUTPUT, QUANTILES, SIZES
 from server.core.onnx_graph import Function, Graph, Node, read_graph
-from server.core.predictor import INPUT, OUTPUT
 from server.core.row_rules import RULES
 from server.core.row_values import ROWS, Call, RowsMixError, Value
 
@@ -21,8 +21,11 @@ MIN_OPSET = 7  # older operators broadcast by an attribute
 MAX_FUNCTION_DEPTH = 32
 
 
-def require_independent_rows(model: bytes, width: int, opset: int) -> None:
-    """width: features per row. opset: of ai.onnx. Raises BundleError, which names the node that can mix rows."""
+def require_independent_rows(model: bytes, width: int, opset: int, *, forecasts: bool = False) -> None:
+    """width: features per row. opset: of ai.onnx. forecasts: whether the model forecasts a distribution.
+
+    Raises BundleError, which names the node that can mix rows.
+    """
     graph = read_graph(model)
     foreign = next((name for domain, name in graph.functions if domain in KNOWN_DOMAINS), None)
     if foreign is not None:
@@ -31,12 +34,18 @@ def require_independent_rows(model: bytes, width: int, opset: int) -> None:
         raise BundleError(f"opset: expected at least {MIN_OPSET}, got {opset}")
     values = {name: Value(constant.shape, constant.ints) for name, constant in graph.constants.items()}
     values[INPUT] = Value((ROWS, width))
-    _Walk(graph, opset).run(_needed(graph.nodes, {OUTPUT}), values)
-    probability = values.get(OUTPUT)
-    if probability is None:
-        raise BundleError(f"outputs: expected {OUTPUT}")
-    if probability.rows != 0 or probability.sized:
-        raise BundleError(f"output {OUTPUT}: expected a value for each row, got a value that depends on no single row")
+    outputs = [OUTPUT]
+    if forecasts:
+        values |= {SIZES: Value((ROWS, 1)), LEVELS: Value((ROWS, None))}
+        outputs += [MEDIAN, QUANTILES]
+    _Walk(graph, opset).run(_needed(graph.nodes, set(outputs)), values)
+    for name in outputs:
+        output = values.get(name)
+        if output is None:
+            raise BundleError(f"outputs: expected {name}")
+        if output.rows != 0 or output.sized:
+            what = "expected a value for each row, got a value that depends on no single row"
+            raise BundleError(f"output {name}: {what}")
 
 
 class _Walk:

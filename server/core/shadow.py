@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from server.core.arrays import Matrix, Vector
+from server.core.dataplane import ModelRun
 from server.core.models import Repository
 from server.core.snapshot import Model, ModelSnapshot
 
@@ -47,15 +48,21 @@ class Agreement:
 
 
 class AnsweredRows(msgspec.Struct, frozen=True):
-    """Rows of answered requests: which model answered, its probabilities, and the shadow models to compare."""
+    """Rows of answered requests: which model answered, its probabilities, and the shadow models to compare.
+
+    sizes: the spike sizes (rows, 1) of the probabilities, in bps; None if the model that answered forecasts no
+    distribution.
+    """
 
     model: Model
     shadows: tuple[Model, ...]
     matrix: Matrix
     probabilities: Vector
+    sizes: Matrix | None = None
 
     def part(self, rows: slice) -> AnsweredRows:
-        return AnsweredRows(self.model, self.shadows, self.matrix[rows], self.probabilities[rows])
+        sizes = None if self.sizes is None else self.sizes[rows]
+        return AnsweredRows(self.model, self.shadows, self.matrix[rows], self.probabilities[rows], sizes)
 
 
 class ShadowScorer:
@@ -75,8 +82,9 @@ class ShadowScorer:
         """Whether any model has a shadow."""
         return bool(self._repository.snapshot.shadows)
 
-    def offer(self, model: Model, matrix: Matrix, probabilities: Vector) -> None:
-        """Called after an answer: matrix (rows, features), probabilities (rows,). Queues copies, or nothing."""
+    def offer(self, run: ModelRun) -> None:
+        """Called after an answer. Queues copies of the run's rows, or nothing."""
+        model, matrix = run.model, run.matrix
         snapshot: ModelSnapshot = self._repository.snapshot
         if not snapshot.shadows:
             return
@@ -89,7 +97,8 @@ class ShadowScorer:
             fits = self._waiting_rows + rows <= self._max_waiting_rows
             if fits:
                 self._waiting_rows += rows
-                self._waiting.append(AnsweredRows(model, shadows, matrix.copy(), probabilities.copy()))
+                sizes = None if run.sizes is None else run.sizes.copy()
+                self._waiting.append(AnsweredRows(model, shadows, matrix.copy(), run.probabilities.copy(), sizes))
                 return
             for shadow in shadows:
                 self._agreement(shadow).dropped_rows += rows
@@ -126,11 +135,18 @@ class ShadowScorer:
             first.shadows,
             np.concatenate([part.matrix for part in together]),
             np.concatenate([part.probabilities for part in together]),
+            None
+            if first.sizes is None
+            else np.concatenate([part.sizes for part in together if part.sizes is not None]),
         )
 
     def _score(self, work: AnsweredRows, shadow: Model) -> None:
+        if shadow.forecast is None:
+            work = _at_default_size(work)
+            if not len(work.matrix):
+                return
         try:
-            probabilities = shadow.predictor.predict(work.matrix)
+            probabilities = _probabilities(work, shadow)
         except Exception:  # ONNX Runtime raises many kinds; no caller waits for this result
             probabilities = np.full(len(work.matrix), np.nan)
         if probabilities.shape != work.probabilities.shape:
@@ -141,3 +157,19 @@ class ShadowScorer:
     def _agreement(self, shadow: Model) -> Agreement:
         key = (shadow.name, shadow.version)
         return self.agreements.get(key) or self.agreements.setdefault(key, Agreement())
+
+
+def _at_default_size(work: AnsweredRows) -> AnsweredRows:
+    """The rows that a shadow without sizes can be compared on: answered for the default size of their model."""
+    if work.sizes is None or work.model.forecast is None:
+        return work
+    default = work.sizes[:, 0] == work.model.forecast.spike_bps
+    return AnsweredRows(work.model, work.shadows, work.matrix[default], work.probabilities[default])
+
+
+def _probabilities(work: AnsweredRows, shadow: Model) -> Vector:
+    """(rows,). A forecast model scores the sizes of the answers; without them, its default size."""
+    if shadow.forecast is None or work.sizes is None:
+        return shadow.predictor.predict(work.matrix)
+    levels = np.empty((len(work.matrix), 0))
+    return shadow.predictor.forecast(work.matrix, work.sizes, levels).in_range().probabilities

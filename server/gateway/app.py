@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -14,6 +14,7 @@ from google.protobuf.json_format import MessageToDict
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from common.access import Access
 from common.errors import VolcastError
@@ -31,6 +32,7 @@ from server.gateway.middleware import (
     limited_body,
     response_for,
 )
+from server.gateway.openapi import described
 from server.gateway.schemas import (
     ErrorBody,
     PredictAnswer,
@@ -47,7 +49,8 @@ BUILD = version("volcast")
 DESCRIPTION = f"""How likely is a volatility spike in the next 60 seconds?
 
 `POST /predict` takes the {len(CORE_1)} features of schema `{CORE_1.name}` as flat JSON and answers with a probability.
-A model with features of its own takes them as `{{"model": "NAME", "features": {{"spread": 0.01}}}}`.
+A model with other features takes them as `{{"model": "NAME", "features": {{"spread": 0.01}}}}`. If the model forecasts
+a distribution, the caller chooses the spike size (`spike_bps` or `spike_multiple`) and `quantiles`.
 The gateway asks an inference server over gRPC; for many rows or low latency call that server directly
 (`volcast.v1.InferenceService`)."""
 
@@ -98,6 +101,7 @@ def create_app(
         # By default, Swagger UI sends the page's address to a validator on the Internet.
         swagger_ui_parameters={"validatorUrl": None, "tryItOutEnabled": True, "displayRequestDuration": True},
     )
+    app.router.routes.insert(0, Route("/openapi.json", _openapi, include_in_schema=False))
     app.state.leaving = False  # set: readiness is 503, and connections close after their next response
     app.add_middleware(AuthMiddleware, gate=Gate(tokens, open_prefixes=()))
     app.add_middleware(RequestMiddleware, metrics=metrics, log=log)
@@ -108,6 +112,15 @@ def create_app(
     _add_operations(app, metrics)
     app.include_router(oip.router())
     return app
+
+
+async def _openapi(request: Request) -> JSONResponse:
+    """The description of the API, with the features and the example of the model that is served now."""
+    document = request.app.openapi()
+    if admitted(request):
+        with suppress(VolcastError):  # without a server the description is general
+            document = described(document, await request.app.state.backend.health())
+    return JSONResponse(document)
 
 
 async def _on_volcast_error(request: Request, error: Exception) -> Response:
@@ -130,6 +143,7 @@ def _add_predict(app: FastAPI) -> None:
         tags=["prediction"],
         summary="Score one row of features",
         response_model=PredictAnswer,
+        response_model_exclude_none=True,
         responses=_ERRORS,
         openapi_extra=_BODY,
     )
@@ -147,7 +161,8 @@ def _add_predict(app: FastAPI) -> None:
         except ValidationError as error:
             return _refuse_body(error)
         backend: Backend = request.app.state.backend
-        return predict_answer(await backend.predict(predict_request(body, model, version)))
+        message = predict_request(body, model, version)
+        return predict_answer(message, await backend.predict(message))
 
 
 def _refuse_body(error: ValidationError) -> JSONResponse:

@@ -97,15 +97,16 @@ async def _ready(request: Request) -> JSONResponse:
 async def _model_metadata(request: Request, name: str) -> JSONResponse:
     """Versions, inputs and outputs of a model. The path may select a version: /versions/VERSION."""
     metadata = await _call(request, "ModelMetadata", ModelMetadataRequest(name=name, version=_version(request)))
-    return JSONResponse(
-        {
-            "name": metadata.name,
-            "versions": list(metadata.versions),
-            "platform": metadata.platform,
-            "inputs": [_tensor(tensor) for tensor in metadata.inputs],
-            "outputs": [_tensor(tensor) for tensor in metadata.outputs],
-        }
-    )
+    fields = {
+        "name": metadata.name,
+        "versions": list(metadata.versions),
+        "platform": metadata.platform,
+        "inputs": [_tensor(tensor) for tensor in metadata.inputs],
+        "outputs": [_tensor(tensor) for tensor in metadata.outputs],
+    }
+    if metadata.properties:
+        fields["properties"] = dict(metadata.properties)
+    return JSONResponse(fields)
 
 
 async def _model_ready(request: Request, name: str) -> JSONResponse:

@@ -19,10 +19,12 @@ _UNITS = {
     "1/s": "per second",
     "1": "plain ratio",
 }
+EXAMPLE_LEVELS = (0.1, 0.5, 0.9)
 _MAX_SHOWN = 60
 _MAX_VIOLATIONS = 20
 # Field paths of PredictRequest, and the names of these fields in the JSON body.
 _JSON_NAMES = {"model.name": "model", "model.version": "version"}
+_FEATURE_PREFIX = "named.rows[0].features["
 
 
 def _feature_field(feature: Feature) -> Any:
@@ -54,6 +56,32 @@ _OPTIONS: dict[str, Any] = {
     ),
     "model": (str | None, Field(None, description="Model name; empty: the server's default.", examples=["volatility"])),
     "version": (str | None, Field(None, description="Model version; empty: the one labelled stable.", examples=["1"])),
+    "spike_bps": (
+        float | None,
+        Field(
+            None,
+            description="Spike size: realized volatility of the next 60 s in basis points; 0: the model's default. "
+            "This field and the next two need a model that forecasts a distribution.",
+            examples=[5.0],
+        ),
+    ),
+    "spike_multiple": (
+        float | None,
+        Field(
+            None,
+            description="Spike size as a multiple of the trailing hour's volatility, instead of spike_bps; 0: not "
+            "used. Only for models of schema full/2.",
+            examples=[3.0],
+        ),
+    ),
+    "quantiles": (
+        list[float] | None,
+        Field(
+            None,
+            description="Levels of the quantiles to return: ascending, in (0, 1), at most 16.",
+            examples=[list(EXAMPLE_LEVELS)],
+        ),
+    ),
 }
 PredictBody = create_model("PredictBody", __base__=_Row, **_FEATURES, **_OPTIONS)
 PredictBody.__doc__ = _Row.__doc__
@@ -68,17 +96,31 @@ OwnFeaturesBody.__doc__ = "One row for a model with features of its own (docs/ow
 
 
 class PredictAnswer(BaseModel):
-    """How likely a volatility spike is in the next 60 s."""
+    """How likely a volatility spike is in the next 60 s. A model of one probability leaves the last fields out."""
 
     model_config = ConfigDict(protected_namespaces=())
 
-    probability: float = Field(description="Probability of a spike in the 60 s after the row, in [0, 1].")
-    threshold: float = Field(description="Decision threshold of the model, in [0, 1].")
+    probability: float = Field(
+        description="Probability, in [0, 1], that realized volatility in the 60 s after the row reaches the spike size."
+    )
+    threshold: float = Field(
+        description="Alert level of the model, in [0, 1]. It belongs to the model's default spike size."
+    )
     spike: bool = Field(description="Whether probability >= threshold.")
     model_name: str = Field(description="Model that answered.")
     model_version: str = Field(description="Its version.")
     queue_us: float = Field(description="Time the request waited for the model, microseconds.")
     compute_us: float = Field(description="Time the model ran, microseconds.")
+    spike_bps: float | None = Field(None, description="Spike size of the probability, basis points of volatility.")
+    base_rate: float | None = Field(
+        None,
+        description="Share of the training rows at or above the spike size, in [0, 1]: compare probability with it.",
+    )
+    median_bps: float | None = Field(None, description="Median of the forecast volatility, basis points.")
+    quantiles: list[float] | None = Field(None, description="The requested levels.")
+    quantile_bps: list[float] | None = Field(
+        None, description="Quantiles of the forecast volatility at these levels, basis points."
+    )
 
 
 class Violation(BaseModel):
@@ -115,11 +157,24 @@ def predict_request(body: Any, model: str, version: str) -> PredictRequest:
     name, chosen = body.model or model, body.version or version
     if name or chosen:
         request.model.CopyFrom(ModelSelector(name=name, version=chosen or None))
+    request.spike_bps = body.spike_bps or 0.0
+    request.spike_multiple = body.spike_multiple or 0.0
+    request.quantiles.extend(body.quantiles or ())
     return request
 
 
-def predict_answer(response: PredictResponse) -> PredictAnswer:
+def predict_answer(request: PredictRequest, response: PredictResponse) -> PredictAnswer:
+    """Returns the answer. If the model forecasts no distribution, the fields of the forecast are None."""
     probability = response.probabilities[0]
+    forecast: dict[str, Any] = {}
+    if response.median_bps:
+        forecast = {
+            "spike_bps": response.spike_bps,
+            "base_rate": response.base_rate,
+            "median_bps": response.median_bps[0],
+        }
+    if response.quantile_bps:
+        forecast |= {"quantiles": list(request.quantiles), "quantile_bps": list(response.quantile_bps)}
     return PredictAnswer(
         probability=probability,
         threshold=response.threshold,
@@ -128,6 +183,7 @@ def predict_answer(response: PredictResponse) -> PredictAnswer:
         model_version=response.model_version,
         queue_us=response.queue_ns / 1000,
         compute_us=response.compute_ns / 1000,
+        **forecast,
     )
 
 
@@ -142,6 +198,8 @@ def _violation(finding: Any) -> Violation:
     field = shown(str(where[0]), _MAX_SHOWN) if where else "body"
     if field == "features" and len(where) > 1:  # the feature's own name, as in the server's findings
         return Violation(field=shown(str(where[1]), _MAX_SHOWN), problem="expected a finite number", value=value)
+    if field == "quantiles" and len(where) > 1:
+        return Violation(field=f"quantiles[{where[1]}]", problem="expected a finite number", value=value)
     match finding["type"]:
         case "missing":
             return Violation(field=field, problem=f"missing, expected {_expected(field)}")
@@ -154,8 +212,10 @@ def _violation(finding: Any) -> Violation:
 
 
 def _expected(field: str) -> str:
-    if field in CORE_1.names:
+    if field in CORE_1.names or field in ("spike_bps", "spike_multiple"):
         return "a finite number"
+    if field == "quantiles":
+        return "a list of numbers"
     if field == "features":
         return "an object of feature names and numbers"
     return "a whole number from 0 to 2^63 - 1" if field == "event_time_ns" else "text"
@@ -171,7 +231,8 @@ def named_violations(violations: Iterable[FieldViolation]) -> list[Violation]:
 
 
 def _json_name(path: str) -> str:
-    return _JSON_NAMES.get(path) or path.removeprefix("named.rows[0].features[").removesuffix("]")
+    feature = path.removeprefix(_FEATURE_PREFIX)
+    return _JSON_NAMES.get(path) or (feature.removesuffix("]") if feature != path else path)
 
 
 def one_line(violations: Iterable[Violation]) -> str:

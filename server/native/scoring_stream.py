@@ -27,15 +27,14 @@ from server.rpc.inference import read_predict
 from server.rpc.methods import Frame, ScoringStream
 from server.runtime.metrics import CODE_NAMES
 from server.wire.response import (
-    after_values,
     before_values,
+    body_bytes,
+    body_rows,
     stream_message,
     stream_message_rows,
     stream_messages,
-    value_rows,
-    values_of,
 )
-from server.wire.templates import FrameTemplate, frame_parts, matrix_of, model_for
+from server.wire.templates import FrameTemplate, frame_parts, job_for
 
 FRAMES_PER_PULL = 256  # of one stream, before other streams have their turn
 MAX_INLINE_BYTES = 1024  # a frame of one row is smaller
@@ -150,20 +149,20 @@ class ScoringStreamCall:
         serving, stream, h2 = self._serving, self.stream, self.connection.h2
         frames = h2.peek_rows(stream, FRAMES_PER_PULL, MIN_COLUMNAR_FRAMES)
         template = serving.templates.match_frame(frames[0, PREFIX:].tobytes()) if frames is not None else None
-        if frames is None or template is None:
+        if frames is None or template is None or template.request.is_single:
             return False
         count = min(template.count_matching(frames), serving.max_run_rows // template.request.rows)
-        model = model_for(serving.plane.repository, template.request)
-        if count < MIN_COLUMNAR_FRAMES or model is None:
+        if count < MIN_COLUMNAR_FRAMES:
             return False
         values = np.ascontiguousarray(frames[:count, len(template.head) : template.values.stop])
-        matrix = matrix_of(values, template.request, len(model.schema))
-        if matrix is None:
+        now_ns = serving.now_ns()
+        job = job_for(serving.plane.repository, template.request, values, now_ns)
+        if job is None:
             return False
         h2.consume(stream, count * frames.shape[1])
-        now_ns = self.last_frame_ns = serving.now_ns()
+        self.last_frame_ns = now_ns
         replies = FrameRunReplies(self, frames[:count, PREFIX:], count * frames.shape[1], [template], now_ns)
-        self._put(ScoringJob(model, matrix, now_ns), replies)
+        self._put(job, replies)
         return True
 
     def _take(self, messages: list[bytes]) -> None:
@@ -187,7 +186,10 @@ class ScoringStreamCall:
             template = match(raw)
             if template is None or (rows and rows + template.request.rows > max_rows):
                 break
-            if templates and template is not templates[-1] and not template.request.shares_matrix(templates[0].request):
+            if templates and (
+                template.request.is_single
+                or (template is not templates[-1] and not template.request.shares_matrix(templates[0].request))
+            ):
                 break
             templates.append(template)
             rows += template.request.rows
@@ -195,17 +197,13 @@ class ScoringStreamCall:
             return 0
         frames = messages[at : at + len(templates)]
         first = templates[0].request
-        model = model_for(serving.plane.repository, first)
-        matrix = None
-        if model is not None:
-            values = _values(frames, templates)
-            matrix = matrix_of(values, first, len(model.schema))
-        if model is None or matrix is None:
+        job = job_for(serving.plane.repository, first, _values(frames, templates), now_ns)
+        if job is None:
             for raw in frames:
                 self._put_slow(raw, now_ns)
             return len(frames)
         replies = FrameRunReplies(self, frames, sum(map(len, frames)), templates, now_ns)
-        self._put(ScoringJob(model, matrix, now_ns), replies)
+        self._put(job, replies)
         return len(frames)
 
     def _put_slow(self, raw: bytes, now_ns: int) -> None:
@@ -351,18 +349,18 @@ class FrameRunReplies:
             call.on_answered(self)
             return
         serving = call.connection.serving
-        fields, after = serving.model_fields.of(outcome.model), after_values(outcome.queue_ns, outcome.compute_ns)
+        fields = serving.model_fields.of(outcome.model)
         if isinstance(frames, list):
-            messages = self._messages(frames, fields, values_of(outcome), after)
+            messages = self._messages(frames, fields, outcome)
         else:
             template = self._templates[0]
             rows, ids = template.request.rows, frames[:, : template.id_end]
-            messages = stream_message_rows(ids, before_values(fields, rows), value_rows(outcome, rows), after)
+            messages = stream_message_rows(ids, before_values(fields, rows), *body_rows(outcome, rows))
         call.connection.send(call.stream, messages)
         call.on_answered(self)
         serving.metrics.requests([("StreamPredict", self._arrived_ns, len(frames))], serving.now_ns())
 
-    def _messages(self, frames: list[bytes], fields: bytes, values: bytes, after: bytes) -> bytes:
+    def _messages(self, frames: list[bytes], fields: bytes, result: Result) -> bytes:
         """The responses. Consecutive frames with the same number of rows are built together."""
         templates, parts = self._templates, []
         begin = at = 0
@@ -373,9 +371,10 @@ class FrameRunReplies:
             ids = [
                 raw[: template.id_end] for raw, template in zip(frames[begin:end], templates[begin:end], strict=True)
             ]
-            size = 8 * rows * len(ids)
-            parts.append(stream_messages(ids, before_values(fields, rows), values[at : at + size], after))
-            begin, at = end, at + size
+            after_rows = at + rows * len(ids)
+            part = result if len(ids) == len(frames) else result.part(slice(at, after_rows))
+            parts.append(stream_messages(ids, before_values(fields, rows), *body_bytes(part, rows)))
+            begin, at = end, after_rows
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+import msgspec
 import numpy as np
 
 from common.errors import VolcastError
 from common.rpc_status import to_status
-from server.core.arrays import Matrix
 from server.core.batcher import DEADLINE_PASSED, Work
 from server.core.dataplane import Outcome, Result, ScoringJob
 from server.http2.blocks import MIN_COLUMNAR_CALLS as MIN_COLUMNAR_CALLS
@@ -26,8 +26,8 @@ from server.native.serving import Serving
 from server.rpc.inference import read_predict
 from server.rpc.methods import Unary
 from server.wire.inline import MIN_INLINE_TIMEOUT_NS
-from server.wire.response import after_values, before_values, value_rows, values_of
-from server.wire.templates import RequestTemplate, matrix_of, model_for
+from server.wire.response import before_values, bodies, body_bytes, body_rows
+from server.wire.templates import RequestTemplate, job_for
 
 Call = tuple[int, Head, bytes]  # stream id, headers, message
 CALLS_PER_WRITE = 8  # the peer reads the first responses while the last are written
@@ -58,6 +58,7 @@ class UnaryCalls:
                 continue
             if run and (
                 rows + template.rows > max_rows
+                or template.is_single
                 or (template is not run_templates[-1] and not template.shares_matrix(run_templates[-1]))
             ):
                 self._put_run(connection, run, run_templates, now_ns)
@@ -76,11 +77,11 @@ class UnaryCalls:
             self._refuse(connection, ids[room:], block.head.method.name)
             ids, messages = ids[:room], messages[:room]
         template = self._block_template(block.head, messages)
-        model = model_for(serving.plane.repository, template) if template is not None else None
-        matrix = None
-        if template is not None and model is not None:
-            matrix = matrix_of(np.ascontiguousarray(messages[:, template.values]), template, len(model.schema))
-        if template is None or model is None or matrix is None:
+        job = None
+        if template is not None:
+            values = np.ascontiguousarray(messages[:, template.values])
+            job = job_for(serving.plane.repository, template, values, now_ns)
+        if template is None or job is None:
             calls = [(id_, block.head, raw.tobytes()) for id_, raw in zip(ids, messages, strict=True)]
             self.accept(connection, calls, now_ns)
             return
@@ -88,14 +89,13 @@ class UnaryCalls:
         deadline_ns = _deadline(block.head, now_ns)
         if len(ids) <= step:
             replies = RunReplies(self, connection, block.head, ids, messages, [rows], now_ns)
-            job = ScoringJob(model, matrix, now_ns)
             serving.batches.put(Work(job, replies, deadline_ns, len(ids), replies.drop_cancelled))
             return
         for begin in range(0, len(ids), step):
             some = slice(begin, begin + step)
             replies = RunReplies(self, connection, block.head, ids[some], messages[some], [rows], now_ns)
-            job = ScoringJob(model, matrix[begin * rows : (begin + step) * rows], now_ns)
-            serving.batches.put(Work(job, replies, deadline_ns, len(replies.ids), replies.drop_cancelled))
+            part = msgspec.structs.replace(job, matrix=job.matrix[begin * rows : (begin + step) * rows])
+            serving.batches.put(Work(part, replies, deadline_ns, len(replies.ids), replies.drop_cancelled))
 
     def retry_each(self, connection: ServerConnection, calls: Iterable[Call], arrived_ns: int) -> None:
         """Passes each call of a failed run to the slow path. None is refused: they have already waited in the queue."""
@@ -146,7 +146,7 @@ class UnaryCalls:
         if not len(messages) or not head.method.packed or not self._serving.state.accepting:
             return None
         template = self._serving.templates.match(messages[0].tobytes())
-        if template is None or template.rows * MIN_COLUMNAR_CALLS > self._serving.max_run_rows:
+        if template is None or template.is_single or template.rows * MIN_COLUMNAR_CALLS > self._serving.max_run_rows:
             return None
         return template if template.matches_all(messages) else None
 
@@ -154,9 +154,8 @@ class UnaryCalls:
         self, connection: ServerConnection, run: list[Call], templates: list[RequestTemplate], now_ns: int
     ) -> None:
         first = templates[0]
-        model = model_for(self._serving.plane.repository, first)
-        matrix = _matrix(run, templates, len(model.schema)) if model is not None else None
-        if model is None or matrix is None:
+        job = job_for(self._serving.plane.repository, first, _values(run, templates), now_ns)
+        if job is None:
             for call in run:
                 self._slow(connection, call, now_ns)
             return
@@ -166,7 +165,6 @@ class UnaryCalls:
         replies = RunReplies(self, connection, run[0][1], ids, run, rows, now_ns)
         deadlines = [ns for call in run if (ns := _deadline(call[1], now_ns)) is not None]
         deadline_ns = min(deadlines) if deadlines else None
-        job = ScoringJob(model, matrix, now_ns)
         self._serving.batches.put(Work(job, replies, deadline_ns, len(run), replies.drop_cancelled))
 
     def _slow(self, connection: ServerConnection, call: Call, arrived_ns: int) -> None:
@@ -275,7 +273,7 @@ class RunReplies:
             self._rows = [self._rows[index] for index in kept]
         self.ids = [ids[index] for index in kept]
         self._calls = [self._calls[index] for index in kept] if isinstance(self._calls, list) else self._calls[waiting]
-        return ScoringJob(job.model, matrix, job.arrived_ns)
+        return msgspec.structs.replace(job, matrix=matrix)
 
     def send(self, outcome: Outcome) -> None:
         connection, arrived_ns = self._connection, self._arrived_ns
@@ -301,22 +299,22 @@ class RunReplies:
     def _respond(self, result: Result) -> None:
         connection, ids = self._connection, self.ids
         serving = connection.serving
-        fields, after = serving.model_fields.of(result.model), after_values(result.queue_ns, result.compute_ns)
+        fields = serving.model_fields.of(result.model)
         if len(self._rows) > 1:
-            answered = self._respond_mixed(fields, values_of(result), after)
+            answered = self._respond_mixed(fields, bodies(result, self._rows))
         else:
             before = before_values(fields, self._rows[0])
             if isinstance(ids, range):
-                answered = self._respond_columns(ids, before, value_rows(result, self._rows[0]), after)
+                answered = self._respond_columns(ids, before, *body_rows(result, self._rows[0]))
             else:
-                answered = self._respond_uniform(before, values_of(result), after)
+                answered = self._respond_uniform(before, *body_bytes(result, self._rows[0]))
         serving.mark_for_flush(connection)
         serving.metrics.requests([("Predict", self._arrived_ns, answered)], serving.now_ns())
 
     # Each method returns the number of calls that were still open.
 
     def _respond_uniform(self, before: bytes, values: bytes, after: bytes) -> int:
-        connection, respond, size = self._connection, self._connection.h2.respond_fast, 8 * self._rows[0]
+        connection, respond, size = self._connection, self._connection.h2.respond_fast, len(values) // len(self.ids)
         at = answered = 0
         for index, stream_id in enumerate(self.ids):
             answered += respond(stream_id, before + values[at : at + size] + after)
@@ -325,17 +323,15 @@ class RunReplies:
                 connection.flush()
         return answered
 
-    def _respond_mixed(self, fields: bytes, values: bytes, after: bytes) -> int:
+    def _respond_mixed(self, fields: bytes, parts: list[bytes]) -> int:
         connection, respond = self._connection, self._connection.h2.respond_fast
         befores: dict[int, bytes] = {}  # by rows
-        at = answered = 0
-        for index, (stream_id, rows) in enumerate(zip(self.ids, self._rows, strict=True)):
+        answered = 0
+        for index, (stream_id, rows, part) in enumerate(zip(self.ids, self._rows, parts, strict=True)):
             before = befores.get(rows)
             if before is None:
                 before = befores[rows] = before_values(fields, rows)
-            end = at + 8 * rows
-            answered += respond(stream_id, before + values[at:end] + after)
-            at = end
+            answered += respond(stream_id, before + part)
             if index % CALLS_PER_WRITE == CALLS_PER_WRITE - 1:
                 connection.flush()
         return answered
@@ -360,8 +356,8 @@ def _deadline(head: Head, arrived_ns: int) -> int | None:
     return None if head.timeout_ns == NO_TIMEOUT else arrived_ns + head.timeout_ns
 
 
-def _matrix(run: list[Call], templates: list[RequestTemplate], width: int) -> Matrix | None:
-    """The rows of all calls, one after another; None if a value is not finite."""
+def _values(run: list[Call], templates: list[RequestTemplate]) -> bytes:
+    """The values of all calls, one after another."""
     view: Callable[[bytes], bytes | memoryview] = bytes if templates[0].rows < MIN_VIEW_ROWS else memoryview
     parts = [view(call[2])[template.values] for call, template in zip(run, templates, strict=True)]
-    return matrix_of(parts[0] if len(parts) == 1 else b"".join(parts), templates[0], width)  # type: ignore[arg-type]
+    return parts[0] if len(parts) == 1 else b"".join(parts)  # type: ignore[return-value]

@@ -1,16 +1,14 @@
-"""ModelInfer: tensors in, probabilities out.
+"""ModelInfer: tensors in, probabilities and quantiles out.
 
-This module checks everything that does not depend on the model: datatypes, shapes against lengths, outputs.
+This module checks everything that does not depend on the model: datatypes, and shapes against lengths.
 server.core.tensors compares names and shapes with the model's schema. An error names the first fault only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from common.errors import RequestError, VolcastError
@@ -19,76 +17,27 @@ from common.text import MAX_SHOWN
 from server.core.dataplane import Result
 from server.core.requests import PredictInput, Selection
 from server.core.tensors import Tensor, TensorInput
+from server.oip.outputs import InferResponseFormat, OutputsOf, refuse_shared_memory, requested_outputs
+from server.oip.parameters import forecast_query, routing_key
 from server.rpc.inference import parse
-from volcast.oip.v2 import (
-    InferParameter,
-    InferTensorContents,
-    ModelInferRequest,
-    ModelInferResponse,
-    ModelStreamInferResponse,
-)
+from volcast.oip.v2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 
-PROBABILITY = "probability"
-ROUTING_KEY = "routing_key"
-THRESHOLD = "threshold"
 # More tensors than any schema has features. A request of a million empty tensors is refused without reading each.
 MAX_INPUTS = 256
 _DTYPES: dict[str, np.dtype[np.floating[Any]]] = {"FP32": np.dtype("<f4"), "FP64": np.dtype("<f8")}
 _CONTENTS = {"FP32": "fp32_contents", "FP64": "fp64_contents"}
-_SHARED_MEMORY = "shared_memory_region"
 
 
-class InferResponseFormat(msgspec.Struct, frozen=True, gc=False):
-    """The properties of a request that determine its response.
-
-    id: the request's id. raw: the response has raw_output_contents, as the request had raw_input_contents.
-    """
-
-    id: str
-    raw: bool
-
-    def encode(self, result: Result) -> bytes:
-        """Returns a serialized ModelInferResponse.
-
-        A protobuf parser merges concatenated messages. So the fields that responses have in common are serialized
-        once and cached. Measured 1.2 us for one row; building the whole message takes 3.7 us.
-        """
-        model, probabilities = result.model, result.probabilities
-        common = _model_fields(model.name, model.version, model.threshold) + _row_fields(len(probabilities), self.raw)
-        if self.raw:
-            values = np.asarray(probabilities, "<f8").tobytes()
-            own = ModelInferResponse(id=self.id, raw_output_contents=(values,))
-        else:
-            contents = InferTensorContents(fp64_contents=probabilities.tolist())
-            output = _output(len(probabilities), contents)
-            own = ModelInferResponse(id=self.id, outputs=(output,))
-        return common + own.SerializeToString()
-
-
-@lru_cache(maxsize=64)
-def _model_fields(name: str, version: str, threshold: float) -> bytes:
-    # As text: double parameters are an addition of Triton, and KServe's clients drop them.
-    parameters = {THRESHOLD: InferParameter(string_param=repr(threshold))}
-    return ModelInferResponse(model_name=name, model_version=version, parameters=parameters).SerializeToString()
-
-
-@lru_cache(maxsize=1024)
-def _row_fields(rows: int, raw: bool) -> bytes:
-    return ModelInferResponse(outputs=(_output(rows),)).SerializeToString() if raw else b""
-
-
-def _output(rows: int, contents: InferTensorContents | None = None) -> ModelInferResponse.InferOutputTensor:
-    return ModelInferResponse.InferOutputTensor(name=PROBABILITY, datatype="FP64", shape=(rows,), contents=contents)
-
-
-def decode(raw: bytes) -> tuple[PredictInput, Callable[[Result], bytes]]:
-    """Returns the input and the encoder of its response; raises RequestError."""
+def decode(outputs_of: OutputsOf, raw: bytes) -> tuple[PredictInput, Callable[[Result], bytes]]:
+    """Returns the input and the encoder of its response; raises RequestError. outputs_of: see `requested_outputs`."""
     request = parse(ModelInferRequest, raw)
-    return infer_input(request), response_format(request).encode
+    answered = infer_input(request)
+    outputs = requested_outputs(request.outputs, answered, outputs_of)
+    return answered, _response_format(request, outputs).encode
 
 
-def response_format(request: ModelInferRequest) -> InferResponseFormat:
-    return InferResponseFormat(request.id, bool(request.raw_input_contents) or not request.inputs)
+def _response_format(request: ModelInferRequest, outputs: tuple[str, ...] = ()) -> InferResponseFormat:
+    return InferResponseFormat(request.id, bool(request.raw_input_contents) or not request.inputs, outputs)
 
 
 def infer_input(request: ModelInferRequest) -> PredictInput:
@@ -98,14 +47,13 @@ def infer_input(request: ModelInferRequest) -> PredictInput:
     if len(inputs) > MAX_INPUTS:
         raise RequestError.of("inputs", f"expected at most {MAX_INPUTS}, got {len(request.inputs)}")
     if raws and len(raws) != len(inputs):
-        _refuse_shared_memory(inputs, "inputs")
+        refuse_shared_memory(inputs, "inputs")
         what = f"expected one for each of {len(inputs)} inputs, or none, got {len(request.raw_input_contents)}"
         raise RequestError.of("raw_input_contents", what)
-    if request.outputs:
-        _check_outputs(request.outputs)
     tensors = [_tensor(index, tensor, raws[index] if raws else None) for index, tensor in enumerate(inputs)]
     selection = Selection(request.model_name, request.model_version)
-    return PredictInput(TensorInput(tensors), selection, _routing_key(request.parameters))
+    key, query = routing_key(request.parameters), forecast_query(request.parameters)
+    return PredictInput(TensorInput(tensors), selection, key, query)
 
 
 def _tensor(index: int, tensor: Any, raw: bytes | None) -> Tensor:
@@ -131,7 +79,7 @@ def _raw(index: int, tensor: Any, raw: bytes, dtype: np.dtype[Any], shape: tuple
     if tensor.HasField("contents") and tensor.contents.ListFields():
         raise RequestError.of(f"inputs[{index}].contents", "expected none beside raw_input_contents")
     if len(raw) != count * dtype.itemsize:
-        _refuse_shared_memory([tensor], f"inputs[{index}]")
+        refuse_shared_memory([tensor], f"inputs[{index}]")
         expected = f"{count * dtype.itemsize} bytes (shape {list(shape)} of {tensor.datatype})"
         raise RequestError.of(f"raw_input_contents[{index}]", f"expected {expected}, got {len(raw)}")
     return np.frombuffer(raw, dtype)
@@ -141,12 +89,12 @@ def _typed(index: int, tensor: Any, dtype: np.dtype[Any], shape: tuple[int, ...]
     field = _CONTENTS[tensor.datatype]
     filled = [descriptor.name for descriptor, _ in tensor.contents.ListFields()]
     if filled not in ([field], []):
-        _refuse_shared_memory([tensor], f"inputs[{index}]")
+        refuse_shared_memory([tensor], f"inputs[{index}]")
         what = f"expected {field} alone for {tensor.datatype}, got {', '.join(filled)}"
         raise RequestError.of(f"inputs[{index}].contents", what)
     values = getattr(tensor.contents, field)
     if len(values) != count:
-        _refuse_shared_memory([tensor], f"inputs[{index}]")
+        refuse_shared_memory([tensor], f"inputs[{index}]")
         what = f"expected {count} values (shape {list(shape)}), got {len(values)}"
         raise RequestError.of(f"inputs[{index}].contents.{field}", what)
     # Without unknown fields the message consists of the packed field, whose elements have the layout of an array.
@@ -157,45 +105,19 @@ def _typed(index: int, tensor: Any, dtype: np.dtype[Any], shape: tuple[int, ...]
     return np.array(np.frombuffer(packed, dtype, offset=len(packed) - count * dtype.itemsize))
 
 
-def _check_outputs(outputs: Any) -> None:
-    for index, output in enumerate(outputs):
-        if output.name != PROBABILITY:
-            what = f"no output {output.name[:MAX_SHOWN]!r}; the model gives {PROBABILITY!r}"
-            raise RequestError.of(f"outputs[{index}].name", what)
-        if output.parameters:
-            _refuse_shared_memory([output], f"outputs[{index}]")
-            if "classification" in output.parameters:
-                raise RequestError.of(f"outputs[{index}].parameters[classification]", "there are no classes here")
-
-
-def _refuse_shared_memory(tensors: Any, field: str) -> None:
-    if any(_SHARED_MEMORY in tensor.parameters for tensor in tensors):
-        what = "there is no shared memory here; send the values"
-        raise RequestError.of(f"{field}.parameters[{_SHARED_MEMORY}]", what)
-
-
-def _routing_key(parameters: Any) -> str:
-    if not parameters or ROUTING_KEY not in parameters:
-        return ""
-    parameter = parameters[ROUTING_KEY]
-    if parameter.WhichOneof("parameter_choice") != "string_param":
-        raise RequestError.of(f"parameters[{ROUTING_KEY}]", "expected a string_param")
-    key: str = parameter.string_param
-    return key
-
-
 class InferFrame:
     """One request of ModelStreamInfer. If the request cannot be parsed, the id of its response is empty."""
 
     __slots__ = ("_format", "input")
 
-    def __init__(self, raw: bytes) -> None:
+    def __init__(self, outputs_of: OutputsOf, raw: bytes) -> None:
         self._format = InferResponseFormat("", True)
         self.input: PredictInput | VolcastError
         try:
             request = parse(ModelInferRequest, raw)
-            self._format = response_format(request)
+            self._format = _response_format(request)
             self.input = infer_input(request)
+            self._format = _response_format(request, requested_outputs(request.outputs, self.input, outputs_of))
         except RequestError as error:
             self.input = error
 

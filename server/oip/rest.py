@@ -19,7 +19,7 @@ from common.text import shown
 from volcast.oip.v2 import InferParameter, ModelInferRequest, ModelInferResponse
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-_THRESHOLD = "threshold"
+_NUMBERS = ("threshold", "spike_bps", "base_rate")  # parameters of a response: numbers here, text in gRPC
 _BINARY_SIZE = "binary_data_size"
 _BINARY = "binary_data"
 _BINARY_ALL = "binary_data_output"
@@ -181,8 +181,9 @@ def write_response(response: ModelInferResponse, encoding: OutputEncoding) -> tu
     content: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version}
     if response.id:
         content["id"] = response.id
-    if _THRESHOLD in response.parameters:
-        content["parameters"] = {_THRESHOLD: float(response.parameters[_THRESHOLD].string_param)}
+    numbers = {name: float(response.parameters[name].string_param) for name in _NUMBERS if name in response.parameters}
+    if numbers:
+        content["parameters"] = numbers
     content["outputs"] = outputs
     json = msgspec.json.encode(content)
     return (b"".join([json, *binary_values]), len(json)) if binary_values else (json, None)

@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
+
+import msgspec
 
 from common.errors import ModelNotFoundError, RequestError, UnsupportedError
 from common.versions import version_order
+from server.core.graph_signature import QUANTILES
 from server.core.models import ReloadResult, Repository
-from server.core.requests import Selection
+from server.core.requests import PredictInput, Selection
+from server.core.snapshot import Model
 from server.core.tensors import FEATURES
 from server.oip import NOT_UNLOADED
-from server.oip.infer import PROBABILITY, InferFrame, decode
+from server.oip.infer import InferFrame, decode
+from server.oip.outputs import output_names
 from server.rpc.inference import parse
 from server.rpc.methods import Method, Methods, Scoring, ScoringStream, StreamContext, StreamMethod, Unary
 from server.runtime.state import ServerState
@@ -44,6 +50,35 @@ TensorMetadata = ModelMetadataResponse.TensorMetadata
 ModelIndex = RepositoryIndexResponse.ModelIndex
 
 
+class FeatureFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An entry of the property `features`. low, high: smallest and largest value of the training rows, if known."""
+
+    unit: str
+    used: bool
+    low: float | None = None
+    high: float | None = None
+
+
+def properties(model: Model) -> dict[str, str]:
+    """Facts that the protocol has no field for. Empty if the model states none.
+
+    features: JSON, by name. spike_bps: the default spike size. takes_spike_multiple: "true" or "false".
+    """
+    stated: dict[str, str] = {}
+    if model.inputs or model.ranges:
+        facts = {
+            feature.name: FeatureFacts(
+                feature.unit, model.uses(feature.name), *model.ranges.get(feature.name, (None, None))
+            )
+            for feature in model.schema.features
+        }
+        stated["features"] = msgspec.json.encode(facts).decode()
+    if model.forecast is not None:
+        stated["spike_bps"] = repr(model.forecast.spike_bps)
+        stated["takes_spike_multiple"] = "false" if model.forecast.multiples is None else "true"
+    return stated
+
+
 class OpenInference:
     """reload: requests a new read of the models folder; None if this server does not support it."""
 
@@ -69,9 +104,15 @@ class OpenInference:
         # bytes in both.
         load = StreamMethod("RepositoryModelLoad", self.model_load, one_request=True)
         methods[f"/{SERVICE}/RepositoryModelLoad"] = load
-        methods[f"/{SERVICE}/ModelInfer"] = Scoring("ModelInfer", decode)
-        methods[f"/{SERVICE}/ModelStreamInfer"] = ScoringStream("ModelStreamInfer", InferFrame)
+        methods[f"/{SERVICE}/ModelInfer"] = Scoring("ModelInfer", partial(decode, self.outputs_of))
+        methods[f"/{SERVICE}/ModelStreamInfer"] = ScoringStream(
+            "ModelStreamInfer", partial(InferFrame, self.outputs_of)
+        )
         return methods
+
+    def outputs_of(self, request: PredictInput) -> tuple[str, ...]:
+        """The outputs of the model that answers a request. Raises ModelNotFoundError."""
+        return output_names(self._repository.resolve(request.selection, request.routing_key))
 
     def live(self, raw: bytes) -> bytes:
         parse(ServerLiveRequest, raw)
@@ -102,7 +143,11 @@ class OpenInference:
             versions=sorted(versions, key=version_order),
             platform=PLATFORM,
             inputs=[TensorMetadata(name=FEATURES, datatype="FP64", shape=[-1, len(model.schema)])],
-            outputs=[TensorMetadata(name=PROBABILITY, datatype="FP64", shape=[-1])],
+            outputs=[
+                TensorMetadata(name=name, datatype="FP64", shape=[-1, -1] if name == QUANTILES else [-1])
+                for name in output_names(model)
+            ],
+            properties=properties(model),
         ).SerializeToString()
 
     def repository_index(self, raw: bytes) -> bytes:

@@ -2,7 +2,8 @@
 
 A response has three parts: `before` (model, version, threshold, and the length of the probabilities), the
 probabilities as little-endian doubles, and `after` (the times). All responses of one run share `before` and `after`.
-The slow path builds the same messages with protobuf (server.rpc.convert); tests/server/wire/test_response.py compares
+A forecast follows `after` and differs between responses: then the part after `before` is built for each response. The
+slow path builds the same messages with protobuf (server.rpc.convert); tests/server/wire/test_response.py compares
 both for every field of the contract.
 """
 
@@ -10,11 +11,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 
 from common.http2.frames import MESSAGE
-from server.core.dataplane import Result
+from server.core.arrays import Matrix, Vector
+from server.core.dataplane import ForecastResult, Result
 from server.core.models import Repository
 from server.core.snapshot import Model, ModelSnapshot
 from server.http2.blocks import Bytes, fill_template
@@ -22,6 +25,7 @@ from server.http2.blocks import Bytes, fill_template
 # Tags of PredictResponse: field number and wire type (Protocol Buffers, Encoding).
 _MODEL_NAME, _MODEL_VERSION, _THRESHOLD, _PROBABILITIES = b"\x0a", b"\x12", b"\x19", b"\x22"
 _QUEUE_NS, _COMPUTE_NS = b"\x28", b"\x30"
+_SPIKE_BPS, _MEDIAN_BPS, _QUANTILE_BPS, _BASE_RATE = b"\x39", b"\x42", b"\x4a", b"\x51"
 _RESPONSE = b"\x12"  # of StreamPredictResponse, behind its frame_id
 DOUBLE = struct.Struct("<d")
 
@@ -67,6 +71,71 @@ def values_of(result: Result) -> bytes:
 def value_rows(result: Result, rows: int) -> Bytes:
     """The bytes of `values_of` as an array (responses, 8 x rows)."""
     return np.ascontiguousarray(result.probabilities, "<f8").view(np.uint8).reshape(-1, 8 * rows)
+
+
+def forecast_fields(spike_bps: float, medians: bytes, quantiles: bytes, base_rate: float) -> bytes:
+    """The fields of a forecast, which end a response. medians, quantiles: little-endian doubles. Zeros are left out."""
+    size = _SPIKE_BPS + DOUBLE.pack(spike_bps) if spike_bps else b""
+    levels = _QUANTILE_BPS + varint(len(quantiles)) + quantiles if quantiles else b""
+    base = _BASE_RATE + DOUBLE.pack(base_rate) if base_rate else b""
+    return size + _MEDIAN_BPS + varint(len(medians)) + medians + levels + base
+
+
+def bodies(result: Result, rows: Sequence[int]) -> list[bytes]:
+    """The bytes after `before` of each response. rows: of each response."""
+    after = after_values(result.queue_ns, result.compute_ns)
+    values, forecast = values_of(result), result.forecast
+    ends = list(accumulate(rows))
+    parts = [slice(end - count, end) for end, count in zip(ends, rows, strict=True)]
+    if forecast is None:
+        return [values[8 * part.start : 8 * part.stop] + after for part in parts]
+    return [values[8 * part.start : 8 * part.stop] + after + _fields_of(forecast, part) for part in parts]
+
+
+def _fields_of(forecast: ForecastResult, rows: slice) -> bytes:
+    size = forecast.spike_bps
+    if not size and rows.stop - rows.start == 1:
+        size = float(forecast.sizes_bps[rows.start])
+    medians, quantiles = forecast.median_bps[rows].tobytes(), forecast.quantile_bps[rows].tobytes()
+    return forecast_fields(size, medians, quantiles, forecast.base_rate)
+
+
+def body_rows(result: Result, rows: int) -> tuple[Bytes, bytes]:
+    """The bytes after `before` of responses of `rows` rows each: an array (responses, n), and bytes that all share.
+
+    If the rows of a forecast have different sizes, there must be a single response, or a response for each row.
+    """
+    after = after_values(result.queue_ns, result.compute_ns)
+    values, forecast = value_rows(result, rows), result.forecast
+    if forecast is None:
+        return values, after
+    medians, quantiles = _byte_rows(forecast.median_bps, rows), _byte_rows(forecast.quantile_bps, rows)
+    sizes = None if forecast.spike_bps or rows > 1 else _byte_rows(forecast.sizes_bps, 1)
+    size = 1.0 if sizes is not None else forecast.spike_bps
+    head = bytes(8 * rows) + after
+    template = head + forecast_fields(size, bytes(8 * rows), bytes(quantiles.shape[1]), forecast.base_rate)
+    base = 9 if forecast.base_rate else 0
+    quantiles_at = len(template) - base - quantiles.shape[1]
+    gap = len(_QUANTILE_BPS + varint(quantiles.shape[1])) if quantiles.shape[1] else 0
+    columns = [(0, values), (quantiles_at, quantiles), (quantiles_at - gap - 8 * rows, medians)]
+    if sizes is not None:
+        columns.append((len(head) + len(_SPIKE_BPS), sizes))
+    filled = fill_template(template, len(values), *columns)
+    return np.frombuffer(filled, np.uint8).reshape(len(values), -1), b""
+
+
+def body_bytes(result: Result, rows: int) -> tuple[bytes, bytes]:
+    """As `body_rows`, with the array as bytes."""
+    if result.forecast is None:
+        return values_of(result), after_values(result.queue_ns, result.compute_ns)
+    values, after = body_rows(result, rows)
+    return values.tobytes(), after
+
+
+def _byte_rows(values: Vector | Matrix, rows: int) -> Bytes:
+    """The bytes of values (responses x rows, ...) as an array (responses, n)."""
+    contiguous = np.ascontiguousarray(values, "<f8")
+    return contiguous.view(np.uint8).reshape(len(values) // rows, 8 * rows * (contiguous[:1].size))
 
 
 def stream_message(frame_id: bytes, response: bytes) -> bytes:

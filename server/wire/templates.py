@@ -2,14 +2,16 @@
 
 Clients repeat the same message with other numbers in it. The bytes before `packed.values` are a prefix that fixes the
 meaning of the values: tags, lengths, schema, type, row count. A tail may follow the values: event times and product
-ids. No model reads the tail, so only its tags, lengths and counts must be valid. If a parsed request had the same
-length, prefix and form of tail, a message can differ from it only in its values. A request that matches no template is
-parsed (docs/decisions/0009).
+ids. No model reads the tail, so only its tags, lengths and counts must be valid. The query of a forecast ends the
+message; its bytes are fixed. If a parsed request had the same length, prefix, form of tail and query, a message can
+differ from it only in its values. A request that matches no template is parsed (docs/decisions/0009).
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import msgspec
 import numpy as np
@@ -18,19 +20,24 @@ from numpy.typing import NDArray
 from common.errors import RequestError, VolcastError
 from common.http2.frames import MESSAGE
 from server.core.arrays import Matrix
+from server.core.dataplane import ScoringJob
 from server.core.models import Repository
-from server.core.requests import PredictInput, Selection
+from server.core.requests import DEFAULT_QUERY, ForecastQuery, PredictInput, Selection
 from server.core.rows import DTYPES, PackedInput, all_finite
 from server.core.snapshot import Model
+from server.wire.response import DOUBLE, varint
 
 MAX_ROWS = 1024
 MAX_PREFIX_BYTES = 1024  # prefixes of our clients have about 50 bytes; a larger prefix costs too much memory
 MAX_TAIL_BYTES = 32 * 1024  # 1,024 rows with an event time and a product id
 _MAX_TEMPLATES = 32
+_MAX_QUERIES = 16  # of messages of one length. With the longest tails, all templates take 32 MiB
 _INVERTED = bytes(byte ^ 0xFF for byte in range(256))
 _ID_TAG, _MORE = 0x08, 0x80
 _TIMES_TAG, _PRODUCT_TAG = 0x2A, 0x32  # of PackedRows: event_times_ns (packed varints), product_ids
 _MAX_TIME_BYTES = 9  # of the varint of an int64 that is not negative
+_SIZE_TAG, _MULTIPLE_TAG, _LEVELS_TAG = b"\x29", b"\x31", b"\x3a"  # of PredictRequest: fields 5 to 7
+T = TypeVar("T")
 
 
 class Tail(msgspec.Struct, frozen=True, gc=False):
@@ -43,6 +50,12 @@ class Tail(msgspec.Struct, frozen=True, gc=False):
     def matches(self, tail: bytes) -> bool:
         return not (int.from_bytes(tail, "little") ^ self.bits) & self.mask
 
+    def followed_by(self, fixed: bytes) -> Tail:
+        """This tail and bytes that must not change."""
+        bits = self.bits | int.from_bytes(fixed, "little") << 8 * self.size
+        mask = self.mask | (1 << 8 * len(fixed)) - 1 << 8 * self.size
+        return Tail(self.size + len(fixed), bits, mask)
+
     def array(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """bits and mask as arrays (size,)."""
         both = (number.to_bytes(self.size, "little") for number in (self.bits, self.mask))
@@ -54,7 +67,11 @@ NO_TAIL = Tail(0, 0, 0)
 
 
 class RequestTemplate(msgspec.Struct, frozen=True, gc=False):
-    """The fixed part of a PredictRequest."""
+    """The fixed part of a PredictRequest.
+
+    key: the bytes that fix its meaning, the prefix and the query. is_single: its responses differ in length (see
+    `response_differs`), so requests of this template are scored one by one.
+    """
 
     prefix: bytes
     selection: Selection
@@ -62,7 +79,10 @@ class RequestTemplate(msgspec.Struct, frozen=True, gc=False):
     data_type: int
     rows: int
     values: slice  # position of the values in a message
-    tail: Tail = NO_TAIL
+    tail: Tail = NO_TAIL  # the query included
+    query: ForecastQuery = DEFAULT_QUERY
+    key: bytes = b""
+    is_single: bool = False
 
     def matches_all(self, messages: NDArray[np.uint8]) -> bool:
         """Whether all messages match. messages: (messages, their length), all of one length."""
@@ -72,11 +92,14 @@ class RequestTemplate(msgspec.Struct, frozen=True, gc=False):
         return not self.tail.size or not _tails_differ(messages, self.tail).any()
 
     def shares_matrix(self, other: RequestTemplate) -> bool:
-        """Whether rows of both fit into one matrix for one model."""
-        return (self.selection, self.schema_hash, self.data_type) == (
+        """Whether rows of both fit into one job for one model."""
+        if self.is_single or other.is_single:
+            return False
+        return (self.selection, self.schema_hash, self.data_type, self.query) == (
             other.selection,
             other.schema_hash,
             other.data_type,
+            other.query,
         )
 
 
@@ -110,16 +133,30 @@ class FrameTemplate:
         return int(np.argmax(differs)) if differs.any() else len(frames)
 
 
+class ByQuery(Generic[T]):
+    """Templates of messages of one length, by the bytes of their query, which end the message."""
+
+    __slots__ = ("by_query", "query_size")
+
+    def __init__(self, query_size: int) -> None:
+        self.query_size = query_size
+        self.by_query: dict[bytes, T] = {}
+
+    def of(self, raw: bytes) -> T | None:
+        return self.by_query.get(raw[-self.query_size :] if self.query_size else b"")
+
+
 class TemplateCache:
-    """The templates of recent requests, by the length of their message."""
+    """The templates of recent requests, by the length of their message and by their query."""
 
     def __init__(self) -> None:
-        self.by_length: dict[int, RequestTemplate] = {}
-        self._frames: dict[int, FrameTemplate] = {}  # by the length of the whole frame
+        self.by_length: dict[int, ByQuery[RequestTemplate]] = {}
+        self._frames: dict[int, ByQuery[FrameTemplate]] = {}  # by the length of the whole frame
 
     def match(self, raw: bytes, at: int = 0) -> RequestTemplate | None:
         """The template of the request that begins at `at`, or None."""
-        template = self.by_length.get(len(raw) - at)
+        queries = self.by_length.get(len(raw) - at)
+        template = queries.of(raw) if queries is not None else None
         if template is None or not raw.startswith(template.prefix, at):
             return None
         tail = template.tail
@@ -127,7 +164,8 @@ class TemplateCache:
 
     def match_frame(self, raw: bytes) -> FrameTemplate | None:
         """The template of a frame of a stream, or None."""
-        frame = self._frames.get(len(raw))
+        queries = self._frames.get(len(raw))
+        frame = queries.of(raw) if queries is not None else None
         if frame is not None and raw.startswith(frame.middle, frame.id_end) and _is_id(raw, frame.id_end):
             tail = frame.request.tail
             if not tail.size or tail.matches(raw[-tail.size :]):
@@ -137,9 +175,7 @@ class TemplateCache:
         if template is None:
             return None
         frame = FrameTemplate(template, raw, id_end, request_at)
-        if len(self._frames) >= _MAX_TEMPLATES:
-            self._frames.clear()
-        self._frames[len(raw)] = frame
+        _keep(self._frames, len(raw), query_fields(template.query), frame)
         return frame
 
     def learn(self, raw: bytes, request: PredictInput, parse: Callable[[bytes], PredictInput]) -> None:
@@ -149,26 +185,79 @@ class TemplateCache:
             return
         if rows.row_count > MAX_ROWS or rows.data_type not in DTYPES:
             return
-        values_at, tail = _values_and_tail(raw, rows)
+        query = query_fields(request.query)
+        if not raw.endswith(query):
+            return
+        end = len(raw) - len(query)
+        values_at, tail = _values_and_tail(raw[:end], rows)
         if not 0 < values_at <= MAX_PREFIX_BYTES:
             return
         # These bytes may equal the values by chance. To exclude that, other bytes replace them and the free bits of the
         # tail, and the message is parsed again: the request must then differ in its values only.
         prefix, probe = raw[:values_at], rows.values.translate(_INVERTED)
-        free = (int.from_bytes(raw[len(raw) - tail.size :], "little") ^ ~tail.mask) & (1 << 8 * tail.size) - 1
+        free = (int.from_bytes(raw[end - tail.size : end], "little") ^ ~tail.mask) & (1 << 8 * tail.size) - 1
         try:
-            parsed = parse(prefix + probe + free.to_bytes(tail.size, "little"))
+            parsed = parse(prefix + probe + free.to_bytes(tail.size, "little") + query)
         except RequestError:
             return
-        if parsed != PredictInput(msgspec.structs.replace(rows, values=probe), request.selection):
+        if parsed != msgspec.structs.replace(request, rows=msgspec.structs.replace(rows, values=probe)):
             return
-        if len(self.by_length) >= _MAX_TEMPLATES:
-            self.by_length.clear()
-        self._frames.clear()
-        values = slice(len(prefix), -tail.size or None)
-        self.by_length[len(raw)] = RequestTemplate(
-            prefix, request.selection, rows.schema_hash, rows.data_type, rows.row_count, values, tail
+        tail = tail.followed_by(query)
+        template = RequestTemplate(
+            prefix,
+            request.selection,
+            rows.schema_hash,
+            rows.data_type,
+            rows.row_count,
+            slice(len(prefix), -tail.size or None),
+            tail,
+            request.query,
+            prefix + query,
+            response_differs(request.query, rows.row_count),
         )
+        _keep(self.by_length, len(raw), query, template)
+
+
+def query_fields(query: ForecastQuery) -> bytes:
+    """The fields 5 to 7 of a PredictRequest, as protobuf writes them."""
+    size = _SIZE_TAG + DOUBLE.pack(query.spike_bps) if query.spike_bps else b""
+    multiple = _MULTIPLE_TAG + DOUBLE.pack(query.spike_multiple) if query.spike_multiple else b""
+    count = len(query.levels)
+    levels = _LEVELS_TAG + varint(8 * count) + struct.pack(f"<{count}d", *query.levels) if count else b""
+    return size + multiple + levels
+
+
+def response_differs(query: ForecastQuery, rows: int) -> bool:
+    """Whether responses to equal queries differ in length: they have a spike size only if all rows share it."""
+    return query.spike_multiple != 0 and rows > 1
+
+
+def _keep(templates: dict[int, ByQuery[T]], length: int, query: bytes, template: T) -> None:
+    queries = templates.get(length)
+    if queries is None or queries.query_size != len(query):
+        if len(templates) >= _MAX_TEMPLATES:
+            templates.clear()
+        queries = templates[length] = ByQuery(len(query))
+    elif len(queries.by_query) >= _MAX_QUERIES:
+        queries.by_query.clear()
+    queries.by_query[query] = template
+
+
+def job_for(
+    repository: Repository, template: RequestTemplate, values: bytes | NDArray[np.uint8], arrived_ns: int
+) -> ScoringJob | None:
+    """The job of one request, or of many; None if the slow path must answer: a value or the query is at fault."""
+    model = model_for(repository, template)
+    matrix = matrix_of(values, template, len(model.schema)) if model is not None else None
+    if model is None or matrix is None:
+        return None
+    try:
+        query = model.resolve_query(template.query)
+    except RequestError:
+        return None
+    if query is not None and not query.has_sizes(matrix):
+        return None
+    return ScoringJob(model, matrix, arrived_ns, query)
 
 
 def matrix_of(values: bytes | NDArray[np.uint8], template: RequestTemplate, width: int) -> Matrix | None:

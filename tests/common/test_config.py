@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
+import msgspec
 import pytest
 import yaml
 
-from common.config import OTHER_VARIABLES, Config, ServerConfig, load_config, names_a_kafka
+from common.config import OTHER_VARIABLES, Config, ServerConfig, WorkerConfig, load_config, names_a_kafka
 from common.errors import ConfigError, InputError
+from common.schema import SCHEMAS
 from common.status import STATUS_FD
 from pipeline.datasets import DATA_DIR
 
@@ -174,6 +177,8 @@ def test_a_section_whose_keys_are_all_commented_out_is_empty() -> None:
 
 
 SERVER_KEYS = ", ".join(ServerConfig.__struct_fields__)
+LEVELS = "at most 16 ascending numbers in (0, 1)"
+SEVENTEEN = [round(0.05 * (1 + i), 2) for i in range(17)]
 
 
 @pytest.mark.parametrize(
@@ -199,6 +204,16 @@ SERVER_KEYS = ", ".join(ServerConfig.__struct_fields__)
         ("kafka: {topics: ticks}", "kafka.topics", "ticks", "a section with keys below it"),
         ("kafka: {topics: {raw: ''}}", "kafka.topics.raw", "", "text, not empty"),
         ("worker: {group_id: 5}", "worker.group_id", 5, "text"),
+        ("worker: {schema: core/9}", "worker.schema", "core/9", "one of core/1, full/1, full/2"),
+        ("worker: {spike_bps: -0.1}", "worker.spike_bps", -0.1, "a number >= 0"),
+        ("worker: {spike_bps: .inf}", "worker.spike_bps", float("inf"), "a finite number"),
+        ("worker: {quantiles: 0.5}", "worker.quantiles", 0.5, "a list"),
+        ("worker: {quantiles: [half]}", "worker.quantiles.0", "half", "a number"),
+        ("worker: {quantiles: [0, 0.5]}", "worker.quantiles", [0.0, 0.5], LEVELS),
+        ("worker: {quantiles: [0.5, 1]}", "worker.quantiles", [0.5, 1.0], LEVELS),
+        ("worker: {quantiles: [0.5, 0.5]}", "worker.quantiles", [0.5, 0.5], LEVELS),
+        ("worker: {quantiles: [0.9, 0.1]}", "worker.quantiles", [0.9, 0.1], LEVELS),
+        (f"worker: {{quantiles: {SEVENTEEN}}}", "worker.quantiles", SEVENTEEN, LEVELS),
         ("ingest: {products: BTC-USD}", "ingest.products", "BTC-USD", "a list"),
         ("ingest: {products: []}", "ingest.products", [], "a list, not empty"),
         ("ingest: {products: [BTC-USD, eth]}", "ingest.products.1", "eth", "a product such as BTC-USD"),
@@ -222,6 +237,19 @@ def test_a_bad_value_is_told_with_its_key_and_what_was_expected(
         load_config(written(text), NO_ENVIRONMENT)
     assert (caught.value.key, caught.value.value, caught.value.expected) == (key, value, expected)
     assert str(caught.value) == f"config: {key}: expected {expected}, got {value!r}"
+
+
+def test_levels_of_quantiles_come_from_the_file_or_a_variable() -> None:
+    path = written(f"worker: {{quantiles: {SEVENTEEN[:16]}, spike_bps: 2.5, schema: full/2}}")
+    worker = load_config(path, NO_ENVIRONMENT).worker
+    assert (worker.quantiles, worker.spike_bps, worker.schema) == (tuple(SEVENTEEN[:16]), 2.5, "full/2")
+    assert load_config(path, {"VOLCAST_WORKER__QUANTILES": "0.1, 0.9"}).worker.quantiles == (0.1, 0.9)
+    assert load_config(path, {"VOLCAST_WORKER__QUANTILES": ""}).worker.quantiles == ()
+
+
+def test_every_schema_of_the_feature_engine_can_be_configured() -> None:
+    schema = next(field for field in msgspec.structs.fields(WorkerConfig) if field.name == "schema")
+    assert get_args(schema.type) == tuple(SCHEMAS)
 
 
 def test_a_bad_value_that_is_not_a_number_is_told_too() -> None:

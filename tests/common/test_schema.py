@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 
-from common.schema import CORE_1, FULL_1, SCHEMAS, Feature, FeatureSchema
+from common.schema import CORE_1, FULL_1, FULL_2, SCHEMAS, Feature, FeatureSchema
 
 
 def test_the_hashes_are_pinned() -> None:
     assert {name: schema.hash for name, schema in SCHEMAS.items()} == {
         "core/1": "84feff5ea705",
         "full/1": "f911c3320aca",
+        "full/2": "08c305e727b7",
     }
 
 
 def test_full_1_begins_with_core_1() -> None:
     assert FULL_1.features[: len(CORE_1)] == CORE_1.features
     assert len(set(FULL_1.names)) == len(FULL_1) == 27
+
+
+def test_full_2_begins_with_full_1() -> None:
+    assert FULL_2.features[: len(FULL_1)] == FULL_1.features
+    assert len(set(FULL_2.names)) == len(FULL_2) == 38
 
 
 def test_core_1_has_the_names_clients_send_in_their_order() -> None:

@@ -21,7 +21,7 @@ import structlog
 
 from common.errors import InputError
 from common.losses import not_stored
-from common.schema import CORE_1, FULL_1, FeatureSchema
+from common.schema import CORE_1, FULL_1, FULL_2, FeatureSchema
 from pipeline.features.table import FeatureRows
 from pipeline.parquet import FeatureParquetWriter, arrow_schema, read_features
 
@@ -212,7 +212,8 @@ def test_reading_says_what_is_wrong_with_a_file(tmp_path: Path) -> None:
     pq.write_table(
         table.replace_schema_metadata({b"volcast.schema.hash": b"abc", b"volcast.schema.name": b"other/2"}), bad
     )
-    assert f"expected schema core/1 ({CORE_1.hash}) or full/1 ({FULL_1.hash}), got other/2 (abc)" in refusal(bad)
+    known = f"core/1 ({CORE_1.hash}) or full/1 ({FULL_1.hash}) or full/2 ({FULL_2.hash})"
+    assert f"expected schema {known}, got other/2 (abc)" in refusal(bad)
     pq.write_table(table.replace_schema_metadata({}), bad)
     assert "got none (no hash)" in refusal(bad)
     pq.write_table(table.drop_columns(["volatility"]), bad)

@@ -61,7 +61,7 @@ class Spy:
 
     raw = raw_bound = predict
 
-    def bind(self, count: int) -> BoundBuffers:
+    def bind(self, count: int, levels: int = 0) -> BoundBuffers:
         """Buffers of a real model, run by this fake."""
         bound = Predictor(Logistic(1).graph().SerializeToString(), len(CORE_1)).bind(count)
         bound.run = lambda: self.predict(bound.matrix) and None  # type: ignore[method-assign]

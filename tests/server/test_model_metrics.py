@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.registry import Collector
 
+from server.core.dataplane import ModelRun
 from server.core.models import Repository
 from server.core.requests import Selection
 from server.core.shadow import ShadowScorer
@@ -72,8 +73,8 @@ def test_loads_and_their_failures_are_shown(repository: Repository, tmp_path: Pa
 def test_a_shadow_is_shown_by_model_and_version(repository: Repository) -> None:
     shadows = ShadowScorer(repository, max_waiting_rows=4)
     stable = repository.resolve(Selection())
-    shadows.offer(stable, rows(4), np.array([1.0, 1.0, 1.0, np.nan]))
-    shadows.offer(stable, rows(2), np.zeros(2))
+    shadows.offer(ModelRun(stable, rows(4), np.array([1.0, 1.0, 1.0, np.nan]), 0))
+    shadows.offer(ModelRun(stable, rows(2), np.zeros(2), 0))
     shadows.score_some()
     shown = samples(repository, shadows)
     agreement = shadows.agreements["volatility", "3"]

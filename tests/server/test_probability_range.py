@@ -128,7 +128,7 @@ def test_a_shadow_counts_such_a_row_as_failed(tmp_path: Path) -> None:
     shadows = ShadowScorer(repository)
     stable, asked = repository.resolve(Selection()), matrix(1.0, 2.0, 0.5)
     run = ModelRun(stable, asked, stable.predictor.predict(asked), 0)
-    shadows.offer(run.model, run.matrix, run.probabilities)
+    shadows.offer(run)
     assert shadows.score_some() == 3
     agreement = shadows.agreements["volatility", "2"]
     assert (agreement.rows, agreement.failed_rows) == (1, 2)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from server.core.arrays import Matrix, Vector
+from server.core.dataplane import ModelRun
 from server.core.models import Repository
 from server.core.requests import Selection
 from server.core.shadow import MAX_SCORED_ROWS, Agreement, ShadowScorer
@@ -43,7 +44,7 @@ def repository(tmp_path: Path) -> Repository:
 
 def answer(shadows: ShadowScorer, model: Model, matrix: Matrix) -> Vector:
     probabilities = model.predictor.predict(matrix)
-    shadows.offer(model, matrix, probabilities)
+    shadows.offer(ModelRun(model, matrix, probabilities, 0))
     return probabilities
 
 
@@ -98,7 +99,7 @@ def test_answers_with_nothing_to_compare_are_not_taken(repository: Repository, s
     """Of a model without a shadow, of the shadow itself, of a version with other features."""
     shadows = ShadowScorer(repository)
     model = repository.resolve(selection)
-    shadows.offer(model, rows(3), np.full(3, 0.5))
+    shadows.offer(ModelRun(model, rows(3), np.full(3, 0.5), 0))
     assert score_all(shadows) == 0
     assert shadows.agreements == {}
 

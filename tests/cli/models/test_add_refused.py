@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from cli.main import run_command
 from tests.cli.models.adding import PLAIN, add, changed, line
 from tests.server.bundles import WIDTH
+from tests.server.forecasts import Forecaster
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -142,8 +143,9 @@ def test_a_file_that_is_not_there_is_one_line(capfd: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("options", "code", "reason"),
     [
-        (("--schema", "core/9"), 2, "--schema: expected core/1 or full/1, got 'core/9'"),
+        (("--schema", "core/9"), 2, "--schema: expected core/1 or full/1 or full/2, got 'core/9'"),
         (("--schema", "full/1"), 1, "takes 11 features, schema full/1 has 27"),
+        (("--schema", "full/2"), 1, "takes 11 features, schema full/2 has 38"),
         (("--schema", "core/1", "--features", "f.json"), 2, "--schema and --features: choose one"),
         (("--features", "gone.json"), 1, "features file gone.json: cannot be read"),
         (("--output", "moon"), 2, "--output: no output 'moon'; outputs: output float [batch, 1]"),
@@ -168,6 +170,11 @@ def test_a_name_that_no_server_takes_is_refused(name: str, capfd: pytest.Capture
     assert add(PLAIN.proto(), name=name) == 2
     assert "NAME: expected letters, digits, - and _" in line(capfd)
     assert not Path("models").exists()
+
+
+def test_the_graph_of_a_forecast_model_is_refused_with_the_reason(capfd: pytest.CaptureFixture[str]) -> None:
+    assert add(Forecaster().graph()) == 1
+    assert "inputs features, levels, spike_bps: the graph of a forecast model; its manifest must" in line(capfd)
 
 
 def test_inputs_that_are_no_features_are_named(capfd: pytest.CaptureFixture[str]) -> None:

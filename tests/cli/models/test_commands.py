@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from cli.main import run_command
+from common.bundle import ManifestForecast, Survival
 from common.labels import Labels
 from common.model_store import ModelStore
 from tests.training.runs import Made, leaky, make, replace_manifest
@@ -163,9 +164,16 @@ def test_the_list_shows_thresholds_and_says_where_scores_do_not_compare(
 
     assert "do not compare" not in listed(2.6444e-4)
     output = listed(2.811e-4)
-    assert "2.64 bp" in output
-    assert "2.81 bp" in output
-    assert output.count("scores of versions with another τ or other rows do not compare") == 1
+    assert "2.64 bps" in output
+    assert "2.81 bps" in output
+    assert output.count("scores of versions with another spike size or other rows do not compare") == 1
+
+
+def test_the_list_shows_the_default_spike_size_of_a_forecast(made: Made, capfd: pytest.CaptureFixture[str]) -> None:
+    forecast = ManifestForecast(60.0, 5.0, 0.05, 3.25, Survival((1.0,), (0.5,)))
+    store().put(msgspec.structs.replace(made.manifest, forecast=forecast), made.model, {})
+    assert models("list") == 0
+    assert "3.25 bps" in capfd.readouterr().out
 
 
 def test_versions_scored_on_other_rows_do_not_compare_either(made: Made, capfd: pytest.CaptureFixture[str]) -> None:

@@ -257,7 +257,7 @@ def test_a_step_without_a_converter_is_named(tmp_path: Path) -> None:
         (MATRIX[:, :5], {}, "rows: expected the 11 columns of core/1, got 5"),
         (MATRIX, {"features": ["a"]}, "features: expected 11 names, got 1"),
         (MATRIX, {"features": ["a"] * 11}, "'a' is features.0. already"),
-        (MATRIX, {"schema": "core/9"}, "--schema: expected core/1 or full/1, got 'core/9'"),
+        (MATRIX, {"schema": "core/9"}, "--schema: expected core/1 or full/1 or full/2, got 'core/9'"),
         (FRAME, {"schema": "core/1"}, "rows: expected columns of core/1, each once, got own 0"),
         (MATRIX, {"threshold": 2.0}, "threshold: expected a number from 0 to 1, got 2.0"),
         (MATRIX, {"threshold": float("nan")}, "threshold: expected a number from 0 to 1, got nan"),

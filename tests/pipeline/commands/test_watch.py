@@ -14,6 +14,7 @@ import pytest
 
 from cli.main import run_command
 from common.config import KafkaConfig
+from pipeline.commands.watch import prediction_json, prediction_line
 from pipeline.exchange.simulator import simulate
 from pipeline.stream.kafka import Sink
 from tests.processes import ROOT, as_environ, fresh_topics
@@ -71,6 +72,31 @@ def test_each_prediction_is_a_line(topics: KafkaConfig, capfd: pytest.CaptureFix
     lines = capfd.readouterr().out.splitlines()
     assert len(lines) == 3
     assert lines[0].split() == ["22:35:13.925", "BTC-USD", "0.7500", "SPIKE", "1.50", "ms", "volatility/1"]
+
+
+def test_a_distribution_is_shown_with_median_interval_and_base_rate() -> None:
+    forecast = Prediction.FromString(prediction())
+    forecast.MergeFrom(
+        Prediction(
+            spike_bps=4.0, base_rate=0.125, median_bps=2.5, quantile_levels=[0.1, 0.5, 0.9],
+            quantile_bps=[1.25, 2.5, 10.0],
+        )
+    )  # fmt: skip
+    assert " ".join(prediction_line(forecast).split()) == (
+        "22:35:13.925 BTC-USD 0.7500 SPIKE median 2.50 bps 0.1-0.9: 1.25 to 10.00 bps base rate 0.1250 at 4 bps "
+        "1.50 ms volatility/1"
+    )
+    fields = json.loads(prediction_json(forecast))
+    assert {name: fields[name] for name in ("spike_bps", "base_rate", "median_bps", "quantiles", "quantile_bps")} == {
+        "spike_bps": 4.0, "base_rate": 0.125, "median_bps": 2.5, "quantiles": [0.1, 0.5, 0.9],
+        "quantile_bps": [1.25, 2.5, 10.0],
+    }  # fmt: skip
+
+
+def test_a_distribution_without_an_interval_is_shown_with_its_median() -> None:
+    forecast = Prediction.FromString(prediction())
+    forecast.MergeFrom(Prediction(spike_bps=4.0, median_bps=2.5, quantile_levels=[0.5], quantile_bps=[2.5]))
+    assert "median   2.50 bps  base rate" in prediction_line(forecast)
 
 
 def test_the_date_and_the_kind_of_market_are_shown_once_on_standard_error(

@@ -17,7 +17,7 @@ from common.rpc_status import to_status
 from common.schema import CORE_1, FeatureSchema
 from pipeline.features.columns import VenueProductCodes
 from pipeline.records import Record, encode
-from pipeline.stream.forecast import Forecaster
+from pipeline.stream.forecast import AnswerStream, Forecaster
 from pipeline.stream.partition import Partition
 from pipeline.stream.restore import Restored
 from pipeline.stream.transactions import SnapshotRecord
@@ -25,6 +25,7 @@ from pipeline.stream.worker import FeatureWriter, Worker
 from volcast.v1 import FeatureRow, ModelSelector, Prediction, PredictResponse, StreamPredictResponse
 
 TOPICS = Topics()
+DEFAULT_BPS = 2.5  # default spike size of FakeStream's forecast model
 
 
 @dataclass(frozen=True)
@@ -199,14 +200,17 @@ class FakeStream:
         self.failure: Callable[[], VolcastError] | None = None
         self.hangs = False  # takes frames and does not answer
         self.answer_rows: int | None = None  # how many probabilities to give, instead of one a row
+        self.forecasts = False  # whether its model forecasts a distribution
+        self.queries: list[dict[str, Any]] = []  # of each frame
         self.frames: list[int] = []  # rows of each frame, refused ones too
         self.rows_answered = 0
         self.answers: deque[StreamPredictResponse | VolcastError] = deque()
         self.closed = 0
 
     def send_packed(
-        self, frame_id: int, values: Any, row_count: int, schema_hash: str, model: ModelSelector | None
+        self, frame_id: int, values: Any, row_count: int, schema_hash: str, model: ModelSelector | None, **query: Any
     ) -> None:
+        self.queries.append(query)
         assert schema_hash == self.schema.hash
         assert ("" if model is None else model.name) == self.model
         rows = np.frombuffer(bytes(values), "<f8").reshape(row_count, len(self.schema))
@@ -222,6 +226,10 @@ class FakeStream:
             response = PredictResponse(
                 model_name="fake", model_version="7", threshold=0.5, probabilities=answer(rows)[: self.answer_rows]
             )
+            if self.forecasts:
+                response.MergeFrom(
+                    distribution(rows, query.get("spike_bps") or DEFAULT_BPS, query.get("quantiles", ()))
+                )
             self.rows_answered += row_count
             self.answers.append(StreamPredictResponse(frame_id=frame_id, response=response))
 
@@ -242,6 +250,13 @@ def answer(rows: Any) -> list[float]:
     return [int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=6).digest()) / 2**48 for row in rows]
 
 
+def distribution(rows: Any, spike_bps: float, levels: Sequence[float]) -> PredictResponse:
+    """What FakeStream forecasts for rows (n, features), from the bits of each as `answer`."""
+    medians = [1 + 10 * number for number in answer(rows)]
+    quantiles = [median * 2 * level for median in medians for level in levels]
+    return PredictResponse(spike_bps=spike_bps, base_rate=0.125, median_bps=medians, quantile_bps=quantiles)
+
+
 class Bench:
     """A worker on fakes, with partitions 0 to 3 assigned."""
 
@@ -255,13 +270,19 @@ class Bench:
         model: str = "",
         commit_interval_s: float = 0.0,
         restored: Mapping[int, Restored] | None = None,
+        spike_bps: float = 0.0,
+        quantiles: tuple[float, ...] = (),
+        real_stream: AnswerStream | None = None,
     ) -> None:
         self.consumer = FakeConsumer(batches)
         self.delivery = FakeDelivery()
         self.stream = FakeStream(schema, model)
         self.state = FakeState(schema)
         self.state.restored.update(restored or {})
-        self.forecaster = Forecaster(self.stream, schema.hash, limit_rows=limit_rows, timeout_s=1.0, model=model)
+        self.forecaster = Forecaster(
+            real_stream or self.stream, schema.hash, limit_rows=limit_rows, timeout_s=1.0, model=model,
+            spike_bps=spike_bps, quantiles=quantiles,
+        )  # fmt: skip
         self.worker = Worker(
             self.consumer,  # type: ignore[arg-type]
             self.delivery,

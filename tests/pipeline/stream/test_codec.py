@@ -62,7 +62,6 @@ def test_predictions_parse_back_to_the_same_values(
         bid=np.array([probability]),
         ask=np.array([threshold]),
         imbalance=np.array([-probability]),
-        spike_bps=threshold,
     )
     assert Prediction.FromString(message) == Prediction(
         product_id=product,
@@ -79,8 +78,43 @@ def test_predictions_parse_back_to_the_same_values(
         bid=probability,
         ask=threshold,
         imbalance=-probability,
-        spike_bps=threshold,
     )
+
+
+LEVELS = st.lists(st.floats(0.01, 0.99), max_size=16, unique=True).map(sorted).map(tuple)
+
+
+@given(names, LEVELS, st.data())
+def test_distributions_parse_back_to_the_same_values(
+    product: str, levels: tuple[float, ...], data: st.DataObject
+) -> None:
+    rows = data.draw(st.integers(0, 5))
+    medians, quantiles = data.draw(hnp.arrays(np.float64, rows)), data.draw(hnp.arrays(np.float64, (rows, len(levels))))
+    layout = codec.predictions("binance", product, "m", "1", levels)
+    columns = {"quantile_bps": quantiles} if levels else {}
+    messages = layout.encode(
+        rows, event_time_ns=1, sequence_num=2, probability=0.5, threshold=0.25, latency_ns=3, source_partition=4,
+        source_offset=5, bid=6, ask=7, imbalance=0.5, spike_bps=2.5, median_bps=medians, base_rate=0.125, **columns,
+    )  # fmt: skip
+    assert len(messages) == rows
+    for i, message in enumerate(messages):
+        prediction = Prediction.FromString(message)
+        assert (prediction.spike_bps, prediction.base_rate, prediction.imbalance) == (2.5, 0.125, 0.5)
+        assert np.array_equal([prediction.median_bps], medians[i : i + 1], equal_nan=True)
+        assert tuple(prediction.quantile_levels) == levels
+        assert np.array_equal(np.array(prediction.quantile_bps), quantiles[i], equal_nan=True)
+
+
+def test_a_distribution_is_byte_for_byte_what_protobuf_writes() -> None:
+    fields = {
+        "event_time_ns": 1, "sequence_num": 2, "probability": 0.5, "threshold": 0.25, "latency_ns": 3,
+        "source_partition": 4, "source_offset": 5, "bid": 6.0, "ask": 7.0, "imbalance": 0.5, "spike_bps": 2.5,
+        "median_bps": 1.5, "quantile_bps": [1.0, 2.0], "base_rate": 0.125,
+    }  # fmt: skip
+    (message,) = codec.predictions("coinbase", "BTC-USD", "m", "1", (0.25, 0.75)).encode(1, **fields)
+    names_of_record = {"product_id": "BTC-USD", "model_name": "m", "model_version": "1", "venue": "coinbase"}
+    built = Prediction(**names_of_record, quantile_levels=[0.25, 0.75], **fields)  # type: ignore[arg-type]
+    assert message == built.SerializeToString()
 
 
 def test_a_batch_of_warm_rows_is_byte_for_byte_what_protobuf_writes() -> None:

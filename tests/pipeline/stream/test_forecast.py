@@ -35,8 +35,10 @@ class ManualStream(FakeStream):
         self.hangs = True
         self.sent: list[tuple[int, Any]] = []
 
-    def send_packed(self, frame_id: int, values: Any, row_count: int, schema_hash: str, model: Any) -> None:
-        super().send_packed(frame_id, values, row_count, schema_hash, model)
+    def send_packed(
+        self, frame_id: int, values: Any, row_count: int, schema_hash: str, model: Any, **query: Any
+    ) -> None:
+        super().send_packed(frame_id, values, row_count, schema_hash, model, **query)
         self.sent.append((frame_id, np.frombuffer(bytes(values), "<f8").reshape(row_count, -1)))
 
     def answer(self, number: int) -> None:
@@ -230,8 +232,10 @@ class SlowStream(FakeStream):
         self.computing: deque[tuple[float, StreamPredictResponse]] = deque()
         self.computed = 0.0
 
-    def send_packed(self, frame_id: int, values: Any, row_count: int, schema_hash: str, model: Any) -> None:
-        super().send_packed(frame_id, values, row_count, schema_hash, model)
+    def send_packed(
+        self, frame_id: int, values: Any, row_count: int, schema_hash: str, model: Any, **query: Any
+    ) -> None:
+        super().send_packed(frame_id, values, row_count, schema_hash, model, **query)
         response = self.answers.pop()
         assert isinstance(response, StreamPredictResponse)
         self.computing.append((row_count, response))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
-from common.schema import CORE_1, FULL_1
+from common.schema import CORE_1, FULL_1, FULL_2
 from pipeline.records import DeadLetter, Gap, LateTick, Tick, encode
 from pipeline.stream.inspect import Inspection
 from volcast.v1 import FeatureRow, MissingReason, Prediction
@@ -50,7 +51,7 @@ def test_garbage_is_a_fault_on_every_topic(role: str, garbage: bytes) -> None:
     [
         (
             row(schema_hash="aaaaaaaaaaaa"),
-            f"ticks.features: schema aaaaaaaaaaaa, expected {CORE_1.hash} or {FULL_1.hash}",
+            f"ticks.features: schema aaaaaaaaaaaa, expected {CORE_1.hash} or {FULL_1.hash} or {FULL_2.hash}",
         ),
         (row(values=[1.0] * 10), "ticks.features: 10 values, expected 11"),
         (row(schema_hash=FULL_1.hash), "ticks.features: 11 values, expected 27"),
@@ -68,6 +69,36 @@ def test_a_prediction_needs_a_probability_or_a_reason(probability: float | None)
     look = Inspection()
     look.predictions(Prediction(probability=probability).SerializeToString())
     assert dict(look.faults) == {"predictions: no probability in [0, 1] and no reason": 1}
+
+
+def forecast(**fields: Any) -> bytes:
+    sound: dict[str, Any] = {"median_bps": 1.5, "quantile_levels": [0.1, 0.9], "quantile_bps": [1.0, 2.0]}
+    return Prediction(probability=0.5, spike_bps=2.5, **(sound | fields)).SerializeToString()
+
+
+def test_a_sound_distribution_is_no_fault() -> None:
+    look = Inspection()
+    look.predictions(forecast())
+    look.predictions(forecast(quantile_levels=[], quantile_bps=[]))
+    look.predictions(forecast(quantile_bps=[1.0, 1.0]))
+    assert not look.faults
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"median_bps": math.nan},
+        {"quantile_bps": [1.0, math.inf]},
+        {"quantile_bps": [1.0]},
+        {"quantile_bps": []},
+        {"quantile_bps": [2.0, 1.0]},
+    ],
+    ids=str,
+)
+def test_a_distribution_with_a_wrong_quantile_or_median_is_a_fault(fields: dict[str, Any]) -> None:
+    look = Inspection()
+    look.predictions(forecast(**fields))
+    assert dict(look.faults) == {"predictions: a quantile or the median is missing, out of order or not finite": 1}
 
 
 def test_rows_repeated_after_a_kill_are_counted_and_no_fault() -> None:

@@ -24,7 +24,7 @@ from tests.processes import await_true
 from tests.server.processes import run_to_end, running
 from tests.server.security.authority import Authority, Files
 from tests.server.security.conftest import Log
-from volcast.v1 import HealthResponse, ModelStatus, PredictResponse
+from volcast.v1 import FeatureSpec, HealthResponse, ModelStatus, PredictResponse
 
 BEARING = {"Authorization": "Bearer opensesame"}
 SECRET = "secret-of-the-inside"
@@ -45,15 +45,18 @@ class Server(grpc.GenericRpcHandler):
         self.shown: list[Any] = []
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        health = handler_call_details.method.endswith("/Health")
+        asks_health = handler_call_details.method.endswith("/Health")
         metadata: Any = handler_call_details.invocation_metadata
         self.shown.append(dict(metadata).get("authorization"))
 
         async def answer(request: bytes, context: Any) -> bytes:
             if self._code is not None:
                 await context.abort(self._code, SECRET)
-            if health:
-                return HealthResponse(ready=True, models=[ModelStatus(name="volatility")]).SerializeToString()
+            if asks_health:
+                features = [FeatureSpec(name="price", low=1.5, high=2.5, used=True)]
+                model = ModelStatus(name="volatility", version="7", labels=["stable"], ready=True, features=features)
+                health = HealthResponse(ready=True, default_model="volatility", models=[model])
+                return health.SerializeToString()
             return PredictResponse(probabilities=[0.5], model_name="volatility").SerializeToString()
 
         return grpc.unary_unary_rpc_method_handler(answer)
@@ -115,6 +118,17 @@ async def test_probes_and_scrapers_need_no_token_and_a_probe_sees_only_readiness
         assert (await client.get("/health", headers=BEARING)).json()["models"][0]["name"] == "volatility"
         for path in ("/metrics", "/docs", "/openapi.json", "/v2/health/live"):
             assert (await client.get(path)).status_code == 200
+
+
+async def test_the_description_states_facts_of_models_to_callers_with_a_token_only(tokens: Path) -> None:
+    async with gateway(Server(), tokens) as client:
+        assert "volatility/7" not in (await client.get("/openapi.json")).text
+        assert "rows of volatility/7: 1.5 to 2.5" in (await client.get("/openapi.json", headers=BEARING)).text
+
+
+async def test_the_description_is_served_without_an_inference_server() -> None:
+    async with gateway(Server(grpc.StatusCode.UNAVAILABLE), None) as client:
+        assert "/predict" in (await client.get("/openapi.json")).json()["paths"]
 
 
 def test_every_open_path_is_a_route() -> None:

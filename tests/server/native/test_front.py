@@ -247,7 +247,6 @@ async def test_what_is_remembered_of_a_request_is_small(front: NativeFront, clie
     unknown = b"\xfa\x3f\xa0\x1f" + bytes(4000)  # field 1023, which nobody knows
     client.call(1, unknown + padded)
     assert status(await client.ended(1), 1) == b"0"
-    assert all(len(form.prefix) < 1100 for form in front.serving.templates.by_length.values())
     assert not front.serving.templates.by_length
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -28,8 +28,15 @@ def score(plane: DataPlane, request: PredictInput | VolcastError) -> Result:
     """Scores a request that a service has decoded, as a front does."""
     if isinstance(request, VolcastError):
         raise request
-    job = plane.prepare(request, 0)
-    return Result(job.model, job.model.predictor.predict(job.matrix), 0, 0)
+    (outcome,) = plane.compute([plane.prepare(request, 0)]).outcomes
+    if isinstance(outcome, VolcastError):
+        raise outcome
+    return outcome
+
+
+def outputs_of(plane: DataPlane) -> Callable[[PredictInput], tuple[str, ...]]:
+    """The outputs of the model that answers a request."""
+    return OpenInference(plane.repository, ServerState(build="", front="")).outputs_of
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from google.protobuf.descriptor import Descriptor
 
 from tests.server.bundles import Logistic, rows
-from tests.server.processes import Process
+from tests.server.forecast_server import forecast_server
+from tests.server.processes import Process, running
 from volcast.oip.v2.open_inference_pb2 import DESCRIPTOR
 
 PROGRAMS = Path(__file__).parent / "clients"
@@ -33,9 +35,21 @@ def messages(descriptors: Any) -> dict[str, dict[int, tuple[str, int, str]]]:
     return fields
 
 
+@pytest.fixture
+def forecasts(front: str, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """Addresses of a server with forecast models, behind each front, and of its gateway."""
+    with (
+        forecast_server(tmp_path / "models", VOLCAST_SERVER__FRONT=front) as process,
+        running("gateway", "--port", "0", "--server", process.address) as gateway,
+    ):
+        yield process.address, gateway.address
+
+
 @pytest.mark.oip_clients
 @pytest.mark.parametrize("client", ["tritonclient", "kserve"])
-def test_a_session_of_the_client_succeeds(client: str, server: Process, oip_gateway: str, tmp_path: Path) -> None:
+def test_a_session_of_the_client_succeeds(
+    client: str, server: Process, oip_gateway: str, forecasts: tuple[str, str], tmp_path: Path
+) -> None:
     python = CACHE / client / "bin" / "python"
     if not python.exists():
         pytest.skip(f"no environment for {client}; .ci/oip_clients makes one")
@@ -45,6 +59,8 @@ def test_a_session_of_the_client_succeeds(client: str, server: Process, oip_gate
             {
                 "grpc": server.address,
                 "http": oip_gateway,
+                "forecast_grpc": forecasts[0],
+                "forecast_http": forecasts[1],
                 "model": "volatility",
                 "stable": "10",
                 "other": "9",

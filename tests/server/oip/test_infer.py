@@ -18,7 +18,7 @@ from server.core.requests import Selection
 from server.oip.infer import InferFrame, decode
 from tests.server.bundles import Logistic, rows
 from tests.server.conftest import MAX_ROWS
-from tests.server.oip.conftest import score
+from tests.server.oip.conftest import outputs_of, score
 from volcast.oip.v2 import InferParameter, ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 
 Tensor = ModelInferRequest.InferInputTensor
@@ -52,7 +52,7 @@ def by_feature(matrix: Any, *, column: bool = False) -> ModelInferRequest:
 
 
 def infer(plane: DataPlane, request: ModelInferRequest) -> ModelInferResponse:
-    asked, encode = decode(request.SerializeToString())
+    asked, encode = decode(outputs_of(plane), request.SerializeToString())
     return ModelInferResponse.FromString(encode(score(plane, asked)))
 
 
@@ -60,7 +60,7 @@ def fault(plane: DataPlane, request: ModelInferRequest | bytes) -> tuple[str, st
     """The field at fault, and what is said of it."""
     raw = request if isinstance(request, bytes) else request.SerializeToString()
     with pytest.raises(RequestError) as raised:
-        score(plane, decode(raw)[0])
+        score(plane, decode(outputs_of(plane), raw)[0])
     (violation,) = raised.value.violations
     return violation.field, violation.description
 
@@ -91,7 +91,7 @@ def test_typed_rows_are_answered_typed(plane: DataPlane, count: int) -> None:
 @pytest.mark.parametrize("make", [raw_request, typed_request])
 def test_float32_is_widened(plane: DataPlane, make: Any) -> None:
     narrow = rows(3).astype(np.float32)
-    asked, _ = decode(make(narrow, "FP32").SerializeToString())
+    asked, _ = decode(outputs_of(plane), make(narrow, "FP32").SerializeToString())
     assert_allclose(score(plane, asked).probabilities, STABLE.predict(narrow.astype(float)), rtol=0, atol=1e-12)
 
 
@@ -111,7 +111,7 @@ def test_fields_of_a_later_protocol_beside_typed_values_change_nothing(plane: Da
 
 
 def test_raw_bytes_are_scored_where_they_lie(plane: DataPlane) -> None:
-    asked, _ = decode(raw_request(rows(4)).SerializeToString())
+    asked, _ = decode(outputs_of(plane), raw_request(rows(4)).SerializeToString())
     matrix = plane.prepare(asked, 0).matrix
     assert isinstance(matrix.base, np.ndarray)
     assert not matrix.flags.owndata
@@ -139,7 +139,9 @@ def test_a_routing_key_is_passed_on_and_other_parameters_are_not_looked_at(plane
         "sequence_id": InferParameter(int64_param=7),
         "priority": InferParameter(uint64_param=1),
     }
-    asked, _ = decode(raw_request(rows(1), model_name="m", parameters=parameters).SerializeToString())
+    asked, _ = decode(
+        outputs_of(plane), raw_request(rows(1), model_name="m", parameters=parameters).SerializeToString()
+    )
     assert asked.routing_key == "BTC-USD"
     assert asked.selection == Selection(name="m")
 
@@ -344,7 +346,7 @@ def test_a_routing_key_that_is_no_string_is_refused(plane: DataPlane) -> None:
     ("fields", "field"), [({"model_name": "moon"}, "model.name"), ({"model_version": "7"}, "model.version")]
 )
 def test_an_unknown_model_or_version_is_not_found(plane: DataPlane, fields: dict[str, str], field: str) -> None:
-    asked, _ = decode(raw_request(ROW, **fields).SerializeToString())
+    asked, _ = decode(outputs_of(plane), raw_request(ROW, **fields).SerializeToString())
     with pytest.raises(ModelNotFoundError) as raised:
         score(plane, asked)
     assert raised.value.violations[0].field == field
@@ -363,7 +365,7 @@ def test_a_damaged_request_is_answered_or_refused_and_nothing_else(
     position %= len(sound)
     damaged = sound[:position] + noise + (b"" if cut else sound[position + len(noise) :])
     try:
-        asked, encode = decode(damaged)
+        asked, encode = decode(outputs_of(plane), damaged)
         encode(score(plane, asked))
     except RequestError:
         pass
@@ -374,26 +376,26 @@ def test_a_damaged_request_is_answered_or_refused_and_nothing_else(
 
 def test_a_frame_is_answered_as_model_infer_would(plane: DataPlane) -> None:
     request = raw_request(rows(2), id="7")
-    frame = InferFrame(request.SerializeToString())
+    frame = InferFrame(outputs_of(plane), request.SerializeToString())
     answer = ModelStreamInferResponse.FromString(frame.encode(score(plane, frame.input)))
     assert (answer.error_message, answer.infer_response) == ("", infer(plane, request))
 
 
 def test_a_frame_at_fault_is_answered_with_its_id(plane: DataPlane) -> None:
-    frame = InferFrame(raw_request(rows(2), id="7", raw_input_contents=[b""]).SerializeToString())
+    frame = InferFrame(outputs_of(plane), raw_request(rows(2), id="7", raw_input_contents=[b""]).SerializeToString())
     assert isinstance(frame.input, RequestError)
     answer = ModelStreamInferResponse.FromString(frame.fail(frame.input))
     assert answer.error_message == "raw_input_contents[0]: expected 176 bytes (shape [2, 11] of FP64), got 0"
     assert answer.infer_response == ModelInferResponse(id="7")
 
 
-def test_a_frame_that_is_none_is_answered_without_an_id() -> None:
-    frame = InferFrame(b"\xff")
+def test_a_frame_that_is_none_is_answered_without_an_id(plane: DataPlane) -> None:
+    frame = InferFrame(outputs_of(plane), b"\xff")
     assert isinstance(frame.input, RequestError)
     assert ModelStreamInferResponse.FromString(frame.fail(frame.input)).infer_response.id == ""
 
 
-def test_a_fault_of_ours_never_carries_its_text_into_the_stream() -> None:
-    frame = InferFrame(raw_request(rows(1)).SerializeToString())
+def test_a_fault_of_ours_never_carries_its_text_into_the_stream(plane: DataPlane) -> None:
+    frame = InferFrame(outputs_of(plane), raw_request(rows(1)).SerializeToString())
     answer = ModelStreamInferResponse.FromString(frame.fail(ZeroDivisionError("secret")))
     assert answer.error_message == "internal error"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from google.protobuf.internal.decoder import _DecodeVarint  # type: ignore[attr-defined]
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.http2.frames import MESSAGE
-from server.core.dataplane import Result
+from server.core.dataplane import ForecastResult, Result
 from server.core.models import Repository
 from server.core.snapshot import Model
 from server.rpc.convert import predict_response
@@ -19,6 +20,9 @@ from server.wire.response import (
     ModelFields,
     after_values,
     before_values,
+    bodies,
+    body_bytes,
+    body_rows,
     model_fields,
     stream_message,
     stream_message_rows,
@@ -48,8 +52,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 def fast(result: Result) -> bytes:
     """A response as the fast path puts it together."""
-    before = before_values(model_fields(result.model), len(result.probabilities))
-    return before + values_of(result) + after_values(result.queue_ns, result.compute_ns)
+    rows = len(result.probabilities)
+    (body,) = bodies(result, [rows])
+    return before_values(model_fields(result.model), rows) + body
 
 
 @pytest.mark.parametrize("number", [edge for edge in EDGES if edge < 2**63])
@@ -68,8 +73,48 @@ def test_a_response_is_the_bytes_that_protobuf_writes(
         assert fast(result) == predict_response(result).SerializeToString()
 
 
+def forecast(rows: int, levels: int, *, spike_bps: float = 2.5, base_rate: float = 0.1) -> ForecastResult:
+    random = np.random.default_rng(rows + levels)
+    sizes = np.full(rows, spike_bps) if spike_bps else random.uniform(1, 9, rows)
+    quantiles = random.uniform(1, 9, (rows, levels))
+    return ForecastResult(spike_bps, base_rate, random.uniform(1, 9, rows), quantiles, sizes)
+
+
+def one_by_one(result: Result, rows: int) -> list[bytes]:
+    """The messages of protobuf, for responses of `rows` rows each."""
+    messages = []
+    for begin in range(0, len(result.probabilities), rows):
+        part = result.part(slice(begin, begin + rows))
+        if rows == 1 and part.forecast is not None:
+            size = float(part.forecast.sizes_bps[0])
+            part = msgspec.structs.replace(part, forecast=msgspec.structs.replace(part.forecast, spike_bps=size))
+        messages.append(predict_response(part).SerializeToString())
+    return messages
+
+
+@pytest.mark.parametrize("rows", [1, 2, 20])
+@pytest.mark.parametrize("levels", [0, 1, 16])
+@pytest.mark.parametrize("base_rate", [0.0, 0.25])
+@pytest.mark.parametrize("calls", [1, 3])
+@pytest.mark.parametrize("spike_bps", [2.5, 0.0])
+def test_a_forecast_is_the_bytes_that_protobuf_writes(
+    model: Model, rows: int, levels: int, base_rate: float, calls: int, spike_bps: float
+) -> None:
+    if not spike_bps and rows > 1 < calls:
+        return  # such requests are scored one by one
+    whole = forecast(rows * calls, levels, spike_bps=spike_bps, base_rate=base_rate)
+    result = Result(model, np.linspace(0.1, 0.9, rows * calls), 300, 70_000, whole)
+    before, expected = before_values(model_fields(model), rows), one_by_one(result, rows)
+    assert [before + body for body in bodies(result, [rows] * calls)] == expected
+    columns, after = body_rows(result, rows)
+    assert [before + body.tobytes() + after for body in columns] == expected
+    together, after = body_bytes(result, rows)
+    size = len(together) // calls
+    assert [before + together[at : at + size] + after for at in range(0, len(together), size)] == expected
+
+
 def test_the_fast_path_fills_every_field_of_the_contract(model: Model) -> None:
-    parsed = PredictResponse.FromString(fast(Result(model, np.array([0.5]), 1, 1)))
+    parsed = PredictResponse.FromString(fast(Result(model, np.array([0.5]), 1, 1, forecast(1, 1))))
     filled = {field.name for field, _ in parsed.ListFields()}
     assert filled == {field.name for field in PredictResponse.DESCRIPTOR.fields} - NOT_FILLED
 

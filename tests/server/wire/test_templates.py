@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from math import nan
 from typing import Any
 
 import msgspec
@@ -48,6 +50,10 @@ pieces = st.one_of(
     st.sampled_from([b"\x0a\x00", field(1, field(1, b"volatility")), field(1, field(3, b"canary"))]),
     st.sampled_from([field(2, b""), field(2, field(1, b""))]),
     st.sampled_from([field(4, b""), field(4, b"key"), field(4, b"A" * 8)]),
+    st.sampled_from([0.0, -0.0, 2.5, nan]).map(lambda size: b"\x29" + struct.pack("<d", size)),
+    st.sampled_from([0.0, 3.0]).map(lambda multiple: b"\x31" + struct.pack("<d", multiple)),
+    st.lists(st.floats(0, 1), max_size=2).map(lambda levels: field(7, struct.pack(f"<{len(levels)}d", *levels))),
+    st.just(b"\x39" + struct.pack("<d", 0.5)),  # a level that is not packed
     st.sampled_from([b"\x78\x00" * 8, field(15, b"A" * 8), field(15, b""), b"\x7b\x7c", b"\x79" + bytes(8)]),
 )
 requests = st.lists(pieces, min_size=1, max_size=4).map(b"".join)
@@ -65,7 +71,7 @@ def recognized(templates: TemplateCache, raw: bytes) -> PredictInput | None:
     if template is None:
         return None
     rows = PackedInput(template.schema_hash, template.data_type, template.rows, raw[template.values])
-    return PredictInput(rows, template.selection)
+    return PredictInput(rows, template.selection, "", template.query)
 
 
 def scored(request: PredictInput | None) -> PredictInput | None:
@@ -255,3 +261,57 @@ def test_known_forms_are_few() -> None:
     for rows in range(1, 100):
         learned(templates, plain(rows))
     assert len(templates.by_length) <= 32
+
+
+def asking(rows: int = 1, seed: int = 0, product: str = "", **query: Any) -> bytes:
+    """A request with a query."""
+    matrix = np.random.default_rng(seed).random(rows * WIDTH)
+    changes: dict[str, Any] = {"values": matrix.tobytes(), "product_ids": [product] * rows if product else []}
+    request = PredictRequest.FromString(plain(rows, **changes))
+    request.MergeFrom(PredictRequest(**query))
+    return request.SerializeToString()
+
+
+@given(
+    st.integers(1, 4),
+    st.sampled_from(["", "BTC-USD"]),
+    st.sampled_from([{}, {"spike_bps": 2.5}, {"spike_multiple": 3.0}]),
+    st.lists(st.floats(0.01, 0.99), max_size=16),
+)
+def test_a_query_behind_the_rows_is_recognized(
+    rows: int, product: str, size: dict[str, float], levels: list[float]
+) -> None:
+    templates = TemplateCache()
+    learned(templates, asking(rows, 1, product, **size, quantiles=levels))
+    other = asking(rows, 2, product.replace("BTC", "ETH"), **size, quantiles=levels)
+    assert recognized(templates, other) == scored(parsed(other)) is not None
+
+
+def test_queries_of_one_length_have_a_template_each() -> None:
+    templates, sizes = TemplateCache(), [1.0 + number for number in range(16)]
+    for size in sizes:
+        learned(templates, asking(spike_bps=size))
+    for size in sizes:
+        request = recognized(templates, asking(seed=9, spike_bps=size))
+        assert request is not None
+        assert request.query.spike_bps == size
+    assert recognized(templates, asking(spike_bps=99.0)) is None
+
+
+def test_known_queries_are_few() -> None:
+    templates = TemplateCache()
+    for number in range(100):
+        learned(templates, asking(spike_bps=1.0 + number))
+        assert sum(len(queries.by_query) for queries in templates.by_length.values()) <= 16
+
+
+@pytest.mark.parametrize("query", [{"spike_bps": 2.5}, {"spike_multiple": 3.0}, {"quantiles": [0.25, 0.5]}])
+def test_another_query_is_not_taken_for_a_known_one(query: dict[str, Any]) -> None:
+    templates, whole = TemplateCache(), asking(rows=2, product="BTC-USD", **query)
+    learned(templates, whole)
+    for at in range(-24, 0):
+        for byte in (0, 1, 63, 64, 127, 128, 255):
+            changed = bytearray(whole)
+            changed[at] = byte
+            known = recognized(templates, bytes(changed))
+            assert known is None or known == scored(parsed(bytes(changed)))

@@ -60,6 +60,28 @@ async def grpc_session(session: Session) -> None:
             await client.infer(request(session, raw=True, rows=session.rows * np.nan))
 
 
+def quantile_shape(answer: Any) -> tuple[int, ...]:
+    by_name = {output.name: output for output in answer.outputs}
+    assert set(by_name) == {"probability", "median_bps", "quantile_bps"}, by_name
+    shape: tuple[int, ...] = by_name["quantile_bps"].as_numpy().shape
+    return shape
+
+
+async def forecast_session(session: Session) -> None:
+    """A spike size and quantiles, from a model that forecasts a distribution."""
+    asked = request(session, raw=True)
+    asked.parameters = {"spike_bps": "4.0", "quantiles": "0.1,0.9"}
+    shape = (len(session.rows), 2)
+    async with InferenceGRPCClient(session.forecast_grpc) as over_grpc:
+        answer = await over_grpc.infer(asked)
+        session.true("grpc: quantiles", quantile_shape(answer) == shape)
+        session.true("grpc: the spike size", answer.parameters["spike_bps"].string_param == "4.0")
+    async with InferenceRESTClient(RESTConfig(protocol="v2")) as over_rest:
+        answer = await over_rest.infer(f"http://{session.forecast_http}", asked, model_name=session.model)
+        session.true("rest: quantiles", quantile_shape(answer) == shape)
+        session.true("rest: the spike size", answer.parameters["spike_bps"] == 4.0)
+
+
 async def rest_session(session: Session) -> None:
     base = f"http://{session.http}"
     async with InferenceRESTClient(RESTConfig(protocol="v2")) as client:
@@ -90,6 +112,7 @@ def main() -> None:
     session.same_contract(grpc_predict_v2_pb2.DESCRIPTOR, OTHERWISE)
     asyncio.run(grpc_session(session))
     asyncio.run(rest_session(session))
+    asyncio.run(forecast_session(session))
     session.end()
 
 

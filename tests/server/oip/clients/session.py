@@ -18,6 +18,8 @@ class Session:
             settings: dict[str, Any] = json.load(file)
         self.grpc: str = settings["grpc"]
         self.http: str = settings["http"]
+        self.forecast_grpc: str = settings["forecast_grpc"]  # a server whose model forecasts a distribution
+        self.forecast_http: str = settings["forecast_http"]
         self.model: str = settings["model"]
         self.stable: str = settings["stable"]
         self.other: str = settings["other"]

@@ -73,7 +73,27 @@ def common(session: Session, client: Any, module: Any, protocol: str) -> None:
         client.unload_model(model)
 
 
+def forecasts(session: Session, client: Any, module: Any, protocol: str) -> None:
+    """A spike size and quantiles, from a model that forecasts a distribution."""
+    as_json = {"as_json": True} if protocol == "grpc" else {}
+    about = client.get_model_metadata(session.model, **as_json)
+    outputs = [output["name"] for output in about["outputs"]]
+    session.true(f"{protocol}: outputs of a forecast", outputs == ["probability", "median_bps", "quantile_bps"])
+    parameters = {"spike_bps": 4.0 if protocol == "http" else "4.0", "quantiles": "0.1,0.9"}
+    result = client.infer(session.model, [tensor(module, session.rows)], parameters=parameters)
+    quantiles = result.as_numpy("quantile_bps")
+    session.true(f"{protocol}: quantiles", quantiles.shape == (len(session.rows), 2) and quantiles.min() > 0)
+    session.true(f"{protocol}: median", result.as_numpy("median_bps").shape == (len(session.rows),))
+    asked = [module.InferRequestedOutput("median_bps")]
+    result = client.infer(session.model, [tensor(module, session.rows)], outputs=asked)
+    session.true(f"{protocol}: only the requested output", result.as_numpy("probability") is None)
+    with session.refused(f"{protocol}: a wrong spike size", InferenceServerException, "parameters[spike_bps]"):
+        client.infer(session.model, [tensor(module, session.rows)], parameters={"spike_bps": "x"})
+
+
 def grpc_session(session: Session) -> None:
+    with over_grpc.InferenceServerClient(session.forecast_grpc) as client:
+        forecasts(session, client, over_grpc, "grpc")
     with over_grpc.InferenceServerClient(session.grpc) as client:
         common(session, client, over_grpc, "grpc")
         session.true("grpc: the id comes back", client.infer(session.model, [tensor(over_grpc, session.rows)],
@@ -105,6 +125,8 @@ def grpc_session(session: Session) -> None:
 
 
 def http_session(session: Session) -> None:
+    with over_http.InferenceServerClient(session.forecast_http) as client:
+        forecasts(session, client, over_http, "http")
     with over_http.InferenceServerClient(session.http, concurrency=4) as client:
         common(session, client, over_http, "http")
         model = session.model
