@@ -192,20 +192,33 @@ async def test_calls_and_frames_of_mixed_queries_share_a_read(front: NativeFront
         assert_equal(StreamPredictResponse.FromString(raw).response.SerializeToString(), slow(front, each))
 
 
+@pytest.mark.parametrize("count", [1, 5, MANY])
 async def test_rows_of_one_size_share_it_and_other_rows_do_not(
-    front: NativeFront, client: Client, parsed: list[object]
+    front: NativeFront, client: Client, parsed: list[object], count: int
 ) -> None:
     """With spike_multiple the response has a size only if all rows share it, so its length differs."""
     query: dict[str, Any] = {"spike_multiple": 2.0, "quantiles": (0.5,)}
     await learned(client, request(3, 0, **query))
     parsed.clear()
-    for number, equal in enumerate((True, False, True)):
-        wanted = request(3, number, equal=equal, **query)
-        client.call(3 + 2 * number, wanted.SerializeToString())
-        (raw,) = answers(await client.ended(3 + 2 * number), 3 + 2 * number)
-        assert_equal(raw, slow(front, wanted))
-        assert bool(PredictResponse.FromString(raw).spike_bps) is equal
+    wanted = [request(3, number, equal=number % 3 > 0, **query) for number in range(count)]
+    head, streams = block(SERVICE + b"Predict"), range(3, 3 + 2 * count, 2)
+    sent = [
+        frames.frame(frames.HEADERS, 4, stream, head)
+        + frames.frame(frames.DATA, frames.END_STREAM, stream, message(each.SerializeToString()))
+        for stream, each in zip(streams, wanted, strict=True)
+    ]
+    client.send(*sent)
+    got = await client.until(lambda got: sum(each.flags & 1 for each in got) >= count)
+    a_stream(client, 601)
+    client.data(601, b"".join(frame(200 + number, each) for number, each in enumerate(wanted)))
+    replies = answers(await client.until(lambda got: len(answers(got, 601)) == count), 601)
     assert not parsed
+    for number, (stream, each) in enumerate(zip(streams, wanted, strict=True)):
+        (raw,) = answers(got, stream)
+        reply = StreamPredictResponse.FromString(replies[number]).response.SerializeToString()
+        for response in (raw, reply):
+            assert_equal(response, slow(front, each))
+            assert bool(PredictResponse.FromString(response).spike_bps) is (number % 3 > 0)
 
 
 async def test_a_single_row_is_scored_within_the_read_that_brought_it(client: Client) -> None:
