@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from common.schema import CORE_1, FULL_2, FeatureSchema
 from training.forecasting.form import LOG_BPS, Design, Unit
 
-RATIO_BOUND = 3.0  # of the logarithm of a ratio: a factor of 20
 _GRID = "grid_volatility_"
 
 
@@ -39,8 +38,9 @@ def ratios(schema: FeatureSchema) -> Design:
             schema,
             (
                 _level("volatility"),
-                *(_ratio(f"return_{seconds}s", f"return_{seconds}s", "volatility") for seconds in (5, 30, 60)),
+                *(_ratio(f"return over {seconds} s", f"return_{seconds}s", "volatility") for seconds in (5, 30, 60)),
             ),
+            signed=True,
         )
     return Design(schema, _RATIOS_OF_FULL_2, offset=f"{_GRID}1800s")
 
@@ -51,11 +51,7 @@ def _level(name: str) -> Unit:
 
 
 def _ratio(name: str, size: str, to: str) -> Unit:
-    return Unit(name, {size: 1.0, to: -1.0}, bound=RATIO_BOUND)
-
-
-def _error(name: str) -> Unit:
-    return Unit(name, {name: 1.0}, bound=RATIO_BOUND)
+    return Unit(name, {size: 1.0, to: -1.0})
 
 
 _RATIOS_OF_FULL_2 = (
@@ -65,9 +61,8 @@ _RATIOS_OF_FULL_2 = (
     _ratio("half a minute", f"{_GRID}30s", f"{_GRID}60s"),
     _ratio("half an hour", f"{_GRID}1800s", f"{_GRID}3600s"),
     _ratio("largest return", "grid_max_abs_return", f"{_GRID}60s"),
-    Unit("mean return", {"grid_mean_abs_return": 1.0, f"{_GRID}60s": -1.0}, bias=2.0, bound=RATIO_BOUND),
-    _error("reference_error_mean"),
-    _error("reference_error_size"),
+    _ratio("mean return", "grid_mean_abs_return", f"{_GRID}60s"),
+    Unit("size of errors", {"reference_error_size": 1.0}),
 )
 
 # The trailing hour's volatility per minute, for spike sizes that are multiples of it; "" if the schema has none.

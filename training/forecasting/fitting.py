@@ -44,14 +44,22 @@ def log_scale(units: Floats, residuals: Floats, weights: Floats, penalty: float)
     return rounded(linear)
 
 
-def knots(scaled: Floats, weights: Floats) -> Floats:
-    """Weighted quantiles of scaled residuals (n,) at LEVELS, strictly ascending, (K,)."""
-    order = np.argsort(scaled, kind="stable")
+def weighted_quantiles(values: Floats, weights: Floats, levels: Floats) -> Floats:
+    """Quantiles of values (n,) with weights (n,) at levels (L,), (L,)."""
+    order = np.argsort(values, kind="stable")
     share = weights[order] / weights.sum()
-    middle = np.cumsum(share) - share / 2
-    quantiles = np.interp(LEVELS, middle, scaled[order])
-    steps = np.arange(len(quantiles)) * MIN_KNOT_DISTANCE
-    return rounded(np.maximum.accumulate(quantiles - steps) + steps)
+    return np.interp(levels, np.cumsum(share) - share / 2, values[order])
+
+
+def knots(scaled: Floats, weights: Floats) -> Floats:
+    """Weighted quantiles of scaled residuals (n,), whose median is 0, at LEVELS: strictly ascending, (K,)."""
+    quantiles = weighted_quantiles(scaled, weights, LEVELS)
+    middle = int(np.flatnonzero(LEVELS == 0.5)[0])
+    steps = (np.arange(len(quantiles)) - middle) * MIN_KNOT_DISTANCE
+    below = np.minimum.accumulate((quantiles - steps)[middle::-1])[::-1] + steps[: middle + 1]
+    above = np.maximum.accumulate((quantiles - steps)[middle:]) + steps[middle:]
+    ascending = np.concatenate([below[:-1], [0.0], above[1:]])
+    return rounded(ascending)
 
 
 def rounded(values: Floats) -> Floats:

@@ -1,12 +1,11 @@
 """The form that all kinds share, in NumPy; `graph` computes it in ONNX.
 
-    size     = max(feature + shift, low)                    of each column
-    unit     = clip(sum of weight * log(size) + bias)       fixed by the kind's design
-    location = sum of weight * unit + bias (+ trees)        fitted
-    scale    = exp(sum of weight * unit + bias)             fitted
+    log size = log(clip(feature, LOW, HIGH))               of each column used
+    location = sum of weight * log size + bias             fitted; boosted trees may add to it
+    scale    = exp(sum of weight * log size + bias)        fitted
 
-Location and scale are of the logarithm of the volatility in bps. Clipped units keep a row unlike all training rows from
-being extrapolated without bound.
+Location and scale are of the logarithm of the volatility in bps. All weights are in terms of logarithms, so a unit, such as
+the ratio of two windows, is a difference of log sizes. Clipped sizes keep every answer finite.
 """
 
 from __future__ import annotations
@@ -25,45 +24,23 @@ from common.schema import FeatureSchema
 from training.forecasting.distribution import LocationScale
 from training.forecasting.target import BPS, Floats
 
-# 33 knots: as good as 101 (docs/decisions/0030), and the tails of one in a thousand are among them.
+# 33 levels with tails of one in a thousand. docs/decisions/0030-target-and-kinds.md compares them with 101.
 LEVELS = np.array(
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.125]
     + [level / 100 for level in range(15, 90, 5)]
     + [0.875, 0.9, 0.925, 0.95, 0.975, 0.99, 0.995, 0.9975, 0.999]
 )
-MAX_LEVEL = 25.0  # of a unit that is a logarithm: no clipping of a finite volatility that matters
+LOW, HIGH = 5e-6, 100.0  # as log return: 0.05 bps, below which a market stands still
 LOG_BPS = math.log(BPS)
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """How a feature becomes a size: max(feature + shift, low), or max(|feature + shift|, low) if signed."""
-
-    low: float = 5e-6  # a log return of 0.05 bps, below which a market stands still
-    shift: float = 0.0
-    signed: bool = False
-
-
-_COLUMNS = {
-    "reference_error_mean": Column(low=1e-3, shift=4.0),  # within ±3 (pipeline/features/trailing.py)
-    "reference_error_size": Column(low=1e-3),
-    **{f"return_{seconds}s": Column(signed=True) for seconds in (1, 5, 30, 60)},
-}
-
-
-def column_of(name: str) -> Column:
-    """How a feature becomes a size."""
-    return _COLUMNS.get(name, Column())
-
-
-@dataclass(frozen=True, slots=True)
 class Unit:
-    """clip(sum of weights * log sizes + bias, -bound, bound)."""
+    """Sum of weights * log sizes + bias: what a weight is fitted for."""
 
     name: str
-    weights: Mapping[str, float]  # column -> weight
+    weights: Mapping[str, float]  # feature -> weight
     bias: float = 0.0
-    bound: float = MAX_LEVEL
 
 
 @dataclass(frozen=True)
@@ -73,6 +50,7 @@ class Design:
     schema: FeatureSchema
     units: tuple[Unit, ...]
     offset: str = ""  # a unit that the location has with weight 1, whatever the data; "": no such unit
+    signed: bool = False  # features may be negative; their absolute values are used
 
     def __post_init__(self) -> None:
         missing = self._used() - set(self.schema.names)
@@ -96,48 +74,38 @@ class Design:
         return [place for place, unit in enumerate(self.units) if unit.name == self.offset]
 
     @cached_property
-    def has_signed(self) -> bool:
-        """Whether a column needs its absolute value."""
-        return any(column_of(name).signed for name in self.names)
-
-    @cached_property
     def span(self) -> slice:
         """The columns of the schema from the first to the last column used."""
         places = [self.schema.names.index(name) for name in self.names] or [0]
         return slice(min(places), max(places) + 1)
 
     @cached_property
-    def shift_low(self) -> Floats:
-        """Shift and low of each column of the span, (2, columns); unused columns have a low of 1."""
+    def unit_weights(self) -> Floats:
+        """Weights from log sizes of the span to units, and the units' biases, (columns + 1, units)."""
         names = self.schema.names[self.span]
-        both = np.array([np.zeros(len(names)), np.ones(len(names))])
-        for name in self.names:
-            column = column_of(name)
-            both[:, names.index(name)] = column.shift, column.low
-        return both
-
-    @cached_property
-    def weights(self) -> Floats:
-        """Weights from log sizes of the span to units, (columns, units)."""
-        names = self.schema.names[self.span]
-        matrix = np.zeros((len(names), len(self.units)))
+        matrix = np.zeros((len(names) + 1, len(self.units)))
         for number, unit in enumerate(self.units):
+            matrix[-1, number] = unit.bias
             for name, weight in unit.weights.items():
                 matrix[names.index(name), number] = weight
         return matrix
 
-    @cached_property
-    def bias_bound(self) -> Floats:
-        """Bias and bound of each unit, (2, units)."""
-        return np.array([[unit.bias, unit.bound] for unit in self.units]).reshape(-1, 2).T
+    def log_sizes(self, features: Floats) -> Floats:
+        """(rows, features of the schema) -> (rows, columns of the span)."""
+        columns = features[:, self.span]
+        sizes = np.clip(np.abs(columns) if self.signed else columns, LOW, HIGH)
+        return np.asarray(np.log(sizes), dtype=np.float64)
 
     def unit_values(self, features: Floats) -> Floats:
         """(rows, features of the schema) -> (rows, units)."""
-        shift, low = self.shift_low
-        bias, bound = self.bias_bound
-        shifted = features[:, self.span] + shift
-        logs = np.log(np.maximum(np.abs(shifted) if self.has_signed else shifted, low))
-        return np.asarray(np.clip(logs @ self.weights + bias, -bound, bound), dtype=np.float64)
+        values: Floats = self.log_sizes(features) @ self.unit_weights[:-1] + self.unit_weights[-1]
+        return values
+
+    def in_log_sizes(self, coefficients: Floats) -> Floats:
+        """Weights and bias of units (units + 1,) as weights and bias of log sizes, (columns + 1,)."""
+        combined: Floats = self.unit_weights @ coefficients[:-1]
+        combined[-1] += coefficients[-1]
+        return combined
 
     def _used(self) -> set[str]:
         return {name for unit in self.units for name in unit.weights}
@@ -145,13 +113,17 @@ class Design:
 
 @dataclass(frozen=True)
 class FittedForecast:
-    """A fitted model of any kind."""
+    """A fitted model of any kind.
+
+    location, log_scale: (columns of the design's span + 1,), weights of log sizes and bias. knots: (K,), quantiles of
+    scaled residuals at `levels`; the knot at 0.5 is 0, so the location is the median.
+    """
 
     kind: str
     design: Design
-    location: Floats  # (units + 1,): weights and bias
-    log_scale: Floats  # (units + 1,)
-    knots: Floats  # (K,) of scaled residuals, at LEVELS
+    location: Floats
+    log_scale: Floats
+    knots: Floats
     floor_bps: float
     trees: bytes = field(default=b"", repr=False)  # XGBoost's JSON over units; their sum is added to the location
     levels: Floats = field(default_factory=lambda: LEVELS)
@@ -171,11 +143,11 @@ class FittedForecast:
 
     def forecasts(self, features: Floats) -> LocationScale:
         """Forecasts of rows (n, features of the schema)."""
-        units = self.design.unit_values(features)
-        location = units @ self.location[:-1] + self.location[-1]
+        logs = self.design.log_sizes(features)
+        location = logs @ self.location[:-1] + self.location[-1]
         if self.trees:
-            location = location + tree_sums(self._booster, units)
-        scale = np.exp(units @ self.log_scale[:-1] + self.log_scale[-1])
+            location = location + tree_sums(self._booster, self.design.unit_values(features))
+        scale = np.exp(logs @ self.log_scale[:-1] + self.log_scale[-1])
         return LocationScale(location, scale, self.levels, self.knots, self.floor_bps)
 
     def to_onnx(self) -> bytes:

@@ -72,8 +72,8 @@ class LinearKind:
             # Feasible generalized least squares: rows with a small scale tell more about the location.
             precision = share / np.exp(2 * _linear(units, scale))
             location = _location(design, units, y, precision, self.penalty)
-        scaled = (y - _linear(units, location)) / np.exp(_linear(units, scale))
-        knots = fitting.knots(scaled, share)
+        location, knots = _with_residuals(units, y, location, scale, share)
+        location, scale = (fitting.rounded(design.in_log_sizes(each)) for each in (location, scale))
         return FittedForecast(self.name, design, location, scale, knots, DEFAULT_TARGET.floor_bps)
 
 
@@ -98,17 +98,19 @@ class BoostedKind:
         base = self.base.fit(rows, weights, seed)
         design = base.design
         units, share = design.unit_values(rows.features), _weights(rows, weights)
-        residuals = np.log(rows.outcome_bps) - _linear(units, base.location)
+        y, logs = np.log(rows.outcome_bps), design.log_sizes(rows.features)
+        residuals = y - _linear(logs, base.location)
         inputs = units.copy()
         inputs[:, design.fixed] = 0.0  # trees see no level, so they hold at every level
         data = xgboost.DMatrix(
             inputs.astype(np.float32), label=residuals, weight=share * len(share) / share.sum(), nthread=1
         )
         booster = xgboost.train(self._settings(seed), data, num_boost_round=self.trees)
-        residuals = residuals - tree_sums(booster, units)
-        scale = _scale(design, units, residuals, share)
-        knots = fitting.knots(residuals / np.exp(_linear(units, scale)), share)
-        return replace(base, kind=self.name, log_scale=scale, knots=knots, trees=bytes(booster.save_raw("json")))
+        y = y - tree_sums(booster, units)
+        scale = fitting.rounded(design.in_log_sizes(_scale(design, units, y - _linear(logs, base.location), share)))
+        location, knots = _with_residuals(logs, y, base.location, scale, share)
+        trees = bytes(booster.save_raw("json"))
+        return replace(base, kind=self.name, location=location, log_scale=scale, knots=knots, trees=trees)
 
     def _settings(self, seed: int) -> dict[str, Any]:
         return {
@@ -141,6 +143,19 @@ def _location(design: Design, units: Floats, y: Floats, weights: Floats, penalty
     location = np.ones(len(design.units) + 1)
     location[[*design.fitted, -1]] = fitting.ridge(units[:, design.fitted], y - offset, weights, penalty)
     return location
+
+
+def _with_residuals(
+    values: Floats, y: Floats, location: Floats, scale: Floats, weights: Floats
+) -> tuple[Floats, Floats]:
+    """The location moved to the median of y (n,), and the knots of the scaled residuals.
+
+    values: (n, m); location, scale: (m + 1,). The knot at a half is 0 then: dividing by the scale keeps signs.
+    """
+    residuals = y - _linear(values, location)
+    median = fitting.weighted_quantiles(residuals, weights, np.array([0.5]))[0]
+    moved = np.append(location[:-1], location[-1] + median)
+    return moved, fitting.knots((residuals - median) / np.exp(_linear(values, scale)), weights)
 
 
 def _scale(design: Design, units: Floats, residuals: Floats, weights: Floats) -> Floats:
