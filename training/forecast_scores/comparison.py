@@ -103,20 +103,23 @@ class GroupDifference:
     difference: Interval
 
 
-def interval(point: float, samples: Floats, blocks: int) -> Interval:
-    """Of values of a bootstrap (draws,), NaN if a draw does not define the value."""
+def interval(point: float, samples: Floats, blocks: int, comparisons: int = 1) -> Interval:
+    """Of values of a bootstrap (draws,), NaN if a draw does not define the value.
+
+    comparisons: number of intervals of which all have to hold (Bonferroni).
+    """
     defined = samples[~np.isnan(samples)]
     if blocks < MIN_BLOCKS or len(defined) < DEFINED_SHARE * len(samples):
         return Interval(point, None, None, blocks)
-    outside = (1 - CONFIDENCE) / 2
+    outside = (1 - CONFIDENCE) / 2 / comparisons
     expanded = float(norm.cdf(t.ppf(outside, blocks - 1) * np.sqrt(blocks / (blocks - 1))))
     low, high = np.quantile(defined, [expanded, 1 - expanded])
     return Interval(point, float(low), float(high), blocks)
 
 
-def mean_interval(values: Floats, blocks: TimeBlocks, seed: int) -> Interval:
+def mean_interval(values: Floats, blocks: TimeBlocks, seed: int, comparisons: int = 1) -> Interval:
     """The mean of values (n,), such as differences of scores or coverage."""
-    return _means(values, None, 1, blocks, seed)[0]
+    return _means(values, None, 1, blocks, seed, comparisons)[0]
 
 
 def mean_difference(mine: Floats, theirs: Floats, blocks: TimeBlocks, seed: int) -> Interval:
@@ -172,7 +175,9 @@ def _by_day(time_ns: Ints) -> RowGroups:
     return RowGroups("day", names, of_row.astype(np.int64).reshape(-1))
 
 
-def _means(values: Floats, group: Ints | None, groups: int, blocks: TimeBlocks, seed: int) -> list[Interval]:
+def _means(
+    values: Floats, group: Ints | None, groups: int, blocks: TimeBlocks, seed: int, comparisons: int = 1
+) -> list[Interval]:
     """The mean within each group; rows and sums vary together with the draws."""
     sums, rows = blocks.sums(values, group, groups), blocks.sums(np.ones(len(values)), group, groups)
     draws = blocks.draws(seed)
@@ -181,4 +186,6 @@ def _means(values: Floats, group: Ints | None, groups: int, blocks: TimeBlocks, 
     total = rows.sum(axis=0)
     points = np.divide(sums.sum(axis=0), total, out=np.full(groups, np.nan), where=total > 0)
     with_rows = np.count_nonzero(rows, axis=0)
-    return [interval(float(points[place]), samples[:, place], int(with_rows[place])) for place in range(groups)]
+    return [
+        interval(float(points[place]), samples[:, place], int(with_rows[place]), comparisons) for place in range(groups)
+    ]
