@@ -4,8 +4,8 @@
     location = sum of weight * log size + bias             fitted; boosted trees may add to it
     scale    = exp(sum of weight * log size + bias)        fitted
 
-Location and scale are of the logarithm of the volatility in bps. All weights are in terms of logarithms, so a unit, such as
-the ratio of two windows, is a difference of log sizes. Clipped sizes keep every answer finite.
+Location and scale are of the logarithm of the volatility in bps. All weights are in terms of logarithms, so a unit,
+such as the ratio of two windows, is a difference of log sizes. Clipped sizes keep every answer finite.
 """
 
 from __future__ import annotations
