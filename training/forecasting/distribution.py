@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 TAIL = 30.0  # in scales
+# A log return of 100. Rows unlike any market would have infinite quantiles, which JSON cannot carry.
+CEILING_BPS = 1e6
 
 
 class Forecasts(Protocol):
@@ -40,8 +42,9 @@ class LocationScale:
     """Forecasts of n rows that share the distribution of their scaled residual.
 
     location, scale: (n,), of the logarithm of the volatility in bps; scale is positive.
-    levels, knots: (K,), ascending; knots[k] is the residual's quantile at levels[k]. Quantiles stay within the knots.
-    Beyond them, F is linear and reaches 0 and 1 only at a distance of TAIL: no spike size is certain or impossible.
+    levels, knots: (K,), ascending; knots[k] is the residual's quantile at levels[k]. Quantiles stay within the knots
+    and are at most CEILING_BPS. Beyond the knots, F is linear and reaches 0 and 1 only at a distance of TAIL: no spike
+    size above the floor is certain or impossible.
     floor_bps: positive.
     """
 
@@ -57,7 +60,8 @@ class LocationScale:
     def quantiles_bps(self, levels: Floats) -> Floats:
         knots = np.interp(levels, self.levels, self.knots)
         log_quantiles = self.location[:, None] + self.scale[:, None] * knots[None, :]
-        return np.asarray(np.maximum(np.exp(log_quantiles), self.floor_bps), dtype=np.float64)
+        with np.errstate(over="ignore"):  # infinite, and then the ceiling
+            return np.asarray(np.clip(np.exp(log_quantiles), self.floor_bps, CEILING_BPS), dtype=np.float64)
 
     def exceedance(self, size_bps: float | Floats) -> Floats:
         scaled = (np.log(size_bps) - self.location) / self.scale

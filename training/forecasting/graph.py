@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, checker, helper, numpy_helper
 
-from training.forecasting.distribution import with_tails
+from training.forecasting.distribution import CEILING_BPS, with_tails
 from training.forecasting.form import HIGH, LOW, FittedForecast
 from training.forecasting.target import Floats
 from training.models.graphs import IR_VERSION, ML_OPSET, OPSET
@@ -115,10 +115,10 @@ def _probability(graph: _Graph, fitted: FittedForecast) -> None:
 
 
 def _quantiles(graph: _Graph, fitted: FittedForecast) -> None:
-    """The median, which is the centre, and centre * exp(scale * knot at the level); both at least the floor."""
+    """The median, which is the centre, and centre * exp(scale * knot at the level); both between floor and ceiling."""
     node, constant = graph.node, graph.constant
-    floor = constant("floor", fitted.floor_bps)
-    node("Max", ["centre", floor], MEDIAN_BPS)
+    bounds = [constant("floor", fitted.floor_bps), constant("ceiling", CEILING_BPS)]
+    node("Clip", ["centre", *bounds], MEDIAN_BPS)
     weights, first = hinges(fitted.levels, fitted.knots)
     # No level reaches 1, so the last hinge is the constant.
     node("Unsqueeze", [LEVELS, constant("last_axis", [2], np.int64)], "level_rows")
@@ -127,4 +127,4 @@ def _quantiles(graph: _Graph, fitted: FittedForecast) -> None:
     node("Mul", ["level_knots", "scale"], "distance")
     node("Exp", ["distance"], "multiple")
     node("Mul", ["multiple", "centre"], "unbounded")
-    node("Max", ["unbounded", floor], QUANTILE_BPS)
+    node("Clip", ["unbounded", *bounds], QUANTILE_BPS)

@@ -51,6 +51,10 @@ def test_volatility_is_at_least_the_floor() -> None:
     assert rows.median_bps()[0] == 0.05
 
 
+def test_quantiles_are_at_most_the_ceiling() -> None:
+    assert forecasts([900.0], [1.0]).quantiles_bps(LEVELS) == pytest.approx(np.full((1, 5), 1e6))
+
+
 def test_a_size_for_each_row_is_that_rows_size() -> None:
     rows = forecasts([0.0, 1.0], [1.0, 0.5])
     both = rows.exceedance(np.array([1.0, 4.0]))
