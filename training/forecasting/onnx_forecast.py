@@ -16,7 +16,6 @@ from training.forecasting.target import Floats
 
 CHUNK_ROWS = 16_384
 PARITY = 1e-6
-PARITY_SIZES = 20
 OUTPUTS = (PROBABILITY, MEDIAN_BPS, QUANTILE_BPS)
 
 
