@@ -117,9 +117,6 @@ class Forecast:
         kept = {name: values[mask] for name in _ANSWERS if len(values := getattr(self, name))}
         return replace(self, rows=self.rows.select(mask), **kept)
 
-
-_ANSWERS = ("probabilities", "median_bps", "quantile_bps")
-
     def missing_prediction(self, row: int, venue: str, product_id: str) -> Prediction:
         """The record of a row without a probability."""
         rows = self.rows
@@ -136,6 +133,9 @@ _ANSWERS = ("probabilities", "median_bps", "quantile_bps")
             ask=float(rows.ask[row]),
             imbalance=float(rows.imbalance[row]),
         )
+
+
+_ANSWERS = ("probabilities", "median_bps", "quantile_bps")
 
 
 @dataclass(frozen=True, slots=True)

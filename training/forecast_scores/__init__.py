@@ -1,0 +1,1 @@
+"""Scores, comparisons, alerts, plots and gate checks of forecasts of a distribution of volatility."""

@@ -1,0 +1,191 @@
+"""Paired differences of scores with intervals from whole blocks of time that are drawn again and again.
+
+Rows overlap and volatility clusters, so rows are no independent evidence; blocks of time nearly are (H. Künsch, "The
+jackknife and the bootstrap for general stationary observations", Annals of Statistics 17, 1989). Both forecasts see the
+same draws. Rows of all products at a time are in the same block, since markets move together.
+
+Percentiles of a bootstrap are too narrow if there are few blocks. They are taken further out by Student's t
+distribution (T. Hesterberg, "What teachers should know about the bootstrap", The American Statistician 69, 2015: the
+expanded percentile interval).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm, t
+
+from training.evaluation.figures import areas
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+
+DRAWS = 2000  # of every decision: with 500, the ends of an interval move with the seed, and decisions with them
+CONFIDENCE = 0.95
+# With fewer blocks, equal forecasts differ in the same direction in all blocks with a probability above 2.5 % (sign
+# test: 2 ** -5 = 3.1 %), so that no interval can show a difference.
+MIN_BLOCKS = 6
+DEFINED_SHARE = 0.8  # of the draws: an interval is given if at least this share defines the value
+NS_PER_DAY = 86_400 * 10**9
+REGIMES = ("calm", "usual", "lively")
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A value and its 95 % interval. low, high: None if there are too few blocks or too few draws define the value."""
+
+    point: float
+    low: float | None
+    high: float | None
+    blocks: int  # that hold rows
+    draws: int = DRAWS
+
+    def lies_above(self, limit: float) -> bool:
+        return self.low is not None and self.low > limit
+
+    def lies_below(self, limit: float) -> bool:
+        return self.high is not None and self.high < limit
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.point:+.4f} (no interval: {self.blocks} blocks of time, {MIN_BLOCKS} are needed)"
+        return f"{self.point:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+
+
+@dataclass(frozen=True, slots=True)
+class TimeBlocks:
+    """The block of each row, (n,), numbered from 0 without gaps."""
+
+    of_row: Ints
+    count: int
+
+    @classmethod
+    def of(cls, time_ns: Ints, block_ns: int) -> Self:
+        """time_ns: (n,), event times."""
+        numbers, of_row = np.unique(time_ns // block_ns, return_inverse=True)
+        return cls(of_row.astype(np.int64).reshape(-1), len(numbers))
+
+    def draws(self, seed: int) -> Floats:
+        """How often each block is drawn, (DRAWS, count): as many as there are, with replacement."""
+        chances = np.full(self.count, 1 / self.count)
+        return np.random.default_rng(seed).multinomial(self.count, chances, size=DRAWS).astype(np.float64)
+
+    def sums(self, values: Floats, group: Ints | None = None, groups: int = 1) -> Floats:
+        """Values (n,) added up by block and group, (count, groups). group: of each row, (n,); None: a single group."""
+        cell = self.of_row * groups + (0 if group is None else group)
+        totals = np.bincount(cell, weights=values, minlength=self.count * groups).astype(np.float64)
+        return totals.reshape(self.count, groups)
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroups:
+    """The group of each row, (n,), for example its day."""
+
+    by: str
+    names: tuple[str, ...]
+    of_row: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class GroupDifference:
+    """The difference within a group, with the means of both forecasts."""
+
+    name: str
+    rows: int
+    mine: float
+    theirs: float
+    difference: Interval
+
+
+def interval(point: float, samples: Floats, blocks: int, comparisons: int = 1) -> Interval:
+    """Of values of a bootstrap (draws,), NaN if a draw does not define the value.
+
+    comparisons: number of intervals of which all have to hold (Bonferroni).
+    """
+    defined = samples[~np.isnan(samples)]
+    if blocks < MIN_BLOCKS or len(defined) < DEFINED_SHARE * len(samples):
+        return Interval(point, None, None, blocks)
+    outside = (1 - CONFIDENCE) / 2 / comparisons
+    expanded = float(norm.cdf(t.ppf(outside, blocks - 1) * np.sqrt(blocks / (blocks - 1))))
+    low, high = np.quantile(defined, [expanded, 1 - expanded])
+    return Interval(point, float(low), float(high), blocks)
+
+
+def mean_interval(values: Floats, blocks: TimeBlocks, seed: int, comparisons: int = 1) -> Interval:
+    """The mean of values (n,), such as differences of scores or coverage."""
+    return _means(values, None, 1, blocks, seed, comparisons)[0]
+
+
+def mean_difference(mine: Floats, theirs: Floats, blocks: TimeBlocks, seed: int) -> Interval:
+    """The mean of mine - theirs, both (n,): scores of the same rows."""
+    return mean_interval(mine - theirs, blocks, seed)
+
+
+def differences_by(
+    groups: RowGroups, mine: Floats, theirs: Floats, blocks: TimeBlocks, seed: int
+) -> list[GroupDifference]:
+    """The mean difference within each group that holds rows."""
+    count = len(groups.names)
+    rows = np.bincount(groups.of_row, minlength=count)
+    means = [
+        np.divide(np.bincount(groups.of_row, scores, count), rows, out=np.full(count, np.nan), where=rows > 0)
+        for scores in (mine, theirs)
+    ]
+    intervals = _means(mine - theirs, groups.of_row, count, blocks, seed)
+    return [
+        GroupDifference(name, int(rows[place]), float(means[0][place]), float(means[1][place]), intervals[place])
+        for place, name in enumerate(groups.names)
+        if rows[place]
+    ]
+
+
+def pr_auc_difference(event: Bools, mine: Floats, theirs: Floats, blocks: TimeBlocks, seed: int) -> Interval:
+    """The difference in PR-AUC (average precision) of two probabilities of the same events, all (n,)."""
+    classes = event.astype(np.int8)
+    as_observed = np.ones((1, blocks.count))
+    points, samples = (
+        [areas(classes, probability, blocks.of_row, draws)[0] for probability in (mine, theirs)]
+        for draws in (as_observed, blocks.draws(seed))
+    )
+    with_events = len(np.unique(blocks.of_row[event]))
+    return interval(float(points[0][0] - points[1][0]), samples[0] - samples[1], with_events)
+
+
+def groupings(time_ns: Ints, product: Sequence[str], trailing_bps: Floats) -> list[RowGroups]:
+    """By day and hour of the day (UTC), product, and regime: tercile of the trailing volatility. All (n,)."""
+    products, of_product = np.unique(np.asarray(product), return_inverse=True)
+    edges = np.quantile(trailing_bps, [1 / 3, 2 / 3])
+    return [
+        _by_day(time_ns),
+        RowGroups("hour", tuple(f"{hour:02d}" for hour in range(24)), time_ns % NS_PER_DAY // (3600 * 10**9)),
+        RowGroups("product", tuple(products.tolist()), of_product.astype(np.int64).reshape(-1)),
+        RowGroups("regime", REGIMES, np.searchsorted(edges, trailing_bps, side="right").astype(np.int64)),
+    ]
+
+
+def _by_day(time_ns: Ints) -> RowGroups:
+    days, of_row = np.unique(time_ns // NS_PER_DAY, return_inverse=True)
+    names = tuple(f"{datetime.fromtimestamp(day * 86_400, UTC):%Y-%m-%d}" for day in days.tolist())
+    return RowGroups("day", names, of_row.astype(np.int64).reshape(-1))
+
+
+def _means(
+    values: Floats, group: Ints | None, groups: int, blocks: TimeBlocks, seed: int, comparisons: int = 1
+) -> list[Interval]:
+    """The mean within each group; rows and sums vary together with the draws."""
+    sums, rows = blocks.sums(values, group, groups), blocks.sums(np.ones(len(values)), group, groups)
+    draws = blocks.draws(seed)
+    drawn = draws @ rows
+    samples = np.divide(draws @ sums, drawn, out=np.full(drawn.shape, np.nan), where=drawn > 0)
+    total = rows.sum(axis=0)
+    points = np.divide(sums.sum(axis=0), total, out=np.full(groups, np.nan), where=total > 0)
+    with_rows = np.count_nonzero(rows, axis=0)
+    return [
+        interval(float(points[place]), samples[:, place], int(with_rows[place]), comparisons) for place in range(groups)
+    ]

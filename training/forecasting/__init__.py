@@ -1,0 +1,1 @@
+"""Forecasts of the distribution of realized volatility over the next minute."""

@@ -1,0 +1,290 @@
+"""All kinds of forecast on the four recordings: walk-forward on the quotes, and each recording left out of training.
+
+    python -m training.forecasting.study [--period 5] [--out benchmarks/results/forecasts.json]
+
+The last fifth of every recording is left alone, in training as in testing: it is for the final evaluation of a model,
+and no choice is made with it. Scores are of log volatility (training/forecast_scores).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
+
+from common.errors import InputError
+from common.schema import FULL_2, SCHEMAS, FeatureSchema
+from pipeline.features.engine import reach_ns
+from training.forecast_scores.comparison import Interval, TimeBlocks, mean_difference
+from training.forecast_scores.events import SIZE_LEVELS, event_scores, log_loss, sizes_bps
+from training.forecast_scores.scores import covered, crps_log, pit_bounds
+from training.forecasting import designs
+from training.forecasting.form import FittedForecast
+from training.forecasting.kinds import HAR, KINDS, ForecastKind
+from training.forecasting.recordings import DEFAULT_TARGET, ForecastRows, known_recordings, pooled, read_recording
+from training.forecasting.target import Floats
+from training.splits import SplitRules, final_split, walk_forward
+
+FOLDS = 5
+FINAL_SHARE = 0.2
+BLOCK_NS = 3_660 * 10**9  # of the bootstrap: an hour and an outcome
+RECORDINGS = 4
+LOGIT = "har_logit"  # a logistic regression fitted for each size, as the models before this one
+OUT = Path("benchmarks/results/forecasts.json")
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """Mean difference to a baseline with its paired 95 % interval; negative: better. None: too few blocks of time."""
+
+    point: float
+    low: float | None
+    high: float | None
+    blocks: int
+
+
+class KindScores(msgspec.Struct, frozen=True):
+    kind: str
+    crps_log: float
+    coverage_80: float
+    coverage_95: float
+    crps_minus_har: Difference
+
+
+class SizeScores(msgspec.Struct, frozen=True):
+    """At a quantile of the training rows. log_loss, pr_auc: kind -> mean over the folds, with LOGIT."""
+
+    level: float
+    log_loss: dict[str, float]
+    pr_auc: dict[str, float]
+    log_loss_minus_logit: dict[str, Difference]
+
+
+class LeftOut(msgspec.Struct, frozen=True):
+    recording: str
+    rows: int
+    kinds: tuple[KindScores, ...]
+
+
+class Study(msgspec.Struct, frozen=True):
+    date: str
+    command: str
+    cores: int
+    schema: str
+    sample_period_s: int
+    seconds: float  # of fitting and scoring
+    reading_seconds: float
+    rows: dict[str, int]  # recording -> rows before its last fifth
+    folds: tuple[KindScores, ...]
+    fold_coverage_80: dict[str, tuple[float, ...]]  # kind -> each fold
+    sizes: tuple[SizeScores, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Scores of the rows of a test part, each (n,)."""
+
+    crps: Floats
+    covered_80: Floats
+    covered_95: Floats
+
+
+def scored(fitted: FittedForecast, rows: ForecastRows) -> Scored:
+    forecasts, outcome = fitted.forecasts(rows.features), rows.outcome_bps
+    low, high = pit_bounds(forecasts, outcome, fitted.floor_bps)
+    return Scored(crps_log(forecasts, outcome), covered(low, high, 0.8), covered(low, high, 0.95))
+
+
+def summary(kind: str, mine: Scored, har: Scored, time_ns: Any) -> KindScores:
+    blocks = TimeBlocks.of(time_ns, BLOCK_NS)
+    difference = _difference(mean_difference(mine.crps, har.crps, blocks, seed=0))
+    means = [float(np.mean(each)) for each in (mine.crps, mine.covered_80, mine.covered_95)]
+    return KindScores(kind, means[0], means[1], means[2], difference)
+
+
+def development(rows: ForecastRows) -> ForecastRows:
+    """The rows of a recording before its last fifth whose outcomes end before it, too."""
+    begin = final_split(rows.time_ns, _rules(rows.schema)).test[0]
+    return rows.take(rows.time_ns + DEFAULT_TARGET.reach_ns <= rows.time_ns[begin])
+
+
+def usable_kinds(schema: FeatureSchema) -> tuple[ForecastKind, ...]:
+    """The kinds for which the schema has all features."""
+    kinds = []
+    for kind in KINDS:
+        try:
+            kind.design(schema)
+        except InputError:
+            continue
+        kinds.append(kind)
+    return tuple(kinds)
+
+
+def left_out(recordings: Sequence[ForecastRows], place: int, kinds: Sequence[ForecastKind]) -> LeftOut:
+    """Trains on all other recordings."""
+    test = recordings[place]
+    train = pooled([rows for number, rows in enumerate(recordings) if number != place])
+    results = {kind.name: scored(kind.fit(train), test) for kind in kinds}
+    summaries = tuple(summary(name, each, results[HAR], test.time_ns) for name, each in results.items())
+    return LeftOut(test.recordings[0], len(test), summaries)
+
+
+@dataclass(frozen=True, slots=True)
+class FoldScores:
+    """A fold of the walk-forward: scores by kind; log losses (n,) and PR-AUC by (size level, kind)."""
+
+    time_ns: Any
+    kinds: dict[str, Scored]
+    log_loss: dict[tuple[float, str], Floats]
+    pr_auc: dict[tuple[float, str], float]
+
+
+def fold_scores(rows: ForecastRows, train: Any, test: Any, kinds: Sequence[ForecastKind]) -> FoldScores:
+    before, after = rows.take(train), rows.take(test)
+    fitted = {kind.name: kind.fit(before) for kind in kinds}
+    losses: dict[tuple[float, str], Floats] = {}
+    areas: dict[tuple[float, str], float] = {}
+    har = designs.har(rows.schema)
+    learned, asked = har.unit_values(before.features), har.unit_values(after.features)
+    for level, size in zip(SIZE_LEVELS, sizes_bps(before.outcome_bps).tolist(), strict=True):
+        event = after.outcome_bps >= size
+        for name, each in fitted.items():
+            at_size = event_scores(each.forecasts(after.features), after.outcome_bps, size)
+            losses[level, name] = at_size.log_loss
+            areas[level, name] = float(average_precision_score(event, at_size.probability))
+        logit = LogisticRegression().fit(learned, before.outcome_bps >= size)
+        probability = logit.predict_proba(asked)[:, 1]
+        losses[level, LOGIT] = log_loss(event, probability)
+        areas[level, LOGIT] = float(average_precision_score(event, probability))
+    return FoldScores(after.time_ns, {name: scored(each, after) for name, each in fitted.items()}, losses, areas)
+
+
+def study(recordings: Sequence[ForecastRows], workers: int) -> Study:
+    """recordings: the first is the walk-forward's; of every recording the rows before its last fifth."""
+    began = time.perf_counter()
+    schema = recordings[0].schema
+    kinds = usable_kinds(schema)
+    splits = walk_forward(recordings[0].time_ns, _rules(schema))
+    with ProcessPoolExecutor(workers) as pool:
+        # The largest fold first, so that the workers end together.
+        jobs = [pool.submit(fold_scores, recordings[0], each.train, each.test, kinds) for each in reversed(splits)]
+        others = [pool.submit(left_out, recordings, place, kinds) for place in range(len(recordings))]
+        folds = [job.result() for job in reversed(jobs)]
+        out = tuple(job.result() for job in others)
+    time_ns = np.concatenate([fold.time_ns for fold in folds])
+    joined = {kind.name: _joined([fold.kinds[kind.name] for fold in folds]) for kind in kinds}
+    return Study(
+        date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        command="python -m training.forecasting.study",
+        cores=os.cpu_count() or 1,
+        schema=schema.name,
+        sample_period_s=0,
+        seconds=round(time.perf_counter() - began, 1),
+        reading_seconds=0.0,
+        rows={rows.recordings[0]: len(rows) for rows in recordings},
+        folds=tuple(summary(name, each, joined[HAR], time_ns) for name, each in joined.items()),
+        fold_coverage_80={
+            kind.name: tuple(round(float(np.mean(fold.kinds[kind.name].covered_80)), 4) for fold in folds)
+            for kind in kinds
+        },
+        sizes=tuple(_at_level(level, folds, [*joined, LOGIT], time_ns) for level in SIZE_LEVELS),
+        left_out=out,
+    )
+
+
+def tables(result: Study) -> list[Table]:
+    """For people."""
+    columns = ("recording", "kind", "CRPS", "80 %", "95 %", "CRPS - HAR's", "interval")
+    scores = Table(*columns, title=f"{result.schema}: five folds of the first recording, then each recording left out")
+    parts = [("walk-forward", result.folds), *((each.recording, each.kinds) for each in result.left_out)]
+    for name, kinds in parts:
+        for each in kinds:
+            numbers = (f"{each.crps_log:.4f}", f"{each.coverage_80:.3f}", f"{each.coverage_95:.3f}")
+            scores.add_row(
+                name, each.kind, *numbers, f"{each.crps_minus_har.point:+.4f}", _interval(each.crps_minus_har)
+            )
+        scores.add_section()
+    sizes = Table(
+        "size", "kind", "log loss", "PR-AUC", "log loss - HAR logit's", "interval", title="Folds, by spike size"
+    )
+    for at in result.sizes:
+        for name, loss in at.log_loss.items():
+            difference = at.log_loss_minus_logit.get(name)
+            compared = (f"{difference.point:+.4f}", _interval(difference)) if difference else ("", "")
+            sizes.add_row(f"q{100 * at.level:g}", name, f"{loss:.4f}", f"{at.pr_auc[name]:.4f}", *compared)
+        sizes.add_section()
+    return [scores, sizes]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.forecasting.study", description=__doc__)
+    parser.add_argument("--period", type=int, default=5, help="seconds between rows of a product (default 5)")
+    parser.add_argument("--schema", choices=sorted(SCHEMAS), default=FULL_2.name)
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
+    options = parser.parse_args()
+    known = known_recordings()
+    if len(known) < RECORDINGS:
+        parser.exit(1, "no recordings: ../shared/data or VOLCAST_DATA_DIR\n")
+    began = time.perf_counter()
+    read = partial(read_recording, schema=SCHEMAS[options.schema], sample_period_s=options.period)
+    with ProcessPoolExecutor(options.workers) as pool:
+        recordings = [development(rows) for rows in pool.map(read, known)]
+    reading = round(time.perf_counter() - began, 1)
+    result = study(recordings, options.workers)
+    result = msgspec.structs.replace(result, sample_period_s=options.period, reading_seconds=reading)
+    console = Console()
+    for table in tables(result):
+        console.print(table)
+    console.print(f"read in {reading:.0f} s, fitted and scored in {result.seconds:.0f} s, {options.workers} workers")
+    options.out.write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+
+
+def _rules(schema: FeatureSchema) -> SplitRules:
+    return SplitRules(DEFAULT_TARGET.reach_ns, reach_ns(schema), final_share=FINAL_SHARE, folds=FOLDS)
+
+
+def _joined(parts: Sequence[Scored]) -> Scored:
+    columns = ("crps", "covered_80", "covered_95")
+    return Scored(*(np.concatenate([getattr(part, name) for part in parts]) for name in columns))
+
+
+def _at_level(level: float, folds: Sequence[FoldScores], names: Sequence[str], time_ns: Any) -> SizeScores:
+    losses = {name: np.concatenate([fold.log_loss[level, name] for fold in folds]) for name in names}
+    blocks = TimeBlocks.of(time_ns, BLOCK_NS)
+    return SizeScores(
+        level,
+        {name: float(np.mean(each)) for name, each in losses.items()},
+        {name: float(np.mean([fold.pr_auc[level, name] for fold in folds])) for name in names},
+        {
+            name: _difference(mean_difference(each, losses[LOGIT], blocks, seed=0))
+            for name, each in losses.items()
+            if name != LOGIT
+        },
+    )
+
+
+def _difference(given: Interval) -> Difference:
+    return Difference(given.point, given.low, given.high, given.blocks)
+
+
+def _interval(given: Difference) -> str:
+    return "" if given.low is None or given.high is None else f"[{given.low:+.4f}, {given.high:+.4f}]"
+
+
+if __name__ == "__main__":
+    main()
