@@ -83,7 +83,7 @@ def reliability(sizes: Sequence[SizeScores]) -> bytes:
     axes.plot(line, line, color=GREY, linewidth=1, linestyle="--")
     for size, colour in zip(sizes, SIZE_COLOURS, strict=False):
         claimed, observed = reliability_bins(size.scores)
-        label = f"{size.size_bps:.3g} bps (base rate {size.scores.event.mean():.1%})"
+        label = f"{size.size_bps:.3g} bps (reached by {size.scores.event.mean():.1%})"
         axes.plot(
             np.clip(claimed, *ends), np.clip(observed, *ends), color=colour, marker="o", markersize=4, label=label,
             linewidth=1.4, clip_on=False,
