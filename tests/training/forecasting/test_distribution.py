@@ -30,11 +30,18 @@ def test_the_exceedance_of_a_quantile_is_one_minus_its_level() -> None:
         assert rows.exceedance(quantile) == pytest.approx(np.full(3, 1 - level))
 
 
-def test_beyond_the_knots_the_outer_levels_hold() -> None:
-    rows = forecasts([0.0], [1.0], floor_bps=0.01)
-    assert rows.exceedance(0.02)[0] == 0.99
-    assert rows.exceedance(1e9)[0] == pytest.approx(0.01)
-    assert rows.quantiles_bps(np.array([1e-6, 1 - 1e-6]))[0] == pytest.approx([np.exp(-3.0), np.exp(3.5)])
+def test_quantiles_stay_within_the_knots() -> None:
+    rows = forecasts([0.0], [1.0])
+    assert rows.quantiles_bps(np.array([1e-6, 1 - 1e-6]))[0] == pytest.approx([0.05, np.exp(3.5)])
+    assert forecasts([0.0], [1.0], 0.01).quantiles_bps(np.array([1e-6]))[0, 0] == pytest.approx(np.exp(-3.0))
+
+
+def test_beyond_the_knots_no_size_is_certain_or_impossible() -> None:
+    rows = forecasts([0.0], [2.0], floor_bps=1e-9)
+    beyond = rows.exceedance(np.exp(2.0 * (3.5 + 3.0)))[0]
+    assert beyond == pytest.approx(0.01 * 0.9)
+    assert rows.exceedance(np.exp(2.0 * (-3.0 - 3.0)))[0] == pytest.approx(1 - 0.01 * 0.9)
+    assert rows.exceedance(np.exp(2.0 * 33.5 + 1))[0] == 0.0
 
 
 def test_volatility_is_at_least_the_floor() -> None:
@@ -42,6 +49,10 @@ def test_volatility_is_at_least_the_floor() -> None:
     assert rows.exceedance(0.05)[0] == 1.0
     assert rows.exceedance(0.0500001)[0] < 0.02
     assert rows.median_bps()[0] == 0.05
+
+
+def test_quantiles_are_at_most_the_ceiling() -> None:
+    assert forecasts([900.0], [1.0]).quantiles_bps(LEVELS) == pytest.approx(np.full((1, 5), 1e6))
 
 
 def test_a_size_for_each_row_is_that_rows_size() -> None:

@@ -1,0 +1,141 @@
+"""Every kind learns, exports and repeats itself."""
+
+import re
+
+import numpy as np
+import pytest
+
+from common.errors import InputError, UsageError
+from common.schema import CORE_1, FULL_1, FULL_2, FeatureSchema
+from tests.training.forecasting.samples import sample_rows
+from training.forecasting.form import LEVELS, FittedForecast
+from training.forecasting.kinds import KINDS, ForecastKind, kind_named
+from training.forecasting.onnx_forecast import OnnxForecast, parity_error
+from training.forecasting.target import Floats
+
+CASES = [(kind, schema) for schema in (FULL_2, CORE_1) for kind in KINDS if (kind.name, schema) != ("ewma", CORE_1)]
+NAMES = [f"{kind.name}-{schema.name}" for kind, schema in CASES]
+SIZES = np.geomspace(0.01, 1e4, 20)
+ASKED = np.array([1e-5, 0.001, 0.02, 0.5, 0.77, 0.999, 1 - 1e-5])
+
+
+def covered(fitted: FittedForecast, features: Floats, outcome_bps: Floats, share: float) -> float:
+    low, high = fitted.forecasts(features).quantiles_bps(np.array([(1 - share) / 2, (1 + share) / 2])).T
+    return float(np.mean((outcome_bps >= low) & (outcome_bps <= high)))
+
+
+@pytest.mark.parametrize(("kind", "schema"), CASES, ids=NAMES)
+def test_the_graph_agrees_with_numpy_at_all_sizes_and_levels(kind: ForecastKind, schema: FeatureSchema) -> None:
+    rows = sample_rows(1500, schema)
+    fitted = kind.fit(rows)
+    wild = np.random.default_rng(1).choice([0.0, -1.0, 1e-12, 1e6, 1e300, -1e300], (300, len(schema)))
+    for features in (rows.features, wild):
+        error = parity_error(OnnxForecast(fitted.to_onnx()), fitted.forecasts(features), features, SIZES, ASKED)
+        assert error <= 1e-6
+
+
+@pytest.mark.parametrize(("kind", "schema"), CASES, ids=NAMES)
+def test_the_same_rows_give_the_same_bytes(kind: ForecastKind, schema: FeatureSchema) -> None:
+    rows = sample_rows(1500, schema)
+    assert kind.fit(rows, seed=3).to_onnx() == kind.fit(rows, seed=3).to_onnx()
+
+
+@pytest.mark.parametrize(("kind", "schema"), CASES, ids=NAMES)
+def test_intervals_cover_the_training_rows_as_they_claim(kind: ForecastKind, schema: FeatureSchema) -> None:
+    rows = sample_rows(4000, schema)
+    fitted = kind.fit(rows)
+    for share in (0.5, 0.8, 0.95):
+        assert covered(fitted, rows.features, rows.outcome_bps, share) == pytest.approx(share, abs=0.01)
+    assert np.mean(rows.outcome_bps > fitted.forecasts(rows.features).median_bps()) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(("kind", "schema"), CASES, ids=NAMES)
+def test_a_feature_that_is_not_an_input_has_no_influence(kind: ForecastKind, schema: FeatureSchema) -> None:
+    rows = sample_rows(1500, schema)
+    fitted = kind.fit(rows)
+    unused = [place for place, name in enumerate(schema.names) if name not in fitted.inputs]
+    features = rows.features.copy()
+    features[:, unused] *= -7.0
+    before, after = (fitted.forecasts(each).quantiles_bps(ASKED) for each in (rows.features, features))
+    assert np.array_equal(before, after)
+
+
+@pytest.mark.parametrize(("kind", "schema"), CASES, ids=NAMES)
+def test_rows_with_a_large_weight_count_more(kind: ForecastKind, schema: FeatureSchema) -> None:
+    rows = sample_rows(3000, schema)
+    weights = np.where(rows.outcome_bps > np.median(rows.outcome_bps), 50.0, 1.0)
+    plain, weighted = (kind.fit(rows, each).forecasts(rows.features).median_bps() for each in (None, weights))
+    assert np.mean(np.log(weighted / plain)) > 0.1
+
+
+def test_ridge_finds_the_scale_that_har_assumes_constant() -> None:
+    rows, later = sample_rows(6000, seed=1), sample_rows(4000, seed=2)
+    wide = later.features[:, FULL_2.names.index("reference_error_size")] > 0.5
+    shares = {}
+    for name in ("har", "ridge"):
+        fitted = kind_named(name).fit(rows)
+        shares[name] = [covered(fitted, later.features[part], later.outcome_bps[part], 0.8) for part in (wide, ~wide)]
+    assert shares["ridge"] == pytest.approx([0.8, 0.8], abs=0.03)
+    assert shares["har"][1] - shares["har"][0] > 0.15
+
+
+@pytest.mark.parametrize("name", ["ridge", "xgboost"])
+def test_scale_free_kinds_follow_a_level_never_seen(name: str) -> None:
+    fitted = kind_named(name).fit(sample_rows(4000))
+    later = sample_rows(2000, level=4.5, seed=5)
+    ratio = np.log(later.outcome_bps / fitted.forecasts(later.features).median_bps())
+    assert np.median(ratio) == pytest.approx(0, abs=0.05)
+    assert covered(fitted, later.features, later.outcome_bps, 0.8) == pytest.approx(0.8, abs=0.03)
+
+
+def test_trees_find_what_a_line_misses() -> None:
+    rows = sample_rows(8000)
+    minute = rows.features[:, FULL_2.names.index("grid_volatility_60s")]
+    half_hour = rows.features[:, FULL_2.names.index("grid_volatility_1800s")]
+    bent = rows.outcome_bps * np.exp(2 * np.abs(np.log(minute / half_hour)))
+    train, test = slice(0, 6000), slice(6000, None)
+    errors = {}
+    for name in ("ridge", "xgboost"):
+        learned = rows.take(train)
+        learned.outcome_bps[:] = bent[train]
+        median = kind_named(name).fit(learned).forecasts(rows.features[test]).median_bps()
+        errors[name] = np.mean(np.abs(np.log(bent[test] / median)))
+    assert errors["xgboost"] < 0.95 * errors["ridge"]
+
+
+def test_a_market_that_stands_still_has_its_mass_at_the_floor() -> None:
+    rows = sample_rows(3000)
+    rows.outcome_bps[::2] = 0.05
+    fitted = kind_named("climatology").fit(rows)
+    forecasts = fitted.forecasts(rows.features[:1])
+    assert forecasts.exceedance(0.0501)[0] == pytest.approx(0.5, abs=0.03)
+    assert forecasts.quantiles_bps(np.array([0.3]))[0, 0] == 0.05
+
+
+@pytest.mark.parametrize(("kind", "schema"), CASES, ids=NAMES)
+def test_knots_ascend_and_the_median_is_zero(kind: ForecastKind, schema: FeatureSchema) -> None:
+    rows = sample_rows(3000, schema)
+    rows.outcome_bps[::3] = 0.05
+    knots = kind.fit(rows).knots
+    assert (np.diff(knots) > 0).all()
+    assert knots[LEVELS == 0.5] == 0.0
+
+
+def test_a_schema_without_a_needed_feature_is_refused() -> None:
+    with pytest.raises(InputError, match="schema core/1: no feature ewma_volatility"):
+        kind_named("ewma").fit(sample_rows(100, CORE_1))
+    with pytest.raises(InputError, match=r"schema full/1: no feature grid_max_abs_return, .*reference_error_size"):
+        kind_named("ridge").design(FULL_1)
+
+
+def test_an_unknown_kind_is_refused_with_the_known_names() -> None:
+    with pytest.raises(UsageError, match="model kind garch: expected climatology, ewma, har, ridge, xgboost"):
+        kind_named("garch")
+
+
+def test_every_kind_has_a_name_a_label_and_a_colour_of_its_own() -> None:
+    for field in ("name", "label", "description", "colour"):
+        values = [getattr(kind, field) for kind in KINDS]
+        assert len(set(values)) == len(values)
+        assert all(values)
+    assert all(re.fullmatch("#[0-9a-f]{6}", kind.colour) for kind in KINDS)

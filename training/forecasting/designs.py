@@ -1,0 +1,69 @@
+"""The units of each kind, by schema.
+
+Units of full/2 are scale-free apart from the level, which is the offset of the location: ratios of a window to a longer
+window, and the errors of the reference forecast. So recordings of other products, venues and years can be pooled.
+core/1 has a single window, of returns from tick to tick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from common.schema import CORE_1, FULL_2, FeatureSchema
+from training.forecasting.form import LOG_BPS, Design, Unit
+
+_GRID = "grid_volatility_"
+
+
+def constant(schema: FeatureSchema) -> Design:
+    """No feature at all."""
+    return Design(schema, (Unit("constant", {}),))
+
+
+def ewma(schema: FeatureSchema) -> Design:
+    return Design(schema, (_level("ewma_volatility"),))
+
+
+def har(schema: FeatureSchema) -> Design:
+    """Volatility over a minute, five minutes and an hour, as far as the schema has them."""
+    if schema.name == CORE_1.name:
+        return Design(schema, (_level("volatility"),))
+    return Design(schema, tuple(_level(f"{_GRID}{window}s") for window in (60, 300, 3600)))
+
+
+def ratios(schema: FeatureSchema) -> Design:
+    """The level as offset, and scale-free units."""
+    if schema.name == CORE_1.name:
+        return Design(
+            schema,
+            (
+                _level("volatility"),
+                *(_ratio(f"return over {seconds} s", f"return_{seconds}s", "volatility") for seconds in (5, 30, 60)),
+            ),
+            signed=True,
+        )
+    return Design(schema, _RATIOS_OF_FULL_2, offset=f"{_GRID}1800s")
+
+
+def _level(name: str) -> Unit:
+    """The logarithm of a volatility in bps."""
+    return Unit(name, {name: 1.0}, bias=LOG_BPS)
+
+
+def _ratio(name: str, size: str, to: str) -> Unit:
+    return Unit(name, {size: 1.0, to: -1.0})
+
+
+_RATIOS_OF_FULL_2 = (
+    _level(f"{_GRID}1800s"),
+    _ratio("minute", f"{_GRID}60s", f"{_GRID}1800s"),
+    _ratio("five minutes", f"{_GRID}300s", f"{_GRID}1800s"),
+    _ratio("half a minute", f"{_GRID}30s", f"{_GRID}60s"),
+    _ratio("half an hour", f"{_GRID}1800s", f"{_GRID}3600s"),
+    _ratio("largest return", "grid_max_abs_return", f"{_GRID}60s"),
+    _ratio("mean return", "grid_mean_abs_return", f"{_GRID}60s"),
+    Unit("size of errors", {"reference_error_size": 1.0}),
+)
+
+# The trailing hour's volatility per minute, for spike sizes that are multiples of it; "" if the schema has none.
+TRAILING_FEATURE: Mapping[str, str] = {FULL_2.name: f"{_GRID}3600s"}

@@ -1,0 +1,130 @@
+"""A fitted forecast as an ONNX graph with the inputs and outputs of common/bundle.py.
+
+The distribution function of scaled residuals is piecewise linear, and so is its inverse. Each is a sum of hinges,
+constant + sum of d_k * max(u, z_k), in two nodes. A node costs a row some 0.35 us, so there are as few nodes as the
+contract allows. All arithmetic is in double precision. Trees compare in float32, as XGBoost does
+(docs/decisions/0012-models-and-calibration.md).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, checker, helper, numpy_helper
+
+from training.forecasting.distribution import CEILING_BPS, with_tails
+from training.forecasting.form import HIGH, LOW, FittedForecast
+from training.forecasting.target import Floats
+from training.models.graphs import IR_VERSION, ML_OPSET, OPSET
+from training.models.trees import parse_trees
+
+FEATURES, SPIKE_BPS, LEVELS = "features", "spike_bps", "levels"
+PROBABILITY, MEDIAN_BPS, QUANTILE_BPS = "probability", "median_bps", "quantile_bps"
+
+
+class _Graph:
+    """Nodes and constants in the order they are made."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def constant(self, name: str, values: Any, dtype: Any = np.float64) -> str:
+        self.constants.append(numpy_helper.from_array(np.asarray(values, dtype), name))
+        return name
+
+    def node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+        return output
+
+
+def forecast_graph(fitted: FittedForecast) -> bytes:
+    """The model's bytes: the same for the same fit, without a trace of the machine."""
+    graph = _Graph()
+    _location_and_scale(graph, fitted)
+    _probability(graph, fitted)
+    _quantiles(graph, fitted)
+    double, features = TensorProto.DOUBLE, len(fitted.schema)
+    inputs = ((FEATURES, features), (SPIKE_BPS, 1), (LEVELS, "levels"))
+    outputs = ((PROBABILITY, 1), (MEDIAN_BPS, 1), (QUANTILE_BPS, "levels"))
+    whole = helper.make_graph(
+        graph.nodes,
+        "volatility",
+        [helper.make_tensor_value_info(name, double, ["rows", columns]) for name, columns in inputs],
+        [helper.make_tensor_value_info(name, double, ["rows", columns]) for name, columns in outputs],
+        graph.constants,
+    )
+    opsets = [helper.make_opsetid("", OPSET)]
+    if fitted.trees:
+        opsets.append(helper.make_opsetid("ai.onnx.ml", ML_OPSET))
+    model = helper.make_model(whole, opset_imports=opsets, ir_version=IR_VERSION, producer_name="volcast")
+    checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def hinges(at: Floats, values: Floats) -> tuple[Floats, float]:
+    """The function through (at, values), constant beyond, as sum of d_k * max(x, at_k) + constant: d (K,), constant."""
+    slopes = np.diff(values) / np.diff(at)
+    weights = np.diff(np.concatenate([[0.0], slopes, [0.0]]))
+    return weights, float(values[0] - weights @ at)
+
+
+def _location_and_scale(graph: _Graph, fitted: FittedForecast) -> None:
+    """Nodes from `features` to `centre`, the exponential of the location, and `scale`, (rows, 1) each."""
+    design, node, constant = fitted.design, graph.node, graph.constant
+    span, columns = design.span, FEATURES
+    if (span.start, span.stop) != (0, len(fitted.schema)):
+        bounds = [constant(name, [at], np.int64) for name, at in (("begin", span.start), ("end", span.stop))]
+        columns = node("Slice", [FEATURES, *bounds, constant("axis", [1], np.int64)], "columns")
+    if design.signed:
+        columns = node("Abs", [columns], "unsigned")
+    node("Clip", [columns, constant("low", LOW), constant("high", HIGH)], "sizes")
+    node("Log", ["sizes"], "logs")
+    both = np.column_stack([fitted.location, fitted.log_scale])
+    linear = node("Gemm", ["logs", constant("weights", both[:-1]), constant("bias", both[-1])], "linear")
+    if fitted.trees:
+        linear = _trees(graph, fitted)
+    node("Exp", [linear], "both")
+    graph.nodes.append(helper.make_node("Split", ["both"], ["centre", "scale"], axis=1, num_outputs=2))
+
+
+def _trees(graph: _Graph, fitted: FittedForecast) -> str:
+    """Nodes that add the trees' sum to the location: the second target of the ensemble, the scale's, has no leaf."""
+    node, weights = graph.node, fitted.design.unit_weights
+    unit_weights, unit_bias = graph.constant("unit_weights", weights[:-1]), graph.constant("unit_bias", weights[-1])
+    node("Gemm", ["logs", unit_weights, unit_bias], "units")
+    node("Cast", ["units"], "units_single", to=TensorProto.FLOAT)
+    attributes: dict[str, Any] = dict(parse_trees(fitted.trees).attributes)
+    node("TreeEnsembleRegressor", ["units_single"], "leaves", domain="ai.onnx.ml", n_targets=2, **attributes)
+    node("Cast", ["leaves"], "grown", to=TensorProto.DOUBLE)
+    return node("Add", ["linear", "grown"], "boosted")
+
+
+def _probability(graph: _Graph, fitted: FittedForecast) -> None:
+    """1 - F(log(size / centre) / scale). Sizes up to the floor become 0, whose logarithm is below every knot."""
+    node, constant = graph.node, graph.constant
+    node("Shrink", [SPIKE_BPS], "size", lambd=fitted.floor_bps, bias=0.0)
+    node("Div", ["size", "centre"], "ratio")
+    node("Log", ["ratio"], "log_ratio")
+    node("Div", ["log_ratio", "scale"], "scaled")
+    levels, knots = with_tails(fitted.levels, fitted.knots)
+    weights, first = hinges(knots, 1.0 - levels)
+    node("Max", ["scaled", constant("knots", knots)], "hinges")
+    node("Gemm", ["hinges", constant("densities", weights[:, None]), constant("certain", [first])], PROBABILITY)
+
+
+def _quantiles(graph: _Graph, fitted: FittedForecast) -> None:
+    """The median, which is the centre, and centre * exp(scale * knot at the level); both between floor and ceiling."""
+    node, constant = graph.node, graph.constant
+    bounds = [constant("floor", fitted.floor_bps), constant("ceiling", CEILING_BPS)]
+    node("Clip", ["centre", *bounds], MEDIAN_BPS)
+    weights, first = hinges(fitted.levels, fitted.knots)
+    # No level reaches 1, so the last hinge is the constant.
+    node("Unsqueeze", [LEVELS, constant("last_axis", [2], np.int64)], "level_rows")
+    node("Max", ["level_rows", constant("knot_levels", np.append(fitted.levels, 1.0))], "level_hinges")
+    node("MatMul", ["level_hinges", constant("stretches", np.append(weights, first))], "level_knots")
+    node("Mul", ["level_knots", "scale"], "distance")
+    node("Exp", ["distance"], "multiple")
+    node("Mul", ["multiple", "centre"], "unbounded")
+    node("Clip", ["unbounded", *bounds], QUANTILE_BPS)
