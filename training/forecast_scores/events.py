@@ -33,10 +33,11 @@ class EventScores:
 class Detection:
     """How well probabilities rank rows, and alerts at a level. NaN if the rows hold a single class.
 
-    counts: true negatives, false positives, false negatives, true positives. report: scikit-learn's, as a dictionary.
+    event_rate: share of events, the PR-AUC of random ranks. counts: true negatives, false positives, false negatives,
+    true positives. report: scikit-learn's, as a dictionary.
     """
 
-    base_rate: float
+    event_rate: float
     alert_level: float
     pr_auc: float
     roc_auc: float
@@ -81,7 +82,7 @@ def detection(event: Bools, probability: Floats, alert_level: float) -> Detectio
     )
     both = bool(event.any() and not event.all())
     return Detection(
-        base_rate=float(event.mean()),
+        event_rate=float(event.mean()),
         alert_level=alert_level,
         pr_auc=float(average_precision_score(event, probability)) if both else float("nan"),
         roc_auc=float(roc_auc_score(event, probability)) if both else float("nan"),

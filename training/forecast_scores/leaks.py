@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from common.check import Check
-from training.forecast_scores.comparison import TimeBlocks, interval, mean_difference
+from training.forecast_scores.comparison import Interval, TimeBlocks, interval, mean_difference
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -131,31 +131,14 @@ def foresight(
     if not known.any():
         return Check("foresight", False, "no row has outcomes of all windows before, during and after its own")
     few = TimeBlocks(blocks.of_row[known], blocks.count)
-    windows = [_ranks(outcome[known]) for outcome in outcomes]
-    draws = few.draws(seed)
-    rows = few.sums(np.ones(len(few.of_row)))
-    drawn, with_rows = draws @ rows, int(np.count_nonzero(rows))
-    refused = []
-    for name, column in zip(names, features[known].T, strict=True):
-        if column.min() == column.max():
-            continue
-        ranks = _ranks(column)
-        sums = np.hstack([few.sums(ranks * window) for window in windows])
-        points = sums.sum(axis=0) / rows.sum()
-        samples = np.divide(draws @ sums, drawn, out=np.full((len(draws), len(windows)), np.nan), where=drawn > 0)
-        points, samples = np.abs(points), np.where(points < 0, -samples, samples)
-        for place in range(1, len(windows) - 1):
-            excess = [
-                interval(
-                    float(points[place] - points[other]),
-                    samples[:, place] - samples[:, other],
-                    with_rows,
-                    comparisons=len(names) * (len(windows) - 2),
-                )
-                for other in (place - 1, place + 1)
-            ]
-            if all(difference.lies_above(0) for difference in excess):
-                refused.append(f"{name}, window {place}, by {excess[0]} and {excess[1]}")
+    windows, draws = [_ranks(outcome[known]) for outcome in outcomes], few.draws(seed)
+    comparisons = len(names) * (len(outcomes) - 2)
+    refused = [
+        f"{name}, window {place}, by {excess[0]} and {excess[1]}"
+        for name, column in zip(names, features[known].T, strict=True)
+        if column.min() < column.max()
+        for place, excess in _peaks(_ranks(column), windows, few, draws, comparisons)
+    ]
     if refused:
         return Check(
             "foresight",
@@ -222,3 +205,22 @@ def _ranks(values: Floats) -> Floats:
     """Ranks with mean 0 and variance 1, so that the mean of a product is the rank correlation."""
     ranks = rankdata(values)
     return np.asarray((ranks - ranks.mean()) / ranks.std(), dtype=np.float64)
+
+
+def _peaks(
+    ranks: Floats, windows: Sequence[Floats], blocks: TimeBlocks, draws: Floats, comparisons: int
+) -> list[tuple[int, tuple[Interval, Interval]]]:
+    """Windows whose correlation with a feature is shown to be above both neighbours', with both differences."""
+    sums = np.hstack([blocks.sums(ranks * window) for window in windows])
+    rows = blocks.sums(np.ones(len(ranks)))
+    drawn, with_rows = draws @ rows, int(np.count_nonzero(rows))
+    points = sums.sum(axis=0) / rows.sum()
+    samples = np.divide(draws @ sums, drawn, out=np.full((len(draws), len(windows)), np.nan), where=drawn > 0)
+    sizes, samples = np.abs(points), np.where(points < 0, -samples, samples)
+
+    def excess(place: int, other: int) -> Interval:
+        difference = samples[:, place] - samples[:, other]
+        return interval(float(sizes[place] - sizes[other]), difference, with_rows, comparisons)
+
+    pairs = [(place, (excess(place, place - 1), excess(place, place + 1))) for place in range(1, len(windows) - 1)]
+    return [(place, both) for place, both in pairs if all(difference.lies_above(0) for difference in both)]

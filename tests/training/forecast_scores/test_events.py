@@ -65,7 +65,7 @@ def test_alerts_are_counted_at_the_level_inclusive() -> None:
     given = detection(event, probability, 0.5)
     assert given.counts == (2, 1, 1, 1)
     assert (given.precision, given.recall, given.f1) == (0.5, 0.5, f1_score(event, probability >= 0.5))
-    assert given.base_rate == 0.4
+    assert given.event_rate == 0.4
     assert given.alert_level == 0.5
     assert given.report["calm"]["support"] == 3
     assert given.report["spike"]["recall"] == 0.5

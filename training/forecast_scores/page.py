@@ -1,0 +1,132 @@
+"""A report of forecasts as a single HTML page: pictures are inside, and the page makes no request."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from common.check import Check
+from training.forecast_scores.comparison import DRAWS, GroupDifference, Interval
+
+FOLDED_ROWS = 8  # longer tables are folded
+CAPTIONS = {
+    "fan_chart": "An hour of forecasts and what came. Four of five outcomes should lie in the darker band.",
+    "pit": "Bars above the line: outcomes lie there more often than the forecast claims.",
+    "reliability": "Five spike sizes from the same model. Points below the diagonal: the probability is too high.",
+    "coverage_by_day": "Dots on their dashed line cover as much as they claim.",
+    "cost_curve": "Cost in values of a caught spike. Lower is better; alerts below zero are worth sending.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """detail: small, below the text. tone: "better", "worse" or ""."""
+
+    text: str
+    detail: str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    cells: tuple[Cell, ...]
+    mine: bool = False  # the model that the page is about
+
+
+@dataclass(frozen=True, slots=True)
+class ReportTable:
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[TableRow, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    value: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastReport:
+    """What the page shows. pictures: names of CAPTIONS -> PNG."""
+
+    title: str
+    subtitle: str
+    verdict: str
+    tiles: Sequence[Tile]
+    checks: Sequence[Check]
+    pictures: Mapping[str, bytes]
+    tables: Sequence[ReportTable]
+    method: str
+
+
+def render(report: ForecastReport) -> str:
+    """The whole document; every text is escaped."""
+    pictures = [
+        {"caption": caption, "base64": base64.b64encode(report.pictures[name]).decode()}
+        for name, caption in CAPTIONS.items()
+        if name in report.pictures
+    ]
+    return _template().render(
+        title=report.title,
+        subtitle=report.subtitle,
+        verdict=report.verdict,
+        tiles=report.tiles,
+        checks=report.checks,
+        pictures=pictures,
+        tables=report.tables,
+        method=report.method,
+        folded_rows=FOLDED_ROWS,
+    )
+
+
+def difference_cell(difference: Interval) -> Cell:
+    """A difference of scores, of which less is better, coloured if the interval excludes 0."""
+    if difference.low is None or difference.high is None:
+        return Cell(f"{difference.point:+.4f}", f"{difference.blocks} blocks: no interval")
+    tone = "better" if difference.lies_below(0) else "worse" if difference.lies_above(0) else ""
+    return Cell(f"{difference.point:+.4f}", f"{difference.low:+.4f} to {difference.high:+.4f}", tone)
+
+
+def group_table(by: str, differences: Sequence[GroupDifference]) -> ReportTable:
+    """CRPS within each group. Groups without an interval are named together in the note, not in a sentence each."""
+    few = [group.name for group in differences if group.difference.low is None]
+    note = f"Too few blocks of time for an interval: {', '.join(few)}." if few else ""
+    rows = tuple(
+        TableRow(
+            (
+                Cell(group.name, f"{group.rows:,} rows"),
+                Cell(f"{group.mine:.4f}"),
+                Cell(f"{group.theirs:.4f}"),
+                difference_cell(group.difference),
+            )
+        )
+        for group in differences
+    )
+    return ReportTable(f"CRPS by {by}", (by, "model", "HAR", "difference"), rows, note)
+
+
+def method_text(block_s: float, seed: int, embargo_s: float) -> str:
+    return (
+        "CRPS is on log volatility and decides; less is better. Folds follow time, with training rows at least "
+        f"{embargo_s:,.0f} s before the rows that score them. Intervals hold 95 % and come from {DRAWS:,} draws of "
+        f"whole blocks of {block_s:,.0f} s, seed {seed}; both models see the same draws. A base rate is the share of "
+        "training rows at or above a spike size."
+    )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("training.forecast_scores"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("forecast.html")
