@@ -154,7 +154,9 @@ class ModelStore:
                 f"{LABELS_FILE}, or name a bundle with --bundle"
             )
         if labels is None:
-            raise InputError(f"no version of {self.name} in {self.folder}: name a bundle with --bundle")
+            raise InputError(
+                f"no version of {self.name} in {self.folder}: name one with --bundle, or make one with volcast train"
+            )
         return self.path(labels.stable)
 
     def history(self) -> History:
