@@ -218,7 +218,7 @@ class ModelStore:
         """Makes the previous champion stable again. A second rollback goes one champion further back.
 
         Raises UsageError if there is no previous champion, or if its version is gone. A rollback must not wait for the
-        registry: `training.shipping.promotion.reconcile` updates it afterwards.
+        registry: `training.shipping.aliases.reconcile` updates it afterwards.
         """
         with self.locked():
             labels, history = self.labels(), self.history()
