@@ -154,7 +154,9 @@ class ModelStore:
                 f"{LABELS_FILE}, or name a bundle with --bundle"
             )
         if labels is None:
-            raise InputError(f"no version of {self.name} in {self.folder}: name a bundle with --bundle")
+            raise InputError(
+                f"no version of {self.name} in {self.folder}: name one with --bundle, or make one with volcast train"
+            )
         return self.path(labels.stable)
 
     def history(self) -> History:
@@ -216,7 +218,7 @@ class ModelStore:
         """Makes the previous champion stable again. A second rollback goes one champion further back.
 
         Raises UsageError if there is no previous champion, or if its version is gone. A rollback must not wait for the
-        registry: `training.shipping.promotion.reconcile` updates it afterwards.
+        registry: `training.shipping.aliases.reconcile` updates it afterwards.
         """
         with self.locked():
             labels, history = self.labels(), self.history()

@@ -18,6 +18,7 @@ NAMES = {
     "xgboost": "XGBoost",
     "given": "given",
 }
+HAR_KINDS = ("har", "har_returns")  # forms of the baseline that ships unless a kind is shown to beat it
 # With fewer independent blocks, a bootstrap finds significant differences too often: for equal models and four blocks
 # in one case of ten (Cameron, Gelbach and Miller 2008, "Bootstrap-based improvements for inference with clustered
 # errors").
@@ -72,6 +73,21 @@ def recorded(means: Mapping[str, float]) -> PairedDifference | None:
         return None
     low, high, blocks = (means.get(f"{_METRIC}_{end}") for end in ("low", "high", "blocks"))
     return PairedDifference(means[_METRIC], low, high, int(blocks or 0))
+
+
+def why_unproven(kind: str, walk_forward: Mapping[str, Mapping[str, float]]) -> str:
+    """The reason why the gate refuses a kind for want of a lead on HAR, from a manifest; "" if it has none.
+
+    The gate checks more (docs/promotion.md). This rule needs the manifest only.
+    """
+    if kind in HAR_KINDS:
+        return ""
+    difference = recorded(walk_forward.get(kind, {}))
+    if difference is None:
+        return f"its manifest records no lead of {model_name(kind)} on HAR logit"
+    if difference.significantly_better:
+        return ""
+    return f"{model_name(kind)} is not shown to beat HAR logit: {difference}"
 
 
 def why_it_ships(kind: str, walk_forward: Mapping[str, Mapping[str, float]]) -> str:

@@ -14,12 +14,14 @@ import click
 from cli.extras import missing_extra
 from cli.models import listing
 from cli.models.output import print_added, print_checks, print_json, print_move, print_verdict, table
+from common.bundle import read_bundle
 from common.cli import FiniteRange, config_option, examples, json_option
 from common.config import Config, load_config
 from common.console import tables
 from common.errors import BundleError, UnavailableError, UsageError
 from common.log import configure_logs
 from common.model_store import ModelStore, Moved, Role, model_name, model_names
+from common.paired_difference import why_unproven
 from common.schema import CORE_1
 
 if TYPE_CHECKING:
@@ -270,13 +272,16 @@ def rollback(
 ) -> int:
     """Moves the stable label back to the previous champion. Servers follow within server.watch_s.
 
-    It does not wait for MLflow. If MLflow is unavailable, `volcast models sync` moves the alias later.
+    It waits neither for the gate nor for MLflow. Afterwards it moves MLflow's alias, or leaves that to `volcast models
+    sync`. If the gate would refuse the version for a reason that its manifest shows, a warning gives the reason.
     """
     workplace = Workplace(config_file, models_dir, runs_dir)
-    moved = _rolled_back(workplace, workplace.store(name))
+    store = workplace.store(name)
+    moved = _rolled_back(workplace, store)
+    print_move(moved, (), as_json)
+    click.echo(f"volcast: {_gate_text(store, moved.version)}", err=True)
     if not no_track:
         _move_alias(workplace, name)
-    print_move(moved, (), as_json)
     return 0
 
 
@@ -346,9 +351,9 @@ class Workplace:
         return MlflowServer(self.config.tracking)
 
     def reconcile(self, store: ModelStore) -> dict[str, str | None]:
-        from training.shipping import promotion
+        from training.shipping.aliases import reconcile
 
-        return promotion.reconcile(store, self.tracker, self.runs_dir)
+        return reconcile(store, self.tracker, self.runs_dir)
 
 
 def _rolled_back(workplace: Workplace, store: ModelStore) -> Moved:
@@ -365,10 +370,21 @@ def _rolled_back(workplace: Workplace, store: ModelStore) -> Moved:
         ) from None
 
 
+def _gate_text(store: ModelStore, version: str) -> str:
+    """A line about the gate's view of a version that became champion without the gate."""
+    command = f"`volcast models promote {store.name} {version} --dry-run` runs the gate"
+    manifest, _ = read_bundle(store.path(version))
+    reason = "" if manifest.forecast else why_unproven(manifest.kind, manifest.walk_forward)
+    if reason:
+        return f"WARNING: today's gate refuses version {version}: {reason}; {command}"
+    return f"the gate did not judge version {version} again: {command}"
+
+
 def _move_alias(workplace: Workplace, name: str) -> None:
     """Points MLflow's alias at the new champion; prints a line if that has to wait."""
     try:
-        workplace.reconcile(workplace.store(name))
+        if workplace.tracker.exists:
+            workplace.reconcile(workplace.store(name))
     except UnavailableError as error:
         click.echo(f"volcast: {error}", err=True)
     except ModuleNotFoundError as error:

@@ -12,11 +12,10 @@ from common.bundle import Manifest, read_bundle
 from common.cli import Duration, FiniteRange, config_option, examples, json_option
 from common.config import load_config
 from common.console import tables
-from common.errors import BundleError, InputError, UsageError
+from common.errors import InputError, UsageError
 from common.log import configure_logs
 from common.model_store import ModelStore
 from common.steps import steps
-from common.versions import newest_version
 from training.commands.folders import taken_back
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ Progress = Callable[[str], None]
     type=click.Path(path_type=Path, file_okay=False),
     default=None,
     metavar="DIR",
-    help="models/NAME/VERSION (default: the newest version of the default model).",
+    help="models/NAME/VERSION (default: the version that answers by default).",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("reports"), show_default=True,
@@ -96,7 +95,7 @@ def evaluate(
     configure_logs(config.log, "evaluate")
     if made_by and predictions_file is None:
         raise UsageError("--model: says whose of the --predictions; name those too")
-    folder = bundle_folder or _newest(Path(config.server.models_dir), "volatility")
+    folder = bundle_folder or ModelStore(Path(config.server.models_dir), config.server.default_model).answering()
     manifest, model = read_bundle(folder)
     manifest.require_trained("volcast evaluate")
     from training.judging.evaluation import Settings
@@ -122,20 +121,12 @@ def evaluate(
         click.echo(encode(evaluation))
         return 0
 
+    default = "" if bundle_folder else ", the version that answers by default"
+    # Whole on a line, however wide the terminal is: it holds a path.
+    click.echo(f"{manifest.name}/{manifest.version}{default} ({folder})")
     _print(tables(), evaluation)
     click.echo(f"wrote {written[0]}, {written[1]} and {len(written) - 2} pictures in {written[-1].parent}")
     return 0
-
-
-def _newest(models_dir: Path, name: str) -> Path:
-    versions = ModelStore(models_dir, name).versions()
-    if not versions:
-        raise BundleError(f"no bundle in {models_dir / name}: name one with --bundle, or make one with volcast train")
-    newest = newest_version(versions)
-    if newest is None:
-        known = ", ".join(versions)
-        raise BundleError(f"{models_dir / name}: the versions {known} have no order: name one with --bundle")
-    return versions[newest]
 
 
 def _predictions(path: Path, made_by: str | None) -> Predictions:

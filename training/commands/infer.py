@@ -212,7 +212,7 @@ def _benchmark(
 
 
 def _trained_folder(config: Config, bundle: Path) -> Path | None:
-    from training.shipping.promotion import run_of_bundle
+    from training.shipping.aliases import run_of_bundle
     from training.shipping.tracking.record import TRAINED
     from training.shipping.trained_model_io import TRAINED_FILE
 

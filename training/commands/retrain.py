@@ -218,8 +218,9 @@ class _Loop:
 
     def _promote(self, state: State) -> Told:
         from training.shipping import promotion
+        from training.shipping.aliases import run_of_bundle
 
-        folder = promotion.run_of_bundle(self.store.path(state.candidate), self.runs_dir)
+        folder = run_of_bundle(self.store.path(state.candidate), self.runs_dir)
         if folder is None:
             raise InputError(f"version {state.candidate}: no run in {self.runs_dir} made it, so it cannot be judged")
         judged = promotion.judge(folder, self.store, self.limits)

@@ -141,10 +141,14 @@ def train(
     trained = train_bundle(request, name, folder.name)
     runs_dir = Path(config.tracking.runs_dir)
     run = None if no_track else keep_run(trained, runs_dir, started_s)
-    # What is stable now stays so: a model answers once it is promoted, not by being the newest.
-    ModelStore(folder.parents[1], name).pin()
-    write_bundle(folder, trained.bundle, trained_files(trained.experiment.model.fitted))
-    _tell(trained, folder, run, as_json)
+    store = ModelStore(folder.parents[1], name)
+    # Unless a version was chosen, a bundle that is there already gets no second number.
+    existing = None if version else store.find(trained.bundle.manifest)
+    if existing is None:
+        # The stable version stays stable: a model answers once it is promoted, not because it is the newest.
+        store.pin()
+        write_bundle(folder, trained.bundle, trained_files(trained.experiment.model.fitted))
+    _print(trained, store.path(existing or folder.name), existing is None, run, as_json)
     if run is not None:
         uploaded = upload_waiting(config.tracking, runs_dir)
         if not as_json:
@@ -152,15 +156,16 @@ def train(
     return 0
 
 
-def _tell(trained: TrainedBundle, folder: Path, run: Path | None, as_json: bool) -> None:
-    from training.reporting import training_summary as report
+def _print(trained: TrainedBundle, folder: Path, written: bool, run: Path | None, as_json: bool) -> None:
+    from training.reporting import training_summary
 
+    manifest = trained.bundle.manifest
     if as_json:
-        told = report.as_json(trained.bundle.manifest, str(folder), trained.latency_us)
-        click.echo(msgspec.json.encode({**told, "run": run and run.name}))
+        summary = training_summary.as_json(manifest, str(folder), trained.latency_us)
+        click.echo(msgspec.json.encode({**summary, "written": written, "run": run and run.name}))
         return
-    report.print_report(tables(), trained.bundle.manifest, trained.latency_us)
-    click.echo(f"wrote {folder}")
+    training_summary.print_report(tables(), manifest, trained.latency_us)
+    click.echo(f"wrote {folder}" if written else f"nothing written: {folder} holds the same bundle")
 
 
 def _paths(files: tuple[str, ...], data: str | None, dataset: str) -> list[Path]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from common.paired_difference import HAR_KINDS
 from training.models.base import Choice, Fitted, IntRange, Kind, LogRange, Params, Space
 from training.models.linear import Ewma, Har, HarReturns, Logistic, ZScore
 from training.models.trees import XGBoost
@@ -33,5 +34,4 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 )
 BASELINES = ("zscore", "ewma", "har")
 HAR = "har"  # the baseline that is hardest to beat, and what ships where none is shown to (docs/decisions/0016)
-HAR_KINDS = (HAR, "har_returns")  # the first that a schema can serve
 LEARNERS = ("logistic", "xgboost")

@@ -6,10 +6,8 @@ before, or all of what is new; the same command again finishes the rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,36 +17,15 @@ from common.check import Check
 from common.errors import GateError, InputError, UnavailableError, UsageError
 from common.labels import CanaryLabel, Labels
 from common.model_store import History, ModelStore, Moved, Reign, Role
-from common.paired_difference import recorded
+from common.paired_difference import why_unproven
 from training.judging import gate
 from training.judging.gate import Limits
 from training.judging.scored_part import Scored
-from training.models import HAR_KINDS
 from training.problem.rows import Rows
+from training.shipping.aliases import VERSION_NOTE, Registry, run_of_bundle
 from training.shipping.onnx_model import OnnxModel
-from training.shipping.tracking.record import BUNDLE, TRAINED, Run, find_run, read_evidence, read_run, runs
+from training.shipping.tracking.record import BUNDLE, TRAINED, Run, find_run, read_evidence, read_run
 from training.shipping.trained_model_io import TRAINED_FILE, TREES_FILE, read_trained, require_schema
-
-VERSION_NOTE = "volcast.version"  # the tag of a registry's version that says what it is called in the models folder
-
-
-class Registry(Protocol):
-    """What promotion asks of MLflow's model registry. Methods raise UnavailableError where it is away."""
-
-    def upload(self, folder: Path) -> str:
-        """Brings a run there, from wherever it got to; returns the registry's version of its model."""
-
-    def point(self, name: str, alias: Role, version: str | None) -> None:
-        """Moves an alias to a version of the registry; None takes it away."""
-
-    def registered(self, name: str, run: str) -> str | None:
-        """The registry's version of the model that a run made; None where it knows none."""
-
-    def note(self, name: str, version: str, tags: Mapping[str, str]) -> None:
-        """Writes tags on a version of the registry."""
-
-    def noted(self, name: str, alias: Role, tag: str) -> str | None:
-        """A tag of the version that an alias is at; None where there is no such alias or tag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +81,12 @@ def _champion(store: ModelStore, manifest: Manifest, rows: Rows) -> gate.Champio
     labels = store.effective_labels()
     if labels is None or labels.stable == store.find(manifest):
         return None  # nothing is served, or the candidate itself
-    held, model = read_bundle(store.path(labels.stable))
-    schema = held.feature_schema()
+    served, model = read_bundle(store.path(labels.stable))
+    schema = served.feature_schema()
     known = set(schema.names) <= set(rows.schema.names)
-    said = probabilities(model, rows.columns(schema.names)) if known else None
-    lead = recorded(held.walk_forward.get(held.kind, {}))
-    proven = held.kind in HAR_KINDS or (lead is not None and lead.significantly_better)
-    return gate.Champion(labels.stable, schema, held.training.end_ns, said, proven)
+    answers = probabilities(model, rows.columns(schema.names)) if known else None
+    proven = not why_unproven(served.kind, served.walk_forward)
+    return gate.Champion(labels.stable, schema, served.training.end_ns, answers, proven)
 
 
 def rows_of(rows: Rows, part: Scored) -> NDArray[np.int64]:
@@ -206,40 +182,6 @@ def _point(registry: Registry, name: str, role: Role, version: str, registered: 
     registry.point(name, role, registered)
     if role == "champion":
         registry.point(name, "candidate", None)
-
-
-def reconcile(store: ModelStore, registry: Registry, runs_dir: Path) -> dict[str, str | None]:
-    """Points the registry's aliases at what labels.json says; alias -> the registry's version.
-
-    Where the registry does not know the bundle's run, or the run is not kept here, an alias that is at another bundle
-    is taken away (None): it would name a model that does not answer any more.
-    """
-    labels = store.effective_labels()
-    if labels is None:
-        return {}
-    candidate = labels.canary.version if labels.canary else next(iter(labels.shadow), None)
-    moved: dict[str, str | None] = {}
-    wanted: tuple[tuple[Role, str | None], ...] = (("champion", labels.stable), ("candidate", candidate))
-    for role, version in wanted:
-        folder = None if version is None else run_of_bundle(store.path(version), runs_dir)
-        registered = None if folder is None else registry.registered(store.name, folder.name)
-        if version is not None and registered is not None:
-            registry.note(store.name, registered, {VERSION_NOTE: version})
-            registry.point(store.name, role, registered)
-            moved[role] = registered
-        elif version is not None and registry.noted(store.name, role, VERSION_NOTE) not in (None, version):
-            registry.point(store.name, role, None)
-            moved[role] = None
-    return moved
-
-
-def run_of_bundle(bundle: Path, runs_dir: Path) -> Path | None:
-    """The folder of the run that made a bundle: of the same model and data. None where it is not kept here."""
-    manifest, _ = read_bundle(bundle)
-    for folder, run in reversed(list(runs(runs_dir))):
-        if run.model_sha256 == manifest.model_sha256 and run.data_sha256 == manifest.data_sha256:
-            return folder
-    return None
 
 
 def chosen_run(store: ModelStore, runs_dir: Path, version: str | None, run: str | None) -> Path:

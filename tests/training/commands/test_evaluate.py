@@ -99,6 +99,28 @@ def test_writes_the_report_and_says_what_it_comes_to(
     assert (tmp_path / "model_eval" / "reliability.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_without_a_bundle_the_version_that_answers_is_judged_and_named(
+    recording: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in ("1", "2", "3"):
+        bundle(tmp_path / "models" / "volatility" / version, version=version)
+    (tmp_path / "models" / "volatility" / "labels.json").write_text('{"stable": "2", "shadow": ["3"]}')
+    monkeypatch.setenv("VOLCAST_SERVER__MODELS_DIR", str(tmp_path / "models"))
+    assert evaluate(recording, "--out", tmp_path, *FEW) == 0
+    found = read(tmp_path)
+    assert found.model is not None
+    assert found.model.version == "2"
+    text = " ".join(capfd.readouterr().out.split())
+    assert "volatility/2, the version that answers by default (models/volatility/2)" in text.replace(f"{tmp_path}/", "")
+
+
+def test_a_bundle_that_was_named_is_named_in_the_output(
+    recording: Path, ours: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(recording, "--bundle", ours, "--out", tmp_path, *FEW) == 0
+    assert f"volatility/1 ({ours})" in " ".join(capfd.readouterr().out.split())
+
+
 def test_json_is_the_evaluation_itself(
     recording: Path, ours: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,6 +45,23 @@ def test_writes_a_bundle_and_says_what_it_did(
     assert (out / "volatility" / "1" / "trained.json").is_file()
 
 
+def test_the_same_bundle_is_not_written_again(
+    long_recording: Path, out: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train(long_recording, "--out", out) == 0
+    capfd.readouterr()
+    assert train(long_recording, "--out", out) == 0
+    last_line = capfd.readouterr().out.splitlines()[-1]
+    assert last_line == f"nothing written: {out / 'volatility' / '1'} holds the same bundle"
+    assert [path.name for path in (out / "volatility").iterdir() if path.is_dir()] == ["1"]
+    assert train(long_recording, "--out", out, "--json") == 0
+    printed = json.loads(capfd.readouterr().out)
+    assert (printed["bundle"], printed["written"]) == (str(out / "volatility" / "1"), False)
+    assert train(long_recording, "--out", out, "--version", 2, "--json") == 0
+    assert json.loads(capfd.readouterr().out)["written"]
+    assert (out / "volatility" / "2" / "model.onnx").is_file()
+
+
 def test_json_is_one_object_and_the_next_version_is_taken(
     long_recording: Path, out: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,7 @@ from common import cluster
 from common.errors import InputError, TrainingError
 from common.schema import CORE_1
 from training.fitting import experiment
-from training.fitting.experiment import Experiment, Settings, on_schema
+from training.fitting.experiment import Experiment, Settings, _ends, on_schema
 from training.fitting.pool import open_pool
 from training.fitting.search import Budget
 from training.judging.metrics import mean_of_folds
@@ -28,6 +28,13 @@ def test_clustered_volatility_is_predicted_better_than_by_chance(trained: Experi
     scores = trained.model.metrics
     assert scores["pr_auc_lift"] > 1.5
     assert scores["roc_auc"] > 0.6
+
+
+def test_an_interval_that_most_draws_do_not_define_is_left_out() -> None:
+    samples = np.full(100, 0.5)
+    assert set(_ends("pr_auc", samples)) == {"pr_auc_low", "pr_auc_high"}
+    samples[:21] = np.nan
+    assert _ends("pr_auc", samples) == {}
 
 
 def test_shuffled_labels_score_the_base_rate(dataset: Dataset, settings: Settings) -> None:

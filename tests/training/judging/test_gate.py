@@ -14,6 +14,7 @@ from common.bundle import ManifestFeature, ManifestSchema
 from common.check import Check
 from common.schema import CORE_1, FULL_1, Feature, FeatureSchema
 from tests.training.runs import Made, leaky, make
+from training.judging.evaluation.blocks import Blocks
 from training.judging.gate import Candidate, Champion, Limits, judge, refusals
 from training.judging.scored_part import Scored
 from training.shipping.promotion import rows_of
@@ -260,6 +261,19 @@ def test_a_model_is_no_worse_than_itself(made: Made) -> None:
     check = verdict(candidate(made, champion=champion(made, said)), "champion")
     assert check.passed
     assert "+0.0000 against champion 7, paired 95 % interval +0.0000 to +0.0000" in check.text
+
+
+def test_every_interval_of_the_gate_has_the_same_number_of_draws(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: set[int] = set()
+    draws = Blocks.draws
+
+    def counted(self: Blocks, resamples: int, seed: int | list[int]) -> Any:
+        drawn.add(resamples)
+        return draws(self, resamples, seed)
+
+    monkeypatch.setattr(Blocks, "draws", counted)
+    judge(candidate(made, champion=champion(made, made.parts[-1].probabilities[made.manifest.kind])), LIMITS)
+    assert drawn == {2000}
 
 
 def test_what_could_well_be_worse_is_refused_and_a_wider_margin_lets_it_pass(made: Made) -> None:

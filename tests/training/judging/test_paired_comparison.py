@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common.paired_difference import MIN_SPIKE_BLOCKS, PairedDifference, recorded, why_it_ships
+from common.paired_difference import MIN_SPIKE_BLOCKS, PairedDifference, recorded, why_it_ships, why_unproven
 from training.judging.paired_comparison import paired_difference, what_ships
 from training.judging.scored_part import Scored
 from training.problem.ticks import NS_PER_S
@@ -184,3 +184,21 @@ def test_what_the_lead_on_har_decided_is_said(kind: str, lead_of: PairedDifferen
 
 def test_without_a_lead_nothing_is_said_of_it() -> None:
     assert why_it_ships("har", {"har": {"pr_auc": 0.1}}) == ""
+
+
+@pytest.mark.parametrize(
+    ("kind", "lead", "reason"),
+    [
+        ("har", None, ""),
+        ("har_returns", None, ""),
+        ("logistic", None, "its manifest records no lead of logistic on HAR logit"),
+        ("logistic", PairedDifference(0.1, 0.05, 0.15, MIN_SPIKE_BLOCKS), ""),
+        ("logistic", PairedDifference(0.1, 0.05, 0.15, MIN_SPIKE_BLOCKS - 1), "logistic is not shown to beat HAR"),
+        ("logistic", PairedDifference(0.1, -0.05, 0.15, MIN_SPIKE_BLOCKS), "logistic is not shown to beat HAR"),
+    ],
+)
+def test_only_har_and_a_proven_lead_on_it_need_no_warning(
+    kind: str, lead: PairedDifference | None, reason: str
+) -> None:
+    text = why_unproven(kind, {kind: lead.metrics()} if lead else {})
+    assert text == reason or (reason and text.startswith(reason))

@@ -97,6 +97,10 @@ def test_the_manifest_says_what_the_model_looks_at_and_why(bundle: Bundle, train
     assert set(manifest.inputs) == set(manifest.ablation[0].columns) - dropped
 
 
+def test_the_manifest_records_the_draws_of_the_intervals_that_decide(bundle: Bundle) -> None:
+    assert bundle.manifest.parameters["bootstrap_resamples"] == 2000
+
+
 def test_the_next_version_is_one_above_the_highest(tmp_path: Path) -> None:
     for name in ("1", "10", ".11.new-5", "notes"):
         (tmp_path / "volatility" / name).mkdir(parents=True)

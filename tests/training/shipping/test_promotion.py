@@ -17,6 +17,7 @@ from common.model_store import ModelStore, Moved, Role
 from tests.training.runs import Made, draw_rows, leaky, make
 from training.judging.gate import Limits
 from training.shipping import promotion
+from training.shipping.aliases import reconcile
 from training.shipping.promotion import Judged
 from training.shipping.trained_model_io import TRAINED_FILE, trained_files
 
@@ -312,7 +313,7 @@ def test_aliases_follow_the_labels_afterwards(made: Made, later: Made, runs_dir:
         promotion.promote(judged(one, runs_dir, store, 1_765_000_000.0 + number), store, registry, "champion", now_ms=1)
     store.rollback()
     assert registry.aliases == {"champion": "2"}
-    assert promotion.reconcile(store, registry, runs_dir) == {"champion": "1"}
+    assert reconcile(store, registry, runs_dir) == {"champion": "1"}
     assert registry.aliases == {"champion": "1"}
 
 
@@ -325,9 +326,9 @@ def test_an_alias_does_not_stay_on_a_withdrawn_model_where_the_one_before_is_not
     promotion.promote(judged(later, runs_dir, store, 1_765_000_001.0), store, registry, "champion", now_ms=1)
     assert registry.aliases == {"champion": "1"}
     store.rollback()
-    assert promotion.reconcile(store, registry, runs_dir) == {"champion": None}
+    assert reconcile(store, registry, runs_dir) == {"champion": None}
     assert registry.aliases == {}
-    assert promotion.reconcile(store, registry, runs_dir) == {}
+    assert reconcile(store, registry, runs_dir) == {}
 
 
 def test_rows_of_a_part_are_found_by_time_and_product() -> None:

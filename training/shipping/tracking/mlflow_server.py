@@ -74,6 +74,11 @@ class MlflowServer:
         self._config = config
         self._opened: Any = None
 
+    @property
+    def exists(self) -> bool:
+        """False if the server is a file that nothing was written to yet. Needs no MLflow."""
+        return not self.uri.startswith(SQLITE) or os.path.exists(self.uri.removeprefix(SQLITE))
+
     def upload(self, folder: Path) -> str:
         """Brings a run there, from wherever it got to; returns the registry's version of its model."""
         run, upload = read_run(folder), read_upload(folder, self.uri)

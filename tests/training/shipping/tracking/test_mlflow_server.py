@@ -18,6 +18,7 @@ from tests.training.runs import Made, make
 from tests.training.shipping.tracking.server import Server
 from training.judging.gate import Limits
 from training.shipping import promotion
+from training.shipping.aliases import VERSION_NOTE, reconcile
 from training.shipping.tracking import experiments, mlflow_server
 from training.shipping.tracking.mlflow_server import FINISHED, KIND_TAG, RUN_TAG, URI_VARIABLE, MlflowServer, waiting
 from training.shipping.tracking.record import read_run, read_upload
@@ -156,12 +157,12 @@ def test_promotion_and_rollback_move_the_aliases(server: Server, made: Made, tmp
     promotion.promote(judged, store, tracker, "champion", now_ms=2)
     assert tracker.aliases("aliased") == {"champion": "2"}
     store.rollback()
-    assert promotion.reconcile(store, tracker, runs_dir) == {"champion": "1"}
+    assert reconcile(store, tracker, runs_dir) == {"champion": "1"}
     assert tracker.aliases("aliased") == {"champion": "1"}
     tracker.point("aliased", "champion", "2")
-    assert tracker.noted("aliased", "champion", promotion.VERSION_NOTE) == "2"
-    assert tracker.noted("aliased", "candidate", promotion.VERSION_NOTE) is None
-    assert promotion.reconcile(store, tracker, tmp_path / "kept elsewhere") == {"champion": None}
+    assert tracker.noted("aliased", "champion", VERSION_NOTE) == "2"
+    assert tracker.noted("aliased", "candidate", VERSION_NOTE) is None
+    assert reconcile(store, tracker, tmp_path / "kept elsewhere") == {"champion": None}
     assert tracker.aliases("aliased") == {}
 
 
