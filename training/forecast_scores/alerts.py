@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from training.evaluation.episodes import Line, alarms
 from training.forecast_scores.comparison import Interval, TimeBlocks, interval
+from training.judging.evaluation.episodes import Line, alarms
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

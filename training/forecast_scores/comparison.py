@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
-from training.evaluation.figures import areas
+from training.judging.evaluation.figures import areas
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

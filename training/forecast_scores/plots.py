@@ -18,7 +18,7 @@ from common.errors import InputError
 from training.forecast_scores.alerts import CostCurve
 from training.forecast_scores.comparison import RowGroups
 from training.forecast_scores.events import EventScores
-from training.look import BLUE, GREEN, GREY, ORANGE, PALE, STYLE, canvas, png
+from training.reporting.report_style import BLUE, GREEN, GREY, ORANGE, PALE, STYLE, canvas, png
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -37,7 +37,7 @@ from training.forecasting.form import FittedForecast
 from training.forecasting.kinds import HAR, KINDS, ForecastKind
 from training.forecasting.recordings import DEFAULT_TARGET, ForecastRows, known_recordings, pooled, read_recording
 from training.forecasting.target import Floats
-from training.splits import SplitRules, final_split, walk_forward
+from training.problem.splits import SplitRules, final_split, walk_forward
 
 FOLDS = 5
 FINAL_SHARE = 0.2

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from training.evaluation.episodes import Line
 from training.forecast_scores.alerts import (
     ALWAYS,
     LEAD_QUANTILES,
@@ -21,6 +20,7 @@ from training.forecast_scores.alerts import (
     sweep,
 )
 from training.forecast_scores.comparison import TimeBlocks
+from training.judging.evaluation.episodes import Line
 
 SECOND_NS = 10**9
 HORIZON_NS = 60 * SECOND_NS

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from training.evaluation.episodes import Line
 from training.forecast_scores import plots
 from training.forecast_scores.alerts import CostCurve, alert_levels, cost_curve, sweep
 from training.forecast_scores.comparison import groupings
 from training.forecast_scores.events import EventScores, event_scores, sizes_bps
 from training.forecast_scores.plots import SizeScores
 from training.forecast_scores.scores import covered, pit_bounds, randomized_pit
+from training.judging.evaluation.episodes import Line
 
 from .market import HAR, STEP_NS, STEPS, fit, market, of_test, split
 

@@ -10,7 +10,6 @@ from rich.console import Console
 from common.bundle import read_bundle
 from tests.training.judging.evaluation.made_up import scored, with_spikes
 from training.commands.evaluate import _print
-from training.judging.class_counts import too_few, unranked
 from training.judging.evaluation import Settings, evaluate_scored
 from training.judging.evaluation.result import Difference, Figure
 from training.reporting.narrative import (
