@@ -26,6 +26,7 @@ from common.schema import FeatureSchema
 from pipeline.drift import reference_of
 from training.forecasting.designs import TRAILING_FEATURE
 from training.forecasting.form import FittedForecast
+from training.forecasting.graph import forecast_graph
 from training.forecasting.onnx_forecast import PARITY, OnnxForecast, parity_error
 from training.forecasting.recordings import DEFAULT_TARGET, ForecastRows
 from training.forecasting.target import BPS, NS_PER_S, Floats, Target
@@ -60,7 +61,7 @@ def make_bundle(
     Raises TrainingError if the graph differs from the fitted form by more than PARITY on a training row.
     """
     size = spike_bps or _digits(float(np.quantile(rows.outcome_bps, SPIKE_QUANTILE)))
-    model = fitted.to_onnx()
+    model = forecast_graph(fitted)
     exported = OnnxForecast(model)
     error = parity_error(exported, fitted.forecasts(rows.features), rows.features, parity_sizes(rows), PARITY_LEVELS)
     if not error <= PARITY:

@@ -150,12 +150,6 @@ class FittedForecast:
         scale = np.exp(logs @ self.log_scale[:-1] + self.log_scale[-1])
         return LocationScale(location, scale, self.levels, self.knots, self.floor_bps)
 
-    def to_onnx(self) -> bytes:
-        """The graph with inputs and outputs as common/bundle.py describes them; the same bytes for the same fit."""
-        from training.forecasting.graph import forecast_graph  # onnx takes a second to import
-
-        return forecast_graph(self)
-
 
 def tree_sums(booster: Any, units: Floats) -> Floats:
     """Sums of the leaves of units (n, units), (n,). Trees compare in float32, here and in ONNX."""

@@ -1,6 +1,6 @@
 """All kinds of forecast on the four recordings: walk-forward on the quotes, and each recording left out of training.
 
-    python -m training.forecasting.study [--period 5] [--out benchmarks/results/forecasts.json]
+    python -m benchmarks.forecasts [--period 5] [--out benchmarks/results/forecasts.json]
 
 The last fifth of every recording is left alone, in training as in testing: it is for the final evaluation of a model,
 and no choice is made with it. Scores are of log volatility (training/forecast_scores).
@@ -189,7 +189,7 @@ def study(recordings: Sequence[ForecastRows], workers: int) -> Study:
     joined = {kind.name: _joined([fold.kinds[kind.name] for fold in folds]) for kind in kinds}
     return Study(
         date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        command="python -m training.forecasting.study",
+        command="python -m benchmarks.forecasts",
         cores=os.cpu_count() or 1,
         schema=schema.name,
         sample_period_s=0,
@@ -231,7 +231,7 @@ def tables(result: Study) -> list[Table]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.forecasting.study", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.forecasts", description=__doc__)
     parser.add_argument("--period", type=int, default=5, help="seconds between rows of a product (default 5)")
     parser.add_argument("--schema", choices=sorted(SCHEMAS), default=FULL_2.name)
     parser.add_argument("--out", type=Path, default=OUT)

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks.forecasts import development, fold_scores, left_out, usable_kinds
 from common.schema import CORE_1, FULL_2
 from tests.training.forecasting.samples import sample_rows
 from training.forecast_scores.scores import crps_log
 from training.forecasting.kinds import kind_named
 from training.forecasting.recordings import ForecastRows, pooled
-from training.forecasting.study import development, fold_scores, left_out, usable_kinds
 from training.forecasting.target import NS_PER_S
 
 
