@@ -15,13 +15,14 @@ from common.cli import Duration, config_option, examples, json_option
 from common.config import Config, load_config
 from common.errors import InputError, UnavailableError, UsageError
 from common.log import configure_logs
+from common.model_store import ModelStore, model_name
 from common.proxies import open_url
 from common.schema import FULL_1, SCHEMAS
 from pipeline.archive import expand_paths
 from training import MODEL_TYPES
 
 if TYPE_CHECKING:
-    from common.model_store import ModelStore, Moved, Role
+    from common.model_store import Moved, Role
     from training.judging.gate import Limits
     from training.shipping.promotion import Judged
     from training.shipping.retraining import State, Step
@@ -104,18 +105,18 @@ def retrain(
     """
     config = load_config(config_file)
     configure_logs(config.log, "retrain")
-    from common.model_store import ModelStore, model_name
-    from training.fitting.search import Budget
-    from training.judging.gate import Limits
-    from training.shipping.retraining import only_one
-
     if cluster and no_cluster:
         raise UsageError("--cluster and --no-cluster: choose one")
     name = model_name(name or ("volatility-full" if schema_name == FULL_1.name else "volatility"), "--name")
+    paths = _paths(files, config)
+    # These imports take seconds: options and files are checked before them.
+    from training.fitting.search import Budget
+    from training.judging.gate import Limits
+    from training.shipping.retraining import only_one
     from training.shipping.training_run import TrainingRequest
 
     request = TrainingRequest(
-        paths=_paths(files, config),
+        paths=paths,
         model_type=model_type,
         schema_name=schema_name,
         folds=folds,
@@ -135,6 +136,7 @@ def retrain(
         server_metrics=server_metrics,
         shadow_rows=shadow_rows,
         track=not no_track,
+        archive="" if files else config.ingest.archive_dir,
     )
     with only_one(Path(config.tracking.runs_dir)):
         told = loop.go()
@@ -175,6 +177,7 @@ class _Loop:
     server_metrics: str | None
     shadow_rows: int
     track: bool
+    archive: str  # ingest.archive_dir if no FILE was named
 
     @property
     def runs_dir(self) -> Path:
@@ -300,8 +303,14 @@ class _Loop:
         from training.shipping.training_run import keep_run, train_bundle
 
         started_s = time.time()
-        # Its number is found where it is promoted; a dry run takes none.
-        trained = train_bundle(self.request, self.store.name, "1")
+        try:
+            # Promotion gives the bundle its number; a dry run uses none.
+            trained = train_bundle(self.request, self.store.name, "1")
+        except InputError as error:
+            if not self.archive:
+                raise
+            hint = "record for longer, or name recordings: volcast retrain FILE..."
+            raise InputError(f"{error}. It read {self.archive} (ingest.archive_dir): {hint}") from None
         return keep_run(trained, self.runs_dir, started_s, key)
 
     def _was_refused(self, folder: Path, stable: str) -> bool:
@@ -324,10 +333,19 @@ class _Loop:
 
 
 def _paths(files: tuple[str, ...], config: Config) -> list[Path]:
-    named = list(files) or [config.ingest.archive_dir]
-    if not named[0]:
+    """The recordings to train on; without FILEs, those of the archive. Raises InputError if there is none."""
+    if files:
+        return list(dict.fromkeys(path for name in files for path in expand_paths(name)))
+    folder = config.ingest.archive_dir
+    if not folder:
         raise InputError("no FILE was given, and ingest.archive_dir is empty")
-    return list(dict.fromkeys(path for one in named for path in expand_paths(one)))
+    try:
+        return expand_paths(folder)
+    except InputError:
+        raise InputError(
+            f"no recording in {folder} (ingest.archive_dir): `volcast ingest` and `volcast run` record there; or name "
+            "recordings: volcast retrain FILE..."
+        ) from None
 
 
 def _refused(step: str, judged: Judged, objections: list[str] | None = None) -> Told:

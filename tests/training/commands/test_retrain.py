@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from cli.main import run_command
+from common.errors import InputError
 from common.labels import Labels
 from common.model_store import History, ModelStore
 from tests.training.runs import Made, leaky, make
@@ -227,9 +228,33 @@ def test_a_name_that_is_not_valid_is_refused(trainer: Trainer, capfd: pytest.Cap
     assert "--name: expected letters, digits, - and _" in capfd.readouterr().err
 
 
-def test_no_archive_is_one_line(trainer: Trainer, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("folder", [False, True])
+def test_without_an_archive_it_says_how_to_get_one(
+    trainer: Trainer, folder: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if folder:
+        Path("data/raw").mkdir(parents=True)
     assert run_command(["retrain"]) == 1
-    assert capfd.readouterr().err.count("\n") == 1
+    line = capfd.readouterr().err
+    assert line.count("\n") == 1
+    assert "no recording in data/raw (ingest.archive_dir)" in line
+    assert "`volcast ingest` and `volcast run` record there; or name recordings: volcast retrain FILE..." in line
+
+
+def test_an_archive_that_is_too_short_is_named_with_what_to_do(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def too_short(*_: object) -> Any:
+        raise InputError("too little data: 12 usable rows")
+
+    monkeypatch.setattr(training_run, "train_bundle", too_short)
+    Path("data/raw").mkdir(parents=True)
+    Path("data/raw/BTC-USD_1.ndjson").touch()
+    assert run_command(["retrain", "--no-track"]) == 1
+    line = capfd.readouterr().err
+    assert "too little data: 12 usable rows. It read data/raw (ingest.archive_dir): record for longer, or name" in line
+    assert retrain() == 1
+    assert "ingest.archive_dir" not in capfd.readouterr().err
 
 
 def state(**other: Any) -> State:
