@@ -14,6 +14,7 @@ from typing import NamedTuple
 import click
 
 from cli.extras import missing_extra
+from common.compiled_code import keep_compiled_code
 from common.errors import OutputError, VolcastError
 from common.lifecycle import survive_hangups
 from common.proxies import bypass_proxies_on_this_machine
@@ -111,6 +112,7 @@ def main() -> None:
     survive_hangups()
     protect_standard_streams()
     bypass_proxies_on_this_machine(os.environ)
+    keep_compiled_code(os.environ)
     code = run_command(sys.argv[1:])
     sys.exit(_flush(code))
 
