@@ -18,6 +18,7 @@ from common.errors import ConfigError, UsageError
 from common.lifecycle import stop_on_signals
 from common.log import configure_logs, get_logger
 from common.status import StatusPipe
+from common.steps import steps
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -84,8 +85,8 @@ def monitor(
         back_s = since if since is not None else None if once else max(spans.values())
         session = Session(config, board, back_s, cleanup)
         if once:
-            with _writer(out) as writer:
-                session.run_once(stop.is_set, writer)
+            with steps() as progress, _writer(out) as writer:
+                session.run_once(stop.is_set, writer, progress)
             _say(session, as_json)
             return 0
         status = StatusPipe(stop)
@@ -157,9 +158,12 @@ class Session:
         if writer is not None:
             writer.write(joined, outcome)
 
-    def run_once(self, stopping: Callable[[], bool], writer: JoinedWriter) -> None:
+    def run_once(self, stopping: Callable[[], bool], writer: JoinedWriter, progress: Callable[[str], None]) -> None:
+        """progress: called with the step at hand."""
         while not stopping() and not (self._raw.has_caught_up and self._predictions.has_caught_up):
+            progress(f"reading both topics: {self.join.joined:,} predictions have their outcome")
             self.take(self.step(STEP_S), writer)
+        progress("scoring")
         self.take(self.join.finish(), writer)
         self.lines = self.board.lines()
 

@@ -105,10 +105,11 @@ def test_what_the_topics_hold_is_joined_counted_and_written(
 
 def test_beside_it_a_shadow_in_a_table(topics: KafkaConfig, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["monitor", "--once", "--window", "1h", "--shadow", "volatility/99"]) == 0
-    said = capsys.readouterr().out
-    assert "volatility/1" in said
-    assert "160 joined" in said
-    assert "volatility/99: bundle" in said, "a shadow that is not there is named"
+    output, progress = capsys.readouterr()
+    assert "volatility/1" in output
+    assert "160 joined" in output
+    assert "volatility/99: bundle" in output, "a shadow that is not there is named"
+    assert "reading both topics" in progress
 
 
 def joined_or_late(session: Session, ends_s: float) -> bool:
