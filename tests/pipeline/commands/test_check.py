@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from cli.main import run_command
 from common.config import KafkaConfig
-from common.schema import CORE_1, FULL_1
+from common.schema import CORE_1, FULL_1, FULL_2
 from pipeline.commands.check import _report
 from pipeline.records import encode
 from pipeline.stream import kafka as module
@@ -100,7 +100,7 @@ def test_only_what_comes_from_now_on_counts_unless_asked(
         (
             "features",
             FeatureRow(product_id="X", schema_hash="000000000000", values=[1.0] * 11).SerializeToString(),
-            f"1 x ticks.features: schema 000000000000, expected {CORE_1.hash} or {FULL_1.hash}",
+            f"1 x ticks.features: schema 000000000000, expected {CORE_1.hash} or {FULL_1.hash} or {FULL_2.hash}",
         ),
         ("predictions", b"\xff", "1 x predictions: not a Prediction"),
         ("late", b"{}", "1 x ticks.late: not a late tick"),
