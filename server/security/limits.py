@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from common.config import ServerConfig
 
+MIN_PENDING_CALLS = 8192  # about two seconds of work for grpc.aio
 MAX_PING_STRIKES = 2  # early pings of a connection before the server sends ENHANCE_YOUR_CALM
 
 
 def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
     """Returns the options for grpc.aio.server()."""
     ping_ms = _ms(config.min_ping_interval_s)
+    pending = max(MIN_PENDING_CALLS, 2 * config.max_queue)
     return [
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_send_message_length", -1),
@@ -31,10 +33,11 @@ def channel_options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.http2.ping_timeout_ms", _ms(config.keepalive_timeout_s)),
         ("grpc.server_handshake_timeout_ms", _ms(config.handshake_timeout_s)),
         ("grpc.max_allowed_incoming_connections", config.max_connections),
-        # Beyond these limits gRPC responds with CANCELLED. They are far above the size of our own queue, which
-        # refuses a call with a retry hint.
-        ("grpc.server.max_pending_requests", 100_000),
-        ("grpc.server.max_pending_requests_hard_limit", 200_000),
+        # Calls that gRPC has read and Python has not. Beyond these limits gRPC responds with CANCELLED, at random
+        # between them. They are above the size of our own queue, which refuses a call with a retry hint. With a limit
+        # of 100,000, floods of reset calls delayed all other callers by 10 s and more, and took 2 GB.
+        ("grpc.server.max_pending_requests", pending),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * pending),
         # If SO_REUSEPORT were on, a second server on this port would silently receive half of the calls.
         ("grpc.so_reuseport", 0),
     ]

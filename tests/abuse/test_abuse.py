@@ -25,13 +25,7 @@ def test_decoders_raise_nothing_but_what_tells_the_caller_his_fault() -> None:
     assert len(one.findings.rows) == 5
 
 
-LOST_LISTENER = pytest.mark.xfail(
-    reason="grpc.aio, whose server a path that is no UTF-8 ends, may keep its old listener; callers then time out",
-    strict=False,
-)
-
-
-@pytest.mark.parametrize("front", ["native", pytest.param("grpcio", marks=LOST_LISTENER)])
+@pytest.mark.parametrize("front", ["native", "grpcio"])
 def test_a_front_outlives_bad_input_and_well_formed_calls_beside_it_are_right(front: str) -> None:
     one = abuse()
     one.front(front, 10_000, 0.02)

@@ -134,3 +134,11 @@ async def test_connections_over_the_limit_are_closed_at_once_and_make_room_when_
             assert await asyncio.to_thread(answered, second)
             assert not await asyncio.to_thread(anew, address)
         await asyncio.to_thread(await_true, lambda: anew(address), 10)
+
+
+@pytest.mark.parametrize("max_queue", [1, 4096, 50_000])
+def test_grpcs_own_queue_of_calls_is_longer_than_ours_and_bounded(max_queue: int) -> None:
+    options = dict(channel_options(ServerConfig(max_queue=max_queue)))
+    pending = options["grpc.server.max_pending_requests"]
+    assert max_queue < pending <= max(8192, 2 * max_queue)
+    assert options["grpc.server.max_pending_requests_hard_limit"] == 2 * pending
