@@ -185,14 +185,17 @@ class KafkaBroker(ChildProcess):
     def _settings_file(self) -> Path:
         return self.data_dir / "server.properties"
 
+    def _settings(self) -> dict[str, str]:
+        return (
+            server_properties(self._plaintext, self._controller_port, self.data_dir, self._retention, self._listeners)
+            | self._properties
+        )
+
     def _format(self, command: list[str]) -> None:
         """Writes the settings, and prepares the folder for KRaft if it is new."""
-        settings = server_properties(
-            self._plaintext, self._controller_port, self.data_dir, self._retention, self._listeners
-        )
         try:
             self._settings_file.touch(mode=0o600)  # properties may hold passwords
-            self._settings_file.write_text(as_text(settings | self._properties))
+            self._settings_file.write_text(as_text(self._settings()))
             self.log_file.write_bytes(b"")
         except OSError as error:
             raise self._unusable(error) from None
@@ -222,11 +225,7 @@ class KafkaBroker(ChildProcess):
         ends transactions without a marker (seen with 4.4.0): readers of committed records wait for ever, and so does
         a worker for its offsets.
         """
-        settings = server_properties(
-            self._plaintext, self._controller_port, self.data_dir, self._retention, self._listeners
-        )
-        settings = {key: value for key, value in (settings | self._properties).items() if key in _CONTROLLER_SETTINGS}
-        settings |= {
+        settings = {key: value for key, value in self._settings().items() if key in _CONTROLLER_SETTINGS} | {
             "process.roles": "controller",
             "listeners": f"CONTROLLER://{CONTROLLER_HOST}:{self._controller_port}",
             "listener.security.protocol.map": "CONTROLLER:PLAINTEXT",

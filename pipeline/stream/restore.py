@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import compress
 from operator import not_
@@ -29,7 +29,7 @@ from pipeline.stream.kafka_errors import failure, goes_on, kafka_error, retrying
 from pipeline.stream.marker import Marker, from_metadata
 from pipeline.stream.partition import MAX_REPLAY_RECORDS, Partition
 from pipeline.stream.snapshots import SnapshotReader
-from pipeline.stream.transactions import AbortedError, Delivery
+from pipeline.stream.transactions import Delivery
 from volcast.v1 import FeatureRow
 
 # A restart waits so long for the end of transactions that another worker left open; see transactions.py.
@@ -111,8 +111,7 @@ class Restorer:
             return self._consumer.committed(raw, min(self._config.timeout_s, STABLE_OFFSETS_S))
         except KafkaException as exception:
             if kafka_error(exception).code() == KafkaError._TIMED_OUT:
-                with suppress(AbortedError):
-                    self._delivery.release(raw)
+                self._delivery.release(raw)
             raise
 
     def _restored(self, log: _Log, committed: TopicPartition) -> Restored:

@@ -113,7 +113,7 @@ class Delivery(Protocol):
     def release(self, partitions: Sequence[TopicPartition]) -> None:
         """Ends what a lost transaction of this worker left open, if Kafka gives no stable offsets of `partitions`.
 
-        No commit may be in flight. Raises AbortedError, UnavailableError.
+        No transaction may be open. Raises UnavailableError.
         """
         ...
 
@@ -221,14 +221,17 @@ class ExactlyOnce:
         group = self._consumer.consumer_group_metadata()
         offsets = [TopicPartition(each.topic, each.partition, 0) for each in partitions]
         self._start(lambda: self._abort_everywhere(offsets, group))
-        self.finish_commit(wait=True)
+        try:
+            self.finish_commit(wait=True)
+        except AbortedError:
+            self.abort()
 
     def _abort_everywhere(self, offsets: list[TopicPartition], group: Any) -> None:
         topics = self._config.topics
         self._begin()
         known = self._producer.list_topics(timeout=CALL_S).topics
         for topic in (topics.features, topics.predictions, topics.late, topics.dead, topics.snapshots):
-            for partition in known[topic].partitions:
+            for partition in known[topic].partitions if topic in known else ():
                 self._producer.produce(topic, b"", partition=partition)
         with suppress(KafkaException, UnavailableError):  # also of refused offsets the abort writes a marker
             self._repeat(lambda: self._producer.send_offsets_to_transaction(offsets, group, CALL_S), CALL_S)

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.process
 
 
 def leave_transaction_open(broker: KafkaBroker, config: KafkaConfig, transactional_id: str, group_id: str) -> None:
-    """Kills the broker in a transaction with offsets and a feature row, and starts it when the transaction is over."""
+    """Kills the broker in a transaction with offsets and two records, and starts it when the transaction is over."""
     producer = Producer(
         {
             "bootstrap.servers": broker.bootstrap_servers,
@@ -38,7 +38,8 @@ def leave_transaction_open(broker: KafkaBroker, config: KafkaConfig, transaction
     producer.init_transactions(30)
     for is_last in (False, True):
         producer.begin_transaction()
-        producer.produce(config.topics.features, b"", partition=0)
+        for topic in (config.topics.features, config.topics.dead):
+            producer.produce(topic, b"", partition=0)
         offsets = [TopicPartition(config.topics.raw, 0, 0)]
         producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata(), 30)
         assert producer.flush(30) == 0
@@ -51,6 +52,14 @@ def leave_transaction_open(broker: KafkaBroker, config: KafkaConfig, transaction
     _close(producer)
 
 
+def stable_end(broker: KafkaBroker, topic: str) -> int:
+    """Up to where readers of committed records come in partition 0."""
+    consumer = Consumer({"bootstrap.servers": broker.bootstrap_servers, "group.id": "reader"})
+    _, end = consumer.get_watermark_offsets(TopicPartition(topic, 0), 20)
+    consumer.close()
+    return end
+
+
 def test_kill_9_leaves_no_transaction_open(tmp_path: Path) -> None:
     with KafkaBroker(tmp_path, port=free_port(), controller_port=free_port()) as broker:
         config = KafkaConfig(bootstrap_servers=broker.bootstrap_servers)
@@ -59,9 +68,8 @@ def test_kill_9_leaves_no_transaction_open(tmp_path: Path) -> None:
         consumer = Consumer({"bootstrap.servers": broker.bootstrap_servers, "group.id": "group"})
         (committed,) = consumer.committed([TopicPartition(config.topics.raw, 0)], 20)
         assert committed.offset == 0
-        _, stable_end = consumer.get_watermark_offsets(TopicPartition(config.topics.features, 0), 20)
-        assert stable_end == 4  # two rows, each with the marker of its transaction
         consumer.close()
+        assert stable_end(broker, config.topics.features) == 4  # two records, each with the marker of its transaction
 
 
 def test_records_and_ports_stay_over_a_stop_and_over_kill_9(tmp_path: Path) -> None:

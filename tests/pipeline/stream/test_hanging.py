@@ -11,7 +11,7 @@ from common.config import KafkaConfig
 from pipeline.broker.kafka import KafkaBroker
 from pipeline.stream.kafka import connect
 from pipeline.stream.kafka_topics import ensure_topics
-from tests.pipeline.broker.test_kafka import leave_transaction_open
+from tests.pipeline.broker.test_kafka import leave_transaction_open, stable_end
 from tests.pipeline.stream.test_path import finish, publish, working
 from tests.pipeline.stream.ticks import market
 
@@ -26,8 +26,11 @@ def test_a_worker_ends_its_hanging_transaction(
         kafka = KafkaConfig(bootstrap_servers=broker.bootstrap_servers)
         ensure_topics(connect(kafka), kafka)
         leave_transaction_open(broker, kafka, f"hanging-{kafka.topics.raw}-first", f"hanging-{kafka.topics.raw}")
+        assert stable_end(broker, kafka.topics.dead) == 2, "the broker did not lose the end of the transaction"
         ticks = market(2000, rate_per_s=12)
         publish(kafka, ticks)
         with working(kafka, inference_server, "hanging", instance_id="first") as worker:
             finish(worker, len(ticks))
         assert worker.totals.features == len(ticks)
+        # Also where the worker has written nothing since.
+        assert stable_end(broker, kafka.topics.dead) > 3
