@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from common.config import KafkaConfig
 from common.errors import ClientLostError, UnavailableError
@@ -199,3 +199,39 @@ def test_a_delivery_that_closes_does_not_wait_for_an_answer(producers: list[Prod
     delivery._begin()
     delivery.close()
     assert (len(calls), len(producers)) == (1, 1)
+
+
+def test_a_release_that_fails_leaves_no_transaction_open(producers: list[Producer], delivery: ExactlyOnce) -> None:
+    calls: list[str] = []
+
+    def fail(*_: object, **__: object) -> None:
+        raise KafkaException(KafkaError(KafkaError._STATE, "abortable", txn_requires_abort=True))
+
+    producers[0].list_topics = fail  # type: ignore[attr-defined]
+    producers[0].begin_transaction = lambda: calls.append("begin")  # type: ignore[attr-defined]
+    producers[0].abort_transaction = lambda *_: calls.append("abort")  # type: ignore[attr-defined]
+    delivery.release([])
+    delivery.start_commit([], [])
+    assert delivery.finish_commit(wait=True)
+    assert calls == ["begin", "abort", "begin"]
+
+
+def test_a_release_aborts_a_record_in_every_partition_with_the_offsets(
+    producers: list[Producer], delivery: ExactlyOnce
+) -> None:
+    topics, calls = KafkaConfig().topics, []
+    known = {topic: SimpleNamespace(partitions=[0, 1]) for topic in (topics.features, topics.dead)}
+
+    def noted(name: str) -> Any:
+        return lambda *values, **options: calls.append((name, *values, *options.values()))
+
+    producers[0].list_topics = lambda **_: SimpleNamespace(topics=known)  # type: ignore[attr-defined]
+    for name in ("produce", "send_offsets_to_transaction", "commit_transaction", "abort_transaction"):
+        setattr(producers[0], name, noted(name))
+    delivery.release([TopicPartition(topics.raw, 3, 77)])
+    produced = [call[1:] for call in calls if call[0] == "produce"]
+    assert produced == [(topic, b"", number) for topic in (topics.features, topics.dead) for number in (0, 1)]
+    (offsets,) = (call[1] for call in calls if call[0] == "send_offsets_to_transaction")
+    assert [(each.topic, each.partition, each.offset) for each in offsets] == [(topics.raw, 3, 0)]
+    assert [call[0] for call in calls][-1] == "abort_transaction"
+    assert "commit_transaction" not in {call[0] for call in calls}
