@@ -124,15 +124,6 @@ def self_test_at_zero(value: str) -> Callable[[Manifest], Manifest]:
     return change
 
 
-def test_a_median_that_depends_on_no_row_is_refused(tmp_path: Path) -> None:
-    def change(nodes: Nodes) -> None:
-        node_of(nodes, "median_bps").CopyFrom(helper.make_node("Identity", ["constant"], ["median_bps"]))
-
-    graph = Forecaster().graph(change)
-    graph.graph.initializer.append(helper.make_tensor("constant", TensorProto.DOUBLE, [1, 1], [2.0]))
-    assert "output median_bps: expected a value for each row" in refusal(tmp_path, graph=graph)
-
-
 def test_negative_quantiles_are_refused(tmp_path: Path) -> None:
     def change(nodes: Nodes) -> None:
         node_of(nodes, "median_bps").CopyFrom(helper.make_node("Neg", ["median"], ["median_bps"]))
