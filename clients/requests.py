@@ -42,7 +42,7 @@ Response = TypeVar("Response", PredictResponse, HealthResponse, StreamPredictRes
 
 
 class Query(TypedDict, total=False):
-    """Keyword arguments of every prediction: the questions to the forecast distribution. The server validates them.
+    """Keyword arguments of every prediction: spike size, and levels of quantiles. The server validates them.
 
     A model that forecasts no distribution refuses them.
     """

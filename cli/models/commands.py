@@ -85,8 +85,8 @@ def list_(
 ) -> int:
     """Lists versions in the models folder with their labels, and the runs on this machine.
 
-    The spike size is the smallest volatility of a spike for a version, for a forecast the default size. pr_auc is its
-    mean over the walk-forward folds.
+    The spike size is the smallest volatility of a spike; for a forecast model, its default size. pr_auc is the mean
+    over the walk-forward folds.
     """
     workplace = Workplace(config_file, models_dir, runs_dir)
     stores = [workplace.store(name)] if name else workplace.stores()

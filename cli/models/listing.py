@@ -39,7 +39,7 @@ def versions(store: ModelStore) -> list[dict[str, Any]]:
 
 
 def _spike_size(manifest: Manifest) -> float:
-    """Of the label, or the default of a model that forecasts a distribution: realized volatility, log."""
+    """Realized volatility (log) at which a spike begins: the default size of a forecast model, else the label's."""
     return manifest.label.threshold if manifest.forecast is None else manifest.forecast.spike_bps / 1e4
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -13,7 +13,7 @@ import click
 from clients.requests import Query
 from clients.sync import Client
 from common.access import make_access, read_token
-from common.cli import FiniteRange, config_option, examples, json_option
+from common.cli import F, FiniteRange, config_option, examples, json_option
 from common.config import load_config
 from common.errors import RequestError, UsageError, VolcastError
 from common.schema import CORE_1, CORE_1_EXAMPLE
@@ -21,15 +21,19 @@ from common.text import listed, shown
 from volcast.v1 import ModelSelector, ModelStatus, PredictResponse
 
 
+def size_option(name: str, unit: str, text: str) -> Callable[[F], F]:
+    """An option for a spike size: a positive number, None if it is absent."""
+    return click.option(name, type=FiniteRange(min=0, min_open=True), metavar=unit, help=text)
+
+
 @click.command(
     "predict",
     epilog=examples(
         "volcast predict --example",
         "volcast predict --example --json",
-        "volcast predict --example --spike-bps 5 --quantiles 0.1,0.5,0.9",
-        'volcast predict --model volatility-full --features "$ROW" --spike-multiple 3',
         "volcast predict --example --server inference.example:50051 --tls-ca ca.pem --token-file token",
         'volcast predict --features \'{"price": 65000.01, "midprice": 65000.005, ...}\'',
+        "volcast predict --example --spike-bps 5 --quantiles 0.1,0.5,0.9  # needs a forecast model",
     ),
 )
 @config_option
@@ -38,20 +42,8 @@ from volcast.v1 import ModelSelector, ModelStatus, PredictResponse
 @click.option("--example", is_flag=True, help=f"Send an example row of {CORE_1.name}.")
 @click.option("--model", default="", metavar="NAME", help="Model (default: the server's).")
 @click.option("--version", default="", metavar="VERSION", help="Version (default: the version with the label stable).")
-@click.option(
-    "--spike-bps",
-    type=FiniteRange(min=0, min_open=True),
-    default=None,
-    metavar="BPS",
-    help="Spike size: volatility of the next 60 s in basis points (default: the model's).",
-)
-@click.option(
-    "--spike-multiple",
-    type=FiniteRange(min=0, min_open=True),
-    default=None,
-    metavar="X",
-    help="Spike size as a multiple of the trailing hour's volatility.",
-)
+@size_option("--spike-bps", "BPS", "Spike size: volatility of the next 60 s in basis points (default: the model's).")
+@size_option("--spike-multiple", "X", "Spike size as a multiple of the trailing hour's volatility (schema full/2).")
 @click.option("--quantiles", default="", metavar="LEVELS", help="Levels of quantiles to print, such as 0.1,0.5,0.9.")
 @click.option("--token-file", default="", metavar="FILE", help="File with the bearer token.")
 @click.option("--tls", is_flag=True, help="Use TLS, and trust the public authorities.")
@@ -81,8 +73,9 @@ def predict(
     --features takes a JSON object of numbers: each feature of the model's schema, by name.
 
     If the model forecasts a distribution, the command also prints the median of the next minute's volatility and the
-    base rate: the share of training rows at or above the spike size. Standard error names features that the model does
-    not use, and values outside the range of the training rows.
+    base rate: the share of training rows at or above the spike size. Other models refuse --spike-bps, --spike-multiple
+    and --quantiles. Standard error names features that the model does not use, and values outside the range of the
+    training rows.
 
     Exit codes: 0 done, 1 failed (no answer, or no access), 2 wrong usage (an option or its value).
     """
@@ -117,7 +110,7 @@ def predict(
 
 
 def _query(spike_bps: float | None, spike_multiple: float | None, quantiles: str) -> Query:
-    """The questions to the forecast. Raises UsageError."""
+    """The spike size and the levels that the options give. Raises UsageError."""
     if spike_bps is not None and spike_multiple is not None:
         raise UsageError("give either --spike-bps or --spike-multiple")
     query = Query()
@@ -210,7 +203,7 @@ def _option(field: str) -> str:
 def _notes(client: Client, response: PredictResponse, row: Mapping[str, float]) -> list[str]:
     """A line for each value outside the range of the training rows, and a line with the features that are not used.
 
-    Empty if the server does not list the model, or the model states neither.
+    Empty if the server does not list the model, or if its manifest records neither inputs nor ranges.
     """
     try:
         status = _schema_of(client, response.model_name, response.model_version)
@@ -225,7 +218,7 @@ def _notes(client: Client, response: PredictResponse, row: Mapping[str, float]) 
         if feature.HasField("low") and not feature.low <= row[feature.name] <= feature.high
     ]
     unused = [feature.name for feature in status.features if not feature.used]
-    if 0 < len(unused) < len(status.features):  # an older server states the use of no feature
+    if 0 < len(unused) < len(status.features):  # older servers do not fill the field
         notes.append(f"model {status.name}/{status.version} does not use {listed(unused)}")
     return notes
 

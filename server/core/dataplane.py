@@ -22,7 +22,7 @@ from server.core.snapshot import Model
 
 
 class ForecastResult(msgspec.Struct, frozen=True):
-    """The answer of a forecast model, besides the probabilities."""
+    """The fields that a forecast model adds to the probabilities."""
 
     spike_bps: float  # size that the probabilities refer to; 0 if the rows have different sizes
     base_rate: float  # share of the training rows at or above the size, in [0, 1]
@@ -182,7 +182,7 @@ def _sizes_and_levels(jobs: Sequence[ScoringJob]) -> tuple[Matrix, Matrix]:
 
 
 def _part(job: ScoringJob, forecasts: Forecasts, sizes: Matrix, begin: int) -> ForecastResult | None:
-    """The part of a job, whose first row is `begin`."""
+    """The forecast of a job. begin: its first row in the run. None if the model forecasts no distribution."""
     if job.query is None:
         return None
     rows = slice(begin, begin + len(job.matrix))

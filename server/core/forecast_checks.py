@@ -14,7 +14,7 @@ from server.core.forecast_query import MAX_LEVELS
 from server.core.predictor import Forecasts, Predictor
 
 TOLERANCE = 1e-6  # of probabilities; relative, of basis points
-LEVEL_COUNTS = (0, 1, MAX_LEVELS)
+LEVEL_COUNTS = (0, 1, MAX_LEVELS)  # levels of each row
 # Spike sizes, as multiples of the default size.
 MIN_SIZE, MAX_SIZE = 0.01, 100.0
 BATCHES = (1, 3, 8)
@@ -99,7 +99,7 @@ def _check_same(expected: Forecasts, got: Forecasts, batch: int) -> None:
         want, values = getattr(expected, name), getattr(got, name)
         if values.shape != want.shape:
             raise BundleError(f"forecast: {name}: expected shape {want.shape}, got {values.shape}")
-        with np.errstate(invalid="ignore"):  # infinity less infinity, in rows without a forecast
+        with np.errstate(invalid="ignore"):  # infinity minus infinity, in rows without a forecast
             near = np.abs(values - want) <= TOLERANCE * np.maximum(1.0, np.abs(want))
         different = ~(near | (values == want) | (np.isnan(values) & np.isnan(want)))
         if different.any():

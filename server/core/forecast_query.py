@@ -37,7 +37,7 @@ class ResolvedQuery(msgspec.Struct, frozen=True):
         """The spike sizes (rows, 1), in basis points, of a matrix (rows, features). See `require_sizes`."""
         if not self.multiple:
             return np.full((len(matrix), 1), self.spike_bps)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # infinity, or 0 x infinity: no size
             return np.asarray(matrix[:, self.column : self.column + 1] * (self.multiple * BPS))
 
     def has_sizes(self, matrix: Matrix) -> bool:
@@ -62,9 +62,9 @@ class ResolvedQuery(msgspec.Struct, frozen=True):
 def query_faults(query: ForecastQuery, forecast: ManifestForecast | None, model: str) -> list[FieldViolation]:
     """All faults of a query. forecast: of the model, or None; model: its name and version."""
     if forecast is None:
-        given = ((SIZE, query.spike_bps), (MULTIPLE, query.spike_multiple), (LEVELS, query.levels))
+        fields = ((SIZE, query.spike_bps), (MULTIPLE, query.spike_multiple), (LEVELS, query.levels))
         what = f"model {shown(model)} forecasts no distribution and takes no such field"
-        return [FieldViolation(field, what) for field, value in given if value]
+        return [FieldViolation(field, what) for field, value in fields if value]
     faults = []
     for field, value in ((SIZE, query.spike_bps), (MULTIPLE, query.spike_multiple)):
         if not 0 <= value < inf:

@@ -9,7 +9,7 @@ from common.errors import BundleError
 
 INPUT = "features"
 OUTPUT = "probability"
-# Of a forecast model, besides.
+# Further inputs and outputs of a forecast model.
 SIZES, LEVELS = "spike_bps", "levels"
 MEDIAN, QUANTILES = "median_bps", "quantile_bps"
 FORECAST_INPUTS = frozenset({INPUT, SIZES, LEVELS})
@@ -71,7 +71,7 @@ def _check_input(features: Any, width: int) -> None:
 
 
 def _free(dimensions: Sequence[object]) -> bool:
-    """Whether no dimension is fixed. A name or None is a free dimension; a fixed number of rows takes no batches."""
+    """Whether no dimension is fixed. A name or None is a free dimension. A graph of fixed rows cannot score batches."""
     return bool(dimensions) and not any(isinstance(dimension, int) for dimension in dimensions)
 
 

@@ -34,7 +34,7 @@ DEFAULT_SELECTION = Selection()
 
 
 class ForecastQuery(msgspec.Struct, frozen=True, gc=False):
-    """What the caller asks of the forecast distribution. Not yet validated."""
+    """Spike size, and levels of quantiles, of a request to a forecast model. Not yet validated."""
 
     spike_bps: float = 0.0  # 0: the model's default
     spike_multiple: float = 0.0  # of the trailing hour's volatility; 0: not used

@@ -13,13 +13,13 @@ STABLE = "stable"
 
 def described(document: dict[str, Any], health: HealthResponse) -> dict[str, Any]:
     """A copy of the OpenAPI document, with the facts of the default model in the body of /predict."""
-    model = default_model(health)
+    model = _default_model(health)
     if model is None:
         return document
     document = deepcopy(document)
     body = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
     properties = body["schema"]["properties"]
-    states_use = any(feature.used for feature in model.features)  # an older server states none
+    states_use = any(feature.used for feature in model.features)  # older servers do not fill the field
     for feature in model.features:
         if feature.name in properties:
             facts = _facts(feature, f"{model.name}/{model.version}", states_use)
@@ -29,7 +29,7 @@ def described(document: dict[str, Any], health: HealthResponse) -> dict[str, Any
     return document
 
 
-def default_model(health: HealthResponse) -> ModelStatus | None:
+def _default_model(health: HealthResponse) -> ModelStatus | None:
     """The version that answers a request without a selection; None if none is loaded."""
     for model in health.models:
         if model.name == health.default_model and STABLE in model.labels and model.ready:

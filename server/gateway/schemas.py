@@ -96,7 +96,7 @@ OwnFeaturesBody.__doc__ = "One row for a model with features of its own (docs/ow
 
 
 class PredictAnswer(BaseModel):
-    """How likely a volatility spike is in the next 60 s. A model of one probability leaves the last fields out."""
+    """Probability of a volatility spike in the next 60 s. Forecast models add spike_bps and the fields after it."""
 
     model_config = ConfigDict(protected_namespaces=())
 

@@ -31,9 +31,9 @@ _CONTENTS = {"FP32": "fp32_contents", "FP64": "fp64_contents"}
 def decode(outputs_of: OutputsOf, raw: bytes) -> tuple[PredictInput, Callable[[Result], bytes]]:
     """Returns the input and the encoder of its response; raises RequestError. outputs_of: see `requested_outputs`."""
     request = parse(ModelInferRequest, raw)
-    answered = infer_input(request)
-    outputs = requested_outputs(request.outputs, answered, outputs_of)
-    return answered, _response_format(request, outputs).encode
+    predict = infer_input(request)
+    outputs = requested_outputs(request.outputs, predict, outputs_of)
+    return predict, _response_format(request, outputs).encode
 
 
 def _response_format(request: ModelInferRequest, outputs: tuple[str, ...] = ()) -> InferResponseFormat:

@@ -34,13 +34,14 @@ def requested_outputs(outputs: Any, request: PredictInput, outputs_of: OutputsOf
     """The names of the requested outputs; empty: all.
 
     outputs_of: the outputs of the model that will answer a request. It is called only if a request names an output
-    that not every model has. Raises RequestError for an output that the model does not give, and what it raises.
+    that not every model has. Raises RequestError for an output that the model does not give, and the errors of
+    outputs_of.
     """
     names = tuple(output.name for output in outputs)
-    given = (PROBABILITY,) if all(name == PROBABILITY for name in names) else outputs_of(request)
+    model_outputs = (PROBABILITY,) if all(name == PROBABILITY for name in names) else outputs_of(request)
     for index, output in enumerate(outputs):
-        if output.name not in given:
-            gives = ", ".join(repr(name) for name in given)
+        if output.name not in model_outputs:
+            gives = ", ".join(repr(name) for name in model_outputs)
             what = f"no output {output.name[:MAX_SHOWN]!r}; the model gives {gives}"
             raise RequestError.of(f"outputs[{index}].name", what)
         if output.name == QUANTILES and not request.query.levels:
@@ -53,7 +54,7 @@ def requested_outputs(outputs: Any, request: PredictInput, outputs_of: OutputsOf
 
 
 def refuse_shared_memory(tensors: Any, field: str) -> None:
-    """Raises RequestError if a tensor is to be in shared memory."""
+    """Raises RequestError if a tensor names a region of shared memory."""
     if any(SHARED_MEMORY in tensor.parameters for tensor in tensors):
         what = "there is no shared memory here; send the values"
         raise RequestError.of(f"{field}.parameters[{SHARED_MEMORY}]", what)

@@ -1,4 +1,4 @@
-"""Parameters of a request: the routing key, and the questions to the forecast distribution.
+"""Parameters of a request: the routing key, spike size, and levels of quantiles.
 
 A parameter of the protocol holds a scalar, so the levels of quantiles are a string with commas. A number may be a
 string, too, since KServe's clients have no doubles.

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.bundles import write_bundle
+from tests.server.forecast_server import forecast_server
 from tests.server.processes import Process, serve
 
 
@@ -29,3 +30,10 @@ def mute() -> Iterator[str]:
     """The address of something that takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture(scope="session")
+def forecasts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """A server process with forecast models beside a model of a single probability."""
+    with forecast_server(tmp_path_factory.mktemp("forecast-models")) as process:
+        yield process

@@ -14,19 +14,13 @@ from clients.sync import Client
 from common.errors import RequestError
 from common.schema import CORE_1, FULL_2
 from tests.server.bundles import named, rows
-from tests.server.forecast_server import CORE, FULL, forecast_server
+from tests.server.forecast_server import CORE, FULL
 from tests.server.forecasts import SPIKE_BPS, rows_of
 from tests.server.processes import Process
 from volcast.v1 import ModelSelector, PredictResponse
 
 MATRIX = rows(3)
 LEVELS = (0.1, 0.5, 0.9)
-
-
-@pytest.fixture(scope="module")
-def forecasts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with forecast_server(tmp_path_factory.mktemp("models")) as process:
-        yield process
 
 
 @pytest.fixture

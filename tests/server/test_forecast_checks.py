@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from common.bundle import Manifest, Survival
 from common.errors import BundleError
 from common.schema import CORE_1, FULL_2
+from server.core.arrays import Matrix
 from server.core.bundles import load_model
 from server.core.forecast_checks import check_forecasts
 from server.core.predictor import Forecasts, Predictor
@@ -171,21 +172,21 @@ def test_a_manifest_that_contradicts_itself_is_refused(tmp_path: Path, change: d
 
 
 class Twisted:
-    """The forecasts of a model, changed by a function of the batch."""
+    """The forecasts of a model, changed by a function of forecasts, sizes (rows, 1) and levels (rows, levels)."""
 
-    def __init__(self, twist: Callable[[Forecasts], Forecasts]) -> None:
+    def __init__(self, twist: Callable[[Forecasts, Matrix, Matrix], Forecasts]) -> None:
         self._predictor = Predictor(Forecaster().graph().SerializeToString(), len(CORE_1), SPIKE_BPS)
         self._twist = twist
 
-    def forecast(self, *args: Any) -> Forecasts:
-        return self._twist(self._predictor.forecast(*args))
+    def forecast(self, matrix: Matrix, sizes: Matrix, levels: Matrix) -> Forecasts:
+        return self._twist(self._predictor.forecast(matrix, sizes, levels), sizes, levels)
 
 
 @pytest.mark.parametrize("name", ["probabilities", "median_bps", "quantile_bps"])
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_a_row_has_the_same_forecast_in_every_batch(name: str, batch: int) -> None:
-    def twist(share: float) -> Callable[[Forecasts], Forecasts]:
-        def apply(forecasts: Forecasts) -> Forecasts:
+    def twist(share: float) -> Callable[[Forecasts, Matrix, Matrix], Forecasts]:
+        def apply(forecasts: Forecasts, sizes: Matrix, levels: Matrix) -> Forecasts:
             values = getattr(forecasts, name) * (1 - share * (len(forecasts.probabilities) == batch))
             return msgspec.structs.replace(forecasts, **{name: values})
 
@@ -204,6 +205,39 @@ def test_the_row_of_the_self_test_needs_a_forecast_and_other_rows_do_not() -> No
     check_forecasts(predictor, SPIKE_BPS, EXAMPLE, matrix)
     with pytest.raises(BundleError, match="finite quantiles for the self-test's row"):
         check_forecasts(predictor, SPIKE_BPS, tuple(matrix[3].tolist()), matrix)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1e-6), (1 - 1e-6, 1.0)])
+def test_a_level_near_0_or_1_without_a_quantile_is_refused(low: float, high: float) -> None:
+    def twist(forecasts: Forecasts, sizes: Matrix, levels: Matrix) -> Forecasts:
+        near = (low < levels) & (levels < high)
+        return msgspec.structs.replace(forecasts, quantile_bps=np.where(near, np.inf, forecasts.quantile_bps))
+
+    with pytest.raises(BundleError, match="finite quantiles for the self-test's row"):
+        check_forecasts(Twisted(twist), SPIKE_BPS, EXAMPLE, rows_of(CORE_1, 9))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.05), (20.0, 1e3)])
+def test_a_size_far_from_the_default_without_a_forecast_is_refused(low: float, high: float) -> None:
+    """low, high: multiples of the default size."""
+
+    def twist(forecasts: Forecasts, sizes: Matrix, levels: Matrix) -> Forecasts:
+        far = (low * SPIKE_BPS < sizes[:, 0]) & (sizes[:, 0] < high * SPIKE_BPS)
+        return msgspec.structs.replace(forecasts, probabilities=np.where(far, np.nan, forecasts.probabilities))
+
+    with pytest.raises(BundleError, match=r"expected a probability in .* at every size"):
+        check_forecasts(Twisted(twist), SPIKE_BPS, EXAMPLE, rows_of(CORE_1, 9))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", [0, 1, 16])
+def test_a_graph_that_fails_for_a_number_of_levels_is_refused(count: int) -> None:
+    def twist(forecasts: Forecasts, sizes: Matrix, levels: Matrix) -> Forecasts:
+        if levels.shape[1] == count:
+            raise RuntimeError("wrong rank")
+        return forecasts
+
+    with pytest.raises(BundleError, match=rf"cannot be run on 29 rows with {count} levels"):
+        check_forecasts(Twisted(twist), SPIKE_BPS, EXAMPLE, rows_of(CORE_1, 9))  # type: ignore[arg-type]
 
 
 def test_a_probability_outside_of_0_and_1_at_another_size_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,7 @@ from server.core.shadow import ShadowScorer
 from tests.server.bundles import Logistic, write_bundle
 from tests.server.forecasts import LEVELS_16, SPIKE_BPS, TRAILING, Forecaster, rows_of, write_forecast
 
-DEFAULT, OLD, RICH = Selection(), Selection("old"), Selection("rich")
-
-
-@pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> DataPlane:
-    models = tmp_path_factory.mktemp("models")
-    write_forecast(models)
-    write_forecast(models, "rich", seed=2, schema=FULL_2)
-    write_bundle(models, "old", seed=3)
-    repository = Repository("volatility")
-    assert repository.load(models).failures == ()
-    ticks = count(1000, 10)
-    return DataPlane(repository, max_rows=4096, now_ns=lambda: next(ticks))
+DEFAULT, OLD, RICH = Selection(), Selection("plain"), Selection("wide")
 
 
 def request(rows: int, seed: int, selection: Selection = DEFAULT, **query: Any) -> PredictInput:
@@ -75,13 +62,13 @@ MIXED: list[tuple[int, Selection, dict[str, Any]]] = [
 ]
 
 
-def test_jobs_of_equally_many_levels_share_a_run(plane: DataPlane) -> None:
+def test_jobs_of_equally_many_levels_share_a_run(forecast_plane: DataPlane) -> None:
     wanted = [request(rows, seed, selection, **query) for seed, (rows, selection, query) in enumerate(MIXED)]
-    computed = plane.compute([plane.prepare(each, 0) for each in wanted])
+    computed = forecast_plane.compute([forecast_plane.prepare(each, 0) for each in wanted])
     for seed, (each, outcome) in enumerate(zip(wanted, computed.outcomes, strict=True)):
         assert_formula(outcome, each, seed)
     runs = [(run.model.name, len(run.matrix)) for run in computed.runs]
-    assert runs == [("volatility", 4), ("old", 4), ("volatility", 71), ("rich", 3), ("volatility", 1)]
+    assert runs == [("volatility", 4), ("plain", 4), ("volatility", 71), ("wide", 3), ("volatility", 1)]
     sizes = computed.runs[0].sizes
     assert sizes is not None
     assert sizes[:, 0].tolist() == [2.0, 2.0, 2.0, 4.0]
@@ -98,10 +85,10 @@ def test_jobs_of_equally_many_levels_share_a_run(plane: DataPlane) -> None:
     ],
 )
 def test_two_jobs_share_a_run_of_one_model_with_equally_many_levels(
-    plane: DataPlane, first: tuple[Selection, Any], second: tuple[Selection, Any], runs: int
+    forecast_plane: DataPlane, first: tuple[Selection, Any], second: tuple[Selection, Any], runs: int
 ) -> None:
     wanted = [request(2, seed, selection, **query) for seed, (selection, query) in enumerate((first, second))]
-    computed = plane.compute([plane.prepare(each, 0) for each in wanted])
+    computed = forecast_plane.compute([forecast_plane.prepare(each, 0) for each in wanted])
     assert len(computed.runs) == runs
     for seed, (each, outcome) in enumerate(zip(wanted, computed.outcomes, strict=True)):
         assert_formula(outcome, each, seed)
@@ -117,18 +104,18 @@ class Kept:
         self.outcome = outcome
 
 
-def test_the_batcher_answers_mixed_queries_in_one_batch(plane: DataPlane) -> None:
+def test_the_batcher_answers_mixed_queries_in_one_batch(forecast_plane: DataPlane) -> None:
     runs: list[ModelRun] = []
 
     def offload(compute: Any, done: Any) -> None:
         computed: Computed = compute()
         done(computed)
 
-    batcher = Batcher(plane, 1024, 100, offload, runs.append)
+    batcher = Batcher(forecast_plane, 1024, 100, offload, runs.append)
     wanted = [request(rows, seed, selection, **query) for seed, (rows, selection, query) in enumerate(MIXED)]
     kept = [Kept() for _ in wanted]
     for each, replies in zip(wanted, kept, strict=True):
-        batcher.put(Work(plane.prepare(each, 0), replies))
+        batcher.put(Work(forecast_plane.prepare(each, 0), replies))
     batcher.run()
     assert len(runs) == 5
     for seed, (each, replies) in enumerate(zip(wanted, kept, strict=True)):
@@ -136,12 +123,12 @@ def test_the_batcher_answers_mixed_queries_in_one_batch(plane: DataPlane) -> Non
         assert_formula(replies.outcome, each, seed)
 
 
-def test_a_row_out_of_range_fails_its_own_job_only(plane: DataPlane) -> None:
+def test_a_row_out_of_range_fails_its_own_job_only(forecast_plane: DataPlane) -> None:
     good = request(2, 1, levels=(0.5,))
     matrix = rows_of(CORE_1, 1)
     matrix[0] = 1.7e308
     bad = PredictInput(PackedInput(CORE_1.hash, 2, 1, matrix.tobytes()), DEFAULT, "", ForecastQuery(levels=(0.5,)))
-    first, second = plane.compute([plane.prepare(good, 0), plane.prepare(bad, 0)]).outcomes
+    first, second = forecast_plane.compute([forecast_plane.prepare(good, 0), forecast_plane.prepare(bad, 0)]).outcomes
     assert_formula(first, good, 1)
     assert "rows: row 0: outside the range of model volatility/1" in str(second)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,18 +12,12 @@ from common.errors import UsageError
 from common.schema import CORE_1, CORE_1_EXAMPLE
 from server.core.forecast_query import share_at
 from tests.server.bundles import EXAMPLE
-from tests.server.forecast_server import CORE, USED, forecast_server
+from tests.server.forecast_server import CORE, USED
 from tests.server.forecasts import SIZES, SPIKE_BPS
 from tests.server.processes import Process, run_to_end
 
 ROW = np.array([EXAMPLE])
 UNUSED = [name for name in CORE_1.names if name not in USED]
-
-
-@pytest.fixture(scope="module")
-def forecasts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with forecast_server(tmp_path_factory.mktemp("models")) as process:
-        yield process
 
 
 def test_the_default_size_is_printed_with_base_rate_alert_level_and_median(forecasts: Process) -> None:

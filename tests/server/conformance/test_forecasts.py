@@ -28,13 +28,8 @@ ROWS = rows_of(CORE_1, 3, 5)
 
 
 @pytest.fixture(scope="module")
-def forecasts(front: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpc.Channel]:
-    """volatility/1 forecasts on core/1, rich/1 on full/2; old/1 gives a probability only."""
-    models = tmp_path_factory.mktemp("forecasts")
-    write_forecast(models)
-    write_forecast(models, "rich", seed=2, schema=FULL_2)
-    write_bundle(models, "old", seed=3)
-    with serve(models, VOLCAST_SERVER__FRONT=front) as process, channel_to(process.address) as channel:
+def forecasts(front: str, forecast_models: Path) -> Iterator[grpc.Channel]:
+    with serve(forecast_models, VOLCAST_SERVER__FRONT=front) as process, channel_to(process.address) as channel:
         yield channel
 
 
@@ -77,7 +72,7 @@ def test_size_and_quantiles_are_answered(
 
 def test_a_multiple_gives_each_row_its_size(forecasts: grpc.Channel) -> None:
     matrix = rows_of(FULL_2, 2, 3)
-    wanted = packed(matrix, FULL_2, spike_multiple=3.0, quantiles=[0.5], model=ModelSelector(name="rich"))
+    wanted = packed(matrix, FULL_2, spike_multiple=3.0, quantiles=[0.5], model=ModelSelector(name="wide"))
     response = predict(forecasts, wanted)
     sizes = matrix[:, FULL_2.names.index(TRAILING)] * 3e4
     assert_forecast(response, matrix, sizes, [0.5], Forecaster(2, FULL_2))
@@ -100,7 +95,7 @@ def test_frames_carry_queries(forecasts: grpc.Channel) -> None:
         ({"spike_bps": float("nan")}, {"spike_bps"}),
         ({"spike_bps": 1.0, "spike_multiple": 1.0}, {"spike_bps", "spike_multiple"}),
         ({"quantiles": [0.5] * 17}, {"quantiles"}),
-        ({"spike_bps": 1.0, "spike_multiple": 2.0, "quantiles": [0.5], "model": ModelSelector(name="old")},
+        ({"spike_bps": 1.0, "spike_multiple": 2.0, "quantiles": [0.5], "model": ModelSelector(name="plain")},
          {"spike_bps", "spike_multiple", "quantiles"}),
     ],
 )  # fmt: skip
@@ -112,7 +107,7 @@ def test_a_wrong_query_is_refused_by_its_fields(
 
 
 def test_an_old_style_model_answers_without_forecast_fields(forecasts: grpc.Channel) -> None:
-    response = predict(forecasts, packed(ROWS, model=ModelSelector(name="old")))
+    response = predict(forecasts, packed(ROWS, model=ModelSelector(name="plain")))
     assert_scored(response, 3, ROWS)
     assert {field.name for field, _ in response.ListFields()}.isdisjoint(
         {"spike_bps", "base_rate", "median_bps", "quantile_bps"}

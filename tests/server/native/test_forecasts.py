@@ -13,12 +13,13 @@ from common.http2 import frames
 from common.schema import FULL_2
 from server.core.dataplane import DataPlane
 from server.core.models import Repository
+from server.core.requests import DEFAULT_SELECTION
 from server.http2.blocks import MIN_COLUMNAR_CALLS
 from server.native.front import NativeFront
 from server.rpc.convert import predict_response
 from server.rpc.inference import read_predict
 from tests.server.bundles import write_bundle
-from tests.server.forecasts import LEVELS_16, TRAILING, rows_of, write_forecast
+from tests.server.forecasts import LEVELS_16, SPIKE_BPS, TRAILING, rows_of, write_forecast
 from tests.server.http2.peer import Frame, block, message
 from tests.server.native import calls
 from tests.server.native.calls import a_stream, answers, frame, status
@@ -261,6 +262,26 @@ async def test_a_row_without_a_size_is_refused_on_the_fast_path_too(client: Clie
     got = await client.ended(3)
     assert status(got, 3) == b"3"
     assert any(f"row {rows - 1}: expected a positive".encode() in sent.payload for sent in got)
+
+
+@pytest.mark.parametrize("levels", [(), (0.9,)])
+async def test_a_row_without_finite_quantiles_is_refused_on_the_fast_path_too(
+    front: NativeFront, client: Client, levels: tuple[float, ...]
+) -> None:
+    """Its median is infinite, but it has a probability."""
+    await learned(client, request(1, 0, quantiles=levels))
+    matrix = rows_of(FULL_2, 1, 1)
+    matrix[0, FULL_2.names.index("return_30s")] = 1e3
+    wanted = request(1, 1, quantiles=levels)
+    wanted.packed.values = matrix.tobytes()
+    model = front.serving.plane.repository.resolve(DEFAULT_SELECTION)
+    forecasts = model.predictor.forecast(matrix, np.array([[SPIKE_BPS]]), np.array([levels]))
+    assert 0 <= forecasts.probabilities[0] <= 1
+    assert not np.isfinite(forecasts.median_bps[0])
+    client.call(3, wanted.SerializeToString())
+    got = await client.ended(3)
+    assert status(got, 3) == b"3"
+    assert any(b"outside the range of model volatility/1" in sent.payload for sent in got)
 
 
 async def test_a_known_query_is_refused_once_the_model_forecasts_no_distribution(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,15 +14,13 @@ from common.errors import RequestError
 from common.schema import CORE_1, FULL_2
 from server.core.dataplane import DataPlane
 from server.core.forecast_query import share_at
-from server.core.models import Repository
 from server.oip.infer import InferFrame, decode
 from server.oip.service import OpenInference
 from server.runtime.state import ServerState
-from tests.server.forecast_server import CORE, FULL, RANGES, USED, forecast_server, write_models
+from tests.server.forecast_server import CORE, FULL, RANGES, USED
 from tests.server.forecasts import MULTIPLES, SIZES, SPIKE_BPS, rows_of
 from tests.server.oip.conftest import outputs_of, score
 from tests.server.oip.test_infer import raw_request, typed_request
-from tests.server.processes import Process, running
 from volcast.oip.v2 import (
     InferParameter,
     ModelInferRequest,
@@ -36,15 +32,6 @@ from volcast.oip.v2 import (
 Requested = ModelInferRequest.InferRequestedOutputTensor
 MATRIX = rows_of(CORE_1, 3)
 LEVELS = (0.1, 0.5, 0.9)
-
-
-@pytest.fixture(scope="module")
-def forecasts(tmp_path_factory: pytest.TempPathFactory) -> DataPlane:
-    """A data plane with the models of `write_models`."""
-    repository = Repository("volatility")
-    folder: Path = write_models(tmp_path_factory.mktemp("models"))
-    repository.load(folder)
-    return DataPlane(repository, 500, lambda: 0)
 
 
 def asking(
@@ -92,8 +79,8 @@ def metadata(plane: DataPlane, name: str) -> ModelMetadataResponse:
 # ModelInfer
 
 
-def test_without_parameters_probability_and_median_are_of_the_default_size(forecasts: DataPlane) -> None:
-    answer = infer(forecasts, raw_request(MATRIX))
+def test_without_parameters_probability_and_median_are_of_the_default_size(forecast_plane: DataPlane) -> None:
+    answer = infer(forecast_plane, raw_request(MATRIX))
     given = tensors(answer)
     assert list(given) == ["probability", "median_bps"]
     assert_allclose(given["probability"], CORE.probability(MATRIX, np.full(3, SPIKE_BPS)), atol=1e-9)
@@ -104,24 +91,24 @@ def test_without_parameters_probability_and_median_are_of_the_default_size(forec
 
 
 @pytest.mark.parametrize("size", [4.0, 4, "4", "4.0"])
-def test_a_spike_size_may_be_a_double_an_integer_or_a_string(forecasts: DataPlane, size: Any) -> None:
-    answer = infer(forecasts, asking(spike_bps=size))
+def test_a_spike_size_may_be_a_double_an_integer_or_a_string(forecast_plane: DataPlane, size: Any) -> None:
+    answer = infer(forecast_plane, asking(spike_bps=size))
     assert numbers(answer)["spike_bps"] == 4.0
     assert_allclose(tensors(answer)["probability"], CORE.probability(MATRIX, np.full(3, 4.0)), atol=1e-9)
 
 
 @pytest.mark.parametrize("make", [raw_request, typed_request])
-def test_quantiles_are_rows_of_levels_in_both_forms(forecasts: DataPlane, make: Any) -> None:
+def test_quantiles_are_rows_of_levels_in_both_forms(forecast_plane: DataPlane, make: Any) -> None:
     request = make(MATRIX)
     request.parameters["quantiles"].string_param = "0.1, 0.5,0.9"
-    answer = infer(forecasts, request)
+    answer = infer(forecast_plane, request)
     assert bool(answer.raw_output_contents) == (make is raw_request)
     assert_allclose(tensors(answer)["quantile_bps"], CORE.quantiles(MATRIX, np.tile(LEVELS, (3, 1))), rtol=1e-9)
 
 
-def test_a_multiple_gives_each_row_a_size_of_its_own(forecasts: DataPlane) -> None:
+def test_a_multiple_gives_each_row_a_size_of_its_own(forecast_plane: DataPlane) -> None:
     matrix = rows_of(FULL_2, 3)
-    answer = infer(forecasts, asking(matrix, model="wide", spike_multiple=2.0))
+    answer = infer(forecast_plane, asking(matrix, model="wide", spike_multiple=2.0))
     sizes = 2.0 * matrix[:, FULL.column] * 1e4
     assert_allclose(tensors(answer)["probability"], FULL.probability(matrix, sizes), atol=1e-9)
     assert numbers(answer)["spike_bps"] == 0.0
@@ -131,11 +118,11 @@ def test_a_multiple_gives_each_row_a_size_of_its_own(forecasts: DataPlane) -> No
 @pytest.mark.parametrize(
     "names", [("probability",), ("median_bps",), ("quantile_bps", "probability"), ("median_bps", "quantile_bps")]
 )
-def test_only_requested_outputs_are_sent(forecasts: DataPlane, names: tuple[str, ...]) -> None:
-    answer = infer(forecasts, asking(outputs=names, quantiles="0.25"))
+def test_only_requested_outputs_are_sent(forecast_plane: DataPlane, names: tuple[str, ...]) -> None:
+    answer = infer(forecast_plane, asking(outputs=names, quantiles="0.25"))
     assert {output.name for output in answer.outputs} == set(names)
     assert len(answer.raw_output_contents) == len(names)
-    complete = tensors(infer(forecasts, asking(quantiles="0.25")))
+    complete = tensors(infer(forecast_plane, asking(quantiles="0.25")))
     for name, values in tensors(answer).items():
         assert_allclose(values, complete[name], rtol=0, atol=0)
 
@@ -168,49 +155,53 @@ def test_only_requested_outputs_are_sent(forecasts: DataPlane, names: tuple[str,
         (asking(model="plain", quantiles="0.5"), "quantiles", "model plain/1 forecasts no distribution"),
     ],
 )
-def test_a_wrong_question_is_named(forecasts: DataPlane, request_: ModelInferRequest, field: str, text: str) -> None:
-    named, description = fault(forecasts, request_)
+def test_a_wrong_question_is_named(
+    forecast_plane: DataPlane, request_: ModelInferRequest, field: str, text: str
+) -> None:
+    named, description = fault(forecast_plane, request_)
     assert (named, description[: len(text)]) == (field, text)
     assert len(description) < 300
 
 
-def test_seventeen_levels_are_refused(forecasts: DataPlane) -> None:
+def test_seventeen_levels_are_refused(forecast_plane: DataPlane) -> None:
     levels = [str(round((1 + index) / 20, 2)) for index in range(17)]
-    assert len(tensors(infer(forecasts, asking(quantiles=",".join(levels[:16]))))["quantile_bps"][0]) == 16
-    field, _ = fault(forecasts, asking(quantiles=",".join(levels)))
+    assert len(tensors(infer(forecast_plane, asking(quantiles=",".join(levels[:16]))))["quantile_bps"][0]) == 16
+    field, _ = fault(forecast_plane, asking(quantiles=",".join(levels)))
     assert "quantiles" in field
 
 
 @pytest.mark.parametrize("parameters", [{"spike_bps": 0.0}, {"quantiles": ""}, {"quantiles": " ", "spike_multiple": 0}])
-def test_a_question_that_is_zero_or_empty_is_none(forecasts: DataPlane, parameters: dict[str, Any]) -> None:
-    assert list(tensors(infer(forecasts, asking(model="plain", **parameters)))) == ["probability"]
+def test_a_question_that_is_zero_or_empty_is_none(forecast_plane: DataPlane, parameters: dict[str, Any]) -> None:
+    assert list(tensors(infer(forecast_plane, asking(model="plain", **parameters)))) == ["probability"]
 
 
-def test_a_model_of_one_probability_answers_as_before(forecasts: DataPlane) -> None:
-    answer = infer(forecasts, asking(model="plain"))
+def test_a_model_of_one_probability_answers_as_before(forecast_plane: DataPlane) -> None:
+    answer = infer(forecast_plane, asking(model="plain"))
     assert (list(answer.parameters), [output.name for output in answer.outputs]) == (["threshold"], ["probability"])
 
 
-def test_a_frame_of_the_stream_honours_requested_outputs(forecasts: DataPlane) -> None:
-    frame = InferFrame(outputs_of(forecasts), asking(outputs=("median_bps",)).SerializeToString())
-    assert len(score(forecasts, frame.input).probabilities) == 3
-    refused = InferFrame(outputs_of(forecasts), asking(outputs=("label",)).SerializeToString())
+def test_a_frame_of_the_stream_honours_requested_outputs(forecast_plane: DataPlane) -> None:
+    frame = InferFrame(outputs_of(forecast_plane), asking(outputs=("median_bps",)).SerializeToString())
+    assert len(score(forecast_plane, frame.input).probabilities) == 3
+    refused = InferFrame(outputs_of(forecast_plane), asking(outputs=("label",)).SerializeToString())
     assert isinstance(refused.input, RequestError)
 
 
 # Metadata
 
 
-def test_metadata_lists_the_outputs_of_each_kind_of_model(forecasts: DataPlane) -> None:
-    outputs = {name: [(o.name, list(o.shape)) for o in metadata(forecasts, name).outputs] for name in ("wide", "plain")}
+def test_metadata_lists_the_outputs_of_each_kind_of_model(forecast_plane: DataPlane) -> None:
+    outputs = {
+        name: [(o.name, list(o.shape)) for o in metadata(forecast_plane, name).outputs] for name in ("wide", "plain")
+    }
     assert outputs == {
         "wide": [("probability", [-1]), ("median_bps", [-1]), ("quantile_bps", [-1, -1])],
         "plain": [("probability", [-1])],
     }
 
 
-def test_properties_state_used_features_and_ranges(forecasts: DataPlane) -> None:
-    properties = dict(metadata(forecasts, "volatility").properties)
+def test_properties_state_used_features_and_ranges(forecast_plane: DataPlane) -> None:
+    properties = dict(metadata(forecast_plane, "volatility").properties)
     features = json.loads(properties.pop("features"))
     assert properties == {"spike_bps": repr(SPIKE_BPS), "takes_spike_multiple": "false"}
     assert list(features) == list(CORE_1.names)
@@ -219,36 +210,21 @@ def test_properties_state_used_features_and_ranges(forecasts: DataPlane) -> None
     assert features["price"] == {"unit": "quote", "used": False}
 
 
-def test_a_model_that_states_nothing_has_no_properties(forecasts: DataPlane) -> None:
-    assert dict(metadata(forecasts, "plain").properties) == {}
-    assert dict(metadata(forecasts, "wide").properties)["takes_spike_multiple"] == "true"
+def test_a_model_that_states_nothing_has_no_properties(forecast_plane: DataPlane) -> None:
+    assert dict(metadata(forecast_plane, "plain").properties) == {}
+    assert dict(metadata(forecast_plane, "wide").properties)["takes_spike_multiple"] == "true"
 
 
 # REST
 
 
-@pytest.fixture(scope="module")
-def forecast_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with forecast_server(tmp_path_factory.mktemp("models")) as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def rest(forecast_process: Process) -> Iterator[httpx.Client]:
-    with (
-        running("gateway", "--port", "0", "--server", forecast_process.address) as process,
-        httpx.Client(base_url=f"http://{process.address}", trust_env=False) as client,
-    ):
-        yield client
-
-
-def test_rest_takes_the_parameters_and_gives_numbers(rest: httpx.Client) -> None:
+def test_rest_takes_the_parameters_and_gives_numbers(forecast_gateway: httpx.Client) -> None:
     body = {
         "inputs": [{"name": "features", "shape": [3, 11], "datatype": "FP64", "data": MATRIX.reshape(-1).tolist()}],
         "parameters": {"spike_bps": 4, "quantiles": "0.1,0.5,0.9"},
         "outputs": [{"name": "probability"}, {"name": "quantile_bps"}],
     }
-    answer = rest.post("/v2/models/volatility/infer", json=body)
+    answer = forecast_gateway.post("/v2/models/volatility/infer", json=body)
     assert answer.status_code == 200, answer.text
     fields = answer.json()
     assert fields["parameters"] == {"threshold": 0.5, "spike_bps": 4.0, "base_rate": pytest.approx(0.1)}
@@ -258,25 +234,25 @@ def test_rest_takes_the_parameters_and_gives_numbers(rest: httpx.Client) -> None
     assert_allclose(np.reshape(quantiles["data"], (3, 3)), CORE.quantiles(MATRIX, np.tile(LEVELS, (3, 1))), rtol=1e-9)
 
 
-def test_rest_metadata_has_outputs_and_properties(rest: httpx.Client) -> None:
-    fields = rest.get("/v2/models/volatility").json()
+def test_rest_metadata_has_outputs_and_properties(forecast_gateway: httpx.Client) -> None:
+    fields = forecast_gateway.get("/v2/models/volatility").json()
     assert [output["name"] for output in fields["outputs"]] == ["probability", "median_bps", "quantile_bps"]
     assert json.loads(fields["properties"]["features"])["volatility"] == {
         "unit": "log", "used": True, "low": 0.0001, "high": 0.002,
     }  # fmt: skip
 
 
-def test_rest_names_a_wrong_question(rest: httpx.Client) -> None:
+def test_rest_names_a_wrong_question(forecast_gateway: httpx.Client) -> None:
     body = {
         "inputs": [{"name": "features", "shape": [1, 11], "datatype": "FP64", "data": MATRIX[0].tolist()}],
         "parameters": {"spike_bps": "x"},
     }
-    answer = rest.post("/v2/models/volatility/infer", json=body)
+    answer = forecast_gateway.post("/v2/models/volatility/infer", json=body)
     assert answer.status_code == 400
     assert answer.json()["error"].startswith("parameters[spike_bps]: expected a number")
 
 
-def test_parameters_of_no_kind_are_refused(forecasts: DataPlane) -> None:
+def test_parameters_of_no_kind_are_refused(forecast_plane: DataPlane) -> None:
     request = raw_request(MATRIX)
     request.parameters["spike_bps"].CopyFrom(InferParameter())
-    assert fault(forecasts, request)[0] == "parameters[spike_bps]"
+    assert fault(forecast_plane, request)[0] == "parameters[spike_bps]"
