@@ -1,4 +1,4 @@
-"""Where compiled loops are kept, so that the next command need not compile them again (3 to 9 s)."""
+"""The folder in which numba keeps compiled loops, so that the next command does not compile them again (3 to 9 s)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ VARIABLE = "NUMBA_CACHE_DIR"
 
 
 def keep_compiled_code(environ: MutableMapping[str, str]) -> None:
-    """Lets numba keep machine code in the user's cache folder, unless the variable is set: empty keeps none.
+    """Sets NUMBA_CACHE_DIR to a folder in the user's cache, unless it is set; if it is empty, numba keeps nothing.
 
-    Whoever can write to the folder can run code as this user. So it must be the user's own, and closed to others;
-    otherwise nothing is kept.
+    A person who can write to the folder can run code as this user. If the folder belongs to another user or is open to
+    others, the variable stays unset, and numba keeps nothing.
     """
     if VARIABLE not in environ:
         base = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".cache")

@@ -76,9 +76,9 @@ def recorded(means: Mapping[str, float]) -> PairedDifference | None:
 
 
 def why_unproven(kind: str, walk_forward: Mapping[str, Mapping[str, float]]) -> str:
-    """The reason why the gate refuses a kind for want of a lead on HAR, from a manifest; "" if it has none.
+    """The reason why a manifest does not show that its kind beats HAR by more than chance; "" for HAR and if it does.
 
-    The gate checks more (docs/promotion.md). This rule needs the manifest only.
+    The gate refuses such a kind. It checks more (docs/promotion.md), but this rule needs only the manifest.
     """
     if kind in HAR_KINDS:
         return ""

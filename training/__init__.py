@@ -7,5 +7,5 @@ pyproject.toml has the order in which packages may import each other.
 
 # Names of training.models.KINDS, for commands that offer them before scikit-learn is imported.
 MODEL_TYPES = ("zscore", "ewma", "har", "har_returns", "logistic", "xgboost")
-# Spikes are few among rows of ticks, and they come together: with more folds, more of them hold spikes.
+# Few rows of ticks are spikes, and spikes cluster in time. With eight folds instead of five, more folds hold spikes.
 TICKS_FOLDS, FOLDS = 8, 5

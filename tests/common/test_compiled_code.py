@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -34,6 +35,12 @@ def test_a_folder_that_others_can_open_is_not_used(tmp_path: Path, mode: int) ->
     folder = tmp_path / "volcast" / "numba"
     folder.mkdir(parents=True)
     folder.chmod(mode)
+    assert chosen(XDG_CACHE_HOME=str(tmp_path)) is None
+
+
+def test_a_folder_of_another_user_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    another_user = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: another_user)
     assert chosen(XDG_CACHE_HOME=str(tmp_path)) is None
 
 

@@ -94,7 +94,7 @@ def evaluate(
     config = load_config(config_file)
     configure_logs(config.log, "evaluate")
     if made_by and predictions_file is None:
-        raise UsageError("--model: says whose of the --predictions; name those too")
+        raise UsageError("--model chooses rows of --predictions: set --predictions too")
     folder = bundle_folder or ModelStore(Path(config.server.models_dir), config.server.default_model).answering()
     manifest, model = read_bundle(folder)
     manifest.require_trained("volcast evaluate")
@@ -122,7 +122,7 @@ def evaluate(
         return 0
 
     default = "" if bundle_folder else ", the version that answers by default"
-    # Whole on a line, however wide the terminal is: it holds a path.
+    # Not printed by rich, which would break the path at the width of the terminal.
     click.echo(f"{manifest.name}/{manifest.version}{default} ({folder})")
     _print(tables(), evaluation)
     click.echo(f"wrote {written[0]}, {written[1]} and {len(written) - 2} pictures in {written[-1].parent}")

@@ -13,16 +13,16 @@ import msgspec
 
 from common.cli import Duration, config_option, examples, json_option
 from common.config import Config, load_config
-from common.errors import InputError, UnavailableError, UsageError
+from common.errors import InputError, UnavailableError
 from common.log import configure_logs
-from common.model_store import ModelStore, model_name
+from common.model_store import ModelStore, Moved, Role
 from common.proxies import open_url
-from common.schema import FULL_1, SCHEMAS
+from common.schema import SCHEMAS
 from pipeline.archive import expand_paths
 from training import MODEL_TYPES
+from training.commands.training_options import chosen_cluster, trained_name
 
 if TYPE_CHECKING:
-    from common.model_store import Moved, Role
     from training.judging.gate import Limits
     from training.shipping.promotion import Judged
     from training.shipping.retraining import State, Step
@@ -105,13 +105,11 @@ def retrain(
     """
     config = load_config(config_file)
     configure_logs(config.log, "retrain")
-    if cluster and no_cluster:
-        raise UsageError("--cluster and --no-cluster: choose one")
-    name = model_name(name or ("volatility-full" if schema_name == FULL_1.name else "volatility"), "--name")
+    name = trained_name(name, schema_name)
+    cluster = chosen_cluster(cluster, no_cluster)
     paths = _paths(files, config)
     # These imports take seconds: options and files are checked before them.
     from training.fitting.search import Budget
-    from training.judging.gate import Limits
     from training.shipping.retraining import only_one
     from training.shipping.training_run import TrainingRequest
 
@@ -123,14 +121,12 @@ def retrain(
         threshold_rows=threshold_rows,
         budget=Budget(trials=trials, seconds=None),
         seed=seed,
-        cluster=None if no_cluster else cluster or "local",
+        cluster=cluster,
     )
-    limits = Limits(config.gate.max_latency_us, config.gate.champion_margin, config.gate.seed)
     loop = _Loop(
         config=config,
         store=ModelStore(Path(config.server.models_dir), name),
         request=request,
-        limits=limits,
         apply=apply,
         shadow_s=0.0 if straight else shadow_for,
         server_metrics=server_metrics,
@@ -139,12 +135,12 @@ def retrain(
         archive="" if files else config.ingest.archive_dir,
     )
     with only_one(Path(config.tracking.runs_dir)):
-        told = loop.go()
-    return _tell(told, as_json)
+        outcome = loop.go()
+    return _print(outcome, as_json)
 
 
-class Told(msgspec.Struct):
-    """What one call did."""
+class Outcome(msgspec.Struct):
+    """The step of a call, and its result."""
 
     step: str
     applied: bool
@@ -159,7 +155,7 @@ class Told(msgspec.Struct):
 
 
 class Verdict(msgspec.Struct):
-    """The gate's word on a run, kept with it: the same run is not judged again against the same champion."""
+    """The gate's verdict on a run, stored in its folder: a refused run is not judged again for the same champion."""
 
     passed: bool
     champion: str
@@ -171,7 +167,6 @@ class _Loop:
     config: Config
     store: ModelStore
     request: TrainingRequest
-    limits: Limits
     apply: bool
     shadow_s: float
     server_metrics: str | None
@@ -183,7 +178,14 @@ class _Loop:
     def runs_dir(self) -> Path:
         return Path(self.config.tracking.runs_dir)
 
-    def go(self) -> Told:
+    @property
+    def limits(self) -> Limits:
+        from training.judging.gate import Limits
+
+        gate = self.config.gate
+        return Limits(gate.max_latency_us, gate.champion_margin, gate.seed)
+
+    def go(self) -> Outcome:
         from training.shipping.retraining import Step, next_step
 
         state = self._state()
@@ -192,7 +194,7 @@ class _Loop:
             case Step.WAIT:
                 left_h = (self.shadow_s - state.candidate_age_s) / 3600
                 text = f"version {state.candidate} is a shadow, for another {left_h:.1f} h"
-                return Told(step, False, text, version=state.candidate)
+                return Outcome(step, False, text, version=state.candidate)
             case Step.NOTHING:
                 return self._nothing(state)
             case Step.PROMOTE:
@@ -200,12 +202,13 @@ class _Loop:
             case _:
                 return self._candidate(state, step)
 
-    def _nothing(self, state: State) -> Told:
+    def _nothing(self, state: State) -> Outcome:
         assert state.run is not None
-        came_to = f"version {state.version}" if state.version else "refused by the gate"
-        return Told("nothing", False, f"no new data since run {state.run.id} ({came_to})", state.run.id, state.version)
+        result = f"version {state.version}" if state.version else "refused by the gate"
+        text = f"no new data since run {state.run.id} ({result})"
+        return Outcome("nothing", False, text, state.run.id, state.version)
 
-    def _candidate(self, state: State, step: Step) -> Told:
+    def _candidate(self, state: State, step: Step) -> Outcome:
         from training.shipping import promotion
 
         folder = self._train(state.key) if state.run is None else self.runs_dir / state.run.id
@@ -215,11 +218,11 @@ class _Loop:
             return _refused(step, judged)
         role: Role = "candidate" if self.shadow_s > 0 and state.stable else "champion"
         if not self.apply:
-            return Told(step, False, f"passes the gate; --apply makes it the {role}", judged.run.id)
+            return Outcome(step, False, f"passes the gate; --apply makes it the {role}", judged.run.id)
         moved = self._move(judged, role)
-        return Told(step, True, _moved_text(moved), judged.run.id, moved.version)
+        return Outcome(step, True, _moved_text(moved), judged.run.id, moved.version)
 
-    def _promote(self, state: State) -> Told:
+    def _promote(self, state: State) -> Outcome:
         from training.shipping import promotion
         from training.shipping.aliases import run_of_bundle
 
@@ -229,19 +232,19 @@ class _Loop:
         judged = promotion.judge(folder, self.store, self.limits)
         objections = self._objections(state.candidate)
         if not judged.passed or objections:
-            told = _refused("promote", judged, objections)
-            told.version = state.candidate
+            outcome = _refused("promote", judged, objections)
+            outcome.version = state.candidate
             if self.apply:
                 self.store.withdraw(state.candidate)
                 self._write_verdict(judged, objections)
-                told.applied = True
-                told.text += "; it is a shadow no more"
-            return told
+                outcome.applied = True
+                outcome.text += "; it is a shadow no more"
+            return outcome
         if not self.apply:
             text = f"version {state.candidate} passes the gate; --apply makes it the champion"
-            return Told("promote", False, text, judged.run.id, state.candidate)
+            return Outcome("promote", False, text, judged.run.id, state.candidate)
         moved = self._move(judged, "champion")
-        return Told("promote", True, _moved_text(moved), judged.run.id, moved.version)
+        return Outcome("promote", True, _moved_text(moved), judged.run.id, moved.version)
 
     def _move(self, judged: Judged, role: str) -> Moved:
         from training.shipping import promotion
@@ -251,7 +254,7 @@ class _Loop:
         try:
             return promotion.promote(judged, self.store, self._registry(), to, now_ms=now_ms)
         except UnavailableError as error:
-            # A tracking server must not hold up what is served: its aliases follow with `volcast models sync`.
+            # A promotion must not wait for a tracking server: `volcast models sync` moves its aliases later.
             click.echo(f"volcast: {error}", err=True)
             return promotion.promote(judged, self.store, None, to, now_ms=now_ms)
 
@@ -318,7 +321,7 @@ class _Loop:
             verdict = msgspec.json.decode((folder / GATE_FILE).read_bytes(), type=Verdict)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return False
-        # A time is the machine's at that moment: a busy hour is no verdict for ever.
+        # A latency depends on the load of the machine, so a refusal for latency alone is judged again.
         lasting = [reason for reason in verdict.reasons if not reason.startswith("latency:")]
         return bool(lasting) and verdict.champion == stable
 
@@ -348,11 +351,11 @@ def _paths(files: tuple[str, ...], config: Config) -> list[Path]:
         ) from None
 
 
-def _refused(step: str, judged: Judged, objections: list[str] | None = None) -> Told:
+def _refused(step: str, judged: Judged, objections: list[str] | None = None) -> Outcome:
     from training.judging.gate import refusals
 
-    reasons = [*refusals(judged.checks), *(f"shadow: {one}" for one in objections or [])]
-    return Told(step, False, "refused by the gate", judged.run.id, reasons=reasons)
+    reasons = [*refusals(judged.checks), *(f"shadow: {objection}" for objection in objections or [])]
+    return Outcome(step, False, "refused by the gate", judged.run.id, reasons=reasons)
 
 
 def _moved_text(moved: Moved) -> str:
@@ -360,11 +363,12 @@ def _moved_text(moved: Moved) -> str:
     return f"version {moved.version} is the {moved.role}{before}"
 
 
-def _tell(told: Told, as_json: bool) -> int:
+def _print(outcome: Outcome, as_json: bool) -> int:
+    """Returns the exit code."""
     if as_json:
-        click.echo(msgspec.json.encode({**msgspec.to_builtins(told), "exit_code": told.exit_code}).decode())
-        return told.exit_code
-    click.echo(f"{told.step}: {f'run {told.run}: ' if told.run else ''}{told.text}")
-    for reason in told.reasons:
+        click.echo(msgspec.json.encode({**msgspec.to_builtins(outcome), "exit_code": outcome.exit_code}).decode())
+        return outcome.exit_code
+    click.echo(f"{outcome.step}: {f'run {outcome.run}: ' if outcome.run else ''}{outcome.text}")
+    for reason in outcome.reasons:
         click.echo(f"  REFUSED {reason}")
-    return told.exit_code
+    return outcome.exit_code

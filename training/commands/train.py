@@ -14,11 +14,12 @@ from common.config import load_config
 from common.console import tables
 from common.errors import InputError, UsageError
 from common.log import configure_logs
-from common.model_store import ModelStore, model_name
-from common.schema import FULL_1, SCHEMAS
+from common.model_store import ModelStore
+from common.schema import SCHEMAS
 from pipeline.archive import expand_paths
 from pipeline.datasets import DATA_DIR, btc_quotes_2021, coinbase_ticker_2025
 from training import FOLDS, MODEL_TYPES, TICKS_FOLDS
+from training.commands.training_options import chosen_cluster, trained_name
 
 if TYPE_CHECKING:
     from training.shipping.training_run import TrainedBundle
@@ -114,12 +115,9 @@ def train(
     """
     config = load_config(config_file)
     configure_logs(config.log, "train")
-    name = name or ("volatility-full" if schema_name == FULL_1.name else "volatility")
-    model_name(name, "--name")
-    if cluster and no_cluster:
-        raise UsageError("--cluster and --no-cluster: choose one")
-    # What follows takes seconds to import and needs the extra; options are checked and help is shown without it.
-
+    name = trained_name(name, schema_name)
+    cluster = chosen_cluster(cluster, no_cluster)
+    # These imports take seconds and need the extra: options are checked and help is shown without them.
     from training.fitting.search import Budget
     from training.shipping.bundle import bundle_folder, write_bundle
     from training.shipping.tracking.experiments import upload_waiting
@@ -135,14 +133,14 @@ def train(
         threshold_rows=threshold_rows,
         budget=Budget(trials=trials, seconds=search_s),
         seed=seed,
-        cluster=None if no_cluster else cluster or "local",
+        cluster=cluster,
     )
     started_s = time.time()
     trained = train_bundle(request, name, folder.name)
     runs_dir = Path(config.tracking.runs_dir)
     run = None if no_track else keep_run(trained, runs_dir, started_s)
     store = ModelStore(folder.parents[1], name)
-    # Unless a version was chosen, a bundle that is there already gets no second number.
+    # Without --version, an existing bundle is not written again under the next number.
     existing = None if version else store.find(trained.bundle.manifest)
     if existing is None:
         # The stable version stays stable: a model answers once it is promoted, not because it is the newest.

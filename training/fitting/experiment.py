@@ -20,7 +20,7 @@ from common.paired_difference import PairedDifference
 from common.schema import FeatureSchema
 from training.fitting import search
 from training.fitting.pool import InProcess, Pool
-from training.fitting.search import MIN_PART_ROWS, Budget, Trial
+from training.fitting.search import MIN_PART_ROWS, Budget
 from training.judging import metrics
 from training.judging.evaluation.blocks import DECISION_RESAMPLES, Blocks, block_s, interval
 from training.judging.evaluation.figures import areas
@@ -89,13 +89,9 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A kind of model: what validation chose on all that comes before the final part, and its scores."""
+class Candidate(search.Chosen):
+    """A kind of model, trained on all rows before the final part, and its scores."""
 
-    fitted: Fitted
-    decision_threshold: float
-    trials: tuple[Trial, ...]
-    ablation: tuple[AblationRow, ...]
     fold_metrics: tuple[dict[str, float], ...]
     metrics: dict[str, float]
 
@@ -109,9 +105,8 @@ class Experiment:
     folds: tuple[Scored, ...]
     final: Scored
     candidates: dict[str, Candidate]  # the model first
-    leads: dict[str, PairedDifference] = field(
-        default_factory=dict
-    )  # on HAR over the folds, of the kinds that were asked about it
+    # PR-AUC minus that of HAR over the folds, by kind (training/judging/paired_comparison.py).
+    leads: dict[str, PairedDifference] = field(default_factory=dict)
 
     @property
     def model(self) -> Candidate:

@@ -1,4 +1,4 @@
-"""Where the fits run: in this process, in a few local ones, or on a Dask cluster elsewhere."""
+"""Where the fits run: in this process, in a local process for each CPU, or on a Dask cluster elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from common.errors import TrainingError, VolcastError
 Shared = TypeVar("Shared", contravariant=True)
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-LOCAL_WORKERS = 2
 
 
 class Pool(Protocol):
@@ -83,12 +82,12 @@ def on_one_thread(function: Callable[[Any, Job], Result], shared: Any, job: Job)
 
 @contextmanager
 def open_pool(cluster: str | None) -> Iterator[Pool]:
-    """`cluster`: None for this process, "local" for processes of this machine, or a scheduler's address.
+    """`cluster`: None for this process, "local" for a process for each CPU, or a scheduler's address.
 
-    Raises InputError where no scheduler answers.
+    Raises InputError if no scheduler answers, UnavailableError if local processes do not start.
     """
     if cluster is None:
         yield InProcess()
         return
-    with dask_client(cluster, min(LOCAL_WORKERS, os.cpu_count() or 1)) as client:
+    with dask_client(cluster, os.cpu_count() or 1) as client:
         yield OnDask(client)

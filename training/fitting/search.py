@@ -58,7 +58,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What validation says, and the model refitted on all of the training part."""
+    """The decision threshold, trials and ablation of validation, and the model refitted on the training part."""
 
     fitted: Fitted
     decision_threshold: float

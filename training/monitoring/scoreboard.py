@@ -1,6 +1,6 @@
 """How good the forecasts of the last while were, for each model that answers, each shadow and each baseline.
 
-The figures are those of training/evaluation, so a live figure and one of `volcast evaluate` are the same of the
+The figures are those of training/judging/evaluation, so a live figure and one of `volcast evaluate` are the same of the
 same rows. Each forecaster is held to the τ of the bundle it belongs to. Windows end at the newest joined row and
 are of event time.
 """

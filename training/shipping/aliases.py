@@ -20,19 +20,19 @@ class Registry(Protocol):
     """MLflow's model registry as promotion uses it. Methods raise UnavailableError if it cannot be reached."""
 
     def upload(self, folder: Path) -> str:
-        """Brings a run there, from wherever it got to; returns the registry's version of its model."""
+        """Uploads a run, or the rest of an interrupted upload; returns the registry's version of its model."""
 
     def point(self, name: str, alias: Role, version: str | None) -> None:
-        """Moves an alias to a version of the registry; None takes it away."""
+        """Moves an alias to a version of the registry; None removes it."""
 
     def registered(self, name: str, run: str) -> str | None:
-        """The registry's version of the model that a run made; None where it knows none."""
+        """The registry's version of the model that a run made; None if there is none."""
 
     def note(self, name: str, version: str, tags: Mapping[str, str]) -> None:
         """Writes tags on a version of the registry."""
 
     def noted(self, name: str, alias: Role, tag: str) -> str | None:
-        """A tag of the version that an alias is at; None where there is no such alias or tag."""
+        """A tag of the version that an alias points to; None if there is no such alias or tag."""
 
 
 def reconcile(store: ModelStore, registry: Registry, runs_dir: Path) -> dict[str, str | None]:

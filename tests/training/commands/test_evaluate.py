@@ -203,7 +203,7 @@ def _quotes_schema(manifest: Manifest) -> object:
     ("arguments", "message"),
     [
         (["--bundle", "absent"], "manifest.json cannot be read"),
-        (["--model", "volatility/1"], "--model: says whose of the --predictions"),
+        (["--model", "volatility/1"], "--model chooses rows of --predictions: set --predictions too"),
         (["--predictions", "absent.ndjson"], "absent.ndjson: cannot be read"),
         (["absent.ndjson"], "absent.ndjson: no such file"),
         (["--resamples", "3"], "--resamples"),

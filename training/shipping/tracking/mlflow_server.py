@@ -76,11 +76,11 @@ class MlflowServer:
 
     @property
     def exists(self) -> bool:
-        """False if the server is a file that nothing was written to yet. Needs no MLflow."""
+        """False if the URI names an SQLite file that does not exist yet. Imports no MLflow."""
         return not self.uri.startswith(SQLITE) or os.path.exists(self.uri.removeprefix(SQLITE))
 
     def upload(self, folder: Path) -> str:
-        """Brings a run there, from wherever it got to; returns the registry's version of its model."""
+        """Uploads a run, or the rest of an interrupted upload; returns the registry's version of its model."""
         run, upload = read_run(folder), read_upload(folder, self.uri)
         if upload.has(FINISHED):
             return upload.version
