@@ -29,7 +29,7 @@ from sklearn.metrics import average_precision_score
 from common.errors import InputError
 from common.schema import FULL_2, SCHEMAS, FeatureSchema
 from pipeline.features.engine import reach_ns
-from training.forecast_scores.comparison import Interval, TimeBlocks, mean_difference
+from training.forecast_scores.comparison import Interval, mean_difference
 from training.forecast_scores.events import SIZE_LEVELS, event_scores, log_loss, sizes_bps
 from training.forecast_scores.scores import covered, crps_log, pit_bounds
 from training.forecasting import designs
@@ -37,6 +37,7 @@ from training.forecasting.form import FittedForecast
 from training.forecasting.kinds import HAR, KINDS, ForecastKind
 from training.forecasting.recordings import DEFAULT_TARGET, ForecastRows, known_recordings, pooled, read_recording
 from training.forecasting.target import Floats
+from training.judging.evaluation.blocks import Blocks
 from training.problem.splits import SplitRules, final_split, walk_forward
 
 FOLDS = 5
@@ -110,7 +111,7 @@ def scored(fitted: FittedForecast, rows: ForecastRows) -> Scored:
 
 
 def summary(kind: str, mine: Scored, har: Scored, time_ns: Any) -> KindScores:
-    blocks = TimeBlocks.of(time_ns, BLOCK_NS)
+    blocks = Blocks.of(time_ns, BLOCK_NS)
     difference = _difference(mean_difference(mine.crps, har.crps, blocks, seed=0))
     means = [float(np.mean(each)) for each in (mine.crps, mine.covered_80, mine.covered_95)]
     return KindScores(kind, means[0], means[1], means[2], difference)
@@ -265,7 +266,7 @@ def _joined(parts: Sequence[Scored]) -> Scored:
 
 def _at_level(level: float, folds: Sequence[FoldScores], names: Sequence[str], time_ns: Any) -> SizeScores:
     losses = {name: np.concatenate([fold.log_loss[level, name] for fold in folds]) for name in names}
-    blocks = TimeBlocks.of(time_ns, BLOCK_NS)
+    blocks = Blocks.of(time_ns, BLOCK_NS)
     return SizeScores(
         level,
         {name: float(np.mean(each)) for name, each in losses.items()},

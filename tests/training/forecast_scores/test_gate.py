@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from training.forecast_scores import gate
-from training.forecast_scores.comparison import TimeBlocks, mean_interval
+from training.forecast_scores.comparison import mean_interval
 from training.forecast_scores.gate import AtSize, GateLimits, Tolerance
+from training.judging.evaluation.blocks import Blocks
 
 from .market import HAR, crps, fit, market, of_test, split
 
 LIMITS = GateLimits()
-BLOCKS = TimeBlocks(np.repeat(np.arange(40), 50), 40)
-FEW = TimeBlocks(np.repeat(np.arange(5), 400), 5)
+BLOCKS = Blocks(np.repeat(np.arange(40), 50), 40)
+FEW = Blocks(np.repeat(np.arange(5), 400), 5)
 ROWS = 2000
 
 
@@ -221,7 +222,7 @@ def test_the_champions_margin_is_a_share_of_its_crps(factor: float, passed: bool
 
 
 def test_a_champion_that_has_seen_all_rows_cannot_be_compared() -> None:
-    assert not gate.champion(np.zeros(0), np.zeros(0), "7", TimeBlocks(np.zeros(0, np.int64), 0), LIMITS).passed
+    assert not gate.champion(np.zeros(0), np.zeros(0), "7", Blocks(np.zeros(0, np.int64), 0), LIMITS).passed
 
 
 def test_few_blocks_show_nothing_about_a_champion() -> None:
