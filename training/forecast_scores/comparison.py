@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
-from training.judging.evaluation.blocks import DECISION_RESAMPLES, DEFINED_SHARE, Blocks
+from training.judging.evaluation.blocks import DECISION_RESAMPLES, DEFINED_SHARE, Blocks, mean_of_defined
 from training.judging.evaluation.figures import areas
 
 Floats = NDArray[np.float64]
@@ -41,7 +41,7 @@ class Interval:
     point: float
     low: float | None
     high: float | None
-    blocks: int  # that hold rows
+    blocks: int  # that hold rows, or events if the value is defined by events
     draws: int = DECISION_RESAMPLES
 
     def lies_above(self, limit: float) -> bool:
@@ -74,6 +74,15 @@ class GroupDifference:
     mine: float
     theirs: float
     difference: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class PrAucSamples:
+    """PR-AUC of the rows of a part, and of each draw of the part's blocks: NaN if a draw has no event."""
+
+    point: float
+    samples: Floats  # (draws,)
+    blocks: int  # that hold events
 
 
 def expanded_interval(point: float, samples: Floats, blocks: int, comparisons: int = 1) -> Interval:
@@ -116,15 +125,26 @@ def differences_by(groups: RowGroups, mine: Floats, theirs: Floats, blocks: Bloc
     ]
 
 
-def pr_auc_difference(event: Bools, mine: Floats, theirs: Floats, blocks: Blocks, seed: int) -> Interval:
-    """The difference in PR-AUC (average precision) of two probabilities of the same events, all (n,)."""
+def pr_auc_samples(event: Bools, probability: Floats, blocks: Blocks, seed: int) -> PrAucSamples:
+    """PR-AUC (average precision) of a part. event, probability: (n,), at least one event."""
     classes = event.astype(np.int8)
-    points, samples = (
-        [areas(classes, probability, blocks.of_row, draws)[0] for probability in (mine, theirs)]
+    point, samples = (
+        areas(classes, probability, blocks.of_row, draws)[0]
         for draws in (blocks.once(), blocks.draws(DECISION_RESAMPLES, seed))
     )
-    with_events = len(np.unique(blocks.of_row[event]))
-    return expanded_interval(float(points[0][0] - points[1][0]), samples[0] - samples[1], with_events)
+    return PrAucSamples(float(point[0]), samples, len(np.unique(blocks.of_row[event])))
+
+
+def pr_auc_difference(mine: Sequence[PrAucSamples], theirs: Sequence[PrAucSamples]) -> Interval:
+    """The mean over parts, such as folds, of the difference in PR-AUC.
+
+    Both are of the same parts, drawn with the same seed in each part. If a draw has no event in a part, the mean is
+    over the remaining parts.
+    """
+    pairs = list(zip(mine, theirs, strict=True))
+    point = float(np.mean([my.point - their.point for my, their in pairs]))
+    samples = mean_of_defined([my.samples - their.samples for my, their in pairs])
+    return expanded_interval(point, samples, sum(my.blocks for my in mine))
 
 
 def sums_by_group(blocks: Blocks, values: Floats, group: Ints | None, groups: int) -> Floats:

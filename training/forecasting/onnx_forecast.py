@@ -74,8 +74,8 @@ def parity_error(
         for start in range(0, len(features), CHUNK_ROWS):
             part = slice(start, start + CHUNK_ROWS)
             rows = len(features[part])
-            asked = np.tile(levels, (rows, 1)) if number == 0 else no_levels[part]
-            probability, median, quantiles = model.run(features[part], np.full(rows, size), asked)
+            requested = np.tile(levels, (rows, 1)) if number == 0 else no_levels[part]
+            probability, median, quantiles = model.run(features[part], np.full(rows, size), requested)
             differences = [probability - expected[part], median / expected_median[part] - 1]
             if number == 0:
                 differences.append((quantiles / expected_quantiles[part] - 1).ravel())

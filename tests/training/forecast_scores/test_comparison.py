@@ -16,6 +16,7 @@ from training.forecast_scores.comparison import (
     mean_difference,
     mean_interval,
     pr_auc_difference,
+    pr_auc_samples,
     sums_by_group,
 )
 from training.judging.evaluation.blocks import DECISION_RESAMPLES, Blocks
@@ -126,36 +127,44 @@ def ranked(seed: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
     return signal + random.normal(size=2000) > 1.5, 1 / (1 + np.exp(-signal - noise * random.normal(size=2000)))
 
 
-def test_the_difference_in_pr_auc_is_that_of_scikit_learn() -> None:
-    event, mine = ranked(1, 0.0)
-    theirs = ranked(1, 2.0)[1]
-    given = pr_auc_difference(event, mine, theirs, blocks_of([50] * 40), 1)
-    exact = average_precision_score(event, mine) - average_precision_score(event, theirs)
-    assert given.point == pytest.approx(exact)
-    assert given.lies_above(0)
-
-
-def test_a_draw_of_pr_auc_weighs_rows_by_their_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    event, mine = ranked(2, 0.0)
-    theirs = ranked(2, 2.0)[1]
+def test_the_difference_in_pr_auc_is_the_mean_over_the_parts() -> None:
     blocks = blocks_of([50] * 40)
-    captured = {}
+    exact, mine, theirs = [], [], []
+    for seed in (1, 2):
+        (event, better), worse = ranked(seed, 0.0), ranked(seed, 2.0)[1]
+        exact.append(average_precision_score(event, better) - average_precision_score(event, worse))
+        mine.append(pr_auc_samples(event, better, blocks, seed))
+        theirs.append(pr_auc_samples(event, worse, blocks, seed))
+    given = pr_auc_difference(mine, theirs)
+    assert given.point == pytest.approx(np.mean(exact))
+    assert given.blocks == mine[0].blocks + mine[1].blocks
+    assert given.lies_above(0)
+    again = expanded_interval(
+        given.point, np.mean([my.samples - their.samples for my, their in zip(mine, theirs, strict=True)], axis=0), 80
+    )
+    assert (given.low, given.high) == pytest.approx((again.low, again.high), abs=1e-4)
+    alone = pr_auc_difference(mine[:1], theirs[:1])
+    assert alone.low is not None
+    assert given.low is not None
+    assert given.point - given.low < alone.point - alone.low
 
-    def keep(point: float, samples: np.ndarray, count: int) -> Interval:
-        captured["samples"] = samples
-        return Interval(point, None, None, count)
 
-    monkeypatch.setattr(comparison, "expanded_interval", keep)
-    pr_auc_difference(event, mine, theirs, blocks, 4)
+def test_a_draw_of_pr_auc_weighs_rows_by_their_block() -> None:
+    event, probability = ranked(2, 0.0)
+    blocks = blocks_of([50] * 40)
     weight = blocks.draws(DECISION_RESAMPLES, 4)[17][blocks.of_row]
-    exact = [average_precision_score(event, probability, sample_weight=weight) for probability in (mine, theirs)]
-    assert captured["samples"][17] == pytest.approx(exact[0] - exact[1])
+    exact = average_precision_score(event, probability, sample_weight=weight)
+    assert pr_auc_samples(event, probability, blocks, 4).samples[17] == pytest.approx(exact)
 
 
 def test_pr_auc_counts_blocks_with_events() -> None:
     event = np.zeros(100, np.bool_)
     event[:20] = True  # in two of ten blocks
-    given = pr_auc_difference(event, np.linspace(1, 0, 100), np.linspace(0, 1, 100), blocks_of([10] * 10), 1)
+    mine, theirs = (
+        [pr_auc_samples(event, probability, blocks_of([10] * 10), 1)]
+        for probability in (np.linspace(1, 0, 100), np.linspace(0, 1, 100))
+    )
+    given = pr_auc_difference(mine, theirs)
     assert (given.blocks, given.low) == (2, None)
 
 
