@@ -216,13 +216,13 @@ def tables(result: Study) -> list[Table]:
             numbers = (f"{each.crps_log:.4f}", f"{each.coverage_80:.3f}", f"{each.coverage_95:.3f}")
             scores.add_row(name, each.kind, *numbers, str(each.crps_minus_har))
         scores.add_section()
-    columns = ("size", "kind", "log loss", "log loss - HAR logit's", "PR-AUC", "PR-AUC - HAR logit's")
-    sizes = Table(*columns, title="Folds, by spike size")
+    of_sizes = ("size", "kind", "log loss", "log loss - HAR logit's", "PR-AUC", "PR-AUC - HAR logit's")
+    sizes = Table(*of_sizes, title="Folds, by spike size")
     for at in result.sizes:
         for name, loss in at.log_loss.items():
             differences = [str(each.get(name, "")) for each in (at.log_loss_minus_logit, at.pr_auc_minus_logit)]
-            numbers = (f"{loss:.4f}", differences[0], f"{at.pr_auc[name]:.4f}", differences[1])
-            sizes.add_row(f"q{100 * at.level:g}", name, *numbers)
+            size = f"q{100 * at.level:g}"
+            sizes.add_row(size, name, f"{loss:.4f}", differences[0], f"{at.pr_auc[name]:.4f}", differences[1])
         sizes.add_section()
     return [scores, sizes]
 

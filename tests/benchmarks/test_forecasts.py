@@ -62,8 +62,8 @@ def test_scores_at_a_size_are_compared_with_the_logit_over_all_folds() -> None:
         assert difference.point == pytest.approx(given.pr_auc[name] - given.pr_auc["har_logit"])
     for name, difference in given.log_loss_minus_logit.items():
         assert difference.point == pytest.approx(given.log_loss[name] - given.log_loss["har_logit"])
-    drawn = [fold.pr_auc[0.75, "har"].samples for fold in folds]
-    assert not np.array_equal(*drawn)
+    first, second = (fold.pr_auc[0.75, "har"].samples for fold in folds)
+    assert not np.array_equal(first, second)
 
 
 def test_kinds_are_those_whose_features_the_schema_has() -> None:
