@@ -53,12 +53,14 @@ def time_order(time_ns: Ints, product: Ints, event_times_ns: Mapping[int, Ints])
         backward = np.flatnonzero(np.diff(times) <= 0)
         if len(backward):
             return Check(
-                "time order", False, f"{len(backward):,} rows of product {number} do not follow their row before"
+                "time order", False, f"{len(backward):,} rows of product {number} are not later than the row before"
             )
         places = np.minimum(np.searchsorted(events, times), len(events) - 1)
-        strange = int(np.count_nonzero(events[places] != times)) if len(events) else len(times)
-        if strange:
-            return Check("time order", False, f"{strange:,} rows of product {number} are at times without an event")
+        without_event = int(np.count_nonzero(events[places] != times)) if len(events) else len(times)
+        if without_event:
+            return Check(
+                "time order", False, f"{without_event:,} rows of product {number} are at times without an event"
+            )
     unknown = np.setdiff1d(product, list(event_times_ns))
     if len(unknown):
         return Check("time order", False, f"product {unknown[0]} has rows and no events")
@@ -84,14 +86,14 @@ def look_ahead(names: Sequence[str], features: Floats, rows: Ints, recompute: Ca
             return Check(
                 "look-ahead",
                 False,
-                f"row {row}: {names[column]} is {features[row, column]!r}, but {again[column]!r} from the ticks up to "
-                "its time",
+                f"row {row}: {names[column]} is {float(features[row, column])!r}, but {float(again[column])!r} from "
+                "the ticks up to its time",
             )
     return Check("look-ahead", True, f"{len(rows):,} rows have the same bits from the ticks up to their time")
 
 
 def neighbours(outcome_bps: Floats, blocks: Blocks, seed: int) -> Check:
-    """Refuses rows shuffled over time: volatility clusters, so neighbours are more alike than distant rows.
+    """Refuses rows shuffled over time: volatility clusters, so neighbours are more similar than distant rows.
 
     outcome_bps: (n,) of a product, in time order. The distance of logs to the next row is compared with the distance to
     the row half of the data away.

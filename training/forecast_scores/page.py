@@ -15,10 +15,10 @@ from training.judging.evaluation.blocks import DECISION_RESAMPLES
 
 FOLDED_ROWS = 8  # longer tables are folded
 CAPTIONS = {
-    "fan_chart": "An hour of forecasts and what came. Four of five outcomes should lie in the darker band.",
-    "pit": "Bars above the line: outcomes lie there more often than the forecast claims.",
+    "fan_chart": "An hour of forecasts with the outcomes. Four of five outcomes should lie in the darker band.",
+    "pit": "Bars above the line: more outcomes lie in this part of the forecast than it claims.",
     "reliability": "Five spike sizes from the same model. Points below the diagonal: the probability is too high.",
-    "coverage_by_day": "Dots on their dashed line cover as much as they claim.",
+    "coverage_by_day": "A dot on its dashed line: the intervals cover as many outcomes as they claim.",
     "cost_curve": "Cost in values of a caught spike. Lower is better; alerts below zero are worth sending.",
 }
 

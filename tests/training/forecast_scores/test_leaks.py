@@ -121,6 +121,7 @@ def test_a_noisy_copy_of_the_future_is_refused(seed: int) -> None:
     checks = foresight(given), look_ahead(given, honest(seed))
     assert [check.passed for check in checks] == [False, False]
     assert all("noise" in check.text for check in checks)
+    assert "np.float64" not in checks[1].text
     assert "volatility" not in checks[0].text
 
 
