@@ -6,6 +6,7 @@ import pytest
 from common.errors import InputError
 from training.forecast_scores.alerts import (
     ALWAYS,
+    COST_RATIOS,
     LEAD_QUANTILES,
     NEVER,
     Sweep,
@@ -148,7 +149,12 @@ def test_more_skill_catches_more_at_the_same_budget() -> None:
     skilled, blind = market(80, 6, 2.5), market(80, 6, 0.0)
     given = caught_difference(swept(skilled), swept(blind), 1.0, skilled[3], 1)
     assert given.lies_above(0)
-    assert not caught_difference(swept(blind), swept(blind), 1.0, blind[3], 1).lies_above(0)
+    same = caught_difference(swept(blind), swept(blind), 1.0, blind[3], 1)
+    assert (same.point, same.low, same.high) == (0, 0, 0)  # both see the same draws
+
+
+def test_ratios_of_costs_end_where_an_alarm_costs_as_much_as_a_spike_is_worth() -> None:
+    assert COST_RATIOS[[0, -1]] == pytest.approx([0.005, 1.0])
 
 
 def test_each_draw_chooses_its_level_anew() -> None:

@@ -175,7 +175,7 @@ def test_groups_are_days_hours_products_and_regimes() -> None:
     assert given["day"].names == ("1970-01-01", "1970-01-02", "1970-01-03")
     assert given["day"].of_row.tolist() == [0, 1, 1, 2]
     assert given["hour"].of_row.tolist() == [0, 0, 1, 1]
-    assert given["hour"].names[23] == "23"
+    assert given["hour"].names == tuple(f"{hour:02d}" for hour in range(24))
     assert [given["product"].names[group] for group in given["product"].of_row] == ["b", "a", "b", "b"]
     assert given["regime"].of_row.tolist() == [2, 0, 1, 2]
 
@@ -183,6 +183,8 @@ def test_groups_are_days_hours_products_and_regimes() -> None:
 def test_regimes_are_terciles_whose_edge_belongs_to_the_livelier() -> None:
     regime = groupings(np.arange(4) * NS_PER_DAY, ["a"] * 4, np.array([1.0, 2.0, 3.0, 4.0]))[3]
     assert regime.of_row.tolist() == [0, 1, 2, 2]
+    many = groupings(np.arange(90), ["a"] * 90, np.random.default_rng(1).random(90))[3]
+    assert np.bincount(many.of_row).tolist() == [30, 30, 30]
 
 
 def test_differences_by_group_are_those_of_the_rows_of_each_group() -> None:

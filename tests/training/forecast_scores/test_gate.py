@@ -107,6 +107,16 @@ def test_coverage_is_within_two_points(of_80: int, of_95: int, passed: bool) -> 
     assert gate.coverage(share(of_80), share(of_95), BLOCKS, limits).passed is passed
 
 
+def test_the_text_of_coverage_has_the_interval_of_the_share_or_the_blocks() -> None:
+    text = gate.coverage(share(42), share(47), BLOCKS, LIMITS).text
+    assert "80% intervals cover 84.0% [84.0%, 84.0%]" in text
+    assert "95% intervals cover 94.0% [94.0%, 94.0%]" in text
+    assert (
+        "80% intervals cover 84.0% (no interval: 5 blocks of time)"
+        in gate.coverage(share(42), share(47), FEW, LIMITS).text
+    )
+
+
 def test_coverage_is_refused_only_if_shown_to_be_off() -> None:
     """A point of 4 % off passes if blocks vary so much that it may be chance."""
     steady = share(42)
