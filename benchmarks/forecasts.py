@@ -24,12 +24,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score
 
 from common.errors import InputError
 from common.schema import FULL_2, SCHEMAS, FeatureSchema
 from pipeline.features.engine import reach_ns
-from training.forecast_scores.comparison import Interval, TimeBlocks, mean_difference
+from training.forecast_scores.comparison import (
+    Interval,
+    PrAucSamples,
+    mean_difference,
+    pr_auc_difference,
+    pr_auc_samples,
+)
 from training.forecast_scores.events import SIZE_LEVELS, event_scores, log_loss, sizes_bps
 from training.forecast_scores.scores import covered, crps_log, pit_bounds
 from training.forecasting import designs
@@ -37,6 +42,7 @@ from training.forecasting.form import FittedForecast
 from training.forecasting.kinds import HAR, KINDS, ForecastKind
 from training.forecasting.recordings import DEFAULT_TARGET, ForecastRows, known_recordings, pooled, read_recording
 from training.forecasting.target import Floats
+from training.judging.evaluation.blocks import Blocks
 from training.problem.splits import SplitRules, final_split, walk_forward
 
 FOLDS = 5
@@ -47,30 +53,22 @@ LOGIT = "har_logit"  # a logistic regression fitted for each size, as the models
 OUT = Path("benchmarks/results/forecasts.json")
 
 
-class Difference(msgspec.Struct, frozen=True):
-    """Mean difference to a baseline with its paired 95 % interval; negative: better. None: too few blocks of time."""
-
-    point: float
-    low: float | None
-    high: float | None
-    blocks: int
-
-
 class KindScores(msgspec.Struct, frozen=True):
     kind: str
     crps_log: float
     coverage_80: float
     coverage_95: float
-    crps_minus_har: Difference
+    crps_minus_har: Interval  # of paired draws; negative: better
 
 
-class SizeScores(msgspec.Struct, frozen=True):
+class ScoresAtSize(msgspec.Struct, frozen=True):
     """At a quantile of the training rows. log_loss, pr_auc: kind -> mean over the folds, with LOGIT."""
 
     level: float
     log_loss: dict[str, float]
     pr_auc: dict[str, float]
-    log_loss_minus_logit: dict[str, Difference]
+    log_loss_minus_logit: dict[str, Interval]  # negative: better
+    pr_auc_minus_logit: dict[str, Interval]  # positive: better
 
 
 class LeftOut(msgspec.Struct, frozen=True):
@@ -90,12 +88,12 @@ class Study(msgspec.Struct, frozen=True):
     rows: dict[str, int]  # recording -> rows before its last fifth
     folds: tuple[KindScores, ...]
     fold_coverage_80: dict[str, tuple[float, ...]]  # kind -> each fold
-    sizes: tuple[SizeScores, ...]
+    sizes: tuple[ScoresAtSize, ...]
     left_out: tuple[LeftOut, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class PartScores:
     """Scores of the rows of a test part, each (n,)."""
 
     crps: Floats
@@ -103,15 +101,15 @@ class Scored:
     covered_95: Floats
 
 
-def scored(fitted: FittedForecast, rows: ForecastRows) -> Scored:
+def scored(fitted: FittedForecast, rows: ForecastRows) -> PartScores:
     forecasts, outcome = fitted.forecasts(rows.features), rows.outcome_bps
     low, high = pit_bounds(forecasts, outcome, fitted.floor_bps)
-    return Scored(crps_log(forecasts, outcome), covered(low, high, 0.8), covered(low, high, 0.95))
+    return PartScores(crps_log(forecasts, outcome), covered(low, high, 0.8), covered(low, high, 0.95))
 
 
-def summary(kind: str, mine: Scored, har: Scored, time_ns: Any) -> KindScores:
-    blocks = TimeBlocks.of(time_ns, BLOCK_NS)
-    difference = _difference(mean_difference(mine.crps, har.crps, blocks, seed=0))
+def summary(kind: str, mine: PartScores, har: PartScores, time_ns: Any) -> KindScores:
+    blocks = Blocks.of(time_ns, BLOCK_NS)
+    difference = mean_difference(mine.crps, har.crps, blocks, seed=0)
     means = [float(np.mean(each)) for each in (mine.crps, mine.covered_80, mine.covered_95)]
     return KindScores(kind, means[0], means[1], means[2], difference)
 
@@ -145,35 +143,37 @@ def left_out(recordings: Sequence[ForecastRows], place: int, kinds: Sequence[For
 
 @dataclass(frozen=True, slots=True)
 class FoldScores:
-    """A fold of the walk-forward: scores by kind; log losses (n,) and PR-AUC by (size level, kind)."""
+    """A fold of the walk-forward: scores by kind; log losses (n,) and PR-AUC by (size level, kind or LOGIT)."""
 
     time_ns: Any
-    kinds: dict[str, Scored]
+    kinds: dict[str, PartScores]
     log_loss: dict[tuple[float, str], Floats]
-    pr_auc: dict[tuple[float, str], float]
+    pr_auc: dict[tuple[float, str], PrAucSamples]
 
 
 def fold_scores(rows: ForecastRows, train: Any, test: Any, kinds: Sequence[ForecastKind]) -> FoldScores:
     before, after = rows.take(train), rows.take(test)
     fitted = {kind.name: kind.fit(before) for kind in kinds}
     losses: dict[tuple[float, str], Floats] = {}
-    areas: dict[tuple[float, str], float] = {}
+    areas: dict[tuple[float, str], PrAucSamples] = {}
+    blocks = Blocks.of(after.time_ns, BLOCK_NS)
+    seed = int(test[0])  # of the bootstrap: folds are drawn independently
     har = designs.har(rows.schema)
-    learned, asked = har.unit_values(before.features), har.unit_values(after.features)
+    train_units, test_units = har.unit_values(before.features), har.unit_values(after.features)
     for level, size in zip(SIZE_LEVELS, sizes_bps(before.outcome_bps).tolist(), strict=True):
         event = after.outcome_bps >= size
         for name, each in fitted.items():
             at_size = event_scores(each.forecasts(after.features), after.outcome_bps, size)
             losses[level, name] = at_size.log_loss
-            areas[level, name] = float(average_precision_score(event, at_size.probability))
-        logit = LogisticRegression().fit(learned, before.outcome_bps >= size)
-        probability = logit.predict_proba(asked)[:, 1]
+            areas[level, name] = pr_auc_samples(event, at_size.probability, blocks, seed)
+        logit = LogisticRegression().fit(train_units, before.outcome_bps >= size)
+        probability = logit.predict_proba(test_units)[:, 1]
         losses[level, LOGIT] = log_loss(event, probability)
-        areas[level, LOGIT] = float(average_precision_score(event, probability))
+        areas[level, LOGIT] = pr_auc_samples(event, probability, blocks, seed)
     return FoldScores(after.time_ns, {name: scored(each, after) for name, each in fitted.items()}, losses, areas)
 
 
-def study(recordings: Sequence[ForecastRows], workers: int) -> Study:
+def study(recordings: Sequence[ForecastRows], workers: int, sample_period_s: int, reading_seconds: float) -> Study:
     """recordings: the first is the walk-forward's; of every recording the rows before its last fifth."""
     began = time.perf_counter()
     schema = recordings[0].schema
@@ -192,40 +192,37 @@ def study(recordings: Sequence[ForecastRows], workers: int) -> Study:
         command="python -m benchmarks.forecasts",
         cores=os.cpu_count() or 1,
         schema=schema.name,
-        sample_period_s=0,
+        sample_period_s=sample_period_s,
         seconds=round(time.perf_counter() - began, 1),
-        reading_seconds=0.0,
+        reading_seconds=reading_seconds,
         rows={rows.recordings[0]: len(rows) for rows in recordings},
         folds=tuple(summary(name, each, joined[HAR], time_ns) for name, each in joined.items()),
         fold_coverage_80={
             kind.name: tuple(round(float(np.mean(fold.kinds[kind.name].covered_80)), 4) for fold in folds)
             for kind in kinds
         },
-        sizes=tuple(_at_level(level, folds, [*joined, LOGIT], time_ns) for level in SIZE_LEVELS),
+        sizes=tuple(at_level(level, folds, [*joined, LOGIT], time_ns) for level in SIZE_LEVELS),
         left_out=out,
     )
 
 
 def tables(result: Study) -> list[Table]:
     """For people."""
-    columns = ("recording", "kind", "CRPS", "80 %", "95 %", "CRPS - HAR's", "interval")
+    columns = ("recording", "kind", "CRPS", "80 %", "95 %", "CRPS - HAR's")
     scores = Table(*columns, title=f"{result.schema}: five folds of the first recording, then each recording left out")
     parts = [("walk-forward", result.folds), *((each.recording, each.kinds) for each in result.left_out)]
     for name, kinds in parts:
         for each in kinds:
             numbers = (f"{each.crps_log:.4f}", f"{each.coverage_80:.3f}", f"{each.coverage_95:.3f}")
-            scores.add_row(
-                name, each.kind, *numbers, f"{each.crps_minus_har.point:+.4f}", _interval(each.crps_minus_har)
-            )
+            scores.add_row(name, each.kind, *numbers, str(each.crps_minus_har))
         scores.add_section()
-    sizes = Table(
-        "size", "kind", "log loss", "PR-AUC", "log loss - HAR logit's", "interval", title="Folds, by spike size"
-    )
+    of_sizes = ("size", "kind", "log loss", "log loss - HAR logit's", "PR-AUC", "PR-AUC - HAR logit's")
+    sizes = Table(*of_sizes, title="Folds, by spike size")
     for at in result.sizes:
         for name, loss in at.log_loss.items():
-            difference = at.log_loss_minus_logit.get(name)
-            compared = (f"{difference.point:+.4f}", _interval(difference)) if difference else ("", "")
-            sizes.add_row(f"q{100 * at.level:g}", name, f"{loss:.4f}", f"{at.pr_auc[name]:.4f}", *compared)
+            differences = [str(each.get(name, "")) for each in (at.log_loss_minus_logit, at.pr_auc_minus_logit)]
+            size = f"q{100 * at.level:g}"
+            sizes.add_row(size, name, f"{loss:.4f}", differences[0], f"{at.pr_auc[name]:.4f}", differences[1])
         sizes.add_section()
     return [scores, sizes]
 
@@ -245,8 +242,7 @@ def main() -> None:
     with ProcessPoolExecutor(options.workers) as pool:
         recordings = [development(rows) for rows in pool.map(read, known)]
     reading = round(time.perf_counter() - began, 1)
-    result = study(recordings, options.workers)
-    result = msgspec.structs.replace(result, sample_period_s=options.period, reading_seconds=reading)
+    result = study(recordings, options.workers, options.period, reading)
     console = Console()
     for table in tables(result):
         console.print(table)
@@ -258,32 +254,24 @@ def _rules(schema: FeatureSchema) -> SplitRules:
     return SplitRules(DEFAULT_TARGET.reach_ns, reach_ns(schema), final_share=FINAL_SHARE, folds=FOLDS)
 
 
-def _joined(parts: Sequence[Scored]) -> Scored:
+def _joined(parts: Sequence[PartScores]) -> PartScores:
     columns = ("crps", "covered_80", "covered_95")
-    return Scored(*(np.concatenate([getattr(part, name) for part in parts]) for name in columns))
+    return PartScores(*(np.concatenate([getattr(part, name) for part in parts]) for name in columns))
 
 
-def _at_level(level: float, folds: Sequence[FoldScores], names: Sequence[str], time_ns: Any) -> SizeScores:
+def at_level(level: float, folds: Sequence[FoldScores], names: Sequence[str], time_ns: Any) -> ScoresAtSize:
+    """Scores of kinds and LOGIT at a size level, over all folds. time_ns: (n,), of the rows of all folds."""
     losses = {name: np.concatenate([fold.log_loss[level, name] for fold in folds]) for name in names}
-    blocks = TimeBlocks.of(time_ns, BLOCK_NS)
-    return SizeScores(
+    areas = {name: [fold.pr_auc[level, name] for fold in folds] for name in names}
+    blocks = Blocks.of(time_ns, BLOCK_NS)
+    kinds = [name for name in names if name != LOGIT]
+    return ScoresAtSize(
         level,
         {name: float(np.mean(each)) for name, each in losses.items()},
-        {name: float(np.mean([fold.pr_auc[level, name] for fold in folds])) for name in names},
-        {
-            name: _difference(mean_difference(each, losses[LOGIT], blocks, seed=0))
-            for name, each in losses.items()
-            if name != LOGIT
-        },
+        {name: float(np.mean([fold.point for fold in each])) for name, each in areas.items()},
+        {name: mean_difference(losses[name], losses[LOGIT], blocks, seed=0) for name in kinds},
+        {name: pr_auc_difference(areas[name], areas[LOGIT]) for name in kinds},
     )
-
-
-def _difference(given: Interval) -> Difference:
-    return Difference(given.point, given.low, given.high, given.blocks)
-
-
-def _interval(given: Difference) -> str:
-    return "" if given.low is None or given.high is None else f"[{given.low:+.4f}, {given.high:+.4f}]"
 
 
 if __name__ == "__main__":

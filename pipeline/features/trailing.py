@@ -9,9 +9,9 @@ Realized volatility is given per minute: the square root of 12 times the mean sq
 an hour is known after a gap, so each window is shrunk: the hour towards PRIOR, which counts as a minute of returns,
 and the shorter windows towards the hour.
 
-The reference forecast is fixed for all times: the logarithm of the next minute's realized volatility as 0.3, 0.3 and
-0.4 of those of a minute, five and thirty minutes. Its errors, which are known a minute later, tell how far and in
-which direction the market departs from what its past suggests.
+The reference forecast of the logarithm of the next minute's realized volatility never changes. It is a weighted mean of
+the logarithms of the last minute's (weight 0.3), five minutes' (0.3) and thirty minutes' (0.4) volatility. Its errors,
+which are known a minute later, measure how far and in which direction the market departs from its past.
 
 Bare functions for numba; `full` calls them.
 """
@@ -28,16 +28,16 @@ from pipeline.features import kernels
 STEP_NS = 5_000_000_000
 MINUTE, FIVE_MINUTES, HALF_HOUR, HOUR = 12, 60, 360, 720  # in points
 HALF_MINUTE = 6
-# The answer depends on no return that is older: an hour of errors of forecasts, each made a minute before of an hour.
+# No feature depends on an older return: an hour of errors, each of a forecast made a minute before from an hour.
 REACH = 2 * HOUR + MINUTE
-REACH_NS = (REACH + 1) * STEP_NS  # and the last point is up to a step old
+REACH_NS = (REACH + 1) * STEP_NS  # the last point is up to a step old
 
 FLOOR = 5e-6  # log return: 0.05 bps a minute, below which a market counts as standing still
 PRIOR_VARIANCE = (3e-4) ** 2  # per minute: 3 bps
 PRIOR_POINTS = float(MINUTE)
-SHRINK_POINTS = 1.0  # how many points of the hour's mean each shorter window gets
+SHRINK_POINTS = 1.0  # points of the hour's mean in each shorter window
 LARGEST_ERROR = 3.0  # of the logarithm: a factor of 20
-ERROR_POINTS = float(FIVE_MINUTES)  # how much of an hour of errors their priors count
+ERROR_POINTS = float(FIVE_MINUTES)  # weight of the priors of the errors
 PRIOR_ABS_ERROR = 0.5
 PRIOR_STILL = 0.05
 WEIGHTS = (0.3, 0.3, 0.4)
@@ -49,7 +49,7 @@ FEATURES = 11
 MID = FEATURES
 VALUES = FEATURES + 1
 
-# Rows of `grid` (4, HOUR): point k stands at k % HOUR.
+# Rows of `grid` (4, HOUR): the value of point k is at k % HOUR.
 SQUARES, ERRORS, STILL, REFERENCES = range(4)
 ROWS = 4
 
@@ -64,14 +64,14 @@ def last_point(time_ns):
 
 @njit
 def begin(hour, grid):
-    """The trailing hour of a history that begins: nothing is known but the priors."""
+    """Sets the trailing hour at the start of a history: only the priors are known."""
     hour[MID] = 0.0  # no point yet
     _describe(hour, grid, 0, 0)
 
 
 @njit
 def advance(hour, grid, done, known, due, mid):
-    """Completes the points after `done` up to `due`, at all of which the mid was `mid`; returns the returns known.
+    """Completes the points after `done` up to `due` at the mid `mid`; gives the new value of `known`.
 
     known: number of returns since the history began, at most REACH.
     """

@@ -7,10 +7,10 @@ from math import inf
 import numpy as np
 
 from common.bundle import Manifest, Survival
+from common.config import MAX_LEVELS
 from common.errors import BundleError
 from common.onnx_errors import onnx_reason
 from server.core.arrays import Matrix
-from server.core.forecast_query import MAX_LEVELS
 from server.core.predictor import Forecasts, Predictor
 
 TOLERANCE = 1e-6  # of probabilities; relative, of basis points

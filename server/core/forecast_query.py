@@ -13,13 +13,13 @@ import msgspec
 import numpy as np
 
 from common.bundle import ManifestForecast, Survival
+from common.config import MAX_LEVELS
 from common.errors import FieldViolation, RequestError
 from common.schema import FeatureSchema
 from common.text import shown
 from server.core.arrays import Matrix
 from server.core.requests import ForecastQuery
 
-MAX_LEVELS = 16
 BPS = 1e4  # basis points per unit of log return
 SIZE, MULTIPLE, LEVELS = "spike_bps", "spike_multiple", "quantiles"
 

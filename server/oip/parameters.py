@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from common.config import MAX_LEVELS
 from common.errors import RequestError
 from common.text import shown
-from server.core.forecast_query import LEVELS, MAX_LEVELS, MULTIPLE, SIZE
+from server.core.forecast_query import LEVELS, MULTIPLE, SIZE
 from server.core.requests import DEFAULT_QUERY, ForecastQuery
 
 ROUTING_KEY = "routing_key"

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.forecasts import development, fold_scores, left_out, usable_kinds
+from benchmarks.forecasts import at_level, development, fold_scores, left_out, usable_kinds
 from common.schema import CORE_1, FULL_2
 from tests.training.forecasting.samples import sample_rows
 from training.forecast_scores.scores import crps_log
@@ -48,7 +48,22 @@ def test_a_fold_scores_every_kind_and_the_logit_at_every_size() -> None:
         losses = {name: fold.log_loss[level, name].mean() for name in ("climatology", "har", "har_logit")}
         assert losses["har"] < losses["climatology"]
         assert losses["har"] == pytest.approx(losses["har_logit"], rel=0.25)
-        assert fold.pr_auc[level, "har"] > fold.pr_auc[level, "climatology"]
+        assert fold.pr_auc[level, "har"].point > fold.pr_auc[level, "climatology"].point
+
+
+def test_scores_at_a_size_are_compared_with_the_logit_over_all_folds() -> None:
+    rows = sample_rows(3000)
+    kinds = [kind_named("climatology"), kind_named("har")]
+    ends = ((1000, 2000), (2000, 3000))
+    folds = [fold_scores(rows, np.arange(begin), np.arange(begin, end), kinds) for begin, end in ends]
+    given = at_level(0.75, folds, ["climatology", "har", "har_logit"], rows.time_ns[1000:])
+    assert given.pr_auc_minus_logit.keys() == given.log_loss_minus_logit.keys() == {"climatology", "har"}
+    for name, difference in given.pr_auc_minus_logit.items():
+        assert difference.point == pytest.approx(given.pr_auc[name] - given.pr_auc["har_logit"])
+    for name, difference in given.log_loss_minus_logit.items():
+        assert difference.point == pytest.approx(given.log_loss[name] - given.log_loss["har_logit"])
+    first, second = (fold.pr_auc[0.75, "har"].samples for fold in folds)
+    assert not np.array_equal(first, second)
 
 
 def test_kinds_are_those_whose_features_the_schema_has() -> None:

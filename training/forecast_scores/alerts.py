@@ -1,7 +1,8 @@
 """Alerts for a spike size at every alert level: spikes caught in advance, false alarms, lead times and costs.
 
-training/evaluation/episodes.py defines episode, alarm, false alarm and lead time. Counts are kept by block of time, so
-that a bootstrap can choose the alert level again in each draw: the interval then includes the luck of that choice.
+training/judging/evaluation/episodes.py defines episode, alarm, false alarm and lead time. Counts are kept by block of
+time, so that a bootstrap can choose the alert level again in each draw. The interval then includes the luck of that
+choice.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from training.forecast_scores.comparison import Interval, TimeBlocks, interval
+from training.forecast_scores.comparison import Interval, expanded_interval
+from training.judging.evaluation.blocks import DECISION_RESAMPLES, Blocks
 from training.judging.evaluation.episodes import Line, alarms
 
 Floats = NDArray[np.float64]
@@ -71,7 +73,7 @@ def alert_levels(probability: Floats, count: int = LEVELS) -> Floats:
     return np.unique(np.concatenate([[ALWAYS], ranked[ranks], [NEVER]]))
 
 
-def sweep(line: Line, event: Bools, probability: Floats, levels: Floats, blocks: TimeBlocks) -> Sweep:
+def sweep(line: Line, event: Bools, probability: Floats, levels: Floats, blocks: Blocks) -> Sweep:
     """event, probability: (n,), in the rows' own order, as are the rows of line and blocks. levels: ascending."""
     of_place = blocks.of_row[line.order]
     spikes = event.astype(np.int8)
@@ -105,18 +107,18 @@ def operation(line: Line, event: Bools, probability: Floats, level: float) -> Op
     )
 
 
-def caught_share(given: Sweep, false_per_hour: float, blocks: TimeBlocks, seed: int) -> Interval:
+def caught_share(given: Sweep, false_per_hour: float, blocks: Blocks, seed: int) -> Interval:
     """The share of episodes caught in advance at the budget level, which each draw chooses anew."""
     point, samples = _caught(given, false_per_hour, blocks, seed)
-    return interval(point, samples, _with_episodes(given))
+    return expanded_interval(point, samples, _with_episodes(given))
 
 
-def caught_difference(mine: Sweep, theirs: Sweep, false_per_hour: float, blocks: TimeBlocks, seed: int) -> Interval:
+def caught_difference(mine: Sweep, theirs: Sweep, false_per_hour: float, blocks: Blocks, seed: int) -> Interval:
     """mine - theirs of caught_share, on the same draws. Both sweeps are of the same rows and events."""
     (my_point, my_samples), (their_point, their_samples) = (
         _caught(given, false_per_hour, blocks, seed) for given in (mine, theirs)
     )
-    return interval(my_point - their_point, my_samples - their_samples, _with_episodes(mine))
+    return expanded_interval(my_point - their_point, my_samples - their_samples, _with_episodes(mine))
 
 
 def cost_per_hour(given: Sweep, ratio: float) -> Floats:
@@ -152,10 +154,10 @@ def cost_curve(validation: Sweep, scored: Sweep, ratios: Floats = COST_RATIOS) -
     )
 
 
-def _caught(given: Sweep, false_per_hour: float, blocks: TimeBlocks, seed: int) -> tuple[float, Floats]:
+def _caught(given: Sweep, false_per_hour: float, blocks: Blocks, seed: int) -> tuple[float, Floats]:
     """The share at the budget level: of the rows, and of each draw (draws,); NaN without episodes."""
     shares = []
-    for draws in (np.ones((1, blocks.count)), blocks.draws(seed)):
+    for draws in (blocks.once(), blocks.draws(DECISION_RESAMPLES, seed)):
         chosen = _within(given, draws, false_per_hour)
         caught = np.take_along_axis(draws @ given.caught.T, chosen[:, None], axis=1)[:, 0]
         episodes = draws @ given.episodes

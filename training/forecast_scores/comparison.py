@@ -14,24 +14,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
+from training.judging.evaluation.blocks import DECISION_RESAMPLES, DEFINED_SHARE, Blocks, mean_of_defined
 from training.judging.evaluation.figures import areas
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
-DRAWS = 2000  # of every decision: with 500, the ends of an interval move with the seed, and decisions with them
 CONFIDENCE = 0.95
 # With fewer blocks, equal forecasts differ in the same direction in all blocks with a probability above 2.5 % (sign
 # test: 2 ** -5 = 3.1 %), so that no interval can show a difference.
 MIN_BLOCKS = 6
-DEFINED_SHARE = 0.8  # of the draws: an interval is given if at least this share defines the value
 NS_PER_DAY = 86_400 * 10**9
 REGIMES = ("calm", "usual", "lively")
 
@@ -43,8 +41,8 @@ class Interval:
     point: float
     low: float | None
     high: float | None
-    blocks: int  # that hold rows
-    draws: int = DRAWS
+    blocks: int  # that hold rows, or events if the value is defined by events
+    draws: int = DECISION_RESAMPLES
 
     def lies_above(self, limit: float) -> bool:
         return self.low is not None and self.low > limit
@@ -56,31 +54,6 @@ class Interval:
         if self.low is None or self.high is None:
             return f"{self.point:+.4f} (no interval: {self.blocks} blocks of time, {MIN_BLOCKS} are needed)"
         return f"{self.point:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
-
-
-@dataclass(frozen=True, slots=True)
-class TimeBlocks:
-    """The block of each row, (n,), numbered from 0 without gaps."""
-
-    of_row: Ints
-    count: int
-
-    @classmethod
-    def of(cls, time_ns: Ints, block_ns: int) -> Self:
-        """time_ns: (n,), event times."""
-        numbers, of_row = np.unique(time_ns // block_ns, return_inverse=True)
-        return cls(of_row.astype(np.int64).reshape(-1), len(numbers))
-
-    def draws(self, seed: int) -> Floats:
-        """How often each block is drawn, (DRAWS, count): as many as there are, with replacement."""
-        chances = np.full(self.count, 1 / self.count)
-        return np.random.default_rng(seed).multinomial(self.count, chances, size=DRAWS).astype(np.float64)
-
-    def sums(self, values: Floats, group: Ints | None = None, groups: int = 1) -> Floats:
-        """Values (n,) added up by block and group, (count, groups). group: of each row, (n,); None: a single group."""
-        cell = self.of_row * groups + (0 if group is None else group)
-        totals = np.bincount(cell, weights=values, minlength=self.count * groups).astype(np.float64)
-        return totals.reshape(self.count, groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +76,16 @@ class GroupDifference:
     difference: Interval
 
 
-def interval(point: float, samples: Floats, blocks: int, comparisons: int = 1) -> Interval:
+@dataclass(frozen=True, slots=True)
+class PrAucSamples:
+    """PR-AUC of the rows of a part, and of each draw of the part's blocks: NaN if a draw has no event."""
+
+    point: float
+    samples: Floats  # (draws,)
+    blocks: int  # that hold events
+
+
+def expanded_interval(point: float, samples: Floats, blocks: int, comparisons: int = 1) -> Interval:
     """Of values of a bootstrap (draws,), NaN if a draw does not define the value.
 
     comparisons: number of intervals of which all have to hold (Bonferroni).
@@ -117,19 +99,17 @@ def interval(point: float, samples: Floats, blocks: int, comparisons: int = 1) -
     return Interval(point, float(low), float(high), blocks)
 
 
-def mean_interval(values: Floats, blocks: TimeBlocks, seed: int, comparisons: int = 1) -> Interval:
+def mean_interval(values: Floats, blocks: Blocks, seed: int, comparisons: int = 1) -> Interval:
     """The mean of values (n,), such as differences of scores or coverage."""
     return _means(values, None, 1, blocks, seed, comparisons)[0]
 
 
-def mean_difference(mine: Floats, theirs: Floats, blocks: TimeBlocks, seed: int) -> Interval:
+def mean_difference(mine: Floats, theirs: Floats, blocks: Blocks, seed: int) -> Interval:
     """The mean of mine - theirs, both (n,): scores of the same rows."""
     return mean_interval(mine - theirs, blocks, seed)
 
 
-def differences_by(
-    groups: RowGroups, mine: Floats, theirs: Floats, blocks: TimeBlocks, seed: int
-) -> list[GroupDifference]:
+def differences_by(groups: RowGroups, mine: Floats, theirs: Floats, blocks: Blocks, seed: int) -> list[GroupDifference]:
     """The mean difference within each group that holds rows."""
     count = len(groups.names)
     rows = np.bincount(groups.of_row, minlength=count)
@@ -145,16 +125,33 @@ def differences_by(
     ]
 
 
-def pr_auc_difference(event: Bools, mine: Floats, theirs: Floats, blocks: TimeBlocks, seed: int) -> Interval:
-    """The difference in PR-AUC (average precision) of two probabilities of the same events, all (n,)."""
+def pr_auc_samples(event: Bools, probability: Floats, blocks: Blocks, seed: int) -> PrAucSamples:
+    """PR-AUC (average precision) of a part. event, probability: (n,), at least one event."""
     classes = event.astype(np.int8)
-    as_observed = np.ones((1, blocks.count))
-    points, samples = (
-        [areas(classes, probability, blocks.of_row, draws)[0] for probability in (mine, theirs)]
-        for draws in (as_observed, blocks.draws(seed))
+    point, samples = (
+        areas(classes, probability, blocks.of_row, draws)[0]
+        for draws in (blocks.once(), blocks.draws(DECISION_RESAMPLES, seed))
     )
-    with_events = len(np.unique(blocks.of_row[event]))
-    return interval(float(points[0][0] - points[1][0]), samples[0] - samples[1], with_events)
+    return PrAucSamples(float(point[0]), samples, len(np.unique(blocks.of_row[event])))
+
+
+def pr_auc_difference(mine: Sequence[PrAucSamples], theirs: Sequence[PrAucSamples]) -> Interval:
+    """The mean over parts, such as folds, of the difference in PR-AUC.
+
+    Both are of the same parts, drawn with the same seed in each part. If a draw has no event in a part, the mean is
+    over the remaining parts.
+    """
+    pairs = list(zip(mine, theirs, strict=True))
+    point = float(np.mean([my.point - their.point for my, their in pairs]))
+    samples = mean_of_defined([my.samples - their.samples for my, their in pairs])
+    return expanded_interval(point, samples, sum(my.blocks for my in mine))
+
+
+def sums_by_group(blocks: Blocks, values: Floats, group: Ints | None, groups: int) -> Floats:
+    """Values (n,) added up by block and group, (blocks, groups). group: of each row, (n,); None: a single group."""
+    cell = blocks.of_row * groups + (0 if group is None else group)
+    totals = np.bincount(cell, weights=values, minlength=blocks.count * groups).astype(np.float64)
+    return totals.reshape(blocks.count, groups)
 
 
 def groupings(time_ns: Ints, product: Sequence[str], trailing_bps: Floats) -> list[RowGroups]:
@@ -176,16 +173,17 @@ def _by_day(time_ns: Ints) -> RowGroups:
 
 
 def _means(
-    values: Floats, group: Ints | None, groups: int, blocks: TimeBlocks, seed: int, comparisons: int = 1
+    values: Floats, group: Ints | None, groups: int, blocks: Blocks, seed: int, comparisons: int = 1
 ) -> list[Interval]:
     """The mean within each group; rows and sums vary together with the draws."""
-    sums, rows = blocks.sums(values, group, groups), blocks.sums(np.ones(len(values)), group, groups)
-    draws = blocks.draws(seed)
+    sums, rows = (sums_by_group(blocks, each, group, groups) for each in (values, np.ones(len(values))))
+    draws = blocks.draws(DECISION_RESAMPLES, seed)
     drawn = draws @ rows
     samples = np.divide(draws @ sums, drawn, out=np.full(drawn.shape, np.nan), where=drawn > 0)
     total = rows.sum(axis=0)
     points = np.divide(sums.sum(axis=0), total, out=np.full(groups, np.nan), where=total > 0)
     with_rows = np.count_nonzero(rows, axis=0)
     return [
-        interval(float(points[place]), samples[:, place], int(with_rows[place]), comparisons) for place in range(groups)
+        expanded_interval(float(points[place]), samples[:, place], int(with_rows[place]), comparisons)
+        for place in range(groups)
     ]

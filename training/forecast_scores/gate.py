@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.check import Check
-from training.forecast_scores.comparison import Interval, TimeBlocks, mean_difference, mean_interval
+from training.forecast_scores.comparison import Interval, mean_difference, mean_interval
 from training.forecast_scores.events import log_loss
+from training.judging.evaluation.blocks import Blocks
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -53,7 +54,7 @@ class AtSize:
     base_rate: float
 
 
-def skill(mine: Floats, har: Floats, blocks: TimeBlocks, is_har: bool, limits: GateLimits) -> Check:
+def skill(mine: Floats, har: Floats, blocks: Blocks, is_har: bool, limits: GateLimits) -> Check:
     """CRPS of the rows of all purged folds, (n,), of the candidate and of HAR on log volatility."""
     if not _finite(mine, har):
         return Check("skill", False, "the CRPS of some rows is not a finite number")
@@ -68,7 +69,7 @@ def skill(mine: Floats, har: Floats, blocks: TimeBlocks, is_har: bool, limits: G
     return Check("skill", True, text)
 
 
-def coverage(covered_80: Floats, covered_95: Floats, blocks: TimeBlocks, limits: GateLimits) -> Check:
+def coverage(covered_80: Floats, covered_95: Floats, blocks: Blocks, limits: GateLimits) -> Check:
     """Whether the central intervals cover as many outcomes as they claim. Arrays: scores.covered of each row, (n,)."""
     texts, passed = [], True
     for claimed, values, tolerance in (
@@ -84,7 +85,7 @@ def coverage(covered_80: Floats, covered_95: Floats, blocks: TimeBlocks, limits:
     return Check("coverage", passed, text if passed else f"not as claimed: {text}")
 
 
-def calibration(sizes: Sequence[AtSize], blocks: TimeBlocks, limits: GateLimits) -> Check:
+def calibration(sizes: Sequence[AtSize], blocks: Blocks, limits: GateLimits) -> Check:
     """Whether events are as frequent as the probabilities claim, at each size, and better than the base rate."""
     refused = []
     for size in sizes:
@@ -128,7 +129,7 @@ def latency(one_row_us: float, limits: GateLimits) -> Check:
     return Check("latency", one_row_us <= limits.max_latency_us, text)
 
 
-def champion(mine: Floats, served: Floats, version: str, blocks: TimeBlocks, limits: GateLimits) -> Check:
+def champion(mine: Floats, served: Floats, version: str, blocks: Blocks, limits: GateLimits) -> Check:
     """CRPS of the same final rows, (n,), of the candidate and of the champion, which has not trained on them.
 
     "Not worse" has to be shown: the whole interval lies below the margin.

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from common.check import Check
-from training.forecast_scores.comparison import Interval, TimeBlocks, interval, mean_difference
+from training.forecast_scores.comparison import Interval, expanded_interval, mean_difference
+from training.judging.evaluation.blocks import DECISION_RESAMPLES, Blocks
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -52,12 +53,14 @@ def time_order(time_ns: Ints, product: Ints, event_times_ns: Mapping[int, Ints])
         backward = np.flatnonzero(np.diff(times) <= 0)
         if len(backward):
             return Check(
-                "time order", False, f"{len(backward):,} rows of product {number} do not follow their row before"
+                "time order", False, f"{len(backward):,} rows of product {number} are not later than the row before"
             )
         places = np.minimum(np.searchsorted(events, times), len(events) - 1)
-        strange = int(np.count_nonzero(events[places] != times)) if len(events) else len(times)
-        if strange:
-            return Check("time order", False, f"{strange:,} rows of product {number} are at times without an event")
+        without_event = int(np.count_nonzero(events[places] != times)) if len(events) else len(times)
+        if without_event:
+            return Check(
+                "time order", False, f"{without_event:,} rows of product {number} are at times without an event"
+            )
     unknown = np.setdiff1d(product, list(event_times_ns))
     if len(unknown):
         return Check("time order", False, f"product {unknown[0]} has rows and no events")
@@ -83,14 +86,14 @@ def look_ahead(names: Sequence[str], features: Floats, rows: Ints, recompute: Ca
             return Check(
                 "look-ahead",
                 False,
-                f"row {row}: {names[column]} is {features[row, column]!r}, but {again[column]!r} from the ticks up to "
-                "its time",
+                f"row {row}: {names[column]} is {float(features[row, column])!r}, but {float(again[column])!r} from "
+                "the ticks up to its time",
             )
     return Check("look-ahead", True, f"{len(rows):,} rows have the same bits from the ticks up to their time")
 
 
-def neighbours(outcome_bps: Floats, blocks: TimeBlocks, seed: int) -> Check:
-    """Refuses rows shuffled over time: volatility clusters, so neighbours are more alike than distant rows.
+def neighbours(outcome_bps: Floats, blocks: Blocks, seed: int) -> Check:
+    """Refuses rows shuffled over time: volatility clusters, so neighbours are more similar than distant rows.
 
     outcome_bps: (n,) of a product, in time order. The distance of logs to the next row is compared with the distance to
     the row half of the data away.
@@ -118,9 +121,7 @@ def shifted_outcomes(time_ns: Ints, product: Ints, outcome_bps: Floats, shift_ns
     return shifted
 
 
-def foresight(
-    names: Sequence[str], features: Floats, outcomes: Sequence[Floats], blocks: TimeBlocks, seed: int
-) -> Check:
+def foresight(names: Sequence[str], features: Floats, outcomes: Sequence[Floats], blocks: Blocks, seed: int) -> Check:
     """Refuses features that know a later window better than the windows before and after it.
 
     An honest feature knows the past window best and each later window less well; a slow feature may drift either way.
@@ -130,8 +131,8 @@ def foresight(
     known = np.isfinite(np.stack(outcomes)).all(axis=0) & np.isfinite(features).all(axis=1)
     if not known.any():
         return Check("foresight", False, "no row has outcomes of all windows before, during and after its own")
-    few = TimeBlocks(blocks.of_row[known], blocks.count)
-    windows, draws = [_ranks(outcome[known]) for outcome in outcomes], few.draws(seed)
+    few = Blocks(blocks.of_row[known], blocks.count)
+    windows, draws = [_ranks(outcome[known]) for outcome in outcomes], few.draws(DECISION_RESAMPLES, seed)
     comparisons = len(names) * (len(outcomes) - 2)
     refused = [
         f"{name}, window {place}, by {excess[0]} and {excess[1]}"
@@ -149,7 +150,7 @@ def foresight(
     return Check("foresight", True, f"none of {len(names)} features knows a later window better than an earlier")
 
 
-def hindsight(har: Floats, knowing: Floats, blocks: TimeBlocks, seed: int) -> Check:
+def hindsight(har: Floats, knowing: Floats, blocks: Blocks, seed: int) -> Check:
     """Refuses a baseline that is as good as if it had seen the outcomes.
 
     har, knowing: CRPS of the same rows, (n,), of HAR and of HAR fitted to features read one horizon later, whose
@@ -163,7 +164,7 @@ def hindsight(har: Floats, knowing: Floats, blocks: TimeBlocks, seed: int) -> Ch
 def placebo(
     fit_and_score: Callable[[Floats], tuple[Floats, Floats]],
     outcome_bps: Floats,
-    blocks: tuple[TimeBlocks, TimeBlocks],
+    blocks: tuple[Blocks, Blocks],
     seed: int,
 ) -> Check:
     """Refuses a way of fitting that beats climatology on outcomes that the features cannot know.
@@ -181,7 +182,7 @@ def placebo(
     return Check("placebo", True, text)
 
 
-def permuted_outcomes(outcome_bps: Floats, blocks: TimeBlocks, seed: int) -> Floats:
+def permuted_outcomes(outcome_bps: Floats, blocks: Blocks, seed: int) -> Floats:
     """Outcomes (n,) with the blocks in another order, begun at another row. Rows are in time order."""
     random = np.random.default_rng(seed)
     starts = np.flatnonzero(np.diff(blocks.of_row, prepend=-1))
@@ -208,11 +209,11 @@ def _ranks(values: Floats) -> Floats:
 
 
 def _peaks(
-    ranks: Floats, windows: Sequence[Floats], blocks: TimeBlocks, draws: Floats, comparisons: int
+    ranks: Floats, windows: Sequence[Floats], blocks: Blocks, draws: Floats, comparisons: int
 ) -> list[tuple[int, tuple[Interval, Interval]]]:
     """Windows whose correlation with a feature is shown to be above both neighbours', with both differences."""
-    sums = np.hstack([blocks.sums(ranks * window) for window in windows])
-    rows = blocks.sums(np.ones(len(ranks)))
+    sums = blocks.sums(np.column_stack([ranks * window for window in windows]))
+    rows = blocks.sums(np.ones((len(ranks), 1)))
     drawn, with_rows = draws @ rows, int(np.count_nonzero(rows))
     points = sums.sum(axis=0) / rows.sum()
     samples = np.divide(draws @ sums, drawn, out=np.full((len(draws), len(windows)), np.nan), where=drawn > 0)
@@ -220,7 +221,7 @@ def _peaks(
 
     def excess(place: int, other: int) -> Interval:
         difference = samples[:, place] - samples[:, other]
-        return interval(float(sizes[place] - sizes[other]), difference, with_rows, comparisons)
+        return expanded_interval(float(sizes[place] - sizes[other]), difference, with_rows, comparisons)
 
     pairs = [(place, (excess(place, place - 1), excess(place, place + 1))) for place in range(1, len(windows) - 1)]
     return [(place, both) for place, both in pairs if all(difference.lies_above(0) for difference in both)]

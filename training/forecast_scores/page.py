@@ -10,14 +10,15 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from common.check import Check
-from training.forecast_scores.comparison import DRAWS, GroupDifference, Interval
+from training.forecast_scores.comparison import GroupDifference, Interval
+from training.judging.evaluation.blocks import DECISION_RESAMPLES
 
 FOLDED_ROWS = 8  # longer tables are folded
 CAPTIONS = {
-    "fan_chart": "An hour of forecasts and what came. Four of five outcomes should lie in the darker band.",
-    "pit": "Bars above the line: outcomes lie there more often than the forecast claims.",
+    "fan_chart": "An hour of forecasts with the outcomes. Four of five outcomes should lie in the darker band.",
+    "pit": "Bars above the line: more outcomes lie in this part of the forecast than it claims.",
     "reliability": "Five spike sizes from the same model. Points below the diagonal: the probability is too high.",
-    "coverage_by_day": "Dots on their dashed line cover as much as they claim.",
+    "coverage_by_day": "A dot on its dashed line: the intervals cover as many outcomes as they claim.",
     "cost_curve": "Cost in values of a caught spike. Lower is better; alerts below zero are worth sending.",
 }
 
@@ -114,9 +115,9 @@ def group_table(by: str, differences: Sequence[GroupDifference]) -> ReportTable:
 def method_text(block_s: float, seed: int, embargo_s: float) -> str:
     return (
         "CRPS is on log volatility and decides; less is better. Folds follow time, with training rows at least "
-        f"{embargo_s:,.0f} s before the rows that score them. Intervals hold 95 % and come from {DRAWS:,} draws of "
-        f"whole blocks of {block_s:,.0f} s, seed {seed}; both models see the same draws. A base rate is the share of "
-        "training rows at or above a spike size."
+        f"{embargo_s:,.0f} s before the rows that score them. Intervals hold 95 % and come from "
+        f"{DECISION_RESAMPLES:,} draws of whole blocks of {block_s:,.0f} s, seed {seed}; both models see the "
+        "same draws. A base rate is the share of training rows at or above a spike size."
     )
 
 

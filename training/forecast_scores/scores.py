@@ -20,8 +20,7 @@ from training.forecasting.distribution import Forecasts
 Floats = NDArray[np.float64]
 
 CRPS_LEVELS: Floats = (np.arange(100) + 0.5) / 100
-PINBALL_LEVELS: Floats = np.array([0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975])
-COVERAGES = (0.5, 0.8, 0.95)
+PINBALL_LEVELS: Floats = np.array([0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975])  # median; ends of 50, 80, 95 %
 # Forecasts give quantiles of all rows at once: with 350,000 rows, 8 levels take 22 MB.
 LEVELS_AT_ONCE = 8
 

@@ -16,7 +16,7 @@ _GRID = "grid_volatility_"
 
 
 def constant(schema: FeatureSchema) -> Design:
-    """No feature at all."""
+    """A constant, without any feature."""
     return Design(schema, (Unit("constant", {}),))
 
 
@@ -25,7 +25,7 @@ def ewma(schema: FeatureSchema) -> Design:
 
 
 def har(schema: FeatureSchema) -> Design:
-    """Volatility over a minute, five minutes and an hour, as far as the schema has them."""
+    """Volatility over a minute, five minutes and an hour; for core/1 the single window of that schema."""
     if schema.name == CORE_1.name:
         return Design(schema, (_level("volatility"),))
     return Design(schema, tuple(_level(f"{_GRID}{window}s") for window in (60, 300, 3600)))

@@ -6,8 +6,8 @@ import numpy as np
 
 from training.forecasting.form import LEVELS
 from training.forecasting.target import Floats
+from training.models import graphs
 
-WEIGHT_DIGITS = 10  # the last bits differ between processors
 SCALE_STEPS = 10
 SCALE_BEGIN = 0.02  # added to absolute residuals before the first logarithm
 # Between neighbouring knots. A mass at the floor would make two quantiles of residuals equal, and F a step.
@@ -63,5 +63,5 @@ def knots(scaled: Floats, weights: Floats) -> Floats:
 
 
 def rounded(values: Floats) -> Floats:
-    """To WEIGHT_DIGITS digits."""
-    return np.array([float(f"{value:.{WEIGHT_DIGITS}g}") for value in values])
+    """Weights (n,) as models/graphs.py rounds each."""
+    return np.array([graphs.rounded(value) for value in values.tolist()])

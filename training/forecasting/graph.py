@@ -24,7 +24,7 @@ PROBABILITY, MEDIAN_BPS, QUANTILE_BPS = "probability", "median_bps", "quantile_b
 
 
 class _Graph:
-    """Nodes and constants in the order they are made."""
+    """Nodes and constants, in the order of their creation."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []

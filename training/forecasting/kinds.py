@@ -69,7 +69,7 @@ class LinearKind:
         scale = np.zeros(len(design.units) + 1)
         if self.has_scale_model:
             scale = _scale(design, units, y - _linear(units, location), share)
-            # Feasible generalized least squares: rows with a small scale tell more about the location.
+            # Feasible generalized least squares: rows with a small scale weigh more.
             precision = share / np.exp(2 * _linear(units, scale))
             location = _location(design, units, y, precision, self.penalty)
         location, knots = _with_residuals(units, y, location, scale, share)
@@ -101,7 +101,7 @@ class BoostedKind:
         y, logs = np.log(rows.outcome_bps), design.log_sizes(rows.features)
         residuals = y - _linear(logs, base.location)
         inputs = units.copy()
-        inputs[:, design.fixed] = 0.0  # trees see no level, so they hold at every level
+        inputs[:, design.fixed] = 0.0  # without the level, the trees apply at every level
         data = xgboost.DMatrix(
             inputs.astype(np.float32), label=residuals, weight=share * len(share) / share.sum(), nthread=1
         )

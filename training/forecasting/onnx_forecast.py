@@ -20,13 +20,13 @@ OUTPUTS = (PROBABILITY, MEDIAN_BPS, QUANTILE_BPS)
 
 
 class OnnxForecast:
-    """Raises BundleError if ONNX Runtime does not take the model, or fails on rows."""
+    """Raises BundleError if ONNX Runtime refuses the model or fails on rows."""
 
     def __init__(self, model: bytes) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3  # warnings about a graph are no news to its author
+        options.log_severity_level = 3  # errors only: the warnings are about known properties of the graph
         try:
             self._session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # a broken graph makes ONNX Runtime raise many types
@@ -46,7 +46,7 @@ class OnnxForecast:
     def call_us(self, features: Floats, levels: int = 0) -> float:
         """CPU time of a call with these rows, a size for each row and this number of levels, in microseconds.
 
-        Inputs and outputs are bound beforehand, so it is ONNX Runtime's time without that of handing arrays over.
+        Inputs and outputs are bound beforehand, so the time of copying arrays is not part of it.
         """
         rows = len(features)
         binding = self._session.io_binding()
@@ -74,8 +74,8 @@ def parity_error(
         for start in range(0, len(features), CHUNK_ROWS):
             part = slice(start, start + CHUNK_ROWS)
             rows = len(features[part])
-            asked = np.tile(levels, (rows, 1)) if number == 0 else no_levels[part]
-            probability, median, quantiles = model.run(features[part], np.full(rows, size), asked)
+            requested = np.tile(levels, (rows, 1)) if number == 0 else no_levels[part]
+            probability, median, quantiles = model.run(features[part], np.full(rows, size), requested)
             differences = [probability - expected[part], median / expected_median[part] - 1]
             if number == 0:
                 differences.append((quantiles / expected_quantiles[part] - 1).ravel())

@@ -30,7 +30,7 @@ DEFAULT_TARGET = Target()
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Files that belong together. name: of reports, such as "quotes 2021". sampled: polled at a fixed period."""
+    """Files that belong together. name: of reports, such as "quotes 2021"."""
 
     name: str
     files: tuple[Path, ...]
@@ -63,16 +63,6 @@ class ForecastRows:
         """The rows at these places."""
         columns = ("time_ns", "features", "outcome_bps", "product", "recording")
         return replace(self, **{name: getattr(self, name)[which] for name in columns})
-
-    def of(self, recording: str) -> ForecastRows:
-        """The rows of a recording. Raises InputError for an unknown name."""
-        if recording not in self.recordings:
-            raise InputError(f"recording {recording}: expected {' or '.join(self.recordings)}")
-        return self.take(self.recording == self.recordings.index(recording))
-
-    def without(self, recording: str) -> ForecastRows:
-        """The rows of all other recordings."""
-        return self.take(self.recording != self.recordings.index(recording))
 
 
 def known_recordings() -> tuple[Recording, ...]:

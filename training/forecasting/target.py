@@ -30,7 +30,7 @@ BPS = 1e4  # per log return
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Realized volatility over horizon_s, from mids every step_s. A smaller volatility than floor_bps counts as it.
+    """Realized volatility over horizon_s, from mids every step_s. A volatility below floor_bps counts as floor_bps.
 
     Raises ValueError if the horizon is not a multiple of the step.
     """

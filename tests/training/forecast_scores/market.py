@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.forecast_scores.comparison import TimeBlocks
 from training.forecast_scores.scores import crps_log
+from training.judging.evaluation.blocks import Blocks
 
 from .normal import FLOOR_BPS, LogNormal
 
@@ -35,8 +35,8 @@ class Market:
     time_ns: NDArray[np.int64]
 
     @property
-    def blocks(self) -> TimeBlocks:
-        return TimeBlocks.of(self.time_ns, BLOCK_NS)
+    def blocks(self) -> Blocks:
+        return Blocks.of(self.time_ns, BLOCK_NS)
 
     def recompute(self, row: int) -> Floats:
         """Features of a row from the returns up to its time only."""
@@ -83,9 +83,8 @@ def crps(features: Floats, outcome_bps: Floats, scored_bps: Floats | None = None
     return crps_log(fit(features, outcome_bps, train, test), scored[test])
 
 
-def of_test(blocks: TimeBlocks, rows: int = ROWS) -> TimeBlocks:
-    numbers, of_row = np.unique(blocks.of_row[split(rows)[1]], return_inverse=True)
-    return TimeBlocks(of_row.astype(np.int64).reshape(-1), len(numbers))
+def of_test(blocks: Blocks, rows: int = ROWS) -> Blocks:
+    return Blocks.of(blocks.of_row[split(rows)[1]], 1)
 
 
 def late(values: Floats, rows: int) -> Floats:

@@ -6,6 +6,7 @@ import pytest
 from common.errors import InputError
 from training.forecast_scores.alerts import (
     ALWAYS,
+    COST_RATIOS,
     LEAD_QUANTILES,
     NEVER,
     Sweep,
@@ -19,14 +20,14 @@ from training.forecast_scores.alerts import (
     operation,
     sweep,
 )
-from training.forecast_scores.comparison import TimeBlocks
+from training.judging.evaluation.blocks import DECISION_RESAMPLES, Blocks
 from training.judging.evaluation.episodes import Line
 
 SECOND_NS = 10**9
 HORIZON_NS = 60 * SECOND_NS
 
 
-def market(hours: int, seed: int, skill: float) -> tuple[Line, np.ndarray, np.ndarray, TimeBlocks]:
+def market(hours: int, seed: int, skill: float) -> tuple[Line, np.ndarray, np.ndarray, Blocks]:
     """A row every 5 s; spikes of two minutes follow a probability that knows of them, more with more skill."""
     random = np.random.default_rng(seed)
     time_ns = np.arange(hours * 720, dtype=np.int64) * 5 * SECOND_NS
@@ -36,15 +37,15 @@ def market(hours: int, seed: int, skill: float) -> tuple[Line, np.ndarray, np.nd
     noise = np.repeat(random.normal(size=hours * 30), 24)
     probability = 1 / (1 + np.exp(-(skill * event + noise)))
     line = Line.of(np.zeros(len(time_ns), np.int64), time_ns, HORIZON_NS)
-    return line, event, probability, TimeBlocks.of(time_ns, 3600 * SECOND_NS)
+    return line, event, probability, Blocks.of(time_ns, 3600 * SECOND_NS)
 
 
-def swept(given: tuple[Line, np.ndarray, np.ndarray, TimeBlocks]) -> Sweep:
+def swept(given: tuple[Line, np.ndarray, np.ndarray, Blocks]) -> Sweep:
     line, event, probability, blocks = given
     return sweep(line, event, probability, alert_levels(probability, 60), blocks)
 
 
-def by_hand() -> tuple[Line, np.ndarray, np.ndarray, TimeBlocks]:
+def by_hand() -> tuple[Line, np.ndarray, np.ndarray, Blocks]:
     """Twenty rows a minute apart, in two blocks; spikes at rows 3 to 4 and 12."""
     time_ns = np.arange(20, dtype=np.int64) * HORIZON_NS
     event = np.zeros(20, np.bool_)
@@ -52,7 +53,7 @@ def by_hand() -> tuple[Line, np.ndarray, np.ndarray, TimeBlocks]:
     probability = np.full(20, 0.1)
     probability[3], probability[8], probability[12], probability[16] = 0.9, 0.8, 0.7, 0.6
     line = Line.of(np.zeros(20, np.int64), time_ns, HORIZON_NS)
-    return line, event, probability, TimeBlocks(np.repeat([0, 1], 10), 2)
+    return line, event, probability, Blocks(np.repeat([0, 1], 10), 2)
 
 
 def test_counts_are_those_by_hand() -> None:
@@ -79,7 +80,7 @@ def test_rows_may_come_in_any_order() -> None:
     time_ns = np.arange(len(event), dtype=np.int64) * 5 * SECOND_NS
     shuffled = Line.of(np.zeros(len(event), np.int64), time_ns[order], HORIZON_NS)
     levels = alert_levels(probability, 20)
-    given = sweep(shuffled, event[order], probability[order], levels, TimeBlocks(blocks.of_row[order], blocks.count))
+    given = sweep(shuffled, event[order], probability[order], levels, Blocks(blocks.of_row[order], blocks.count))
     expected = sweep(line, event, probability, levels, blocks)
     assert (given.alarms == expected.alarms).all()
     assert (given.caught == expected.caught).all()
@@ -148,14 +149,19 @@ def test_more_skill_catches_more_at_the_same_budget() -> None:
     skilled, blind = market(80, 6, 2.5), market(80, 6, 0.0)
     given = caught_difference(swept(skilled), swept(blind), 1.0, skilled[3], 1)
     assert given.lies_above(0)
-    assert not caught_difference(swept(blind), swept(blind), 1.0, blind[3], 1).lies_above(0)
+    same = caught_difference(swept(blind), swept(blind), 1.0, blind[3], 1)
+    assert (same.point, same.low, same.high) == (0, 0, 0)  # both see the same draws
+
+
+def test_ratios_of_costs_end_where_an_alarm_costs_as_much_as_a_spike_is_worth() -> None:
+    assert COST_RATIOS[[0, -1]] == pytest.approx([0.005, 1.0])
 
 
 def test_each_draw_chooses_its_level_anew() -> None:
     """With the level of all rows, some draws would exceed the budget."""
     data = market(60, 5, 2.0)
     given = swept(data)
-    draws = data[3].draws(1)
+    draws = data[3].draws(DECISION_RESAMPLES, 1)
     place = int(np.flatnonzero(given.levels == budget_level(given, 1.0))[0])
     fixed = (draws @ given.caught[place]) / (draws @ given.episodes)
     chosen = caught_share(given, 1.0, data[3], 1)

@@ -7,24 +7,25 @@ from sklearn.metrics import average_precision_score
 
 from training.forecast_scores import comparison
 from training.forecast_scores.comparison import (
-    DRAWS,
     MIN_BLOCKS,
     NS_PER_DAY,
     Interval,
-    TimeBlocks,
     differences_by,
+    expanded_interval,
     groupings,
-    interval,
     mean_difference,
     mean_interval,
     pr_auc_difference,
+    pr_auc_samples,
+    sums_by_group,
 )
+from training.judging.evaluation.blocks import DECISION_RESAMPLES, Blocks
 
 HOUR_NS = 3600 * 10**9
 
 
-def blocks_of(sizes: list[int]) -> TimeBlocks:
-    return TimeBlocks(np.repeat(np.arange(len(sizes)), sizes).astype(np.int64), len(sizes))
+def blocks_of(sizes: list[int]) -> Blocks:
+    return Blocks(np.repeat(np.arange(len(sizes)), sizes).astype(np.int64), len(sizes))
 
 
 def clustered(blocks: int, rows: int, seed: int, shift: float = 0.0) -> np.ndarray:
@@ -70,37 +71,31 @@ def test_intervals_repeat_with_the_seed_and_record_their_draws() -> None:
     values, blocks = clustered(10, 5, 1), blocks_of([5] * 10)
     assert mean_interval(values, blocks, 7) == mean_interval(values, blocks, 7)
     assert mean_interval(values, blocks, 7) != mean_interval(values, blocks, 8)
-    assert mean_interval(values, blocks, 7).draws == DRAWS == len(blocks.draws(7)) == 2000
-
-
-def test_each_draw_has_as_many_blocks_as_there_are() -> None:
-    draws = blocks_of([1] * 9).draws(1)
-    assert (draws.sum(axis=1) == 9).all()
-    assert draws.mean(axis=0) == pytest.approx(np.ones(9), abs=0.1)
+    assert mean_interval(values, blocks, 7).draws == DECISION_RESAMPLES == 2000
 
 
 def test_too_few_blocks_give_no_interval() -> None:
-    samples = np.linspace(0, 1, DRAWS)
-    assert interval(0.5, samples, MIN_BLOCKS - 1).low is None
-    assert interval(0.5, samples, MIN_BLOCKS).low is not None
+    samples = np.linspace(0, 1, DECISION_RESAMPLES)
+    assert expanded_interval(0.5, samples, MIN_BLOCKS - 1).low is None
+    assert expanded_interval(0.5, samples, MIN_BLOCKS).low is not None
     assert int(np.ceil(np.log2(1 / 0.025))) == MIN_BLOCKS
 
 
 def test_an_interval_needs_four_fifths_of_the_draws() -> None:
     samples = np.linspace(0, 1, 100)
     samples[:20] = np.nan
-    assert interval(0.5, samples, 30).low is not None
+    assert expanded_interval(0.5, samples, 30).low is not None
     samples[20] = np.nan
-    assert interval(0.5, samples, 30).low is None
+    assert expanded_interval(0.5, samples, 30).low is None
 
 
 def test_percentiles_are_expanded_by_students_t() -> None:
     samples = np.linspace(0, 1, 100_001)
     for blocks in (6, 30, 100_000):
         level = norm.cdf(-t.ppf(0.975, blocks - 1) * np.sqrt(blocks / (blocks - 1)))
-        given = interval(0.5, samples, blocks)
+        given = expanded_interval(0.5, samples, blocks)
         assert (given.low, given.high) == pytest.approx((level, 1 - level))
-    assert interval(0.5, samples, 100_000).low == pytest.approx(0.025, abs=1e-5)
+    assert expanded_interval(0.5, samples, 100_000).low == pytest.approx(0.025, abs=1e-5)
 
 
 def test_an_end_at_the_limit_shows_nothing() -> None:
@@ -119,17 +114,11 @@ def test_an_interval_reads_as_a_text() -> None:
     assert str(Interval(0.1, None, None, 2)) == "+0.1000 (no interval: 2 blocks of time, 6 are needed)"
 
 
-def test_blocks_are_spans_of_time_for_all_products() -> None:
-    given = TimeBlocks.of(np.array([0, HOUR_NS - 1, HOUR_NS, 7 * HOUR_NS, 1]), HOUR_NS)
-    assert given.of_row.tolist() == [0, 0, 1, 2, 0]
-    assert given.count == 3
-
-
 def test_sums_are_by_block_and_group() -> None:
-    blocks = TimeBlocks(np.array([0, 0, 1, 1]), 2)
+    blocks = Blocks(np.array([0, 0, 1, 1]), 2)
     group = np.array([0, 1, 1, 1])
-    assert blocks.sums(np.array([1.0, 2.0, 3.0, 4.0]), group, 2).tolist() == [[1, 2], [0, 7]]
-    assert blocks.sums(np.array([1.0, 2.0, 3.0, 4.0])).tolist() == [[3], [7]]
+    assert sums_by_group(blocks, np.array([1.0, 2.0, 3.0, 4.0]), group, 2).tolist() == [[1, 2], [0, 7]]
+    assert sums_by_group(blocks, np.array([1.0, 2.0, 3.0, 4.0]), None, 1).tolist() == [[3], [7]]
 
 
 def ranked(seed: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
@@ -138,36 +127,44 @@ def ranked(seed: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
     return signal + random.normal(size=2000) > 1.5, 1 / (1 + np.exp(-signal - noise * random.normal(size=2000)))
 
 
-def test_the_difference_in_pr_auc_is_that_of_scikit_learn() -> None:
-    event, mine = ranked(1, 0.0)
-    theirs = ranked(1, 2.0)[1]
-    given = pr_auc_difference(event, mine, theirs, blocks_of([50] * 40), 1)
-    exact = average_precision_score(event, mine) - average_precision_score(event, theirs)
-    assert given.point == pytest.approx(exact)
-    assert given.lies_above(0)
-
-
-def test_a_draw_of_pr_auc_weighs_rows_by_their_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    event, mine = ranked(2, 0.0)
-    theirs = ranked(2, 2.0)[1]
+def test_the_difference_in_pr_auc_is_the_mean_over_the_parts() -> None:
     blocks = blocks_of([50] * 40)
-    captured = {}
+    exact, mine, theirs = [], [], []
+    for seed in (1, 2):
+        (event, better), worse = ranked(seed, 0.0), ranked(seed, 2.0)[1]
+        exact.append(average_precision_score(event, better) - average_precision_score(event, worse))
+        mine.append(pr_auc_samples(event, better, blocks, seed))
+        theirs.append(pr_auc_samples(event, worse, blocks, seed))
+    given = pr_auc_difference(mine, theirs)
+    assert given.point == pytest.approx(np.mean(exact))
+    assert given.blocks == mine[0].blocks + mine[1].blocks
+    assert given.lies_above(0)
+    again = expanded_interval(
+        given.point, np.mean([my.samples - their.samples for my, their in zip(mine, theirs, strict=True)], axis=0), 80
+    )
+    assert (given.low, given.high) == pytest.approx((again.low, again.high), abs=1e-4)
+    alone = pr_auc_difference(mine[:1], theirs[:1])
+    assert alone.low is not None
+    assert given.low is not None
+    assert given.point - given.low < alone.point - alone.low
 
-    def keep(point: float, samples: np.ndarray, count: int) -> Interval:
-        captured["samples"] = samples
-        return Interval(point, None, None, count)
 
-    monkeypatch.setattr(comparison, "interval", keep)
-    pr_auc_difference(event, mine, theirs, blocks, 4)
-    weight = blocks.draws(4)[17][blocks.of_row]
-    exact = [average_precision_score(event, probability, sample_weight=weight) for probability in (mine, theirs)]
-    assert captured["samples"][17] == pytest.approx(exact[0] - exact[1])
+def test_a_draw_of_pr_auc_weighs_rows_by_their_block() -> None:
+    event, probability = ranked(2, 0.0)
+    blocks = blocks_of([50] * 40)
+    weight = blocks.draws(DECISION_RESAMPLES, 4)[17][blocks.of_row]
+    exact = average_precision_score(event, probability, sample_weight=weight)
+    assert pr_auc_samples(event, probability, blocks, 4).samples[17] == pytest.approx(exact)
 
 
 def test_pr_auc_counts_blocks_with_events() -> None:
     event = np.zeros(100, np.bool_)
     event[:20] = True  # in two of ten blocks
-    given = pr_auc_difference(event, np.linspace(1, 0, 100), np.linspace(0, 1, 100), blocks_of([10] * 10), 1)
+    mine, theirs = (
+        [pr_auc_samples(event, probability, blocks_of([10] * 10), 1)]
+        for probability in (np.linspace(1, 0, 100), np.linspace(0, 1, 100))
+    )
+    given = pr_auc_difference(mine, theirs)
     assert (given.blocks, given.low) == (2, None)
 
 
@@ -178,7 +175,7 @@ def test_groups_are_days_hours_products_and_regimes() -> None:
     assert given["day"].names == ("1970-01-01", "1970-01-02", "1970-01-03")
     assert given["day"].of_row.tolist() == [0, 1, 1, 2]
     assert given["hour"].of_row.tolist() == [0, 0, 1, 1]
-    assert given["hour"].names[23] == "23"
+    assert given["hour"].names == tuple(f"{hour:02d}" for hour in range(24))
     assert [given["product"].names[group] for group in given["product"].of_row] == ["b", "a", "b", "b"]
     assert given["regime"].of_row.tolist() == [2, 0, 1, 2]
 
@@ -186,6 +183,8 @@ def test_groups_are_days_hours_products_and_regimes() -> None:
 def test_regimes_are_terciles_whose_edge_belongs_to_the_livelier() -> None:
     regime = groupings(np.arange(4) * NS_PER_DAY, ["a"] * 4, np.array([1.0, 2.0, 3.0, 4.0]))[3]
     assert regime.of_row.tolist() == [0, 1, 2, 2]
+    many = groupings(np.arange(90), ["a"] * 90, np.random.default_rng(1).random(90))[3]
+    assert np.bincount(many.of_row).tolist() == [30, 30, 30]
 
 
 def test_differences_by_group_are_those_of_the_rows_of_each_group() -> None:
@@ -196,7 +195,7 @@ def test_differences_by_group_are_those_of_the_rows_of_each_group() -> None:
     assert [(group.name, group.rows) for group in given] == [("even", 300), ("odd", 300)]
     odd = of_row == 1
     assert (given[1].mine, given[1].theirs) == pytest.approx((mine[odd].mean(), theirs[odd].mean()))
-    alone = mean_difference(mine[odd], theirs[odd], TimeBlocks(blocks.of_row[odd], blocks.count), 3)
+    alone = mean_difference(mine[odd], theirs[odd], Blocks(blocks.of_row[odd], blocks.count), 3)
     ends = (given[1].difference.point, given[1].difference.low, given[1].difference.high)
     assert ends == pytest.approx((alone.point, alone.low, alone.high))
 

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from training.forecast_scores import gate
-from training.forecast_scores.comparison import TimeBlocks, mean_interval
+from training.forecast_scores.comparison import mean_interval
 from training.forecast_scores.gate import AtSize, GateLimits, Tolerance
+from training.judging.evaluation.blocks import Blocks
 
 from .market import HAR, crps, fit, market, of_test, split
 
 LIMITS = GateLimits()
-BLOCKS = TimeBlocks(np.repeat(np.arange(40), 50), 40)
-FEW = TimeBlocks(np.repeat(np.arange(5), 400), 5)
+BLOCKS = Blocks(np.repeat(np.arange(40), 50), 40)
+FEW = Blocks(np.repeat(np.arange(5), 400), 5)
 ROWS = 2000
 
 
@@ -104,6 +105,16 @@ def test_coverage_is_within_two_points(of_80: int, of_95: int, passed: bool) -> 
     """Shares of fifty: 78, 80 and 82 % pass, 76 and 84 % do not; 94 and 96 % pass, 92 and 98 % do not."""
     limits = replace(LIMITS, coverage_80=Tolerance(0.0201, 0.12), coverage_95=Tolerance(0.0201, 0.07))
     assert gate.coverage(share(of_80), share(of_95), BLOCKS, limits).passed is passed
+
+
+def test_the_text_of_coverage_has_the_interval_of_the_share_or_the_blocks() -> None:
+    text = gate.coverage(share(42), share(47), BLOCKS, LIMITS).text
+    assert "80% intervals cover 84.0% [84.0%, 84.0%]" in text
+    assert "95% intervals cover 94.0% [94.0%, 94.0%]" in text
+    assert (
+        "80% intervals cover 84.0% (no interval: 5 blocks of time)"
+        in gate.coverage(share(42), share(47), FEW, LIMITS).text
+    )
 
 
 def test_coverage_is_refused_only_if_shown_to_be_off() -> None:
@@ -221,7 +232,7 @@ def test_the_champions_margin_is_a_share_of_its_crps(factor: float, passed: bool
 
 
 def test_a_champion_that_has_seen_all_rows_cannot_be_compared() -> None:
-    assert not gate.champion(np.zeros(0), np.zeros(0), "7", TimeBlocks(np.zeros(0, np.int64), 0), LIMITS).passed
+    assert not gate.champion(np.zeros(0), np.zeros(0), "7", Blocks(np.zeros(0, np.int64), 0), LIMITS).passed
 
 
 def test_few_blocks_show_nothing_about_a_champion() -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from common.check import Check
 from training.forecast_scores import leaks
-from training.forecast_scores.comparison import TimeBlocks
 from training.forecast_scores.scores import crps_log
+from training.judging.evaluation.blocks import Blocks
 
 from .market import BLOCK_NS, HAR, NAMES, ROWS, STEP_NS, STEPS, Market, crps, fit, late, market, of_test, split
 from .normal import FLOOR_BPS
@@ -121,6 +121,7 @@ def test_a_noisy_copy_of_the_future_is_refused(seed: int) -> None:
     checks = foresight(given), look_ahead(given, honest(seed))
     assert [check.passed for check in checks] == [False, False]
     assert all("noise" in check.text for check in checks)
+    assert "np.float64" not in checks[1].text
     assert "volatility" not in checks[0].text
 
 
@@ -247,7 +248,7 @@ def test_foresight_ignores_rows_without_outcomes_and_constant_columns() -> None:
 
 def test_without_a_row_in_three_windows_foresight_is_refused() -> None:
     nothing = np.full(4, np.nan)
-    blocks = TimeBlocks(np.arange(4), 4)
+    blocks = Blocks(np.arange(4), 4)
     assert not leaks.foresight(("a",), np.ones((4, 1)), (nothing, np.ones(4), np.ones(4)), blocks, 0).passed
 
 
@@ -261,7 +262,7 @@ def test_a_slow_trend_is_no_foresight() -> None:
 
 
 def test_permuted_outcomes_are_the_same_values_in_other_places() -> None:
-    blocks = TimeBlocks.of(np.arange(100) * STEP_NS, BLOCK_NS // 10)
+    blocks = Blocks.of(np.arange(100) * STEP_NS, BLOCK_NS // 10)
     outcome = np.arange(100.0)
     mixed = leaks.permuted_outcomes(outcome, blocks, 3)
     assert sorted(mixed) == outcome.tolist()

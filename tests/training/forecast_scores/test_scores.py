@@ -9,6 +9,7 @@ from common.errors import InputError
 from training.forecast_scores.scores import (
     CRPS_LEVELS,
     LEVELS_AT_ONCE,
+    PINBALL_LEVELS,
     covered,
     crps_log,
     pinball,
@@ -83,6 +84,13 @@ def test_crps_levels_are_the_middles_of_a_hundred_equal_parts() -> None:
 def test_pinball_costs_the_level_above_and_the_rest_below() -> None:
     given = pinball(np.array([3.0, 3.0]), np.array([[1.0, 4.0], [3.0, 3.0]]), np.array([0.1, 0.9]))
     assert given == pytest.approx(np.array([[0.1 * 2, 0.1 * 1], [0, 0]]))
+
+
+def test_pinball_levels_are_the_median_and_the_ends_of_the_intervals() -> None:
+    ends = [half + side * coverage / 2 for coverage in (0.5, 0.8, 0.95) for half, side in ((0.5, -1), (0.5, 1))]
+    assert pytest.approx(sorted([0.5, *ends])) == PINBALL_LEVELS
+    given = row_scores(lively(3, 1), np.full(3, 2.0), FLOOR_BPS).pinball_log
+    assert given.shape == (3, len(PINBALL_LEVELS))
 
 
 def test_pinball_of_row_scores_is_on_log_volatility() -> None:

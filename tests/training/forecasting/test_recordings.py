@@ -86,16 +86,11 @@ def test_pooled_rows_keep_their_recording_and_product(tmp_path: Path) -> None:
     ]
     rows = pooled(parts)
     assert rows.recordings == ("first", "second")
-    assert np.array_equal(rows.of("second").features, parts[1].features)
-    assert np.array_equal(rows.without("second").features, parts[0].features)
-    assert {rows.products[code] for code in rows.of("second").product} == {"ETH-USD"}
+    for number, part in enumerate(parts):
+        of_part = rows.take(rows.recording == number)
+        assert np.array_equal(of_part.features, part.features)
+        assert {rows.products[code] for code in of_part.product} == set(part.products)
     assert rows.counts["rows"] == len(rows) == len(parts[0]) + len(parts[1])
-
-
-def test_an_unknown_recording_is_named(tmp_path: Path) -> None:
-    rows = read_recording(polled(tmp_path, list(range(300))), CORE_1, 5)
-    with pytest.raises(InputError, match="recording nothing: expected polled"):
-        rows.of("nothing")
 
 
 def test_rows_of_different_schemas_are_not_pooled(tmp_path: Path) -> None:
