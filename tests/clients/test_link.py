@@ -73,6 +73,9 @@ def test_a_call_that_the_server_did_not_look_at_is_sent_again_once(how: str) -> 
                 served.h2.close_connection(ErrorCodes.NO_ERROR, last_stream_id=0)
             else:
                 served.h2.reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
+            # In one segment with the end. Else the client may use the connection again before it sees the end.
+            if hasattr(socket, "TCP_CORK"):  # Linux
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
             served.flush()
             connection.shutdown(socket.SHUT_WR)
         else:

@@ -184,8 +184,8 @@ def test_rows_in_the_order_of_their_products_events_pass() -> None:
 @pytest.mark.parametrize(
     ("time_ns", "product", "reason"),
     [
-        ([5, 5], [0, 0], "1 rows of product 0 do not follow"),
-        ([9, 5], [0, 0], "1 rows of product 0 do not follow"),
+        ([5, 5], [0, 0], "1 rows of product 0 are not later than the row before"),
+        ([9, 5], [0, 0], "1 rows of product 0 are not later than the row before"),
         ([4, 5], [0, 0], "1 rows of product 0 are at times without an event"),
         ([5, 10], [0, 0], "1 rows of product 0 are at times without an event"),
         ([5, 1], [0, 1], "product 1 has rows and no events"),
