@@ -25,7 +25,6 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 
-from common.errors import InputError
 from common.schema import FULL_2, SCHEMAS, FeatureSchema
 from pipeline.features.engine import reach_ns
 from training.forecast_scores.comparison import (
@@ -35,11 +34,11 @@ from training.forecast_scores.comparison import (
     pr_auc_difference,
     pr_auc_samples,
 )
-from training.forecast_scores.events import SIZE_LEVELS, event_scores, log_loss, sizes_bps
+from training.forecast_scores.events import event_scores, log_loss, sizes_bps
 from training.forecast_scores.scores import covered, crps_log, pit_bounds
 from training.forecasting import designs
 from training.forecasting.form import FittedForecast
-from training.forecasting.kinds import HAR, KINDS, ForecastKind
+from training.forecasting.kinds import HAR, SIZE_LEVELS, ForecastKind, usable_kinds
 from training.forecasting.recordings import DEFAULT_TARGET, ForecastRows, known_recordings, pooled, read_recording
 from training.forecasting.target import Floats
 from training.judging.evaluation.blocks import Blocks
@@ -118,18 +117,6 @@ def development(rows: ForecastRows) -> ForecastRows:
     """The rows of a recording before its last fifth whose outcomes end before it, too."""
     begin = final_split(rows.time_ns, _rules(rows.schema)).test[0]
     return rows.take(rows.time_ns + DEFAULT_TARGET.reach_ns <= rows.time_ns[begin])
-
-
-def usable_kinds(schema: FeatureSchema) -> tuple[ForecastKind, ...]:
-    """The kinds for which the schema has all features."""
-    kinds = []
-    for kind in KINDS:
-        try:
-            kind.design(schema)
-        except InputError:
-            continue
-        kinds.append(kind)
-    return tuple(kinds)
 
 
 def left_out(recordings: Sequence[ForecastRows], place: int, kinds: Sequence[ForecastKind]) -> LeftOut:

@@ -65,6 +65,21 @@ class Survival(msgspec.Struct, frozen=True):
     shares: tuple[Unit, ...]  # descending
 
 
+class ForecastForm(msgspec.Struct, frozen=True):
+    """A baseline that can be scored without its code: log volatility in bps is location + exp(log_scale) * Z.
+
+    Both are sums of weight * log(clip(|column|, low, high)) and a bias. Z has the quantiles `knots` at `levels`.
+    """
+
+    columns: tuple[str, ...]
+    location: tuple[float, ...]  # a weight for each column, then the bias
+    log_scale: tuple[float, ...]
+    levels: tuple[float, ...]
+    knots: tuple[float, ...]
+    low: float
+    high: float
+
+
 class ManifestForecast(msgspec.Struct, frozen=True):
     """What a model forecasts: the distribution of realized volatility over (t, t + horizon_s], in basis points."""
 
@@ -77,6 +92,7 @@ class ManifestForecast(msgspec.Struct, frozen=True):
     # as a multiple of it. Empty, None: the schema has no trailing hour.
     trailing_feature: str = ""
     multiples: Survival | None = None
+    baselines: dict[str, ForecastForm] = {}  # kind -> fitted on the same training rows
 
 
 # `volcast models add` knows nothing about the training of a graph.

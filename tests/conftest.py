@@ -34,7 +34,9 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).resolve().parents[1]
 pytest_plugins = ["tests.processes"]
 
 # A test that asks for one of these fixtures talks to a child process.
-PROCESS_FIXTURES = frozenset({"broker", "forecasts", "parts", "inference_server", "server", "patient", "unreachable", "running"})
+PROCESS_FIXTURES = frozenset(
+    {"broker", "forecasts", "parts", "inference_server", "server", "patient", "unreachable", "running"}
+)
 
 # Folders in which every test is slow.
 SLOW_FOLDERS = (

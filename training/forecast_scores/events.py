@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, classification_report, confusion_matrix, roc_auc_score
 
 from training.forecasting.distribution import Forecasts
+from training.forecasting.kinds import SIZE_LEVELS
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-SIZE_LEVELS = (0.5, 0.75, 0.9, 0.95, 0.99)
 # A probability of 0 or 1 that is wrong would cost infinitely much; scikit-learn's log_loss clips it likewise.
 MIN_PROBABILITY = float(np.finfo(np.float64).eps)
 

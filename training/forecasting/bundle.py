@@ -12,6 +12,8 @@ import numpy as np
 
 from common.bundle import (
     MANIFEST_FORMAT,
+    NO_SPAN,
+    ForecastForm,
     Manifest,
     ManifestFeature,
     ManifestForecast,
@@ -21,11 +23,12 @@ from common.bundle import (
     SelfTest,
     Survival,
 )
-from common.errors import TrainingError
+from common.errors import InputError, TrainingError
 from common.schema import FeatureSchema
 from pipeline.drift import reference_of
 from training.forecasting.designs import TRAILING_FEATURE
-from training.forecasting.form import FittedForecast
+from training.forecasting.distribution import LocationScale
+from training.forecasting.form import HIGH, LOW, FittedForecast
 from training.forecasting.graph import forecast_graph
 from training.forecasting.onnx_forecast import PARITY, OnnxForecast, parity_error
 from training.forecasting.recordings import DEFAULT_TARGET, ForecastRows
@@ -50,13 +53,17 @@ def make_bundle(
     alert_level: float = ALERT_LEVEL,
     target: Target = DEFAULT_TARGET,
     files: Sequence[Path] = (),
+    baselines: Mapping[str, FittedForecast] = MappingProxyType({}),
     parameters: Mapping[str, float] = MappingProxyType({}),
+    evaluation: ManifestSpan = NO_SPAN,
+    metrics: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
     walk_forward: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
 ) -> tuple[Manifest, bytes]:
     """The manifest and the model's bytes. The same fit and rows give the same bytes, at any time and place.
 
     rows: the training rows. spike_bps: default spike size; 0: SPIKE_QUANTILE of their outcomes. files: names and
-    fingerprint go into the manifest. walk_forward: kind -> score -> mean over the folds.
+    fingerprint go into the manifest. baselines: linear kinds fitted on the same rows. evaluation: of the final part.
+    metrics, walk_forward: kind -> score -> mean over the final part, and over the folds.
 
     Raises TrainingError if the graph differs from the fitted form by more than PARITY on a training row.
     """
@@ -91,10 +98,12 @@ def make_bundle(
         self_test=SelfTest(tuple(rows.features[likeliest].tolist()), float(f"{probability[likeliest]:.12g}")),
         parameters=dict(parameters),
         rows=dict(rows.counts),
+        evaluation=evaluation,
+        metrics={kind: dict(scores) for kind, scores in metrics.items()},
         walk_forward={kind: dict(scores) for kind, scores in walk_forward.items()},
         inputs=fitted.inputs,
         reference=reference_of(fitted.schema.names, rows.features, probability, alert_level),
-        forecast=_forecast(fitted, rows, size, target),
+        forecast=_forecast(fitted, rows, size, target, baselines),
         ranges=feature_ranges(rows),
     )
     return manifest, model
@@ -121,20 +130,62 @@ def survival(values: Floats) -> Survival:
     return Survival(tuple(points.tolist()), tuple(_digits(share) for share in at_or_above.tolist()))
 
 
-def _forecast(fitted: FittedForecast, rows: ForecastRows, size: float, target: Target) -> ManifestForecast:
-    trailing = TRAILING_FEATURE.get(fitted.schema.name, "")
-    multiples = None
-    if trailing:
-        trailing_bps = rows.features[:, fitted.schema.names.index(trailing)] * BPS
-        multiples = survival(rows.outcome_bps / trailing_bps)
+def survivals(rows: ForecastRows) -> tuple[Survival, Survival | None]:
+    """Of the outcomes in bps, and as multiples of the trailing hour's volatility; None: the schema has no such hour."""
+    trailing = TRAILING_FEATURE.get(rows.schema.name)
+    if trailing is None:
+        return survival(rows.outcome_bps), None
+    trailing_bps = rows.features[:, rows.schema.names.index(trailing)] * BPS
+    return survival(rows.outcome_bps), survival(rows.outcome_bps / trailing_bps)
+
+
+def form_of(fitted: FittedForecast) -> ForecastForm:
+    """A linear kind as the manifest records it. Raises ValueError for trees."""
+    if fitted.trees:
+        raise ValueError(f"{fitted.kind} is not linear")
+    names = fitted.schema.names[fitted.design.span]
+    used = [place for place, name in enumerate(names) if name in fitted.inputs]
+    location, log_scale = (weights[[*used, -1]] for weights in (fitted.location, fitted.log_scale))
+    return ForecastForm(
+        columns=tuple(names[place] for place in used),
+        location=tuple(location.tolist()),
+        log_scale=tuple(log_scale.tolist()),
+        levels=tuple(fitted.levels.tolist()),
+        knots=tuple(fitted.knots.tolist()),
+        low=LOW,
+        high=HIGH,
+    )
+
+
+def baseline_forecasts(form: ForecastForm, rows: ForecastRows, floor_bps: float) -> LocationScale:
+    """Forecasts of rows by a baseline of a manifest. Raises InputError if the rows lack a feature."""
+    missing = [name for name in form.columns if name not in rows.schema.names]
+    if missing:
+        raise InputError(f"schema {rows.schema.name}: no feature {missing[0]}, which a baseline of the bundle needs")
+    columns = rows.features[:, [rows.schema.names.index(name) for name in form.columns]]
+    logs = np.log(np.clip(np.abs(columns), form.low, form.high))
+    location = logs @ np.array(form.location[:-1]) + form.location[-1]
+    scale = np.exp(logs @ np.array(form.log_scale[:-1]) + form.log_scale[-1])
+    return LocationScale(location, scale, np.array(form.levels), np.array(form.knots), floor_bps)
+
+
+def _forecast(
+    fitted: FittedForecast,
+    rows: ForecastRows,
+    size: float,
+    target: Target,
+    baselines: Mapping[str, FittedForecast],
+) -> ManifestForecast:
+    sizes, multiples = survivals(rows)
     return ManifestForecast(
         horizon_s=float(target.horizon_s),
         step_s=float(target.step_s),
         floor_bps=fitted.floor_bps,
         spike_bps=size,
-        sizes=survival(rows.outcome_bps),
-        trailing_feature=trailing,
+        sizes=sizes,
+        trailing_feature=TRAILING_FEATURE.get(fitted.schema.name, ""),
         multiples=multiples,
+        baselines={kind: form_of(each) for kind, each in baselines.items() if not each.trees},
     )
 
 

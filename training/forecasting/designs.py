@@ -2,14 +2,14 @@
 
 Units of full/2 are scale-free apart from the level, which is the offset of the location: ratios of a window to a longer
 window, and the errors of the reference forecast. So recordings of other products, venues and years can be pooled.
-core/1 has a single window, of returns from tick to tick.
+core/1 has a single window, of returns from tick to tick, and full/1 has six.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from common.schema import CORE_1, FULL_2, FeatureSchema
+from common.schema import CORE_1, FULL_1, FULL_2, FeatureSchema
 from training.forecasting.form import LOG_BPS, Design, Unit
 
 _GRID = "grid_volatility_"
@@ -20,14 +20,25 @@ def constant(schema: FeatureSchema) -> Design:
     return Design(schema, (Unit("constant", {}),))
 
 
+def zscore(schema: FeatureSchema) -> Design:
+    """How unusual the last minute is: its volatility alone, whose fitted weight and bias make it a z-score."""
+    return Design(schema, (_level("volatility"),))
+
+
 def ewma(schema: FeatureSchema) -> Design:
     return Design(schema, (_level("ewma_volatility"),))
 
 
 def har(schema: FeatureSchema) -> Design:
-    """Volatility over a minute, five minutes and an hour; for core/1 the single window of that schema."""
+    """Volatility over a minute, five minutes and an hour, or over the windows that the schema has instead.
+
+    For the short windows that core/1 lacks stand absolute returns, which are noisier (L. Forsberg, E. Ghysels, "Why do
+    absolute returns predict volatility so well?", Journal of Financial Econometrics 5, 2007).
+    """
     if schema.name == CORE_1.name:
-        return Design(schema, (_level("volatility"),))
+        return Design(schema, tuple(_level(name) for name in ("return_5s", "return_30s", "volatility")), signed=True)
+    if schema.name == FULL_1.name:
+        return Design(schema, tuple(_level(name) for name in ("volatility_15s", "volatility", "volatility_300s")))
     return Design(schema, tuple(_level(f"{_GRID}{window}s") for window in (60, 300, 3600)))
 
 
@@ -42,6 +53,8 @@ def ratios(schema: FeatureSchema) -> Design:
             ),
             signed=True,
         )
+    if schema.name == FULL_1.name:
+        return Design(schema, _RATIOS_OF_FULL_1)
     return Design(schema, _RATIOS_OF_FULL_2, offset=f"{_GRID}1800s")
 
 
@@ -54,6 +67,14 @@ def _ratio(name: str, size: str, to: str) -> Unit:
     return Unit(name, {size: 1.0, to: -1.0})
 
 
+_RATIOS_OF_FULL_1 = (
+    _level("volatility_300s"),
+    _ratio("two minutes", "volatility_120s", "volatility_300s"),
+    _ratio("minute", "volatility", "volatility_300s"),
+    _ratio("half a minute", "volatility_30s", "volatility"),
+    _ratio("exponentially weighted", "ewma_volatility", "volatility"),
+    _ratio("largest return", "max_abs_return", "volatility"),
+)
 _RATIOS_OF_FULL_2 = (
     _level(f"{_GRID}1800s"),
     _ratio("minute", f"{_GRID}60s", f"{_GRID}1800s"),

@@ -10,6 +10,7 @@ from training.models import graphs
 
 SCALE_STEPS = 10
 SCALE_BEGIN = 0.02  # added to absolute residuals before the first logarithm
+LEAST_PENALTY = 1e-9  # two features that are equal in all rows would have no solution
 # Between neighbouring knots. A mass at the floor would make two quantiles of residuals equal, and F a step.
 MIN_KNOT_DISTANCE = 1e-3
 
@@ -25,7 +26,7 @@ def ridge(units: Floats, y: Floats, weights: Floats, penalty: float) -> Floats:
     gram = (centred * share[:, None]).T @ centred
     # A unit that is constant in the training rows has weight 0.
     variance = np.diag(gram)
-    gram = gram + np.diag(penalty * variance + (variance < 1e-12))
+    gram = gram + np.diag(max(penalty, LEAST_PENALTY) * variance + (variance < 1e-12))
     slopes = np.linalg.solve(gram, (centred * share[:, None]).T @ (y - centre))
     return rounded(np.append(slopes, centre - slopes @ mean))
 

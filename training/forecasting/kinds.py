@@ -8,14 +8,17 @@ from typing import Any, Protocol
 
 import numpy as np
 import xgboost
+from sklearn.linear_model import LogisticRegression
 
-from common.errors import UsageError
+from common.errors import InputError, UsageError
 from common.schema import FeatureSchema
 from training.forecasting import designs, fitting
-from training.forecasting.form import Design, FittedForecast, tree_sums
+from training.forecasting.form import LEVELS, Design, FittedForecast, tree_sums
 from training.forecasting.recordings import DEFAULT_TARGET, ForecastRows
 from training.forecasting.target import Floats
 
+SIZE_LEVELS = (0.5, 0.75, 0.9, 0.95, 0.99)  # quantiles of the training rows at which forecasts are scored
+LEAST_SIZE_SLOPE = 1e-3  # of the log of the size, so that the probability falls with the size
 PENALTY = 1e-4
 SCALE_PENALTY = 1e-3
 
@@ -129,6 +132,42 @@ class BoostedKind:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class LogisticKind:
+    """A logistic regression of "volatility >= size" on units and on the log of the size: a regression for all sizes.
+
+    The odds are proportional (P. McCullagh, "Regression models for ordinal data", Journal of the Royal Statistical
+    Society B 42, 1980): log volatility is location + scale * Z with a constant scale and a logistic Z.
+    """
+
+    name: str
+    label: str
+    description: str
+    colour: str
+    make_design: Callable[[FeatureSchema], Design]
+
+    def design(self, schema: FeatureSchema) -> Design:
+        return self.make_design(schema)
+
+    def fit(self, rows: ForecastRows, weights: Floats | None = None, seed: int = 0) -> FittedForecast:
+        design = replace(self.design(rows.schema), offset="")
+        units, share = design.unit_values(rows.features), _weights(rows, weights)
+        log_sizes = np.log(np.quantile(rows.outcome_bps, SIZE_LEVELS))
+        inputs = np.vstack([np.column_stack([units, np.full(len(units), -size)]) for size in log_sizes])
+        events = np.concatenate([np.log(rows.outcome_bps) >= size for size in log_sizes])
+        if events.all() or not events.any():
+            raise InputError("logistic: all training rows have the same volatility")
+        regression = LogisticRegression(solver="newton-cholesky", tol=1e-8)
+        fitted = regression.fit(inputs, events, np.tile(share, len(log_sizes)))
+        *slopes, of_size = fitted.coef_[0].tolist()
+        location = np.append(slopes, fitted.intercept_[0]) / max(of_size, LEAST_SIZE_SLOPE)
+        scale = np.append(np.zeros(len(slopes)), -np.log(max(of_size, LEAST_SIZE_SLOPE)))
+        location, scale = (fitting.rounded(design.in_log_sizes(each)) for each in (location, scale))
+        knots = fitting.rounded(np.log(LEVELS) - np.log1p(-LEVELS))
+        knots[LEVELS == 0.5] = 0.0
+        return FittedForecast(self.name, design, location, scale, knots, DEFAULT_TARGET.floor_bps)
+
+
 def _weights(rows: ForecastRows, weights: Floats | None) -> Floats:
     return np.ones(len(rows)) if weights is None else weights
 
@@ -186,6 +225,13 @@ KINDS: tuple[ForecastKind, ...] = (
         designs.constant,
     ),
     LinearKind(
+        "zscore",
+        "z-score",
+        "Log volatility linear in that of the last minute, from tick to tick; constant scale.",
+        "#56b4e9",
+        designs.zscore,
+    ),
+    LinearKind(
         "ewma",
         "EWMA",
         "Log volatility linear in that of exponentially weighted squared returns (RiskMetrics 1996); constant scale.",
@@ -199,6 +245,13 @@ KINDS: tuple[ForecastKind, ...] = (
         "#d55e00",
         designs.har,
     ),
+    LogisticKind(
+        "logistic",
+        "Logistic",
+        "A logistic regression on ridge's features and the spike size: a single regression for all sizes.",
+        "#cc79a7",
+        designs.ratios,
+    ),
     _RIDGE,
     BoostedKind(
         "xgboost",
@@ -208,6 +261,19 @@ KINDS: tuple[ForecastKind, ...] = (
         _RIDGE,
     ),
 )
+
+
+def usable_kinds(schema: FeatureSchema) -> tuple[ForecastKind, ...]:
+    """The kinds for which the schema has all features."""
+
+    def fits(kind: ForecastKind) -> bool:
+        try:
+            kind.design(schema)
+        except InputError:
+            return False
+        return True
+
+    return tuple(kind for kind in KINDS if fits(kind))
 
 
 def kind_named(name: str) -> ForecastKind:
