@@ -10,7 +10,7 @@ from training.models import graphs
 
 SCALE_STEPS = 10
 SCALE_BEGIN = 0.02  # added to absolute residuals before the first logarithm
-LEAST_PENALTY = 1e-9  # two features that are equal in all rows would have no solution
+LEAST_PENALTY = 1e-12  # two features that are equal in all rows would have no solution
 # Between neighbouring knots. A mass at the floor would make two quantiles of residuals equal, and F a step.
 MIN_KNOT_DISTANCE = 1e-3
 

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from common.errors import InputError, UsageError
 from common.schema import FeatureSchema
 from training.forecasting import designs, fitting
-from training.forecasting.form import LEVELS, Design, FittedForecast, tree_sums
+from training.forecasting.form import Design, FittedForecast, tree_sums
 from training.forecasting.recordings import DEFAULT_TARGET, ForecastRows
 from training.forecasting.target import Floats
 
@@ -137,7 +137,8 @@ class LogisticKind:
     """A logistic regression of "volatility >= size" on units and on the log of the size: a regression for all sizes.
 
     The odds are proportional (P. McCullagh, "Regression models for ordinal data", Journal of the Royal Statistical
-    Society B 42, 1980): log volatility is location + scale * Z with a constant scale and a logistic Z.
+    Society B 42, 1980), so log volatility is location + scale * Z with a constant scale. Z is not taken to be logistic,
+    but has the quantiles of the residuals, as for other kinds.
     """
 
     name: str
@@ -162,9 +163,8 @@ class LogisticKind:
         *slopes, of_size = fitted.coef_[0].tolist()
         location = np.append(slopes, fitted.intercept_[0]) / max(of_size, LEAST_SIZE_SLOPE)
         scale = np.append(np.zeros(len(slopes)), -np.log(max(of_size, LEAST_SIZE_SLOPE)))
+        location, knots = _with_residuals(units, np.log(rows.outcome_bps), location, scale, share)
         location, scale = (fitting.rounded(design.in_log_sizes(each)) for each in (location, scale))
-        knots = fitting.rounded(np.log(LEVELS) - np.log1p(-LEVELS))
-        knots[LEVELS == 0.5] = 0.0
         return FittedForecast(self.name, design, location, scale, knots, DEFAULT_TARGET.floor_bps)
 
 

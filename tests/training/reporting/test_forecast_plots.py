@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from training.forecast_scores import plots
+from tests.training.forecast_scores.market import HAR, STEP_NS, STEPS, fit, market, of_test, split
 from training.forecast_scores.alerts import CostCurve, alert_levels, cost_curve, sweep
 from training.forecast_scores.comparison import groupings
 from training.forecast_scores.events import EventScores, event_scores, sizes_bps
-from training.forecast_scores.plots import SizeScores
 from training.forecast_scores.scores import covered, pit_bounds, randomized_pit
 from training.judging.evaluation.episodes import Line
-
-from .market import HAR, STEP_NS, STEPS, fit, market, of_test, split
+from training.reporting import forecast_plots as plots
+from training.reporting.forecast_plots import SizeScores
 
 START_NS = 1_764_565_200 * 10**9
 PNG = b"\x89PNG\r\n"

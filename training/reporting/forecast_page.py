@@ -124,7 +124,7 @@ def method_text(block_s: float, seed: int, embargo_s: float) -> str:
 @cache
 def _template() -> Template:
     environment = Environment(
-        loader=PackageLoader("training.forecast_scores"),
+        loader=PackageLoader("training.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

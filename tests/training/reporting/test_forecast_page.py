@@ -9,7 +9,7 @@ import pytest
 
 from common.check import Check
 from training.forecast_scores.comparison import GroupDifference, Interval
-from training.forecast_scores.page import (
+from training.reporting.forecast_page import (
     CAPTIONS,
     FOLDED_ROWS,
     Cell,
