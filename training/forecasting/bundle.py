@@ -67,10 +67,10 @@ def make_bundle(
 
     Raises TrainingError if the graph differs from the fitted form by more than PARITY on a training row.
     """
-    size = spike_bps or _digits(float(np.quantile(rows.outcome_bps, SPIKE_QUANTILE)))
+    size = spike_bps or default_size_bps(rows)
     model = forecast_graph(fitted)
     exported = OnnxForecast(model)
-    error = parity_error(exported, fitted.forecasts(rows.features), rows.features, parity_sizes(rows), PARITY_LEVELS)
+    error = parity_error(exported, fitted.forecasts, rows.features, parity_sizes(rows), PARITY_LEVELS)
     if not error <= PARITY:
         raise TrainingError(
             f"the exported {fitted.kind} differs by {error:.2g} from the trained form, above {PARITY:g}"
@@ -107,6 +107,11 @@ def make_bundle(
         ranges=feature_ranges(rows),
     )
     return manifest, model
+
+
+def default_size_bps(rows: ForecastRows) -> float:
+    """The spike size of a model for which nobody chose one: SPIKE_QUANTILE of the outcomes of its training rows."""
+    return _digits(float(np.quantile(rows.outcome_bps, SPIKE_QUANTILE)))
 
 
 def parity_sizes(rows: ForecastRows) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -60,25 +61,24 @@ class OnnxForecast:
 
 
 def parity_error(
-    model: OnnxForecast, forecasts: Forecasts, features: Floats, sizes_bps: Floats, levels: Floats
+    model: OnnxForecast, trained: Callable[[Floats], Forecasts], features: Floats, sizes_bps: Floats, levels: Floats
 ) -> float:
-    """The largest difference between the graph and `forecasts` over all rows (n, F), sizes (S,) and levels (L,).
+    """The largest difference between the graph and the trained form over all rows (n, F), sizes (S,) and levels (L,).
 
-    Probabilities: absolute. Volatilities: relative, since they span four orders of magnitude. NaN counts as infinite.
+    trained: features (n, F) -> forecasts. Probabilities: absolute. Volatilities: relative, since they span four orders
+    of magnitude. NaN counts as infinite.
     """
     worst = 0.0
-    expected_quantiles, expected_median = forecasts.quantiles_bps(levels), forecasts.median_bps()
-    no_levels = np.zeros((len(features), 0))
-    for number, size in enumerate(sizes_bps.tolist()):
-        expected = forecasts.exceedance(size)
-        for start in range(0, len(features), CHUNK_ROWS):
-            part = slice(start, start + CHUNK_ROWS)
-            rows = len(features[part])
-            requested = np.tile(levels, (rows, 1)) if number == 0 else no_levels[part]
-            probability, median, quantiles = model.run(features[part], np.full(rows, size), requested)
-            differences = [probability - expected[part], median / expected_median[part] - 1]
+    for start in range(0, len(features), CHUNK_ROWS):
+        part = features[start : start + CHUNK_ROWS]
+        forecasts, no_levels = trained(part), np.zeros((len(part), 0))
+        expected_median = forecasts.median_bps()
+        for number, size in enumerate(sizes_bps.tolist()):
+            requested = np.tile(levels, (len(part), 1)) if number == 0 else no_levels
+            probability, median, quantiles = model.run(part, np.full(len(part), size), requested)
+            differences = [probability - forecasts.exceedance(size), median / expected_median - 1]
             if number == 0:
-                differences.append((quantiles / expected_quantiles[part] - 1).ravel())
+                differences.append((quantiles / forecasts.quantiles_bps(levels) - 1).ravel())
             worst = max(
                 worst, *(float(np.max(np.nan_to_num(np.abs(each), nan=np.inf), initial=0)) for each in differences)
             )

@@ -1,0 +1,85 @@
+"""A few scores of every kind, by name: what the manifest records and `volcast train` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.metrics import average_precision_score
+
+from training.forecast_scores.comparison import Interval, mean_difference
+from training.forecast_scores.events import event_scores
+from training.forecast_scores.scores import RowScores, covered, row_scores
+from training.forecasting.kinds import HAR
+from training.forecasting.parts import ForecastPart
+from training.forecasting.recordings import DEFAULT_TARGET
+from training.judging.evaluation.blocks import Blocks
+from training.problem.ticks import NS_PER_S
+
+Scores = dict[str, dict[str, float]]  # kind -> name -> value
+
+
+def summary(parts: Sequence[ForecastPart], spike_bps: float, block_s: float, seed: int) -> Scores:
+    """Means over the rows of all parts: crps, qlike, coverage_80, coverage_95, and log_loss, brier, pr_auc at spike_bps.
+
+    crps is on log volatility; crps_minus_har has an interval of paired draws of blocks, _low and _high, if there are
+    enough blocks. pr_auc is the mean over parts with both classes.
+    """
+    kinds = tuple(parts[0].forecasts)
+    time_ns = np.concatenate([part.rows.time_ns for part in parts])
+    blocks = Blocks.of(time_ns, int(block_s * NS_PER_S))
+    scores = {kind: [_scores(part, kind) for part in parts] for kind in kinds}
+    crps = {kind: np.concatenate([each.crps_log for each in scores[kind]]) for kind in kinds}
+    result: Scores = {}
+    for kind in kinds:
+        low, high = (np.concatenate([getattr(each, name) for each in scores[kind]]) for name in ("pit_low", "pit_high"))
+        result[kind] = {
+            "crps": float(crps[kind].mean()),
+            "qlike": float(np.mean(np.concatenate([each.qlike for each in scores[kind]]))),
+            "coverage_80": float(covered(low, high, 0.8).mean()),
+            "coverage_95": float(covered(low, high, 0.95).mean()),
+            **_at_size(parts, kind, spike_bps),
+        }
+        if kind != HAR and HAR in crps:
+            result[kind] |= _ends("crps_minus_har", mean_difference(crps[kind], crps[HAR], blocks, seed))
+    return result
+
+
+def best_kind(parts: Sequence[ForecastPart], block_s: float, seed: int) -> tuple[str, Interval | None]:
+    """The kind that ships, and its lead over HAR in CRPS (None: HAR itself).
+
+    The kind with the smallest mean CRPS ships if it is shown to beat HAR, else HAR.
+    """
+    time_ns = np.concatenate([part.rows.time_ns for part in parts])
+    blocks = Blocks.of(time_ns, int(block_s * NS_PER_S))
+    crps = {kind: np.concatenate([_scores(part, kind).crps_log for part in parts]) for kind in parts[0].forecasts}
+    best = min(crps, key=lambda kind: float(crps[kind].mean()))
+    if best == HAR:
+        return HAR, None
+    lead = mean_difference(crps[best], crps[HAR], blocks, seed)
+    return (best, lead) if lead.lies_below(0) else (HAR, None)
+
+
+def _scores(part: ForecastPart, kind: str) -> RowScores:
+    return row_scores(part.forecasts[kind], part.rows.outcome_bps, DEFAULT_TARGET.floor_bps)
+
+
+def _at_size(parts: Sequence[ForecastPart], kind: str, spike_bps: float) -> dict[str, float]:
+    events = [event_scores(part.forecasts[kind], part.rows.outcome_bps, spike_bps) for part in parts]
+    areas = [
+        float(average_precision_score(each.event, each.probability))
+        for each in events
+        if each.event.any() and not each.event.all()
+    ]
+    values = {
+        "log_loss": float(np.mean(np.concatenate([each.log_loss for each in events]))),
+        "brier": float(np.mean(np.concatenate([each.brier for each in events]))),
+    }
+    return values | ({"pr_auc": float(np.mean(areas))} if areas else {})
+
+
+def _ends(name: str, difference: Interval) -> dict[str, float]:
+    values = {name: difference.point}
+    if difference.low is not None and difference.high is not None:
+        values |= {f"{name}_low": difference.low, f"{name}_high": difference.high}
+    return values
