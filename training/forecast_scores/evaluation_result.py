@@ -31,13 +31,12 @@ class Confusion(msgspec.Struct, frozen=True):
 
 
 class SizeEval(msgspec.Struct, frozen=True):
-    """Probabilities of reaching a spike size that is a quantile of the training rows."""
+    """A spike size that is a quantile of the training rows, at which all models are scored."""
 
     level: Annotated[float, described("of the quantile")]
     spike_bps: float
     base_rate: Annotated[float, described("share of training rows at or above the size")]
     event_rate: Annotated[float, described("share of these rows at or above the size")]
-    metrics: Annotated[dict[str, float], described("log_loss, brier, pr_auc, roc_auc")]
 
 
 class CostEval(msgspec.Struct, frozen=True):
@@ -52,11 +51,11 @@ class CostEval(msgspec.Struct, frozen=True):
 
 
 class AlertEval(msgspec.Struct, frozen=True):
-    """Alerts for a spike size. Shares are of the spike episodes; absent without an episode."""
+    """Alerts for a spike size. caught_at_budget, cost_curve: of the last part, for the model and its reference."""
 
     alert_level: float
     episodes: int
-    caught_in_advance: Annotated[float | None, described("share of episodes with an alert before the spike is seen")]
+    caught_in_advance: Annotated[float | None, described("share of episodes; null: no episode")]
     alarms_per_hour: float
     false_alarms_per_hour: float
     lead_s: Annotated[tuple[float, ...], described("quantiles 0.1, 0.25, 0.5, 0.75, 0.9 over the caught episodes")]
@@ -79,7 +78,6 @@ class KindEval(msgspec.Struct, frozen=True):
     alerts_of_multiple: Annotated[
         AlertEval | None, described("at settings.multiple times the trailing hour; null: no trailing hour")
     ] = None
-    sizes: Annotated[tuple[SizeEval, ...], described("empty: the model answers at a single size")] = ()
     pit: Annotated[tuple[float, ...], described("shares of rows in equal bins of the PIT; 1 / bins if calibrated")] = ()
 
 
@@ -123,6 +121,7 @@ class PartEval(msgspec.Struct, frozen=True):
     blocks: Annotated[int, described("blocks of time that intervals draw from")]
     spike_bps: Annotated[float, described("served size")]
     base_rate: Annotated[float, described("share of training rows at or above the served size")]
+    sizes: Annotated[tuple[SizeEval, ...], described("empty: the model answers at a single size")]
     models: Annotated[dict[str, KindEval], described("the evaluated model first, then the baselines")]
     differences: tuple[Difference, ...]
     groupings: tuple[GroupingEval, ...]
@@ -135,7 +134,7 @@ class FoldsEval(msgspec.Struct, frozen=True):
     rows: int
     models: Annotated[
         dict[str, dict[str, float]],
-        described("model -> metric -> mean: over rows, and over folds for pr_auc, roc_auc, f1, precision and recall"),
+        described("model -> metric -> mean over the folds that define it, by rows"),
     ]
     differences: tuple[Difference, ...]
 
