@@ -198,10 +198,10 @@ def _with_residuals(
 
 
 def _scale(design: Design, units: Floats, residuals: Floats, weights: Floats) -> Floats:
-    """Weights and bias of the logarithm of the scale (units + 1,), 0 for the offset."""
+    """Weights and bias of the logarithm of the scale (units + 1,), 0 for units not of the scale."""
     scale = np.zeros(len(design.units) + 1)
-    free = [*design.fitted, -1]
-    scale[free] = fitting.log_scale(units[:, design.fitted], residuals, weights, SCALE_PENALTY)
+    free = [*design.of_scale, -1]
+    scale[free] = fitting.log_scale(units[:, design.of_scale], residuals, weights, SCALE_PENALTY)
     return scale
 
 
