@@ -40,10 +40,10 @@ from training.forecast_scores.scores import covered, crps_log, pit_bounds
 from training.forecasting import designs
 from training.forecasting.form import FittedForecast
 from training.forecasting.kinds import HAR, SIZE_LEVELS, ForecastKind, usable_kinds
-from training.forecasting.recordings import DEFAULT_TARGET, ForecastRows, known_recordings, pooled, read_recording
-from training.forecasting.target import Floats
 from training.judging.evaluation.blocks import Blocks
+from training.problem.recordings import DEFAULT_TARGET, ForecastRows, known_recordings, pooled, read_recording
 from training.problem.splits import SplitRules, final_split, walk_forward
+from training.problem.target import Floats
 
 FOLDS = 5
 FINAL_SHARE = 0.2

@@ -10,8 +10,8 @@ from common.schema import CORE_1, FULL_2
 from tests.training.forecasting.samples import sample_rows
 from training.forecast_scores.scores import crps_log
 from training.forecasting.kinds import KINDS, kind_named
-from training.forecasting.recordings import ForecastRows, pooled
-from training.forecasting.target import NS_PER_S
+from training.problem.recordings import ForecastRows, pooled
+from training.problem.target import NS_PER_S
 
 
 def recordings() -> list[ForecastRows]:

@@ -22,7 +22,7 @@ import xgboost
 from common.errors import InputError
 from common.schema import FeatureSchema
 from training.forecasting.distribution import LocationScale
-from training.forecasting.target import BPS, Floats
+from training.problem.target import BPS, Floats
 
 # 33 levels with tails of one in a thousand. docs/decisions/0030-target-and-kinds.md compares them with 101.
 LEVELS = np.array(

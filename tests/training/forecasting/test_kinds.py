@@ -13,7 +13,7 @@ from training.forecasting.form import LEVELS, FittedForecast
 from training.forecasting.graph import forecast_graph
 from training.forecasting.kinds import KINDS, ForecastKind, kind_named, usable_kinds
 from training.forecasting.onnx_forecast import OnnxForecast, parity_error
-from training.forecasting.target import Floats
+from training.problem.target import Floats
 
 CASES = [(kind, schema) for schema in (FULL_2, CORE_1) for kind in KINDS if (kind.name, schema) != ("ewma", CORE_1)]
 NAMES = [f"{kind.name}-{schema.name}" for kind, schema in CASES]
