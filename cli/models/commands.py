@@ -25,7 +25,7 @@ from common.paired_difference import why_unproven
 from common.schema import CORE_1
 
 if TYPE_CHECKING:
-    from training.judging.gate import Limits
+    from training.forecast_scores.gate import GateLimits
     from training.shipping.tracking.mlflow_server import MlflowServer
 
 # The extra that brings the imports of a subcommand; `list` and `rollback` need none.
@@ -338,11 +338,11 @@ class Workplace:
         """One per folder, also if its name is not a valid `model_name`."""
         return [ModelStore(self.models_dir, name) for name in self.names()]
 
-    def limits(self) -> Limits:
-        from training.judging.gate import Limits
+    def limits(self) -> GateLimits:
+        from training.forecast_scores.gate import GateLimits
 
         gate = self.config.gate
-        return Limits(gate.max_latency_us, gate.champion_margin, gate.seed)
+        return GateLimits(champion_margin=gate.champion_margin, max_latency_us=gate.max_latency_us, seed=gate.seed)
 
     @cached_property
     def tracker(self) -> MlflowServer:

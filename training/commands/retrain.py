@@ -23,7 +23,7 @@ from training import MODEL_TYPES
 from training.commands.training_options import chosen_cluster, trained_name
 
 if TYPE_CHECKING:
-    from training.judging.gate import Limits
+    from training.forecast_scores.gate import GateLimits
     from training.shipping.promotion import Judged
     from training.shipping.retraining import State, Step
     from training.shipping.tracking.mlflow_server import MlflowServer
@@ -179,11 +179,11 @@ class _Loop:
         return Path(self.config.tracking.runs_dir)
 
     @property
-    def limits(self) -> Limits:
-        from training.judging.gate import Limits
+    def limits(self) -> GateLimits:
+        from training.forecast_scores.gate import GateLimits
 
         gate = self.config.gate
-        return Limits(gate.max_latency_us, gate.champion_margin, gate.seed)
+        return GateLimits(champion_margin=gate.champion_margin, max_latency_us=gate.max_latency_us, seed=gate.seed)
 
     def go(self) -> Outcome:
         from training.shipping.retraining import Step, next_step
@@ -327,7 +327,7 @@ class _Loop:
 
     def _write_verdict(self, judged: Judged, objections: list[str] | None = None) -> None:
         from common.files import replace_file
-        from training.judging.gate import refusals
+        from training.forecast_scores.gate import refusals
 
         labels = self.store.effective_labels()
         reasons = [*refusals(judged.checks), *(objections or [])]
@@ -352,7 +352,7 @@ def _paths(files: tuple[str, ...], config: Config) -> list[Path]:
 
 
 def _refused(step: str, judged: Judged, objections: list[str] | None = None) -> Outcome:
-    from training.judging.gate import refusals
+    from training.forecast_scores.gate import refusals
 
     reasons = [*refusals(judged.checks), *(f"shadow: {objection}" for objection in objections or [])]
     return Outcome(step, False, "refused by the gate", judged.run.id, reasons=reasons)
