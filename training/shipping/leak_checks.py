@@ -87,7 +87,9 @@ def _foresight(candidate: Candidate, seed: int) -> Check:
         )
         for windows in leaks.WINDOWS
     ]
-    return leaks.foresight(rows.schema.names, rows.features, outcomes, candidate.blocks(rows.time_ns), seed)
+    inputs = candidate.trained.inputs  # a feature that the model does not use cannot help it
+    features = rows.features[:, [rows.schema.names.index(name) for name in inputs]]
+    return leaks.foresight(inputs, features, outcomes, candidate.blocks(rows.time_ns), seed)
 
 
 def _hindsight(candidate: Candidate, seed: int) -> Check:

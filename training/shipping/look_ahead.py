@@ -44,7 +44,7 @@ def look_ahead(rows: ForecastRows, ticks: Sequence[RecordedTicks], seed: int) ->
 
 
 def recomputed(rows: ForecastRows, ticks: Sequence[RecordedTicks], sampled: Ints) -> Floats:
-    """Features of sampled rows (k,), by an engine that has seen the ticks up to the time of the row only, (k, features).
+    """Features of sampled rows (k,), (k, features), by an engine that has seen the ticks up to the row only.
 
     Of several ticks at the time of a row, the tick that gives the row's bits counts, else the last.
     """
@@ -61,7 +61,7 @@ def recomputed(rows: ForecastRows, ticks: Sequence[RecordedTicks], sampled: Ints
 
 
 def _values_at(columns: TickColumns, engine: FeatureEngine, candidates: Sequence[Sequence[int]]) -> dict[int, Floats]:
-    """Features at each of the candidate ticks: the engine gets the ticks up to the last candidate of a row at a time."""
+    """Features at each of the candidate ticks: the engine gets the ticks up to a row's last candidate at a time."""
     wanted = np.unique([tick for ticks_of_row in candidates for tick in ticks_of_row])
     known: dict[int, Floats] = {}
     done = 0

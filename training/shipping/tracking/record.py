@@ -134,7 +134,7 @@ def log_run(
         metrics=_metrics(manifest),
         fold_metrics={name: tuple(map(_finite, values)) for name, values in (fold_metrics or {}).items()},
         key=key,
-        look_ahead=look_ahead and DataCheck(look_ahead.name, look_ahead.passed, look_ahead.text),
+        look_ahead=None if look_ahead is None else DataCheck(look_ahead.name, look_ahead.passed, look_ahead.text),
     )
     files = {
         f"{BUNDLE}/{MODEL_FILE}": model,
