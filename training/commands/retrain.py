@@ -51,8 +51,6 @@ METRICS_TIMEOUT_S = 5.0
 )
 @click.option("--schema", "schema_name", type=click.Choice(tuple(SCHEMAS)), default=None, help="As train's.")
 @click.option("--folds", type=click.IntRange(min=2, max=50), default=None, help="As train's.")
-@click.option("--trials", type=click.IntRange(min=1), default=10, show_default=True, help="As train's.")
-@click.option("--threshold-rows", type=click.IntRange(min=0), default=None, help="As train's.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="As train's.")
 @click.option("--cluster", metavar="ADDRESS", default=None, help="As train's.")
 @click.option("--no-cluster", is_flag=True, help="As train's.")
@@ -76,8 +74,6 @@ def retrain(
     model_type: str,
     schema_name: str | None,
     folds: int | None,
-    trials: int,
-    threshold_rows: int | None,
     seed: int,
     cluster: str | None,
     no_cluster: bool,
@@ -109,7 +105,6 @@ def retrain(
     cluster = chosen_cluster(cluster, no_cluster)
     paths = _paths(files, config)
     # These imports take seconds: options and files are checked before them.
-    from training.fitting.search import Budget
     from training.shipping.retraining import only_one
     from training.shipping.training_run import TrainingRequest
 
