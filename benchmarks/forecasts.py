@@ -1,6 +1,7 @@
-"""All kinds of forecast on the four recordings: walk-forward on the quotes, and each recording left out of training.
+"""All kinds of forecast on the four recordings: walk-forward on the quotes, each recording left out of training, and
+each recording alone as training data.
 
-    python -m benchmarks.forecasts [--period 5] [--out benchmarks/results/forecasts.json]
+    python -m benchmarks.forecasts [--schema full/2] [--out benchmarks/results/forecasts.json]
 
 The last fifth of every recording is left alone, in training as in testing: it is for the final evaluation of a model,
 and no choice is made with it. Scores are of log volatility (training/forecast_scores).
@@ -39,10 +40,10 @@ from training.forecast_scores.scores import covered, crps_log, pit_bounds
 from training.forecasting import designs
 from training.forecasting.form import FittedForecast
 from training.forecasting.kinds import HAR, SIZE_LEVELS, ForecastKind, usable_kinds
-from training.forecasting.recordings import DEFAULT_TARGET, ForecastRows, known_recordings, pooled, read_recording
-from training.forecasting.target import Floats
 from training.judging.evaluation.blocks import Blocks
+from training.problem.recordings import DEFAULT_TARGET, ForecastRows, known_recordings, pooled, read_recording
 from training.problem.splits import SplitRules, final_split, walk_forward
+from training.problem.target import Floats
 
 FOLDS = 5
 FINAL_SHARE = 0.2
@@ -76,6 +77,12 @@ class LeftOut(msgspec.Struct, frozen=True):
     kinds: tuple[KindScores, ...]
 
 
+class TrainedOnOne(msgspec.Struct, frozen=True):
+    trained_on: str
+    tested_on: str
+    kinds: tuple[KindScores, ...]
+
+
 class Study(msgspec.Struct, frozen=True):
     date: str
     command: str
@@ -89,6 +96,7 @@ class Study(msgspec.Struct, frozen=True):
     fold_coverage_80: dict[str, tuple[float, ...]]  # kind -> each fold
     sizes: tuple[ScoresAtSize, ...]
     left_out: tuple[LeftOut, ...]
+    trained_on_one: tuple[TrainedOnOne, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +134,18 @@ def left_out(recordings: Sequence[ForecastRows], place: int, kinds: Sequence[For
     results = {kind.name: scored(kind.fit(train), test) for kind in kinds}
     summaries = tuple(summary(name, each, results[HAR], test.time_ns) for name, each in results.items())
     return LeftOut(test.recordings[0], len(test), summaries)
+
+
+def trained_on_one(recordings: Sequence[ForecastRows], place: int, kinds: Sequence[ForecastKind]) -> list[TrainedOnOne]:
+    """Trains on a single recording and tests on each of the other recordings."""
+    train = recordings[place]
+    fitted = {kind.name: kind.fit(train) for kind in kinds}
+    pairs = []
+    for test in (rows for number, rows in enumerate(recordings) if number != place):
+        results = {name: scored(each, test) for name, each in fitted.items()}
+        summaries = tuple(summary(name, each, results[HAR], test.time_ns) for name, each in results.items())
+        pairs.append(TrainedOnOne(train.recordings[0], test.recordings[0], summaries))
+    return pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,13 +190,15 @@ def study(recordings: Sequence[ForecastRows], workers: int, sample_period_s: int
         # The largest fold first, so that the workers end together.
         jobs = [pool.submit(fold_scores, recordings[0], each.train, each.test, kinds) for each in reversed(splits)]
         others = [pool.submit(left_out, recordings, place, kinds) for place in range(len(recordings))]
+        alone = [pool.submit(trained_on_one, recordings, place, kinds) for place in range(len(recordings))]
         folds = [job.result() for job in reversed(jobs)]
         out = tuple(job.result() for job in others)
+        pairs = tuple(pair for job in alone for pair in job.result())
     time_ns = np.concatenate([fold.time_ns for fold in folds])
     joined = {kind.name: _joined([fold.kinds[kind.name] for fold in folds]) for kind in kinds}
     return Study(
         date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        command="python -m benchmarks.forecasts",
+        command=f"python -m benchmarks.forecasts --schema {schema.name} --period {sample_period_s}",
         cores=os.cpu_count() or 1,
         schema=schema.name,
         sample_period_s=sample_period_s,
@@ -190,6 +212,7 @@ def study(recordings: Sequence[ForecastRows], workers: int, sample_period_s: int
         },
         sizes=tuple(at_level(level, folds, [*joined, LOGIT], time_ns) for level in SIZE_LEVELS),
         left_out=out,
+        trained_on_one=pairs,
     )
 
 
@@ -203,6 +226,12 @@ def tables(result: Study) -> list[Table]:
             numbers = (f"{each.crps_log:.4f}", f"{each.coverage_80:.3f}", f"{each.coverage_95:.3f}")
             scores.add_row(name, each.kind, *numbers, str(each.crps_minus_har))
         scores.add_section()
+    alone = Table(*("trained on", *columns), title="Trained on a single recording")
+    for pair in result.trained_on_one:
+        for each in pair.kinds:
+            numbers = (f"{each.crps_log:.4f}", f"{each.coverage_80:.3f}", f"{each.coverage_95:.3f}")
+            alone.add_row(pair.trained_on, pair.tested_on, each.kind, *numbers, str(each.crps_minus_har))
+        alone.add_section()
     of_sizes = ("size", "kind", "log loss", "log loss - HAR logit's", "PR-AUC", "PR-AUC - HAR logit's")
     sizes = Table(*of_sizes, title="Folds, by spike size")
     for at in result.sizes:
@@ -211,7 +240,7 @@ def tables(result: Study) -> list[Table]:
             size = f"q{100 * at.level:g}"
             sizes.add_row(size, name, f"{loss:.4f}", differences[0], f"{at.pr_auc[name]:.4f}", differences[1])
         sizes.add_section()
-    return [scores, sizes]
+    return [scores, alone, sizes]
 
 
 def main() -> None:

@@ -32,9 +32,8 @@ from pipeline.exchange.simulator import PRICE_SCALE, PROFILES, QUANTITY_SCALE, S
 from pipeline.features.columns import TickColumns
 from pipeline.features.engine import FeatureEngine
 from pipeline.records import Tick
-from training.problem.labels import future_volatility
-from training.problem.ticks import TickSeries
-from training.shipping.onnx_model import OnnxModel
+from training.forecasting.onnx_forecast import OnnxForecast
+from training.forecasting.recordings import DEFAULT_TARGET
 
 HOUR_NS = 3600 * 10**9
 MINUTE_NS = 60 * 10**9
@@ -67,27 +66,29 @@ class Hour:
 
 
 @cache
-def _shipped() -> tuple[OnnxModel, float]:
-    """The stable model, and its spike size as a log return."""
+def _shipped() -> tuple[OnnxForecast, float]:
+    """The stable model, and its spike size in bps."""
     store = ModelStore(Path(__file__).resolve().parents[1] / "models", "volatility")
     manifest, model = read_bundle(store.answering())
-    return OnnxModel(model), manifest.label.threshold
+    assert manifest.forecast is not None
+    return OnnxForecast(model), manifest.forecast.spike_bps
 
 
 def hours(product: str, seed: int, count: int, rate_per_s: float = RATE_PER_S) -> Iterator[Hour]:
     """The first `count` hours of a simulated market, each with all warm rows whose next minute is complete."""
-    model, threshold = _shipped()
+    model, spike_bps = _shipped()
     time_ns, columns = _simulated(product, seed, START_NS + count * HOUR_NS + 2 * MINUTE_NS, rate_per_s)
     rows = FeatureEngine().update(_ticks(time_ns, columns))
     mid = (columns[:, 2] + columns[:, 3]) / 2
-    future = future_volatility(TickSeries(time_ns, mid, np.zeros(len(mid), np.int64)), MINUTE_NS)
-    complete = rows.warm & np.isfinite(future)
+    outcome_bps = DEFAULT_TARGET.outcomes_bps(time_ns, mid, np.zeros(len(mid), np.int64))
+    complete = rows.warm & np.isfinite(outcome_bps)
     number = (time_ns - START_NS) // HOUR_NS
     for hour in range(count):
         chosen = complete & (number == hour)
-        probability = model.probabilities(rows.values[chosen])
-        spikes = float((future[chosen] >= threshold).mean())
-        yield Hour(product, seed, hour, int(chosen.sum()), spikes, float(probability.mean()))
+        chosen_rows = int(chosen.sum())
+        probability, _, _ = model.run(rows.values[chosen], np.full(chosen_rows, spike_bps), np.zeros((chosen_rows, 0)))
+        spikes = float((outcome_bps[chosen] >= spike_bps).mean())
+        yield Hour(product, seed, hour, chosen_rows, spikes, float(probability.mean()))
 
 
 def _simulated(product: str, seed: int, end_ns: int, rate_per_s: float) -> tuple[NDArray[np.int64], Columns]:

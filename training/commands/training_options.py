@@ -2,14 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from common.cli import FiniteRange
 from common.errors import UsageError
 from common.model_store import model_name
-from common.schema import FULL_1
+from common.schema import CORE_1, FULL_1, FULL_2, SCHEMAS
+from training import MODEL_TYPES
+
+# A model of its own for each schema: callers of a name send the features of its schema.
+MODEL_NAMES = {CORE_1.name: "volatility", FULL_1.name: "volatility-full", FULL_2.name: "volatility-trailing"}
+_NAMES_TEXT = ", ".join(f"{name} for {schema}" for schema, name in MODEL_NAMES.items())
 
 
-def trained_name(name: str | None, schema_name: str | None) -> str:
+def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds what decides which model is trained, and where the fits run."""
+    options = (
+        click.option(
+            "--model-type",
+            type=click.Choice((*MODEL_TYPES, "auto")),
+            default="auto",
+            show_default=True,
+            help="What to ship; auto: the best on the walk-forward folds if it is shown to beat HAR, else HAR.",
+        ),
+        click.option(
+            "--schema",
+            "schema_name",
+            type=click.Choice(tuple(SCHEMAS)),
+            default=CORE_1.name,
+            show_default=True,
+            help="Features that the model is served on.",
+        ),
+        click.option("--name", default=None, help=f"Name of the model (default: {_NAMES_TEXT})."),
+        click.option(
+            "--spike-bps",
+            type=FiniteRange(min=0, min_open=True),
+            default=None,
+            help="The model's spike size in bps, for callers that name none (default: a tenth of the training rows "
+            "reach it).",
+        ),
+        click.option(
+            "--alert-level",
+            type=FiniteRange(min=0, max=1, min_open=True),
+            default=0.5,
+            show_default=True,
+            help="Probability from which a spike is expected.",
+        ),
+        click.option(
+            "--folds", type=click.IntRange(min=2, max=50), default=5, show_default=True, help="Walk-forward folds."
+        ),
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of fits and bootstrap."),
+        click.option("--cluster", metavar="ADDRESS", default=None, help="A Dask scheduler (default: a local one)."),
+        click.option("--no-cluster", is_flag=True, help="Run in this process."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def trained_name(name: str | None, schema_name: str) -> str:
     """--name, or the default name for the schema. Raises UsageError if the name is not valid."""
-    return model_name(name or ("volatility-full" if schema_name == FULL_1.name else "volatility"), "--name")
+    return model_name(name or MODEL_NAMES[schema_name], "--name")
 
 
 def chosen_cluster(cluster: str | None, no_cluster: bool) -> str | None:

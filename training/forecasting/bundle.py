@@ -31,9 +31,9 @@ from training.forecasting.distribution import LocationScale
 from training.forecasting.form import HIGH, LOW, FittedForecast
 from training.forecasting.graph import forecast_graph
 from training.forecasting.onnx_forecast import PARITY, OnnxForecast, parity_error
-from training.forecasting.recordings import DEFAULT_TARGET, ForecastRows
-from training.forecasting.target import BPS, NS_PER_S, Floats, Target
 from training.models.graphs import OPSET
+from training.problem.recordings import DEFAULT_TARGET, ForecastRows
+from training.problem.target import BPS, NS_PER_S, Floats, Target
 
 SURVIVAL_VALUES = 101
 SPIKE_QUANTILE = 0.9  # of the training rows, of the default spike size

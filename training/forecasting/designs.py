@@ -2,7 +2,8 @@
 
 Units of full/2 are scale-free apart from the level, which is the offset of the location: ratios of a window to a longer
 window, and the errors of the reference forecast. So recordings of other products, venues and years can be pooled.
-core/1 has a single window, of returns from tick to tick, and full/1 has six.
+core/1 has a single window, of returns from tick to tick, and full/1 has six. On core/1 the scale depends on the level
+too: in a quiet market few price changes make up the window, so it is noisier.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from common.schema import CORE_1, FULL_1, FULL_2, FeatureSchema
 from training.forecasting.form import LOG_BPS, Design, Unit
 
 _GRID = "grid_volatility_"
+# The single window of core/1 is a noisy measure of the level, so its weight is below 1. A fitted weight is lower and
+# shrinks forecasts towards the volatility of the training rows (docs/decisions/0030-target-and-kinds.md).
+CORE_1_LEVEL_WEIGHT = 0.85
 
 
 def constant(schema: FeatureSchema) -> Design:
@@ -48,9 +52,11 @@ def ratios(schema: FeatureSchema) -> Design:
         return Design(
             schema,
             (
-                _level("volatility"),
+                _level("volatility", CORE_1_LEVEL_WEIGHT),
                 *(_ratio(f"return over {seconds} s", f"return_{seconds}s", "volatility") for seconds in (5, 30, 60)),
             ),
+            offset="volatility",
+            offset_in_scale=True,
             signed=True,
         )
     if schema.name == FULL_1.name:
@@ -58,9 +64,9 @@ def ratios(schema: FeatureSchema) -> Design:
     return Design(schema, _RATIOS_OF_FULL_2, offset=f"{_GRID}1800s")
 
 
-def _level(name: str) -> Unit:
-    """The logarithm of a volatility in bps."""
-    return Unit(name, {name: 1.0}, bias=LOG_BPS)
+def _level(name: str, weight: float = 1.0) -> Unit:
+    """The logarithm of a volatility in bps, times a weight."""
+    return Unit(name, {name: weight}, bias=weight * LOG_BPS)
 
 
 def _ratio(name: str, size: str, to: str) -> Unit:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from training.forecasting.form import LEVELS
-from training.forecasting.target import Floats
 from training.models import graphs
+from training.problem.target import Floats
 
 SCALE_STEPS = 10
 SCALE_BEGIN = 0.02  # added to absolute residuals before the first logarithm

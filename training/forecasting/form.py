@@ -22,7 +22,7 @@ import xgboost
 from common.errors import InputError
 from common.schema import FeatureSchema
 from training.forecasting.distribution import LocationScale
-from training.forecasting.target import BPS, Floats
+from training.problem.target import BPS, Floats
 
 # 33 levels with tails of one in a thousand. docs/decisions/0030-target-and-kinds.md compares them with 101.
 LEVELS = np.array(
@@ -50,6 +50,7 @@ class Design:
     schema: FeatureSchema
     units: tuple[Unit, ...]
     offset: str = ""  # a unit that the location has with weight 1, whatever the data; "": no such unit
+    offset_in_scale: bool = False  # the offset has a fitted weight in the scale
     signed: bool = False  # features may be negative; their absolute values are used
 
     def __post_init__(self) -> None:
@@ -67,6 +68,11 @@ class Design:
     def fitted(self) -> list[int]:
         """Places of the units whose weights are fitted."""
         return [place for place, unit in enumerate(self.units) if unit.name != self.offset]
+
+    @property
+    def of_scale(self) -> list[int]:
+        """Places of the units whose weights are fitted in the scale."""
+        return list(range(len(self.units))) if self.offset_in_scale else self.fitted
 
     @property
     def fixed(self) -> list[int]:

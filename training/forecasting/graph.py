@@ -15,9 +15,9 @@ from onnx import TensorProto, checker, helper, numpy_helper
 
 from training.forecasting.distribution import CEILING_BPS, with_tails
 from training.forecasting.form import HIGH, LOW, FittedForecast
-from training.forecasting.target import Floats
 from training.models.graphs import IR_VERSION, ML_OPSET, OPSET
 from training.models.trees import parse_trees
+from training.problem.target import Floats
 
 FEATURES, SPIKE_BPS, LEVELS = "features", "spike_bps", "levels"
 PROBABILITY, MEDIAN_BPS, QUANTILE_BPS = "probability", "median_bps", "quantile_bps"

@@ -14,8 +14,8 @@ from common.errors import InputError, UsageError
 from common.schema import FeatureSchema
 from training.forecasting import designs, fitting
 from training.forecasting.form import Design, FittedForecast, tree_sums
-from training.forecasting.recordings import DEFAULT_TARGET, ForecastRows
-from training.forecasting.target import Floats
+from training.problem.recordings import DEFAULT_TARGET, ForecastRows
+from training.problem.target import Floats
 
 SIZE_LEVELS = (0.5, 0.75, 0.9, 0.95, 0.99)  # quantiles of the training rows at which forecasts are scored
 LEAST_SIZE_SLOPE = 1e-3  # of the log of the size, so that the probability falls with the size
@@ -198,10 +198,10 @@ def _with_residuals(
 
 
 def _scale(design: Design, units: Floats, residuals: Floats, weights: Floats) -> Floats:
-    """Weights and bias of the logarithm of the scale (units + 1,), 0 for the offset."""
+    """Weights and bias of the logarithm of the scale (units + 1,), 0 for units not of the scale."""
     scale = np.zeros(len(design.units) + 1)
-    free = [*design.fitted, -1]
-    scale[free] = fitting.log_scale(units[:, design.fitted], residuals, weights, SCALE_PENALTY)
+    free = [*design.of_scale, -1]
+    scale[free] = fitting.log_scale(units[:, design.of_scale], residuals, weights, SCALE_PENALTY)
     return scale
 
 

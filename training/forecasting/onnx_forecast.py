@@ -13,7 +13,7 @@ from common.onnx_errors import onnx_reason
 from common.timing import best_call_us
 from training.forecasting.distribution import Forecasts
 from training.forecasting.graph import FEATURES, LEVELS, MEDIAN_BPS, PROBABILITY, QUANTILE_BPS, SPIKE_BPS
-from training.forecasting.target import Floats
+from training.problem.target import Floats
 
 CHUNK_ROWS = 16_384
 PARITY = 1e-6

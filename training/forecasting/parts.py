@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from common.bundle import Survival
 from training.forecasting.distribution import LocationScale
-from training.forecasting.recordings import ForecastRows
+from training.problem.recordings import ForecastRows
 
 FINAL = "final"
 

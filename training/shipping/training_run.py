@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from common.bundle import ManifestSpan
+from common.check import Check
 from common.errors import UsageError
 from common.schema import CORE_1, SCHEMAS
 from common.steps import steps
-from training import FOLDS, TICKS_FOLDS
-from training.fitting import experiment
-from training.fitting.experiment import Experiment, Settings
+from pipeline.archive import ReadOptions
+from training.fitting import forecast_experiment
+from training.fitting.forecast_experiment import BASELINES, Experiment, Settings
 from training.fitting.pool import open_pool
-from training.fitting.search import Budget
+from training.forecast_scores.summary import Scores, best_kind, summary
+from training.forecasting.bundle import default_size_bps, make_bundle
+from training.forecasting.onnx_forecast import OnnxForecast
+from training.forecasting.parts import ForecastPart
+from training.judging.evaluation.blocks import DECISION_RESAMPLES
 from training.problem.data import Dataset, load
-from training.shipping.bundle import Bundle, build_bundle
-from training.shipping.onnx_model import OnnxModel
-from training.shipping.tracking.experiments import log_experiment
+from training.shipping.bundle import Bundle
 
-# About the last hour that was recorded: of each piece the first five minutes give no row.
-TICKS_THRESHOLD_ROWS = 1800
+_DIGITS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,64 +32,109 @@ class TrainingRequest:
     paths: list[Path]
     model_type: str
     schema_name: str | None
-    folds: int | None
-    threshold_rows: int | None
-    budget: Budget
+    folds: int
+    spike_bps: float  # default spike size; 0: a quantile of the training rows
+    alert_level: float
+    sample_period_s: int
     seed: int
     cluster: str | None  # None: in this process
+    read: ReadOptions  # of flat recordings
 
-
-def settings_of(request: TrainingRequest, dataset: Dataset) -> Settings:
-    """Settings of the request; if it leaves the schema, folds or rows of τ open, the data decides."""
-    of_ticks = dataset.schema.name in SCHEMAS
-    schema = SCHEMAS[request.schema_name or CORE_1.name] if of_ticks else dataset.schema
-    if request.schema_name and not of_ticks:
-        raise UsageError(f"--schema {request.schema_name}: {dataset.kind} have the features of {dataset.schema.name}")
-    # Ticks are few hours on three days of unlike volatility (docs/decisions/0004).
-    threshold_rows = TICKS_THRESHOLD_ROWS if of_ticks else 0
-    return Settings(
-        model_type=request.model_type,
-        schema=schema,
-        horizon_s=dataset.horizon_s,
-        window_s=dataset.window_s,
-        sample_period_s=dataset.sample_period_s,
-        folds=request.folds or (TICKS_FOLDS if of_ticks else FOLDS),
-        threshold_rows=threshold_rows if request.threshold_rows is None else request.threshold_rows,
-        budget=request.budget,
-        seed=request.seed,
-    )
+    @property
+    def settings(self) -> Settings:
+        return Settings(
+            model_type=self.model_type,
+            folds=self.folds,
+            spike_bps=self.spike_bps,
+            alert_level=self.alert_level,
+            seed=self.seed,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedBundle:
-    """A bundle, its latency for one row in µs, and the experiment and data behind it."""
+    """A bundle, its latency for a row in µs, and the experiment and data behind it."""
 
     bundle: Bundle
     latency_us: float
     dataset: Dataset
     experiment: Experiment
+    kind: str  # that ships
+    look_ahead: Check
 
 
 def train_bundle(request: TrainingRequest, name: str, version: str) -> TrainedBundle:
-    """Reads the recordings, trains every kind, exports the chosen model. version: recorded in the manifest."""
+    """Reads the recordings, fits every kind, exports the kind that ships. version: recorded in the manifest.
+
+    Raises InputError if a recording cannot be read or there are too few rows, UsageError for an unknown schema.
+    """
+    schema = SCHEMAS.get(request.schema_name or CORE_1.name)
+    if schema is None:
+        raise UsageError(f"--schema {request.schema_name}: expected {', '.join(SCHEMAS)}")
     with steps() as step:
         step(f"reading {len(request.paths)} files, computing features")
-        dataset = load(request.paths, progress=step)
-        dataset.require_moves()
-        settings = settings_of(request, dataset)
-        step("starting the workers" if request.cluster else "training")
-        with open_pool(request.cluster) as pool:
-            result = experiment.run(dataset.rows, settings, step, pool)
-        step("exporting, comparing on every row")
-        bundle = build_bundle(name, version, dataset, result)
-        step("timing")
-        row = experiment.on_schema(dataset.rows, result.schema).features[:1]
-        return TrainedBundle(bundle, OnnxModel(bundle.model).one_row_us(row), dataset, result)
-
-
-def keep_run(trained: TrainedBundle, runs_dir: Path, started_s: float, key: str = "") -> Path:
-    """Evaluates the run and writes its folder, which is returned."""
-    with steps() as step:
-        return log_experiment(
-            runs_dir, trained.bundle, trained.dataset, trained.experiment, started_s=started_s, key=key, progress=step
+        dataset = load(
+            request.paths, schema=schema, sample_period_s=request.sample_period_s, options=request.read, progress=step
         )
+        look_ahead = dataset.look_ahead(request.seed)
+        step("starting the workers" if request.cluster else "fitting")
+        with open_pool(request.cluster) as pool:
+            experiment = forecast_experiment.run(dataset.rows, request.settings, step, pool)
+        step("scoring, exporting, comparing on every row")
+        kind = shipped_kind(experiment)
+        bundle = forecast_bundle(name, version, dataset, experiment, kind)
+        step("timing")
+        latency_us = OnnxForecast(bundle.model).call_us(experiment.final.rows.features[:1])
+        return TrainedBundle(bundle, latency_us, dataset, experiment, kind, look_ahead)
+
+
+def shipped_kind(experiment: Experiment) -> str:
+    """The kind that was asked for, or the best kind if it is shown to beat HAR, else HAR."""
+    settings = experiment.settings
+    if settings.model_type != forecast_experiment.AUTO:
+        return settings.model_type
+    return best_kind(experiment.folds, settings.block_s(experiment.train), settings.seed)[0]
+
+
+def forecast_bundle(name: str, version: str, dataset: Dataset, experiment: Experiment, kind: str) -> Bundle:
+    """The bundle of a kind, with the scores of all kinds. The same data, code and seed give the same bytes."""
+    settings, train, final = experiment.settings, experiment.train, experiment.final
+    size = settings.spike_bps or default_size_bps(train)
+    block_s = settings.block_s(train)
+    scores = [summary(parts, size, block_s, settings.seed) for parts in ((final,), experiment.folds)]
+    manifest, model = make_bundle(
+        name,
+        version,
+        experiment.fitted[kind],
+        replace(train, counts=dataset.counts | {"training": len(train), "evaluation": len(final)}),
+        spike_bps=size,
+        alert_level=settings.alert_level,
+        target=settings.target,
+        files=dataset.paths,
+        baselines={each: experiment.fitted[each] for each in BASELINES if each in experiment.fitted},
+        parameters={
+            "sample_period_s": dataset.sample_period_s,
+            "final_share": settings.final_share,
+            "folds": settings.folds,
+            "embargo_s": block_s,
+            "bootstrap_block_s": block_s,
+            "bootstrap_resamples": DECISION_RESAMPLES,
+            "seed": settings.seed,
+        },
+        evaluation=_span(final, size),
+        metrics=_rounded(scores[0]),
+        walk_forward=_rounded(scores[1]),
+    )
+    return Bundle(manifest, model)
+
+
+def _span(part: ForecastPart, size_bps: float) -> ManifestSpan:
+    rows = part.rows
+    spikes = int((rows.outcome_bps >= size_bps).sum())
+    return ManifestSpan(int(rows.time_ns.min()), int(rows.time_ns.max()), len(rows), spikes)
+
+
+def _rounded(scores: Scores) -> Scores:
+    return {
+        kind: {name: float(f"{value:.{_DIGITS}g}") for name, value in values.items()} for kind, values in scores.items()
+    }

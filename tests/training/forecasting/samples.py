@@ -3,8 +3,8 @@
 import numpy as np
 
 from common.schema import FULL_2, FeatureSchema
-from training.forecasting.recordings import ForecastRows
-from training.forecasting.target import NS_PER_S
+from training.problem.recordings import ForecastRows
+from training.problem.target import NS_PER_S
 
 
 def sample_rows(rows: int = 6000, schema: FeatureSchema = FULL_2, seed: int = 0, level: float = 1.5) -> ForecastRows:

@@ -8,11 +8,12 @@ import pytest
 from common.errors import InputError, UsageError
 from common.schema import CORE_1, FULL_1, FULL_2, FeatureSchema
 from tests.training.forecasting.samples import sample_rows
+from training.forecasting.designs import CORE_1_LEVEL_WEIGHT
 from training.forecasting.form import LEVELS, FittedForecast
 from training.forecasting.graph import forecast_graph
 from training.forecasting.kinds import KINDS, ForecastKind, kind_named, usable_kinds
 from training.forecasting.onnx_forecast import OnnxForecast, parity_error
-from training.forecasting.target import Floats
+from training.problem.target import Floats
 
 CASES = [(kind, schema) for schema in (FULL_2, CORE_1) for kind in KINDS if (kind.name, schema) != ("ewma", CORE_1)]
 NAMES = [f"{kind.name}-{schema.name}" for kind, schema in CASES]
@@ -87,6 +88,28 @@ def test_scale_free_kinds_follow_a_level_never_seen(name: str) -> None:
     ratio = np.log(later.outcome_bps / fitted.forecasts(later.features).median_bps())
     assert np.median(ratio) == pytest.approx(0, abs=0.05)
     assert covered(fitted, later.features, later.outcome_bps, 0.8) == pytest.approx(0.8, abs=0.03)
+
+
+def test_on_core_1_ridge_follows_the_level_nearly_in_full() -> None:
+    rows = sample_rows(6000, CORE_1)
+    later = sample_rows(2000, CORE_1, level=3.5, seed=5)
+    levels = {}
+    for name in ("har", "ridge"):
+        fitted = kind_named(name).fit(rows)
+        medians = [np.median(fitted.forecasts(each.features).median_bps()) for each in (rows, later)]
+        levels[name] = np.log(medians[1] / medians[0]) / 2
+    assert levels["ridge"] == pytest.approx(CORE_1_LEVEL_WEIGHT, abs=0.03)
+    assert levels["har"] < 0.75
+
+
+def test_on_core_1_the_scale_of_ridge_depends_on_the_level() -> None:
+    rows = sample_rows(6000, CORE_1, seed=1)
+    volatility = rows.features[:, CORE_1.names.index("volatility")]
+    quiet = volatility < np.median(volatility)
+    noise = np.random.default_rng(3).normal(size=len(rows))
+    rows.outcome_bps[:] = np.maximum(volatility * 1e4 * np.exp(np.where(quiet, 1.2, 0.3) * noise), 0.05)
+    scale = kind_named("ridge").fit(rows).forecasts(rows.features).scale
+    assert np.median(scale[quiet]) > 1.5 * np.median(scale[~quiet])
 
 
 def test_trees_find_what_a_line_misses() -> None:

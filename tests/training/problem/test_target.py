@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.forecasting.target import NS_PER_S, Target
+from training.problem.target import NS_PER_S, Target
 
 TARGET = Target()
 Walk = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]
