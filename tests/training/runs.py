@@ -174,6 +174,29 @@ def final_part_copied(rows: ForecastRows) -> ForecastRows:
     return replace(rows, **both)
 
 
-def leaky(made: Made) -> Made:
-    """The run of rows with a feature that knows the outcome."""
-    return make(change=copy_of_the_future, kind=made.manifest.kind)
+def without_the_beginning(rows: ForecastRows) -> ForecastRows:
+    return rows.take(slice(200, len(rows)))
+
+
+@cache
+def first() -> Made:
+    """An honest run. Tests that change it make their own by `make`."""
+    return make()
+
+
+@cache
+def later() -> Made:
+    """Another honest run of nearly the same rows: another model, about as good."""
+    return make(change=without_the_beginning)
+
+
+@cache
+def blind() -> Made:
+    """A model that knows no feature: worse than HAR."""
+    return make(kind="climatology")
+
+
+@cache
+def leaky() -> Made:
+    """A model with a feature that knows the outcome."""
+    return make(change=copy_of_the_future)

@@ -17,10 +17,8 @@ from common.errors import InputError, UnavailableError
 from common.log import configure_logs
 from common.model_store import ModelStore, Moved, Role
 from common.proxies import open_url
-from common.schema import SCHEMAS
 from pipeline.archive import expand_paths
-from training import MODEL_TYPES
-from training.commands.training_options import chosen_cluster, trained_name
+from training.commands.training_options import chosen_cluster, trained_name, training_options
 
 if TYPE_CHECKING:
     from training.forecast_scores.gate import GateLimits
@@ -45,15 +43,7 @@ METRICS_TIMEOUT_S = 5.0
 )
 @click.argument("files", nargs=-1, metavar="[FILE|DIR|GLOB]...")
 @click.option("--apply", is_flag=True, help="Put what passes the gate before callers (default: a dry run).")
-@click.option("--name", default=None, help="Name of the model (default: volatility; volatility-full for full/1).")
-@click.option(
-    "--model-type", type=click.Choice((*MODEL_TYPES, "auto")), default="auto", show_default=True, help="As train's."
-)
-@click.option("--schema", "schema_name", type=click.Choice(tuple(SCHEMAS)), default=None, help="As train's.")
-@click.option("--folds", type=click.IntRange(min=2, max=50), default=None, help="As train's.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="As train's.")
-@click.option("--cluster", metavar="ADDRESS", default=None, help="As train's.")
-@click.option("--no-cluster", is_flag=True, help="As train's.")
+@training_options
 @click.option(
     "--shadow-for", type=Duration("h"), default="24h", show_default=True, help="How long a candidate is watched."
 )
@@ -70,10 +60,12 @@ METRICS_TIMEOUT_S = 5.0
 def retrain(
     files: tuple[str, ...],
     apply: bool,
-    name: str | None,
     model_type: str,
-    schema_name: str | None,
-    folds: int | None,
+    schema_name: str,
+    name: str | None,
+    spike_bps: float | None,
+    alert_level: float,
+    folds: int,
     seed: int,
     cluster: str | None,
     no_cluster: bool,
@@ -105,16 +97,17 @@ def retrain(
     cluster = chosen_cluster(cluster, no_cluster)
     paths = _paths(files, config)
     # These imports take seconds: options and files are checked before them.
+    from training.problem.recordings import Recording
     from training.shipping.retraining import only_one
     from training.shipping.training_run import TrainingRequest
 
     request = TrainingRequest(
-        paths=paths,
+        recordings=(Recording("recording", tuple(paths)),),
         model_type=model_type,
         schema_name=schema_name,
         folds=folds,
-        threshold_rows=threshold_rows,
-        budget=Budget(trials=trials, seconds=None),
+        spike_bps=spike_bps or 0.0,
+        alert_level=alert_level,
         seed=seed,
         cluster=cluster,
     )
@@ -280,8 +273,8 @@ class _Loop:
             name=self.store.name,
             data=fingerprint(request.paths),
             code=code_version(),
-            settings=(request.model_type, request.schema_name, request.folds, request.threshold_rows, request.seed),
-            trials=request.budget.trials,
+            schema=request.schema_name,
+            settings=request.settings,
         )
         folders = [folder for folder, run in runs(self.runs_dir) if run.key == key]
         labels, history = self.store.effective_labels(), self.store.history()
