@@ -10,7 +10,6 @@ from common.check import Check
 from common.errors import UsageError
 from common.schema import CORE_1, SCHEMAS
 from common.steps import steps
-from pipeline.archive import ReadOptions
 from training.fitting import forecast_experiment
 from training.fitting.forecast_experiment import BASELINES, Experiment, Settings
 from training.fitting.pool import open_pool
@@ -20,7 +19,9 @@ from training.forecasting.onnx_forecast import OnnxForecast
 from training.forecasting.parts import ForecastPart
 from training.judging.evaluation.blocks import DECISION_RESAMPLES
 from training.problem.data import Dataset, load
+from training.problem.recordings import Recording
 from training.shipping.bundle import Bundle
+from training.shipping.tracking.experiments import log_experiment
 
 _DIGITS = 6
 
@@ -29,16 +30,18 @@ _DIGITS = 6
 class TrainingRequest:
     """The options of the command line that decide what is trained."""
 
-    paths: list[Path]
+    recordings: tuple[Recording, ...]
     model_type: str
     schema_name: str | None
     folds: int
     spike_bps: float  # default spike size; 0: a quantile of the training rows
     alert_level: float
-    sample_period_s: int
     seed: int
     cluster: str | None  # None: in this process
-    read: ReadOptions  # of flat recordings
+
+    @property
+    def paths(self) -> list[Path]:
+        return [path for recording in self.recordings for path in recording.files]
 
     @property
     def settings(self) -> Settings:
@@ -73,9 +76,7 @@ def train_bundle(request: TrainingRequest, name: str, version: str) -> TrainedBu
         raise UsageError(f"--schema {request.schema_name}: expected {', '.join(SCHEMAS)}")
     with steps() as step:
         step(f"reading {len(request.paths)} files, computing features")
-        dataset = load(
-            request.paths, schema=schema, sample_period_s=request.sample_period_s, options=request.read, progress=step
-        )
+        dataset = load(request.paths, schema=schema, progress=step)
         look_ahead = dataset.look_ahead(request.seed)
         step("starting the workers" if request.cluster else "fitting")
         with open_pool(request.cluster) as pool:
@@ -86,6 +87,20 @@ def train_bundle(request: TrainingRequest, name: str, version: str) -> TrainedBu
         step("timing")
         latency_us = OnnxForecast(bundle.model).call_us(experiment.final.rows.features[:1])
         return TrainedBundle(bundle, latency_us, dataset, experiment, kind, look_ahead)
+
+
+def keep_run(trained: TrainedBundle, runs_dir: Path, started_s: float, key: str = "") -> Path:
+    """Writes the folder of the run, which is returned."""
+    return log_experiment(
+        runs_dir,
+        trained.bundle.manifest,
+        trained.bundle.model,
+        trained.dataset.rows,
+        trained.experiment,
+        look_ahead=trained.look_ahead,
+        started_s=started_s,
+        key=key,
+    )
 
 
 def shipped_kind(experiment: Experiment) -> str:

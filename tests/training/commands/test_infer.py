@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose
 
 from cli.main import run_command
 from common.model_store import ModelStore
-from tests.training.runs import Made, make
+from tests.training.runs import Made
 from training.shipping.trained_model_io import trained_files
 
 ROWS = 50
@@ -23,7 +23,7 @@ ROWS = 50
 
 @pytest.fixture(scope="module")
 def made() -> Made:
-    return make()
+    return first()
 
 
 @pytest.fixture(autouse=True)

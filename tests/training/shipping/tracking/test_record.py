@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from common.errors import InputError
-from tests.training.runs import Made, make
+from tests.training.runs import Made
 from training.shipping.tracking.record import (
     Upload,
     code_version,
@@ -27,7 +27,7 @@ from training.shipping.tracking.record import (
 
 @pytest.fixture(scope="module")
 def made() -> Made:
-    return make()
+    return first()
 
 
 def test_evidence_comes_back_bit_for_bit(made: Made, tmp_path: Path) -> None:
