@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from common.errors import InputError
 from common.schema import FeatureSchema
 from pipeline.archive import RecordingFormat
+from pipeline.features.columns import TickColumns
 from training.problem.forecast_rows import ForecastRows
 from training.problem.target import NS_PER_S, Floats, Ints, Target, spans
 
@@ -38,6 +39,14 @@ class Ticks:
     def spans(self) -> list[slice]:
         """The ticks of each segment, in order."""
         return spans(self.segment)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedTicks:
+    """The records of a recording in the order of their arrival. products: by the code of TickColumns.product."""
+
+    columns: TickColumns
+    products: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +76,7 @@ class Dataset:
     target: Target
     sample_period_s: int
     formats: tuple[RecordingFormat, ...]  # how each flat recording was read
+    recorded: tuple[RecordedTicks, ...]  # by number in rows.recordings; () if there is a feature file
 
     @property
     def schema(self) -> FeatureSchema:
@@ -118,6 +128,7 @@ class Columns:
     counts: dict[str, int]  # ticks and gaps read; ticks that were dropped before the features, by reason
     gaps: tuple[Hole, ...]
     formats: tuple[RecordingFormat, ...] = ()
+    recorded: RecordedTicks | None = None  # None: a feature file
 
 
 def fingerprint(paths: Iterable[Path]) -> str:

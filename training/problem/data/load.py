@@ -17,7 +17,7 @@ from pipeline.archive import DEFAULT_OPTIONS, ReadOptions, describe
 from pipeline.archive.paths import expand_name
 from pipeline.features.engine import longest_ns
 from training.problem.data import features, recorded
-from training.problem.data.dataset import Columns, Dataset, Hole, Progress, Ticks, fingerprint
+from training.problem.data.dataset import Columns, Dataset, Hole, Progress, RecordedTicks, Ticks, fingerprint
 from training.problem.data.tables import MAGIC, parquet_schema
 from training.problem.forecast_rows import ForecastRows, pooled
 from training.problem.target import DEFAULT_TARGET, NS_PER_S, Ints, Target
@@ -57,17 +57,20 @@ def load(
     schema = schema or (features.schema_of(feature_files[0]) if feature_files else FULL_2)
     groups = list(_groups(files, feature_files, schema, options, progress))
     progress(f"computing the outcomes of {sum(len(group.ticks) for group in groups):,} ticks")
-    parts, counts = [], Counter[str]()
+    parts: list[tuple[ForecastRows, RecordedTicks | None]] = []
+    counts = Counter[str]()
     for group in groups:
         rows = _rows(group, schema, target, sample_period_s)
         counts.update(rows.counts)
         if len(rows):
-            parts += _recordings(rows, group.kind)
+            parts += [(recording, group.recorded) for recording in _recordings(rows, group.kind)]
     if not parts:
         raise _too_short(groups, schema, target)
-    parts.sort(key=lambda part: int(part.time_ns[0]))
+    parts.sort(key=lambda part: int(part[0].time_ns[0]))
+    recordings, recorded_ticks = zip(*parts, strict=True)
+    names = _distinct([each.recordings[0] for each in recordings])
     gaps: list[Hole] = [gap for group in groups for gap in group.gaps]
-    rows = replace(pooled(parts), recordings=_distinct([part.recordings[0] for part in parts]), counts=dict(counts))
+    rows = replace(pooled(recordings), recordings=names, counts=dict(counts))
     return Dataset(
         rows=rows,
         paths=files,
@@ -78,6 +81,7 @@ def load(
         target=target,
         sample_period_s=sample_period_s,
         formats=tuple(each for group in groups for each in group.formats),
+        recorded=() if None in recorded_ticks else recorded_ticks,
     )
 
 

@@ -18,7 +18,7 @@ from pipeline.archive.reader import explain_unknown
 from pipeline.features.columns import GAP, ProductCodes, TickColumns
 from pipeline.features.engine import FeatureEngine, Status
 from pipeline.records import DeadLetter, Gap, LateTick, Record, Tick
-from training.problem.data.dataset import Columns, Progress, Ticks, holes_between, segments_of
+from training.problem.data.dataset import Columns, Progress, RecordedTicks, Ticks, holes_between, segments_of
 
 PROGRESS_RECORDS = 100_000
 
@@ -55,6 +55,7 @@ def read(
         counts=counts | {"not_used": counts["ticks"] - len(used)},
         gaps=holes_between(ticks, products, reasons, "reconnect"),
         formats=tuple(formats),
+        recorded=RecordedTicks(columns, products),
     )
 
 
