@@ -279,7 +279,6 @@ class TestModels:
         assert "<html" in page.read_text()[:1000].lower()
         assert json.loads(figures.read_text())
 
-    @later(FORECASTS, "the report is called train_test, after what it compares")
     def test_the_drift_report_has_its_known_name(self, drifted: Path) -> None:
         assert {"evidently_report.html", "evidently_report.json"} <= {file.name for file in drifted.iterdir()}
 

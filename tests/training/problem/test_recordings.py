@@ -100,7 +100,7 @@ def test_rows_of_different_schemas_are_not_pooled(tmp_path: Path) -> None:
 
 
 def test_a_recording_too_short_for_a_row_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="recording polled: no row of 200 ticks can be used"):
+    with pytest.raises(InputError, match="too little data: no row of 200 ticks can be used"):
         read_recording(polled(tmp_path, list(range(200))), FULL_2, 5)
 
 
