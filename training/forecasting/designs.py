@@ -15,7 +15,7 @@ from training.forecasting.form import LOG_BPS, Design, Unit
 
 _GRID = "grid_volatility_"
 # The single window of core/1 is a noisy measure of the level, so its weight is below 1. A fitted weight is lower and
-# shrinks forecasts towards the volatility of the training rows (docs/decisions/0030-target-and-kinds.md).
+# shrinks forecasts towards the volatility of the training rows (decision 32).
 CORE_1_LEVEL_WEIGHT = 0.85
 
 

@@ -1,3 +1,5 @@
+"""The card from bundles and evaluations: its figures, its files, and the errors of its command."""
+
 from __future__ import annotations
 
 import re
@@ -5,185 +7,164 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from common.bundle import MANIFEST_FILE, MODEL_FILE, Calibration, Manifest, read_bundle
+from common.bundle import MANIFEST_FILE, MODEL_FILE, Manifest, manifest_json
 from common.errors import InputError
-from tests.training.judging.evaluation.made_up import scored, with_spikes
-from training.judging.evaluation import ModelEval, Settings, evaluate_scored
-from training.judging.evaluation.result import ModelRef, encode
-from training.reporting import evaluation_report as reports
+from tests.training.forecasting.samples import sample_rows
+from training.fitting import forecast_experiment
+from training.fitting.forecast_experiment import Settings
+from training.forecast_scores.evaluation import evaluate_parts
+from training.forecast_scores.evaluation_result import EvalSettings, ModelEval, ModelRef, encode
+from training.forecasting.bundle import make_bundle
 from training.reporting import model_card
-from training.reporting.model_card import kept, take_up
-from training.reporting.model_card_page import PICTURES, Evaluated, brief, failures, render
-
-pytestmark = pytest.mark.slow
+from training.reporting.model_card import NAME, PICTURES, brief, keep, kept, render, score_rows, write
 
 ROOT = Path(__file__).parents[3]
-SHIPPED = ROOT / "models" / "volatility" / "1"
-SECTIONS = (
-    "Intended use", "Model", "Data", "Metrics", "Calibration", "Failure cases", "Limits", "Ethical considerations",
-    "How to reproduce",
-)  # fmt: skip
+RESULTS = "benchmarks/results"
 
 
 @pytest.fixture(scope="module")
-def manifest() -> Manifest:
-    return read_bundle(SHIPPED)[0]
-
-
-@pytest.fixture(scope="module")
-def evaluation() -> ModelEval:
-    parts = [scored("fold 1", rows=1500, seed=1), scored("final", rows=1500, seed=2, start_s=5000)]
-    return evaluate_scored(parts, "logistic", Settings(resamples=40, group_resamples=20), products=["BTC-USD"])
+def trained() -> tuple[Manifest, bytes, ModelEval]:
+    rows = replace(sample_rows(14_000), recordings=("quotes 2021",))
+    experiment = forecast_experiment.run(rows, Settings(model_type="ridge", folds=2, final_share=0.3))
+    manifest, model = make_bundle("volatility", "4", experiment.fitted["ridge"], experiment.train)
+    assert manifest.forecast is not None
+    settings = EvalSettings(spike_bps=manifest.forecast.spike_bps, block_s=900.0)
+    evaluation = evaluate_parts((*experiment.folds, experiment.final), "ridge", settings)
+    return manifest, model, evaluation
 
 
 @pytest.fixture
-def project(tmp_path: Path, evaluation: ModelEval) -> Path:
-    """A folder with a bundle, and a report with its pictures."""
-    bundle = tmp_path / "models" / "volatility" / "1"
-    bundle.mkdir(parents=True)
-    for name in (MANIFEST_FILE, MODEL_FILE):
-        (bundle / name).write_bytes((SHIPPED / name).read_bytes())
-    reports.write_whole(tmp_path / "reports" / "model_eval.json", encode(evaluation))
-    for name in PICTURES:
-        reports.write_whole(tmp_path / "reports" / "model_eval" / f"{name}.png", b"a picture")
+def project(tmp_path: Path, trained: tuple[Manifest, bytes, ModelEval]) -> Path:
+    """A root with a bundle, the reports of its evaluation, and the study of the repository."""
+    manifest, model, evaluation = trained
+    files = {
+        f"models/volatility/4/{MANIFEST_FILE}": manifest_json(manifest),
+        f"models/volatility/4/{MODEL_FILE}": model,
+        "reports/model_eval.json": encode(evaluation),
+        "reports/checks.json": b'{"passed":false,"checks":[{"name":"skill","passed":false,"text":"not shown"}]}',
+        **{f"reports/model_eval/{name}.png": b"a picture" for name in PICTURES},
+        f"{RESULTS}/forecasts.json": (ROOT / RESULTS / "forecasts.json").read_bytes(),
+    }
+    for name, data in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
     return tmp_path
 
 
-def test_the_card_says_what_manifest_and_evaluations_say() -> None:
-    card = (ROOT / "docs" / "model_card_v1.md").read_text()
-    assert card == render(*kept()), "write it again: make docs"
+def card(project: Path) -> str:
+    keep([(project / "models/volatility/4", project / "reports")], project)
+    return write(project).read_text()
 
 
-def test_the_card_shows_pictures_that_are_there() -> None:
-    shown = re.findall(r"\]\((img/[^)]+)\)", (ROOT / "docs" / "model_card_v1.md").read_text())
-    assert shown
-    assert [one for one in shown if not (ROOT / "docs" / one).is_file()] == []
+@pytest.mark.skipif(not (ROOT / "docs" / f"{NAME}.md").exists(), reason="no model of forecasts is shipped yet")
+def test_the_card_of_the_shipped_models_is_up_to_date() -> None:
+    assert (ROOT / "docs" / f"{NAME}.md").read_text() == render(kept()), "write it again: make docs"
 
 
-def test_the_card_has_the_usual_sections_and_says_that_nothing_is_traded(
-    manifest: Manifest, evaluation: ModelEval
+def test_card_v1_stays_with_its_pictures() -> None:
+    text = (ROOT / "docs" / "model_card_v1.md").read_text()
+    pictures = re.findall(r"\]\((img/[^)]+)\)", text)
+    assert text.startswith("# Model card: volatility 3")
+    assert len(pictures) == 8
+    assert all((ROOT / "docs" / picture).is_file() for picture in pictures)
+
+
+def test_every_kind_has_its_scores_on_the_folds_and_on_the_final_part(
+    project: Path, trained: tuple[Manifest, bytes, ModelEval]
 ) -> None:
-    text = render(manifest, [(Evaluated("the final part", "final", tuple(PICTURES)), evaluation)])
-    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
-    assert [one for one in SECTIONS if not any(heading.startswith(one) for heading in headings)] == []
+    text, evaluation = card(project), trained[2]
+    for part in (evaluation.walk_forward, evaluation.headline):
+        assert part is not None
+        rows = score_rows(part)
+        assert [row[0] for row in rows] == ["Climatology", "z-score", "EWMA", "HAR", "Ridge"]
+        for row in rows:
+            assert f"| {' | '.join(row)} |" in text
+    final = evaluation.headline.models["ridge"].metrics
+    ridge = score_rows(evaluation.headline)[-1]
+    assert ridge[1] == f"{final['crps_log']:.4f}"
+    assert ridge[4:6] == [f"{final['coverage_80']:.1%}", f"{final['coverage_95']:.1%}"]
+    assert re.fullmatch(r"-0\.\d{4} \[-0\.\d{4}, [+-]0\.\d{4}\]", ridge[2])
+
+
+def test_sizes_features_transfers_and_verdicts_are_shown(
+    project: Path, trained: tuple[Manifest, bytes, ModelEval]
+) -> None:
+    text, (manifest, _, evaluation) = card(project), trained
+    size = evaluation.headline.sizes[-1]
+    assert f"| q99 | {size.spike_bps:.3g} | {size.base_rate:.1%} | {size.event_rate:.1%} |" in text
+    for feature in manifest.inputs:
+        low, high = manifest.ranges[feature]
+        assert f"| `{feature}` | {low:.3g} | {high:.3g} |" in text
+    assert "| skill | **refused** | not shown |" in text
+    study = msgspec.json.decode((ROOT / RESULTS / "forecasts.json").read_bytes())
+    pair = next(each for each in study["trained_on_one"] if each["trained_on"] == "mids of December")
+    ridge = next(each for each in pair["kinds"] if each["kind"] == "ridge")
+    line = next(each for each in text.splitlines() if each.startswith("| mids of December |"))
+    assert f"{ridge['crps_log']:.4f}, {ridge['coverage_80']:.0%}" in line
+    assert line.count("|") == 6
+    assert "| the other three | " in text
+
+
+def test_the_card_forbids_trading_and_states_its_limits(project: Path) -> None:
+    text = " ".join(card(project).split())
     assert "No trade is placed by this software" in text
-    assert "What the numbers do not mean" in text
+    assert "Markets that stand still" in text
+    assert "base rate" in text
 
 
-def test_every_figure_has_its_interval_beside_every_baseline(manifest: Manifest, evaluation: ModelEval) -> None:
-    text = render(manifest, [(Evaluated("the final part", "final", tuple(PICTURES)), evaluation)])
-    line = next(one for one in text.splitlines() if one.startswith("| PR-AUC |"))
-    assert len(re.findall(r"\d \[\d", line)) == 3
-    assert "| | logistic | z-score | HAR logit |" in text
-    assert "Means over 1 folds" in text
+def test_all_pictures_of_the_card_are_kept(project: Path) -> None:
+    shown = re.findall(rf"\]\(({NAME}/[^)]+\.png)\)", card(project))
+    assert shown == [f"{NAME}/volatility_4_{name}.png" for name in PICTURES]
+    assert all((project / "docs" / name).is_file() for name in shown)
 
 
-def test_the_calibration_inside_the_graph_is_told(manifest: Manifest, evaluation: ModelEval) -> None:
-    calibrated = msgspec.structs.replace(manifest, calibration=Calibration(0.8, -0.25))
-    text = render(calibrated, [(Evaluated("the final part", "final", tuple(PICTURES)), evaluation)])
-    assert "0.8 · logit -0.25" in text
+def test_lines_of_prose_are_as_short_as_on_other_pages(project: Path) -> None:
+    long = [line for line in card(project).splitlines() if len(line) > 120 and not line.startswith(("|", "!", "#"))]
+    assert long == []
 
 
-def test_a_card_without_evaluations_falls_back_on_the_manifest(manifest: Manifest) -> None:
-    text = render(manifest)
-    assert "As the manifest has it" in text
-    assert "| PR-AUC | 0.1522 | 0.1500 | 0.1205 | 0.1477 |" in text
+def test_what_is_kept_gives_the_same_card(project: Path, trained: tuple[Manifest, bytes, ModelEval]) -> None:
+    text, evaluation = card(project), trained[2]
+    models = [replace(model, evaluation=evaluation) for model in kept(project)]
+    assert render(models) == text
+    assert len(encode(brief(evaluation))) < len(encode(evaluation)) / 2
 
 
-@pytest.mark.parametrize(("spikes", "counted"), [(700, "all 700 rows are spikes"), (4, "4 of 700 rows are spikes")])
-def test_a_part_with_too_few_rows_of_a_class_is_introduced_by_that_and_has_no_picture_of_ranks(
-    manifest: Manifest, spikes: int, counted: str
-) -> None:
-    thin = evaluate_scored([with_spikes(spikes)], "logistic", Settings(resamples=40, group_resamples=20))
-    text = " ".join(render(manifest, [(Evaluated("April", "april", tuple(PICTURES)), thin)]).split())
-    section = text[text.index("## Metrics: April") : text.index("## As the manifest has it")]
-    assert section.startswith(
-        f"## Metrics: April **Nothing about ranking can be concluded from the final part ({counted})"
-    )
-    assert section.count("Nothing about ranking") == 1
-    pictures = re.findall(r"img/model_card_v1/april_(\w+)\.png", text)
-    assert pictures == ["reliability", "percentiles", "over_time"]
-    assert "Right: rate of spikes" not in text
-    assert ("| PR-AUC |" in section) == (spikes < 700)
-    assert "says as much as" not in text
+def test_files_of_models_that_left_the_card_are_removed(project: Path) -> None:
+    (project / "docs" / NAME).mkdir(parents=True)
+    (project / "docs" / NAME / "volatility_3.json").write_bytes(b"{}")
+    card(project)
+    assert not (project / "docs" / NAME / "volatility_3.json").exists()
 
 
-def test_the_card_names_the_regimes_without_a_bar(manifest: Manifest) -> None:
-    few_at_first = with_spikes(60, rows=1500)
-    evaluation = evaluate_scored([few_at_first], "logistic", Settings(resamples=40, group_resamples=20))
-    text = render(manifest, [(Evaluated("the final part", "final", tuple(PICTURES)), evaluation)])
-    assert "No bar, for want of 10 rows of each class: not known (3 of 60 rows are spikes)" in text
-
-
-def test_failures_are_counted_not_praised() -> None:
-    deaf = scored("final", rows=1500)
-    deaf = replace(deaf, decision_thresholds=dict.fromkeys(deaf.probabilities, 1.0))
-    lines = failures(evaluate_scored([deaf], "logistic", Settings(resamples=40, group_resamples=20)))
-    assert re.match(
-        r"Spike episodes at the decision threshold: (\d+) in all, 0 caught in advance, 0 .*, \1 not", lines[0]
-    )
-    assert "never raised an alert" in lines[1]
-
-
-def test_a_mean_probability_far_from_what_came_is_a_failure() -> None:
-    settings = Settings(resamples=40, group_resamples=20)
-    timid = scored("final", rows=1500)
-    assert not any(line.startswith("It said") for line in failures(evaluate_scored([timid], "logistic", settings)))
-    timid = replace(timid, probabilities={name: said / 50 for name, said in timid.probabilities.items()})
-    often = replace(timid, y=np.ones_like(timid.y), future_volatility=timid.future_volatility + timid.threshold)
-    lines = failures(evaluate_scored([often], "logistic", settings))
-    assert any(re.fullmatch(r"It said 0\.0\d+ on average, and 1\.00 came", line) for line in lines)
-
-
-def test_what_is_kept_is_a_fraction_and_gives_the_same_card(manifest: Manifest, evaluation: ModelEval) -> None:
-    title = Evaluated("the final part", "final", tuple(PICTURES))
-    short = brief(evaluation)
-    assert len(encode(short)) < len(encode(evaluation)) / 2
-    assert render(manifest, [(title, short)]) == render(manifest, [(title, evaluation)])
-
-
-def test_taking_up_replaces_what_was_kept_before(project: Path) -> None:
-    bundle, report = project / "models" / "volatility" / "1", project / "reports" / "model_eval.json"
-    take_up(bundle, [("An early look", report)], project)
-    take_up(bundle, [("The final part", report)], project)
-    model_card.write(project)
-    assert sorted(path.name for path in (project / "docs" / "model_card_v1").iterdir()) == [
-        "card.json",
-        "the_final_part.json",
-    ]
-    pictures = {path.name for path in (project / "docs" / "img" / "model_card_v1").iterdir()}
-    assert pictures == {f"the_final_part_{name}.png" for name in PICTURES}
-    text = (project / "docs" / "model_card_v1.md").read_text()
-    assert set(re.findall(r"img/model_card_v1/([^)]+)\)", text)) == pictures
-
-
-def test_an_evaluation_of_another_model_is_refused(project: Path, evaluation: ModelEval) -> None:
-    other = msgspec.structs.replace(evaluation, model=ModelRef("volatility", "1", "logistic", "core/1", "x", "y"))
-    reports.write_whole(project / "reports" / "other.json", encode(other))
-    with pytest.raises(InputError, match="is of another model than"):
-        take_up(project / "models" / "volatility" / "1", [("x", project / "reports" / "other.json")], project)
-    about = msgspec.structs.replace(evaluation, primary="har")
-    reports.write_whole(project / "reports" / "other.json", encode(about))
-    with pytest.raises(InputError, match="is about har, the bundle is of kind logistic"):
-        take_up(project / "models" / "volatility" / "1", [("x", project / "reports" / "other.json")], project)
+def test_an_evaluation_of_another_model_is_refused(project: Path, trained: tuple[Manifest, bytes, ModelEval]) -> None:
+    bundle, reports, evaluation = project / "models/volatility/4", project / "reports", trained[2]
+    other = ModelRef("volatility", "4", "ridge", "full/2", "x", "another hash")
+    for wrong in (msgspec.structs.replace(evaluation, model=other), msgspec.structs.replace(evaluation, kind="har")):
+        (reports / "model_eval.json").write_bytes(encode(wrong))
+        with pytest.raises(InputError, match="is of another model than"):
+            keep([(bundle, reports)], project)
     assert not (project / "docs").exists()
+
+
+def test_a_bundle_of_an_older_kind_is_refused(project: Path) -> None:
+    with pytest.raises(InputError, match="expected a forecast"):
+        keep([(ROOT / "models" / "volatility" / "1", project / "reports")], project)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--evaluation", "x=y"], "name the bundle that it is of"),
-        (["{bundle}", "--evaluation", "reports/model_eval.json"], "expected TITLE=FILE"),
-        (["{bundle}", "--evaluation", "x=absent.json"], "absent.json: cannot be read"),
-        (["absent"], "manifest.json cannot be read"),
+        (["{bundle}"], "expected a folder of reports after each bundle"),
+        (["absent", "{bundle}"], "manifest.json cannot be read"),
+        (["{bundle}", "absent"], "model_eval.json cannot be read"),
     ],
 )
 def test_wrong_arguments_are_one_line(project: Path, arguments: list[str], message: str) -> None:
-    given = [one.format(bundle=project / "models" / "volatility" / "1") for one in arguments]
+    given = [each.format(bundle=project / "models/volatility/4") for each in arguments]
     result = CliRunner().invoke(model_card.main, given)
     assert result.exit_code == 1
     assert message in result.stderr
