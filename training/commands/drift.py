@@ -127,7 +127,7 @@ def _load(sources: str | None, options: ReadOptions, step: Progress) -> Dataset:
 
     if sources is None:
         (recording,) = dataset_recordings("ticks")
-        paths, options = list(recording.files), recording.options()
+        paths, options = list(recording.files), recording.options
     else:
         paths = expand_paths(sources)
     step(f"reading {len(paths)} files")

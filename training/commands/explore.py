@@ -85,7 +85,7 @@ def explore(
         paths = [path for name in files for path in expand_paths(name)]
     else:
         (recording,) = dataset_recordings(dataset)
-        paths, options = list(recording.files), recording.options()
+        paths, options = list(recording.files), recording.options
     with steps() as step:
         loaded = load(
             paths,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.schema import FULL_2, FeatureSchema
-from pipeline.archive import ReadOptions
+from pipeline.archive import DEFAULT_OPTIONS, ReadOptions
 from pipeline.datasets import DATA_DIR, coinbase_ticker_2025, data_dir
 from training.problem.data.load import load
 from training.problem.forecast_rows import ForecastRows as ForecastRows
@@ -27,12 +27,11 @@ class Recording:
 
     name: str
     files: tuple[Path, ...]
-    polled_product: str = ""  # of polled quotes; "": the files are archives of messages
+    options: ReadOptions = DEFAULT_OPTIONS
 
-    def options(self) -> ReadOptions:
-        if not self.polled_product:
-            return ReadOptions()
-        return ReadOptions({"time": "ts_utc"}, self.polled_product, POLL_SILENCE_S * NS_PER_S)
+
+def _polled(product: str) -> ReadOptions:
+    return ReadOptions({"time": "ts_utc"}, product, POLL_SILENCE_S * NS_PER_S)
 
 
 def known_recordings() -> tuple[Recording, ...]:
@@ -41,9 +40,9 @@ def known_recordings() -> tuple[Recording, ...]:
     if root is None:
         return ()
     recordings = (
-        Recording("quotes 2021", (root / "btc_quotes_5s_2021.parquet",), "BTC-USD"),
-        Recording("mids of December", (root / "btc_mids_1s_dydx_202512.parquet",), "BTC-USD"),
-        Recording("perpetual of November", (root / "btc_quotes_1s_usdm_20251130.parquet",), "BTCUSDT"),
+        Recording("quotes 2021", (root / "btc_quotes_5s_2021.parquet",), _polled("BTC-USD")),
+        Recording("mids of December", (root / "btc_mids_1s_dydx_202512.parquet",), _polled("BTC-USD")),
+        Recording("perpetual of November", (root / "btc_quotes_1s_usdm_20251130.parquet",), _polled("BTCUSDT")),
         Recording("ticks of December", tuple(coinbase_ticker_2025())),
     )
     return tuple(each for each in recordings if each.files and all(file.exists() for file in each.files))
@@ -68,6 +67,6 @@ def read_recording(
 ) -> ForecastRows:
     """The rows of a recording, as `load` reads them, under the recording's name. Raises InputError as `load` does."""
     rows = load(
-        recording.files, schema=schema, sample_period_s=sample_period_s, target=target, options=recording.options()
+        recording.files, schema=schema, sample_period_s=sample_period_s, target=target, options=recording.options
     ).rows
     return replace(rows, recording=rows.recording * 0, recordings=(recording.name,))

@@ -73,7 +73,7 @@ def facts(progress: Callable[[str], None]) -> tuple[list[Section], list[Raw]]:
     sections, raws = [], []
     for recording in recordings:
         progress(recording.name)
-        dataset = load(recording.files, options=recording.options(), progress=progress)
+        dataset = load(recording.files, options=recording.options, progress=progress)
         sections.append(section_of(recording.name, ABOUT[recording.name], dataset))
         raws.append(_raw_of(recording.name, dataset))
     for name, paths in (("ticks of April 2026", coinbase_ticker_2026()), ("Binance, August 2024", binance_l1())):

@@ -31,15 +31,20 @@ def write_report(out: Path, evaluation: ModelEval, parts: Sequence[ScoredRows]) 
     parts: the parts of the evaluation, in its order. Raises InputError if the disk refuses a file; then that file is
     as before.
     """
-    pictures = draw(evaluation, parts[-1])
-    files = {
-        out / JSON_FILE: encode(evaluation),
-        out / HTML_FILE: render(report(evaluation, pictures)).encode(),
-        **{out / PICTURES_FOLDER / f"{name}.png": data for name, data in pictures.items()},
-    }
+    files = {out / name: data for name, data in report_files(evaluation, parts).items()}
     for path, data in files.items():
         write_whole(path, data)
     return list(files)
+
+
+def report_files(evaluation: ModelEval, parts: Sequence[ScoredRows]) -> dict[str, bytes]:
+    """File name -> bytes, JSON and HTML first. parts: as write_report."""
+    pictures = draw(evaluation, parts[-1])
+    return {
+        JSON_FILE: encode(evaluation),
+        HTML_FILE: render(report(evaluation, pictures)).encode(),
+        **{f"{PICTURES_FOLDER}/{name}.png": data for name, data in pictures.items()},
+    }
 
 
 def read_evaluation(path: Path) -> ModelEval:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,16 +10,9 @@ from common.check import Check
 from pipeline.features.columns import GAP, TickColumns
 from pipeline.features.engine import FeatureEngine
 from training.forecast_scores import leaks
-from training.forecasting.recordings import ForecastRows
-from training.forecasting.target import Floats, Ints
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedTicks:
-    """The records of a recording in the order of their arrival. products: by the code of TickColumns.product."""
-
-    columns: TickColumns
-    products: tuple[str, ...]
+from training.problem.data.dataset import RecordedTicks
+from training.problem.forecast_rows import ForecastRows
+from training.problem.target import Floats, Ints
 
 
 def look_ahead(rows: ForecastRows, ticks: Sequence[RecordedTicks], seed: int) -> Check:

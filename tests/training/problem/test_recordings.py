@@ -61,7 +61,7 @@ def test_features_have_the_bits_of_the_engine(tmp_path: Path, schema: object) ->
     recording = polled(tmp_path, list(range(0, 900, 5)))
     wanted = {"core/1": CORE_1, "full/2": FULL_2}[schema.name]  # type: ignore[attr-defined]
     rows = read_recording(recording, wanted, 5)
-    ticks = [each for each in read_archive(recording.files, recording.options()) if isinstance(each, Tick)]
+    ticks = [each for each in read_archive(recording.files, recording.options) if isinstance(each, Tick)]
     engine = FeatureEngine(wanted)
     live = [engine.update(TickColumns.from_records([tick], codes)) for codes in [ProductCodes()] for tick in ticks]
     by_time = {tick.event_time_ns: batch.values[0] for tick, batch in zip(ticks, live, strict=True)}
