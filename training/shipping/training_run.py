@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.bundle import ManifestSpan
 from common.check import Check
+from common.errors import InputError
 from common.schema import SCHEMAS
 from common.steps import steps
 from training.fitting import forecast_experiment
@@ -101,8 +102,13 @@ def read_data(request: TrainingRequest, progress: Progress) -> TrainingData:
             dataset = replace(dataset, rows=replace(dataset.rows, recordings=(recording.name,)))
         datasets.append(dataset)
     have_ticks = all(dataset.recorded for dataset in datasets)
+    rows = pooled([dataset.rows for dataset in datasets])
+    if (rows.outcome_bps <= request.settings.target.floor_bps).all():
+        raise InputError(
+            f"the mid stood still in the minute after each of {len(rows):,} rows: a livelier recording is needed"
+        )
     return TrainingData(
-        rows=pooled([dataset.rows for dataset in datasets]),
+        rows=rows,
         paths=request.paths,
         recorded=tuple(each for dataset in datasets for each in dataset.recorded) if have_ticks else (),
     )
