@@ -214,8 +214,9 @@ def _benchmark(
     click.echo(f"ONNX Runtime by {CALLED}; the gate binds input and output beforehand, which saves the handing over")
     if difference is None:
         click.echo(
-            f"no trained form of a forecast is kept beside {folder}, and no run in {config.tracking.runs_dir} made it; train keeps "
-            f"one in its run's folder, `models promote` puts {TRAINED_FILE} beside a bundle; --trained FOLDER names one"
+            f"no trained form of a forecast is kept beside {folder}, and no run in {config.tracking.runs_dir} made it; "
+            f"train keeps it in the folder of its run, `models promote` puts {TRAINED_FILE} beside a bundle; --trained "
+            "names another folder"
         )
     else:
         click.echo(f"the two differ by {difference:.2g} at most, on {len(rows):,} row{'' if len(rows) == 1 else 's'}")

@@ -39,6 +39,7 @@ class _Trained(msgspec.Struct, frozen=True, kw_only=True):
     features: tuple[tuple[str, str], ...]  # of the schema: name and unit
     units: tuple[_Unit, ...]
     offset: str
+    offset_in_scale: bool
     signed: bool
     location: tuple[float, ...]
     log_scale: tuple[float, ...]
@@ -58,6 +59,7 @@ def trained_files(fitted: FittedForecast) -> dict[str, bytes]:
         features=tuple((feature.name, feature.unit) for feature in fitted.schema.features),
         units=tuple(_Unit(unit.name, dict(unit.weights), unit.bias) for unit in design.units),
         offset=design.offset,
+        offset_in_scale=design.offset_in_scale,
         signed=design.signed,
         location=tuple(fitted.location.tolist()),
         log_scale=tuple(fitted.log_scale.tolist()),
@@ -87,6 +89,7 @@ def read_trained(folder: Path) -> FittedForecast:
         schema=_schema(form.schema, form.features),
         units=tuple(Unit(unit.name, unit.weights, unit.bias) for unit in form.units),
         offset=form.offset,
+        offset_in_scale=form.offset_in_scale,
         signed=form.signed,
     )
     span = design.span.stop - design.span.start
