@@ -70,13 +70,13 @@ def report(evaluation: ModelEval, pictures: Mapping[str, bytes]) -> ForecastRepo
     """The content of the page."""
     part, model = evaluation.headline, evaluation.model
     title = f"Forecasts of {model.name}/{model.version}" if model else f"Forecasts of {label(evaluation.kind)}"
-    files = len(evaluation.data.files)
+    files = f" · {len(evaluation.data.files)} files" if evaluation.data.files else ""
     settings = evaluation.settings
     tables = [_scores(evaluation), _at_sizes(evaluation), _differences(evaluation), _alerts(evaluation)]
     tables += [_groups(evaluation, grouping) for grouping in part.groupings if len(grouping.groups) > 1]
     return ForecastReport(
         title=title,
-        subtitle=f"{label(evaluation.kind)} · {_place(evaluation)} · {span_text(part)} · {files} files",
+        subtitle=f"{label(evaluation.kind)} · {_place(evaluation)} · {span_text(part)}{files}",
         verdict=verdict(evaluation),
         tiles=_tiles(evaluation),
         checks=(),
