@@ -29,8 +29,8 @@ from training.reporting.explore.result import Exploration
 DEFAULT_OUT = Path(__file__).resolve().parents[2] / "docs" / "data_card.md"
 LONGEST_GAPS = 6
 ABOUT = {
-    "quotes 2021": "BTC quotes of a dealer, polled about every 5 s, with the crash of 19 May. The spreads of 7 to 34 bps "
-    "are the dealer's, so models of spreads learn nothing of the market from them.",
+    "quotes 2021": "BTC quotes of a dealer, polled about every 5 s, with the crash of 19 May. The spreads of 7 to 34 "
+    "bps are the dealer's, not the market's.",
     "mids of December": "BTC-USD mids of a decentralized exchange at 1 Hz. They have no spread and no quantities.",
     "perpetual of November": "Quotes of a BTC perpetual at 1 Hz, without quantities.",
     "ticks of December": "Ticker messages of BTC-USD of Coinbase with best bid, best ask and quantities. Times are the "
@@ -140,7 +140,12 @@ def render(sections: Sequence[Section], raws: Sequence[Raw]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"time": _time, "duration": _duration}
+    environment.filters |= {
+        "time": _time,
+        "duration": _duration,
+        "digits": lambda value: f"{value:.3g}",
+        "percent": lambda share: f"q{100 * share:g}",
+    }
     return environment.get_template("data_card.md").render(
         sections=sections, raws=raws, horizon_s=DEFAULT_TARGET.horizon_s, step_s=DEFAULT_TARGET.step_s
     )
