@@ -93,8 +93,8 @@ def train(
     # These imports take seconds and need the extra: options are checked and help is shown without them.
     from training.shipping.bundle import bundle_folder, write_bundle
     from training.shipping.tracking.experiments import upload_waiting
+    from training.shipping.trained_form import trained_files
     from training.shipping.training_run import TrainingRequest, keep_run, train_bundle
-    from training.shipping.trained_model_io import trained_files
 
     folder = bundle_folder(out or Path(config.server.models_dir), name, version, force)
     request = TrainingRequest(
