@@ -26,7 +26,7 @@ from common.errors import BundleError, TrainingError, UsageError
 from common.model_store import ModelStore, model_name
 from common.schema import CORE_1, FeatureSchema
 from training.shipping import conversion
-from training.shipping.export import PARITY_LIMIT
+from training.shipping.conversion import PARITY_LIMIT
 
 CLOSER = 0.1  # of the error: a later way of conversion replaces an earlier one only if it is much closer
 TRIED_ROWS = 256  # on which each conversion is first run beside its own source

@@ -88,7 +88,8 @@ def recorded(seed: int = 2, seconds: int = SECONDS) -> RecordedTicks:
         mid,
         mid - 0.005,
         mid + 0.005,
-        *quantity,
+        quantity[0],
+        quantity[1],
         time_ns.copy(),
     )
     return RecordedTicks(columns, ("BTC-USD",))
@@ -172,7 +173,7 @@ def final_part_copied(rows: ForecastRows) -> ForecastRows:
     last = rows.take(slice(len(rows) * 4 // 5, len(rows)))
     earlier = replace(last, time_ns=last.time_ns - 30 * 86_400 * NS_PER_S)
     columns = ("time_ns", "features", "outcome_bps", "product", "recording")
-    both = {name: np.concatenate([getattr(earlier, name), getattr(rows, name)]) for name in columns}
+    both: dict[str, Any] = {name: np.concatenate([getattr(earlier, name), getattr(rows, name)]) for name in columns}
     return replace(rows, **both)
 
 

@@ -23,6 +23,7 @@ from training.shipping.onnx_model import OnnxModel
 MATRIX = "rows"
 TARGET = {"": 18, "ai.onnx.ml": 3}  # opsets that every converter here knows
 TREE_OPSET = 15  # the newest that onnxmltools takes for both kinds of trees
+PARITY_LIMIT = 1e-5  # largest difference between a graph and the probabilities of its model
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def read_trained(folder: Path) -> FittedForecast:
     span = design.span.stop - design.span.start
     if not len(form.location) == len(form.log_scale) == span + 1 or len(form.levels) != len(form.knots):
         raise InputError(
-            f"trained form {folder}: {TRAINED_FILE}: expected {span + 1} weights, and a knot for each level"
+            f"trained form {folder}: {TRAINED_FILE}: expected {span + 1} weights and a knot for each level"
         )
     location, log_scale, levels, knots = map(np.array, (form.location, form.log_scale, form.levels, form.knots))
     if not (np.diff(levels) > 0).all() or not (np.diff(knots) > 0).all():

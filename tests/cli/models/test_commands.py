@@ -59,7 +59,7 @@ def json_output(capfd: pytest.CaptureFixture[str]) -> Any:
 def test_a_leaky_model_is_refused_with_its_reason(made: Made, capfd: pytest.CaptureFixture[str]) -> None:
     assert models("promote", "volatility", "--run", kept(leaky()), "--no-track") == 3
     output = capfd.readouterr().out
-    assert "REFUSED foresight      features are more correlated" in output
+    assert "REFUSED foresight" in output
     assert output.count("REFUSED") == 4
     assert store().labels() is None
 
@@ -159,7 +159,7 @@ def test_the_list_shows_thresholds_and_says_where_scores_do_not_compare(
 ) -> None:
     def listed(threshold: float) -> str:
         label = msgspec.structs.replace(made.manifest.label, threshold=threshold)
-        store().put(msgspec.structs.replace(made.manifest, label=label), made.model, {})
+        store().put(msgspec.structs.replace(made.manifest, label=label, forecast=None), made.model, {})
         assert models("list") == 0
         return capfd.readouterr().out
 

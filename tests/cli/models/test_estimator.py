@@ -34,7 +34,7 @@ from common.errors import BundleError, InputError, TrainingError, UsageError
 from common.schema import CORE_1
 from server.core.bundles import load_model
 from tests.cli.models.exports import Matrix, training_data
-from training.shipping.export import PARITY_LIMIT
+from training.shipping.conversion import PARITY_LIMIT
 
 pytestmark = pytest.mark.slow
 

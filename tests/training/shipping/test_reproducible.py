@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from common.bundle import MANIFEST_FILE, MODEL_FILE
-from tests.training.runs import draw_rows
-from training.models.trees import XGBoost
-from training.problem.labels import labels
-from training.shipping.trained_model_io import trained_files
+from tests.training.forecasting.samples import sample_rows
+from training.forecasting.kinds import kind_named
+from training.shipping.trained_form import trained_files
 
 pytestmark = pytest.mark.process
 
@@ -23,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def train(recording: Path, out: Path, *options: str, hash_seed: int) -> dict[str, bytes]:
     """The files of a training in a process of its own, run and all."""
     out.mkdir()
-    command = [sys.executable, "-m", "cli.main", "train", str(recording), "--no-cluster", "--trials", "1"]
+    command = [sys.executable, "-m", "cli.main", "train", str(recording), "--no-cluster"]
     environ = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -43,16 +42,14 @@ def train(recording: Path, out: Path, *options: str, hash_seed: int) -> dict[str
 def test_another_process_makes_the_same_bytes(recording: Path, tmp_path: Path) -> None:
     first = train(recording, tmp_path / "first", "--model-type", "xgboost", hash_seed=1)
     second = train(recording, tmp_path / "second", "--model-type", "xgboost", hash_seed=2)
-    assert {f"1/{MODEL_FILE}", f"1/{MANIFEST_FILE}", "trained/trees.ubj", "evidence/rows.parquet"} <= set(first)
+    assert {f"1/{MODEL_FILE}", f"1/{MANIFEST_FILE}", "trained/trees.json", "evidence/rows.parquet"} <= set(first)
     assert first[f"1/{MODEL_FILE}"] == first[f"bundle/{MODEL_FILE}"]
     assert [name for name in first if first[name] != second.get(name)] == []
 
 
 def test_another_seed_makes_another_model() -> None:
-    """So the test above could fail: the seed does reach the trees."""
-    rows = draw_rows(600, seed=1)
-    kind = XGBoost()
-    params = {**kind.defaults(rows.schema), "trees": 20}
-    first, again, second = (kind.fit(rows, labels(rows.future_volatility, 1.0), params, seed) for seed in (1, 1, 2))
-    assert trained_files(first) == trained_files(again)
-    assert trained_files(first) != trained_files(second)
+    """So the test above can fail: the seed does reach the trees."""
+    rows, kind = sample_rows(1500), kind_named("xgboost")
+    first, again, second = (trained_files(kind.fit(rows, seed=seed)) for seed in (1, 1, 2))
+    assert first == again
+    assert first != second

@@ -17,6 +17,7 @@ from common.schema import FULL_1
 from tests.training import runs
 from tests.training.runs import Made, replace_manifest
 from training.forecast_scores.gate import GateLimits
+from training.forecast_scores.scores import crps_log
 from training.forecasting.kinds import kind_named
 from training.shipping import promotion, run_checks
 
@@ -38,7 +39,7 @@ def changed(**values: Any) -> Made:
 def test_the_manifest_states_the_crps_of_the_final_part(error: float, passed: bool, tmp_path: Path) -> None:
     made = runs.first()
     final = made.parts[-1]
-    crps = run_checks.crps_log(made.fitted.forecasts(final.rows.features), final.rows.outcome_bps).mean() + error
+    crps = crps_log(made.fitted.forecasts(final.rows.features), final.rows.outcome_bps).mean() + error
     claim = {"har": {"crps": float(crps)}} if np.isfinite(error) else {}
     check = verdict(changed(metrics=claim), tmp_path, "reported")
     assert check.passed is passed

@@ -9,7 +9,7 @@ import pytest
 
 from common.bundle import Manifest, read_bundle
 from common.schema import CORE_1
-from training.shipping.export import PARITY_LIMIT
+from training.shipping.conversion import PARITY_LIMIT
 from training.shipping.onnx_model import OnnxModel
 
 ROOT = Path(__file__).parents[3]
