@@ -5,8 +5,8 @@ python -m training.reporting.model_card models/volatility/4 reports/core [models
                                                                     keep evaluations of these bundles, and write it
 
 A folder of reports has model_eval.json, pictures, and checks.json: `volcast models promote … --dry-run --json`.
-The folder next to the card keeps what the card shows. benchmarks/forecasts.py writes the scores of models that were trained on
-a single recording.
+The folder next to the card keeps what the card shows. benchmarks/forecasts.py writes the scores of models that were
+trained on a single recording.
 """
 
 from __future__ import annotations
