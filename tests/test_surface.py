@@ -227,7 +227,7 @@ def trained(home: Path, recording: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def evaluated(home: Path, recording: Path, trained: dict[str, Any]) -> dict[str, Any]:
-    run("evaluate", recording, "--bundle", "models/mine/1", "--seen", "--resamples", "40", cwd=home)
+    run("evaluate", recording, "--bundle", "models/mine/1", "--seen", cwd=home)
     report: dict[str, Any] = json.loads((home / "reports" / "model_eval.json").read_text())
     return report
 
@@ -269,7 +269,6 @@ class TestModels:
                 "true_negatives",
             }
 
-    @later(FORECASTS, "model_eval.json has no classification report")
     def test_the_evaluation_holds_a_classification_report(self, evaluated: dict[str, Any]) -> None:
         (part,) = evaluated["parts"]
         assert all("classification_report" in figures for figures in part["models"].values())
@@ -279,7 +278,6 @@ class TestModels:
         assert "<html" in page.read_text()[:1000].lower()
         assert json.loads(figures.read_text())
 
-    @later(FORECASTS, "the report is called train_test, after what it compares")
     def test_the_drift_report_has_its_known_name(self, drifted: Path) -> None:
         assert {"evidently_report.html", "evidently_report.json"} <= {file.name for file in drifted.iterdir()}
 

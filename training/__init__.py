@@ -5,7 +5,7 @@ bundles and runs (shipping) and pages (reporting), follow live data (monitoring,
 pyproject.toml has the order in which packages may import each other.
 """
 
-# Names of training.models.KINDS, for commands that offer them before scikit-learn is imported.
-MODEL_TYPES = ("zscore", "ewma", "har", "har_returns", "logistic", "xgboost")
-# Few rows of ticks are spikes, and spikes cluster in time. With eight folds instead of five, more folds hold spikes.
-TICKS_FOLDS, FOLDS = 8, 5
+# Names of training.forecasting.kinds.KINDS, for commands that offer them before scikit-learn is imported.
+MODEL_TYPES = ("climatology", "zscore", "ewma", "har", "logistic", "ridge", "xgboost")
+# What `--dataset` names: recordings of the shared data (training/problem/recordings.py).
+DATASETS = ("ticks", "quotes", "recordings")

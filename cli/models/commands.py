@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,18 +15,17 @@ import click
 from cli.extras import missing_extra
 from cli.models import listing
 from cli.models.output import print_added, print_checks, print_json, print_move, print_verdict, table
-from common.bundle import read_bundle
+from common.bundle import Manifest, read_bundle
 from common.cli import FiniteRange, config_option, examples, json_option
 from common.config import Config, load_config
 from common.console import tables
 from common.errors import BundleError, UnavailableError, UsageError
 from common.log import configure_logs
 from common.model_store import ModelStore, Moved, Role, model_name, model_names
-from common.paired_difference import why_unproven
 from common.schema import CORE_1
 
 if TYPE_CHECKING:
-    from training.judging.gate import Limits
+    from training.forecast_scores.gate import GateLimits
     from training.shipping.tracking.mlflow_server import MlflowServer
 
 # The extra that brings the imports of a subcommand; `list` and `rollback` need none.
@@ -85,8 +85,8 @@ def list_(
 ) -> int:
     """Lists versions in the models folder with their labels, and the runs on this machine.
 
-    The spike size is the smallest volatility of a spike; for a forecast model, its default size. pr_auc is the mean
-    over the walk-forward folds.
+    The spike size is the smallest volatility of a spike; for a forecast model, its default size. crps and pr_auc are
+    means over the walk-forward folds.
     """
     workplace = Workplace(config_file, models_dir, runs_dir)
     stores = [workplace.store(name)] if name else workplace.stores()
@@ -97,7 +97,7 @@ def list_(
         return 0
 
     console = tables()
-    columns = ("name", "version", "label", "kind", "schema", "trained_until", "spike size", "pr_auc", "error")
+    columns = ("name", "version", "label", "kind", "schema", "trained_until", "spike size", *listing.SCORES, "error")
     console.print(table("Models", [listing.shown(row) for row in versions], columns))
     if listing.scores_differ_in_base(versions):
         click.echo(
@@ -109,7 +109,7 @@ def list_(
             click.echo(f"{row['name']} {row['version']}: {row['why']}\n")
     for line in damaged:
         click.echo(f"volcast: {line}", err=True)
-    console.print(table("Runs", runs, ("run", "code", "pr_auc", "version", "mlflow")))
+    console.print(table("Runs", runs, ("run", "code", *listing.SCORES, "version", "mlflow")))
     return 0
 
 
@@ -338,11 +338,11 @@ class Workplace:
         """One per folder, also if its name is not a valid `model_name`."""
         return [ModelStore(self.models_dir, name) for name in self.names()]
 
-    def limits(self) -> Limits:
-        from training.judging.gate import Limits
+    def limits(self) -> GateLimits:
+        from training.forecast_scores.gate import GateLimits
 
         gate = self.config.gate
-        return Limits(gate.max_latency_us, gate.champion_margin, gate.seed)
+        return GateLimits(champion_margin=gate.champion_margin, max_latency_us=gate.max_latency_us, seed=gate.seed)
 
     @cached_property
     def tracker(self) -> MlflowServer:
@@ -374,10 +374,19 @@ def _gate_text(store: ModelStore, version: str) -> str:
     """A line about the gate's view of a version that became champion without the gate."""
     command = f"`volcast models promote {store.name} {version} --dry-run` runs the gate"
     manifest, _ = read_bundle(store.path(version))
-    reason = "" if manifest.forecast else why_unproven(manifest.kind, manifest.walk_forward)
-    if reason:
+    if manifest.forecast is None:
+        return f"WARNING: version {version} gives one probability and no forecast, which the gate does not judge"
+    if reason := _unproven(manifest):
         return f"WARNING: today's gate refuses version {version}: {reason}; {command}"
     return f"the gate did not judge version {version} again: {command}"
+
+
+def _unproven(manifest: Manifest) -> str:
+    """The reason why a manifest does not show that its kind beats HAR; "" for HAR and if it does."""
+    scores = manifest.walk_forward.get(manifest.kind, {})
+    if manifest.kind == "har" or scores.get("crps_minus_har_high", math.inf) < 0:
+        return ""
+    return f"{manifest.kind} is not shown to beat HAR on the folds of its training"
 
 
 def _move_alias(workplace: Workplace, name: str) -> None:

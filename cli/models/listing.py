@@ -12,6 +12,8 @@ from common.errors import BundleError
 from common.model_store import ModelStore
 from common.paired_difference import why_it_ships
 
+SCORES = ("crps", "pr_auc")  # means over the walk-forward folds
+
 
 def versions(store: ModelStore) -> list[dict[str, Any]]:
     """One row for each version, in order; `error` is the reason if its bundle cannot be read."""
@@ -33,8 +35,8 @@ def versions(store: ModelStore) -> list[dict[str, Any]]:
             row |= {"trained_until": _day(manifest.training.end_ns), "label_threshold": _spike_size(manifest)}
             row |= {"evaluation_ns": (manifest.evaluation.start_ns, manifest.evaluation.end_ns)}
         row |= {"why": why_it_ships(manifest.kind, manifest.walk_forward)}
-        score = manifest.walk_forward.get(manifest.kind, {}).get("pr_auc")
-        rows.append(row | {"pr_auc": "" if score is None else f"{score:.3f}", "error": ""})
+        scores = manifest.walk_forward.get(manifest.kind, {})
+        rows.append(row | {name: _shown(scores.get(name)) for name in SCORES} | {"error": ""})
     return rows
 
 
@@ -69,17 +71,20 @@ def runs(runs_dir: Path, tracking: TrackingConfig, name: str | None) -> tuple[li
         if name is not None and run.name != name:
             continue
         upload = read_upload(folder, uri)
-        score = run.metrics.get(f"walk_forward/{run.kind}/pr_auc")
         rows.append(
             {
                 "run": run.id,
                 "code": run.code,
-                "pr_auc": "" if score is None else f"{score:.3f}",
+                **{name: _shown(run.metrics.get(f"walk_forward/{run.kind}/{name}")) for name in SCORES},
                 "version": upload.version,
                 "mlflow": f"version {upload.version}" if upload.has(FINISHED) else "waits",
             }
         )
     return rows, unreadable(runs_dir)
+
+
+def _shown(score: float | None) -> str:
+    return "" if score is None else f"{score:.3f}"
 
 
 def _day(time_ns: int) -> str:

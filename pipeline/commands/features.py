@@ -22,9 +22,9 @@ from common.log import configure_logs
 from common.schema import CORE_1, SCHEMAS, FeatureSchema
 from common.steps import steps
 from pipeline.archive import ReadOptions, RecordingFormat, describe, expand_paths, latest_archive, read_archive
+from pipeline.archive.options import flat_options, no_tick, read_options, show_formats
 from pipeline.backfill.run import ATTEMPTS, backfill
 from pipeline.backfill.tasks import REFUSED
-from pipeline.commands.recordings import flat_options, no_tick, read_options, show_formats
 from pipeline.features.engine import longest_ns
 from pipeline.features.table import FeatureCounts, feature_chunks
 from pipeline.feed.advice import GapWatch, order_advice

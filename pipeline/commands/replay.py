@@ -20,7 +20,7 @@ from common.lifecycle import stop_on_signals
 from common.log import configure_logs, get_logger
 from common.status import StatusPipe
 from pipeline.archive import describe, expand_paths, latest_archive, read_archive
-from pipeline.commands.recordings import flat_options, no_tick, read_options, show_formats
+from pipeline.archive.options import flat_options, no_tick, read_options, show_formats
 from pipeline.exchange.pacer import Pacer
 from pipeline.feed.advice import GapWatch
 from pipeline.feed.protocol import Result

@@ -1,7 +1,7 @@
 """A simulated market: top-of-book updates whose volatility clusters and jumps, the same for the same seed.
 
 Per product, in blocks of a minute:
-- volatility is calm, with bursts (`pipeline/exchange/volatility.py`);
+- volatility is calm, with lively spells (`pipeline/exchange/volatility.py`);
 - updates arrive as a Cox process: a Poisson process whose rate grows with volatility and varies by itself;
 - some updates move the mid. Sizes of moves are log-normal, so that a few moves make most of a minute's volatility;
 - the spread is a Markov chain of two states, one grid step and wide. Wide spreads are exponential and more frequent in
@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.exchange.volatility import BLOCK_S, Burst, OrnsteinUhlenbeck, Volatility
+from pipeline.exchange.volatility import BLOCK_S, OrnsteinUhlenbeck, Volatility
 from pipeline.feed.rfc3339 import NS_PER_S
 
 START_NS = 1_767_225_600 * NS_PER_S  # 2026-01-01T00:00:00Z: the ticks of a seed do not depend on when it is run
@@ -53,8 +53,8 @@ class Profile:
 PROFILES = {
     profile.product_id: profile
     for profile in (
-        Profile("BTC-USD", 94_500.0, 0.58, 0.03, 1.5e-5, 8_000.0),
-        Profile("ETH-USD", 3_300.0, 0.58, 0.8, 2.0e-5, 110_000.0),
+        Profile("BTC-USD", 94_500.0, 2.0, 0.03, 1.5e-5, 8_000.0),
+        Profile("ETH-USD", 3_300.0, 2.0, 0.8, 2.0e-5, 110_000.0),
     )
 }
 
@@ -109,6 +109,7 @@ class _Market:
     _TRADES = 0.33  # how often an update is a trade
     _IMBALANCE_KEEP = 0.72  # from update to update
     _LEAN = 0.4
+    _TREND = 0.3  # share of updates whose moves go in the direction of the update before
     _REVERSION_S = 30.0 * _DAY_S  # keeps the price within reason however long the market runs
 
     def __init__(self, profile: Profile, seed: int, rate_per_s: float, start_ns: int) -> None:
@@ -122,6 +123,7 @@ class _Market:
         self._time_us = start_ns // _US - 1
         self._spread = 1
         self._imbalance = 0.0
+        self._sign = 1.0
         self._volume = profile.volume_24h
         self._price = self._open = self._low = self._high = round(profile.price * PRICE_SCALE)
 
@@ -134,14 +136,14 @@ class _Market:
             block += 1
 
     def _block(self, block_ns: int) -> Iterator[SimulatedTick]:
-        levels, bursts = self._volatility.block()
+        levels = self._volatility.block()
         rates = self._rates(levels)
         seconds, time_ns = self._arrivals(rates, block_ns)
         count = len(seconds)
         if not count:
             return iter(())
         imbalance = self._imbalances(count)
-        moves = self._moves(levels, rates, seconds, imbalance, bursts)
+        moves = self._moves(levels, rates, seconds, imbalance)
         center = self._centers(moves)
         spread = self._spreads(levels[seconds], moves != 0.0)
         bid = np.maximum(np.floor(center - spread / 2 + 0.5).astype(np.int64), 1)
@@ -196,7 +198,6 @@ class _Market:
         rates: NDArray[np.float64],
         seconds: NDArray[np.int64],
         imbalance: NDArray[np.float64],
-        bursts: list[Burst],
     ) -> NDArray[np.float64]:
         """Log returns of the mid (n,). Their variance per second depends on the level alone, not on the rate."""
         count = len(seconds)
@@ -206,11 +207,15 @@ class _Market:
         sizes = np.exp(self._MOVE_SD * self._rng.standard_normal(count) - self._MOVE_SD**2)  # mean square 1
         moved, up = self._rng.random((2, count))
         signs = np.where(up < 0.5 + 0.5 * self._LEAN * np.tanh(imbalance[:-1]), 1.0, -1.0)
-        moves = np.where(moved < probability, signs * sizes * move_sd[seconds], 0.0)
-        for burst in bursts:
-            first = int(np.searchsorted(seconds, burst.second))
-            moves[min(first, count - 1)] += burst.jump_bps / 1e4
-        return moves
+        return np.where(moved < probability, self._trending(signs) * sizes * move_sd[seconds], 0.0)
+
+    def _trending(self, signs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Signs (n,) of which a share repeats the sign before, so that moves add up over seconds."""
+        new = self._rng.random(len(signs)) >= self._TREND
+        last = np.maximum.accumulate(np.where(new, np.arange(len(signs)), -1))
+        trending = np.where(last >= 0, signs[last], self._sign)
+        self._sign = float(trending[-1])
+        return trending
 
     def _centers(self, moves: NDArray[np.float64]) -> NDArray[np.float64]:
         """Where the mid would be without a grid, in grid steps (n,)."""

@@ -1,14 +1,14 @@
-"""Volatility of the simulated market, second by second: calm that varies slowly, and bursts.
+"""Volatility of the simulated market, second by second: it varies slowly and fast, and has lively spells.
 
-- Calm: log volatility is the sum of two Ornstein-Uhlenbeck processes, slow (half an hour) and fast (a minute): the
-  two-factor form of stochastic volatility (Chernov, Gallant, Ghysels and Tauchen, 2003, "Alternative models for stock
-  price dynamics", J. Econometrics 116).
-- Bursts: each burst starts with a jump of the price and lifts volatility for about half a minute. Bursts arrive as a
+- Log volatility has two Ornstein-Uhlenbeck processes, slow (half an hour) and fast (a minute): the two-factor form of
+  stochastic volatility (Chernov, Gallant, Ghysels and Tauchen, 2003, "Alternative models for stock price dynamics",
+  J. Econometrics 116).
+- A lively spell adds a wave to log volatility, which rises and falls over some minutes. Spells arrive as a
   self-correcting point process, the stress-release model (Isham and Westcott, 1979, "A self-correcting point process",
   Stochastic Processes and their Applications 8; Vere-Jones, 1978, J. Physics of the Earth 26): stress grows with time,
-  the hazard of a burst is exponential in the stress, and a burst releases stress in proportion to its length.
+  the hazard of a spell is exponential in the stress, and a spell releases stress.
 
-A Poisson or self-exciting process of bursts makes some hours all calm and others all turmoil. The number of bursts of a
+A Poisson or self-exciting process of spells makes some hours all calm and others all turmoil. The number of spells of a
 self-correcting process has a bounded variance, so each hour has its share of them.
 """
 
@@ -16,19 +16,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 BLOCK_S = 60
-
-
-class Burst(NamedTuple):
-    """The start of a burst."""
-
-    second: int  # of the block
-    jump_bps: float  # log return at once, signed
 
 
 @dataclass(slots=True)
@@ -55,49 +47,41 @@ class OrnsteinUhlenbeck:
 
 
 class Volatility:
-    """Volatility relative to its calm level, and the bursts, one block of BLOCK_S seconds after another."""
+    """Volatility relative to its calm level, one block of BLOCK_S seconds after another."""
 
-    SLOW_S, SLOW_SD = 1800.0, 0.12
+    SLOW_S, SLOW_SD = 1800.0, 0.10
     FAST_S, FAST_SD = 60.0, 0.20
-    DECAY_S = 20.0  # of the lift that a burst gives to volatility
-    LIFT = 6.0  # median lift, relative to the calm level
-    LIFT_SD = 0.2  # of its logarithm
-    MIN_JUMP_BPS, MEAN_JUMP_BPS = 3.0, 3.7  # size of the jump at the start of a burst: a shifted exponential
-    SHARE = 0.134  # of the time that belongs to bursts: the rate at which stress grows
-    RELEASE_S = 72.0  # stress that a median burst releases: seconds whose next minute meets the burst
-    HAZARD_SCALE_S = 8.0  # stress that raises the hazard by a factor e; smaller: more regular bursts
+    WAVE_S = 75.0  # from the start of a spell to its height
+    HEIGHT, HEIGHT_SD = 1.5, 0.15  # of a wave of log volatility
+    DISTANCE_S = 600.0  # mean time between the starts of spells
+    HAZARD_SCALE_S = 60.0  # stress that raises the hazard by a factor e; smaller: more regular spells
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
         self._slow = OrnsteinUhlenbeck.drawn(self.SLOW_S, self.SLOW_SD, rng)
         self._fast = OrnsteinUhlenbeck.drawn(self.FAST_S, self.FAST_SD, rng)
-        self._lift = 0.0
-        # Anywhere between two bursts.
-        self._stress_s = -self.RELEASE_S * float(rng.random())
+        # A wave is h * t / WAVE_S * exp(1 - t / WAVE_S): the output of two equal low-pass filters in a row.
+        self._push, self._wave = 0.0, 0.0
+        # Anywhere between two spells.
+        self._stress_s = -self.DISTANCE_S * float(rng.random())
 
-    def block(self) -> tuple[NDArray[np.float64], list[Burst]]:
-        """Relative volatility (BLOCK_S,), and the bursts that begin in the block."""
+    def block(self) -> NDArray[np.float64]:
+        """Relative volatility of each second, (BLOCK_S,)."""
         slow, fast = self._slow.path(self._rng, BLOCK_S), self._fast.path(self._rng, BLOCK_S)
         uniform = self._rng.random(BLOCK_S).tolist()
-        lifts = self._rng.lognormal(math.log(self.LIFT), self.LIFT_SD, BLOCK_S).tolist()
-        jumps = self._jumps(BLOCK_S).tolist()
-        lift_keep = math.exp(-1 / self.DECAY_S)
-        levels, bursts = np.empty(BLOCK_S), []
+        heights = (self.HEIGHT + self.HEIGHT_SD * self._rng.standard_normal(BLOCK_S)).tolist()
+        keep = math.exp(-1 / self.WAVE_S)
+        logs = np.empty(BLOCK_S)
         for second in range(BLOCK_S):
-            self._lift *= lift_keep
-            self._stress_s += self.SHARE
+            self._stress_s += 1.0
             if uniform[second] < self._hazard():
-                bursts.append(Burst(second, jumps[second]))
-                self._lift += lifts[second]
-                self._stress_s -= self.RELEASE_S
-            levels[second] = math.exp(slow[second] + fast[second]) * (1.0 + self._lift)
-        return levels, bursts
+                self._push += math.e * heights[second]
+                self._stress_s -= self.DISTANCE_S
+            self._push *= keep
+            self._wave += (self._push - self._wave) / self.WAVE_S
+            logs[second] = slow[second] + fast[second] + self._wave
+        return np.exp(logs)
 
     def _hazard(self) -> float:
-        """Of a burst in this second. Stress 0 is where the next burst is due."""
-        return self.SHARE / self.HAZARD_SCALE_S * math.exp(min(self._stress_s / self.HAZARD_SCALE_S, 10.0))
-
-    def _jumps(self, count: int) -> NDArray[np.float64]:
-        """Log returns in bps (count,), up and down alike."""
-        sizes = self.MIN_JUMP_BPS + self._rng.exponential(self.MEAN_JUMP_BPS - self.MIN_JUMP_BPS, count)
-        return np.where(self._rng.random(count) < 0.5, -sizes, sizes)
+        """Of a spell in this second. Stress 0 is when the next spell is due."""
+        return math.exp(min(self._stress_s / self.HAZARD_SCALE_S, 10.0)) / self.HAZARD_SCALE_S

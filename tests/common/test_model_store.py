@@ -14,12 +14,12 @@ from common.errors import InputError, UnavailableError, UsageError
 from common.labels import CanaryLabel, Labels, decode_labels
 from common.model_store import LOCK_FILE, History, ModelStore, model_names
 from server.core.models import Repository
-from tests.training.runs import Made, make
+from tests.training.runs import Made, first
 
 
 @pytest.fixture(scope="module")
 def made() -> Made:
-    return make()
+    return first()
 
 
 @pytest.fixture

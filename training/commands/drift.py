@@ -1,4 +1,4 @@
-"""`volcast drift`: has what comes in moved away from what was learned?"""
+"""`volcast drift`: whether rows have moved away from the rows that the model was trained on."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from common.bundle import Manifest, read_bundle
 from common.cli import Duration, FiniteRange, config_option, examples, json_option
 from common.config import Config, load_config
 from common.console import tables
-from common.errors import InputError, UsageError
+from common.errors import InputError, UsageError, VolcastError
 from common.log import configure_logs
+from common.model_store import ModelStore
 from common.steps import steps
-from pipeline.archive import expand_paths
-from pipeline.datasets import DATA_DIR, coinbase_ticker_2025
+from pipeline.archive import ReadOptions, expand_paths
+from pipeline.archive.options import flat_options, read_options, show_formats
 from pipeline.drift import LARGE_PSI
 from training.commands.folders import taken_back
 
 if TYPE_CHECKING:
     from training.drift.summary import DriftSummary
     from training.problem.data import Dataset
-    from training.problem.rows import Rows
+    from training.problem.forecast_rows import ForecastRows
 
 DRIFTED = 3  # exit code
-FINAL_SHARE = 0.20
 
 Bundle = tuple[Manifest, bytes]
 Progress = Callable[[str], None]
@@ -42,9 +42,10 @@ Progress = Callable[[str], None]
     ),
 )
 @click.option("--compare-train-test", is_flag=True, help="The training part of the reference against its final part.")
-@click.option("--reference", metavar="FILE|DIR|GLOB[,...]", help="What was learned (default: recordings of 2025-12).")
-@click.option("--current", metavar="FILE|DIR|GLOB[,...]", help="What is compared with it.")
-@click.option("--live", is_flag=True, help="What a worker made of late: its Parquet, or ticks.features without any.")
+@click.option("--reference", metavar="FILE|DIR|GLOB[,...]", help="Rows to compare with (default: ticks of 2025-12).")
+@click.option("--current", metavar="FILE|DIR|GLOB[,...]", help="Rows that may have drifted.")
+@flat_options
+@click.option("--live", is_flag=True, help="Rows of the worker: its Parquet files, else ticks.features.")
 @click.option("--since", type=Duration(), default="24h", show_default=True, help="With --live: how far back.")
 @click.option(
     "--bundle",
@@ -52,11 +53,11 @@ Progress = Callable[[str], None]
     type=click.Path(path_type=Path, file_okay=False),
     default=None,
     metavar="DIR",
-    help="Its probabilities are compared too, and of the features those that it looks at are judged.",
+    help="Its probabilities and the features that it uses are judged (default: the version that answers).",
 )
 @click.option(
     "--threshold", type=FiniteRange(min=0, min_open=True), default=LARGE_PSI, show_default=True,
-    help="PSI from which a column has drifted.",
+    help="No PSI below it is drift.",
 )  # fmt: skip
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("reports/evidently"), show_default=True
@@ -67,6 +68,8 @@ def drift(
     compare_train_test: bool,
     reference: str | None,
     current: str | None,
+    columns_text: str,
+    product: str,
     live: bool,
     since: float,
     bundle_folder: Path | None,
@@ -75,52 +78,65 @@ def drift(
     as_json: bool,
     config_file: Path | None,
 ) -> int:
-    """Compares two stretches of rows, column by column: a table here, Evidently's report as HTML and JSON.
+    """Compares two stretches of rows, column by column: a table, and Evidently's report as HTML and JSON.
 
-    Exit code 0: no judged column has drifted; 3: one has. Price levels and the time of day are shown and not
-    judged, unless the bundle looks at them.
+    A column has drifted if its PSI is larger than between any stretch of the reference of the same length and the rest
+    of the reference. Exit code 0: no judged column has drifted; 3: a column has. Judged are the features that the
+    model uses and its probabilities.
     """
     config = load_config(config_file)
     configure_logs(config.log, "drift")
     if compare_train_test + live + (current is not None) != 1:
         raise UsageError("choose one of --compare-train-test, --current and --live")
-    bundle = None if bundle_folder is None else read_bundle(bundle_folder)
+    options = read_options(columns_text, product, config.ingest.gap_after_s)
+    folder = bundle_folder or _answering(config)
+    bundle = None if folder is None else read_bundle(folder)
     from training.drift.evidently_report import write_report
     from training.drift.stretches import stretch, train_and_test
     from training.drift.summary import compare
+    from training.fitting.forecast_experiment import Settings
 
     with steps() as step:
+        before = _load(reference, options, step).rows
         if compare_train_test:
-            stem, dataset = "train_test", _load(reference, step)
-            train, test = train_and_test(dataset.rows, dataset.horizon_s, dataset.window_s, FINAL_SHARE)
+            train, test = train_and_test(before, Settings())
             pair = stretch("training part", train, bundle), stretch("final part", test, bundle)
         else:
-            stem, now = ("live", _live(config, since, step)) if live else ("drift", _load(current, step).rows)
-            before = _load(reference, step).rows
+            now = _live(config, since, step) if live else _load(current, options, step).rows
             pair = stretch("reference", before, bundle), stretch("live" if live else "current", now, bundle)
         step("comparing")
         summary = compare(*pair, threshold, bundle[0].inputs if bundle else ())
         step("Evidently's report")
         with taken_back(out):
-            written = write_report(*pair, summary, out, stem)
-    _say(summary, written, as_json)
+            written = write_report(*pair, summary, out)
+    _print(summary, written, as_json)
     return DRIFTED if summary.drifted else 0
 
 
-def _load(sources: str | None, step: Progress) -> Dataset:
+def _answering(config: Config) -> Path | None:
+    """The version that answers by default; None if there is no model yet."""
+    try:
+        return ModelStore(Path(config.server.models_dir), config.server.default_model).answering()
+    except VolcastError:
+        return None
+
+
+def _load(sources: str | None, options: ReadOptions, step: Progress) -> Dataset:
     from training.problem.data import load
+    from training.problem.recordings import dataset_recordings
 
-    paths = expand_paths(sources) if sources else coinbase_ticker_2025()
-    if not paths:
-        raise InputError(
-            f"no data found: set {DATA_DIR} to the folder that holds coinbase_ticker/, or name recordings with "
-            "--reference"
-        )
+    if sources is None:
+        (recording,) = dataset_recordings("ticks")
+        paths, options = list(recording.files), recording.options
+    else:
+        paths = expand_paths(sources)
     step(f"reading {len(paths)} files")
-    return load(paths, progress=step)
+    dataset = load(paths, options=options, progress=step)
+    show_formats(dataset.formats)
+    return dataset
 
 
-def _live(config: Config, since_s: float, step: Progress) -> Rows:
+def _live(config: Config, since_s: float, step: Progress) -> ForecastRows:
     from training.drift.stretches import recent_files, since
     from training.problem.data import load
 
@@ -132,8 +148,8 @@ def _live(config: Config, since_s: float, step: Progress) -> Rows:
     return _from_topic(config, since_s)
 
 
-def _from_topic(config: Config, since_s: float) -> Rows:
-    """Warm rows of ticks.features, one a second and product."""
+def _from_topic(config: Config, since_s: float) -> ForecastRows:
+    """Warm rows of ticks.features, the first in each second of a product."""
     import numpy as np
     from google.protobuf.message import DecodeError
 
@@ -154,10 +170,10 @@ def _from_topic(config: Config, since_s: float) -> Rows:
         second = row.event_time_ns // 10**9
         if not row.warm or last.get(row.product_id) == second:
             continue
-        found = next((one for one in SCHEMAS.values() if one.hash == row.schema_hash), None)
-        if found is None or (schema is not None and found != schema):
+        of_row = next((each for each in SCHEMAS.values() if each.hash == row.schema_hash), None)
+        if of_row is None or (schema is not None and of_row != schema):
             raise InputError(f"{topic}: rows of schema {row.schema_hash} beside {schema.hash if schema else 'none'}")
-        schema, last[row.product_id] = found, second
+        schema, last[row.product_id] = of_row, second
         product.append(row.product_id)
         times.append(row.event_time_ns)
         values.append(list(row.values))
@@ -166,32 +182,31 @@ def _from_topic(config: Config, since_s: float) -> Rows:
     return rows_of_features(schema, np.array(times, np.int64), product, np.array(values))
 
 
-def _say(summary: DriftSummary, written: list[Path], as_json: bool) -> None:
+def _print(summary: DriftSummary, written: list[Path], as_json: bool) -> None:
     import msgspec
     from rich.table import Table
 
     if as_json:
         click.echo(msgspec.json.encode({**msgspec.to_builtins(summary), "files": [str(path) for path in written]}))
         return
-    table = Table("column", "PSI", "verdict", "judged", "median", "now", "missing", "now")
+    table = Table("column", "PSI", "limit", "judged", "median", "now", "missing", "now")
     table.columns[0].no_wrap = True
-    for one in summary.columns:
-        colour = {"large": "red", "moderate": "yellow"}.get(one.verdict, "") if one.judged else "dim"
+    for each in summary.columns:
         table.add_row(
-            one.column, _number(one.psi), one.verdict, "yes" if one.judged else "no", _number(one.reference_median),
-            _number(one.current_median), f"{one.reference_missing:.1%}", f"{one.current_missing:.1%}", style=colour,
+            each.column, _number(each.psi), _number(each.limit), "yes" if each.judged else "no",
+            _number(each.reference_median), _number(each.current_median), f"{each.reference_missing:.1%}",
+            f"{each.current_missing:.1%}", style="dim" if not each.judged else "red" if each.beyond else "",
         )  # fmt: skip
     console = tables()
     console.print(table)
     for part in (summary.reference, summary.current):
         span = f"{_utc(part.start_ns)} to {_utc(part.end_ns)}"
         console.print(f"{part.name}: {part.rows:,} rows, {span}", highlight=False)
-    judged = sum(one.judged for one in summary.columns)
-    what = ", ".join(summary.drifted) or "nothing"
+    judged = sum(each.judged for each in summary.columns)
+    names = ", ".join(summary.drifted) or "nothing"
     console.print(
-        f"drifted (PSI ≥ {summary.threshold:g}): {what} ({len(summary.drifted)} of {judged})", highlight=False,
-        soft_wrap=True,
-    )  # fmt: skip
+        f"drifted (PSI above its limit): {names} ({len(summary.drifted)} of {judged})", highlight=False, soft_wrap=True
+    )
     console.print(f"wrote {', '.join(str(path) for path in written)}", highlight=False, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""`volcast evaluate`: a bundle, or predictions made by one, against what happened."""
+"""`volcast evaluate`: a bundle's forecasts, or predictions from a file, against the outcomes of recordings."""
 
 from __future__ import annotations
 
@@ -19,15 +19,13 @@ from common.steps import steps
 from training.commands.folders import taken_back
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from training.judging.evaluation import ModelEval, Settings
-    from training.judging.evaluation.result import PredictionsRef
+    from training.forecast_scores.evaluation_result import DataRef, EvalSettings, ModelEval, PredictionsRef
+    from training.forecasting.recordings import ForecastRows
     from training.judging.predictions import Predictions
-    from training.judging.scored_part import Scored
-    from training.problem.data import Dataset
+    from training.shipping.bundle_forecasts import BundlePart
 
 Progress = Callable[[str], None]
+SAMPLE_PERIOD_S = 5
 
 
 @click.command(
@@ -49,7 +47,7 @@ Progress = Callable[[str], None]
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("reports"), show_default=True,
-    help="Where model_eval.json, model_eval.html and the pictures go.",
+    help="Folder of model_eval.json, model_eval.html and the pictures.",
 )  # fmt: skip
 @click.option(
     "--predictions",
@@ -57,18 +55,18 @@ Progress = Callable[[str], None]
     type=click.Path(path_type=Path, dir_okay=False),
     default=None,
     metavar="FILE",
-    help="Evaluate these predictions (NDJSON or Parquet) beside what the bundle says of the same rows.",
+    help="Evaluate these predictions (NDJSON or Parquet) next to the bundle's own answers for the same rows.",
 )
-@click.option("--model", "made_by", default=None, metavar="NAME/VERSION", help="Of the predictions: only this one's.")
-@click.option("--seen", is_flag=True, help="Also rows of the training span; the figures then flatter.")
-@click.option("--alarms-per-hour", type=FiniteRange(min=0, min_open=True), default=6.0, show_default=True)
+@click.option("--model", "made_by", default=None, metavar="NAME/VERSION", help="Only this model's predictions.")
+@click.option("--seen", is_flag=True, help="Also rows of the training span; the scores are then too good.")
 @click.option(
-    "--block",
-    type=Duration(),
-    default=None,
-    help="Length of the bootstrap's blocks (default: feature window and horizon together, at least 5m).",
+    "--spike-bps", type=FiniteRange(min=0, min_open=True), default=None, help="Spike size (default: the bundle's)."
 )
-@click.option("--resamples", type=click.IntRange(min=40), default=1000, show_default=True)
+@click.option(
+    "--alert-level", type=FiniteRange(min=0, max=1), default=None,
+    help="Probability from which an alert is raised (default: the bundle's).",
+)  # fmt: skip
+@click.option("--block", type=Duration(), default=None, help="Length of the bootstrap's blocks (default: an embargo).")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap.")
 @json_option
 @config_option
@@ -79,17 +77,17 @@ def evaluate(
     predictions_file: Path | None,
     made_by: str | None,
     seen: bool,
-    alarms_per_hour: float,
+    spike_bps: float | None,
+    alert_level: float | None,
     block: float | None,
-    resamples: int,
     seed: int,
     as_json: bool,
     config_file: Path | None,
 ) -> int:
-    """How good a model is, beside every baseline, with intervals: reports/model_eval.json and .html.
+    """Scores a model next to every baseline, with intervals: reports/model_eval.json and .html.
 
-    FILEs are recordings, feature files, quotes or minutes; without any, the Coinbase recordings of December
-    2025. Rows from the time that the model was trained on are left out.
+    FILEs are recordings; without any, the Coinbase recordings of December 2025. Rows of the time that the model was
+    trained on are left out.
     """
     config = load_config(config_file)
     configure_logs(config.log, "evaluate")
@@ -98,49 +96,69 @@ def evaluate(
     folder = bundle_folder or ModelStore(Path(config.server.models_dir), config.server.default_model).answering()
     manifest, model = read_bundle(folder)
     manifest.require_trained("volcast evaluate")
-    from training.judging.evaluation import Settings
-    from training.judging.evaluation.blocks import MIN_BLOCK_S, block_s
-    from training.reporting.evaluation_report import PICTURES_FOLDER, write_report
+    from training.forecast_scores.evaluation_result import encode
+    from training.reporting.forecast_report import PICTURES_FOLDER, write_report
 
-    settings = Settings(
-        horizon_s=manifest.label.horizon_s,
-        block_s=block or block_s(manifest.parameters.get("embargo_s", MIN_BLOCK_S)),
-        resamples=resamples,
-        alarms_per_hour=alarms_per_hour,
-        seed=seed,
-    )
+    predictions = _predictions(predictions_file, made_by) if predictions_file else None
+    settings = _settings(manifest, predictions, spike_bps, alert_level, block, seed)
     with steps() as step:
-        predictions = _predictions(predictions_file, made_by) if predictions_file else None
-        evaluation, scored = _evaluate(files, manifest, model, predictions, predictions_file, seen, settings, step)
-        step("drawing")
+        evaluation, part = _evaluate(files, manifest, model, predictions, predictions_file, seen, settings, step)
+        step("pictures")
         with taken_back(out, out / PICTURES_FOLDER):
-            written = write_report(out, evaluation, [scored])
+            written = write_report(out, evaluation, [part])
     if as_json:
-        from training.judging.evaluation.result import encode
-
         click.echo(encode(evaluation))
         return 0
-
     default = "" if bundle_folder else ", the version that answers by default"
     # Not printed by rich, which would break the path at the width of the terminal.
     click.echo(f"{manifest.name}/{manifest.version}{default} ({folder})")
-    _print(tables(), evaluation)
-    click.echo(f"wrote {written[0]}, {written[1]} and {len(written) - 2} pictures in {written[-1].parent}")
+    _print(evaluation)
+    click.echo(f"wrote {written[0]}, {written[1]} and {len(written) - 2} pictures")
     return 0
 
 
 def _predictions(path: Path, made_by: str | None) -> Predictions:
     from training.judging.predictions import read_predictions
 
-    found = read_predictions(path)
-    makers = sorted(set(found.model))
+    predictions = read_predictions(path)
+    makers = predictions.makers
     if made_by is not None:
         if made_by not in makers:
             raise InputError(f"predictions {path}: none is by {made_by}; they are by {', '.join(makers)}")
-        return found.of(made_by)
-    if len(makers) > 1:
+        predictions = predictions.of(made_by)
+    elif len(makers) > 1:
         raise UsageError(f"predictions {path}: they are by {', '.join(makers)}; choose with --model")
-    return found
+    if len(predictions.sizes_bps) > 1:
+        sizes = ", ".join(f"{size:g}" for size in predictions.sizes_bps[:4])
+        raise InputError(f"predictions {path}: spike_bps: expected a single size, got {sizes}")
+    return predictions
+
+
+def _settings(
+    manifest: Manifest,
+    predictions: Predictions | None,
+    size_bps: float | None,
+    alert_level: float | None,
+    block_s: float | None,
+    seed: int,
+) -> EvalSettings:
+    from training.forecast_scores.evaluation_result import EvalSettings
+    from training.shipping.bundle_forecasts import embargo_s, spike_bps
+
+    own = spike_bps(manifest)
+    if size_bps not in (None, own) and manifest.forecast is None:
+        raise UsageError(f"--spike-bps: {manifest.name}/{manifest.version} answers at {own:g} bps only")
+    given = predictions.sizes_bps if predictions else ()
+    if given and size_bps not in (None, *given):
+        raise UsageError(f"--spike-bps: the predictions are for {given[0]:g} bps")
+    level = manifest.decision_threshold if alert_level is None else alert_level
+    return EvalSettings(
+        spike_bps=size_bps or (given[0] if given else own),
+        alert_level=level,
+        block_s=block_s or embargo_s(manifest),
+        seed=seed,
+        horizon_s=manifest.forecast.horizon_s if manifest.forecast else manifest.label.horizon_s,
+    )
 
 
 def _evaluate(
@@ -150,165 +168,116 @@ def _evaluate(
     predictions: Predictions | None,
     predictions_file: Path | None,
     seen: bool,
-    settings: Settings,
+    settings: EvalSettings,
     step: Progress,
-) -> tuple[ModelEval, Scored]:
+) -> tuple[ModelEval, BundlePart]:
     import msgspec
 
-    from training.judging.evaluation import evaluate_scored
-    from training.judging.evaluation.result import DataRef, ModelRef
-    from training.shipping import scoring
+    from training.forecast_scores.evaluation import evaluate_parts
+    from training.forecast_scores.evaluation_result import ModelRef
+    from training.shipping import bundle_forecasts, given_predictions
 
-    dataset = _load(files, manifest, predictions is not None, step)
-    chosen = scoring.unseen(dataset.rows, manifest)
-    rows, notes = dataset.rows if seen else chosen.rows, []
-    counts = dict(dataset.counts)
-    if chosen.set_aside and seen:
-        notes.append(f"{chosen.set_aside:,} rows are from the time that the model was trained on: the figures flatter")
-    elif chosen.set_aside:
-        counts |= {"set_aside_seen_in_training": chosen.set_aside, "evaluated": len(rows)}
-    if len(rows) == 0:
-        why = "none has a whole feature window before it and a whole horizon after it"
-        if len(dataset.rows):
-            why = "all of them from the time that the model was trained on (--seen takes them too)"
-        raise InputError(f"nothing to evaluate: {len(dataset.rows):,} rows, {why}")
-    step("the bundle's graph over the rows")
-    scored = scoring.score(manifest, model, rows)
-    primary, given = manifest.kind, None
+    data, reference = _load(files, manifest, step)
+    rows, notes = data if seen else bundle_forecasts.unseen(data, manifest), _notes(manifest, data)
+    left_out, counts = len(data) - len(rows), dict(reference.counts)
+    if left_out:
+        counts |= {"of_the_training_span": left_out, "evaluated": len(rows)}
+    if seen and len(bundle_forecasts.unseen(data, manifest)) < len(data):
+        notes.append("Rows of the training span are evaluated too (--seen): the scores are too good.")
+    if not len(rows):
+        raise InputError(
+            f"nothing to evaluate: all {len(data):,} rows are from the time that {manifest.name}/{manifest.version} "
+            "was trained on; --seen evaluates them all the same"
+        )
+    step(f"the bundle's answers for {len(rows):,} rows")
+    part, kind, joined = bundle_forecasts.bundle_part(manifest, model, rows), manifest.kind, None
     if predictions is not None and predictions_file is not None:
-        scored, given = _join(scored, dataset, predictions, predictions_file, manifest)
-        primary = scoring.GIVEN
-    notes += _baseline_notes(manifest, dataset)
-    found = evaluate_scored([scored], primary, settings, products=dataset.products, progress=step)
-    evaluation = msgspec.structs.replace(
-        found,
-        source="bundle" if given is None else "predictions",
-        model=ModelRef(
-            manifest.name, manifest.version, manifest.kind, manifest.schema.name, manifest.schema.hash,
-            manifest.model_sha256,
-        ),
-        data=DataRef(dataset.files, dataset.sha256, counts, dataset.products),
-        predictions=given,
-        notes=(*notes, *(one for one in found.notes if manifest.baselines or "HAR logit" not in one)),
-    )  # fmt: skip
-    return evaluation, scored
+        kind = given_predictions.GIVEN
+        part, joined = given_predictions.join(part, manifest.kind, predictions, predictions_file.name, settings)
+    evaluation = evaluate_parts([part], kind, settings, progress=step)
+    schema = manifest.schema
+    return msgspec.structs.replace(
+        evaluation,
+        source="bundle" if joined is None else "predictions",
+        model=ModelRef(manifest.name, manifest.version, manifest.kind, schema.name, schema.hash, manifest.model_sha256),
+        data=msgspec.structs.replace(reference, counts=counts),
+        predictions=joined,
+        notes=tuple(notes),
+    ), part
 
 
-def _load(files: tuple[str, ...], manifest: Manifest, answered: bool, step: Progress) -> Dataset:
+def _load(files: tuple[str, ...], manifest: Manifest, step: Progress) -> tuple[ForecastRows, DataRef]:
+    """The rows of the files, with the features that the bundle and its baselines need."""
     from pipeline.archive import expand_paths
     from pipeline.datasets import DATA_DIR, coinbase_ticker_2025
-    from training.problem.data import load
-    from training.problem.data.features import schema_of
-    from training.problem.data.load import kind_of
-    from training.shipping import scoring
+    from training.forecast_scores.evaluation_result import DataRef
+    from training.forecasting.recordings import Recording, read_recording
+    from training.shipping.bundle_forecasts import schema_for
 
-    paths = list(dict.fromkeys(path for one in files for path in expand_paths(one))) or coinbase_ticker_2025()
+    paths = list(dict.fromkeys(path for file in files for path in expand_paths(file))) or coinbase_ticker_2025()
     if not paths:
         raise InputError(
             f"no data found: set {DATA_DIR} to the folder that holds coinbase_ticker/, put it at ../shared/data, "
             "or name recordings (volcast evaluate FILE...)"
         )
     step(f"reading {len(paths)} files, computing features")
-    kind = kind_of(paths[0])
-    schema = scoring.schema_for(manifest, answered=answered) if kind == "ticks" else None
-    if kind == "features":
-        schema = schema_of(paths[0])
-    dataset = load(
-        paths,
-        schema=schema,
-        horizon_s=round(manifest.label.horizon_s),
-        sample_period_s=round(manifest.parameters.get("sample_period_s", 1)),
-        progress=step,
-    )
-    _require_features(manifest, dataset)
-    return dataset
+    period_s = round(manifest.parameters.get("sample_period_s", SAMPLE_PERIOD_S))
+    recording = Recording(", ".join(path.name for path in paths[:3]), tuple(paths))
+    rows = read_recording(recording, schema_for(manifest), period_s)
+    return rows, DataRef(tuple(path.name for path in paths), "", dict(rows.counts), rows.products)
 
 
-def _require_features(manifest: Manifest, dataset: Dataset) -> None:
-    """Names alone are not enough: the units must agree too."""
-    wanted = {(one.name, one.unit) for one in manifest.schema.features}
-    missing = sorted(wanted - {(one.name, one.unit) for one in dataset.schema.features})
-    if missing:
-        raise InputError(
-            f"bundle {manifest.name}/{manifest.version} takes schema {manifest.schema.name} ({manifest.schema.hash}); "
-            f"the {dataset.kind} give {dataset.schema.name} ({dataset.schema.hash}), which lacks {missing[0][0]} "
-            f"({missing[0][1]})"
+def _notes(manifest: Manifest, rows: ForecastRows) -> list[str]:
+    from training.shipping.bundle_forecasts import missing_baselines
+
+    notes = []
+    if manifest.forecast is None:
+        notes.append(
+            "The bundle gives the probability of a single spike size, so it has no CRPS and no coverage. Its label was "
+            "the volatility from tick to tick; the outcome here is sampled on a grid."
         )
-
-
-def _baseline_notes(manifest: Manifest, dataset: Dataset) -> list[str]:
-    from training.shipping import scoring
-
-    if not manifest.baselines:
-        return ["The bundle's manifest holds no baselines (it is of an older training): they are left out"]
-    missing = scoring.missing_baselines(manifest, dataset.schema)
+    if not (manifest.forecast.baselines if manifest.forecast else manifest.baselines):
+        notes.append("The bundle's manifest has no baselines.")
+    missing = missing_baselines(manifest, rows.schema)
     if missing:
-        return [f"Left out, since {dataset.schema.name} lacks a feature they need: {', '.join(missing)}"]
-    return []
+        notes.append(f"Left out, since {rows.schema.name} lacks a feature of theirs: {', '.join(missing)}.")
+    return notes
 
 
-def _join(
-    scored: Scored, dataset: Dataset, predictions: Predictions, path: Path, manifest: Manifest
-) -> tuple[Scored, PredictionsRef]:
-    import numpy as np
-
-    from training.judging.evaluation.result import PredictionsRef
-    from training.problem.row_keys import Keys, match
-    from training.shipping import scoring
-
-    keys = Keys(
-        scoring.product_codes(predictions.product_id, dataset.products),
-        predictions.event_time_ns,
-        predictions.sequence_num,
-    )
-    found = match(Keys.without_sequence(scored.product, scored.time_ns), keys)
-    joined = scoring.given(scored, found, predictions.probability, manifest.decision_threshold)
-    ours, theirs = joined.probabilities[manifest.kind], joined.probabilities[scoring.GIVEN]
-    return joined, PredictionsRef(
-        file=path.name,
-        predictions=len(predictions),
-        without_probability=int(np.isnan(predictions.probability).sum()),
-        rows_matched=len(joined.y),
-        rows_unmatched=len(scored.y) - len(joined.y),
-        max_abs_difference=float(np.max(np.abs(ours - theirs))),
-    )
-
-
-def _print(console: Console, evaluation: ModelEval) -> None:
+def _print(evaluation: ModelEval) -> None:
     from rich.box import SIMPLE
     from rich.table import Table
 
-    from common.paired_difference import model_name
-    from training.judging.evaluation.figures import METRICS
-    from training.reporting.narrative import findings, first, notes, number, span_text
+    from training.reporting.evaluation_tables import METRICS, label, number, span_text, verdict
 
-    part = evaluation.headline
+    part, console = evaluation.headline, tables()
     title = (
-        f"{span_text(part.start_ns, part.end_ns)}: {part.rows:,} rows, {part.positives / part.rows:.1%} spikes, "
-        f"{part.episodes} episodes in {part.observed_hours:.1f} h"
+        f"{span_text(part)}: {part.rows:,} rows, {part.events / part.rows:.1%} reach {part.spike_bps:.3g} bps "
+        f"(base rate {part.base_rate:.1%})"
     )
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     for name in part.models:
-        table.add_column(model_name(name), justify="right")
-    for metric, (label, _) in METRICS.items():
-        figures = [one.metrics.get(metric) for one in part.models.values()]
-        if any(figures):
-            texts = [
-                "–" if one is None else number(one.value)
-                if one.low is None or one.high is None
-                else f"{number(one.value)} [{number(one.low)}, {number(one.high)}]"
-                for one in figures
-            ]  # fmt: skip
-            table.add_row(label, *texts)
-    if text := first(evaluation):
-        console.print(f"{text}.", style="bold", highlight=False, markup=False)
+        table.add_column(label(name), justify="right")
+    for metric, (name, _) in METRICS.items():
+        values = [scores.metrics.get(metric) for scores in part.models.values()]
+        if any(value is not None for value in values):
+            table.add_row(name, *(number(value, metric) for value in values))
+    console.print(verdict(evaluation), style="bold", highlight=False, markup=False)
     console.print(table)
-    for line in [*findings(evaluation), *notes(evaluation)]:
-        console.print(f"{line}.", highlight=False, markup=False)
-    given = evaluation.predictions
-    if given is not None:
-        console.print(
-            f"{given.file}: {given.rows_matched:,} rows have a prediction, {given.rows_unmatched:,} have none; they "
-            f"differ from the bundle's own by at most {given.max_abs_difference:.2g}."
-        )
+    for note in evaluation.notes:
+        console.print(note, highlight=False, markup=False)
+    if evaluation.predictions is not None:
+        console.print(_joined_text(evaluation.predictions), highlight=False, markup=False)
+
+
+def _joined_text(joined: PredictionsRef) -> str:
+    text = (
+        f"{joined.file}: {joined.rows_matched:,} rows have a prediction, {joined.rows_unmatched:,} have none. "
+        f"Largest difference to the bundle's own answers: {joined.max_abs_difference:.2g} in probability"
+    )
+    if joined.max_rel_difference_median is not None:
+        text += f", {joined.max_rel_difference_median:.2g} of the median"
+    if joined.max_rel_difference_quantiles is not None:
+        text += f", {joined.max_rel_difference_quantiles:.2g} of a quantile"
+    return f"{text}."

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from training.shipping.inference import Predict, Timed
 
 SIZES = (1, 8, 32, 256, 1024, 8192)
-CALLED = "InferenceSession.run"  # by OnnxModel.probabilities
+CALLED = "InferenceSession.run"
 
 
 class Sizes(click.ParamType[tuple[int, ...]]):
@@ -99,7 +99,7 @@ def infer(
 
     folder = bundle_folder or _default_bundle(config)
     manifest, model = read_bundle(folder)
-    predict = _predictor(model)
+    predict = _predictor(manifest, model)
     if benchmark:
         return _benchmark(config, folder, manifest, predict, file, batch_sizes, trained, as_json)
     assert file is not None
@@ -112,15 +112,21 @@ def _default_bundle(config: Config) -> Path:
     return ModelStore(Path(config.server.models_dir), config.server.default_model).answering()
 
 
-def _predictor(model: bytes) -> Predict:
+def _predictor(manifest: Manifest, model: bytes) -> Predict:
+    """Of a forecast, the probability at the default spike size."""
     import numpy as np
 
-    from training.shipping.onnx_model import OnnxModel
+    if manifest.forecast is None:
+        from training.shipping.onnx_model import OnnxModel
 
-    scored = OnnxModel(model)
+        return OnnxModel(model).probabilities
+    from training.forecasting.onnx_forecast import OnnxForecast
+
+    forecast, size_bps = OnnxForecast(model), manifest.forecast.spike_bps
 
     def predict(features: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        return scored.probabilities(features)
+        rows = len(features)
+        return forecast.run(features, np.full(rows, size_bps), np.zeros((rows, 0)))[0]
 
     return predict
 
@@ -168,7 +174,7 @@ def _benchmark(
     import numpy as np
 
     from training.shipping.inference import benchmark, read_chunks
-    from training.shipping.trained_model_io import TRAINED_FILE, read_trained, require_schema
+    from training.shipping.trained_form import TRAINED_FILE, read_trained, require_schema
 
     rows = np.array([manifest.self_test.features], dtype=np.float64)
     if file is not None:
@@ -177,12 +183,17 @@ def _benchmark(
         if good is None or len(good) == 0:
             raise InputError(f"{file}: no row in it that can be scored")
         rows = good
-    found = trained or _trained_folder(config, folder)
-    form = None if found is None else read_trained(found)
-    if form is not None:
-        require_schema(form, manifest.feature_schema())
-    timed = benchmark(predict, None if form is None else form.probabilities, rows, sizes)
-    difference = None if form is None else float(np.max(np.abs(predict(rows) - form.probabilities(rows))))
+    found = None if manifest.forecast is None else trained or _trained_folder(config, folder)
+    expected: Predict | None = None
+    if found is not None and manifest.forecast is not None:
+        fitted, size_bps = read_trained(found), manifest.forecast.spike_bps
+        require_schema(fitted, manifest.feature_schema())
+
+        def expected(features: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+            return fitted.forecasts(features).exceedance(size_bps)
+
+    timed = benchmark(predict, expected, rows, sizes)
+    difference = None if expected is None else float(np.max(np.abs(predict(rows) - expected(rows))))
     if as_json:
         told = {
             "model": manifest.name,
@@ -203,8 +214,9 @@ def _benchmark(
     click.echo(f"ONNX Runtime by {CALLED}; the gate binds input and output beforehand, which saves the handing over")
     if difference is None:
         click.echo(
-            f"no trained form is kept beside {folder}, and no run in {config.tracking.runs_dir} made it; train keeps "
-            f"one in its run's folder, `models promote` puts {TRAINED_FILE} beside a bundle; --trained FOLDER names one"
+            f"no trained form of a forecast is kept beside {folder}, and no run in {config.tracking.runs_dir} made it; "
+            f"train keeps it in the folder of its run, `models promote` puts {TRAINED_FILE} beside a bundle; --trained "
+            "names another folder"
         )
     else:
         click.echo(f"the two differ by {difference:.2g} at most, on {len(rows):,} row{'' if len(rows) == 1 else 's'}")
@@ -214,7 +226,7 @@ def _benchmark(
 def _trained_folder(config: Config, bundle: Path) -> Path | None:
     from training.shipping.aliases import run_of_bundle
     from training.shipping.tracking.record import TRAINED
-    from training.shipping.trained_model_io import TRAINED_FILE
+    from training.shipping.trained_form import TRAINED_FILE
 
     run = run_of_bundle(bundle, Path(config.tracking.runs_dir))
     folders = [bundle, bundle.parent / TRAINED, *([] if run is None else [run / TRAINED])]

@@ -1,4 +1,4 @@
-"""`volcast monitor`: predictions against what happened, a minute later."""
+"""`volcast monitor`: predictions against outcomes, a minute later."""
 
 from __future__ import annotations
 
@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     from training.monitoring.output import JoinedWriter
     from training.monitoring.scoreboard import Line, Scoreboard
 
-HORIZON_S = 60.0
-WARM_UP_S = 600.0  # ticks read before the first prediction: the longest window, twice
-AHEAD_NS = 360 * 10**9  # ticks read beyond the newest prediction, at most, while predictions are still to be read
+WARM_UP_S = 60.0  # ticks read before the first prediction, beyond the history that features depend on
+AHEAD_NS = 360 * 10**9  # most time that ticks are read beyond the newest prediction while predictions are left to read
 STEP_S = 0.2
 
 
@@ -40,17 +39,19 @@ STEP_S = 0.2
     epilog=examples(
         "volcast monitor",
         "volcast monitor --shadow volatility/4 --json",
-        "volcast monitor --once --out joined.ndjson     # all that the topics hold",
+        "volcast monitor --once --out joined.ndjson     # whole topics",
     ),
 )
-@click.option("--once", is_flag=True, help="Take what the topics hold, from the first record, say it, and end.")
+@click.option(
+    "--once", is_flag=True, help="Read the topics from the first record to the last, print the scores, and end."
+)
 @click.option("--since", type=Duration(), default=None, help="How far back to begin (default: the longest window).")
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), default=None, metavar="FILE",
     help="With --once: the joined predictions, as .ndjson or .parquet, for volcast evaluate --predictions.",
 )  # fmt: skip
 @click.option("--window", "windows", multiple=True, type=str, help="Such as 15m; may be given again (monitor.windows).")
-@click.option("--shadow", "shadows", multiple=True, metavar="NAME/VERSION", help="Score this one too, offline.")
+@click.option("--shadow", "shadows", multiple=True, metavar="NAME/VERSION", help="Score this version too, offline.")
 @click.option("--duration", type=Duration(), default=None, help="Stop after this long.")
 @json_option
 @config_option
@@ -64,11 +65,12 @@ def monitor(
     as_json: bool,
     config_file: Path | None,
 ) -> int:
-    """Joins predictions with the volatility that followed; says how good they were over the last while.
+    """Joins predictions with the volatility that followed, and scores them over rolling windows.
 
-    PR-AUC, Brier, calibration, hit rate (recall) and precision for every version that answers, beside its
-    baselines and the shadows of labels.json, over rolling windows; as a table, as JSON lines, and on /metrics.
-    The state is in the topics: a restart reads the longest window again.
+    CRPS on log volatility, QLIKE, coverage of the 80 and 95 % intervals, and at the served spike size PR-AUC, log loss,
+    Brier, calibration, hit rate (recall) and precision: of every version that answers, its baselines and the shadows of
+    labels.json; as a table, as JSON lines, and on /metrics. The state is in the topics: a restart reads the longest
+    window again. An old-style version is scored by its probability only.
     """
     if out is not None and not once:
         raise UsageError("--out: goes with --once")
@@ -76,18 +78,19 @@ def monitor(
     configure_logs(config.log, "monitor")
     spans = _windows(windows or config.monitor.windows, "--window" if windows else "monitor.windows")
     stop = stop_on_signals()
+    from training.forecasting.recordings import DEFAULT_TARGET
     from training.monitoring.bundles import BundleFolder
     from training.monitoring.scoreboard import Scoreboard
 
     with ExitStack() as cleanup:
-        folder = BundleFolder(Path(config.server.models_dir), HORIZON_S, shadows)
+        folder = BundleFolder(Path(config.server.models_dir), DEFAULT_TARGET, shadows)
         board = Scoreboard(spans, folder.bundle, folder.shadows_of)
         back_s = since if since is not None else None if once else max(spans.values())
         session = Session(config, board, back_s, cleanup)
         if once:
             with steps() as progress, _writer(out) as writer:
                 session.run_once(stop.is_set, writer, progress)
-            _say(session, as_json)
+            _print(session, as_json)
             return 0
         status = StatusPipe(stop)
         port = cleanup.enter_context(_metrics(config, session))
@@ -97,7 +100,7 @@ def monitor(
         session.run(lambda: stop.is_set() or time.monotonic() >= deadline, _shower(session, as_json))
         status.report("summary", **session.counts())
         if as_json:
-            _say(session, as_json)
+            _print(session, as_json)
     return 0
 
 
@@ -118,21 +121,23 @@ def _writer(out: Path | None) -> JoinedWriter:
 
 
 class Session:
-    """Both topics, the join and its figures."""
+    """Both topics, the join and the scores."""
 
     def __init__(self, config: Config, board: Scoreboard, back_s: float | None, cleanup: ExitStack) -> None:
         """back_s: how far back in the topics to begin; None: at their first records."""
+        from pipeline.features.engine import reach_ns
         from training.commands.topics import TopicReader
+        from training.forecasting.recordings import DEFAULT_TARGET
         from training.monitoring.feed import Feed
         from training.monitoring.join import Join
-        from training.monitoring.scoreboard import SCHEMA
+        from training.monitoring.served import SCHEMA
 
         topics = config.kafka.topics
         now_ms = int(time.time() * 1000)
         begin_ms = None if back_s is None else now_ms - int(back_s * 1000)
-        warm_ms = None if begin_ms is None else begin_ms - int(WARM_UP_S * 1000)
+        warm_ms = None if begin_ms is None else begin_ms - int(WARM_UP_S * 1000) - reach_ns(SCHEMA) // 10**6
         self.board = board
-        self.join: Join = Join(int(HORIZON_S * 1e9), len(SCHEMA))
+        self.join: Join = Join(DEFAULT_TARGET, len(SCHEMA))
         self.feed: Feed = Feed(self.join, round(config.ingest.max_future_s * 1e9))
         self.feed.compile()
         self._raw: TopicReader = TopicReader(config.kafka, topics.raw, warm_ms)
@@ -144,7 +149,7 @@ class Session:
         self.newest_truth_ns = 0
 
     def step(self, timeout_s: float) -> Joined:
-        """Reads what is there and joins what has become known."""
+        """Reads the records that are there and joins predictions whose outcome is known."""
         if self._wants_ticks():
             self.feed.raw([message.value() or b"" for message in self._raw.read(timeout_s / 2)])
         if self.join.wants_predictions or self._raw.at_end:
@@ -152,14 +157,14 @@ class Session:
         return self.join.settle()
 
     def take(self, joined: Joined, writer: JoinedWriter | None = None) -> None:
-        outcome = self.board.add(joined)
+        spike = self.board.add(joined)
         if len(joined):
-            self.newest_truth_ns = max(self.newest_truth_ns, *(one.event_time_ns for one in joined.said))
+            self.newest_truth_ns = max(self.newest_truth_ns, *(answer.event_time_ns for answer in joined.answers))
         if writer is not None:
-            writer.write(joined, outcome)
+            writer.write(joined, spike)
 
     def run_once(self, stopping: Callable[[], bool], writer: JoinedWriter, progress: Callable[[str], None]) -> None:
-        """progress: called with the step at hand."""
+        """progress: called with the current step."""
         while not stopping() and not (self._raw.has_caught_up and self._predictions.has_caught_up):
             progress(f"reading both topics: {self.join.joined:,} predictions have their outcome")
             self.take(self.step(STEP_S), writer)
@@ -191,7 +196,7 @@ class Session:
         return {"newest_truth_ns": self.newest_truth_ns, **self.counts(), "figures": list(map(_line, self.lines))}
 
     def _wants_ticks(self) -> bool:
-        """Ticks are read ahead of predictions, but not far: they are kept until those come."""
+        """Ticks are kept until their predictions come, so they are read only a little ahead of the predictions."""
         ahead_ns = self.join.newest_tick_ns - self.join.newest_prediction_ns
         return ahead_ns < AHEAD_NS or self._predictions.at_end
 
@@ -203,7 +208,7 @@ def _line(line: Line) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _say(session: Session, as_json: bool) -> None:
+def _print(session: Session, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.encode(session.as_json()))
         return
@@ -214,7 +219,7 @@ def _say(session: Session, as_json: bool) -> None:
 
 
 def _shower(session: Session, as_json: bool) -> Callable[[], None]:
-    """What to do at each refresh: a JSON line, or the table on a terminal, or nothing."""
+    """The action at each refresh: a JSON line, the table on a terminal, or nothing."""
     from rich.console import Console
 
     if as_json:
@@ -231,11 +236,12 @@ def _shower(session: Session, as_json: bool) -> Callable[[], None]:
     return show
 
 
-# What is shown, under which heading, in which form.
+# Metrics of the table, with heading and format.
 _COLUMNS = {
-    "base_rate": ("spikes", ".1%"), "pr_auc": ("PR-AUC", ".3f"), "pr_auc_lift": ("lift", ".2f"),
-    "brier": ("Brier", ".4f"), "brier_skill": ("skill", ".3f"), "ece": ("ECE", ".3f"), "recall": ("hit rate", ".1%"),
-    "precision": ("precision", ".1%"), "alert_rate": ("alerts", ".1%"),
+    "crps": ("CRPS", ".4f"), "coverage_80": ("80 %", ".1%"), "coverage_95": ("95 %", ".1%"), "qlike": ("QLIKE", ".3f"),
+    "base_rate": ("base rate", ".1%"), "event_rate": ("spikes", ".1%"), "pr_auc": ("PR-AUC", ".3f"),
+    "log_loss": ("log loss", ".4f"), "brier": ("Brier", ".4f"), "brier_skill": ("skill", ".3f"),
+    "recall": ("hit rate", ".1%"), "precision": ("precision", ".1%"), "alert_rate": ("alerts", ".1%"),
 }  # fmt: skip
 
 
@@ -247,8 +253,8 @@ def _table(session: Session) -> Any:
         metrics = [
             format(line.metrics[name], form) if name in line.metrics else "-" for name, (_, form) in _COLUMNS.items()
         ]
-        who = "shadow" if line.role == "shadow" else line.forecaster
-        table.add_row(line.model, who, line.window, f"{line.rows:,}", *metrics)
+        forecaster = "shadow" if line.role == "shadow" else line.forecaster
+        table.add_row(line.model, forecaster, line.window, f"{line.rows:,}", *metrics)
     return table
 
 
@@ -268,56 +274,75 @@ def _metrics(config: Config, session: Session) -> Any:
     return serve_metrics(settings.metrics_host, settings.metrics_port, lambda: metrics(session), "monitor.metrics_port")
 
 
-# Figure -> the name of its metric, and what it says.
+# Score -> name and text of its metric.
 GAUGES = {
-    "pr_auc": ("volcast_monitor_pr_auc", "PR-AUC of live predictions."),
-    "pr_auc_lift": ("volcast_monitor_pr_auc_lift", "PR-AUC over the base rate."),
+    "crps": ("volcast_monitor_crps", "CRPS on log volatility of live forecasts; smaller is better."),
+    "qlike": ("volcast_monitor_qlike", "QLIKE of live forecasts; smaller is better."),
+    "pr_auc": ("volcast_monitor_pr_auc", "PR-AUC of live predictions at the served spike size."),
+    "pr_auc_lift": ("volcast_monitor_pr_auc_lift", "PR-AUC over the share of rows that a spike followed."),
     "roc_auc": ("volcast_monitor_roc_auc", "ROC-AUC of live predictions."),
     "brier": ("volcast_monitor_brier", "Brier score of live predictions."),
-    "brier_skill": ("volcast_monitor_brier_skill", "Brier skill against climatology."),
+    "brier_skill": ("volcast_monitor_brier_skill", "Brier skill against the base rate."),
     "log_loss": ("volcast_monitor_log_loss", "Log loss of live predictions."),
     "ece": ("volcast_monitor_ece", "Expected calibration error, 15 bins of equal width."),
     "recall": ("volcast_monitor_hit_rate", "Share of the spikes that were alerted."),
     "precision": ("volcast_monitor_precision", "Share of the alerts that a spike followed."),
-    "base_rate": ("volcast_monitor_base_rate", "Share of rows that a spike followed."),
+    "base_rate": ("volcast_monitor_base_rate", "Share of training rows at or above the served spike size."),
+    "event_rate": ("volcast_monitor_event_rate", "Share of rows that a spike followed."),
     "alert_rate": ("volcast_monitor_alert_rate", "Share of rows that were alerts."),
     "mean_probability": ("volcast_monitor_mean_probability", "Mean of the probabilities."),
+    "max_difference": (
+        "volcast_monitor_probability_difference",
+        "Largest difference of an answered probability to the bundle's graph on the same features.",
+    ),
 }
+COVERAGE = {"coverage_80": "80", "coverage_95": "95"}  # score -> interval, in percent
 _LABELS = ["model", "version", "role", "forecaster", "window"]
 
 
 def metrics(session: Session) -> Iterable[Metric]:
-    """What /metrics says: the figures of the last refresh, and the counts as they are now."""
+    """The metrics of /metrics: scores of the last refresh, and current counts."""
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
     from pipeline.stream.metrics import labelled
 
     lines = session.lines
-    for figure, (name, text) in GAUGES.items():
+    for score, (name, text) in GAUGES.items():
         family = GaugeMetricFamily(name, text, labels=_LABELS)
         for line in lines:
-            if figure in line.metrics:
-                family.add_metric(_where(line), line.metrics[figure])
+            if score in line.metrics:
+                family.add_metric(_labels(line), line.metrics[score])
         yield family
+    coverage = GaugeMetricFamily(
+        "volcast_monitor_coverage", "Share of outcomes within the forecast's central interval.",
+        labels=[*_LABELS, "interval"],
+    )  # fmt: skip
+    for line in lines:
+        for score, interval in COVERAGE.items():
+            if score in line.metrics:
+                coverage.add_metric([*_labels(line), interval], line.metrics[score])
+    yield coverage
     rows = GaugeMetricFamily(
-        "volcast_monitor_rows", "Predictions with a truth, one a second and product.", labels=_LABELS
+        "volcast_monitor_rows", "Predictions with an outcome, at most one in 5 s for each product.", labels=_LABELS
     )
     for line in lines:
-        rows.add_metric(_where(line), line.rows)
+        rows.add_metric(_labels(line), line.rows)
     yield rows
     yield CounterMetricFamily(
-        "volcast_monitor_joined_total", "Predictions joined with a truth.", value=session.join.joined
+        "volcast_monitor_joined_total", "Predictions joined with an outcome.", value=session.join.joined
     )
     yield labelled("volcast_monitor_unjoined_total", "Predictions not joined.", "reason", session.join.unjoined)
     yield labelled("volcast_monitor_unreadable_total", "Records not read.", "topic", session.feed.unreadable)
     yield labelled("volcast_monitor_unscored_total", "Joined rows not scored.", "reason", session.board.unscored)
-    yield GaugeMetricFamily("volcast_monitor_waiting", "Predictions without a truth yet.", value=session.join.waiting)
+    yield GaugeMetricFamily(
+        "volcast_monitor_waiting", "Predictions without an outcome yet.", value=session.join.waiting
+    )
     yield GaugeMetricFamily(
         "volcast_monitor_newest_truth_timestamp_seconds", "Event time of the newest joined prediction.",
         value=session.newest_truth_ns / 1e9,
     )  # fmt: skip
 
 
-def _where(line: Line) -> list[str]:
+def _labels(line: Line) -> list[str]:
     name, _, version = line.model.rpartition("/")
     return [name, version, line.role, line.forecaster, line.window]

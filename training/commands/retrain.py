@@ -17,13 +17,11 @@ from common.errors import InputError, UnavailableError
 from common.log import configure_logs
 from common.model_store import ModelStore, Moved, Role
 from common.proxies import open_url
-from common.schema import SCHEMAS
 from pipeline.archive import expand_paths
-from training import MODEL_TYPES
-from training.commands.training_options import chosen_cluster, trained_name
+from training.commands.training_options import chosen_cluster, trained_name, training_options
 
 if TYPE_CHECKING:
-    from training.judging.gate import Limits
+    from training.forecast_scores.gate import GateLimits
     from training.shipping.promotion import Judged
     from training.shipping.retraining import State, Step
     from training.shipping.tracking.mlflow_server import MlflowServer
@@ -45,17 +43,7 @@ METRICS_TIMEOUT_S = 5.0
 )
 @click.argument("files", nargs=-1, metavar="[FILE|DIR|GLOB]...")
 @click.option("--apply", is_flag=True, help="Put what passes the gate before callers (default: a dry run).")
-@click.option("--name", default=None, help="Name of the model (default: volatility; volatility-full for full/1).")
-@click.option(
-    "--model-type", type=click.Choice((*MODEL_TYPES, "auto")), default="auto", show_default=True, help="As train's."
-)
-@click.option("--schema", "schema_name", type=click.Choice(tuple(SCHEMAS)), default=None, help="As train's.")
-@click.option("--folds", type=click.IntRange(min=2, max=50), default=None, help="As train's.")
-@click.option("--trials", type=click.IntRange(min=1), default=10, show_default=True, help="As train's.")
-@click.option("--threshold-rows", type=click.IntRange(min=0), default=None, help="As train's.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="As train's.")
-@click.option("--cluster", metavar="ADDRESS", default=None, help="As train's.")
-@click.option("--no-cluster", is_flag=True, help="As train's.")
+@training_options
 @click.option(
     "--shadow-for", type=Duration("h"), default="24h", show_default=True, help="How long a candidate is watched."
 )
@@ -72,12 +60,12 @@ METRICS_TIMEOUT_S = 5.0
 def retrain(
     files: tuple[str, ...],
     apply: bool,
-    name: str | None,
     model_type: str,
-    schema_name: str | None,
-    folds: int | None,
-    trials: int,
-    threshold_rows: int | None,
+    schema_name: str,
+    name: str | None,
+    spike_bps: float | None,
+    alert_level: float,
+    folds: int,
     seed: int,
     cluster: str | None,
     no_cluster: bool,
@@ -109,17 +97,17 @@ def retrain(
     cluster = chosen_cluster(cluster, no_cluster)
     paths = _paths(files, config)
     # These imports take seconds: options and files are checked before them.
-    from training.fitting.search import Budget
+    from training.problem.recordings import Recording
     from training.shipping.retraining import only_one
     from training.shipping.training_run import TrainingRequest
 
     request = TrainingRequest(
-        paths=paths,
+        recordings=(Recording("recording", tuple(paths)),),
         model_type=model_type,
         schema_name=schema_name,
         folds=folds,
-        threshold_rows=threshold_rows,
-        budget=Budget(trials=trials, seconds=None),
+        spike_bps=spike_bps or 0.0,
+        alert_level=alert_level,
         seed=seed,
         cluster=cluster,
     )
@@ -179,11 +167,11 @@ class _Loop:
         return Path(self.config.tracking.runs_dir)
 
     @property
-    def limits(self) -> Limits:
-        from training.judging.gate import Limits
+    def limits(self) -> GateLimits:
+        from training.forecast_scores.gate import GateLimits
 
         gate = self.config.gate
-        return Limits(gate.max_latency_us, gate.champion_margin, gate.seed)
+        return GateLimits(champion_margin=gate.champion_margin, max_latency_us=gate.max_latency_us, seed=gate.seed)
 
     def go(self) -> Outcome:
         from training.shipping.retraining import Step, next_step
@@ -285,8 +273,8 @@ class _Loop:
             name=self.store.name,
             data=fingerprint(request.paths),
             code=code_version(),
-            settings=(request.model_type, request.schema_name, request.folds, request.threshold_rows, request.seed),
-            trials=request.budget.trials,
+            schema=request.schema_name,
+            settings=request.settings,
         )
         folders = [folder for folder, run in runs(self.runs_dir) if run.key == key]
         labels, history = self.store.effective_labels(), self.store.history()
@@ -327,7 +315,7 @@ class _Loop:
 
     def _write_verdict(self, judged: Judged, objections: list[str] | None = None) -> None:
         from common.files import replace_file
-        from training.judging.gate import refusals
+        from training.forecast_scores.gate import refusals
 
         labels = self.store.effective_labels()
         reasons = [*refusals(judged.checks), *(objections or [])]
@@ -352,7 +340,7 @@ def _paths(files: tuple[str, ...], config: Config) -> list[Path]:
 
 
 def _refused(step: str, judged: Judged, objections: list[str] | None = None) -> Outcome:
-    from training.judging.gate import refusals
+    from training.forecast_scores.gate import refusals
 
     reasons = [*refusals(judged.checks), *(f"shadow: {objection}" for objection in objections or [])]
     return Outcome(step, False, "refused by the gate", judged.run.id, reasons=reasons)

@@ -12,20 +12,17 @@ import msgspec
 from common.cli import config_option, examples, json_option
 from common.config import load_config
 from common.console import tables
-from common.errors import InputError, UsageError
+from common.errors import UsageError
 from common.log import configure_logs
 from common.model_store import ModelStore
 from pipeline.archive import ReadOptions, expand_paths
 from pipeline.commands.recordings import flat_options, read_options
-from pipeline.datasets import DATA_DIR
+from training import DATASETS
 from training.commands.training_options import chosen_cluster, trained_name, training_options
 
 if TYPE_CHECKING:
-    from training.forecasting.recordings import Recording
+    from training.problem.recordings import Recording
     from training.shipping.training_run import TrainedBundle
-
-# What --dataset takes of the known recordings, by the beginning of their names.
-DATASETS = {"ticks": "ticks", "quotes": "quotes", "recordings": ""}
 
 
 @click.command(
@@ -43,7 +40,7 @@ DATASETS = {"ticks": "ticks", "quotes": "quotes", "recordings": ""}
 @flat_options
 @click.option(
     "--dataset",
-    type=click.Choice(tuple(DATASETS)),
+    type=click.Choice(DATASETS),
     default="ticks",
     show_default=True,
     help="What to take without FILEs; recordings: all of the shared data, pooled.",
@@ -93,8 +90,8 @@ def train(
     # These imports take seconds and need the extra: options are checked and help is shown without them.
     from training.shipping.bundle import bundle_folder, write_bundle
     from training.shipping.tracking.experiments import upload_waiting
+    from training.shipping.trained_form import trained_files
     from training.shipping.training_run import TrainingRequest, keep_run, train_bundle
-    from training.shipping.trained_model_io import trained_files
 
     folder = bundle_folder(out or Path(config.server.models_dir), name, version, force)
     request = TrainingRequest(
@@ -117,7 +114,7 @@ def train(
     if existing is None:
         # The stable version stays stable: a model answers once it is promoted, not because it is the newest.
         store.pin()
-        write_bundle(folder, trained.bundle, trained_files(trained.fitted))
+        write_bundle(folder, trained.bundle, trained_files(trained.experiment.fitted[trained.bundle.manifest.kind]))
     _print(trained, store.path(existing or folder.name), existing is None, run, as_json)
     if run is not None:
         uploaded = upload_waiting(config.tracking, runs_dir)
@@ -139,7 +136,7 @@ def _print(trained: TrainedBundle, folder: Path, written: bool, run: Path | None
 
 
 def _recordings(files: tuple[str, ...], data: str | None, dataset: str, options: ReadOptions) -> tuple[Recording, ...]:
-    from training.forecasting.recordings import Recording, known_recordings
+    from training.problem.recordings import Recording, dataset_recordings
 
     if files and data:
         raise UsageError("name recordings as FILEs or with --data, not both")
@@ -149,10 +146,4 @@ def _recordings(files: tuple[str, ...], data: str | None, dataset: str, options:
     if named:
         paths = dict.fromkeys(path for text in named for path in expand_paths(text))
         return (Recording("recording", tuple(paths), options),)
-    known = tuple(each for each in known_recordings() if each.name.startswith(DATASETS[dataset]))
-    if not known:
-        raise InputError(
-            f"no data found: set {DATA_DIR} to the folder that holds the recordings, put it at ../shared/data, "
-            "or name recordings (volcast train FILE...)"
-        )
-    return known
+    return dataset_recordings(dataset)

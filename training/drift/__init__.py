@@ -1,1 +1,1 @@
-"""How far one stretch of rows lies from another: figures of our own, and Evidently's report of them."""
+"""Distances between two stretches of rows, and Evidently's report of them."""

@@ -120,7 +120,7 @@ def _differences(parts: Sequence[PartScores], reference: str | None, settings: E
         return []
     times = np.concatenate([scores.part.rows.time_ns for scores in parts])
     blocks = Blocks.of(times, int(settings.block_s * NS_PER_S))
-    found = []
+    results = []
     for name in parts[0].kinds:
         if name == reference:
             continue
@@ -129,12 +129,12 @@ def _differences(parts: Sequence[PartScores], reference: str | None, settings: E
             if all(metric in each.rows for pair in pairs for each in pair):
                 mine, theirs = (np.concatenate([pair[side].rows[metric] for pair in pairs]) for side in (0, 1))
                 interval = mean_difference(mine, theirs, blocks, settings.seed)
-                found.append(_difference(name, reference, metric, interval))
+                results.append(_difference(name, reference, metric, interval))
         ranked = [(mine.pr_auc, theirs.pr_auc) for mine, theirs in pairs if mine.pr_auc and theirs.pr_auc]
         if ranked:
             interval = pr_auc_difference([mine for mine, _ in ranked], [theirs for _, theirs in ranked])
-            found.append(_difference(name, reference, "pr_auc", interval))
-    return found
+            results.append(_difference(name, reference, "pr_auc", interval))
+    return results
 
 
 def _caught(
@@ -156,8 +156,8 @@ def _grouping(scores: PartScores, groups: RowGroups, compared: tuple[str, ...], 
     intervals: dict[str, Interval] = {}
     if len(compared) == 2:
         mine, theirs = (each.rows[metric] for each in kinds.values())
-        found = differences_by(groups, mine, theirs, scores.blocks, settings.seed)
-        intervals = {each.name: each.difference for each in found}
+        results = differences_by(groups, mine, theirs, scores.blocks, settings.seed)
+        intervals = {each.name: each.difference for each in results}
     with_rows = [(place, name) for place, name in enumerate(groups.names) if (groups.of_row == place).any()]
     return GroupingEval(
         by=groups.by,

@@ -41,7 +41,7 @@ class AlertSweeps:
 
 def alert_sweeps(parts: Sequence[PartScores], compared: Sequence[str]) -> list[AlertSweeps]:
     """At the served size and, if schema and models have it, at the multiple. compared: the models to sweep."""
-    found = []
+    results = []
     for of_multiple in (False, True):
         kinds = {}
         for kind in compared:
@@ -54,8 +54,8 @@ def alert_sweeps(parts: Sequence[PartScores], compared: Sequence[str]) -> list[A
                     for scores, (event, probability) in zip(parts, known, strict=True)
                 ]
         if kinds:
-            found.append(AlertSweeps(of_multiple, kinds))
-    return found
+            results.append(AlertSweeps(of_multiple, kinds))
+    return results
 
 
 def part_alerts(
@@ -65,12 +65,12 @@ def part_alerts(
 
     sweeps: of all parts if this is the last, which has budget and cost curve; else empty.
     """
-    found = {}
+    results = {}
     for kind, of_kind in scores.kinds.items():
         at_size = _alerts(scores, kind, of_kind, sweeps, settings, of_multiple=False)
         assert at_size is not None
-        found[kind] = at_size, _alerts(scores, kind, of_kind, sweeps, settings, of_multiple=True)
-    return found
+        results[kind] = at_size, _alerts(scores, kind, of_kind, sweeps, settings, of_multiple=True)
+    return results
 
 
 def caught_differences(

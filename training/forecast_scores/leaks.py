@@ -92,33 +92,42 @@ def look_ahead(names: Sequence[str], features: Floats, rows: Ints, recompute: Ca
     return Check("look-ahead", True, f"{len(rows):,} rows have the same bits from the ticks up to their time")
 
 
-def neighbours(outcome_bps: Floats, blocks: Blocks, seed: int) -> Check:
+def neighbours(outcome_bps: Floats, series: Ints, blocks: Blocks, seed: int) -> Check:
     """Refuses rows shuffled over time: volatility clusters, so neighbours are more similar than distant rows.
 
-    outcome_bps: (n,) of a product, in time order. The distance of logs to the next row is compared with the distance to
-    the row half of the data away.
+    outcome_bps, series: (n,); the rows of a series, such as a product of a recording, are in time order. The distance
+    of logs to the next row of the series is compared with the distance to the row half of the series away.
     """
-    log_outcome = np.log(outcome_bps)
-    near = np.abs(log_outcome - np.roll(log_outcome, -1))
-    distant = np.abs(log_outcome - np.roll(log_outcome, -(len(log_outcome) // 2)))
+    near, distant = np.empty((2, len(outcome_bps)))
+    for number in np.unique(series):
+        rows = np.flatnonzero(series == number)
+        log_outcome = np.log(outcome_bps[rows])
+        near[rows] = np.abs(log_outcome - np.roll(log_outcome, -1))
+        distant[rows] = np.abs(log_outcome - np.roll(log_outcome, -(len(rows) // 2)))
     difference = mean_difference(near, distant, blocks, seed)
     text = f"log outcomes of neighbouring rows differ by {difference} more than those of distant rows"
     return Check("neighbours", difference.lies_below(0), text)
 
 
-def shifted_outcomes(time_ns: Ints, product: Ints, outcome_bps: Floats, shift_ns: int, tolerance_ns: int) -> Floats:
-    """The outcome of the row nearest to time + shift of the same product, (n,); NaN without a row within tolerance."""
-    shifted = np.full(len(time_ns), np.nan)
-    for number in np.unique(product):
-        rows = np.flatnonzero(product == number)
+def later_rows(time_ns: Ints, series: Ints, shift_ns: int, tolerance_ns: int) -> Ints:
+    """The row of the same series nearest to time + shift, (n,); -1 without a row within tolerance."""
+    later = np.full(len(time_ns), -1, np.int64)
+    for number in np.unique(series):
+        rows = np.flatnonzero(series == number)
         times = time_ns[rows]
         wanted = times + shift_ns
         after = np.minimum(np.searchsorted(times, wanted), len(times) - 1)
         before = np.maximum(after - 1, 0)
         nearest = np.where(np.abs(times[before] - wanted) <= np.abs(times[after] - wanted), before, after)
         near = np.abs(times[nearest] - wanted) <= tolerance_ns
-        shifted[rows[near]] = outcome_bps[rows[nearest[near]]]
-    return shifted
+        later[rows[near]] = rows[nearest[near]]
+    return later
+
+
+def shifted_outcomes(time_ns: Ints, series: Ints, outcome_bps: Floats, shift_ns: int, tolerance_ns: int) -> Floats:
+    """The outcome of the row at time + shift, as in later_rows, (n,); NaN without such a row."""
+    later = later_rows(time_ns, series, shift_ns, tolerance_ns)
+    return np.where(later >= 0, outcome_bps[later], np.nan)
 
 
 def foresight(names: Sequence[str], features: Floats, outcomes: Sequence[Floats], blocks: Blocks, seed: int) -> Check:

@@ -1,4 +1,4 @@
-"""Bundles by the name and version that predictions carry, and which versions are shadows."""
+"""Bundles by the name and version in predictions, and the versions that are shadows."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from common.bundle import read_bundle
 from common.errors import BundleError, InputError
 from common.log import get_logger
 from common.model_store import ModelStore
-from training.monitoring.scoreboard import Served
-from training.shipping.onnx_model import OnnxModel
+from training.forecasting.target import Target
+from training.monitoring.served import Served
 
 LOOK_AGAIN_S = 30.0
 
 
 class BundleFolder:
-    """The models folder, looked at again now and then: bundles and labels come while the monitor runs."""
+    """The models folder, read again from time to time: bundles and labels may change while the monitor runs."""
 
     def __init__(
         self,
         models_dir: Path,
-        horizon_s: float,
+        target: Target,
         shadows: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """shadows: "NAME/VERSION" to score beside those that labels.json names."""
+        """shadows: "NAME/VERSION" to score next to those in labels.json."""
         self._models_dir = models_dir
-        self._horizon_s = horizon_s
+        self._target = target
         self._shadows = tuple(shadows)
         self._clock = clock
         self._served: dict[str, Served] = {}
@@ -36,7 +36,7 @@ class BundleFolder:
         self._labels: dict[str, tuple[float, tuple[str, ...]]] = {}
 
     def bundle(self, model: str) -> Served:
-        """Raises BundleError where there is none, it is damaged, or its label looks another time ahead."""
+        """Raises BundleError if there is no bundle, it is damaged, or it forecasts another quantity."""
         if model in self._served:
             return self._served[model]
         until_s, reason = self._refused.get(model, (0.0, ""))
@@ -53,11 +53,11 @@ class BundleFolder:
 
     def shadows_of(self, name: str) -> tuple[str, ...]:
         """ "NAME/VERSION" of each."""
-        until_s, found = self._labels.get(name, (0.0, ()))
+        until_s, labelled = self._labels.get(name, (0.0, ()))
         if self._clock() >= until_s:
-            found = self._labelled(name)
-            self._labels[name] = (self._clock() + LOOK_AGAIN_S, found)
-        return (*found, *(one for one in self._shadows if one not in found))
+            labelled = self._labelled(name)
+            self._labels[name] = (self._clock() + LOOK_AGAIN_S, labelled)
+        return (*labelled, *(shadow for shadow in self._shadows if shadow not in labelled))
 
     def _read(self, model: str) -> Served:
         name, _, version = model.rpartition("/")
@@ -65,12 +65,14 @@ class BundleFolder:
             raise BundleError(f"model {model!a}: no name of a folder")
         manifest, graph = read_bundle(self._models_dir / name / version)
         manifest.require_trained("volcast monitor")
-        if manifest.label.horizon_s != self._horizon_s:
+        horizon_s = manifest.label.horizon_s if manifest.forecast is None else manifest.forecast.horizon_s
+        step_s = self._target.step_s if manifest.forecast is None else manifest.forecast.step_s
+        if (horizon_s, step_s) != (self._target.horizon_s, self._target.step_s):
             raise BundleError(
-                f"model {model}: its label looks {manifest.label.horizon_s:g} s ahead, truth is taken over "
-                f"{self._horizon_s:g} s"
+                f"model {model}: it forecasts {horizon_s:g} s on a grid of {step_s:g} s, outcomes are of "
+                f"{self._target.horizon_s} s on a grid of {self._target.step_s} s"
             )
-        return Served(manifest, OnnxModel(graph).probabilities)
+        return Served(manifest, graph)
 
     def _labelled(self, name: str) -> tuple[str, ...]:
         if not _is_folder_name(name):

@@ -1,7 +1,6 @@
 """Records of ticks.raw and predictions, as bytes, to the join: the feature engine judges which ticks count.
 
-It is the worker's own engine on the same records, so ticks, gaps and features are those that live predictions
-were made of.
+It is the worker's own engine on the same records, so ticks, gaps and features are those of the live predictions.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from pipeline.features.columns import GAP, ProductCodes, TickColumns, sound
 from pipeline.features.engine import FeatureEngine, Status
 from pipeline.features.time_rule import TimeRule
 from pipeline.records import NOT_DECODED, Record, decode_record
-from training.monitoring.join import Join, Said
-from training.monitoring.scoreboard import SCHEMA
+from training.monitoring.join import Answer, Join
+from training.monitoring.served import SCHEMA
 from volcast.v1 import MissingReason, Prediction
 
 
@@ -36,7 +35,7 @@ class Feed:
         self._engine.compile()
 
     def raw(self, values: Sequence[bytes]) -> None:
-        """The next records of ticks.raw. The worker sets the unreadable ones aside, and so does this."""
+        """The next records of ticks.raw. Unreadable records are left out, as by the worker."""
         records = list(self._decoded(values))
         if not records:
             return
@@ -66,22 +65,31 @@ class Feed:
 
     def predictions(self, values: Sequence[bytes]) -> None:
         """The next records of predictions."""
-        self._join.predictions(self._said(values))
+        self._join.predictions(self._answers(values))
 
-    def _said(self, values: Sequence[bytes]) -> Iterator[Said]:
+    def _answers(self, values: Sequence[bytes]) -> Iterator[Answer]:
         for value in values:
             try:
-                one = Prediction.FromString(value)
+                record = Prediction.FromString(value)
             except DecodeError:
                 self.unreadable["predictions"] += 1
                 continue
-            if one.missing_reason:
-                self._join.missing(_reason(one.missing_reason))
-            elif not one.HasField("probability") or not 0 <= one.probability <= 1:
+            if record.missing_reason:
+                self._join.missing(_reason(record.missing_reason))
+            elif not record.HasField("probability") or not 0 <= record.probability <= 1:
                 self.unreadable["predictions"] += 1
             else:
-                model = f"{one.model_name}/{one.model_version}"
-                yield Said(one.product_id, one.event_time_ns, one.sequence_num, model, one.probability, one.threshold)
+                yield Answer(
+                    product_id=record.product_id,
+                    event_time_ns=record.event_time_ns,
+                    sequence_num=record.sequence_num,
+                    model=f"{record.model_name}/{record.model_version}",
+                    probability=record.probability,
+                    threshold=record.threshold,
+                    spike_bps=record.spike_bps,
+                    base_rate=record.base_rate,
+                    median_bps=record.median_bps,
+                )
 
     def _decoded(self, values: Sequence[bytes]) -> Iterator[Record]:
         for value in values:
@@ -92,7 +100,7 @@ class Feed:
 
 
 def _reason(number: int) -> str:
-    """MISSING_REASON_REFUSED as "refused"; the number of one that is not known here."""
+    """MISSING_REASON_REFUSED as "refused"; the number of a reason that this version does not know."""
     if number not in MissingReason.values():
         return str(number)
     return MissingReason.Name(number).removeprefix("MISSING_REASON_").lower()

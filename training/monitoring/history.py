@@ -1,4 +1,4 @@
-"""The ticks of a product that predictions may still ask about, in unbroken stretches."""
+"""The ticks of a product that later predictions may refer to, in unbroken stretches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from training.forecasting.target import NS_PER_S, Target
 
 FIRST_ROOM = 256
 
@@ -25,7 +27,7 @@ class Growing:
 
     @property
     def rows(self) -> NDArray[Any]:
-        """A view, good until the next change."""
+        """A view, valid until the next change."""
         return self._rows[self._start : self._stop]
 
     def add(self, rows: NDArray[Any]) -> None:
@@ -43,21 +45,21 @@ class Growing:
         self._stop += len(rows)
 
     def drop(self, count: int) -> None:
-        """Drops the first ones."""
+        """Drops the first rows."""
         self._start += min(count, len(self))
 
 
 class Stretch:
-    """Ticks of one product without a gap. The sum of squares runs from its first tick, as a label's does."""
+    """Ticks of a product without a gap. Outcomes are those of training, by the same function on the same mids."""
 
-    def __init__(self, features: int) -> None:
-        self.dropped = 0  # ticks that were here before the first one kept
+    def __init__(self, target: Target, features: int) -> None:
+        self.dropped = 0  # ticks dropped before the first tick kept
         self.closed = False  # a gap follows
+        self._target = target
         self._time_ns = Growing(np.int64)
         self._sequence = Growing(np.int64)
-        self._running = Growing(np.float64)
+        self._mid = Growing(np.float64)
         self._features = Growing(np.float64, features)
-        self._last_log_mid = 0.0
 
     def __len__(self) -> int:
         """Ticks kept."""
@@ -65,7 +67,7 @@ class Stretch:
 
     @property
     def end(self) -> int:
-        """The number that the next tick will have."""
+        """The number of the next tick."""
         return self.dropped + len(self)
 
     @property
@@ -84,19 +86,13 @@ class Stretch:
         features: NDArray[np.float64],
     ) -> None:
         """Ticks (n,), n > 0, in order; features (n, k)."""
-        log_mid = np.log(mid)
-        first, before = self.end == 0, 0.0 if self.end == 0 else float(self._running.rows[-1])
-        squares = np.square(np.diff(log_mid, prepend=log_mid[0] if first else self._last_log_mid))
-        # Added up one after the other, whatever the batches, as np.cumsum does over all of a recording.
-        running = np.cumsum(np.concatenate([[before], squares]))[1:]
-        self._last_log_mid = float(log_mid[-1])
         self._time_ns.add(time_ns)
         self._sequence.add(sequence)
-        self._running.add(running)
+        self._mid.add(mid)
         self._features.add(features)
 
     def find(self, time_ns: int, sequence: int, first: int) -> int | None:
-        """The number of the first such tick that is `first` or later, of those kept."""
+        """The number of the first such tick kept, from number `first` on."""
         times, sequences = self.time_ns, self._sequence.rows
         start = max(0, first - self.dropped)
         place = start + int(np.searchsorted(times[start:], time_ns, side="left"))
@@ -106,29 +102,32 @@ class Stretch:
             place += 1
         return None
 
-    def known_after(self, time_ns: int, horizon_ns: int) -> bool:
-        """Whether all that will ever come in (time_ns, time_ns + horizon] is here."""
-        return self.closed or (len(self) > 0 and self.last_ns > time_ns + horizon_ns)
+    def known_after(self, time_ns: int) -> bool:
+        """Whether no later tick can change the outcome of a row at time_ns."""
+        return self.closed or (len(self) > 0 and self.last_ns > self._last_point_ns(time_ns))
 
-    def volatility_after(self, numbers: Sequence[int], horizon_ns: int) -> NDArray[np.float64]:
-        """Realized volatility over (t, t + horizon] of ticks by number; NaN if the stretch ends before.
-
-        training/problem/labels.py has the formula.
-        """
-        times, running = self.time_ns, self._running.rows
-        of = times[np.array(numbers, np.int64) - self.dropped]
-        last_at_t = np.searchsorted(times, of, side="right") - 1
-        last_in_window = np.searchsorted(times, of + horizon_ns, side="right") - 1
-        future = np.sqrt(running[last_in_window] - running[last_at_t])
-        return np.where(of + horizon_ns <= times[-1], future, np.nan)
+    def outcomes_bps(self, numbers: Sequence[int]) -> NDArray[np.float64]:
+        """The outcome of ticks by number, ascending, in bps; NaN if the stretch ends before it is known."""
+        places = np.array(numbers, np.int64) - self.dropped
+        first = int(places[0])
+        last = int(np.searchsorted(self.time_ns, self._last_point_ns(int(self.time_ns[places[-1]])), side="right"))
+        window = slice(first, min(last + 1, len(self)))
+        times = self.time_ns[window]
+        outcomes = self._target.outcomes_bps(times, self._mid.rows[window], np.zeros(len(times), np.int64))
+        return outcomes[places - first]
 
     def features_of(self, numbers: Sequence[int]) -> NDArray[np.float64]:
         return self._features.rows[np.array(numbers, np.int64) - self.dropped]
 
     def drop_before(self, number: int) -> int:
-        """Forgets ticks below a number, never the last one; says how many."""
+        """Drops ticks below a number, never the last tick. Returns how many."""
         count = max(0, min(number - self.dropped, len(self) - 1))
-        for column in (self._time_ns, self._sequence, self._running, self._features):
+        for column in (self._time_ns, self._sequence, self._mid, self._features):
             column.drop(count)
         self.dropped += count
         return count
+
+    def _last_point_ns(self, time_ns: int) -> int:
+        """The last point of the grid that the outcome of a row at time_ns uses."""
+        step_ns = self._target.step_s * NS_PER_S
+        return -(-time_ns // step_ns) * step_ns + self._target.horizon_s * NS_PER_S

@@ -1,4 +1,4 @@
-"""Joined predictions as a file, for `volcast evaluate --predictions` and whoever wants to look at them."""
+"""Joined predictions as a file, for `volcast evaluate --predictions`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from common.errors import InputError, UsageError
 from training.monitoring.join import Joined
 
-COLUMNS = (
-    "product_id", "event_time_ns", "sequence_num", "model", "probability", "threshold", "future_volatility", "y",
+ANSWERED = (
+    "product_id", "event_time_ns", "sequence_num", "model", "probability", "threshold", "spike_bps", "base_rate",
+    "median_bps",
 )  # fmt: skip
+COLUMNS = (*ANSWERED, "outcome_bps", "spike")
 
 
 class JoinedWriter:
@@ -33,23 +35,25 @@ class JoinedWriter:
         self._columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
         self._file: Any = None
 
-    def write(self, joined: Joined, outcome: NDArray[np.float64]) -> None:
-        """Rows and what became of them by their model's τ: 1, 0, or NaN where that is not known; (n,)."""
+    def write(self, joined: Joined, spike: NDArray[np.float64]) -> None:
+        """Rows, and whether a spike of the answer's size followed: 1, 0, or NaN if the size is not known; (n,).
+
+        The size of an old-style model is that of its label; spike_bps is 0, as in its records.
+        """
         if self._path is None or len(joined) == 0:
             return
-        said = joined.said
         columns: dict[str, list[Any]] = {
-            name: [getattr(one, name) for one in said] for name in COLUMNS if hasattr(said[0], name)
+            name: [getattr(answer, name) for answer in joined.answers] for name in ANSWERED
         }
-        columns["future_volatility"] = joined.future_volatility.tolist()
-        columns["y"] = [None if np.isnan(one) else int(one) for one in outcome.tolist()]
+        columns["outcome_bps"] = joined.outcome_bps.tolist()
+        columns["spike"] = [None if np.isnan(value) else bool(value) for value in spike.tolist()]
         if self._path.suffix == ".parquet":
             for name in COLUMNS:
                 self._columns[name] += columns[name]
             return
-        lines = (dict(zip(COLUMNS, row, strict=True)) for row in zip(*(columns[one] for one in COLUMNS), strict=True))
+        lines = (dict(zip(COLUMNS, row, strict=True)) for row in zip(*(columns[name] for name in COLUMNS), strict=True))
         try:
-            self._file.write(b"".join(msgspec.json.encode(one) + b"\n" for one in lines))
+            self._file.write(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
         except OSError as error:
             raise self._refused(error) from None
 
@@ -81,8 +85,9 @@ class JoinedWriter:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        types = (pa.string(), pa.int64(), pa.int64(), pa.string(), pa.float64(), pa.float64(), pa.float64(), pa.int8())
-        schema = pa.schema(list(zip(COLUMNS, types, strict=True)))
+        types = {"product_id": pa.string(), "model": pa.string(), "spike": pa.bool_()}
+        types |= dict.fromkeys(("event_time_ns", "sequence_num"), pa.int64())
+        schema = pa.schema([(name, types.get(name, pa.float64())) for name in COLUMNS])
         pq.write_table(pa.table(self._columns, schema=schema), self._file, compression="zstd")
 
     def _refused(self, error: OSError) -> InputError:

@@ -92,3 +92,6 @@ def spans(segment: Ints) -> list[slice]:
 
 def _ceil(time_ns: int, step_ns: int) -> int:
     return -(-time_ns // step_ns)
+
+
+DEFAULT_TARGET = Target()

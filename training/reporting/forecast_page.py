@@ -54,7 +54,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class ForecastReport:
-    """What the page shows. pictures: names of CAPTIONS -> PNG."""
+    """What the page shows. pictures: names of the captions -> PNG. captions: CAPTIONS by default."""
 
     title: str
     subtitle: str
@@ -64,13 +64,14 @@ class ForecastReport:
     pictures: Mapping[str, bytes]
     tables: Sequence[ReportTable]
     method: str
+    captions: Mapping[str, str] | None = None
 
 
 def render(report: ForecastReport) -> str:
     """The whole document; every text is escaped."""
     pictures = [
         {"caption": caption, "base64": base64.b64encode(report.pictures[name]).decode()}
-        for name, caption in CAPTIONS.items()
+        for name, caption in (report.captions or CAPTIONS).items()
         if name in report.pictures
     ]
     return _template().render(

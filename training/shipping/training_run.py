@@ -7,21 +7,30 @@ from pathlib import Path
 
 from common.bundle import ManifestSpan
 from common.check import Check
-from common.errors import UsageError
-from common.schema import CORE_1, SCHEMAS
+from common.errors import InputError
+from common.schema import SCHEMAS
 from common.steps import steps
-from pipeline.archive import ReadOptions
 from training.fitting import forecast_experiment
-from training.fitting.forecast_experiment import BASELINES, Experiment, Settings
+from training.fitting.forecast_experiment import BASELINES, Experiment, Progress, Settings
 from training.fitting.pool import open_pool
+from training.forecast_scores.evaluation import evaluate_parts
+from training.forecast_scores.evaluation_result import EvalSettings
 from training.forecast_scores.summary import Scores, best_kind, summary
 from training.forecasting.bundle import default_size_bps, make_bundle
 from training.forecasting.onnx_forecast import OnnxForecast
 from training.forecasting.parts import ForecastPart
 from training.judging.evaluation.blocks import DECISION_RESAMPLES
 from training.problem.data import Dataset, load
+from training.problem.data.dataset import RecordedTicks
+from training.problem.forecast_rows import ForecastRows, pooled
+from training.problem.recordings import Recording
+from training.reporting.forecast_report import report_files
 from training.shipping.bundle import Bundle
+from training.shipping.look_ahead import look_ahead
+from training.shipping.tracking.experiments import log_experiment
 
+NOT_CHECKED = Check("look-ahead", False, "the rows are from a feature file, so their ticks are not known")
+SAMPLE_PERIOD_S = 5  # the step of the target's grid: rows between two points would have the same outcome
 _DIGITS = 6
 
 
@@ -29,16 +38,18 @@ _DIGITS = 6
 class TrainingRequest:
     """The options of the command line that decide what is trained."""
 
-    paths: list[Path]
+    recordings: tuple[Recording, ...]
     model_type: str
-    schema_name: str | None
+    schema_name: str
     folds: int
     spike_bps: float  # default spike size; 0: a quantile of the training rows
     alert_level: float
-    sample_period_s: int
     seed: int
     cluster: str | None  # None: in this process
-    read: ReadOptions  # of flat recordings
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(file for recording in self.recordings for file in recording.files)
 
     @property
     def settings(self) -> Settings:
@@ -52,40 +63,107 @@ class TrainingRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingData:
+    """The rows of all recordings, and the files that they are from.
+
+    recorded: by number in rows.recordings; () if a feature file is among them, which has no ticks.
+    """
+
+    rows: ForecastRows
+    paths: tuple[Path, ...]
+    recorded: tuple[RecordedTicks, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TrainedBundle:
     """A bundle, its latency for a row in µs, and the experiment and data behind it."""
 
     bundle: Bundle
     latency_us: float
-    dataset: Dataset
+    data: TrainingData
     experiment: Experiment
-    kind: str  # that ships
     look_ahead: Check
+
+
+def read_data(request: TrainingRequest, progress: Progress) -> TrainingData:
+    """Raises InputError if a recording cannot be read, or if it gives no row."""
+    schema = SCHEMAS[request.schema_name]
+    datasets: list[Dataset] = []
+    for recording in request.recordings:
+        progress(f"reading {recording.name}: {len(recording.files)} files")
+        dataset = load(
+            recording.files,
+            schema=schema,
+            sample_period_s=SAMPLE_PERIOD_S,
+            options=recording.options,
+            progress=progress,
+        )
+        if len(request.recordings) > 1 and len(dataset.rows.recordings) == 1:
+            dataset = replace(dataset, rows=replace(dataset.rows, recordings=(recording.name,)))
+        datasets.append(dataset)
+    have_ticks = all(dataset.recorded for dataset in datasets)
+    rows = pooled([dataset.rows for dataset in datasets])
+    if (rows.outcome_bps <= request.settings.target.floor_bps).all():
+        raise InputError(
+            f"the mid stood still in the minute after each of {len(rows):,} rows: a livelier recording is needed"
+        )
+    return TrainingData(
+        rows=rows,
+        paths=request.paths,
+        recorded=tuple(each for dataset in datasets for each in dataset.recorded) if have_ticks else (),
+    )
 
 
 def train_bundle(request: TrainingRequest, name: str, version: str) -> TrainedBundle:
     """Reads the recordings, fits every kind, exports the kind that ships. version: recorded in the manifest.
 
-    Raises InputError if a recording cannot be read or there are too few rows, UsageError for an unknown schema.
+    Raises InputError if a recording cannot be read or there are too few rows.
     """
-    schema = SCHEMAS.get(request.schema_name or CORE_1.name)
-    if schema is None:
-        raise UsageError(f"--schema {request.schema_name}: expected {', '.join(SCHEMAS)}")
     with steps() as step:
-        step(f"reading {len(request.paths)} files, computing features")
-        dataset = load(
-            request.paths, schema=schema, sample_period_s=request.sample_period_s, options=request.read, progress=step
-        )
-        look_ahead = dataset.look_ahead(request.seed)
+        data = read_data(request, step)
+        step("computing sampled rows again")
+        checked = look_ahead(data.rows, data.recorded, request.seed) if data.recorded else NOT_CHECKED
         step("starting the workers" if request.cluster else "fitting")
         with open_pool(request.cluster) as pool:
-            experiment = forecast_experiment.run(dataset.rows, request.settings, step, pool)
+            experiment = forecast_experiment.run(data.rows, request.settings, step, pool)
         step("scoring, exporting, comparing on every row")
-        kind = shipped_kind(experiment)
-        bundle = forecast_bundle(name, version, dataset, experiment, kind)
+        bundle = forecast_bundle(name, version, data, experiment, shipped_kind(experiment))
         step("timing")
         latency_us = OnnxForecast(bundle.model).call_us(experiment.final.rows.features[:1])
-        return TrainedBundle(bundle, latency_us, dataset, experiment, kind, look_ahead)
+        return TrainedBundle(bundle, latency_us, data, experiment, checked)
+
+
+def keep_run(trained: TrainedBundle, runs_dir: Path, started_s: float, key: str = "") -> Path:
+    """Evaluates the run and writes its folder, which is returned. started_s: Unix time."""
+    bundle = trained.bundle
+    with steps() as step:
+        return log_experiment(
+            runs_dir,
+            bundle.manifest,
+            bundle.model,
+            trained.data.rows,
+            trained.experiment,
+            look_ahead=trained.look_ahead,
+            started_s=started_s,
+            key=key,
+            plots=_evaluation(trained, step),
+        )
+
+
+def _evaluation(trained: TrainedBundle, progress: Progress) -> dict[str, bytes]:
+    """File name -> bytes: the evaluation, its page and pictures."""
+    manifest, experiment = trained.bundle.manifest, trained.experiment
+    assert manifest.forecast is not None
+    settings = EvalSettings(
+        spike_bps=manifest.forecast.spike_bps,
+        alert_level=manifest.decision_threshold,
+        block_s=experiment.settings.block_s(experiment.train),
+        seed=experiment.settings.seed,
+    )
+    parts = (*experiment.folds, experiment.final)
+    evaluation = evaluate_parts(parts, manifest.kind, settings, progress=progress)
+    progress("drawing")
+    return report_files(evaluation, parts)
 
 
 def shipped_kind(experiment: Experiment) -> str:
@@ -96,7 +174,7 @@ def shipped_kind(experiment: Experiment) -> str:
     return best_kind(experiment.folds, settings.block_s(experiment.train), settings.seed)[0]
 
 
-def forecast_bundle(name: str, version: str, dataset: Dataset, experiment: Experiment, kind: str) -> Bundle:
+def forecast_bundle(name: str, version: str, data: TrainingData, experiment: Experiment, kind: str) -> Bundle:
     """The bundle of a kind, with the scores of all kinds. The same data, code and seed give the same bytes."""
     settings, train, final = experiment.settings, experiment.train, experiment.final
     size = settings.spike_bps or default_size_bps(train)
@@ -106,14 +184,14 @@ def forecast_bundle(name: str, version: str, dataset: Dataset, experiment: Exper
         name,
         version,
         experiment.fitted[kind],
-        replace(train, counts=dataset.counts | {"training": len(train), "evaluation": len(final)}),
+        replace(train, counts=data.rows.counts | {"training": len(train), "evaluation": len(final)}),
         spike_bps=size,
         alert_level=settings.alert_level,
         target=settings.target,
-        files=dataset.paths,
+        files=data.paths,
         baselines={each: experiment.fitted[each] for each in BASELINES if each in experiment.fitted},
         parameters={
-            "sample_period_s": dataset.sample_period_s,
+            "sample_period_s": SAMPLE_PERIOD_S,
             "final_share": settings.final_share,
             "folds": settings.folds,
             "embargo_s": block_s,

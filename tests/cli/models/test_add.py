@@ -25,6 +25,7 @@ from common.schema import CORE_1
 from tests.cli.models.adding import PLAIN, add, changed, line, served
 from tests.cli.models.exports import Network, forest, sklearn_export, xgboost_export
 from tests.server.bundles import Logistic, rows, write_bundle
+from training.forecasting.target import Target
 from training.monitoring.bundles import BundleFolder
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -344,7 +345,7 @@ def test_what_needs_a_label_refuses_an_added_bundle(capfd: pytest.CaptureFixture
     )
     assert reason in line(capfd)
     with pytest.raises(BundleError, match="which volcast monitor needs"):
-        BundleFolder(Path("models"), 60.0).bundle("mine/1")
+        BundleFolder(Path("models"), Target()).bundle("mine/1")
 
 
 def test_the_list_shows_an_added_version_without_figures(capfd: pytest.CaptureFixture[str]) -> None:

@@ -18,15 +18,15 @@ from cli.main import run_command
 from common.bundle import ManifestForecast, Survival
 from common.labels import Labels
 from common.model_store import ModelStore
-from tests.training.runs import Made, leaky, make, replace_manifest
-from training.shipping.trained_model_io import TRAINED_FILE, trained_files
+from tests.training.runs import Made, blind, first, later, leaky, make, replace_manifest
+from training.shipping.trained_form import TRAINED_FILE, trained_files
 
 Volcast = Callable[..., int]
 
 
 @pytest.fixture(scope="module")
 def made() -> Made:
-    return make()
+    return first()
 
 
 @pytest.fixture(autouse=True)
@@ -57,18 +57,18 @@ def json_output(capfd: pytest.CaptureFixture[str]) -> Any:
 
 
 def test_a_leaky_model_is_refused_with_its_reason(made: Made, capfd: pytest.CaptureFixture[str]) -> None:
-    assert models("promote", "volatility", "--run", kept(leaky(made)), "--no-track") == 3
+    assert models("promote", "volatility", "--run", kept(leaky()), "--no-track") == 3
     output = capfd.readouterr().out
-    assert "REFUSED leak       logistic scores a PR-AUC of 1.000" in output
-    assert output.count("REFUSED") == 2
+    assert "REFUSED foresight      features are more correlated" in output
+    assert output.count("REFUSED") == 4
     assert store().labels() is None
 
 
 def test_a_bad_export_is_refused_with_its_reason(made: Made, capfd: pytest.CaptureFixture[str]) -> None:
     bad = make()
-    bad.trained = {TRAINED_FILE: trained_files(make(seed=2).fitted)[TRAINED_FILE]}
+    bad.trained = later().fitted
     assert models("promote", "volatility", "--run", kept(bad), "--no-track") == 3
-    assert "REFUSED parity     the ONNX form differs from the trained form on" in capfd.readouterr().out
+    assert "ONNX and trained form differ by" in capfd.readouterr().out
 
 
 def test_a_bundle_that_no_server_loads_is_refused_with_its_reason(
@@ -85,14 +85,13 @@ def test_a_bundle_that_no_server_loads_is_refused_with_its_reason(
 
 def test_a_worse_model_is_refused_with_its_reason(made: Made, capfd: pytest.CaptureFixture[str]) -> None:
     assert models("promote", "volatility", "--run", kept(made), "--no-track") == 0
-    blind = make(rows=made.rows, columns=("return_60s",))
-    assert models("promote", "volatility", "--run", kept(blind, 1), "--no-track") == 3
-    assert "REFUSED champion   worse: PR-AUC -0." in capfd.readouterr().out
+    assert models("promote", "volatility", "--run", kept(blind(), 1), "--no-track") == 3
+    assert "worse: CRPS +0." in capfd.readouterr().out
     assert store().labels() == Labels("1")
 
 
 def test_forward_and_back(made: Made, capfd: pytest.CaptureFixture[str]) -> None:
-    second = make(rows=made.rows, columns=("volatility", "trade_intensity"))
+    second = later()
     assert models("promote", "volatility", "--run", kept(made), "--no-track") == 0
     run = kept(second, 1)
     assert models("promote", "volatility", "--run", run, "--to", "candidate", "--no-track") == 0
@@ -125,7 +124,7 @@ def test_a_tracking_server_that_is_away_holds_a_promotion_up_and_a_rollback_not(
     assert output.err.startswith("volcast: tracking server http://127.0.0.1:1 is away: Connection refused; run ")
     assert output.err.count("\n") == 1
     assert store().labels() is None
-    second = make(rows=made.rows, columns=("volatility", "trade_intensity"))
+    second = later()
     for name in (run, kept(second, 1)):
         assert models("promote", "volatility", "--run", name, "--no-track") == 0
     capfd.readouterr()
@@ -202,7 +201,7 @@ def test_verify_tells_a_sound_bundle_from_a_damaged_one(made: Made, capfd: pytes
 
 def test_verify_refuses_a_trained_form_that_says_something_else(made: Made, capfd: pytest.CaptureFixture[str]) -> None:
     assert models("promote", "volatility", "--run", kept(made), "--no-track") == 0
-    other = trained_files(make(seed=2).fitted)[TRAINED_FILE]
+    other = trained_files(later().fitted)[TRAINED_FILE]
     (Path("models/volatility/1") / TRAINED_FILE).write_bytes(other)
     assert models("verify", "volatility", 1) == 1
     assert "REFUSED parity" in capfd.readouterr().out
@@ -241,7 +240,7 @@ def test_a_rollback_that_cannot_be_says_what_is_there_and_what_else_helps(
     assert f"nothing was ever promoted; {hint}" in refused("volatility")
     assert models("promote", "volatility", "--run", kept(made), "--no-track") == 0
     assert f"no champion is known before version 1; {hint}" in refused("volatility")
-    second = make(rows=made.rows, columns=("volatility", "trade_intensity"))
+    second = later()
     assert models("promote", "volatility", "--run", kept(second, 1), "--no-track") == 0
     Path("models/volatility/1").rename("elsewhere")
     assert f"model volatility has no version '1' in models/volatility; there: 2; {hint}" in refused("volatility")

@@ -5,32 +5,31 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from cli.main import run_command
-from common.bundle import MANIFEST_FILE, MODEL_FILE, LinearForm, Manifest, read_bundle
+from common.bundle import MANIFEST_FILE, MODEL_FILE, Manifest, manifest_json, read_bundle
 from common.schema import CORE_1
 from tests.training.commands.said import one_line
 from tests.training.synthetic import START_NS, market, write_recording
-from training.judging.evaluation.result import ModelEval, decode
-from training.problem.data import load
-from training.problem.ticks import NS_PER_S
-from training.reporting import evaluation_report as reports
-from training.reporting.evaluation_plots import pictures
-from training.shipping.onnx_model import OnnxModel
-from training.shipping.scoring import score
+from training.forecast_scores.evaluation_result import ModelEval, decode
+from training.forecasting.bundle import make_bundle
+from training.forecasting.kinds import kind_named
+from training.forecasting.onnx_forecast import OnnxForecast
+from training.forecasting.recordings import ForecastRows, Recording, read_recording
+from training.forecasting.target import NS_PER_S
+from training.reporting import forecast_report
+from training.shipping.bundle_forecasts import BundlePart, bundle_part
 
-SHIPPED = Path(__file__).parents[3] / "models" / "volatility" / "1"
+SHIPPED = Path(__file__).parents[3] / "models" / "volatility" / "3"
 HOUR_NS = 3600 * NS_PER_S
-FEW = ("--resamples", 40)
+QUANTILES = [0.1, 0.9]
 
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures take a second; one test draws them."""
-    monkeypatch.setattr(reports, "pictures", lambda evaluation, parts: {"reliability.png": b"a picture"})
+    """Pictures take a second; their own tests draw them."""
+    monkeypatch.setattr(forecast_report, "draw", lambda evaluation, part: {"reliability": b"a picture"})
 
 
 def evaluate(*arguments: object) -> int:
@@ -39,39 +38,53 @@ def evaluate(*arguments: object) -> int:
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_recording(tmp_path_factory.mktemp("recordings") / "BTC-USD_made_up.ndjson", *market(1500, seed=3))
+    return write_recording(tmp_path_factory.mktemp("recordings") / "BTC-USD_made_up.ndjson", *market(3000, seed=3))
 
 
-def bundle(folder: Path, **changes: object) -> Path:
-    """The shipped model with a manifest of our own: trained the day before, beside one baseline."""
-    manifest, model = read_bundle(SHIPPED)
-    before = msgspec.structs.replace(manifest.training, start_ns=START_NS - 25 * HOUR_NS, end_ns=START_NS - HOUR_NS)
-    baseline = LinearForm(("volatility",), (1e-6,), (3.0,), 22.0, decision_threshold=0.3)
-    label = msgspec.structs.replace(manifest.label, threshold=1.6e-4)
-    ours = msgspec.structs.replace(
-        manifest, **{"training": before, "baselines": {"har": baseline}, "label": label, **changes}
-    )
+@pytest.fixture(scope="module")
+def rows(recording: Path) -> ForecastRows:
+    return read_recording(Recording("made up", (recording,)), CORE_1)
+
+
+def write(folder: Path, manifest: Manifest, model: bytes, **changes: object) -> Path:
+    """A bundle whose training span ended an hour before the recording."""
+    span = msgspec.structs.replace(manifest.training, start_ns=START_NS - 25 * HOUR_NS, end_ns=START_NS - HOUR_NS)
     folder.mkdir(parents=True)
     (folder / MODEL_FILE).write_bytes(model)
-    (folder / MANIFEST_FILE).write_bytes(msgspec.json.encode(ours))
+    (folder / MANIFEST_FILE).write_bytes(
+        manifest_json(msgspec.structs.replace(manifest, **{"training": span, **changes}))
+    )
     return folder
 
 
 @pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bundle(tmp_path_factory.mktemp("models") / "volatility" / "1")
+def made(rows: ForecastRows) -> tuple[Manifest, bytes]:
+    fitted = {kind: kind_named(kind).fit(rows) for kind in ("climatology", "har", "ridge")}
+    return make_bundle("volatility", "1", fitted["ridge"], rows, baselines=fitted, alert_level=0.4)
 
 
 @pytest.fixture(scope="module")
-def predictions(recording: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the whole system would have said of every tick."""
-    rows = load([recording], schema=CORE_1, sample_period_s=0).rows
-    said = OnnxModel((SHIPPED / MODEL_FILE).read_bytes()).probabilities(rows.features)
+def ours(made: tuple[Manifest, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("models") / "volatility" / "1", *made)
+
+
+@pytest.fixture(scope="module")
+def predictions(rows: ForecastRows, made: tuple[Manifest, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records of the whole system for the rows, as `volcast watch --json` prints them."""
+    manifest, model = made
+    assert manifest.forecast is not None
+    size = manifest.forecast.spike_bps
+    answers = OnnxForecast(model).run(rows.features, np.full(len(rows), size), np.tile(QUANTILES, (len(rows), 1)))
     path = tmp_path_factory.mktemp("predictions") / "predictions.ndjson"
     lines = [
-        {"product_id": "BTC-USD", "event_time_ns": time_ns, "probability": one, "model": "volatility/1"}
-        for time_ns, one in zip(rows.time_ns.tolist(), said.tolist(), strict=True)
-    ]
+        {
+            "product_id": "BTC-USD", "event_time_ns": time_ns, "model": "volatility/1", "probability": probability,
+            "spike_bps": size, "median_bps": median, "quantiles": QUANTILES, "quantile_bps": quantiles,
+        }
+        for time_ns, probability, median, quantiles in zip(
+            rows.time_ns.tolist(), *(answer.tolist() for answer in answers), strict=True
+        )
+    ]  # fmt: skip
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
@@ -80,224 +93,232 @@ def read(out: Path) -> ModelEval:
     return decode((out / "model_eval.json").read_bytes(), "model_eval.json")
 
 
-def test_writes_the_report_and_says_what_it_comes_to(
-    recording: Path, ours: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_forecast_bundle_is_scored_next_to_its_baselines(
+    recording: Path, ours: Path, made: tuple[Manifest, bytes], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(reports, "pictures", pictures)
-    assert evaluate(recording, "--bundle", ours, "--out", tmp_path, *FEW) == 0
+    assert evaluate(recording, "--bundle", ours, "--out", tmp_path) == 0
     text = " ".join(capfd.readouterr().out.split())
-    words = ("PR-AUC", "HAR logit", "ECE", "median lead time", "PR-AUC, 95 %", "wrote")
+    words = (f"volatility/1 ({ours})", "Ridge", "Climatology", "CRPS", "80 % interval", "PR-AUC", "wrote")
     assert [word for word in words if word not in text] == []
-    found = read(tmp_path)
-    assert (found.source, found.primary, found.reference) == ("bundle", "logistic", "har")
+    found, forecast = read(tmp_path), made[0].forecast
+    assert (found.source, found.kind, found.reference) == ("bundle", "ridge", "har")
     assert found.model is not None
     assert found.model.version == "1"
     assert found.data.files == (recording.name,)
-    assert found.headline.label_threshold == 1.6e-4
-    assert found.headline.models["har"].decision_threshold == 0.3
+    assert tuple(found.headline.models) == ("ridge", "climatology", "har")
+    assert forecast is not None
+    assert (found.settings.spike_bps, found.settings.alert_level) == (forecast.spike_bps, 0.4)
+    assert found.headline.base_rate == pytest.approx(0.1, abs=0.01)
+    assert found.headline.models["ridge"].metrics["coverage_80"] == pytest.approx(
+        0.8, abs=0.01
+    )  # its own training rows
     assert (tmp_path / "model_eval.html").read_text().startswith("<!doctype html>")
-    assert (tmp_path / "model_eval" / "reliability.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_a_bundle_the_version_that_answers_is_judged_and_named(
-    recording: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_answers_of_the_graph_are_those_of_the_trained_form(rows: ForecastRows, made: tuple[Manifest, bytes]) -> None:
+    part: BundlePart = bundle_part(*made, rows)
+    graph, trained = part.forecasts["ridge"], kind_named("ridge").fit(rows).forecasts(rows.features)
+    sizes = np.linspace(1, 5, len(rows))
+    assert graph.exceedance(sizes) == pytest.approx(trained.exceedance(sizes), abs=1e-6)
+    assert graph.median_bps() == pytest.approx(trained.median_bps(), rel=1e-6)
+    levels = np.array(QUANTILES)
+    assert graph.quantiles_bps(levels) == pytest.approx(trained.quantiles_bps(levels), rel=1e-6)
+
+
+def test_another_size_and_alert_level_may_be_chosen(recording: Path, ours: Path, tmp_path: Path) -> None:
+    options = ("--spike-bps", 2, "--alert-level", 0.9, "--block", "5m")
+    assert evaluate(recording, "--bundle", ours, "--out", tmp_path, *options) == 0
+    found = read(tmp_path)
+    assert (found.headline.spike_bps, found.settings.alert_level, found.settings.block_s) == (2, 0.9, 300)
+    assert found.headline.models["ridge"].alerts.alert_level == 0.9
+
+
+def test_without_a_bundle_the_version_that_answers_is_evaluated_and_named(
+    recording: Path,
+    made: tuple[Manifest, bytes],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for version in ("1", "2", "3"):
-        bundle(tmp_path / "models" / "volatility" / version, version=version)
+        write(tmp_path / "models" / "volatility" / version, *made, version=version)
     (tmp_path / "models" / "volatility" / "labels.json").write_text('{"stable": "2", "shadow": ["3"]}')
     monkeypatch.setenv("VOLCAST_SERVER__MODELS_DIR", str(tmp_path / "models"))
-    assert evaluate(recording, "--out", tmp_path, *FEW) == 0
-    found = read(tmp_path)
+    assert evaluate(recording, "--out", tmp_path, "--json") == 0
+    output = capfd.readouterr().out
+    found = decode(output.encode(), "stdout")
+    assert found == read(tmp_path)
     assert found.model is not None
     assert found.model.version == "2"
+    assert evaluate(recording, "--out", tmp_path) == 0
     text = " ".join(capfd.readouterr().out.split())
     assert "volatility/2, the version that answers by default (models/volatility/2)" in text.replace(f"{tmp_path}/", "")
 
 
-def test_a_bundle_that_was_named_is_named_in_the_output(
-    recording: Path, ours: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert evaluate(recording, "--bundle", ours, "--out", tmp_path, *FEW) == 0
-    assert f"volatility/1 ({ours})" in " ".join(capfd.readouterr().out.split())
-
-
-def test_json_is_the_evaluation_itself(
-    recording: Path, ours: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert evaluate(recording, "--bundle", ours, "--out", tmp_path, "--json", *FEW) == 0
-    assert decode(capfd.readouterr().out.encode(), "stdout") == read(tmp_path)
-
-
-def test_rows_from_the_time_of_training_are_set_aside(
+def test_an_old_style_bundle_is_scored_at_its_own_size(
     recording: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    trained_until = msgspec.structs.replace(
-        read_bundle(SHIPPED)[0].training, start_ns=START_NS - HOUR_NS, end_ns=START_NS + 500 * NS_PER_S
-    )
-    half = bundle(tmp_path / "volatility" / "1", training=trained_until)
-    assert evaluate(recording, "--bundle", half, "--out", tmp_path / "a", *FEW) == 0
-    found = read(tmp_path / "a")
-    assert found.headline.start_ns > START_NS + (500 + 120) * NS_PER_S  # behind the embargo
-    assert found.data.counts["set_aside_seen_in_training"] > 0
-    assert evaluate(recording, "--bundle", half, "--out", tmp_path / "b", "--seen", *FEW) == 0
-    assert "the figures flatter" in " ".join(read(tmp_path / "b").notes)
+    folder = write(tmp_path / "volatility" / "3", *read_bundle(SHIPPED))
+    assert evaluate(recording, "--bundle", folder, "--out", tmp_path) == 0
+    assert "it has no CRPS and no coverage" in " ".join(capfd.readouterr().out.split())
+    found = read(tmp_path)
+    assert (found.kind, found.reference) == ("har_returns", "har")
+    assert found.settings.spike_bps == pytest.approx(2.64436)
+    assert found.headline.base_rate == pytest.approx(0.1)
+    metrics = found.headline.models["har_returns"].metrics
+    assert {"log_loss", "brier", "pr_auc"} <= metrics.keys()
+    assert "crps_log" not in metrics
+    assert evaluate(recording, "--bundle", folder, "--out", tmp_path, "--spike-bps", 4) == 2
+    assert "volatility/3 answers at 2.64436 bps only" in one_line(capfd)
 
 
-def test_a_recording_that_was_trained_on_gives_nothing_to_evaluate(
-    recording: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_rows_of_the_training_span_are_left_out(
+    recording: Path, made: tuple[Manifest, bytes], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert evaluate(recording, "--bundle", SHIPPED, "--out", tmp_path, *FEW) == 1
-    assert "all of them from the time that the model was trained on" in one_line(capfd)
-    assert not (tmp_path / "model_eval.json").exists()
+    manifest, model = made
+    half = msgspec.structs.replace(manifest.training, start_ns=START_NS - HOUR_NS, end_ns=START_NS + 1000 * NS_PER_S)
+    folder = write(tmp_path / "volatility" / "1", manifest, model, training=half)
+    assert evaluate(recording, "--bundle", folder, "--out", tmp_path) == 0
+    found = read(tmp_path)
+    counts = found.data.counts
+    assert counts["of_the_training_span"] + counts["evaluated"] == counts["rows"]
+    assert found.headline.rows == counts["evaluated"]
+    assert found.headline.start_ns > half.end_ns + 60 * NS_PER_S
+    assert evaluate(recording, "--bundle", folder, "--out", tmp_path, "--seen") == 0
+    assert read(tmp_path).headline.rows == counts["rows"]
+    assert "the scores are too good" in read(tmp_path).notes[0]
+    capfd.readouterr()
+    whole = write(tmp_path / "volatility" / "2", manifest, model, training=manifest.training)
+    assert evaluate(recording, "--bundle", whole, "--out", tmp_path) != 0
+    assert "rows are from the time that volatility/1 was trained on; --seen evaluates them" in one_line(capfd)
 
 
-def test_predictions_of_the_same_model_score_the_same(
+def test_predictions_are_compared_with_the_bundles_own_answers(
     recording: Path, ours: Path, predictions: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert evaluate(recording, "--bundle", ours, "--predictions", predictions, "--out", tmp_path, *FEW) == 0
+    lines = predictions.read_text().splitlines()
+    lines[0] = json.dumps(json.loads(lines[0]) | {"probability": None})
+    (tmp_path / "p.ndjson").write_text("\n".join(lines[:-100]))
+    assert evaluate(recording, "--bundle", ours, "--predictions", tmp_path / "p.ndjson", "--out", tmp_path) == 0
+    assert "100 have none" not in (text := " ".join(capfd.readouterr().out.split()))
+    assert "101 have none" in text
     found = read(tmp_path)
-    assert found.predictions is not None
-    assert found.predictions.max_abs_difference == 0.0
-    assert (found.predictions.rows_unmatched, found.primary) == (0, "given")
-    assert found.headline.models["given"] == found.headline.models["logistic"]
-    assert "differ from the bundle's own by at most 0" in " ".join(capfd.readouterr().out.split())
+    assert (found.source, found.kind) == ("predictions", "given")
+    joined = found.predictions
+    assert joined is not None
+    assert (joined.without_probability, joined.rows_unmatched) == (1, 101)
+    assert joined.rows_matched == found.headline.rows == len(lines) - 101
+    assert joined.max_abs_difference < 1e-9
+    assert joined.max_rel_difference_median is not None
+    assert joined.max_rel_difference_quantiles is not None
+    assert max(joined.max_rel_difference_median, joined.max_rel_difference_quantiles) < 1e-9
+    models = found.headline.models
+    assert models["given"].metrics["log_loss"] == pytest.approx(models["ridge"].metrics["log_loss"])
 
 
-def test_rows_without_a_prediction_are_counted_and_left_out(
+def test_a_wrong_quantile_of_a_prediction_is_reported(
     recording: Path, ours: Path, predictions: Path, tmp_path: Path
 ) -> None:
     lines = [json.loads(line) for line in predictions.read_text().splitlines()]
-    lines[200]["probability"] = None
-    lines[201]["probability"] += 0.01
-    columns = {name: [line[name] for line in lines[100:]] for name in ("product_id", "event_time_ns", "probability")}
-    pq.write_table(pa.table(columns), tmp_path / "p.parquet")
-    out = tmp_path / "out"
-    assert evaluate(recording, "--bundle", ours, "--predictions", tmp_path / "p.parquet", "--out", out, *FEW) == 0
-    given = read(out).predictions
-    assert given is not None
-    assert (given.without_probability, given.rows_matched + given.rows_unmatched) == (1, len(lines))
-    assert given.rows_unmatched == 101
-    assert given.max_abs_difference == pytest.approx(0.01)
-
-
-def test_an_older_bundle_is_evaluated_without_baselines_and_it_is_said(recording: Path, tmp_path: Path) -> None:
-    older = bundle(tmp_path / "volatility" / "1", baselines={})
-    assert evaluate(recording, "--bundle", older, "--out", tmp_path, *FEW) == 0
-    found = read(tmp_path)
-    assert list(found.headline.models) == ["logistic"]
-    assert any("holds no baselines" in note for note in found.notes)
-
-
-def test_baselines_that_need_more_features_bring_the_wider_schema(recording: Path, tmp_path: Path) -> None:
-    wider = LinearForm(("volatility_300s",), (1e-6,), (3.0,), 22.0)
-    folder = bundle(tmp_path / "volatility" / "1", baselines={"har": wider})
-    assert evaluate(recording, "--bundle", folder, "--out", tmp_path, *FEW) == 0
-    assert list(read(tmp_path).headline.models) == ["logistic", "har"]
-
-
-def _quotes_schema(manifest: Manifest) -> object:
-    return msgspec.structs.replace(manifest.schema, name="core/9")
+    lines[7]["quantile_bps"][1] *= 1.5
+    (tmp_path / "p.ndjson").write_text("\n".join(map(json.dumps, lines)))
+    assert evaluate(recording, "--bundle", ours, "--predictions", tmp_path / "p.ndjson", "--out", tmp_path) == 0
+    joined = read(tmp_path).predictions
+    assert joined is not None
+    assert joined.max_rel_difference_quantiles == pytest.approx(0.5, abs=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("change", "options", "message"),
     [
-        (["--bundle", "absent"], "manifest.json cannot be read"),
-        (["--model", "volatility/1"], "--model chooses rows of --predictions: set --predictions too"),
-        (["--predictions", "absent.ndjson"], "absent.ndjson: cannot be read"),
-        (["absent.ndjson"], "absent.ndjson: no such file"),
-        (["--resamples", "3"], "--resamples"),
-        (["--alarms-per-hour", "0"], "--alarms-per-hour"),
+        ({"product_id": "DOGE-USD"}, (), "products: DOGE-USD; of the recording: BTC-USD"),
+        ({"model": "volatility/2"}, ("--model", "volatility/3"), "none is by volatility/3; they are by volatility/2"),
+        ({"spike_bps": 9.0}, ("--spike-bps", 2), "--spike-bps: the predictions are for 9 bps"),
     ],
 )
-def test_wrong_options_are_one_line(
-    ours: Path, arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
+def test_other_predictions_are_refused_in_a_line(
+    recording: Path,
+    ours: Path,
+    predictions: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    change: dict[str, object],
+    options: tuple[object, ...],
+    message: str,
 ) -> None:
-    given = [] if "--bundle" in arguments else ["--bundle", ours]
-    assert evaluate(*given, *arguments) != 0
+    lines = [json.loads(line) | change for line in predictions.read_text().splitlines()]
+    (tmp_path / "p.ndjson").write_text("\n".join(map(json.dumps, lines)))
+    options = ("--bundle", ours, "--predictions", tmp_path / "p.ndjson", "--out", tmp_path, *options)
+    assert evaluate(recording, *options) != 0
     assert message in one_line(capfd)
 
 
-def test_predictions_of_other_rows_are_refused(
-    recording: Path, ours: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    elsewhere = tmp_path / "p.ndjson"
-    elsewhere.write_text('{"product_id":"ETH-USD","event_time_ns":5,"probability":0.5}\n')
-    assert evaluate(recording, "--bundle", ours, "--predictions", elsewhere, "--out", tmp_path, *FEW) == 1
-    assert "no prediction is of a row of the recording" in one_line(capfd)
-
-
-def test_predictions_of_several_models_must_be_told_apart(
+def test_predictions_of_several_models_or_sizes_are_refused(
     recording: Path, ours: Path, predictions: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    mixed = tmp_path / "p.ndjson"
-    mixed.write_text(predictions.read_text() + predictions.read_text().replace("volatility/1", "volatility/2"))
-    arguments = (recording, "--bundle", ours, "--predictions", mixed, "--out", tmp_path, *FEW)
-    assert evaluate(*arguments) == 2
+    first, second, *_ = (json.loads(line) for line in predictions.read_text().splitlines())
+    path = tmp_path / "p.ndjson"
+    path.write_text("\n".join(map(json.dumps, (first, second | {"model": "volatility/2"}))))
+    assert evaluate(recording, "--bundle", ours, "--predictions", path) != 0
     assert "they are by volatility/1, volatility/2; choose with --model" in one_line(capfd)
-    assert evaluate(*arguments, "--model", "volatility/3") == 1
-    assert "none is by volatility/3" in one_line(capfd)
-    assert evaluate(*arguments, "--model", "volatility/2") == 0
+    path.write_text("\n".join(map(json.dumps, (first, second | {"spike_bps": 9.5}))))
+    assert evaluate(recording, "--bundle", ours, "--predictions", path) != 0
+    assert "spike_bps: expected a single size, got" in one_line(capfd)
 
 
-def test_a_schema_of_another_version_is_named(
-    recording: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--model", "volatility/1"), "set --predictions too"),
+        (("--spike-bps", 0), "--spike-bps"),
+        (("--alert-level", 1.5), "--alert-level"),
+        (("--predictions", "absent.ndjson"), "predictions absent.ndjson: cannot be read: No such file or directory"),
+        (("--bundle", "absent"), "bundle absent: manifest.json cannot be read"),
+    ],
+)
+def test_wrong_options_are_one_line(
+    options: tuple[object, ...], message: str, ours: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    other = bundle(tmp_path / "volatility" / "1", schema=_quotes_schema(read_bundle(SHIPPED)[0]))
-    assert evaluate(recording, "--bundle", other, "--out", tmp_path) == 1
-    assert "takes schema core/9" in one_line(capfd)
-
-
-def test_a_disk_that_refuses_is_one_line_and_leaves_the_old_report(
-    recording: Path, ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "model_eval.json").write_text("old")
-
-    def full(self: Path, data: bytes) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    assert evaluate(recording, "--bundle", ours, "--out", tmp_path, *FEW) == 1
-    assert "cannot be written: No space left on device" in one_line(capfd)
-    assert [path.name for path in tmp_path.iterdir()] == ["model_eval.json"]
+    bundle = () if "--bundle" in options else ("--bundle", ours)
+    assert evaluate(*bundle, "--out", tmp_path, *options) != 0
+    assert message in one_line(capfd)
 
 
 def test_a_disk_that_fills_up_leaves_none_of_the_folders_that_were_made(
-    recording: Path, ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    recording: Path,
+    ours: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    write = Path.write_bytes
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
 
-    def full_at_the_picture(self: Path, data: bytes) -> int:
-        if ".png" in self.name:
-            raise OSError(28, "No space left on device")
-        return write(self, data)
-
-    monkeypatch.setattr(Path, "write_bytes", full_at_the_picture)
-    (tmp_path / "there").mkdir()
-    for out in (tmp_path / "a" / "b", tmp_path / "there"):
-        assert evaluate(recording, "--bundle", ours, "--out", out, *FEW) == 1
-        assert "cannot be written: No space left on device" in one_line(capfd)
-    assert [path.name for path in tmp_path.iterdir()] == ["there"]
-    assert [path.name for path in (tmp_path / "there").iterdir() if path.is_dir()] == []
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert evaluate(recording, "--bundle", ours, "--out", tmp_path / "new" / "reports") != 0
+    assert "cannot be written: No space left on device" in one_line(capfd)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_help_shows_examples(capfd: pytest.CaptureFixture[str]) -> None:
     assert evaluate("--help") == 0
-    assert "volcast evaluate RECORDING --predictions predictions.ndjson" in capfd.readouterr().out
+    assert "volcast evaluate RECORDING --predictions predictions.ndjson --json" in capfd.readouterr().out
 
 
-def test_without_a_bundle_it_says_how_to_get_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_a_schema_of_another_version_is_named(
+    recording: Path, made: tuple[Manifest, bytes], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("VOLCAST_SERVER__MODELS_DIR", str(tmp_path))
-    assert evaluate() == 1
-    assert "name one with --bundle, or make one with volcast train" in one_line(capfd)
+    manifest, model = made
+    renamed = msgspec.structs.replace(manifest.schema, name="core/9")
+    changed = msgspec.structs.replace(manifest, schema=renamed)
+    renamed = msgspec.structs.replace(renamed, hash=_hash(changed))
+    folder = write(tmp_path / "volatility" / "1", manifest, model, schema=renamed)
+    assert evaluate(recording, "--bundle", folder, "--out", tmp_path) != 0
+    assert "takes schema core/9" in one_line(capfd)
 
 
-def test_probabilities_are_those_of_the_graph(recording: Path, ours: Path) -> None:
-    rows = load([recording], schema=CORE_1).rows
-    manifest, model = read_bundle(ours)
-    scored = score(manifest, model, rows)
-    assert np.array_equal(scored.probabilities["logistic"], OnnxModel(model).probabilities(rows.features))
-    logit = 3.0 * np.log(rows.column("volatility") + 1e-6) + 22.0
-    assert scored.probabilities["har"] == pytest.approx(1 / (1 + np.exp(-logit)), rel=1e-12)
+def _hash(manifest: Manifest) -> str:
+    from common.schema import Feature, FeatureSchema
+
+    features = tuple(Feature(feature.name, feature.unit, "") for feature in manifest.schema.features)
+    return FeatureSchema(manifest.schema.name, features).hash

@@ -15,15 +15,15 @@ from numpy.testing import assert_allclose
 
 from cli.main import run_command
 from common.model_store import ModelStore
-from tests.training.runs import Made, make
-from training.shipping.trained_model_io import trained_files
+from tests.training.runs import Made, first
+from training.shipping.trained_form import trained_files
 
 ROWS = 50
 
 
 @pytest.fixture(scope="module")
 def made() -> Made:
-    return make()
+    return first()
 
 
 @pytest.fixture(autouse=True)
@@ -52,9 +52,12 @@ def parquet(made: Made, path: str = "rows.parquet", **changed: Any) -> str:
 
 
 def expected(made: Made) -> np.ndarray[Any, np.dtype[np.float64]]:
-    said = made.fitted.probabilities(made.rows.features[:ROWS])
-    said[1] = np.nan
-    return said
+    return np.where(np.arange(ROWS) == 1, np.nan, at_default_size(made, made.rows.features[:ROWS]))
+
+
+def at_default_size(made: Made, features: np.ndarray[Any, np.dtype[np.float64]]) -> Any:
+    assert made.manifest.forecast is not None
+    return made.fitted.forecasts(features).exceedance(made.manifest.forecast.spike_bps)
 
 
 def as_floats(values: list[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -65,7 +68,7 @@ def test_parquet_in_parquet_out(made: Made, capfd: pytest.CaptureFixture[str]) -
     assert infer(parquet(made), "--out", "out.parquet", "--json") == 0
     table = pq.read_table("out.parquet")
     assert table.column_names == ["product_id", "event_time_ns", "probability", "spike"]
-    assert_allclose(as_floats(table["probability"].to_pylist()), expected(made), rtol=0, atol=1e-5)
+    assert_allclose(as_floats(table["probability"].to_pylist()), expected(made), rtol=0, atol=1e-6)
     assert table["spike"].to_pylist()[1] is None
     said = json.loads(capfd.readouterr().out)
     assert (said["rows"], said["scored"], said["not_finite"]) == (ROWS, ROWS - 1, 1)
@@ -82,7 +85,7 @@ def test_every_form_holds_the_same(made: Made, suffix: str) -> None:
         rows = json.loads(text)
     else:
         rows = [json.loads(line) for line in text.splitlines()]
-    assert_allclose(as_floats([row["probability"] for row in rows]), expected(made), rtol=0, atol=1e-5)
+    assert_allclose(as_floats([row["probability"] for row in rows]), expected(made), rtol=0, atol=1e-6)
     assert [row["product_id"] for row in rows] == ["BTC-USD"] * ROWS
 
 
@@ -99,7 +102,7 @@ def test_json_lines_in_and_on_standard_output(
     said = capfdbinary.readouterr()
     rows = [json.loads(line) for line in said.out.splitlines()]
     found = [row["probability"] for row in rows]
-    assert_allclose(found, made.fitted.probabilities(made.rows.features[:3]), rtol=0, atol=1e-5)
+    assert_allclose(found, at_default_size(made, made.rows.features[:3]), rtol=0, atol=1e-6)
     assert b"3 of 3 rows scored by volatility/1" in said.err
 
 
@@ -117,14 +120,14 @@ def test_the_benchmark_times_both_forms(made: Made, capfd: pytest.CaptureFixture
     for batch in said["batches"]:
         assert batch["ratio"] == pytest.approx(batch["trained_us"] / batch["onnx_us"])
         assert batch["onnx_us"] > 0.1
-    assert said["max_abs_difference"] < 1e-5
+    assert said["max_abs_difference"] < 1e-6
     assert (said["called"], said["trained"]) == ("InferenceSession.run", "models/volatility/1")
 
 
 def test_the_benchmark_is_a_table_and_needs_no_file(capfd: pytest.CaptureFixture[str]) -> None:
     assert infer("--benchmark", "--batch-sizes", "1") == 0
     said = capfd.readouterr().out
-    assert "volatility/1 (logistic): median time of a call, one thread" in said
+    assert "volatility/1 (har): median time of a call, one thread" in said
     assert "ONNX Runtime by InferenceSession.run" in said
     assert "the two differ by" in said
 
@@ -134,8 +137,8 @@ def test_the_benchmark_says_where_there_is_no_trained_form(made: Made, capfd: py
     assert infer("--benchmark", "--batch-sizes", "1") == 0
     said = capfd.readouterr().out
     assert "trained form, µs" not in said
-    assert "no trained form is kept beside models/volatility/1, and no run in data/runs made it" in said
-    assert "`models promote` puts trained.json beside a bundle; --trained FOLDER names one" in said
+    assert "no trained form of a forecast is kept beside models/volatility/1, and no run in data/runs made it" in said
+    assert "`models promote` puts trained.json beside a bundle; --trained names another folder" in said
 
 
 def test_a_file_without_the_features_names_them(made: Made, capfd: pytest.CaptureFixture[str]) -> None:

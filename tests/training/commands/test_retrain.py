@@ -18,7 +18,8 @@ from cli.main import run_command
 from common.errors import InputError
 from common.labels import Labels
 from common.model_store import History, ModelStore
-from tests.training.runs import Made, leaky, make
+from tests.training import runs as samples
+from tests.training.runs import Made
 from training.shipping import training_run
 from training.shipping.retraining import (
     BusyError,
@@ -37,12 +38,12 @@ HOUR_S = 3600.0
 
 @pytest.fixture(scope="module")
 def first() -> Made:
-    return make()
+    return samples.first()
 
 
 @pytest.fixture(scope="module")
-def second(first: Made) -> Made:
-    return make(rows=first.rows, columns=("volatility", "trade_intensity"))
+def second() -> Made:
+    return samples.later()
 
 
 class Trainer:
@@ -149,11 +150,11 @@ def test_straight_to_champion_where_no_shadow_is_wanted(serving: Trainer, second
 def test_what_the_gate_refuses_is_not_trained_again_and_exits_3(
     serving: Trainer, first: Made, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    serving.gives = leaky(first)
+    serving.gives = samples.leaky()
     arrive("tuesday")
     assert retrain("--apply") == 3
     said = capfd.readouterr().out
-    assert "REFUSED leak: logistic scores a PR-AUC of 1.000" in said
+    assert "REFUSED foresight: features are more correlated" in said
     assert store().labels() == Labels("1")
     assert retrain("--apply") == 0
     assert "refused by the gate" in capfd.readouterr().out

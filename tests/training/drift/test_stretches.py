@@ -10,11 +10,12 @@ from common.errors import InputError
 from common.schema import CORE_1
 from tests.processes import ROOT
 from training.drift.stretches import recent_files, rows_of_features, since, stretch, train_and_test
-from training.drift.summary import FUTURE_VOLATILITY, PROBABILITY
-from training.problem.rows import Rows
+from training.drift.summary import OUTCOME, PROBABILITY
+from training.fitting.forecast_experiment import Settings
+from training.problem.forecast_rows import ForecastRows, pooled
 
 
-def rows(count: int = 1000) -> Rows:
+def rows(count: int = 1000) -> ForecastRows:
     features = np.random.default_rng(1).lognormal(size=(count, len(CORE_1)))
     return rows_of_features(CORE_1, np.arange(count) * 10**9, ["BTC-USD", "ETH-USD"] * (count // 2), features)
 
@@ -25,18 +26,25 @@ def test_features_and_the_bundle_s_probabilities_are_columns() -> None:
     assert np.all((found.columns[PROBABILITY] >= 0) & (found.columns[PROBABILITY] <= 1))
 
 
-def test_what_followed_is_a_column_where_it_is_known() -> None:
+def test_outcomes_are_a_column_if_they_are_known() -> None:
     known = rows()
-    known.future_volatility[:] = 1e-4
-    assert FUTURE_VOLATILITY in stretch("reference", known).columns
+    known.outcome_bps[:] = 1.0
+    assert OUTCOME in stretch("reference", known).columns
     with pytest.raises(InputError, match="live: no usable row"):
         stretch("live", rows(0))
 
 
 def test_the_parts_are_apart_by_window_and_horizon() -> None:
-    train, test = train_and_test(rows(), horizon_s=60, window_s=60, final_share=0.2)
+    settings = Settings()
+    train, test = train_and_test(rows(), settings)
     assert len(test) == 200
-    assert test.time_ns[0] - train.time_ns[-1] > 120 * 10**9
+    assert test.time_ns[0] - train.time_ns[-1] > settings.split_rules(train).embargo_ns
+
+
+def test_every_recording_has_a_final_part() -> None:
+    two = pooled([rows(), rows()])
+    _, test = train_and_test(two, Settings())
+    assert np.bincount(test.recording).tolist() == [200, 200]
 
 
 def test_live_rows_come_in_any_order_and_are_put_in_order_of_time() -> None:

@@ -171,27 +171,13 @@ def test_probabilities_worse_than_the_base_rate_are_refused() -> None:
     assert gate.calibration([at_size(10, 0.2)], BLOCKS, LIMITS).passed  # equal to it
 
 
-def test_parity_is_absolute_below_one_and_relative_above() -> None:
-    trained = {"probability": np.array([0.5]), "quantile_bps": np.array([[100.0, 0.1]])}
-    for name, error, passed in (
-        ("probability", 0.9e-6, True),
-        ("probability", -1.1e-6, False),
-        ("quantile_bps", np.array([[0.9e-4, 0.0]]), True),
-        ("quantile_bps", np.array([[1.1e-4, 0.0]]), False),
-        ("quantile_bps", np.array([[0.0, 1.1e-6]]), False),
-        ("quantile_bps", np.array([[0.0, np.nan]]), False),
-    ):
-        check = gate.parity(trained | {name: trained[name] + error}, trained, LIMITS)
-        assert check.passed is passed
-        assert name in check.text or passed
-
-
-def test_outputs_must_be_the_same() -> None:
-    some = {"probability": np.ones(3)}
-    assert not gate.parity(some, some | {"median_bps": np.ones(3)}, LIMITS).passed
-    assert not gate.parity(some, {"probability": np.ones((3, 1))}, LIMITS).passed
-    assert not gate.parity({"probability": np.ones(0)}, {"probability": np.ones(0)}, LIMITS).passed
-    assert not gate.parity({}, {}, LIMITS).passed
+@pytest.mark.parametrize(
+    ("error", "passed"), [(0.9e-6, True), (1e-6, True), (1.1e-6, False), (np.inf, False), (np.nan, False)]
+)
+def test_graph_and_trained_form_differ_by_a_millionth_at_most(error: float, passed: bool) -> None:
+    check = gate.parity(error, 1234, LIMITS)
+    assert check.passed is passed
+    assert "on 1,234 rows" in check.text
 
 
 def test_latency_is_at_most_the_limit() -> None:
@@ -233,6 +219,13 @@ def test_the_champions_margin_is_a_share_of_its_crps(factor: float, passed: bool
 
 def test_a_champion_that_has_seen_all_rows_cannot_be_compared() -> None:
     assert not gate.champion(np.zeros(0), np.zeros(0), "7", Blocks(np.zeros(0, np.int64), 0), LIMITS).passed
+
+
+def test_the_score_of_an_old_style_champion_is_named() -> None:
+    served = 1 + noise(1, 0.1)
+    check = gate.champion(served - 0.5, served, "3", BLOCKS, LIMITS, "log loss at 2.64 bps")
+    assert check.passed
+    assert check.text.startswith("log loss at 2.64 bps -0.5000 ")
 
 
 def test_few_blocks_show_nothing_about_a_champion() -> None:

@@ -49,7 +49,7 @@ def repeated(given: Market, copied: bool) -> Check:
 
 
 def neighbours(given: Market) -> Check:
-    return leaks.neighbours(given.outcome_bps, given.blocks, 0)
+    return leaks.neighbours(given.outcome_bps, np.zeros(ROWS, np.int64), given.blocks, 0)
 
 
 def look_ahead(given: Market, original: Market) -> Check:

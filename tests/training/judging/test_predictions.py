@@ -24,12 +24,12 @@ def test_lines_of_volcast_watch_are_read(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(gzip.compress(LINES.encode()) if name.endswith(".gz") else LINES.encode())
     found = read_predictions(path)
-    assert found.product_id == ["BTC-USD", "ETH-USD"]
+    assert found.product_id == ("BTC-USD", "ETH-USD")
     assert found.event_time_ns.tolist() == [1775428514009945409, 1775428514009945410]
     assert found.sequence_num.tolist() == [7, ANY_SEQUENCE]
     assert found.probability[0] == 0.25
     assert np.isnan(found.probability[1])
-    assert found.model == ["volatility/1"] * 2
+    assert found.model == ("volatility/1",) * 2
 
 
 def test_parquet_says_the_same(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_parquet_says_the_same(tmp_path: Path) -> None:
     found = read_predictions(tmp_path / "p.parquet")
     assert found.event_time_ns.tolist() == columns["event_time_ns"]
     assert np.isnan(found.probability[1])
-    assert found.model == ["volatility/1", "volatility/2"]
+    assert found.model == ("volatility/1", "volatility/2")
     assert len(found.of("volatility/2")) == 1
 
 

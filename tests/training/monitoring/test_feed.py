@@ -1,4 +1,4 @@
-"""What the monitor takes from ticks.raw: the ticks that the worker uses."""
+"""The monitor reads the ticks of ticks.raw that the worker uses."""
 
 from __future__ import annotations
 

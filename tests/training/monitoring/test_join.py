@@ -1,4 +1,4 @@
-"""The join on columns: its truth is the label's, whatever the batches, and nothing is lost without a count."""
+"""The join on columns: its outcomes are those of training, whatever the batches; each prediction is counted."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tests.training.synthetic import market, series
+from tests.training.synthetic import START_NS, market
+from training.forecasting.recordings import _first_of_period
+from training.forecasting.target import NS_PER_S, Target
 from training.monitoring.history import Growing
-from training.monitoring.join import PERIOD_NS, Join, Joined, Said
-from training.problem.labels import future_volatility
-from training.problem.sampling import first_of_each
-from training.problem.ticks import NS_PER_S
+from training.monitoring.join import PERIOD_NS, Answer, Join, Joined
 
-HORIZON_NS = 60 * NS_PER_S
+TARGET = Target()
 BTC, ETH = "BTC-USD", "ETH-USD"
 
 
@@ -27,9 +26,9 @@ class Ticks:
     time_ns: NDArray[np.int64]
     mid: NDArray[np.float64]
 
-    def said(self, product: str = BTC, first: int = 0) -> list[Said]:
+    def answers(self, product: str = BTC, first: int = 0) -> list[Answer]:
         return [
-            Said(product, at, row, "volatility/1", row / len(self.time_ns), 0.5)
+            Answer(product, at, row, "volatility/1", row / len(self.time_ns), 0.5)
             for row, at in enumerate(self.time_ns.tolist())
             if row >= first
         ]
@@ -45,144 +44,151 @@ def ticks(seconds: int = 300, seed: int = 3, per_s: int = 3) -> Ticks:
     return Ticks(*market(seconds, seed, per_s))
 
 
-def volatility_of(joined: Sequence[Joined]) -> dict[tuple[str, int], float]:
+def outcomes_of(joined: Sequence[Joined]) -> dict[tuple[str, int], float]:
     return {
-        (one.product_id, one.event_time_ns): value
+        (answer.product_id, answer.event_time_ns): value
         for part in joined
-        for one, value in zip(part.said, part.future_volatility.tolist(), strict=True)
+        for answer, value in zip(part.answers, part.outcome_bps.tolist(), strict=True)
     }
 
 
 def offline(market_ticks: Ticks, product: str = BTC) -> dict[tuple[str, int], float]:
-    """The rows that training would keep, and their truth."""
-    of = series((market_ticks.time_ns, market_ticks.mid))
-    volatility = future_volatility(of, HORIZON_NS)
-    usable = np.flatnonzero(~np.isnan(volatility))
-    kept = usable[first_of_each(np.zeros(len(usable), np.int64), of.time_ns[usable], PERIOD_NS)]
-    return {(product, int(of.time_ns[row])): float(volatility[row]) for row in kept}
+    """The rows that training keeps, and their outcomes."""
+    times = market_ticks.time_ns
+    outcomes = TARGET.outcomes_bps(times, market_ticks.mid, np.zeros(len(times), np.int64))
+    usable = np.flatnonzero(~np.isnan(outcomes))
+    kept = usable[_first_of_period(np.zeros(len(usable), np.int64), times[usable], PERIOD_NS)]
+    return {(product, int(times[row])): float(outcomes[row]) for row in kept}
 
 
 @settings(max_examples=30)
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=12), st.booleans())
-def test_truth_and_thinning_are_those_of_training_bit_for_bit_however_both_come_in(
+def test_outcomes_and_thinning_are_those_of_training_bit_for_bit_whatever_the_batches(
     sizes: list[int], predictions_first: bool
 ) -> None:
-    market_ticks, join, joined, done = ticks(), Join(HORIZON_NS, 1), [], 0
-    said = market_ticks.said()
-    while done < len(said):
+    market_ticks, join, joined, done = ticks(), Join(TARGET, 1), [], 0
+    answers = market_ticks.answers()
+    while done < len(answers):
         size = sizes[done % len(sizes)]
         if predictions_first:
-            join.predictions(said[done : done + size])
+            join.predictions(answers[done : done + size])
         market_ticks.give(join, done, done + size)
         if not predictions_first:
-            join.predictions(said[done : done + size])
+            join.predictions(answers[done : done + size])
         joined.append(join.settle())
         done += size
     joined.append(join.finish())
-    assert volatility_of(joined) == offline(market_ticks)
-    assert join.joined + sum(join.unjoined.values()) == len(said)
+    assert outcomes_of(joined) == offline(market_ticks)
+    assert join.joined + sum(join.unjoined.values()) == len(answers)
     assert join.unjoined["no_tick"] == join.unjoined["repeated"] == join.waiting == 0
 
 
-def test_a_truth_waits_for_a_tick_later_than_its_horizon() -> None:
-    join = Join(HORIZON_NS, 1)
-    times = np.array([0, 60, 60, 61], np.int64) * NS_PER_S
-    market_ticks = Ticks(times, np.array([100.0, 101.0, 102.0, 103.0]))
-    join.predictions(market_ticks.said()[:1])
-    market_ticks.give(join, 0, 3)
-    assert len(join.settle()) == 0, "another tick of second 60 may come"
-    market_ticks.give(join, 3)
-    (future,) = join.settle().future_volatility
-    assert future == pytest.approx(np.sqrt(np.log(101 / 100) ** 2 + np.log(102 / 101) ** 2))
+def at(*seconds: float) -> NDArray[np.int64]:
+    return START_NS + (np.array(seconds) * NS_PER_S).astype(np.int64)
 
 
-def test_a_horizon_that_reaches_over_a_gap_has_no_truth_and_one_before_it_has() -> None:
-    market_ticks, join = ticks(), Join(HORIZON_NS, 1)
-    join.predictions(market_ticks.said())
+@pytest.mark.parametrize(("row_s", "last_point_s"), [(0.0, 60.0), (0.001, 65.0), (5.0, 65.0)])
+def test_an_outcome_waits_for_a_tick_later_than_its_last_point(row_s: float, last_point_s: float) -> None:
+    join = Join(TARGET, 1)
+    times = at(row_s, 30, last_point_s, last_point_s, last_point_s + 0.001)
+    market_ticks = Ticks(times, np.array([100.0, 101.0, 102.0, 103.0, 200.0]))
+    join.predictions(market_ticks.answers()[:1])
+    market_ticks.give(join, 0, 4)
+    assert len(join.settle()) == 0, "another tick at the last point may come"
+    market_ticks.give(join, 4)
+    (outcome,) = join.settle().outcome_bps
+    expected = 1e4 * np.sqrt(np.log(101 / 100) ** 2 + np.log(103 / 101) ** 2)
+    assert outcome == pytest.approx(expected), "the last tick at a point counts"
+
+
+def test_an_outcome_across_a_gap_is_unknown_and_an_outcome_before_it_is_known() -> None:
+    market_ticks, join = ticks(), Join(TARGET, 1)
+    join.predictions(market_ticks.answers())
     market_ticks.give(join, 0, 450)
     join.gap(BTC)
     market_ticks.give(join, 450)
     joined = [join.settle(), join.finish()]
     before, after = (Ticks(market_ticks.time_ns[of], market_ticks.mid[of]) for of in (slice(450), slice(450, None)))
-    assert volatility_of(joined) == offline(before) | offline(after)
-    assert join.unjoined["gap"] == join.unjoined["past_end"] == 181, "60 s of ticks, and one"
+    assert outcomes_of(joined) == offline(before) | offline(after)
+    # The last ticks are at 149.7 and 299.7 s, so the last rows with an outcome are at 85 and 235 s.
+    assert join.unjoined["gap"] == join.unjoined["past_end"] == 450 - 85 * 3 - 1
 
 
 def test_products_do_not_mix() -> None:
-    bitcoin, ether, join = ticks(seed=1), ticks(seed=2), Join(HORIZON_NS, 1)
+    bitcoin, ether, join = ticks(seed=1), ticks(seed=2), Join(TARGET, 1)
     for start in range(0, 900, 100):
         bitcoin.give(join, start, start + 100, BTC)
         ether.give(join, start, start + 100, ETH)
-    join.predictions(ether.said(ETH))
-    join.predictions(bitcoin.said(BTC))
-    assert volatility_of([join.finish()]) == offline(bitcoin) | offline(ether, ETH)
+    join.predictions(ether.answers(ETH))
+    join.predictions(bitcoin.answers(BTC))
+    assert outcomes_of([join.finish()]) == offline(bitcoin) | offline(ether, ETH)
 
 
 def test_features_are_those_of_the_tick() -> None:
-    market_ticks, join = ticks(), Join(HORIZON_NS, 1)
+    market_ticks, join = ticks(), Join(TARGET, 1)
     market_ticks.give(join)
-    join.predictions(market_ticks.said())
+    join.predictions(market_ticks.answers())
     joined = join.finish()
-    assert joined.features[:, 0].tolist() == [one.sequence_num for one in joined.said]
+    assert joined.features[:, 0].tolist() == [answer.sequence_num for answer in joined.answers]
 
 
-def test_two_ticks_of_one_time_and_message_are_told_apart_by_their_order() -> None:
-    times = np.array([0, 0, 61, 122], np.int64) * NS_PER_S
-    join = Join(HORIZON_NS, 1, period_ns=1)
+def test_two_ticks_of_a_time_and_message_are_distinguished_by_their_order() -> None:
+    times = at(0, 0, 61, 122)
+    join = Join(TARGET, 1, period_ns=1)
     join.ticks(BTC, times, np.zeros(4, np.int64), np.array([1.0, 2, 3, 4]), np.arange(4.0)[:, None])
-    join.predictions([Said(BTC, 0, 0, "m/1", 0.1, 0.5), Said(BTC, 0, 0, "m/1", 0.2, 0.5)])
+    join.predictions([Answer(BTC, START_NS, 0, "m/1", 0.1, 0.5), Answer(BTC, START_NS, 0, "m/1", 0.2, 0.5)])
     join.finish()
     assert join.unjoined["repeated"] == 0
 
 
-def test_what_a_killed_worker_says_again_is_counted_and_not_joined_twice() -> None:
-    market_ticks, join = ticks(), Join(HORIZON_NS, 1)
-    said = market_ticks.said()
+def test_repeated_predictions_of_a_killed_worker_are_counted_and_not_joined_twice() -> None:
+    market_ticks, join = ticks(), Join(TARGET, 1)
+    answers = market_ticks.answers()
     market_ticks.give(join)
-    join.predictions([*said[:600], *said[590:]])
-    assert volatility_of([join.settle(), join.finish()]) == offline(market_ticks)
+    join.predictions([*answers[:600], *answers[590:]])
+    assert outcomes_of([join.settle(), join.finish()]) == offline(market_ticks)
     assert join.unjoined["repeated"] == 10
 
 
 def test_a_prediction_of_a_tick_that_was_never_read_is_counted() -> None:
-    market_ticks, join = ticks(), Join(HORIZON_NS, 1)
+    market_ticks, join = ticks(), Join(TARGET, 1)
     market_ticks.give(join, 300)
-    join.predictions(market_ticks.said())
-    join.predictions([Said(ETH, 5, 5, "volatility/1", 0.5, 0.5)])
+    join.predictions(market_ticks.answers())
+    join.predictions([Answer(ETH, 5, 5, "volatility/1", 0.5, 0.5)])
     read = Ticks(market_ticks.time_ns[300:], market_ticks.mid[300:])
-    assert volatility_of([join.settle(), join.finish()]) == offline(read)
+    assert outcomes_of([join.settle(), join.finish()]) == offline(read)
     assert join.unjoined["no_tick"] == 301
     assert join.waiting == 0
 
 
 def test_the_same_recording_replayed_again_is_joined_again() -> None:
-    market_ticks, join = ticks(), Join(HORIZON_NS, 1)
+    market_ticks, join = ticks(), Join(TARGET, 1)
     joined = []
     for _ in range(2):
         market_ticks.give(join)
-        join.predictions(market_ticks.said())
+        join.predictions(market_ticks.answers())
         joined.append(join.settle())
         join.gap(BTC)
     joined.append(join.finish())
     assert sum(map(len, joined)) == 2 * len(offline(market_ticks))
-    assert volatility_of(joined) == offline(market_ticks)
+    assert outcomes_of(joined) == offline(market_ticks)
 
 
 def test_memory_is_bounded_while_predictions_do_not_come() -> None:
-    join, market_ticks = Join(HORIZON_NS, 1, max_ticks=1000), ticks(2000)
+    join, market_ticks = Join(TARGET, 1, max_ticks=1000), ticks(2000)
     for start in range(0, 6000, 100):
         market_ticks.give(join, start, start + 100)
         join.settle()
     assert join._ticks <= 1000
-    join.predictions(market_ticks.said())
+    join.predictions(market_ticks.answers())
     join.finish()
     assert join.joined + sum(join.unjoined.values()) == 6000
     assert join.unjoined["no_tick"] >= 5000
 
 
 def test_memory_is_bounded_while_ticks_do_not_come() -> None:
-    join = Join(HORIZON_NS, 1, max_waiting=100)
-    join.predictions(ticks().said())
+    join = Join(TARGET, 1, max_waiting=100)
+    join.predictions(ticks().answers())
     join.settle()
     assert join.waiting == 100
     assert join.unjoined["overflow"] == 800
@@ -190,13 +196,13 @@ def test_memory_is_bounded_while_ticks_do_not_come() -> None:
 
 
 def test_what_is_joined_is_forgotten() -> None:
-    join, market_ticks = Join(HORIZON_NS, 1), ticks(3600)
-    said = market_ticks.said()
-    for start in range(0, len(said), 500):
+    join, market_ticks = Join(TARGET, 1), ticks(3600)
+    answers = market_ticks.answers()
+    for start in range(0, len(answers), 500):
         market_ticks.give(join, start, start + 500)
-        join.predictions(said[start : start + 500])
+        join.predictions(answers[start : start + 500])
         join.settle()
-    assert join._ticks < 1500, "three minutes at three ticks a second, and a batch"
+    assert join._ticks < 1500, "three minutes at three ticks per second, and a batch"
 
 
 @given(st.lists(st.tuples(st.integers(0, 700), st.integers(0, 700)), max_size=30))

@@ -61,7 +61,7 @@ def test_features_have_the_bits_of_the_engine(tmp_path: Path, schema: object) ->
     recording = polled(tmp_path, list(range(0, 900, 5)))
     wanted = {"core/1": CORE_1, "full/2": FULL_2}[schema.name]  # type: ignore[attr-defined]
     rows = read_recording(recording, wanted, 5)
-    ticks = [each for each in read_archive(recording.files, recording.options()) if isinstance(each, Tick)]
+    ticks = [each for each in read_archive(recording.files, recording.options) if isinstance(each, Tick)]
     engine = FeatureEngine(wanted)
     live = [engine.update(TickColumns.from_records([tick], codes)) for codes in [ProductCodes()] for tick in ticks]
     by_time = {tick.event_time_ns: batch.values[0] for tick, batch in zip(ticks, live, strict=True)}
@@ -100,7 +100,7 @@ def test_rows_of_different_schemas_are_not_pooled(tmp_path: Path) -> None:
 
 
 def test_a_recording_too_short_for_a_row_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="recording polled: no row of 200 ticks can be used"):
+    with pytest.raises(InputError, match="too little data: no row of 200 ticks can be used"):
         read_recording(polled(tmp_path, list(range(200))), FULL_2, 5)
 
 

@@ -2,42 +2,55 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from common.errors import InputError
-from pipeline.datasets import DATA_DIR, btc_quotes_2021
+from pipeline.archive import ReadOptions
+from pipeline.datasets import DATA_DIR
 from tests.training.problem.data.files import quotes_table, write_quotes
+from tests.training.synthetic import market, write_recording
 from training.problem.data import load
+from training.problem.recordings import known_recordings
 from training.reporting import data_card as card
 
 pytestmark = pytest.mark.slow
 
 
-def test_the_card_is_what_the_recordings_say() -> None:
-    if not btc_quotes_2021():
+def test_the_card_has_the_figures_of_the_recordings() -> None:
+    if len(known_recordings()) < len(card.ABOUT):
         pytest.skip("the real recordings are not on this machine (VOLCAST_DATA_DIR)")
     written = card.render(*card.facts(lambda step: None))
     assert card.DEFAULT_OUT.read_text() == written, "python -m training.reporting.data_card"
 
 
-def test_the_untouched_recording_has_raw_facts_only() -> None:
-    text = card.DEFAULT_OUT.read_text()
-    lines = [line for line in text.splitlines() if "April 2026" in line]
-    assert len(lines) == 2
-    assert "| 5,970 | ticks |" in lines[0]
-    assert "neither features nor labels" in lines[1]
+def test_of_the_final_test_only_counts_and_times_are_published() -> None:
+    lines = [line for line in card.DEFAULT_OUT.read_text().splitlines() if "April 2026" in line]
+    assert [line.startswith("| ticks of April 2026 | 5,970 |") for line in lines] == [True, False]
 
 
-def test_counts_gaps_and_base_rates_of_a_data_set_are_told(tmp_path: Path) -> None:
+def test_a_recording_has_counts_gaps_sizes_and_days(tmp_path: Path) -> None:
     table = quotes_table(8000, seed=5)
-    table["ts_utc"][3000:] += 86_400_000_000  # a day, in µs
+    table["ts_utc"][3000:] += np.timedelta64(1, "D")
     table["bid"][:3] += 100.0
-    made = card.labelled_set("Made up", "Nothing real.", load([write_quotes(tmp_path / "q.parquet", table)]), 1)
-    text = card.render([made], [])
-    assert "Read 8,000 polled quotes; dropped: crossed quote 3," in text
-    assert "1 gaps (silence 1), 24.0 h in all." in text
-    assert all(f"| {day.day} | {day.rows:,} |" in text for day in made.days)
-    assert sum(hour.rows for hour in made.hours) == len(made.dataset.rows) == sum(day.rows for day in made.days)
+    dataset = load([write_quotes(tmp_path / "q.parquet", table)], options=ReadOptions(product="BTC-USD"))
+    section = card.section_of("made up", "Nothing real.", dataset)
+    text = card.render([section], [])
+    assert "## Made up\n\nNothing real.\n\n- Read 7,997 ticks; dropped: dead crossed quote 3, not warm " in text
+    assert "- Gaps: 1 (silence 1). The longest began at " in text
+    assert "| spike size | q50 | q75 | q90 | q95 | q99 |\n| --- | ---: | ---: | ---: | ---: | ---: |\n| bps | " in text
+    for day in section.days:
+        assert f"| {' | '.join(day)} |\n" in text
+    assert sum(int(day[1].replace(",", "")) for day in section.days) == section.found.rows
+
+
+def test_pieces_of_a_recording_end_at_gaps(tmp_path: Path) -> None:
+    time_ns, mid = market(300, seed=1)
+    write_recording(tmp_path / "a.ndjson", time_ns[:100], mid[:100])
+    write_recording(tmp_path / "b.ndjson", time_ns[200:], mid[200:])
+    raw = card.raw_recording("two", [tmp_path / "a.ndjson", tmp_path / "b.ndjson"])
+    assert (raw.ticks, raw.pieces, raw.recorded_s, raw.products) == (200, 2, 198.0, ("BTC-USD",))
+    assert (raw.first_ns, raw.last_ns) == (time_ns[0], time_ns[-1])
 
 
 def test_without_the_recordings_there_is_no_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

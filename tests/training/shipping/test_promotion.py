@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 
 from common.errors import GateError, InputError, UnavailableError, UsageError
 from common.labels import CanaryLabel, Labels
 from common.model_store import ModelStore, Moved, Role
-from tests.training.runs import Made, draw_rows, leaky, make
-from training.judging.gate import Limits
+from tests.training import runs
+from tests.training.runs import Made, leaky, make
+from training.forecast_scores.gate import GateLimits
 from training.shipping import promotion
 from training.shipping.aliases import reconcile
 from training.shipping.promotion import Judged
-from training.shipping.trained_model_io import TRAINED_FILE, trained_files
+from training.shipping.trained_form import TRAINED_FILE
 
 pytestmark = pytest.mark.process
 
-LIMITS = Limits(max_latency_us=1000.0, champion_margin=0.2)
+LIMITS = GateLimits(max_latency_us=1000.0, champion_margin=0.2)
 NOW_MS = 1_765_000_000_000
 
 
@@ -69,13 +68,12 @@ class FakeRegistry:
 
 @pytest.fixture(scope="module")
 def made() -> Made:
-    return make()
+    return runs.first()
 
 
 @pytest.fixture(scope="module")
-def later(made: Made) -> Made:
-    """The same data and a model of fewer inputs: another bundle, about as good."""
-    return make(rows=made.rows, columns=("volatility", "trade_intensity"))
+def later() -> Made:
+    return runs.later()
 
 
 @pytest.fixture
@@ -171,10 +169,10 @@ def test_a_refused_model_changes_nothing_and_every_reason_is_told(
     made: Made, runs_dir: Path, store: ModelStore
 ) -> None:
     registry = FakeRegistry()
-    one = judged(leaky(made), runs_dir, store)
-    with pytest.raises(GateError, match=r"is refused: leak: logistic scores a PR-AUC of 1.000") as refusal:
+    one = judged(leaky(), runs_dir, store)
+    with pytest.raises(GateError, match=r"is refused: .*foresight: features are more correlated") as refusal:
         promotion.promote(one, store, registry, "champion", now_ms=NOW_MS)
-    assert len(refusal.value.reasons) == 1
+    assert len(refusal.value.reasons) == 3
     assert not store.folder.exists()
     assert registry.calls == 0
 
@@ -182,32 +180,26 @@ def test_a_refused_model_changes_nothing_and_every_reason_is_told(
 def test_a_graph_whose_weights_were_changed_is_refused_by_its_trained_form(runs_dir: Path, store: ModelStore) -> None:
     """The run's bundle holds another graph than the one its trained form stands for."""
     mixed = make()
-    mixed.trained = {TRAINED_FILE: _trained(make(seed=2))}
+    mixed.trained = runs.later().fitted
     checks = {check.name: check for check in judged(mixed, runs_dir, store).checks}
     assert not checks["parity"].passed
-    assert "the ONNX form differs from the trained form on" in checks["parity"].text
+    assert "ONNX and trained form differ by" in checks["parity"].text
 
 
 def test_a_trained_form_of_another_kind_than_the_manifest_says_is_refused(runs_dir: Path, store: ModelStore) -> None:
     made = make()
-    made.change(kind="har_returns", inputs=("return_1s", "return_5s", "volatility"))
-    with pytest.raises(
-        InputError, match=r"the trained form is logistic of volatility.*, the manifest says har_returns of"
-    ):
+    made.change(kind="ridge", inputs=("return_1s", "return_5s", "volatility"))
+    with pytest.raises(InputError, match=r"the trained form is har of return_5s, .*, the manifest says ridge of"):
         judged(made, runs_dir, store)
-
-
-def _trained(made: Made) -> bytes:
-    return trained_files(made.fitted)[TRAINED_FILE]
 
 
 def test_a_model_worse_than_the_one_that_is_served_is_refused(made: Made, runs_dir: Path, store: ModelStore) -> None:
     """It looks at a feature that says nothing; the champion, asked about the same rows, is far better."""
     promote(judged(made, runs_dir, store), store)
-    blind = make(rows=made.rows, columns=("return_60s",))
-    reasons = [check.text for check in judged(blind, runs_dir, store).checks if check.name == "champion"]
-    assert reasons[0].startswith("worse: PR-AUC -0.")
-    assert "against champion 1, paired 95 % interval" in reasons[0]
+    checks = {check.name: check for check in judged(runs.blind(), runs_dir, store).checks}
+    assert checks["champion"].text.startswith("worse: CRPS +0.")
+    assert "against champion 1, on " in checks["champion"].text
+    assert checks["skill"].text.startswith("not shown to beat HAR")
 
 
 def test_a_run_of_another_name_is_not_promoted(made: Made, runs_dir: Path, tmp_path: Path) -> None:
@@ -275,7 +267,7 @@ def test_a_kill_between_two_writes_leaves_what_was_served_and_the_next_try_finis
 def test_rollback_goes_one_champion_back_and_then_one_further(
     made: Made, later: Made, runs_dir: Path, store: ModelStore
 ) -> None:
-    third = make(rows=made.rows, columns=("volatility", "return_60s"))
+    third = make(change=lambda rows: rows.take(slice(400, len(rows))))
     for number, one in enumerate((made, later, third)):
         promote(judged(one, runs_dir, store, 1_765_000_000.0 + number), store)
     assert store.labels() == Labels("3")
@@ -291,7 +283,7 @@ def test_rollback_keeps_the_candidate_on_trial_unless_it_is_the_one_gone_back_to
 ) -> None:
     promote(judged(made, runs_dir, store), store)
     promote(judged(later, runs_dir, store), store)
-    third = make(rows=made.rows, columns=("volatility", "return_60s"))
+    third = make(change=lambda rows: rows.take(slice(400, len(rows))))
     promote(judged(third, runs_dir, store), store, "candidate")
     assert store.rollback().labels == Labels("1", None, ("3",))
 
@@ -329,29 +321,6 @@ def test_an_alias_does_not_stay_on_a_withdrawn_model_where_the_one_before_is_not
     assert reconcile(store, registry, runs_dir) == {"champion": None}
     assert registry.aliases == {}
     assert reconcile(store, registry, runs_dir) == {}
-
-
-def test_rows_of_a_part_are_found_by_time_and_product() -> None:
-    rows = draw_rows(600, seed=5)
-
-    two = replace(
-        rows,
-        time_ns=np.repeat(rows.time_ns[:300], 2),
-        product=np.tile(np.array([0, 1]), 300),
-    )
-    made = make(rows=draw_rows(12_000, seed=1))
-    part = replace(
-        made.parts[-1],
-        time_ns=two.time_ns[100:110],
-        product=two.product[100:110],
-        y=made.parts[-1].y[:10],
-        future_volatility=made.parts[-1].future_volatility[:10],
-        probabilities={},
-        decision_thresholds={},
-    )
-    assert promotion.rows_of(two, part).tolist() == list(range(100, 110))
-    with pytest.raises(InputError, match="has rows that the run did not keep"):
-        promotion.rows_of(two, replace(part, product=part.product + 5))
 
 
 def test_a_bundle_whose_run_is_not_kept_has_no_evidence(made: Made, runs_dir: Path, store: ModelStore) -> None:

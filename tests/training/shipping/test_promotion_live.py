@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -9,17 +10,20 @@ from pathlib import Path
 import grpc
 import pytest
 
+from common.bundle import read_bundle
 from common.model_store import ModelStore
 from tests.processes import await_true
 from tests.server.conformance.calls import channel_to, packed, predict
 from tests.server.processes import Process, serve
-from tests.training.runs import make
-from training.judging.gate import Limits
+from tests.training.runs import first
+from training.forecast_scores.gate import GateLimits
 from training.shipping import promotion
+from training.shipping.onnx_model import OnnxModel
 
 pytestmark = pytest.mark.process
 
-LIMITS = Limits(max_latency_us=1000.0, champion_margin=0.2)
+LIMITS = GateLimits(max_latency_us=1000.0, champion_margin=0.2)
+SHIPPED = Path(__file__).parents[3] / "models" / "volatility"  # its champion gives the probability of a label
 CALLERS = 3
 
 
@@ -49,14 +53,24 @@ class Caller(threading.Thread):
 
 
 @pytest.mark.timeout(240)
-def test_a_promotion_and_a_rollback_lose_no_call_and_no_answer_is_of_two_models(tmp_path: Path) -> None:
+def test_a_promotion_from_an_old_style_model_to_a_forecast_and_back_loses_no_call(tmp_path: Path) -> None:
     store, runs_dir = ModelStore(tmp_path / "models", "volatility"), tmp_path / "runs"
-    first = make()
-    second = make(rows=first.rows, columns=("volatility", "trade_intensity"))
-    row = first.rows.features[:1]
-    expected = {"1": first.fitted.probabilities(row)[0], "2": second.fitted.probabilities(row)[0]}
-    promotion.promote(promotion.judge(first.write(runs_dir), store, LIMITS), store, None, "champion", now_ms=1)
-    judged = promotion.judge(second.write(runs_dir), store, LIMITS)
+    shutil.copytree(SHIPPED, store.folder)
+    labels = store.labels()
+    assert labels is not None
+    old, new = labels.stable, "4"
+    served, model = read_bundle(store.path(old))
+    assert served.forecast is None
+    made = first()
+    row = made.rows.features[:1]
+    assert made.manifest.forecast is not None
+    expected = {
+        old: OnnxModel(model).probabilities(row)[0],
+        new: made.fitted.forecasts(row).exceedance(made.manifest.forecast.spike_bps)[0],
+    }
+    assert abs(expected[old] - expected[new]) > 1e-3
+    judged = promotion.judge(made.write(runs_dir), store, LIMITS)
+    assert f"log loss at {served.label.threshold * 1e4:.3g} bps" in {c.name: c for c in judged.checks}["champion"].text
     with serve(tmp_path / "models", VOLCAST_SERVER__WATCH_S="0.05") as server:
         callers = [Caller(server.address, row) for _ in range(CALLERS)]
         for caller in callers:
@@ -65,21 +79,21 @@ def test_a_promotion_and_a_rollback_lose_no_call_and_no_answer_is_of_two_models(
         def answered_by(version: str) -> bool:
             return all(caller.answers and caller.answers[-1][0] == version for caller in callers)
 
-        await_true(lambda: answered_by("1"), what="the first champion's answer")
-        promotion.promote(judged, store, None, "candidate", now_ms=2)
+        await_true(lambda: answered_by(old), what="the old-style champion's answer")
+        assert promotion.promote(judged, store, None, "candidate", now_ms=2).version == new
         await_true(lambda: _shadows(server) > 0, what="a row scored by the shadow")
-        assert answered_by("1")
+        assert answered_by(old)
         promotion.promote(judged, store, None, "champion", now_ms=3)
-        await_true(lambda: answered_by("2"), what="the new champion's answer")
-        assert store.rollback().version == "1"
-        await_true(lambda: answered_by("1"), what="the answer of the champion before")
+        await_true(lambda: answered_by(new), what="the forecast's answer")
+        assert store.rollback().version == old
+        await_true(lambda: answered_by(old), what="the answer of the previous champion")
         time.sleep(0.1)
         for caller in callers:
             caller.stop()
         assert [caller.faults for caller in callers] == [[]] * CALLERS
-        for version, probability in (one for caller in callers for one in caller.answers):
-            assert probability == pytest.approx(expected[version], abs=1e-5)
-        assert all({"1", "2"} == {version for version, _ in caller.answers} for caller in callers)
+        for version, probability in (answer for caller in callers for answer in caller.answers):
+            assert probability == pytest.approx(expected[version], abs=1e-6)
+        assert all({old, new} == {version for version, _ in caller.answers} for caller in callers)
         refused = [event for event in server.events() if event.get("event") == "model_refused"]
         assert refused == []
 

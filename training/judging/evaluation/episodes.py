@@ -1,21 +1,20 @@
-"""Rows become events: when a spike began, whether somebody was warned, and how often in vain.
+"""Rows become events: spike episodes, alarms, false alarms and lead times.
 
-A row each second says the same thing sixty times, so people count events. With the label y(t) = 1 where the
-volatility over (t, t + h] reaches τ, and an alert at t where the probability reaches the threshold:
+Neighbouring rows share most of their outcome, so alerts are judged by events. With y(t) = 1 if the volatility over
+(t, t + h] reaches the spike size, and an alert at t if the probability reaches the alert level:
 
-- A *stretch* is rows of one product no further apart than the gap limit, the larger of h and three times
-  the usual distance. Nothing is counted across its ends.
-- A *spike episode* is a run of rows with y = 1 in a stretch, rows at most h apart being one run. It
-  begins at its first such row, t0. The minute (t0, t0 + h] is the first to reach τ, so the spike is
-  there for all to see, in the volatility of the minute past, at t0 + h.
-- An *alarm* is what a person would be sent: the first alert raises one, which speaks for the h after it; the
-  first alert after that raises the next. So alerts that never cease are not one alarm but one each h.
-- An episode is *caught* where an alert falls on one of its rows. Its *lead time* is t0 + h less the first
-  such alert's time: at most h, and below zero where the alert came after the spike could be seen. It is
-  caught *in advance* where its lead time is above zero.
-- An alarm is *false* where none of the alerts in its h falls on a row with y = 1.
-- *Observed time* is the sum of the distances between rows of a stretch; a stretch's last row counts the
-  usual distance. Rates an hour are over it.
+- A *stretch* is rows of a product whose distances are at most the larger of h and three times the usual distance. No
+  event spans two stretches.
+- A *spike episode* is a run of rows with y = 1 in a stretch; rows at most h apart are in the same run. It begins at its
+  first row, t0. The volatility of the past minute shows the spike at t0 + h.
+- An *alarm* is a message to a person. The first alert raises an alarm, which covers the h after it; the first alert
+  after that raises the next alarm. So permanent alerts raise an alarm every h.
+- An episode is *caught* if an alert falls on a row of it. Its *lead time* is t0 + h minus the time of the first such
+  alert: at most h, and below zero if the spike was visible before the alert. It is caught *in advance* if its lead time
+  is above zero.
+- An alarm is *false* if no alert in its h falls on a row with y = 1.
+- *Observed time* is the sum of the distances between rows of a stretch; a stretch's last row counts the usual distance.
+  Rates per hour refer to it.
 """
 
 from __future__ import annotations

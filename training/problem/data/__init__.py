@@ -1,10 +1,9 @@
-"""Data sets: recordings, feature files, polled quotes and minute files, read into rows by one loader.
+"""Data sets: recordings of every format and feature files, read into rows by one loader.
 
-load() tells kinds of files apart by what is in them and gives a Dataset, which says what was read, what was
-dropped and why, and where the gaps are. Each kind has a reader of its own beside it.
+load() recognizes the format of each file and gives a Dataset: rows, dropped ticks by reason, and gaps.
 """
 
 from training.problem.data.dataset import Dataset, Hole
-from training.problem.data.load import find, load
+from training.problem.data.load import load
 
-__all__ = ["Dataset", "Hole", "find", "load"]
+__all__ = ["Dataset", "Hole", "load"]

@@ -1,10 +1,10 @@
-"""What the loader gives, and what each reader gives to the loader."""
+"""The result of the loader, and the result of each reader."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,21 +13,50 @@ from numpy.typing import NDArray
 
 from common.errors import InputError
 from common.schema import FeatureSchema
-from training.problem.rows import Rows
-from training.problem.schemas import window_s
-from training.problem.ticks import NS_PER_S, TickSeries
+from pipeline.archive import RecordingFormat
+from pipeline.features.columns import TickColumns
+from training.problem.forecast_rows import ForecastRows
+from training.problem.target import NS_PER_S, Floats, Ints, Target, spans
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Ticks:
+    """Accepted ticks (n,), segment after segment, in time order within a segment.
+
+    A segment is an unbroken stretch of one product. Segments of a product are numbered in time order.
+    """
+
+    time_ns: Ints
+    mid: Floats
+    segment: Ints
+    product: Ints
+
+    def __len__(self) -> int:
+        return len(self.time_ns)
+
+    def spans(self) -> list[slice]:
+        """The ticks of each segment, in order."""
+        return spans(self.segment)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedTicks:
+    """The records of a recording in the order of their arrival. products: by the code of TickColumns.product."""
+
+    columns: TickColumns
+    products: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Hole:
-    """A stretch of a product's time that was not recorded, or not without a break."""
+    """A break between two segments of a product."""
 
     product: str
     start_ns: int  # of the last tick before
     end_ns: int  # of the first tick after
-    reason: str  # sequence, reconnect, clock (pipeline/records.py); silence; cold: the file does not say more
+    reason: str  # of a Gap (pipeline/records.py); "cold": a feature file gives no reason
 
     @property
     def seconds(self) -> float:
@@ -36,91 +65,102 @@ class Hole:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Rows to learn from, where they came from and what was left out on the way."""
+    """Rows to learn from, their source, and what was dropped on the way."""
 
-    rows: Rows
-    products: tuple[str, ...]  # by code
-    files: tuple[str, ...]  # names, without folders
+    rows: ForecastRows
+    paths: tuple[Path, ...]
     sha256: str  # of the files' names and bytes
-    kind: str  # ticks, features, quotes or minutes
-    # "ticks": ticks, polls or minutes read; "rows": kept; "gaps": breaks; the others: dropped, by reason.
-    # late_old_sequence and dead_… are of what was no tick, the others add up with "rows" to "ticks".
-    counts: dict[str, int]
+    kind: str  # "ticks", "quotes" or "features"; joined by "+" if there are several
     gaps: tuple[Hole, ...]
-    ticks: TickSeries  # all that rows and labels were made from
-    tick_product: NDArray[np.int64]  # (ticks,)
-    horizon_s: int
+    ticks: Ticks  # everything that features and outcomes were computed from
+    target: Target
     sample_period_s: int
-    notes: tuple[str, ...] = ()  # what is odd in the data but does not stop the work, a line each
+    formats: tuple[RecordingFormat, ...]  # how each flat recording was read
+    recorded: tuple[RecordedTicks, ...]  # by number in rows.recordings; () if there is a feature file
 
     @property
     def schema(self) -> FeatureSchema:
         return self.rows.schema
 
     @property
-    def window_s(self) -> int:
-        """The longest feature window: what an embargo needs."""
-        return window_s(self.rows.schema)
+    def products(self) -> tuple[str, ...]:
+        return self.rows.products
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names without folders, sorted."""
+        return tuple(sorted(path.name for path in self.paths))
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """ "ticks" read, "gaps", "rows" kept; the other counts are of dropped ticks, by reason."""
+        return self.rows.counts
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Features without any variation, a line each."""
+        low, high = self.rows.features.min(axis=0), self.rows.features.max(axis=0)
+        return tuple(
+            f"feature {name}: {low[number]:g} in all {len(self.rows)} rows"
+            for number, name in enumerate(self.schema.names)
+            if low[number] == high[number]
+        )
 
     def require_moves(self) -> None:
-        """Raises InputError where the mid stood still in every minute to come: of such rows all are spikes, or none."""
-        if not self.rows.future_volatility.any():
-            low, high = self.ticks.mid.min(), self.ticks.mid.max()
-            at = f"{low:.10g}" + (f" to {high:.10g}" if high > low else "")
+        """Raises InputError if every outcome lies at the floor: there is nothing to forecast."""
+        if not (self.rows.outcome_bps > self.target.floor_bps).any():
             raise InputError(
-                f"the mid never moved in the {self.horizon_s} s after any of {len(self.rows):,} rows ({at} in "
-                f"{len(self.ticks):,} ticks), so no spike is told from the rest: a livelier recording is needed"
+                f"the mid never moved in the {self.target.horizon_s} s after any of {len(self.rows):,} rows "
+                f"({self.ticks.mid.min():.10g} to {self.ticks.mid.max():.10g} in {len(self.ticks):,} ticks): "
+                "a livelier recording is needed"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What a reader gives: everything along the ticks, segment after segment."""
+    """A reader's result: columns along the ticks (n,)."""
 
-    schema: FeatureSchema
+    kind: str
     products: tuple[str, ...]
-    ticks: TickSeries
-    product: NDArray[np.int64]  # (ticks,)
-    features: NDArray[np.float64]  # (ticks, features)
-    warm: NDArray[np.bool_]  # (ticks,)
-    counts: dict[str, int]  # ticks and gaps read, dropped by reason before there were features
+    ticks: Ticks
+    features: Floats  # (ticks, features)
+    warm: NDArray[np.bool_]
+    counts: dict[str, int]  # ticks and gaps read; ticks that were dropped before the features, by reason
     gaps: tuple[Hole, ...]
-    volatility: NDArray[np.float64] | None = None  # to come, (ticks,), where it is not that of the mids
+    formats: tuple[RecordingFormat, ...] = ()
+    recorded: RecordedTicks | None = None  # None: a feature file
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
-    """SHA-256 over names and bytes, whatever the order and the folders."""
+    """SHA-256 over names and bytes. Order and folders do not matter."""
     digest = hashlib.sha256()
-    for path in sorted(paths, key=lambda one: one.name):
+    for path in sorted(paths, key=lambda each: each.name):
         with path.open("rb") as file:
             digest.update(f"{path.name}\n{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()
 
 
-def segments_of(product: NDArray[np.int64], starts: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Numbers the unbroken stretches: product by product, and in time order within a product; (n,).
+def segments_of(product: Ints, starts: NDArray[np.bool_]) -> Ints:
+    """Numbers the unbroken stretches (n,): product by product, in time order within a product.
 
-    starts (n,) marks what begins a new stretch of its product.
+    starts (n,) marks the beginning of a new stretch of its product.
     """
     segment = np.empty(len(product), np.int64)
     following = 0
     for code in np.unique(product):
-        mine = product == code
-        segment[mine] = following + np.cumsum(starts[mine])
-        following = int(segment[mine].max()) + 1
+        places = product == code
+        segment[places] = following + np.cumsum(starts[places])
+        following = int(segment[places].max()) + 1
     return segment
 
 
-def holes_between(
-    ticks: TickSeries, product: NDArray[np.int64], names: tuple[str, ...], reason: str | dict[int, str]
-) -> tuple[Hole, ...]:
-    """What lies between the segments of each product; reason: one for all, or by the later segment's number."""
-    found = []
+def holes_between(ticks: Ticks, names: tuple[str, ...], reasons: Mapping[int, str], default: str) -> tuple[Hole, ...]:
+    """The breaks between the segments of each product. reasons: number of the later segment -> reason."""
+    holes = []
     for before, after in itertools.pairwise(ticks.spans()):
-        code = product[after.start]
-        if product[before.start] != code:
-            continue
-        why = reason if isinstance(reason, str) else reason.get(int(ticks.segment[after.start]), "reconnect")
-        start, end = int(ticks.time_ns[before.stop - 1]), int(ticks.time_ns[after.start])
-        found.append(Hole(names[code], start, end, why))
-    return tuple(found)
+        code = ticks.product[after.start]
+        if ticks.product[before.start] == code:
+            reason = reasons.get(int(ticks.segment[after.start]), default)
+            start_ns, end_ns = int(ticks.time_ns[before.stop - 1]), int(ticks.time_ns[after.start])
+            holes.append(Hole(names[code], start_ns, end_ns, reason))
+    return tuple(holes)

@@ -1,169 +1,207 @@
-"""One loader for every kind of source."""
+"""One loader for recordings of every format and for feature files."""
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from common.errors import InputError, UsageError
-from common.schema import FULL_1, SCHEMAS, FeatureSchema
-from pipeline.archive import SUFFIXES as ARCHIVE_SUFFIXES
-from training.problem.data import archives, features, minutes, quotes
-from training.problem.data.dataset import Columns, Dataset, Progress, fingerprint
-from training.problem.data.tables import parquet_schema, some_of
-from training.problem.rows import Rows, build_rows, select_rows
-from training.problem.schemas import MINUTES_1, QUOTES_1, window_s
-from training.problem.ticks import NS_PER_S
+from common.errors import InputError
+from common.schema import FULL_2, FeatureSchema
+from pipeline.archive import DEFAULT_OPTIONS, ReadOptions, describe
+from pipeline.archive.paths import expand_name
+from pipeline.features.engine import longest_ns
+from training.problem.data import features, recorded
+from training.problem.data.dataset import Columns, Dataset, Hole, Progress, RecordedTicks, Ticks, fingerprint
+from training.problem.data.tables import MAGIC, parquet_schema
+from training.problem.forecast_rows import ForecastRows, pooled
+from training.problem.target import DEFAULT_TARGET, NS_PER_S, Ints, Target
 
+# Rows of a format that lie further apart are different recordings. The longest break of a known recording is 16 days.
+APART_NS = 30 * 86_400 * NS_PER_S
 _QUIET: Progress = lambda step: None  # noqa: E731
-_PARQUET = ".parquet"
-_CSV = (".csv", ".csv.gz")
-_SUFFIXES = (_PARQUET, *_CSV, *ARCHIVE_SUFFIXES)
 
 
 def load(
-    sources: Sequence[Path],
+    paths: Sequence[Path],
     *,
     schema: FeatureSchema | None = None,
-    horizon_s: int = 60,
-    sample_period_s: int = 1,
+    sample_period_s: int = 5,
+    target: Target = DEFAULT_TARGET,
+    options: ReadOptions = DEFAULT_OPTIONS,
     progress: Progress = _QUIET,
 ) -> Dataset:
-    """Reads files of one kind into rows with labels to come.
+    """The rows of files and folders: of each product, the first usable row in each sample_period_s; 0: all rows.
 
-    schema: of the rows; by default what the files hold, full/1 for recordings of ticks. sample_period_s: at
-    most one row of a product in this time; 0 keeps all.
+    schema: of the rows; by default that of the feature files, else full/2. options: of flat recordings. Files of
+    different formats, and rows more than 30 days apart, are different recordings.
 
-    Raises InputError where a file cannot be read, is of another kind than the first, holds nothing usable, is
-    too short for a single row, or has a feature that is NaN throughout; UsageError where the schema is not one
-    that the files can give.
+    A tick gives no row if it is (in this order)
+    - not_used: it repeats the last tick or is older;
+    - not_warm: the features' windows reach over a gap or the beginning of the recording;
+    - not_finite: a feature is NaN or infinite;
+    - outcome_unknown: the outcome's window reaches over a gap or the end of the recording;
+    - thinned: an earlier row stands for its period.
+
+    Raises InputError for a file that cannot be read, for an unknown format, or if no tick gives a row.
     """
-    paths = _files(sources)
-    kind = kind_of(paths[0])
-    for path in paths[1:]:
-        if (other := kind_of(path)) != kind:
-            raise InputError(f"{path}: holds {other}, but {paths[0].name} holds {kind}; load them apart")
-    columns = _read(kind, paths, schema, horizon_s, progress)
-    progress(f"labelling {len(columns.ticks):,} rows")
-    rows, dropped = _rows(columns, horizon_s, sample_period_s)
-    if len(rows) == 0:
-        raise _too_short(columns, horizon_s)
+    files = tuple(dict.fromkeys(file for path in paths for file in expand_name(str(path))))
+    if not files:
+        raise InputError("no data was named")
+    feature_files = [file for file in files if is_feature_file(file)]
+    schema = schema or (features.schema_of(feature_files[0]) if feature_files else FULL_2)
+    groups = list(_groups(files, feature_files, schema, options, progress))
+    progress(f"computing the outcomes of {sum(len(group.ticks) for group in groups):,} ticks")
+    parts: list[tuple[ForecastRows, RecordedTicks | None]] = []
+    counts = Counter[str]()
+    for group in groups:
+        rows = _rows(group, schema, target, sample_period_s)
+        counts.update(rows.counts)
+        if len(rows):
+            parts += [(recording, group.recorded) for recording in _recordings(rows, group.kind)]
+    if not parts:
+        raise _too_short(groups, schema, target)
+    parts.sort(key=lambda part: int(part[0].time_ns[0]))
+    recordings, recorded_ticks = zip(*parts, strict=True)
+    names = _distinct([each.recordings[0] for each in recordings])
+    gaps: list[Hole] = [gap for group in groups for gap in group.gaps]
+    rows = replace(pooled(recordings), recordings=names, counts=dict(counts))
     return Dataset(
         rows=rows,
-        products=columns.products,
-        files=tuple(sorted(path.name for path in paths)),
-        sha256=fingerprint(paths),
-        kind=kind,
-        counts=columns.counts | dropped | {"rows": len(rows)},
-        gaps=columns.gaps,
-        ticks=columns.ticks,
-        tick_product=columns.product,
-        horizon_s=horizon_s,
+        paths=files,
+        sha256=fingerprint(files),
+        kind="+".join(dict.fromkeys(group.kind for group in groups)),
+        gaps=tuple(sorted(gaps, key=lambda gap: gap.start_ns)),
+        ticks=_joined(groups, rows.products),
+        target=target,
         sample_period_s=sample_period_s,
-        notes=_notes(rows),
+        formats=tuple(each for group in groups for each in group.formats),
+        recorded=() if None in recorded_ticks else recorded_ticks,
     )
 
 
-def find(names: Sequence[str]) -> list[Path]:
-    """Files and directories by name or pattern. Raises InputError for one that names nothing."""
-    found: list[Path] = []
-    for name in names:
-        path = Path(name).expanduser()
-        matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-        if not matches:
-            raise InputError(f"{name}: no {'file matches' if glob.has_magic(name) else 'such file'}")
-        found += matches
-    return found
+def is_feature_file(path: Path) -> bool:
+    """Whether `volcast features` or the worker wrote the file. Raises InputError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            parquet = file.read(len(MAGIC)) == MAGIC
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    return parquet and features.HASH_KEY in (parquet_schema(path).metadata or {})
 
 
-def kind_of(path: Path) -> str:
-    """ticks, features, quotes or minutes. Raises InputError for a Parquet file that is neither of its two."""
-    if path.name.endswith(_CSV):
-        return "minutes"
-    if path.suffix != _PARQUET:
-        return "ticks"
-    found = parquet_schema(path)
-    if features.HASH_KEY in (found.metadata or {}):
-        return "features"
-    if set(quotes.COLUMNS) <= set(found.names):
-        return "quotes"
-    raise InputError(
-        f"{path}: expected a feature file (volcast features) or quotes with columns {', '.join(quotes.COLUMNS)}; "
-        f"it has {some_of(found.names)}"
+def _groups(
+    files: Sequence[Path],
+    feature_files: Sequence[Path],
+    schema: FeatureSchema,
+    options: ReadOptions,
+    progress: Progress,
+) -> Iterator[Columns]:
+    """The columns of the files of each kind: messages and rows are read apart."""
+    others = [file for file in files if file not in set(feature_files)]
+    formats = describe(others, options) if others else []
+    flat = [Path(each.file) for each in formats]
+    messages = [file for file in others if file not in set(flat)]
+    if messages:
+        yield recorded.read("ticks", messages, (), schema, options, progress)
+    if flat:
+        yield recorded.read("quotes", flat, formats, schema, options, progress)
+    if feature_files:
+        yield features.read(feature_files, schema, progress)
+
+
+def _rows(group: Columns, schema: FeatureSchema, target: Target, sample_period_s: int) -> ForecastRows:
+    """The usable rows of a group in time order, as a single recording without a name."""
+    ticks, warm = group.ticks, group.warm
+    outcome = target.outcomes_bps(ticks.time_ns, ticks.mid, ticks.segment)
+    finite = np.isfinite(group.features).all(axis=1)
+    known = ~np.isnan(outcome)
+    usable = np.flatnonzero(warm & finite & known)
+    kept = usable[first_of_period(ticks.product[usable], ticks.time_ns[usable], sample_period_s * NS_PER_S)]
+    kept = kept[np.argsort(ticks.time_ns[kept], kind="stable")]
+    counts = group.counts | {
+        "not_warm": int(np.count_nonzero(~warm)),
+        "not_finite": int(np.count_nonzero(warm & ~finite)),
+        "outcome_unknown": int(np.count_nonzero(warm & finite & ~known)),
+        "thinned": len(usable) - len(kept),
+        "rows": len(kept),
+    }
+    return ForecastRows(
+        schema=schema,
+        time_ns=ticks.time_ns[kept],
+        features=group.features[kept],
+        outcome_bps=outcome[kept],
+        product=ticks.product[kept],
+        recording=np.zeros(len(kept), np.int64),
+        products=group.products,
+        recordings=("",),
+        counts=counts,
     )
 
 
-def _files(sources: Sequence[Path]) -> list[Path]:
-    found: list[Path] = []
-    for source in sources:
-        if source.is_dir():
-            # Hidden files are unfinished ones (pipeline/parquet.py).
-            inside = sorted(one for one in source.iterdir() if one.name.endswith(_SUFFIXES) and one.name[0] != ".")
-            if not inside:
-                raise InputError(f"{source}: the directory holds no data ({', '.join(_SUFFIXES)})")
-            found += inside
-        elif source.exists():
-            found.append(source)
-        else:
-            raise InputError(f"{source}: no such file")
-    if not found:
-        raise InputError("no data was named")
-    return list(dict.fromkeys(found))
+def _recordings(rows: ForecastRows, kind: str) -> list[ForecastRows]:
+    """The rows of each recording, named by kind and first day."""
+    number = np.cumsum(np.diff(rows.time_ns, prepend=rows.time_ns[0]) > APART_NS)
+    parts = [rows.take(number == each) for each in range(int(number[-1]) + 1)]
+    days = [datetime.fromtimestamp(int(part.time_ns[0]) // NS_PER_S, UTC).strftime("%Y-%m-%d") for part in parts]
+    return [replace(part, recordings=(f"{kind} of {day}",)) for part, day in zip(parts, days, strict=True)]
 
 
-def _read(
-    kind: str, paths: Sequence[Path], schema: FeatureSchema | None, horizon_s: int, progress: Progress
-) -> Columns:
-    possible = {"quotes": (QUOTES_1,), "minutes": (MINUTES_1,)}.get(kind, tuple(SCHEMAS.values()))
-    if schema is not None and schema not in possible:
-        names = " or ".join(one.name for one in possible)
-        raise UsageError(f"schema {schema.name}: {kind} give {names}")
-    if kind == "quotes":
-        return quotes.read(paths, progress)
-    if kind == "minutes":
-        return minutes.read(paths, horizon_s, progress)
-    if kind == "features":
-        return features.read(paths, schema or features.schema_of(paths[0]), progress)
-    return archives.read(paths, schema or FULL_1, progress)
-
-
-def _rows(columns: Columns, horizon_s: int, sample_period_s: int) -> tuple[Rows, dict[str, int]]:
-    _require_numbers(columns)
-    parts = (columns.schema, columns.ticks, columns.product, columns.features, columns.warm)
-    if columns.volatility is not None:
-        return select_rows(*parts, columns.volatility, sample_period_s)
-    return build_rows(*parts, horizon_s, sample_period_s)
-
-
-def _too_short(columns: Columns, horizon_s: int) -> InputError:
-    ticks = columns.ticks
-    longest_s = max(int(ticks.time_ns[span.stop - 1] - ticks.time_ns[span.start]) for span in ticks.spans()) / NS_PER_S
-    window = window_s(columns.schema)
-    return InputError(
-        f"too little data: no row of {len(ticks)} can be used; one takes {window} s of unbroken data before it "
-        f"({columns.schema.name}) and {horizon_s} s after it, and the longest unbroken stretch lasts {longest_s:.0f} s"
-    )
-
-
-def _require_numbers(columns: Columns) -> None:
-    """Raises InputError for a feature that has no number in any warm row: all rows would be dropped for it."""
-    warm = np.flatnonzero(columns.warm)
-    if len(warm) == 0:
-        return
-    for number, name in enumerate(columns.schema.names):
-        if not np.isfinite(columns.features[warm, number]).any():
-            raise InputError(f"feature {name}: NaN or infinite in all {len(warm)} rows; expected numbers")
-
-
-def _notes(rows: Rows) -> tuple[str, ...]:
-    if len(rows) == 0:
-        return ()
-    constant = rows.features.min(axis=0) == rows.features.max(axis=0)
+def _distinct(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(
-        f"feature {name}: {rows.features[0, number]:g} in all {len(rows)} rows"
-        for number, name in enumerate(rows.schema.names)
-        if constant[number]
+        f"{name} ({names[:place].count(name) + 1})" if name in names[:place] else name
+        for place, name in enumerate(names)
+    )
+
+
+def _joined(groups: Sequence[Columns], products: tuple[str, ...]) -> Ticks:
+    following, segments = 0, []
+    for group in groups:
+        segments.append(group.ticks.segment + following)
+        following = int(segments[-1].max()) + 1
+    codes = [np.array([products.index(name) for name in group.products])[group.ticks.product] for group in groups]
+    return Ticks(
+        time_ns=np.concatenate([group.ticks.time_ns for group in groups]),
+        mid=np.concatenate([group.ticks.mid for group in groups]),
+        segment=np.concatenate(segments),
+        product=np.concatenate(codes),
+    )
+
+
+def first_of_period(product: Ints, time_ns: Ints, period_ns: int) -> NDArray[np.bool_]:
+    """Marks the first of the rows (n,) in each period of its product; all rows for a period of 0.
+
+    The rows of a product stand together, in time order.
+    """
+    first = np.ones(len(time_ns), np.bool_)
+    if period_ns:
+        period = time_ns // period_ns
+        first[1:] = (np.diff(period) != 0) | (np.diff(product) != 0)
+    return first
+
+
+def _too_short(groups: Sequence[Columns], schema: FeatureSchema, target: Target) -> InputError:
+    for group in groups:
+        unknown = [
+            name
+            for number, name in enumerate(schema.names)
+            if not np.isfinite(group.features[group.warm, number]).any()
+        ]
+        if group.warm.any() and unknown:
+            warm = np.count_nonzero(group.warm)
+            return InputError(f"feature {unknown[0]}: NaN or infinite in all {warm} rows; expected numbers")
+    longest_s = max(
+        float(group.ticks.time_ns[span.stop - 1] - group.ticks.time_ns[span.start]) / NS_PER_S
+        for group in groups
+        for span in group.ticks.spans()
+    )
+    return InputError(
+        f"too little data: no row of {sum(len(group.ticks) for group in groups)} ticks can be used; a row needs "
+        f"{longest_ns(schema) // NS_PER_S} s of unbroken data before it ({schema.name}) and "
+        f"{target.reach_ns // NS_PER_S} s after it, and the longest unbroken stretch lasts {longest_s:.0f} s"
     )

@@ -1,9 +1,5 @@
-"""Exploration of a data set: what its features and its volatility are like before anything is trained.
-
-figures.py computes (arrays in, values out), plots.py draws, page.py writes the report as HTML.
-"""
+"""What a data set is like: `explore` gives the figures, `plots` the pictures, `page` the report."""
 
 from training.reporting.explore.figures import explore
-from training.reporting.explore.result import Exploration
 
-__all__ = ["Exploration", "explore"]
+__all__ = ["explore"]

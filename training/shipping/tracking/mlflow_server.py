@@ -325,15 +325,19 @@ def _save_onnx(path: Path, bundle: Path, run_id: str, model_id: str) -> None:
     from mlflow.types import Schema, TensorSpec
 
     manifest, model = read_bundle(bundle)
-    signature = ModelSignature(
-        Schema([TensorSpec(np.dtype(np.float64), (-1, len(manifest.schema.features)), "features")]),
-        Schema([TensorSpec(np.dtype(np.float64), (-1, 1), "probability")]),
+    columns = ({"features": len(manifest.schema.features)}, {"probability": 1})
+    if manifest.forecast is not None:
+        columns[0].update(spike_bps=1, levels=-1)
+        columns[1].update(median_bps=1, quantile_bps=-1)
+    inputs, outputs = (
+        Schema([TensorSpec(np.dtype(np.float64), (-1, width), name) for name, width in each.items()])
+        for each in columns
     )
     mlflow.onnx.save_model(
         onnx.load_model_from_string(model),
         str(path),
         mlflow_model=Model(run_id=run_id, model_id=model_id),
-        signature=signature,
+        signature=ModelSignature(inputs, outputs),
         pip_requirements=[f"{package}>={_version(package)}" for package in ("mlflow", "onnx", "onnxruntime")],
         onnx_execution_providers=["CPUExecutionProvider"],
         onnx_session_options={"intra_op_num_threads": 1},

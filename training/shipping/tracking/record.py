@@ -1,15 +1,14 @@
-"""A training run as a folder: everything that MLflow is told, and everything that the gate asks for.
+"""A training run as a folder: everything that goes to MLflow, and everything that the gate reads.
 
     <runs_dir>/<id>/
-      run.json             what it was: parameters, metrics, code, data (Run)
+      run.json             parameters, metrics, code, data (Run)
       bundle/              model.onnx and manifest.json, as a server takes them
-      trained/             the trained form (training/shipping/trained_model_io.py)
-      evidence/rows.parquet     every row of the data set: features, and the volatility that followed
-      evidence/scored.parquet   each test part: labels, and every kind's out-of-sample probabilities
+      trained/             the trained form (training/shipping/trained_form.py)
+      evidence/            every row and every test part (training/shipping/tracking/evidence.py)
       plots/               pictures and reports
-      upload.json          how far it has got on its way to MLflow; absent: not begun
+      upload.json          progress of the upload to MLflow; absent: not begun
 
-A folder gets its name when it is whole, so a run that is there can be read, whenever its writer was killed.
+A folder gets its name when it is whole, so a run that has its name can be read even if its writer was killed.
 """
 
 from __future__ import annotations
@@ -26,27 +25,38 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from common.bundle import MANIFEST_FILE, MODEL_FILE, Manifest, manifest_json, read_bundle
+from common.check import Check
 from common.errors import InputError
 from common.files import replace_file
-from training.judging.scored_part import Scored
-from training.problem.rows import Rows
 
-FORMAT = 1
+if TYPE_CHECKING:
+    # `volcast models list` and `rollback` read runs without the libraries of training.
+    from training.forecasting.form import FittedForecast
+    from training.forecasting.parts import ForecastPart
+    from training.forecasting.recordings import ForecastRows
+    from training.shipping.tracking.evidence import Evidence
+
+FORMAT = 2  # 1: runs of models of a probability, before forecasts
 RUN_FILE = "run.json"
 UPLOAD_FILE = "upload.json"
 BUNDLE, TRAINED, EVIDENCE, PLOTS = "bundle", "trained", "evidence", "plots"
-ROWS_FILE, SCORED_FILE = "rows.parquet", "scored.parquet"
-_PROBABILITY, _DECISION = "p:", "threshold:"  # what a kind's columns are called in scored.parquet
+
+
+class DataCheck(msgspec.Struct, frozen=True):
+    """A verdict that needs the ticks, which a run does not keep."""
+
+    name: str
+    passed: bool
+    text: str
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run was. Times are of this machine's clock; everything else follows from data, code and settings."""
+    """Times are of this machine's clock; everything else follows from data, code and settings."""
 
     format: int = FORMAT
     id: str
@@ -62,13 +72,14 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     schema_hash: str
     products: tuple[str, ...]
     parameters: dict[str, str]
-    metrics: dict[str, float]  # "final/xgboost/pr_auc", "walk_forward/har/brier", …
-    fold_metrics: dict[str, tuple[float | None, ...]] = {}  # the same, fold by fold; null where a fold defines none
-    key: str = ""  # of data, code and settings: who asked for the same again need not train again
+    metrics: dict[str, float]  # "final/xgboost/crps", "walk_forward/har/brier", …
+    fold_metrics: dict[str, tuple[float | None, ...]] = {}  # fold by fold; null if a fold does not define the metric
+    key: str = ""  # of data, code and settings: the same key need not be trained again
+    look_ahead: DataCheck | None = None  # None: the rows were not computed again from ticks
 
 
 class Upload(msgspec.Struct, kw_only=True):
-    """How far a run has got on its way to MLflow."""
+    """The progress of a run's upload to MLflow."""
 
     uri: str
     run_id: str = ""
@@ -80,34 +91,31 @@ class Upload(msgspec.Struct, kw_only=True):
         return step in self.done
 
 
-class Evidence(msgspec.Struct, frozen=True):
-    """What a run kept of its data: rows, and test parts in time order (the last is the final one)."""
-
-    rows: Rows
-    parts: tuple[Scored, ...]
-
-
 def log_run(
     runs_dir: Path,
     manifest: Manifest,
     model: bytes,
     *,
-    trained: Mapping[str, bytes],
-    rows: Rows,
-    parts: Sequence[Scored],
+    trained: FittedForecast,
+    rows: ForecastRows,
+    parts: Sequence[ForecastPart],
     products: Sequence[str],
     started_s: float,
     parameters: Mapping[str, object] | None = None,
     fold_metrics: Mapping[str, Sequence[float]] | None = None,
     plots: Mapping[str, bytes] | None = None,
     key: str = "",
+    look_ahead: Check | None = None,
 ) -> Path:
-    """Writes one training run; returns its folder. Raises InputError where the disk refuses: nothing is left then.
+    """Writes a training run; returns its folder. Raises InputError if the disk refuses: no file is left then.
 
-    trained: training.shipping.trained_model_io.trained_files of the model. rows: every row of the data set. parts: the
-    walk-forward folds, then the final part. parameters: beside those that the manifest has. plots: file
-    name -> bytes. started_s: Unix time.
+    rows: every row, of training and test parts. parts: the walk-forward folds, then the final part. parameters: in
+    addition to those of the manifest. plots: file name -> bytes. started_s: Unix time. look_ahead: by
+    training.shipping.look_ahead.
     """
+    from training.shipping.tracking.evidence import Evidence
+    from training.shipping.trained_form import trained_files
+
     started_ms = int(started_s * 1000)
     run = Run(
         id=_run_id(manifest, started_ms),
@@ -126,18 +134,21 @@ def log_run(
         metrics=_metrics(manifest),
         fold_metrics={name: tuple(map(_finite, values)) for name, values in (fold_metrics or {}).items()},
         key=key,
+        look_ahead=None if look_ahead is None else DataCheck(look_ahead.name, look_ahead.passed, look_ahead.text),
     )
     files = {
         f"{BUNDLE}/{MODEL_FILE}": model,
         f"{BUNDLE}/{MANIFEST_FILE}": manifest_json(manifest),
-        **{f"{TRAINED}/{name}": data for name, data in trained.items()},
+        **{f"{TRAINED}/{name}": data for name, data in trained_files(trained).items()},
         **{f"{PLOTS}/{name}": data for name, data in (plots or {}).items()},
         RUN_FILE: msgspec.json.format(msgspec.json.encode(run), indent=2) + b"\n",
     }
     return write_run(runs_dir, run, files, Evidence(rows, tuple(parts)))
 
 
-def write_run(runs_dir: Path, run: Run, files: Mapping[str, bytes], evidence: Evidence) -> Path:
+def write_run(runs_dir: Path, run: Run, files: Mapping[str, bytes], kept: Evidence) -> Path:
+    from training.shipping.tracking import evidence
+
     folder = runs_dir / run.id
     making = runs_dir / f".{run.id}.new-{os.getpid()}"
     try:
@@ -145,20 +156,18 @@ def write_run(runs_dir: Path, run: Run, files: Mapping[str, bytes], evidence: Ev
             path = making / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        (making / EVIDENCE).mkdir()
-        _write_rows(making / EVIDENCE / ROWS_FILE, evidence.rows)
-        _write_parts(making / EVIDENCE / SCORED_FILE, evidence.parts)
+        evidence.write(making / EVIDENCE, kept)
         _sync(making)
         making.rename(folder)
-    except OSError as error:
-        raise InputError(f"run {folder}: cannot be written: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"run {folder}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
     finally:
         shutil.rmtree(making, ignore_errors=True)
     return folder
 
 
 def read_run(folder: Path) -> Run:
-    """Raises InputError where the folder holds no run."""
+    """Raises InputError if the folder holds no run, or a run of an older format."""
     try:
         run = msgspec.json.decode((folder / RUN_FILE).read_bytes(), type=Run)
     except OSError as error:
@@ -172,56 +181,55 @@ def read_run(folder: Path) -> Run:
 
 def runs(runs_dir: Path) -> Iterator[tuple[Path, Run]]:
     """The runs of a folder, oldest first; `unreadable` has those that are damaged."""
-    found = []
+    kept = []
     for folder in _folders(runs_dir):
         with contextlib.suppress(InputError):
-            found.append((folder, read_run(folder)))
-    yield from sorted(found, key=lambda one: (one[1].started_ms, one[1].id))
+            kept.append((folder, read_run(folder)))
+    yield from sorted(kept, key=lambda pair: (pair[1].started_ms, pair[1].id))
 
 
 def unreadable(runs_dir: Path) -> list[str]:
-    """What is wrong with the runs of a folder that cannot be read, a line each."""
-    found = []
+    """The reason for each run of a folder that cannot be read."""
+    reasons = []
     for folder in _folders(runs_dir):
         try:
             read_run(folder)
         except InputError as error:
-            found.append(str(error))
-    return found
+            reasons.append(str(error))
+    return reasons
 
 
 def _folders(runs_dir: Path) -> list[Path]:
     if not runs_dir.is_dir():
         return []
-    return sorted(one for one in runs_dir.iterdir() if one.is_dir() and not one.name.startswith("."))
+    return sorted(path for path in runs_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def find_run(runs_dir: Path, text: str) -> Path | None:
-    """A run by its id, by the beginning of it, or by MLflow's; None where there is none.
+    """A run by its id, by the beginning of its id, or by MLflow's id; None if there is no such run.
 
-    Raises InputError where several begin so.
+    Raises InputError if several ids begin so.
     """
-    found = [folder for folder, run in runs(runs_dir) if run.id.startswith(text) or read_upload(folder).run_id == text]
-    exact = [folder for folder in found if folder.name == text]
-    if len(exact or found) > 1:
-        raise InputError(f"run {text!r}: {len(found)} runs begin so: {', '.join(one.name for one in found[:4])}")
-    return next(iter(exact or found), None)
+    matches = [
+        folder for folder, run in runs(runs_dir) if run.id.startswith(text) or read_upload(folder).run_id == text
+    ]
+    exact = [folder for folder in matches if folder.name == text]
+    if len(exact or matches) > 1:
+        first = ", ".join(folder.name for folder in matches[:4])
+        raise InputError(f"run {text!r}: {len(matches)} runs begin so: {first}")
+    return next(iter(exact or matches), None)
 
 
 def read_evidence(folder: Path) -> Evidence:
-    """Raises InputError where the files are missing, damaged or of another schema than the bundle."""
-    import pyarrow as pa
+    """Raises InputError if the files are missing, damaged or of another schema than the bundle."""
+    from training.shipping.tracking import evidence
 
     manifest, _ = read_bundle(folder / BUNDLE)
-    try:
-        rows = _read_rows(folder / EVIDENCE / ROWS_FILE, manifest)
-        return Evidence(rows, _read_parts(folder / EVIDENCE / SCORED_FILE))
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise InputError(f"run {folder}: evidence cannot be read: {' '.join(str(error).split())[:300]}") from None
+    return evidence.read(folder / EVIDENCE, manifest.feature_schema())
 
 
 def read_upload(folder: Path, uri: str = "") -> Upload:
-    """How far the run has got; from the start where that was on another server than `uri` (if given)."""
+    """The progress of the upload; from the start if it was to another server than `uri` (if given)."""
     try:
         upload = msgspec.json.decode((folder / UPLOAD_FILE).read_bytes(), type=Upload)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
@@ -272,7 +280,7 @@ def _parameters(manifest: Manifest) -> dict[str, str]:
         "inputs": ",".join(manifest.inputs),
         "horizon_s": f"{label.horizon_s:g}",
         "label_quantile": f"{label.quantile:g}",
-        "label_threshold": f"{label.threshold:.8g}",
+        "spike_bps": f"{label.threshold * 1e4:.8g}",
         "decision_threshold": f"{manifest.decision_threshold:g}",
         **{name: f"{value:g}" for name, value in manifest.parameters.items()},
         **{f"rows.{name}": str(count) for name, count in manifest.rows.items()},
@@ -281,14 +289,14 @@ def _parameters(manifest: Manifest) -> dict[str, str]:
 
 def _metrics(manifest: Manifest) -> dict[str, float]:
     scores = {"final": manifest.metrics, "walk_forward": manifest.walk_forward}
-    found = {
+    values = {
         f"{part}/{kind}/{metric}": value
         for part, by_kind in scores.items()
-        for kind, values in by_kind.items()
-        for metric, value in values.items()
+        for kind, by_metric in by_kind.items()
+        for metric, value in by_metric.items()
     }
-    found["parity_max_abs_error"] = manifest.parity_max_abs_error
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+    values["parity_max_abs_error"] = manifest.parity_max_abs_error
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def _finite(value: float) -> float | None:
@@ -297,7 +305,7 @@ def _finite(value: float) -> float | None:
 
 
 def _sync(folder: Path) -> None:
-    """Asks the disk to keep every file: a rename that outlives its contents would be a broken run."""
+    """Flushes every file to the disk: a rename that outlives the contents would be a broken run."""
     for path in folder.rglob("*"):
         if path.is_file():
             descriptor = os.open(path, os.O_RDONLY)
@@ -305,87 +313,3 @@ def _sync(folder: Path) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-
-
-def _write_rows(path: Path, rows: Rows) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns: dict[str, NDArray[np.generic]] = {
-        "time_ns": rows.time_ns,
-        "product": rows.product,
-        "future_volatility": rows.future_volatility,
-        **{f"f:{name}": rows.features[:, number] for number, name in enumerate(rows.schema.names)},
-    }
-    pq.write_table(pa.table(columns), path, compression="zstd")
-
-
-def _read_rows(path: Path, manifest: Manifest) -> Rows:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path)
-    schema = manifest.feature_schema()
-    return Rows(
-        schema=schema,
-        time_ns=table["time_ns"].to_numpy(),
-        product=table["product"].to_numpy(),
-        features=np.column_stack([table[f"f:{name}"].to_numpy() for name in schema.names]),
-        future_volatility=table["future_volatility"].to_numpy(),
-    )
-
-
-def _write_parts(path: Path, parts: Sequence[Scored]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    tables = []
-    for part in parts:
-        rows = len(part)
-        columns: dict[str, object] = {
-            "part": pa.array([part.part] * rows).dictionary_encode(),
-            "time_ns": part.time_ns,
-            "product": part.product,
-            "y": part.y,
-            "future_volatility": part.future_volatility,
-            "threshold": np.full(rows, part.threshold),
-            "climatology": np.full(rows, part.climatology),
-            **{f"{_PROBABILITY}{kind}": values for kind, values in part.probabilities.items()},
-            **{f"{_DECISION}{kind}": np.full(rows, value) for kind, value in part.decision_thresholds.items()},
-        }
-        tables.append(pa.table(columns))
-    pq.write_table(pa.concat_tables(tables, promote_options="default"), path, compression="zstd")
-
-
-def _read_parts(path: Path) -> tuple[Scored, ...]:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path)
-    part_of_row = table["part"].to_pylist()
-    names = list(dict.fromkeys(part_of_row))
-    number = np.array([names.index(one) for one in part_of_row])
-    columns = {name: table[name].to_numpy() for name in table.column_names if name != "part"}
-    return tuple(
-        _part(name, {key: column[number == at] for key, column in columns.items()}) for at, name in enumerate(names)
-    )
-
-
-def _part(name: str, columns: Mapping[str, NDArray[np.generic]]) -> Scored:
-    def kinds(prefix: str) -> dict[str, NDArray[np.float64]]:
-        # A kind that a part has not is null all through it.
-        found = {key.removeprefix(prefix): column for key, column in columns.items() if key.startswith(prefix)}
-        values = {kind: np.asarray(column, dtype=np.float64) for kind, column in found.items()}
-        return {kind: column for kind, column in values.items() if not np.isnan(column).all()}
-
-    if len(columns["time_ns"]) == 0:
-        raise ValueError(f"part {name!r} holds no row")
-    return Scored(
-        part=name,
-        time_ns=np.asarray(columns["time_ns"], dtype=np.int64),
-        product=np.asarray(columns["product"], dtype=np.int64),
-        y=np.asarray(columns["y"], dtype=np.int8),
-        future_volatility=np.asarray(columns["future_volatility"], dtype=np.float64),
-        threshold=float(np.asarray(columns["threshold"], dtype=np.float64)[0]),
-        climatology=float(np.asarray(columns["climatology"], dtype=np.float64)[0]),
-        probabilities=kinds(_PROBABILITY),
-        decision_thresholds={kind: float(values[0]) for kind, values in kinds(_DECISION).items()},
-    )

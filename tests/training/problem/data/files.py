@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,9 @@ from pipeline.archive import read_archive
 from pipeline.features.table import compute_features
 from pipeline.parquet import FeatureParquetWriter
 from tests.training.synthetic import market
-from training.problem.ticks import NS_PER_S
+from training.problem.target import NS_PER_S
 
 QUOTES_START_NS = 1_620_000_000 * NS_PER_S
-MINUTES_HEADER = "minute_epoch,minute_utc,close,book_imb,ofi,day,trades,volume,buy_share,high,low"
-FIRST_MINUTE = 29_721_741
 
 
 def quotes_table(count: int = 1500, seed: int = 0) -> dict[str, Any]:
@@ -32,26 +28,6 @@ def quotes_table(count: int = 1500, seed: int = 0) -> dict[str, Any]:
 
 def write_quotes(path: Path, table: dict[str, Any]) -> Path:
     pq.write_table(pa.table(table), path)
-    return path
-
-
-def minute_lines(count: int = 200, seed: int = 0) -> list[str]:
-    random = np.random.default_rng(seed)
-    close = 64_000 * np.exp(np.cumsum(random.normal(scale=3e-4, size=count)))
-    lines = []
-    for number, price in enumerate(close.tolist()):
-        high, low = price * (1 + random.uniform(0, 4e-4)), price * (1 - random.uniform(0, 4e-4))
-        minute = FIRST_MINUTE + number
-        lines.append(
-            f"{minute},t,{price:.2f},{random.uniform(-1, 1):.4f},{random.uniform(-1, 1):.4f},d,"
-            f"{random.integers(1, 300)},{random.uniform(0, 5):.4f},{random.uniform():.4f},{high:.6f},{low:.6f}"
-        )
-    return lines
-
-
-def write_minutes(path: Path, lines: Sequence[str], header: str = MINUTES_HEADER) -> Path:
-    text = "\n".join([header, *lines]) + "\n"
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
     return path
 
 

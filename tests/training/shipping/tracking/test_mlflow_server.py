@@ -14,9 +14,9 @@ from numpy.testing import assert_allclose
 from common.config import TrackingConfig
 from common.errors import UnavailableError, UsageError
 from common.model_store import ModelStore
-from tests.training.runs import Made, make
+from tests.training.runs import Made, first, make, without_the_beginning
 from tests.training.shipping.tracking.server import Server
-from training.judging.gate import Limits
+from training.forecast_scores.gate import GateLimits
 from training.shipping import promotion
 from training.shipping.aliases import VERSION_NOTE, reconcile
 from training.shipping.tracking import experiments, mlflow_server
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(400)
 
 @pytest.fixture(scope="module")
 def made() -> Made:
-    return make()
+    return first()
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_a_server_killed_half_way_loses_nothing_and_the_upload_goes_on_from_ther
     assert run.data.params["data_sha256"] == kept.data_sha256
     assert run.data.params["code"] == kept.code
     assert run.data.metrics.items() >= kept.metrics.items()
-    history = client.get_metric_history(run.info.run_id, "fold/logistic/pr_auc")
+    history = client.get_metric_history(run.info.run_id, "fold/har/crps")
     assert [(one.step, one.value) for one in history] == [(1, 0.4), (2, 0.5), (3, 0.6)]
     (data,) = run.inputs.dataset_inputs
     assert data.dataset.digest == kept.data_sha256[:36]
@@ -112,7 +112,7 @@ def test_an_answer_that_was_lost_makes_nothing_twice(server: Server, made: Made,
     assert MlflowServer(TrackingConfig(uri=server.uri, experiment="twice")).upload(folder) == version
     client = client_of(server.uri)
     (run,) = runs_of(client, folder.name, "twice")
-    assert len(client.get_metric_history(run.info.run_id, "final/logistic/pr_auc")) == 1
+    assert len(client.get_metric_history(run.info.run_id, "final/har/crps")) == 1
     assert len(client.search_model_versions(f"name = 'volatility' and tag.`{RUN_TAG}` = '{folder.name}'")) == 1
 
 
@@ -133,8 +133,11 @@ def test_the_registered_model_has_a_signature_and_says_what_the_bundle_says(
             model = mlflow.pyfunc.load_model(source)
         finally:
             mlflow.set_tracking_uri(before)
-        said = model.predict({"features": made.rows.features[:8]})["probability"]
-    assert_allclose(said[:, 0], made.fitted.probabilities(made.rows.features[:8]), rtol=0, atol=1e-5)
+        rows, sizes = made.rows.features[:8], np.full((8, 1), 3.0)
+        said = model.predict({"features": rows, "spike_bps": sizes, "levels": np.full((8, 2), [0.1, 0.9])})
+    forecasts = made.fitted.forecasts(rows)
+    assert_allclose(said["probability"][:, 0], forecasts.exceedance(3.0), rtol=0, atol=1e-6)
+    assert_allclose(said["quantile_bps"], forecasts.quantiles_bps(np.array([0.1, 0.9])), rtol=1e-6)
     signature = model.metadata.signature
     assert signature.inputs.inputs[0].shape == (-1, 11)
     assert signature.inputs.inputs[0].type == np.dtype(np.float64)
@@ -146,11 +149,11 @@ def test_promotion_and_rollback_move_the_aliases(server: Server, made: Made, tmp
         one.change(name="aliased")
         return one
 
-    limits = Limits(max_latency_us=1000.0, champion_margin=0.2)
+    limits = GateLimits(max_latency_us=1000.0, champion_margin=0.2)
     tracker = MlflowServer(TrackingConfig(uri=server.uri))
     store, runs_dir = ModelStore(tmp_path / "models", "aliased"), tmp_path / "runs"
-    for number, columns in enumerate((("volatility",), ("volatility", "return_60s"))):
-        one = renamed(make(rows=made.rows, columns=columns))
+    for number, change in enumerate((None, without_the_beginning)):
+        one = renamed(make(change=change))
         judged = promotion.judge(one.write(runs_dir, 1_765_000_000.0 + number), store, limits)
         promotion.promote(judged, store, tracker, "candidate", now_ms=1)
     assert tracker.aliases("aliased") == {"champion": "1", "candidate": "2"}
@@ -177,7 +180,7 @@ def test_a_run_comes_back_from_the_server_to_a_machine_that_has_none(
         path.relative_to(folder) for path in folder.rglob("*") if path.name != "upload.json"
     )
     store = ModelStore(tmp_path / "models", "volatility")
-    assert promotion.judge(there, store, Limits(max_latency_us=1000.0)).passed
+    assert promotion.judge(there, store, GateLimits(max_latency_us=1000.0)).passed
     assert tracker.fetch(read_upload(folder).run_id, tmp_path / "there") == there
     with pytest.raises(UsageError, match="no run 'unknown'"):
         tracker.fetch("unknown", tmp_path / "there")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
 from common.errors import InputError
-from tests.training.runs import Made, make
+from tests.training.runs import Made, first, market_rows
+from training.problem.recordings import ForecastRows, pooled
+from training.shipping.tracking.evidence import places_of
 from training.shipping.tracking.record import (
     Upload,
     code_version,
@@ -27,50 +30,89 @@ from training.shipping.tracking.record import (
 
 @pytest.fixture(scope="module")
 def made() -> Made:
-    return make()
+    return first()
 
 
 def test_evidence_comes_back_bit_for_bit(made: Made, tmp_path: Path) -> None:
-    found = read_evidence(made.write(tmp_path))
-    assert_array_equal(found.rows.features, made.rows.features)
-    assert_array_equal(found.rows.time_ns, made.rows.time_ns)
-    assert_array_equal(found.rows.future_volatility, made.rows.future_volatility)
-    assert [part.part for part in found.parts] == ["fold 1", "fold 2", "fold 3", "final"]
-    for read, wrote in zip(found.parts, made.parts, strict=True):
-        assert (read.threshold, read.climatology) == (wrote.threshold, wrote.climatology)
-        assert read.decision_thresholds == dict(wrote.decision_thresholds)
-        for kind, probability in wrote.probabilities.items():
-            assert_array_equal(read.probabilities[kind], probability)
-
-
-def test_a_kind_that_a_part_has_not_is_not_there(made: Made, tmp_path: Path) -> None:
-    first = made.parts[0]
-    without = dataclasses.replace(
-        first,
-        probabilities={kind: one for kind, one in first.probabilities.items() if kind != "ewma"},
-        decision_thresholds={kind: one for kind, one in first.decision_thresholds.items() if kind != "ewma"},
+    read = read_evidence(made.write(tmp_path))
+    same_rows(read.rows, made.rows)
+    assert (read.rows.schema, read.rows.products, read.rows.recordings, read.rows.counts) == (
+        made.rows.schema,
+        made.rows.products,
+        made.rows.recordings,
+        made.rows.counts,
     )
-    changed = dataclasses.replace(made, parts=[without, *made.parts[1:]])
-    parts = read_evidence(changed.write(tmp_path)).parts
-    assert "ewma" not in parts[0].probabilities
-    assert "ewma" in parts[1].probabilities
+    assert [part.name for part in read.parts] == ["fold 1", "fold 2", "fold 3", "final"]
+    for part, written in zip(read.parts, made.parts, strict=True):
+        same_rows(part.rows, written.rows)
+        assert (part.sizes, part.multiples) == (written.sizes, written.multiples)
+        assert part.trained_until_ns == written.trained_until_ns
+        assert list(part.forecasts) == list(written.forecasts)
+        for kind, forecasts in written.forecasts.items():
+            for name in ("location", "scale", "levels", "knots"):
+                assert_array_equal(getattr(part.forecasts[kind], name), getattr(forecasts, name))
+            assert part.forecasts[kind].floor_bps == forecasts.floor_bps
+
+
+def same_rows(mine: ForecastRows, other: ForecastRows) -> None:
+    for name in ("time_ns", "features", "outcome_bps", "product", "recording"):
+        assert_array_equal(getattr(mine, name), getattr(other, name))
+        assert getattr(mine, name).dtype == getattr(other, name).dtype
+
+
+def test_rows_of_several_products_and_recordings_have_their_places() -> None:
+    rows = market_rows()
+    several = dataclasses.replace(
+        pooled([rows.take(slice(0, 300)), rows.take(slice(0, 300))]), product=np.tile([0, 1], 300), products=("a", "b")
+    )
+    wanted = np.random.default_rng(1).permutation(600)[:50]
+    assert_array_equal(places_of(several, several.take(wanted)), wanted)
+    with pytest.raises(ValueError, match="features differs"):
+        places_of(several, dataclasses.replace(several.take(wanted), features=several.features[:50]))
+    with pytest.raises(ValueError, match="time_ns differs"):
+        places_of(several, dataclasses.replace(several.take(wanted), time_ns=several.time_ns[wanted] + 1))
+
+
+def test_a_run_whose_parts_have_rows_of_their_own_is_not_written(made: Made, tmp_path: Path) -> None:
+    final = made.parts[-1]
+    other = dataclasses.replace(final, rows=dataclasses.replace(final.rows, outcome_bps=final.rows.outcome_bps + 1))
+    changed = dataclasses.replace(made, parts=[*made.parts[:-1], other])
+    with pytest.raises(InputError, match="rows that are not among all rows: outcome_bps differs"):
+        changed.write(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_of_an_older_format_is_refused(made: Made, tmp_path: Path) -> None:
+    folder = made.write(tmp_path)
+    run = msgspec.structs.replace(read_run(folder), format=1)
+    (folder / "run.json").write_bytes(msgspec.json.encode(run))
+    with pytest.raises(InputError, match="format: expected 2, got 1"):
+        read_run(folder)
+
+
+def test_the_verdict_on_look_ahead_is_kept(made: Made, tmp_path: Path) -> None:
+    verdict = read_run(made.write(tmp_path)).look_ahead
+    assert verdict is not None
+    assert made.look_ahead is not None
+    assert (verdict.name, verdict.passed, verdict.text) == ("look-ahead", True, made.look_ahead.text)
+    assert read_run(dataclasses.replace(made, look_ahead=None).write(tmp_path, 1_765_000_009.0)).look_ahead is None
 
 
 def test_a_run_says_what_it_was(made: Made, tmp_path: Path) -> None:
     run = read_run(made.write(tmp_path))
     assert run.parameters["horizon_s"] == "60"
-    assert run.metrics["final/logistic/pr_auc"] == made.manifest.metrics["logistic"]["pr_auc"]
+    assert run.metrics["final/har/crps"] == made.manifest.metrics["har"]["crps"]
     assert run.data_sha256 == made.manifest.data_sha256
     assert run.code == code_version() != "unknown"
-    assert run.id.startswith("volatility-logistic-20251206T")
+    assert run.id.startswith("volatility-har-20251206T")
 
 
 def test_a_metric_that_is_no_number_is_left_out_and_the_run_can_be_read(made: Made, tmp_path: Path) -> None:
     changed = dataclasses.replace(made)
-    changed.change(walk_forward={"logistic": {"pr_auc": float("nan"), "brier": 0.1}})
+    changed.change(walk_forward={"har": {"crps": float("nan"), "brier": 0.1}})
     run = read_run(changed.write(tmp_path))
-    assert "walk_forward/logistic/pr_auc" not in run.metrics
-    assert run.metrics["walk_forward/logistic/brier"] == 0.1
+    assert "walk_forward/har/crps" not in run.metrics
+    assert run.metrics["walk_forward/har/brier"] == 0.1
 
 
 def test_a_full_disk_leaves_nothing(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
