@@ -208,8 +208,8 @@ def _scale(design: Design, units: Floats, residuals: Floats, weights: Floats) ->
 _RIDGE = LinearKind(
     "ridge",
     "Ridge",
-    "Ridge regression of log volatility on ratios of trailing windows and on the errors of a reference forecast; the "
-    "scale is a second regression, of the size of the residuals.",
+    "Ridge regression of log volatility on ratios of trailing windows and, on full/2, on the errors of a reference "
+    "forecast; the scale is a second regression, of the size of the residuals.",
     "#0072b2",
     designs.ratios,
     penalty=PENALTY,

@@ -1,12 +1,12 @@
-"""Writes docs/model_card_v2.md from the bundles and their evaluations, so that no figure is written by hand.
+"""Writes the model card v2 from the bundles and their evaluations, so that no figure is written by hand.
 
 python -m training.reporting.model_card                             write the card again from what is kept (make docs)
 python -m training.reporting.model_card models/volatility/4 reports/core [models/volatility-full/3 reports/full …]
                                                                     keep evaluations of these bundles, and write it
 
 A folder of reports has model_eval.json, pictures, and checks.json: `volcast models promote … --dry-run --json`.
-docs/model_card_v2/ keeps what the card shows. benchmarks/forecasts.py writes the scores of models that were trained on
-a single recording.
+The folder next to the card keeps what the card shows. benchmarks/forecasts.py writes the scores of models that were
+trained on a single recording.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Transfers(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class CardModel:
-    """A model of the card. stem: of its files in docs/model_card_v2. pictures: names of PICTURES."""
+    """A model of the card. stem: of its files in the folder NAME. pictures: names of PICTURES."""
 
     stem: str
     manifest: Manifest
