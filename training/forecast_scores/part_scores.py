@@ -201,7 +201,7 @@ def rank_scores(event: Bools, probability: Floats) -> tuple[float, float]:
 
 
 def _at_sizes(forecasts: Forecasts, outcome: Floats, sizes: tuple[SizeEval, ...]) -> dict[str, float]:
-    metrics = {}
+    metrics: dict[str, float] = {}
     for size in sizes:
         event, probability = outcome >= size.spike_bps, forecasts.exceedance(size.spike_bps)
         pr_auc, roc_auc = rank_scores(event, probability)

@@ -32,7 +32,7 @@ def join(
             ", ".join(names) for names in (sorted(set(predictions.product_id)), part.rows.products)
         )
         raise InputError(
-            f"predictions {file}: none is of a row of the recording; products: {given}; of the recording: "
+            f"predictions {file}: none is of a row of the recording; products: {their_products}; of the recording: "
             f"{known_products}"
         )
     rows, chosen = np.flatnonzero(known), places[known]
