@@ -28,7 +28,7 @@ def join(
     known = places >= 0
     known[known] = ~np.isnan(predictions.probability[places[known]])
     if not known.any():
-        given, known_products = (
+        their_products, known_products = (
             ", ".join(names) for names in (sorted(set(predictions.product_id)), part.rows.products)
         )
         raise InputError(
