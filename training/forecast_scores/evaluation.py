@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score
 
 from common.errors import InputError
 from training.forecast_scores.comparison import (
@@ -29,7 +28,15 @@ from training.forecast_scores.evaluation_result import (
     ModelEval,
     PartEval,
 )
-from training.forecast_scores.part_scores import DECIDING, GROUPED, KindScores, PartScores, ScoredRows, score_part
+from training.forecast_scores.part_scores import (
+    DECIDING,
+    GROUPED,
+    KindScores,
+    PartScores,
+    ScoredRows,
+    rank_scores,
+    score_part,
+)
 from training.forecasting.kinds import HAR
 from training.judging.evaluation.blocks import Blocks
 from training.judging.evaluation.episodes import NS_PER_S
@@ -177,7 +184,7 @@ def _group(
     for kind, each in kinds.items():
         metrics = {metric: float(each.rows[metric][rows].mean()) for metric in GROUPED if metric in each.rows}
         if event.any() and not event.all():
-            metrics["pr_auc"] = float(average_precision_score(event, each.probability[rows]))
+            metrics["pr_auc"], _ = rank_scores(event, each.probability[rows])
         models[kind] = metrics
     return GroupEval(name, len(rows), int(event.sum()), models, difference)
 

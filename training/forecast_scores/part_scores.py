@@ -22,6 +22,7 @@ from training.forecasting.recordings import ForecastRows
 from training.forecasting.target import BPS, NS_PER_S
 from training.judging.evaluation.blocks import Blocks
 from training.judging.evaluation.episodes import Line
+from training.judging.evaluation.figures import areas
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -168,7 +169,7 @@ def _kind_scores(scores: PartScores, forecasts: Forecasts | SingleSize, settings
     if not isinstance(forecasts, SingleSize):
         distribution, means, pit = _distribution(forecasts, outcome, settings)
         rows = distribution | rows
-        means |= _at_sizes(forecasts, outcome, scores.sizes, settings)
+        means |= _at_sizes(forecasts, outcome, scores.sizes)
         sizes = sizes_of_multiple(scores.part.rows, settings)
         of_multiple = None if sizes is None else forecasts.exceedance(sizes)
     detected = detection(event, probability, settings.alert_level)
@@ -193,21 +194,23 @@ def _distribution(
     return rows, means, tuple((counts / len(outcome)).tolist())
 
 
-def _at_sizes(
-    forecasts: Forecasts, outcome: Floats, sizes: tuple[SizeEval, ...], settings: EvalSettings
-) -> dict[str, float]:
-    metrics = {}
+def rank_scores(event: Bools, probability: Floats) -> tuple[float, float]:
+    """PR-AUC (average precision) and ROC-AUC of rows (n,); NaN if the rows hold a single class."""
+    pr_auc, roc_auc = areas(event.astype(np.int8), probability, np.zeros(len(event), np.int64), np.ones((1, 1)))
+    return float(pr_auc[0]), float(roc_auc[0])
+
+
+def _at_sizes(forecasts: Forecasts, outcome: Floats, sizes: tuple[SizeEval, ...]) -> dict[str, float]:
+    metrics: dict[str, float] = {}
     for size in sizes:
         event, probability = outcome >= size.spike_bps, forecasts.exceedance(size.spike_bps)
-        detected = detection(event, probability, settings.alert_level)
+        pr_auc, roc_auc = rank_scores(event, probability)
+        suffix = f"q{size.level * 100:.0f}"
         metrics |= {
-            f"{name}_q{size.level * 100:.0f}": value
-            for name, value in (
-                ("log_loss", float(log_loss(event, probability).mean())),
-                ("brier", float(brier(event, probability).mean())),
-                ("pr_auc", detected.pr_auc),
-                ("roc_auc", detected.roc_auc),
-            )
+            f"log_loss_{suffix}": float(log_loss(event, probability).mean()),
+            f"brier_{suffix}": float(brier(event, probability).mean()),
+            f"pr_auc_{suffix}": pr_auc,
+            f"roc_auc_{suffix}": roc_auc,
         }
     return metrics
 

@@ -28,11 +28,11 @@ def join(
     known = places >= 0
     known[known] = ~np.isnan(predictions.probability[places[known]])
     if not known.any():
-        given, known_products = (
+        their_products, known_products = (
             ", ".join(names) for names in (sorted(set(predictions.product_id)), part.rows.products)
         )
         raise InputError(
-            f"predictions {file}: none is of a row of the recording; products: {given}; of the recording: "
+            f"predictions {file}: none is of a row of the recording; products: {their_products}; of the recording: "
             f"{known_products}"
         )
     rows, chosen = np.flatnonzero(known), places[known]

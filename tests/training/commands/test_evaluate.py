@@ -19,7 +19,7 @@ from training.forecasting.onnx_forecast import OnnxForecast
 from training.forecasting.recordings import ForecastRows, Recording, read_recording
 from training.forecasting.target import NS_PER_S
 from training.reporting import forecast_report
-from training.shipping.bundle_forecasts import BundlePart, bundle_part
+from training.shipping.bundle_forecasts import BundlePart, GraphForecasts, bundle_part
 
 SHIPPED = Path(__file__).parents[3] / "models" / "volatility" / "3"
 HOUR_NS = 3600 * NS_PER_S
@@ -100,16 +100,16 @@ def test_a_forecast_bundle_is_scored_next_to_its_baselines(
     text = " ".join(capfd.readouterr().out.split())
     words = (f"volatility/1 ({ours})", "Ridge", "Climatology", "CRPS", "80 % interval", "PR-AUC", "wrote")
     assert [word for word in words if word not in text] == []
-    found, forecast = read(tmp_path), made[0].forecast
-    assert (found.source, found.kind, found.reference) == ("bundle", "ridge", "har")
-    assert found.model is not None
-    assert found.model.version == "1"
-    assert found.data.files == (recording.name,)
-    assert tuple(found.headline.models) == ("ridge", "climatology", "har")
+    result, forecast = read(tmp_path), made[0].forecast
+    assert (result.source, result.kind, result.reference) == ("bundle", "ridge", "har")
+    assert result.model is not None
+    assert result.model.version == "1"
+    assert result.data.files == (recording.name,)
+    assert tuple(result.headline.models) == ("ridge", "climatology", "har")
     assert forecast is not None
-    assert (found.settings.spike_bps, found.settings.alert_level) == (forecast.spike_bps, 0.4)
-    assert found.headline.base_rate == pytest.approx(0.1, abs=0.01)
-    assert found.headline.models["ridge"].metrics["coverage_80"] == pytest.approx(
+    assert (result.settings.spike_bps, result.settings.alert_level) == (forecast.spike_bps, 0.4)
+    assert result.headline.base_rate == pytest.approx(0.1, abs=0.01)
+    assert result.headline.models["ridge"].metrics["coverage_80"] == pytest.approx(
         0.8, abs=0.01
     )  # its own training rows
     assert (tmp_path / "model_eval.html").read_text().startswith("<!doctype html>")
@@ -118,6 +118,7 @@ def test_a_forecast_bundle_is_scored_next_to_its_baselines(
 def test_answers_of_the_graph_are_those_of_the_trained_form(rows: ForecastRows, made: tuple[Manifest, bytes]) -> None:
     part: BundlePart = bundle_part(*made, rows)
     graph, trained = part.forecasts["ridge"], kind_named("ridge").fit(rows).forecasts(rows.features)
+    assert isinstance(graph, GraphForecasts)
     sizes = np.linspace(1, 5, len(rows))
     assert graph.exceedance(sizes) == pytest.approx(trained.exceedance(sizes), abs=1e-6)
     assert graph.median_bps() == pytest.approx(trained.median_bps(), rel=1e-6)
@@ -128,9 +129,9 @@ def test_answers_of_the_graph_are_those_of_the_trained_form(rows: ForecastRows, 
 def test_another_size_and_alert_level_may_be_chosen(recording: Path, ours: Path, tmp_path: Path) -> None:
     options = ("--spike-bps", 2, "--alert-level", 0.9, "--block", "5m")
     assert evaluate(recording, "--bundle", ours, "--out", tmp_path, *options) == 0
-    found = read(tmp_path)
-    assert (found.headline.spike_bps, found.settings.alert_level, found.settings.block_s) == (2, 0.9, 300)
-    assert found.headline.models["ridge"].alerts.alert_level == 0.9
+    result = read(tmp_path)
+    assert (result.headline.spike_bps, result.settings.alert_level, result.settings.block_s) == (2, 0.9, 300)
+    assert result.headline.models["ridge"].alerts.alert_level == 0.9
 
 
 def test_without_a_bundle_the_version_that_answers_is_evaluated_and_named(
@@ -146,10 +147,10 @@ def test_without_a_bundle_the_version_that_answers_is_evaluated_and_named(
     monkeypatch.setenv("VOLCAST_SERVER__MODELS_DIR", str(tmp_path / "models"))
     assert evaluate(recording, "--out", tmp_path, "--json") == 0
     output = capfd.readouterr().out
-    found = decode(output.encode(), "stdout")
-    assert found == read(tmp_path)
-    assert found.model is not None
-    assert found.model.version == "2"
+    result = decode(output.encode(), "stdout")
+    assert result == read(tmp_path)
+    assert result.model is not None
+    assert result.model.version == "2"
     assert evaluate(recording, "--out", tmp_path) == 0
     text = " ".join(capfd.readouterr().out.split())
     assert "volatility/2, the version that answers by default (models/volatility/2)" in text.replace(f"{tmp_path}/", "")
@@ -161,11 +162,11 @@ def test_an_old_style_bundle_is_scored_at_its_own_size(
     folder = write(tmp_path / "volatility" / "3", *read_bundle(SHIPPED))
     assert evaluate(recording, "--bundle", folder, "--out", tmp_path) == 0
     assert "it has no CRPS and no coverage" in " ".join(capfd.readouterr().out.split())
-    found = read(tmp_path)
-    assert (found.kind, found.reference) == ("har_returns", "har")
-    assert found.settings.spike_bps == pytest.approx(2.64436)
-    assert found.headline.base_rate == pytest.approx(0.1)
-    metrics = found.headline.models["har_returns"].metrics
+    result = read(tmp_path)
+    assert (result.kind, result.reference) == ("har_returns", "har")
+    assert result.settings.spike_bps == pytest.approx(2.64436)
+    assert result.headline.base_rate == pytest.approx(0.1)
+    metrics = result.headline.models["har_returns"].metrics
     assert {"log_loss", "brier", "pr_auc"} <= metrics.keys()
     assert "crps_log" not in metrics
     assert evaluate(recording, "--bundle", folder, "--out", tmp_path, "--spike-bps", 4) == 2
@@ -179,11 +180,11 @@ def test_rows_of_the_training_span_are_left_out(
     half = msgspec.structs.replace(manifest.training, start_ns=START_NS - HOUR_NS, end_ns=START_NS + 1000 * NS_PER_S)
     folder = write(tmp_path / "volatility" / "1", manifest, model, training=half)
     assert evaluate(recording, "--bundle", folder, "--out", tmp_path) == 0
-    found = read(tmp_path)
-    counts = found.data.counts
+    result = read(tmp_path)
+    counts = result.data.counts
     assert counts["of_the_training_span"] + counts["evaluated"] == counts["rows"]
-    assert found.headline.rows == counts["evaluated"]
-    assert found.headline.start_ns > half.end_ns + 60 * NS_PER_S
+    assert result.headline.rows == counts["evaluated"]
+    assert result.headline.start_ns > half.end_ns + 60 * NS_PER_S
     assert evaluate(recording, "--bundle", folder, "--out", tmp_path, "--seen") == 0
     assert read(tmp_path).headline.rows == counts["rows"]
     assert "the scores are too good" in read(tmp_path).notes[0]
@@ -202,17 +203,17 @@ def test_predictions_are_compared_with_the_bundles_own_answers(
     assert evaluate(recording, "--bundle", ours, "--predictions", tmp_path / "p.ndjson", "--out", tmp_path) == 0
     assert "100 have none" not in (text := " ".join(capfd.readouterr().out.split()))
     assert "101 have none" in text
-    found = read(tmp_path)
-    assert (found.source, found.kind) == ("predictions", "given")
-    joined = found.predictions
+    result = read(tmp_path)
+    assert (result.source, result.kind) == ("predictions", "given")
+    joined = result.predictions
     assert joined is not None
     assert (joined.without_probability, joined.rows_unmatched) == (1, 101)
-    assert joined.rows_matched == found.headline.rows == len(lines) - 101
+    assert joined.rows_matched == result.headline.rows == len(lines) - 101
     assert joined.max_abs_difference < 1e-9
     assert joined.max_rel_difference_median is not None
     assert joined.max_rel_difference_quantiles is not None
     assert max(joined.max_rel_difference_median, joined.max_rel_difference_quantiles) < 1e-9
-    models = found.headline.models
+    models = result.headline.models
     assert models["given"].metrics["log_loss"] == pytest.approx(models["ridge"].metrics["log_loss"])
 
 

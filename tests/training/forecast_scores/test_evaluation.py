@@ -165,9 +165,9 @@ def test_a_model_of_a_single_size_has_no_distribution_scores(given: list[Forecas
 def test_a_schema_without_a_trailing_hour_has_no_multiple() -> None:
     rows = sample_rows(3000, CORE_1)
     only = part("final", rows.take(slice(0, 1500)), rows.take(slice(1500, 3000)))
-    found = evaluate_parts([only], "har", SETTINGS).headline
-    assert found.models["har"].alerts_of_multiple is None
-    assert "regime" in {grouping.by for grouping in found.groupings}
+    result = evaluate_parts([only], "har", SETTINGS).headline
+    assert result.models["har"].alerts_of_multiple is None
+    assert "regime" in {grouping.by for grouping in result.groupings}
 
 
 def test_rows_without_an_event_leave_ranks_out(given: list[ForecastPart]) -> None:

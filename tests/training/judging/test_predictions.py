@@ -79,3 +79,57 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"product_id": ["BTC-USD"]}), tmp_path / "bare.parquet")
     with pytest.raises(InputError, match="no column event_time_ns"):
         read_predictions(tmp_path / "bare.parquet")
+
+
+FORECAST = (
+    '{"product_id":"BTC-USD","event_time_ns":5,"probability":0.25,"spike_bps":3.5,"base_rate":0.1,"median_bps":2.0,'
+    '"quantiles":[0.1,0.9],"quantile_bps":[1.0,4.0]}\n'
+    '{"product_id":"BTC-USD","event_time_ns":6,"probability":null}\n'
+)
+
+
+def test_forecasts_have_size_median_and_quantiles(tmp_path: Path) -> None:
+    path = tmp_path / "p.ndjson"
+    path.write_text(FORECAST)
+    predictions = read_predictions(path)
+    assert predictions.sizes_bps == (3.5,)
+    assert predictions.median_bps[0] == 2.0
+    assert predictions.levels == (0.1, 0.9)
+    assert predictions.quantile_bps is not None
+    assert predictions.quantile_bps[0].tolist() == [1.0, 4.0]
+    assert np.isnan([predictions.median_bps[1], *predictions.quantile_bps[1]]).all()
+
+
+def test_forecasts_in_parquet_are_read_likewise(tmp_path: Path) -> None:
+    columns = {
+        "product_id": ["BTC-USD"],
+        "event_time_ns": [5],
+        "probability": [0.25],
+        "spike_bps": [3.5],
+        "median_bps": [2.0],
+        "quantile_levels": [[0.1, 0.9]],
+        "quantile_bps": [[1.0, 4.0]],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "p.parquet")
+    predictions = read_predictions(tmp_path / "p.parquet")
+    assert (predictions.sizes_bps, predictions.levels) == ((3.5,), (0.1, 0.9))
+    assert predictions.quantile_bps is not None
+    assert predictions.quantile_bps.tolist() == [[1.0, 4.0]]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[1.0,4.0]", "[1.0]", "row 1: quantile_bps: expected 2 values, a value for each level, got 1"),
+        (
+            '"event_time_ns":6,',
+            '"event_time_ns":6,"quantiles":[0.5],"quantile_bps":[1.0],',
+            "quantiles: expected the same levels in all rows",
+        ),
+    ],
+)
+def test_quantiles_that_do_not_fit_are_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = tmp_path / "p.ndjson"
+    path.write_text(FORECAST.replace(old, new))
+    with pytest.raises(InputError, match=message):
+        read_predictions(path)
