@@ -16,6 +16,7 @@ from training.problem.forecast_rows import ForecastRows
 from training.problem.target import NS_PER_S
 from training.reporting.explore import explore
 from training.reporting.explore.figures import (
+    _size,
     default_spike_bps,
     memory,
     outcome_by_decile,
@@ -72,8 +73,6 @@ def test_periods_divide_the_rows(dataset: Dataset) -> None:
 
 def test_an_alert_is_a_run_of_spikes_less_than_a_horizon_apart() -> None:
     made = rows([1, 9, 9, 1, 9, 1, 1, 9, 1, 1] * 20, step_s=30)
-    from training.reporting.explore.figures import _size
-
     size = _size(made, 0.7, 60)
     hours = recorded_s(made, 60) / 3600
     assert recorded_s(made, 60) == 199 * 30
