@@ -119,7 +119,7 @@ def test_rows_more_than_thirty_days_apart_are_different_recordings(tmp_path: Pat
     dataset = load([write_quotes(tmp_path / "q.parquet", table)], options=options)
     [hole] = dataset.gaps
     inside = (dataset.rows.time_ns > hole.start_ns - 60 * NS_PER_S) & (dataset.rows.time_ns < hole.end_ns)
-    assert hole.reason == "silence"
+    assert hole.reason == "clock"
     assert not inside.any()
     assert len(dataset.rows.recordings) == len(dataset.recorded) == recordings
     assert np.unique(dataset.rows.recording).tolist() == list(range(recordings))

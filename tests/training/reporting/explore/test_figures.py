@@ -9,8 +9,9 @@ from common.errors import InputError
 from common.schema import CORE_1
 from pipeline.archive import ReadOptions
 from tests.training.problem.data.files import quotes_table, write_quotes
-from training.fitting.forecast_experiment import FINAL, Settings, _parts
+from training.fitting.forecast_experiment import Settings, _parts
 from training.forecasting.bundle import SPIKE_QUANTILE
+from training.forecasting.parts import FINAL
 from training.problem.data import Dataset, load
 from training.problem.forecast_rows import ForecastRows
 from training.problem.target import NS_PER_S
@@ -50,7 +51,7 @@ def rows(outcome_bps: list[float], step_s: int = 60) -> ForecastRows:
 
 
 def test_the_rows_and_the_spike_size_are_those_of_training(dataset: Dataset) -> None:
-    settings = Settings()
+    settings = Settings(folds=2)
     train, _ = dict(_parts(dataset.rows, settings))[FINAL]
     explored = training_rows(dataset.rows, settings)
     assert np.array_equal(explored.time_ns, dataset.rows.time_ns[train])
