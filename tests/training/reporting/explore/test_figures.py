@@ -29,8 +29,8 @@ from training.reporting.explore.figures import (
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    table = quotes_table(8000, seed=5)
-    table["ts_utc"][4000:] += np.timedelta64(1, "D")
+    table = quotes_table(12_000, seed=5)
+    table["ts_utc"][6000:] += np.timedelta64(1, "D")
     path = write_quotes(tmp_path_factory.mktemp("quotes") / "q.parquet", table)
     return load([path], options=ReadOptions(product="BTC-USD"))
 
