@@ -17,7 +17,8 @@ COMMON_NAMES: dict[str, tuple[str, ...]] = {
     "time": (
         "eventtimens", "eventtime", "exchangetime", "exchangetimestamp", "timestamp", "time", "ts", "datetime", "date",
         "timens", "timeus", "timems", "times", "timestampns", "timestampus", "timestampms", "tsns", "tsus", "tsms",
-        "tsexchange", "exchangets", "tse", "tsevent", "transactiontime", "indexlevel0",
+        "tsexchange", "exchangets", "tse", "tsevent", "transactiontime", "indexlevel0", "tsutc",
+        "timeutc", "timestamputc", "datetimeutc",
     ),
     "date": ("date", "day", "tradedate"),
     "bid": (

@@ -16,6 +16,7 @@ from common.console import tables
 from common.errors import InputError, UsageError, VolcastError
 from common.log import configure_logs
 from common.model_store import ModelStore
+from common.schema import FULL_1, SCHEMAS, FeatureSchema
 from common.steps import steps
 from pipeline.archive import ReadOptions, expand_paths
 from pipeline.archive.options import flat_options, read_options, show_formats
@@ -97,12 +98,13 @@ def drift(
     from training.fitting.forecast_experiment import Settings
 
     with steps() as step:
-        before = _load(reference, options, step).rows
+        schema = bundle[0].feature_schema() if bundle else None
+        before = _load(reference, options, schema, step).rows
         if compare_train_test:
             train, test = train_and_test(before, Settings())
             pair = stretch("training part", train, bundle), stretch("final part", test, bundle)
         else:
-            now = _live(config, since, step) if live else _load(current, options, step).rows
+            now = _live(config, since, step) if live else _load(current, options, schema, step).rows
             pair = stretch("reference", before, bundle), stretch("live" if live else "current", now, bundle)
         step("comparing")
         summary = compare(*pair, threshold, bundle[0].inputs if bundle else ())
@@ -121,8 +123,9 @@ def _answering(config: Config) -> Path | None:
         return None
 
 
-def _load(sources: str | None, options: ReadOptions, step: Progress) -> Dataset:
-    from training.problem.data import load
+def _load(sources: str | None, options: ReadOptions, schema: FeatureSchema | None, step: Progress) -> Dataset:
+    """schema: of recordings, if it is a schema of the feature engine. Feature files have a schema of their own."""
+    from training.problem.data.load import is_feature_file, load
     from training.problem.recordings import dataset_recordings
 
     if sources is None:
@@ -131,7 +134,9 @@ def _load(sources: str | None, options: ReadOptions, step: Progress) -> Dataset:
     else:
         paths = expand_paths(sources)
     step(f"reading {len(paths)} files")
-    dataset = load(paths, options=options, progress=step)
+    known = schema if schema in SCHEMAS.values() else FULL_1
+    own = any(map(is_feature_file, paths))
+    dataset = load(paths, schema=None if own else known, options=options, progress=step)
     show_formats(dataset.formats)
     return dataset
 
@@ -153,7 +158,6 @@ def _from_topic(config: Config, since_s: float) -> ForecastRows:
     import numpy as np
     from google.protobuf.message import DecodeError
 
-    from common.schema import SCHEMAS
     from training.commands.topics import read_to_end
     from training.drift.stretches import rows_of_features
     from volcast.v1 import FeatureRow

@@ -11,7 +11,7 @@ import msgspec
 from common.cli import FiniteRange, config_option, examples, json_option
 from common.config import load_config
 from common.log import configure_logs
-from common.schema import FULL_2, SCHEMAS
+from common.schema import FULL_1, SCHEMAS
 from common.steps import steps
 from pipeline.archive import expand_paths
 from pipeline.archive.options import flat_options, read_options, show_formats
@@ -39,7 +39,7 @@ DEFAULT_OUT = Path("reports/explore")
 )
 @click.option(
     "--schema", "schema_name", type=click.Choice(tuple(SCHEMAS)), default=None,
-    help=f"Features (default: those of feature files, else {FULL_2.name}).",
+    help=f"Features (default: those of feature files, else {FULL_1.name}).",
 )  # fmt: skip
 @click.option(
     "--spike-bps", type=FiniteRange(min=0, min_open=True), default=None,
@@ -76,7 +76,7 @@ def explore(
     options = read_options(columns_text, product, config.ingest.gap_after_s)
     # These imports take seconds and need the extra: options are checked and help is shown without them.
     from training.fitting.forecast_experiment import Settings
-    from training.problem.data import load
+    from training.problem.data.load import is_feature_file, load
     from training.problem.recordings import dataset_recordings
     from training.reporting.explore import figures, plots
     from training.reporting.explore.page import write
@@ -89,7 +89,7 @@ def explore(
     with steps() as step:
         loaded = load(
             paths,
-            schema=SCHEMAS[schema_name] if schema_name else None,
+            schema=SCHEMAS[schema_name] if schema_name else None if any(map(is_feature_file, paths)) else FULL_1,
             sample_period_s=sample_period_s,
             options=options,
             progress=step,

@@ -5,23 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from common.errors import TrainingError
 from common.schema import CORE_1, FULL_1, FeatureSchema
 from pipeline.features.columns import ProductCodes, TickColumns
 from pipeline.features.engine import FeatureEngine
 from pipeline.records import Tick
-from tests.training.synthetic import START_NS, market, series
-from training.problem.labels import future_volatility, labels, spike_threshold
+from tests.training.synthetic import market, series
+from training.problem.labels import future_volatility
 from training.problem.leakage import check_score, check_split, rows_that_see_ahead
-from training.problem.multiscale_features import quote_features
-from training.problem.rows import Rows, build_rows
-from training.problem.schemas import QUOTES_1, window_s
-from training.problem.splits import SplitRules, final_split, walk_forward
+from training.problem.splits import SplitRules, final_split
 from training.problem.ticks import NS_PER_S
 
 RULES = SplitRules(horizon_ns=60 * NS_PER_S, window_ns=60 * NS_PER_S, final_share=0.2, folds=4)
@@ -50,46 +43,6 @@ def test_a_score_near_one_is_refused_and_an_honest_one_is_not() -> None:
     check_score("logistic", 0.64)
     with pytest.raises(TrainingError, match=r"leak: logistic scores a PR-AUC of 0\.980"):
         check_score("logistic", 0.98)
-
-
-def quotes(count: int = 4000) -> Rows:
-    """A few hours of polled quotes with their features."""
-    time_ns, mid = market(count, seed=4)
-    ticks = series((START_NS + (time_ns - START_NS) * 5, mid))
-    features, warm = quote_features(ticks)
-    return build_rows(QUOTES_1, ticks, np.zeros(count, np.int64), features, warm, 60, 0)[0]
-
-
-def probe_lift(rows: Rows) -> float:
-    """Mean over folds of PR-AUC over the base rate, of a logistic regression on the features as they are."""
-    rules = SplitRules(60 * NS_PER_S, window_s(rows.schema) * NS_PER_S, final_share=0.2, folds=2)
-    lifts = []
-    for split in walk_forward(rows.time_ns, rules):
-        threshold = spike_threshold(rows.future_volatility[split.train], 0.8)
-        y = labels(rows.future_volatility, threshold)
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01)).fit(
-            rows.features[split.train], y[split.train]
-        )
-        score = model.decision_function(rows.features[split.test])
-        lifts.append(average_precision_score(y[split.test], score) / y[split.test].mean())
-    return float(np.mean(lifts))
-
-
-def test_labels_shuffled_in_time_cannot_be_predicted_and_true_ones_can() -> None:
-    rows = quotes()
-    shuffled = [
-        probe_lift(replace(rows, future_volatility=np.random.default_rng(seed).permutation(rows.future_volatility)))
-        for seed in range(4)
-    ]
-    assert np.mean(shuffled) == pytest.approx(1.0, abs=0.1)
-    assert probe_lift(rows) > 1.2
-
-
-def test_a_feature_planted_from_the_future_gives_itself_away_by_its_score() -> None:
-    rows = quotes()
-    features = rows.features.copy()
-    features[:, 0] = rows.future_volatility
-    assert probe_lift(replace(rows, features=features)) > 2.5
 
 
 @pytest.mark.parametrize("schema", [CORE_1, FULL_1], ids=lambda schema: schema.name)

@@ -90,11 +90,11 @@ def test_a_feature_file_gives_the_rows_of_its_recording(tmp_path: Path, schema: 
 
 
 def test_quotes_are_a_flat_recording_whose_columns_are_guessed_and_reported(quotes_file: Path) -> None:
-    dataset = load([quotes_file], options=ReadOptions({"time": "ts_utc"}, "BTC-USD"))
+    dataset = load([quotes_file], options=PRODUCT)
     (form,) = dataset.formats
     assert (dataset.kind, form.format, form.product) == ("quotes", "Parquet", "BTC-USD")
     assert form.columns == {"time": "ts_utc", "bid": "bid", "ask": "ask"}
-    assert sorted(form.guessed) == ["ask", "bid"]
+    assert sorted(form.guessed) == ["ask", "bid", "time"]
     row = 100
     first = int(np.searchsorted(dataset.ticks.time_ns, dataset.rows.time_ns[row]))
     squares = np.square(np.diff(np.log(dataset.ticks.mid[first : first + 13])))
@@ -105,7 +105,7 @@ def test_refused_quotes_are_counted_by_reason(tmp_path: Path) -> None:
     table = quotes_table()
     table["bid"][[3, 4]] = table["ask"][[3, 4]] + 1
     table["ask"][[9, 10, 11]] = 0.0
-    dataset = load([write_quotes(tmp_path / "q.parquet", table)], options=ReadOptions({"time": "ts_utc"}, "BTC-USD"))
+    dataset = load([write_quotes(tmp_path / "q.parquet", table)], options=PRODUCT)
     assert dataset.counts["dead_crossed_quote"] == 2
     assert dataset.counts["ticks"] == 1495
     assert adds_up(dataset)
@@ -115,11 +115,11 @@ def test_refused_quotes_are_counted_by_reason(tmp_path: Path) -> None:
 def test_rows_more_than_thirty_days_apart_are_different_recordings(tmp_path: Path, days: int, recordings: int) -> None:
     table = quotes_table(1500)
     table["ts_utc"][750:] += np.timedelta64(days, "D")
-    options = ReadOptions({"time": "ts_utc"}, "BTC-USD")
+    options = PRODUCT
     dataset = load([write_quotes(tmp_path / "q.parquet", table)], options=options)
     [hole] = dataset.gaps
     inside = (dataset.rows.time_ns > hole.start_ns - 60 * NS_PER_S) & (dataset.rows.time_ns < hole.end_ns)
-    assert hole.reason == "silence"
+    assert hole.reason == "clock"
     assert not inside.any()
     assert len(dataset.rows.recordings) == len(dataset.recorded) == recordings
     assert np.unique(dataset.rows.recording).tolist() == list(range(recordings))
@@ -211,8 +211,8 @@ def cut_off(folder: Path) -> Path:
         (lambda folder: folder / "absent", "absent: no such file"),
         (
             lambda folder: write_quotes(folder / "q.parquet", quotes_table(60)),
-            "too little data: no row of 60 ticks can be used; a row needs 300 s of unbroken data before it .full/2. and "
-            "65 s after it, and the longest unbroken stretch lasts 295 s",
+            "too little data: no row of 60 ticks can be used; a row needs 300 s of unbroken data before it .full/2. "
+            "and 65 s after it, and the longest unbroken stretch lasts 295 s",
         ),
     ],
 )  # fmt: skip

@@ -9,13 +9,15 @@ from common.errors import InputError
 from common.schema import CORE_1
 from pipeline.archive import ReadOptions
 from tests.training.problem.data.files import quotes_table, write_quotes
-from training.fitting.forecast_experiment import FINAL, Settings, _parts
+from training.fitting.forecast_experiment import Settings, _parts
 from training.forecasting.bundle import SPIKE_QUANTILE
+from training.forecasting.parts import FINAL
 from training.problem.data import Dataset, load
 from training.problem.forecast_rows import ForecastRows
 from training.problem.target import NS_PER_S
 from training.reporting.explore import explore
 from training.reporting.explore.figures import (
+    _size,
     default_spike_bps,
     memory,
     outcome_by_decile,
@@ -27,8 +29,8 @@ from training.reporting.explore.figures import (
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    table = quotes_table(8000, seed=5)
-    table["ts_utc"][4000:] += np.timedelta64(1, "D")
+    table = quotes_table(12_000, seed=5)
+    table["ts_utc"][6000:] += np.timedelta64(1, "D")
     path = write_quotes(tmp_path_factory.mktemp("quotes") / "q.parquet", table)
     return load([path], options=ReadOptions(product="BTC-USD"))
 
@@ -49,7 +51,7 @@ def rows(outcome_bps: list[float], step_s: int = 60) -> ForecastRows:
 
 
 def test_the_rows_and_the_spike_size_are_those_of_training(dataset: Dataset) -> None:
-    settings = Settings()
+    settings = Settings(folds=2)
     train, _ = dict(_parts(dataset.rows, settings))[FINAL]
     explored = training_rows(dataset.rows, settings)
     assert np.array_equal(explored.time_ns, dataset.rows.time_ns[train])
@@ -72,8 +74,6 @@ def test_periods_divide_the_rows(dataset: Dataset) -> None:
 
 def test_an_alert_is_a_run_of_spikes_less_than_a_horizon_apart() -> None:
     made = rows([1, 9, 9, 1, 9, 1, 1, 9, 1, 1] * 20, step_s=30)
-    from training.reporting.explore.figures import _size
-
     size = _size(made, 0.7, 60)
     hours = recorded_s(made, 60) / 3600
     assert recorded_s(made, 60) == 199 * 30

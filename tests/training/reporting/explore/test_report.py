@@ -23,7 +23,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    quotes = write_quotes(tmp_path_factory.mktemp("quotes") / "q.parquet", quotes_table(20_000, seed=5))
+    quotes = write_quotes(tmp_path_factory.mktemp("quotes") / "q.parquet", quotes_table(26_000, seed=5))
     folder = tmp_path_factory.mktemp("report")
     options = ["--product", "BTC-USD", "--out", str(folder), "--json"]
     result = CliRunner().invoke(command, [str(quotes), *options], catch_exceptions=False)
