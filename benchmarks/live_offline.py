@@ -34,7 +34,7 @@ from cli.run.command import RunSession
 from cli.run.plan import Exchange, environment, own_kafka
 from cli.run.processes import ProcessGroup
 from cli.run.view import View
-from common.bundle import Manifest, read_bundle
+from common.bundle import read_bundle
 from common.config import KafkaConfig, load_config
 from common.errors import UnavailableError, VolcastError
 from common.model_store import ModelStore
