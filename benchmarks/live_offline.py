@@ -4,8 +4,8 @@ The recording is replayed through the whole running system (the parts of `volcas
 worker, inference server) as fast as possible, and `volcast monitor --once` joins the predictions with outcomes. The
 offline side computes features by the engine of `volcast features`, predictions by the bundle's graph as `volcast infer`
 does, and outcomes and scores as training does. Printed are the largest differences: of each output of a prediction
-(probability, spike size, base rate, median, each quantile), each outcome, each score. The exit code is 1 if a difference
-is larger than --tolerance, or rows are on one side only.
+(probability, spike size, base rate, median, each quantile), each outcome, each score. The exit code is 1 if a
+difference is larger than --tolerance, or rows are on one side only.
 """
 
 from __future__ import annotations
