@@ -1,4 +1,4 @@
-"""`volcast infer`: rows of a file through a bundle, offline, and how long that takes."""
+"""`volcast infer`: predictions of a bundle for the rows of a file, offline, and the time of a call."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from common.steps import counting
 
 if TYPE_CHECKING:
     from common.bundle import Manifest
-    from training.shipping.inference import Predict, Timed
+    from training.shipping.inference import Predict, Predictor, Timed
 
 SIZES = (1, 8, 32, 256, 1024, 8192)
 CALLED = "InferenceSession.run"
@@ -32,10 +32,24 @@ class Sizes(click.ParamType[tuple[int, ...]]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
-        parts = [one.strip() for one in str(value).split(",")]
-        if not all(one.isdecimal() and 0 < int(one) <= 1_000_000 for one in parts):
+        parts = [part.strip() for part in str(value).split(",")]
+        if not all(part.isdecimal() and 0 < int(part) <= 1_000_000 for part in parts):
             self.fail(f"{value!r} is no list of batch sizes such as 1,32,256", param, ctx)
-        return tuple(int(one) for one in parts)
+        return tuple(int(part) for part in parts)
+
+
+class Levels(click.ParamType[tuple[float, ...]]):
+    """`0.1,0.5,0.9`"""
+
+    name = "levels"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(level) for level in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no list of levels such as 0.1,0.5,0.9", param, ctx)
 
 
 @click.command(
@@ -43,6 +57,7 @@ class Sizes(click.ParamType[tuple[int, ...]]):
     epilog=examples(
         "volcast infer features.parquet --out predictions.parquet",
         "volcast infer rows.ndjson --bundle models/volatility/1          # JSON lines on standard output",
+        "volcast infer features.parquet --spike-bps 5 --quantiles 0.1,0.5,0.9 --out predictions.ndjson",
         "volcast infer --benchmark",
         "volcast infer features.parquet --benchmark --batch-sizes 1,256 --json",
     ),
@@ -54,7 +69,7 @@ class Sizes(click.ParamType[tuple[int, ...]]):
     "bundle_folder",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="A bundle (default: what servers answer with by default). --model-path is the older name.",
+    help="A bundle (default: the version that servers answer with). --model-path is the older name.",
 )
 @click.option(
     "--out",
@@ -63,7 +78,9 @@ class Sizes(click.ParamType[tuple[int, ...]]):
     metavar="FILE",
     help="*.parquet, *.csv, *.json or *.ndjson; -: JSON lines here.",
 )
-@click.option("--benchmark", is_flag=True, help="Time it by batch size, beside the trained form.")
+@click.option("--spike-bps", type=float, default=0.0, help="Spike size, bps of volatility (default: the model's).")
+@click.option("--quantiles", type=Levels(), default=(), metavar="LEVELS", help="Such as 0.1,0.5,0.9 (default: none).")
+@click.option("--benchmark", is_flag=True, help="Time a call by batch size, next to the trained form.")
 @click.option(
     "--batch-sizes", type=Sizes(), default=SIZES, show_default=",".join(map(str, SIZES)), help="Of --benchmark."
 )
@@ -78,32 +95,38 @@ def infer(
     file: Path | None,
     bundle_folder: Path | None,
     out: str,
+    spike_bps: float,
+    quantiles: tuple[float, ...],
     benchmark: bool,
     batch_sizes: tuple[int, ...],
     trained: Path | None,
     as_json: bool,
     config_file: Path | None,
 ) -> int:
-    """Scores every row of FILE (Parquet or JSON lines, as `volcast features` writes them).
+    """Writes predictions for every row of FILE (Parquet or JSON lines, as `volcast features` writes them).
 
-    With --benchmark: what one call costs, by rows in it, in ONNX Runtime on one thread and in the trained form.
-    Without a FILE it takes the row that the bundle brings for its self-test.
+    Predictions have the fields of the predictions topic. A forecast model gives the probability of the spike size, the
+    median and the quantiles; an old-style model gives a probability.
+
+    With --benchmark: the time of a call by its number of rows, in ONNX Runtime on one thread and in the trained form.
+    Without a FILE it uses the row of the bundle's self-test.
     """
     config = load_config(config_file)
     configure_logs(config.log, "infer")
     if file is None and not benchmark:
         raise UsageError("name a FILE of rows, or --benchmark")
     if as_json and out == "-" and not benchmark:
-        raise UsageError("--json tells what was done: name a file with --out")
+        raise UsageError("--json prints a summary: name a file with --out")
     from common.bundle import read_bundle
+    from training.shipping.inference import Predictor
 
     folder = bundle_folder or _default_bundle(config)
     manifest, model = read_bundle(folder)
-    predict = _predictor(manifest, model)
+    predictor = Predictor(manifest, model, spike_bps, quantiles)
     if benchmark:
-        return _benchmark(config, folder, manifest, predict, file, batch_sizes, trained, as_json)
+        return _benchmark(config, folder, predictor, file, batch_sizes, trained, as_json)
     assert file is not None
-    return _infer(manifest, predict, file, out, as_json)
+    return _infer(predictor, file, out, as_json)
 
 
 def _default_bundle(config: Config) -> Path:
@@ -112,60 +135,47 @@ def _default_bundle(config: Config) -> Path:
     return ModelStore(Path(config.server.models_dir), config.server.default_model).answering()
 
 
-def _predictor(manifest: Manifest, model: bytes) -> Predict:
-    """Of a forecast, the probability at the default spike size."""
+def _infer(predictor: Predictor, file: Path, out: str, as_json: bool) -> int:
     import numpy as np
 
-    if manifest.forecast is None:
-        from training.shipping.onnx_model import OnnxModel
+    from training.shipping.inference import AnswerWriter, read_chunks
 
-        return OnnxModel(model).probabilities
-    from training.forecasting.onnx_forecast import OnnxForecast
-
-    forecast, size_bps = OnnxForecast(model), manifest.forecast.spike_bps
-
-    def predict(features: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-        rows = len(features)
-        return forecast.run(features, np.full(rows, size_bps), np.zeros((rows, 0)))[0]
-
-    return predict
-
-
-def _infer(manifest: Manifest, predict: Predict, file: Path, out: str, as_json: bool) -> int:
-    import numpy as np
-
-    from training.shipping.inference import AnswerWriter, read_chunks, score
-
+    manifest = predictor.manifest
     rows = unscored = spikes = 0
-    with AnswerWriter(out, manifest.decision_threshold, sys.stdout.buffer) as writer, counting("rows") as step:
+    with AnswerWriter(out, predictor, sys.stdout.buffer) as writer, counting("rows") as step:
         for chunk in read_chunks(file, manifest.feature_schema()):
-            said = score(chunk, predict)
-            writer.write(chunk, said)
+            answers = predictor.answers(chunk.features)
+            writer.write(chunk, answers)
             rows += len(chunk)
-            unscored += int(np.count_nonzero(np.isnan(said)))
-            spikes += int(np.count_nonzero(said >= manifest.decision_threshold))
+            unscored += int(np.count_nonzero(np.isnan(answers.probability)))
+            spikes += int(np.count_nonzero(answers.probability >= manifest.decision_threshold))
             step(rows)
         if rows == 0:
             raise InputError(f"{file}: no row in it")
-    told = {"model": manifest.name, "version": manifest.version, "file": str(file), "out": out}
-    counts = {"rows": rows, "scored": rows - unscored, "not_finite": unscored, "spikes": spikes}
     if as_json:
-        click.echo(msgspec.json.encode({**told, **counts}).decode())
-    else:
-        at = f"{spikes:,} at or above {manifest.decision_threshold:g}"
-        skipped = f"; {unscored:,} without an answer (a feature is not finite)" if unscored else ""
-        click.echo(
-            f"{out}: {rows - unscored:,} of {rows:,} rows scored by {manifest.name}/{manifest.version}, {at}{skipped}",
-            err=out == "-",
-        )
+        summary = {
+            "model": manifest.name, "version": manifest.version, "file": str(file), "out": out, "rows": rows,
+            "scored": rows - unscored, "not_finite": unscored, "spikes": spikes, "spike_bps": predictor.spike_bps,
+            "base_rate": predictor.base_rate,
+        }  # fmt: skip
+        click.echo(msgspec.json.encode(summary).decode())
+        return 0
+    size = f" of a spike of {predictor.spike_bps:g} bps (base rate {predictor.base_rate:.3g})" * bool(
+        predictor.spike_bps
+    )
+    skipped = f"; {unscored:,} without an answer (a feature is not finite)" if unscored else ""
+    click.echo(
+        f"{out}: {rows - unscored:,} of {rows:,} rows scored by {manifest.name}/{manifest.version}, {spikes:,} with a "
+        f"probability{size} at or above {manifest.decision_threshold:g}{skipped}",
+        err=out == "-",
+    )
     return 0
 
 
 def _benchmark(
     config: Config,
     folder: Path,
-    manifest: Manifest,
-    predict: Predict,
+    predictor: Predictor,
     file: Path | None,
     sizes: tuple[int, ...],
     trained: Path | None,
@@ -174,8 +184,9 @@ def _benchmark(
     import numpy as np
 
     from training.shipping.inference import benchmark, read_chunks
-    from training.shipping.trained_form import TRAINED_FILE, read_trained, require_schema
+    from training.shipping.trained_form import TRAINED_FILE
 
+    manifest = predictor.manifest
     rows = np.array([manifest.self_test.features], dtype=np.float64)
     if file is not None:
         first = next(read_chunks(file, manifest.feature_schema()), None)
@@ -183,44 +194,49 @@ def _benchmark(
         if good is None or len(good) == 0:
             raise InputError(f"{file}: no row in it that can be scored")
         rows = good
-    found = None if manifest.forecast is None else trained or _trained_folder(config, folder)
-    expected: Predict | None = None
-    if found is not None and manifest.forecast is not None:
-        fitted, size_bps = read_trained(found), manifest.forecast.spike_bps
-        require_schema(fitted, manifest.feature_schema())
-
-        def expected(features: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-            return fitted.forecasts(features).exceedance(size_bps)
-
-    timed = benchmark(predict, expected, rows, sizes)
-    difference = None if expected is None else float(np.max(np.abs(predict(rows) - expected(rows))))
+    form = trained or _trained_folder(config, folder)
+    expected = None if manifest.forecast is None or form is None else _trained_form(form, predictor)
+    timed = benchmark(predictor.probabilities, expected, rows, sizes)
+    difference = None if expected is None else float(np.max(np.abs(predictor.probabilities(rows) - expected(rows))))
     if as_json:
-        told = {
+        summary = {
             "model": manifest.name,
             "version": manifest.version,
             "kind": manifest.kind,
             "rows": len(rows),
             "called": CALLED,
-            "trained": None if found is None else str(found),
+            "trained": None if expected is None else str(form),
             "max_abs_difference": difference,
             "batches": [
-                {"rows": one.rows, "onnx_us": one.onnx_us, "trained_us": one.trained_us, "ratio": one.ratio}
-                for one in timed
+                {"rows": each.rows, "onnx_us": each.onnx_us, "trained_us": each.trained_us, "ratio": each.ratio}
+                for each in timed
             ],
         }
-        click.echo(msgspec.json.encode(told).decode())
+        click.echo(msgspec.json.encode(summary).decode())
         return 0
     _print_timed(manifest, timed)
-    click.echo(f"ONNX Runtime by {CALLED}; the gate binds input and output beforehand, which saves the handing over")
-    if difference is None:
+    click.echo(f"ONNX Runtime by {CALLED}; the gate binds input and output beforehand, which saves copies")
+    if manifest.forecast is None:
+        click.echo(f"{manifest.name}/{manifest.version} forecasts no distribution: no trained form is compared")
+    elif difference is None:
         click.echo(
-            f"no trained form of a forecast is kept beside {folder}, and no run in {config.tracking.runs_dir} made it; "
-            f"train keeps it in the folder of its run, `models promote` puts {TRAINED_FILE} beside a bundle; --trained "
-            "names another folder"
+            f"no trained form is kept beside {folder}, and no run in {config.tracking.runs_dir} made it; train keeps "
+            f"one in its run's folder, `models promote` puts {TRAINED_FILE} beside a bundle; --trained FOLDER names one"
         )
     else:
-        click.echo(f"the two differ by {difference:.2g} at most, on {len(rows):,} row{'' if len(rows) == 1 else 's'}")
+        click.echo(
+            f"both forms differ by {difference:.2g} at most, on {len(rows):,} row{'' if len(rows) == 1 else 's'}"
+        )
     return 0
+
+
+def _trained_form(folder: Path, predictor: Predictor) -> Predict:
+    """The probabilities of the trained form. Raises InputError if it does not fit the bundle."""
+    from training.shipping.trained_form import read_trained, require_schema
+
+    fitted = read_trained(folder)
+    require_schema(fitted, predictor.manifest.feature_schema())
+    return lambda features: fitted.forecasts(features).exceedance(predictor.spike_bps)
 
 
 def _trained_folder(config: Config, bundle: Path) -> Path | None:
@@ -230,7 +246,7 @@ def _trained_folder(config: Config, bundle: Path) -> Path | None:
 
     run = run_of_bundle(bundle, Path(config.tracking.runs_dir))
     folders = [bundle, bundle.parent / TRAINED, *([] if run is None else [run / TRAINED])]
-    return next((one for one in folders if (one / TRAINED_FILE).is_file()), None)
+    return next((folder for folder in folders if (folder / TRAINED_FILE).is_file()), None)
 
 
 def _print_timed(manifest: Manifest, timed: list[Timed]) -> None:
@@ -242,7 +258,7 @@ def _print_timed(manifest: Manifest, timed: list[Timed]) -> None:
     columns = ["rows", "ONNX Runtime, µs", "rows/s", "trained form, µs", "times ONNX"]
     for column in columns if timed[0].ratio is not None else columns[:3]:
         table.add_column(column, justify="right", no_wrap=True)
-    for one in timed:
-        trained = [] if one.ratio is None else [f"{one.trained_us:,.1f}", f"{one.ratio:.2f}"]
-        table.add_row(f"{one.rows:,}", f"{one.onnx_us:,.1f}", f"{one.onnx_rows_per_s:,.0f}", *trained)
+    for each in timed:
+        trained = [] if each.ratio is None else [f"{each.trained_us:,.1f}", f"{each.ratio:.2f}"]
+        table.add_row(f"{each.rows:,}", f"{each.onnx_us:,.1f}", f"{each.onnx_rows_per_s:,.0f}", *trained)
     tables().print(table)

@@ -238,17 +238,18 @@ def _shower(session: Session, as_json: bool) -> Callable[[], None]:
 
 # Metrics of the table, with heading and format.
 _COLUMNS = {
-    "crps": ("CRPS", ".4f"), "coverage_80": ("80 %", ".1%"), "coverage_95": ("95 %", ".1%"), "qlike": ("QLIKE", ".3f"),
+    "crps": ("CRPS", ".4f"), "coverage_80": ("80 %", ".1%"), "coverage_95": ("95 %", ".1%"),
     "base_rate": ("base rate", ".1%"), "event_rate": ("spikes", ".1%"), "pr_auc": ("PR-AUC", ".3f"),
-    "log_loss": ("log loss", ".4f"), "brier": ("Brier", ".4f"), "brier_skill": ("skill", ".3f"),
-    "recall": ("hit rate", ".1%"), "precision": ("precision", ".1%"), "alert_rate": ("alerts", ".1%"),
+    "log_loss": ("log loss", ".4f"), "recall": ("hit rate", ".1%"), "precision": ("precision", ".1%"),
 }  # fmt: skip
 
 
 def _table(session: Session) -> Any:
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("model", "forecaster", "window", "rows", *(heading for heading, _ in _COLUMNS.values()))
+    table = Table(
+        Column("model", no_wrap=True), "forecaster", "window", "rows", *(heading for heading, _ in _COLUMNS.values())
+    )
     for line in session.lines:
         metrics = [
             format(line.metrics[name], form) if name in line.metrics else "-" for name, (_, form) in _COLUMNS.items()

@@ -186,29 +186,19 @@ class Scoreboard:
         outcome = joined.outcome_bps[rows]
         values = _values(outcome, sizes, np.array([answer.probability for answer in answers]), served)
         columns = _columns(served)
-        warm = np.zeros(len(rows), np.bool_)
-        if columns is not None:
-            features = joined.features[np.ix_(rows, columns)]
-            warm = _warm(features)
+        features = joined.features[rows] if columns is None else joined.features[np.ix_(rows, columns)]
+        warm = _warm(features) if columns is not None else np.zeros(len(rows), np.bool_)
         self._count(f"{model}: not warm", ~warm)
-        if columns is not None and warm.any():
+        if warm.any():
             recomputed = served.probabilities(features[warm], sizes[warm])
             values[warm, _DIFFERENCE] = np.abs(values[warm, _PROBABILITY] - recomputed)
             _score(values, warm, served.forecasts(features[warm]), outcome, served)
+            for kind, forecasts in served.baselines(features[warm]).items():
+                of_kind = _values(outcome[warm], sizes[warm], forecasts.exceedance(sizes[warm]), served)
+                _score(of_kind, np.ones(len(of_kind), np.bool_), forecasts, outcome[warm], served)
+                self._take(model, "answered", kind, served.manifest.decision_threshold, time_ns[warm], of_kind)
         self._take(model, "answered", MODEL, answers[-1].threshold, time_ns, values)
-        self._baselines(model, served, joined.features[rows], outcome, time_ns, sizes)
         return values[:, _EVENT]
-
-    def _baselines(
-        self, model: str, served: Served, features: Floats, outcome: Floats, time_ns: Ints, sizes: Floats
-    ) -> None:
-        warm = _warm(features)
-        if not warm.any():
-            return
-        for kind, forecasts in served.baselines(features[warm]).items():
-            values = _values(outcome[warm], sizes[warm], forecasts.exceedance(sizes[warm]), served)
-            _score(values, np.ones(len(values), np.bool_), forecasts, outcome[warm], served)
-            self._take(model, "answered", kind, served.manifest.decision_threshold, time_ns[warm], values)
 
     def _shadow(self, model: str, joined: Joined, time_ns: Ints, requested: Floats) -> None:
         """requested: sizes that were served, (n,), or 0."""

@@ -14,6 +14,7 @@ from training.forecasting.distribution import Forecasts
 from training.forecasting.onnx_forecast import OnnxForecast
 from training.forecasting.recordings import ForecastRows
 from training.forecasting.target import BPS, Floats
+from training.shipping.inference import base_rates
 from training.shipping.onnx_model import OnnxModel
 
 SCHEMA = FULL_2  # of the features that joined rows carry: a superset of every served schema
@@ -65,24 +66,24 @@ class Served:
         return np.where(requested > 0, requested, self.default_bps)
 
     def base_rates(self, sizes_bps: Floats) -> Floats:
-        """Shares of the training rows at or above sizes (n,): linear in the logarithm of the size, as servers do."""
+        """Shares of the training rows at or above sizes (n,)."""
         forecast = self.manifest.forecast
         if forecast is None:
             return np.full(len(sizes_bps), 1 - self.manifest.label.quantile)
-        survival = forecast.sizes
-        shares = np.interp(np.log(sizes_bps), np.log(survival.values), survival.shares, left=1.0, right=0.0)
-        return np.asarray(shares, dtype=np.float64)
+        return base_rates(forecast.sizes, sizes_bps)
 
     def forecasts(self, features: Floats) -> Forecasts | None:
         """Forecasts of rows (n, features of the model's schema); None: the model gives probabilities only."""
         return GraphForecasts(self._graph, features) if isinstance(self._graph, OnnxForecast) else None
 
     def baselines(self, features: Floats) -> dict[str, Forecasts]:
-        """Forecasts of rows (n, features of SCHEMA) by every other kind that the manifest records."""
+        """Forecasts of rows (n, features of the model's schema) by every other kind that the manifest records."""
         forecast = self.manifest.forecast
         if forecast is None:
             return {}
-        rows = _rows(features)
+        none = np.zeros(len(features), np.int64)
+        outcomes = np.zeros(len(features))
+        rows = ForecastRows(self.manifest.feature_schema(), none, features, outcomes, none, none, ("",), ("",))
         return {
             kind: baseline_forecasts(form, rows, forecast.floor_bps)
             for kind, form in forecast.baselines.items()
@@ -112,9 +113,3 @@ def distribution_scores(forecasts: Forecasts, outcome_bps: Floats, floor_bps: fl
             covered(low, high, 0.95),
         ]
     )
-
-
-def _rows(features: Floats) -> ForecastRows:
-    """Rows (n, features of SCHEMA) without outcomes, for baselines."""
-    none = np.zeros(len(features), np.int64)
-    return ForecastRows(SCHEMA, none, features, np.zeros(len(features)), none, none, ("",), ("",))

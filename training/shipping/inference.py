@@ -1,8 +1,8 @@
-"""Offline inference: rows of a file in, the same rows with their probabilities out; and what a call costs.
+"""Offline inference: reads rows of features from a file, writes their predictions, and times a call.
 
 Rows come as Parquet (as `volcast features` writes it) or as JSON lines, with a column or key for each feature;
-a line may also hold them below "features". A row with a feature that is missing or not finite gets no
-probability: null, and counted.
+a line may also hold them below "features". Predictions have the names of `volcast watch --json`. A row with a feature
+that is missing or not finite has the prediction null, and is counted.
 """
 
 from __future__ import annotations
@@ -22,13 +22,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from common.bundle import Manifest, Survival
+from common.config import MAX_LEVELS
 from common.errors import InputError, UsageError
 from common.schema import FeatureSchema
+from training.forecasting.onnx_forecast import OnnxForecast
 from training.problem.data.features import HASH_KEY, NAME_KEY
 from training.problem.data.tables import damaged, parquet_schema
+from training.shipping.onnx_model import OnnxModel
 
 CHUNK_ROWS = 65_536
-NAMES_OF_ROWS = ("product_id", "event_time_ns", "sequence_num")  # told with the answer where the input has them
+NAMES_OF_ROWS = ("product_id", "event_time_ns", "sequence_num")  # copied to the prediction if the input has them
 OUTPUTS = (".parquet", ".csv", ".json", ".ndjson")
 Predict = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 _MEASURE_S = 0.3  # of each batch size and form
@@ -140,42 +144,90 @@ def _of_objects(path: Path, schema: FeatureSchema, rows: Sequence[dict[str, Any]
     return Chunk(names, np.array(values, dtype=np.float64).reshape(len(rows), len(schema)))
 
 
-def score(chunk: Chunk, predict: Predict) -> NDArray[np.float64]:
-    """Probabilities (rows,), NaN for rows that hold a feature that is not finite."""
-    good = np.isfinite(chunk.features).all(axis=1)
-    answers = np.full(len(chunk), np.nan)
-    if good.any():
-        answers[good] = predict(chunk.features[good])
-    return answers
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Predictions of n rows, NaN without an answer. median_bps, quantile_bps: None for an old-style model."""
+
+    probability: NDArray[np.float64]  # (n,)
+    median_bps: NDArray[np.float64] | None = None  # (n,)
+    quantile_bps: NDArray[np.float64] | None = None  # (n, levels)
+
+
+class Predictor:
+    """A bundle's graph at a spike size, with quantiles at levels.
+
+    spike_bps: 0: the model's default. Raises UsageError for a size or levels that the contract refuses, or that an
+    old-style model does not take.
+    """
+
+    def __init__(
+        self, manifest: Manifest, model: bytes, spike_bps: float = 0.0, levels: tuple[float, ...] = ()
+    ) -> None:
+        self.manifest = manifest
+        self.levels = levels
+        forecast = manifest.forecast
+        if forecast is None and (spike_bps or levels):
+            option = "--spike-bps" if spike_bps else "--quantiles"
+            raise UsageError(f"{option}: {manifest.name}/{manifest.version} gives a probability at its own size only")
+        if not 0 <= spike_bps < np.inf:
+            raise UsageError(f"--spike-bps: expected a positive number, got {spike_bps:g}")
+        inside = all(0 < level < 1 for level in levels)
+        if not inside or list(levels) != sorted(set(levels)) or len(levels) > MAX_LEVELS:
+            raise UsageError(f"--quantiles: expected at most {MAX_LEVELS} ascending levels in (0, 1)")
+        self.spike_bps = 0.0 if forecast is None else spike_bps or forecast.spike_bps
+        self.base_rate = 0.0 if forecast is None else float(base_rates(forecast.sizes, np.array(self.spike_bps)))
+        self._graph = OnnxModel(model) if forecast is None else OnnxForecast(model)
+
+    def answers(self, features: NDArray[np.float64]) -> Answers:
+        """Predictions of rows (n, features)."""
+        good = np.isfinite(features).all(axis=1)
+        rows, levels = len(features), len(self.levels)
+        probability, median, quantiles = np.full(rows, np.nan), np.full(rows, np.nan), np.full((rows, levels), np.nan)
+        if isinstance(self._graph, OnnxModel):
+            if good.any():
+                probability[good] = self._graph.probabilities(features[good])
+            return Answers(probability)
+        if good.any():
+            count = int(np.count_nonzero(good))
+            sizes, requested = np.full(count, self.spike_bps), np.tile(np.array(self.levels), (count, 1))
+            probability[good], median[good], quantiles[good] = self._graph.run(features[good], sizes, requested)
+        return Answers(probability, median, quantiles)
+
+    def probabilities(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(n,), for rows (n, features) that are finite."""
+        if isinstance(self._graph, OnnxModel):
+            return self._graph.probabilities(features)
+        rows = len(features)
+        return self._graph.run(features, np.full(rows, self.spike_bps), np.zeros((rows, 0)))[0]
+
+
+def base_rates(survival: Survival, sizes_bps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Shares of the training rows at or above sizes: linear in the logarithm of the size, as servers compute it."""
+    shares = np.interp(np.log(sizes_bps), np.log(survival.values), survival.shares, left=1.0, right=0.0)
+    return np.asarray(shares, dtype=np.float64)
 
 
 class AnswerWriter:
     """Answers as Parquet, CSV, a JSON list or JSON lines, by the file's suffix; "-" is JSON lines on standard output.
 
-    The file gets its name when it is whole. As a context manager it is finished at the end, or thrown away
-    after an error. Raises UsageError for another suffix, InputError where the disk refuses.
+    The file gets its name when it is complete. As a context manager it is finished at the end, or removed after an
+    error. Raises UsageError for another suffix, InputError if the file cannot be written.
     """
 
-    def __init__(self, target: str, threshold: float, stdout: IO[bytes]) -> None:
+    def __init__(self, target: str, predictor: Predictor, stdout: IO[bytes]) -> None:
         self._path = None if target == "-" else Path(target)
         if self._path is not None and self._path.suffix not in OUTPUTS:
             raise UsageError(f"--out: expected a name that ends in {', '.join(OUTPUTS)}, or -, got {target}")
-        self._threshold = threshold
+        self._predictor = predictor
         self._suffix = ".ndjson" if self._path is None else self._path.suffix
         self._making = None if self._path is None else self._path.with_name(f".{self._path.name}.new-{os.getpid()}")
         self._stream: IO[bytes] = stdout if self._making is None else self._opened(self._making)
         self._table: pq.ParquetWriter | None = None
         self._rows = 0
 
-    def write(self, chunk: Chunk, probability: NDArray[np.float64]) -> None:
-        """Takes a chunk's rows with their probabilities, (rows,); NaN is written as null."""
-        spike = probability >= self._threshold
-        known = ~np.isnan(probability)
-        columns: dict[str, Sequence[Any]] = {
-            **chunk.names,
-            "probability": [value if has else None for value, has in zip(probability.tolist(), known, strict=True)],
-            "spike": [bool(value) if has else None for value, has in zip(spike, known, strict=True)],
-        }
+    def write(self, chunk: Chunk, answers: Answers) -> None:
+        """Writes a chunk's rows with their predictions; NaN is written as null."""
+        columns: dict[str, Sequence[Any]] = {**chunk.names, **self._predictions(answers)}
         with self._refused():
             if self._suffix == ".parquet":
                 self._write_parquet(columns)
@@ -185,8 +237,31 @@ class AnswerWriter:
                 self._write_json(columns)
         self._rows += len(chunk)
 
+    def _predictions(self, answers: Answers) -> dict[str, Sequence[Any]]:
+        predictor, rows = self._predictor, len(answers.probability)
+        manifest = predictor.manifest
+        known = ~np.isnan(answers.probability)
+        spike = answers.probability >= manifest.decision_threshold
+        columns: dict[str, Sequence[Any]] = {
+            "probability": _or_null(answers.probability, known),
+            "spike": _or_null(spike, known),
+        }
+        if answers.median_bps is None or answers.quantile_bps is None:
+            return columns
+        return columns | {
+            "threshold": [manifest.decision_threshold] * rows,
+            "model": [f"{manifest.name}/{manifest.version}"] * rows,
+            "spike_bps": [predictor.spike_bps] * rows,
+            "base_rate": [predictor.base_rate] * rows,
+            "median_bps": _or_null(answers.median_bps, known),
+            "quantiles": [list(predictor.levels)] * rows,
+            "quantile_bps": _or_null(answers.quantile_bps, known),
+        }
+
     def _write_parquet(self, columns: dict[str, Sequence[Any]]) -> None:
-        types = {"probability": pa.float64(), "spike": pa.bool_()}
+        lists = pa.list_(pa.float64())
+        types = {"probability": pa.float64(), "spike": pa.bool_(), "median_bps": pa.float64()}
+        types |= {"quantiles": lists, "quantile_bps": lists}
         table = pa.table({name: pa.array(values, types.get(name)) for name, values in columns.items()})
         if self._table is None:
             self._table = pq.ParquetWriter(self._stream, table.schema, compression="zstd")
@@ -240,8 +315,13 @@ class AnswerWriter:
                 self._making.unlink(missing_ok=True)
 
 
+def _or_null(values: NDArray[Any], known: NDArray[np.bool_]) -> list[Any]:
+    """Values (n, …) as Python's, None where not known (n,)."""
+    return [value if has else None for value, has in zip(values.tolist(), known.tolist(), strict=True)]
+
+
 class _Refused:
-    """Turns what a disk says into one line."""
+    """Turns an error of the disk into an InputError of a line."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -257,7 +337,7 @@ class _Refused:
 
 
 class _Text:
-    """What csv writes text to."""
+    """The text stream of the csv module."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream

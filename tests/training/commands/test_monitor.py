@@ -1,4 +1,4 @@
-"""`volcast monitor` on a real broker: what was predicted and what followed, as it stands on the topics."""
+"""`volcast monitor` on a real broker: predictions and outcomes from the topics."""
 
 from __future__ import annotations
 
@@ -8,141 +8,159 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from cli.main import run_command
-from common.bundle import read_bundle
 from common.config import KafkaConfig, load_config
+from common.model_store import ModelStore
 from common.schema import CORE_1
 from pipeline.features.table import compute_features
 from pipeline.records import Gap, Record, Tick, encode
 from pipeline.stream.kafka import Sink
-from tests.processes import ROOT, as_environ
+from tests.processes import as_environ
+from tests.training.monitoring.bundles import OLD_STYLE, forecast_bundle, write_forecast_bundle
 from tests.training.synthetic import market
 from training.commands.monitor import Session, metrics
+from training.forecasting.target import Target
 from training.monitoring.bundles import BundleFolder
 from training.monitoring.scoreboard import Scoreboard
-from training.shipping.onnx_model import OnnxModel
+from training.monitoring.served import Served
 from volcast.v1 import MissingReason, Prediction
 
 pytestmark = pytest.mark.kafka
 
 SECONDS = 400
-MANIFEST, GRAPH = read_bundle(ROOT / "models" / "volatility" / "1")
+MANIFEST, GRAPH = forecast_bundle("core/1")
+SIZE = 1.5
 
 
 def ticks() -> list[Record]:
     random = np.random.default_rng(5)
     records: list[Record] = [
         Tick("BTC-USD", at, at, number, mid, mid - 0.5, mid + 0.5, *random.lognormal(size=2).tolist())
-        for number, (at, mid) in enumerate(zip(*(one.tolist() for one in market(SECONDS, 3)), strict=True))
+        for number, (at, mid) in enumerate(zip(*(column.tolist() for column in market(SECONDS, 3)), strict=True))
     ]
     return [*records[:200], Gap("BTC-USD", records[200].event_time_ns, 0, "sequence", 3), *records[200:]]
 
 
 def predictions() -> list[Prediction]:
-    """What a worker would have said, of each warm row."""
+    """The predictions of a worker for each warm row."""
     rows = compute_features(ticks(), CORE_1).rows
     warm = np.flatnonzero(rows.warm)
-    chances = OnnxModel(GRAPH).probabilities(rows.values[warm])
+    probabilities = Served(MANIFEST, GRAPH).probabilities(rows.values[warm], np.full(len(warm), SIZE))
     return [
         Prediction(
             product_id="BTC-USD", event_time_ns=int(rows.event_time_ns[row]), sequence_num=int(rows.sequence_num[row]),
-            model_name="volatility", model_version="1", probability=chance, threshold=MANIFEST.decision_threshold,
+            model_name="volatility", model_version="1", probability=probability, spike_bps=SIZE,
+            threshold=MANIFEST.decision_threshold,
         )
-        for row, chance in zip(warm.tolist(), chances.tolist(), strict=True)
+        for row, probability in zip(warm.tolist(), probabilities.tolist(), strict=True)
     ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A forecast model as version 1, and an old-style model as version 2."""
+    folder = tmp_path_factory.mktemp("models")
+    write_forecast_bundle(folder, "core/1")
+    manifest, graph = OLD_STYLE
+    ModelStore(folder, "volatility").put(msgspec.structs.replace(manifest, version="2"), graph, {})
+    return folder
+
+
 @pytest.fixture
-def topics(kafka: KafkaConfig, monkeypatch: pytest.MonkeyPatch) -> KafkaConfig:
-    """Ticks and predictions of 400 s with a gap in the middle; ten said twice, one missing, one that is none."""
-    said = [one.SerializeToString() for one in predictions()]
+def topics(kafka: KafkaConfig, models: Path, monkeypatch: pytest.MonkeyPatch) -> KafkaConfig:
+    """Ticks and predictions of 400 s with a gap in the middle; ten repeated, a missing one, an unreadable record."""
+    records = [prediction.SerializeToString() for prediction in predictions()]
     missing = Prediction(product_id="BTC-USD", missing_reason=MissingReason.MISSING_REASON_REFUSED)
     sink = Sink(kafka)
     for record in ticks():
         sink.send(kafka.topics.raw, b"BTC-USD", encode(record))
     sink.send(kafka.topics.raw, b"BTC-USD", b"no tick")
-    for raw in [*said[:50], *said[40:], missing.SerializeToString(), b"\xff"]:
+    for raw in [*records[:50], *records[40:], missing.SerializeToString(), b"\xff"]:
         sink.send(kafka.topics.predictions, b"BTC-USD", raw)
     sink.flush()
     sink.close()
     for name, value in as_environ(kafka).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("VOLCAST_SERVER__MODELS_DIR", str(ROOT / "models"))
+    monkeypatch.setenv("VOLCAST_SERVER__MODELS_DIR", str(models))
     return kafka
 
 
 @pytest.mark.parametrize("suffix", ["ndjson", "parquet"])
-def test_what_the_topics_hold_is_joined_counted_and_written(
+def test_predictions_on_the_topics_are_joined_counted_and_written(
     suffix: str, topics: KafkaConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / f"joined.{suffix}"
-    assert run_command(["monitor", "--once", "--out", str(out), "--window", "1h", "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    warm = len(predictions())
-    # Of the 200 ticks on either side of the gap 60 s are not warm and the last 60 s have no truth.
-    assert said["joined"] == warm - 120 == 160
-    assert said["unjoined"] == {"gap": 60, "missing_refused": 1, "past_end": 60, "repeated": 10}
-    assert said["unreadable"] == {"predictions": 1, "raw": 1}
-    model, *baselines = said["figures"]
-    assert (model["model"], model["role"], model["forecaster"], model["rows"]) == (
-        "volatility/1", "answered", "model", 160,
-    )  # fmt: skip
-    assert {one["forecaster"] for one in baselines} == set(MANIFEST.baselines) - {MANIFEST.kind}
+    arguments = ["--out", str(out), "--window", "1h", "--shadow", "volatility/2", "--json"]
+    assert run_command(["monitor", "--once", *arguments]) == 0
+    output = json.loads(capsys.readouterr().out)
+    # Of the 200 ticks on either side of the gap, rows at 60 to 135 s and 260 to 335 s have an outcome: 16 periods each.
+    assert output["joined"] == 32
+    assert output["unjoined"] == {"gap": 64, "missing_refused": 1, "past_end": 64, "repeated": 10, "thinned": 120}
+    assert output["unreadable"] == {"predictions": 1, "raw": 1}
+    model = {(line["model"], line["role"], line["forecaster"]): line for line in output["figures"]}
+    answered, shadow = model["volatility/1", "answered", "model"], model["volatility/2", "shadow", "model"]
+    assert answered["rows"] == shadow["rows"] == 32
+    assert answered["max_difference"] == 0.0
+    assert answered["crps"] > 0
+    assert "crps" not in shadow
+    assert {forecaster for _, role, forecaster in model if role == "answered"} == {"model", "climatology", "har"}
     rows = (
         [json.loads(line) for line in out.read_text().splitlines()]
         if suffix == "ndjson"
         else pq.read_table(out).to_pylist()
     )
-    tau = MANIFEST.label.threshold
-    assert len(rows) == 160
-    assert all(row["y"] == (row["future_volatility"] >= tau) for row in rows)
+    assert len(rows) == 32
+    assert all(row["spike"] == (row["outcome_bps"] >= SIZE == row["spike_bps"]) for row in rows)
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
-def test_beside_it_a_shadow_in_a_table(topics: KafkaConfig, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_names_a_shadow_without_a_bundle(topics: KafkaConfig, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["monitor", "--once", "--window", "1h", "--shadow", "volatility/99"]) == 0
     output, progress = capsys.readouterr()
     assert "volatility/1" in output
-    assert "160 joined" in output
-    assert "volatility/99: bundle" in output, "a shadow that is not there is named"
+    assert "32 joined" in output
+    assert "volatility/99: bundle" in output
     assert "reading both topics" in progress
 
 
 def joined_or_late(session: Session, ends_s: float) -> bool:
-    return session.join.waiting == 61 or time.monotonic() > ends_s
+    return session.join.waiting == 64 or time.monotonic() > ends_s
 
 
-def test_live_it_says_figures_and_a_restart_reads_them_again(topics: KafkaConfig) -> None:
+def test_a_restart_reads_the_live_scores_again(topics: KafkaConfig, models: Path) -> None:
     for _ in range(2):
         with ExitStack() as cleanup:
-            folder = BundleFolder(ROOT / "models", 60.0)
+            folder = BundleFolder(models, Target())
             session = Session(load_config(), Scoreboard({"1h": 3600.0}, folder.bundle), 3600.0, cleanup)
             ends_s = time.monotonic() + 60
-            # Without a later tick the last 60 s of the stream may still come true.
+            # Without a later tick, outcomes of the last 64 rows are unknown.
             session.run(partial(joined_or_late, session, ends_s), lambda: None)
             samples = {
-                one.name: one.value
+                sample.name + sample.labels.get("interval", ""): sample.value
                 for family in metrics(session)
-                for one in family.samples
-                if one.labels.get("forecaster", "model") == "model"
+                for sample in family.samples
+                if sample.labels.get("forecaster", "model") == "model"
             }
-        assert samples["volcast_monitor_waiting"] == 61
-        assert samples["volcast_monitor_joined_total"] == samples["volcast_monitor_rows"] == 159
-        assert 0 <= samples["volcast_monitor_brier"] <= 1
-        newest_s = max(one.event_time_ns for one in predictions()) / 1e9
-        assert samples["volcast_monitor_newest_truth_timestamp_seconds"] == pytest.approx(newest_s - 61)
+        assert samples["volcast_monitor_waiting"] == 64
+        assert samples["volcast_monitor_joined_total"] == samples["volcast_monitor_rows"] == 32
+        assert samples["volcast_monitor_crps"] > 0
+        assert 0 < samples["volcast_monitor_coverage80"] <= samples["volcast_monitor_coverage95"] <= 1
+        assert samples["volcast_monitor_probability_difference"] == 0
+        newest_s = max(prediction.event_time_ns for prediction in predictions()) / 1e9
+        assert samples["volcast_monitor_newest_truth_timestamp_seconds"] == pytest.approx(newest_s - 64)
 
 
-def test_it_ends_after_its_duration_with_its_last_figures(
+def test_it_ends_after_its_duration_and_prints_the_last_scores(
     topics: KafkaConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("VOLCAST_MONITOR__METRICS_PORT", "0")
     assert run_command(["monitor", "--duration", "2s", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["joined"] == 159
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["joined"] == 32
 
 
 @pytest.mark.parametrize(
@@ -153,7 +171,7 @@ def test_it_ends_after_its_duration_with_its_last_figures(
         (["--once", "--out", "joined.csv"], "ends in .ndjson or .parquet"),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_is_read(
+def test_wrong_options_fail_before_anything_is_read(
     options: list[str], message: str, topics: KafkaConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_command(["monitor", *options]) == 2
