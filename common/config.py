@@ -225,7 +225,9 @@ class GateConfig(Section, frozen=True):
     """Limits that a model must meet to be promoted; docs/promotion.md has the rules."""
 
     max_latency_us: Annotated[float, msgspec.Meta(gt=0)] = 10.0  # one row in ONNX Runtime, mean of the best round
-    champion_margin: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.02  # largest loss, as a share of the champion's CRPS
+    champion_margin: Annotated[float, msgspec.Meta(ge=0, le=1)] = (
+        0.02  # largest loss, as a share of the champion's CRPS
+    )
     seed: int = 0  # of the bootstrap
 
 

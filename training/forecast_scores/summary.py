@@ -20,7 +20,7 @@ Scores = dict[str, dict[str, float]]  # kind -> name -> value
 
 
 def summary(parts: Sequence[ForecastPart], spike_bps: float, block_s: float, seed: int) -> Scores:
-    """Means over the rows of all parts: crps, qlike, coverage_80, coverage_95, and log_loss, brier, pr_auc at spike_bps.
+    """Means over all rows: crps, qlike, coverage_80, coverage_95, and log_loss, brier, pr_auc at spike_bps.
 
     crps is on log volatility; crps_minus_har has an interval of paired draws of blocks, _low and _high, if there are
     enough blocks. pr_auc is the mean over parts with both classes.
