@@ -10,7 +10,7 @@ import pytest
 from common.paired_difference import MIN_SPIKE_BLOCKS, PairedDifference, recorded, why_it_ships, why_unproven
 from training.judging.paired_comparison import paired_difference, what_ships
 from training.judging.scored_part import Scored
-from training.problem.ticks import NS_PER_S
+from training.problem.target import NS_PER_S
 
 BLOCK_S = 360.0
 ROWS = 6000

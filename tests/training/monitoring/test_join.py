@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.training.synthetic import START_NS, market
-from training.forecasting.recordings import _first_of_period
-from training.forecasting.target import NS_PER_S, Target
 from training.monitoring.history import Growing
 from training.monitoring.join import PERIOD_NS, Answer, Join, Joined
+from training.problem.recordings import _first_of_period
+from training.problem.target import NS_PER_S, Target
 
 TARGET = Target()
 BTC, ETH = "BTC-USD", "ETH-USD"

@@ -14,7 +14,8 @@ from pipeline.archive import read_archive
 from pipeline.features.columns import ProductCodes, TickColumns
 from pipeline.features.engine import FeatureEngine
 from pipeline.records import Tick
-from training.problem.recordings import ForecastRows, Recording, known_recordings, pooled, read_recording
+from training.problem.forecast_rows import ForecastRows, pooled
+from training.problem.recordings import Recording, known_recordings, read_recording
 from training.problem.target import NS_PER_S
 
 BEGIN_S = 1_700_000_000

@@ -11,7 +11,7 @@ from common.schema import CORE_1, FULL_1
 from training.problem.leakage import check_split
 from training.problem.schemas import MINUTES_1, QUOTES_1, window_s
 from training.problem.splits import Split, SplitRules, final_split, walk_forward
-from training.problem.ticks import NS_PER_S
+from training.problem.target import NS_PER_S
 
 RULES = SplitRules(horizon_ns=60 * NS_PER_S, window_ns=60 * NS_PER_S, final_share=0.2, folds=4)
 
