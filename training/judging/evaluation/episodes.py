@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from training.judging.evaluation import kernels
 
 NS_PER_S = 1_000_000_000
-NS_PER_HOUR = 3600 * NS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
