@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 # As in a server's container: neither the training extra nor the folders that it belongs to.
 ABSENT = (
     "training", "pipeline", "benchmarks", "sklearn", "mlflow", "xgboost", "lightgbm", "pandas", "pyarrow", "scipy",
-    "evidently", "matplotlib", "optuna", "dask", "distributed", "skl2onnx", "onnxmltools", "numba", "confluent_kafka",
+    "evidently", "matplotlib", "dask", "distributed", "skl2onnx", "onnxmltools", "numba", "confluent_kafka",
 )  # fmt: skip
 RUN = """
 import os, sys
