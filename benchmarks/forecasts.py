@@ -41,9 +41,10 @@ from training.forecasting import designs
 from training.forecasting.form import FittedForecast
 from training.forecasting.kinds import HAR, SIZE_LEVELS, ForecastKind, usable_kinds
 from training.judging.evaluation.blocks import Blocks
-from training.problem.recordings import DEFAULT_TARGET, ForecastRows, known_recordings, pooled, read_recording
+from training.problem.forecast_rows import ForecastRows, pooled
+from training.problem.recordings import known_recordings, read_recording
 from training.problem.splits import SplitRules, final_split, walk_forward
-from training.problem.target import Floats
+from training.problem.target import DEFAULT_TARGET, Floats
 
 FOLDS = 5
 FINAL_SHARE = 0.2

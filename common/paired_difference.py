@@ -1,6 +1,6 @@
-"""The paired difference of a model and HAR as a manifest records it, and display names of the kinds of model.
+"""The paired difference of a model and HAR in the manifests of models of a single spike size, and names of their kinds.
 
-Readers of bundles need both without the libraries that compute the difference (training/judging/paired_comparison.py).
+Such models are still served. `volcast train` makes forecasts, whose manifests record no such difference.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ NAMES = {
     "xgboost": "XGBoost",
     "given": "given",
 }
-HAR_KINDS = ("har", "har_returns")  # forms of the baseline that ships unless a kind is shown to beat it
 # With fewer independent blocks, a bootstrap finds significant differences too often: for equal models and four blocks
 # in one case of ten (Cameron, Gelbach and Miller 2008, "Bootstrap-based improvements for inference with clustered
 # errors").
@@ -47,21 +46,11 @@ class PairedDifference:
         """Whether the interval lies above zero, with enough blocks."""
         return self.low is not None and self.low > 0 and self.blocks >= MIN_SPIKE_BLOCKS
 
-    @property
-    def significantly_worse(self) -> bool:
-        """Whether the interval lies below zero, with enough blocks."""
-        return self.high is not None and self.high < 0 and self.blocks >= MIN_SPIKE_BLOCKS
-
     def __str__(self) -> str:
         known = self.low is not None and self.high is not None
         interval_text = f"paired 95 % interval {self.low:+.4f} to {self.high:+.4f}" if known else "no interval is known"
         few = f" ({MIN_SPIKE_BLOCKS} are needed to show anything)" if self.blocks < MIN_SPIKE_BLOCKS else ""
         return f"{self.point:+.4f}, {interval_text}, spikes in {self.blocks} blocks of time{few}"
-
-    def metrics(self) -> dict[str, float]:
-        """The entries of a manifest's means over the folds."""
-        values = {"": self.point, "_low": self.low, "_high": self.high, "_blocks": float(self.blocks)}
-        return {f"{_METRIC}{end}": value for end, value in values.items() if value is not None}
 
 
 _METRIC = "pr_auc_minus_har"
@@ -73,21 +62,6 @@ def recorded(means: Mapping[str, float]) -> PairedDifference | None:
         return None
     low, high, blocks = (means.get(f"{_METRIC}_{end}") for end in ("low", "high", "blocks"))
     return PairedDifference(means[_METRIC], low, high, int(blocks or 0))
-
-
-def why_unproven(kind: str, walk_forward: Mapping[str, Mapping[str, float]]) -> str:
-    """The reason why a manifest does not show that its kind beats HAR by more than chance; "" for HAR and if it does.
-
-    The gate refuses such a kind. It checks more (docs/promotion.md), but this rule needs only the manifest.
-    """
-    if kind in HAR_KINDS:
-        return ""
-    difference = recorded(walk_forward.get(kind, {}))
-    if difference is None:
-        return f"its manifest records no lead of {model_name(kind)} on HAR logit"
-    if difference.significantly_better:
-        return ""
-    return f"{model_name(kind)} is not shown to beat HAR logit: {difference}"
 
 
 def why_it_ships(kind: str, walk_forward: Mapping[str, Mapping[str, float]]) -> str:

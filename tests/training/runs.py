@@ -24,9 +24,10 @@ from training.forecast_scores.summary import summary
 from training.forecasting.bundle import make_bundle
 from training.forecasting.form import FittedForecast
 from training.forecasting.parts import ForecastPart
-from training.forecasting.recordings import DEFAULT_TARGET, ForecastRows
-from training.forecasting.target import NS_PER_S
-from training.shipping.look_ahead import RecordedTicks, look_ahead
+from training.problem.data.dataset import RecordedTicks
+from training.problem.forecast_rows import ForecastRows
+from training.problem.target import DEFAULT_TARGET, NS_PER_S
+from training.shipping.look_ahead import look_ahead
 from training.shipping.tracking.record import log_run
 
 SECONDS = 8 * 3600

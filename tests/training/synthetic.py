@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.problem.ticks import NS_PER_S, TickSeries
+from training.problem.target import NS_PER_S
 
 START_NS = 1_764_565_200 * NS_PER_S
 
@@ -28,12 +28,6 @@ def market(seconds: int, seed: int, ticks_per_s: int = 1) -> tuple[NDArray[np.in
     returns = 2e-5 * np.exp(tide + 0.4 * np.array(levels)) * random.normal(size=count)
     time_ns = START_NS + np.arange(count) * (NS_PER_S // ticks_per_s)
     return time_ns, 90_000 * np.exp(np.cumsum(returns))
-
-
-def series(*segments: tuple[NDArray[np.int64], NDArray[np.float64]]) -> TickSeries:
-    times, mids = zip(*segments, strict=True)
-    numbers = np.repeat(np.arange(len(segments)), [len(time_ns) for time_ns in times])
-    return TickSeries(np.concatenate(times), np.concatenate(mids), numbers)
 
 
 def write_recording(path: Path, time_ns: NDArray[np.int64], mid: NDArray[np.float64], seed: int = 0) -> Path:
@@ -65,18 +59,3 @@ def write_recording(path: Path, time_ns: NDArray[np.int64], mid: NDArray[np.floa
         lines.append(json.dumps(message))
     path.write_text("\n".join(lines) + "\n")
     return path
-
-
-def past_volatility(ticks: TickSeries, window_ns: int) -> NDArray[np.float64]:
-    """Realized volatility over (t - window, t] as of each tick, shape (ticks,), log units.
-
-    A tick that shares its time with later ones does not see them. Before the segment has lasted a
-    window the sum is over what there is; such rows are not warm and are dropped elsewhere.
-    """
-    volatility = np.empty(len(ticks))
-    for span in ticks.spans():
-        time_ns = ticks.time_ns[span]
-        running = np.cumsum(ticks.squared_returns(span))
-        before = np.searchsorted(time_ns, time_ns - window_ns, side="right") - 1
-        volatility[span] = np.sqrt(running - np.where(before >= 0, running[before], 0.0))
-    return volatility

@@ -16,7 +16,7 @@ from common.errors import UsageError
 from common.log import configure_logs
 from common.model_store import ModelStore
 from pipeline.archive import ReadOptions, expand_paths
-from pipeline.commands.recordings import flat_options, read_options
+from pipeline.archive.options import flat_options, read_options
 from training import DATASETS
 from training.commands.training_options import chosen_cluster, trained_name, training_options
 

@@ -20,9 +20,9 @@ from training.forecasting.bundle import survivals
 from training.forecasting.form import FittedForecast
 from training.forecasting.kinds import HAR, KINDS, kind_named, usable_kinds
 from training.forecasting.parts import FINAL, ForecastPart
-from training.problem.recordings import DEFAULT_TARGET, ForecastRows
+from training.problem.forecast_rows import ForecastRows
 from training.problem.splits import Split, SplitRules, final_split, walk_forward
-from training.problem.target import NS_PER_S, Target
+from training.problem.target import DEFAULT_TARGET, NS_PER_S, Target
 
 Progress = Callable[[str], None]
 Rows = NDArray[np.int64]  # places of rows

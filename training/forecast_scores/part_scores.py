@@ -18,11 +18,11 @@ from training.forecast_scores.scores import PINBALL_LEVELS, covered, randomized_
 from training.forecasting.designs import TRAILING_FEATURE
 from training.forecasting.distribution import Forecasts
 from training.forecasting.kinds import SIZE_LEVELS
-from training.forecasting.recordings import ForecastRows
-from training.forecasting.target import BPS, NS_PER_S
 from training.judging.evaluation.blocks import Blocks
 from training.judging.evaluation.episodes import Line
 from training.judging.evaluation.figures import areas
+from training.problem.forecast_rows import ForecastRows
+from training.problem.target import BPS, NS_PER_S
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

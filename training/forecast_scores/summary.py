@@ -12,9 +12,8 @@ from training.forecast_scores.events import event_scores
 from training.forecast_scores.scores import RowScores, covered, row_scores
 from training.forecasting.kinds import HAR
 from training.forecasting.parts import ForecastPart
-from training.forecasting.recordings import DEFAULT_TARGET
 from training.judging.evaluation.blocks import Blocks
-from training.problem.ticks import NS_PER_S
+from training.problem.target import DEFAULT_TARGET, NS_PER_S
 
 Scores = dict[str, dict[str, float]]  # kind -> name -> value
 

@@ -29,11 +29,10 @@ from pipeline.drift import reference_of
 from training.forecasting.designs import TRAILING_FEATURE
 from training.forecasting.distribution import LocationScale
 from training.forecasting.form import HIGH, LOW, FittedForecast
-from training.forecasting.graph import forecast_graph
+from training.forecasting.graph import OPSET, forecast_graph
 from training.forecasting.onnx_forecast import PARITY, OnnxForecast, parity_error
-from training.models.graphs import OPSET
-from training.problem.recordings import DEFAULT_TARGET, ForecastRows
-from training.problem.target import BPS, NS_PER_S, Floats, Target
+from training.problem.forecast_rows import ForecastRows
+from training.problem.target import BPS, DEFAULT_TARGET, NS_PER_S, Floats, Target
 
 SURVIVAL_VALUES = 101
 SPIKE_QUANTILE = 0.9  # of the training rows, of the default spike size

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from training.forecasting.form import LEVELS
-from training.models import graphs
 from training.problem.target import Floats
 
 SCALE_STEPS = 10
 SCALE_BEGIN = 0.02  # added to absolute residuals before the first logarithm
+WEIGHT_DIGITS = 10  # rounding hides the last bits, which differ between processors
 LEAST_PENALTY = 1e-12  # two features that are equal in all rows would have no solution
 # Between neighbouring knots. A mass at the floor would make two quantiles of residuals equal, and F a step.
 MIN_KNOT_DISTANCE = 1e-3
@@ -64,5 +64,5 @@ def knots(scaled: Floats, weights: Floats) -> Floats:
 
 
 def rounded(values: Floats) -> Floats:
-    """Weights (n,) as models/graphs.py rounds each."""
-    return np.array([graphs.rounded(value) for value in values.tolist()])
+    """Weights (n,) to WEIGHT_DIGITS."""
+    return np.array([float(f"{value:.{WEIGHT_DIGITS}g}") for value in values.tolist()])

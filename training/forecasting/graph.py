@@ -15,11 +15,13 @@ from onnx import TensorProto, checker, helper, numpy_helper
 
 from training.forecasting.distribution import CEILING_BPS, with_tails
 from training.forecasting.form import HIGH, LOW, FittedForecast
-from training.models.graphs import IR_VERSION, ML_OPSET, OPSET
-from training.models.trees import parse_trees
+from training.forecasting.trees import tree_attributes
 from training.problem.target import Floats
 
 FEATURES, SPIKE_BPS, LEVELS = "features", "spike_bps", "levels"
+OPSET = 18
+ML_OPSET = 3
+IR_VERSION = 8  # of ONNX 1.10, so that old runtimes can read it
 PROBABILITY, MEDIAN_BPS, QUANTILE_BPS = "probability", "median_bps", "quantile_bps"
 
 
@@ -95,7 +97,7 @@ def _trees(graph: _Graph, fitted: FittedForecast) -> str:
     unit_weights, unit_bias = graph.constant("unit_weights", weights[:-1]), graph.constant("unit_bias", weights[-1])
     node("Gemm", ["logs", unit_weights, unit_bias], "units")
     node("Cast", ["units"], "units_single", to=TensorProto.FLOAT)
-    attributes: dict[str, Any] = dict(parse_trees(fitted.trees).attributes)
+    attributes: dict[str, Any] = tree_attributes(fitted.trees)
     node("TreeEnsembleRegressor", ["units_single"], "leaves", domain="ai.onnx.ml", n_targets=2, **attributes)
     node("Cast", ["leaves"], "grown", to=TensorProto.DOUBLE)
     return node("Add", ["linear", "grown"], "boosted")

@@ -14,8 +14,8 @@ from common.errors import InputError, UsageError
 from common.schema import FeatureSchema
 from training.forecasting import designs, fitting
 from training.forecasting.form import Design, FittedForecast, tree_sums
-from training.problem.recordings import DEFAULT_TARGET, ForecastRows
-from training.problem.target import Floats
+from training.problem.forecast_rows import ForecastRows
+from training.problem.target import DEFAULT_TARGET, Floats
 
 SIZE_LEVELS = (0.5, 0.75, 0.9, 0.95, 0.99)  # quantiles of the training rows at which forecasts are scored
 LEAST_SIZE_SLOPE = 1e-3  # of the log of the size, so that the probability falls with the size

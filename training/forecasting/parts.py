@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from common.bundle import Survival
 from training.forecasting.distribution import LocationScale
-from training.problem.recordings import ForecastRows
+from training.problem.forecast_rows import ForecastRows
 
 FINAL = "final"
 

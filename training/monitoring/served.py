@@ -12,8 +12,8 @@ from training.forecast_scores.scores import CRPS_LEVELS, LEVELS_AT_ONCE, covered
 from training.forecasting.bundle import baseline_forecasts
 from training.forecasting.distribution import Forecasts
 from training.forecasting.onnx_forecast import OnnxForecast
-from training.forecasting.recordings import ForecastRows
-from training.forecasting.target import BPS, Floats
+from training.problem.forecast_rows import ForecastRows
+from training.problem.target import BPS, Floats
 from training.shipping.inference import base_rates
 from training.shipping.onnx_model import OnnxModel
 

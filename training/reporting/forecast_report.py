@@ -22,7 +22,6 @@ from training.reporting.forecast_page import render
 
 JSON_FILE, HTML_FILE, PICTURES_FOLDER = "model_eval.json", "model_eval.html", "model_eval"
 HOUR_NS = 3600 * 10**9
-SHOWN_DAYS = 60  # of coverage by day
 
 
 def write_report(out: Path, evaluation: ModelEval, parts: Sequence[ScoredRows]) -> list[Path]:

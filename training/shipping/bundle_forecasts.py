@@ -15,8 +15,8 @@ from training.forecast_scores.part_scores import SingleSize
 from training.forecasting.bundle import baseline_forecasts
 from training.forecasting.distribution import Forecasts
 from training.forecasting.onnx_forecast import OnnxForecast
-from training.forecasting.recordings import DEFAULT_TARGET, ForecastRows
-from training.forecasting.target import BPS, NS_PER_S, Floats
+from training.problem.forecast_rows import ForecastRows
+from training.problem.target import BPS, DEFAULT_TARGET, NS_PER_S, Floats
 from training.shipping.onnx_model import OnnxModel
 
 EVALUATION = "evaluation"  # name of the part

@@ -11,10 +11,10 @@ from common.errors import InputError
 from training.forecast_scores.evaluation_result import EvalSettings, PredictionsRef
 from training.forecast_scores.part_scores import SingleSize
 from training.forecasting.distribution import Forecasts, LocationScale
-from training.forecasting.recordings import ForecastRows
-from training.forecasting.target import Floats
 from training.judging.predictions import Predictions
+from training.problem.forecast_rows import ForecastRows
 from training.problem.row_keys import Keys, match
+from training.problem.target import Floats
 from training.shipping.bundle_forecasts import BundlePart, GraphForecasts
 
 GIVEN = "given"  # kind of the predictions

@@ -11,8 +11,8 @@ from common.check import Check
 from training.forecast_scores import leaks
 from training.forecast_scores.scores import crps_log
 from training.forecasting.kinds import HAR, kind_named
-from training.forecasting.recordings import ForecastRows
-from training.forecasting.target import NS_PER_S, Floats
+from training.problem.forecast_rows import ForecastRows
+from training.problem.target import NS_PER_S, Floats
 from training.shipping.run_checks import Candidate, trained_on
 from training.shipping.tracking.evidence import places_of
 from training.shipping.tracking.record import DataCheck

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from common.errors import BundleError
 from common.onnx_errors import onnx_reason
-from common.timing import best_call_us
 
 CHUNK_ROWS = 65_536
 
@@ -35,22 +34,9 @@ class OnnxModel:
         starts = range(0, len(features), CHUNK_ROWS)
         return np.concatenate([self._run(np.ascontiguousarray(features[at : at + CHUNK_ROWS])) for at in starts])
 
-    def one_row_us(self, row: NDArray[np.float64]) -> float:
-        """CPU time of one call with one row (1, features): the mean of the best of many rounds, since it is to say
-        what the model costs and not what the machine's other work does.
-
-        Input and output are bound beforehand, so it is ONNX Runtime's time; `InferenceSession.run` adds some 4 µs
-        of handing arrays over in Python, for any model alike.
-        """
-        binding = self._session.io_binding()
-        binding.bind_cpu_input("features", np.ascontiguousarray(row))
-        binding.bind_output("probability")
-        run = self._session.run_with_iobinding
-        return best_call_us(lambda: run(binding))
-
     def _run(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         try:
-            (said,) = self._session.run(["probability"], {"features": features})
+            (probabilities,) = self._session.run(["probability"], {"features": features})
         except Exception as error:
             raise BundleError(f"the model cannot be run on {len(features)} rows: {onnx_reason(error)}") from None
-        return np.asarray(said, dtype=np.float64).reshape(-1)
+        return np.asarray(probabilities, dtype=np.float64).reshape(-1)

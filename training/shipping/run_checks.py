@@ -27,9 +27,9 @@ from training.forecasting.form import FittedForecast
 from training.forecasting.kinds import HAR, kind_named
 from training.forecasting.onnx_forecast import CHUNK_ROWS, OnnxForecast, parity_error
 from training.forecasting.parts import FINAL, ForecastPart
-from training.forecasting.recordings import ForecastRows
-from training.forecasting.target import BPS, NS_PER_S, Floats, Target
 from training.judging.evaluation.blocks import Blocks
+from training.problem.forecast_rows import ForecastRows
+from training.problem.target import BPS, NS_PER_S, Floats, Target
 from training.shipping.onnx_model import OnnxModel
 from training.shipping.tracking.evidence import Evidence
 

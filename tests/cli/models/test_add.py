@@ -25,8 +25,8 @@ from common.schema import CORE_1
 from tests.cli.models.adding import PLAIN, add, changed, line, served
 from tests.cli.models.exports import Network, forest, sklearn_export, xgboost_export
 from tests.server.bundles import Logistic, rows, write_bundle
-from training.forecasting.target import Target
 from training.monitoring.bundles import BundleFolder
+from training.problem.target import Target
 
 pytestmark = pytest.mark.usefixtures("here")
 

@@ -16,8 +16,9 @@ from training.forecast_scores.evaluation_result import ModelEval, decode
 from training.forecasting.bundle import make_bundle
 from training.forecasting.kinds import kind_named
 from training.forecasting.onnx_forecast import OnnxForecast
-from training.forecasting.recordings import ForecastRows, Recording, read_recording
-from training.forecasting.target import NS_PER_S
+from training.problem.forecast_rows import ForecastRows
+from training.problem.recordings import Recording, read_recording
+from training.problem.target import NS_PER_S
 from training.reporting import forecast_report
 from training.shipping.bundle_forecasts import BundlePart, GraphForecasts, bundle_part
 

@@ -24,7 +24,7 @@ from tests.training.monitoring.bundles import OLD_STYLE, SPIKE_BPS
 from training.forecasting.bundle import make_bundle
 from training.forecasting.form import FittedForecast
 from training.forecasting.kinds import kind_named
-from training.forecasting.recordings import ForecastRows
+from training.problem.forecast_rows import ForecastRows
 from training.shipping.trained_form import trained_files
 
 ROWS = 50

@@ -24,10 +24,10 @@ from tests.processes import as_environ
 from tests.training.monitoring.bundles import OLD_STYLE, forecast_bundle, write_forecast_bundle
 from tests.training.synthetic import market
 from training.commands.monitor import Session, metrics
-from training.forecasting.target import Target
 from training.monitoring.bundles import BundleFolder
 from training.monitoring.scoreboard import Scoreboard
 from training.monitoring.served import Served
+from training.problem.target import Target
 from volcast.v1 import MissingReason, Prediction
 
 pytestmark = pytest.mark.kafka

@@ -14,8 +14,8 @@ from training.fitting import forecast_experiment
 from training.fitting.forecast_experiment import Settings
 from training.forecasting.bundle import baseline_forecasts, form_of, make_bundle
 from training.forecasting.parts import ForecastPart
-from training.forecasting.recordings import ForecastRows, pooled
-from training.forecasting.target import NS_PER_S
+from training.problem.forecast_rows import ForecastRows, pooled
+from training.problem.target import NS_PER_S
 
 DAY_NS = 86_400 * NS_PER_S
 QUICK = Settings(model_type="ridge", folds=3)

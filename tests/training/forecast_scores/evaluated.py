@@ -9,7 +9,7 @@ from training.forecast_scores.evaluation_result import EvalSettings
 from training.forecasting.bundle import survivals
 from training.forecasting.kinds import kind_named
 from training.forecasting.parts import FINAL, ForecastPart
-from training.forecasting.recordings import ForecastRows
+from training.problem.forecast_rows import ForecastRows
 
 KINDS = ("ridge", "har", "climatology")
 SETTINGS = EvalSettings(spike_bps=7.0, alert_level=0.4, block_s=600.0)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from common.schema import FULL_2, FeatureSchema
-from training.problem.recordings import ForecastRows
+from training.problem.forecast_rows import ForecastRows
 from training.problem.target import NS_PER_S
 
 

@@ -10,11 +10,12 @@ import pytest
 
 from common.errors import InputError
 from common.schema import CORE_1, FULL_2
-from pipeline.archive import read_archive
+from pipeline.archive import ReadOptions, read_archive
 from pipeline.features.columns import ProductCodes, TickColumns
 from pipeline.features.engine import FeatureEngine
 from pipeline.records import Tick
-from training.problem.recordings import ForecastRows, Recording, known_recordings, pooled, read_recording
+from training.problem.forecast_rows import ForecastRows, pooled
+from training.problem.recordings import POLL_SILENCE_S, Recording, known_recordings, read_recording
 from training.problem.target import NS_PER_S
 
 BEGIN_S = 1_700_000_000
@@ -32,7 +33,7 @@ def polled(folder: Path, seconds: list[int], name: str = "polled", product: str 
     }
     path = folder / f"{name}.parquet"
     pq.write_table(pa.table(table), path)
-    return Recording(name, (path,), product)
+    return Recording(name, (path,), ReadOptions({"time": "ts_utc"}, product, POLL_SILENCE_S * NS_PER_S))
 
 
 def test_every_tick_is_a_row_or_counted_by_reason(tmp_path: Path) -> None:

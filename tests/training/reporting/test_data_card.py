@@ -36,8 +36,9 @@ def test_a_recording_has_counts_gaps_sizes_and_days(tmp_path: Path) -> None:
     dataset = load([write_quotes(tmp_path / "q.parquet", table)], options=ReadOptions(product="BTC-USD"))
     section = card.section_of("made up", "Nothing real.", dataset)
     text = card.render([section], [])
-    assert "## Made up\n\nNothing real.\n\n- Read 7,997 ticks; dropped: dead crossed quote 3, not warm " in text
-    assert "- Gaps: 1 (silence 1). The longest began at " in text
+    assert "## Made up\n\nNothing real.\n\n- Read 7,996 ticks; dropped: dead crossed quote 3, " in text
+    assert ", dead time jumped ahead 1, not warm 120, outcome unknown 24.\n" in text
+    assert "- Gaps: 1 (clock 1). The longest began at " in text
     assert "| spike size | q50 | q75 | q90 | q95 | q99 |\n| --- | ---: | ---: | ---: | ---: | ---: |\n| bps | " in text
     for day in section.days:
         assert f"| {' | '.join(day)} |\n" in text

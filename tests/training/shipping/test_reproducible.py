@@ -35,7 +35,8 @@ def train(recording: Path, out: Path, *options: str, hash_seed: int) -> dict[str
     assert "\nvolcast: tracking server http://127.0.0.1:1 is away: Connection refused" in done.stderr
     (run,) = (out / "data" / "runs").iterdir()
     folders = [out / "models" / "volatility" / "1", run / "bundle", run / "trained", run / "evidence", run / "plots"]
-    return {f"{one.parent.name}/{one.name}": one.read_bytes() for folder in folders for one in folder.iterdir()}
+    files = [(folder, file) for folder in folders for file in folder.rglob("*") if file.is_file()]
+    return {f"{folder.name}/{file.relative_to(folder)}": file.read_bytes() for folder, file in files}
 
 
 @pytest.mark.timeout(400)

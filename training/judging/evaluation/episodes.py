@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from training.judging.evaluation import kernels
 
 NS_PER_S = 1_000_000_000
-NS_PER_HOUR = 3600 * NS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,23 +106,3 @@ def alarms(line: Line, y: NDArray[np.int8], alert: NDArray[np.bool_]) -> Alarms:
     following = np.append(raised[1:], len(warned))
     false = np.searchsorted(hits, raised) == np.searchsorted(hits, following)
     return Alarms(episodes, lead_s, raised, false)
-
-
-BUDGET_STEPS = 200  # thresholds looked at, from the highest probability down
-
-
-def budget_threshold(line: Line, probability: NDArray[np.float64], alarms_per_hour: float) -> float | None:
-    """The lowest threshold whose alarms, and those of every higher one looked at, stay within the budget.
-
-    probability is (rows,). None where already the highest probability raises too many.
-    """
-    allowed = alarms_per_hour * line.hours
-    ranked = np.sort(probability)[::-1]
-    places = np.unique(np.geomspace(1, len(ranked), BUDGET_STEPS).astype(np.int64)) - 1
-    chosen = None
-    in_line = probability[line.order]
-    for threshold in np.unique(ranked[places])[::-1].tolist():
-        if len(line.alarms(in_line >= threshold)) > allowed:
-            break
-        chosen = float(threshold)
-    return chosen

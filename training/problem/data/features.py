@@ -51,7 +51,7 @@ def read(paths: Sequence[Path], schema: FeatureSchema, progress: Progress) -> Co
     starts, later = np.zeros(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
     for name, code in codes.items():
         places = np.flatnonzero(product == code)
-        later[places] = in_order(f"features {place}", f"event_time_ns of {name}", rows.event_time_ns[places], ties=True)
+        later[places] = in_order(f"features {place}", f"event_time_ns of {name}", rows.event_time_ns[places])
         kept = places[later[places]]
         turns_cold = rows.warm[kept][:-1] & ~rows.warm[kept][1:]
         starts[kept[1:][turns_cold]] = True

@@ -1,4 +1,4 @@
-"""What the readers of tables share: opening Parquet, times, and the order of rows."""
+"""Shared by the readers of tables: opening Parquet, and the order of rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -51,53 +50,19 @@ def some_of(names: list[str]) -> str:
     return ", ".join(names[:NAMED]) + more or "no columns"
 
 
-def times_ns(path: Path, name: str, column: Any) -> NDArray[np.int64]:
-    """Event times, int64 nanoseconds UTC, (n,).
+def in_order(where: str, name: str, time_ns: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Marks the rows that are not earlier than a row before them, (n,).
 
-    A time with a zone is the instant it names; one without is UTC. Raises InputError for another type, for
-    nulls, and for times that nanoseconds since 1970 cannot hold.
-    """
-    if not pa.types.is_timestamp(column.type):
-        raise InputError(f"{path}: {name}: expected timestamps, got {column.type}")
-    if column.null_count:
-        raise InputError(f"{path}: {name}: {column.null_count} of {len(column)} times are missing")
-    try:
-        exact = column.cast(pa.timestamp("ns", tz=column.type.tz)).cast(pa.int64())
-    except pa.ArrowException:
-        span = pc.min_max(column.cast(pa.int64())).as_py()
-        raise InputError(
-            f"{path}: {name}: expected times between the years 1678 and 2262, got {span['min']} to {span['max']} "
-            f"{column.type.unit} since 1970"
-        ) from None
-    values: NDArray[np.int64] = exact.to_numpy()
-    return values
-
-
-def numbers(path: Path, name: str, column: Any) -> NDArray[np.float64]:
-    """Doubles with NaN for what is missing, (n,). Raises InputError for what are no numbers, or none at all."""
-    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
-        raise InputError(f"{path}: {name}: expected numbers, got {column.type}")
-    values: NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    if len(values) and not np.isfinite(values).any():
-        raise InputError(f"{path}: {name}: expected numbers, got {len(values)} times NaN or nothing")
-    return values
-
-
-def in_order(where: str, name: str, time_ns: NDArray[np.int64], ties: bool = False) -> NDArray[np.bool_]:
-    """Marks the rows later than all before them, with `ties` also those as late, (n,).
-
-    Raises InputError where more than one in a hundred are not.
+    Raises InputError if more than one in a hundred are earlier.
     """
     good = np.ones(len(time_ns), np.bool_)
-    before = np.maximum.accumulate(time_ns)[:-1]
-    good[1:] = time_ns[1:] >= before if ties else time_ns[1:] > before
+    good[1:] = time_ns[1:] >= np.maximum.accumulate(time_ns)[:-1]
     bad = len(time_ns) - int(np.count_nonzero(good))
     if bad > MOST_OUT_OF_ORDER * len(time_ns):
         first = int(np.flatnonzero(~good)[0])
-        expected = "rows in time order" if ties else "rows in time order, each time once"
         raise InputError(
-            f"{where}: {name}: {bad} of {len(time_ns)} times are not later than all before them, the first in row "
-            f"{first + 1}; expected {expected}"
+            f"{where}: {name}: {bad} of {len(time_ns)} times are earlier than a time before them, the first in row "
+            f"{first + 1}; expected rows in time order"
         )
     return good
 

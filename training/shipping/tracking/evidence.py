@@ -21,7 +21,7 @@ from common.errors import InputError
 from common.schema import SCHEMAS, FeatureSchema
 from training.forecasting.distribution import LocationScale
 from training.forecasting.parts import ForecastPart
-from training.forecasting.recordings import ForecastRows
+from training.problem.forecast_rows import ForecastRows
 
 ROWS_FILE, FORECASTS_FILE, PARTS_FILE = "rows.parquet", "forecasts.parquet", "parts.json"
 _FEATURE, _LOCATION, _SCALE = "f:", "location:", "scale:"  # prefixes of columns

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     # `volcast models list` and `rollback` read runs without the libraries of training.
     from training.forecasting.form import FittedForecast
     from training.forecasting.parts import ForecastPart
-    from training.forecasting.recordings import ForecastRows
+    from training.problem.forecast_rows import ForecastRows
     from training.shipping.tracking.evidence import Evidence
 
 FORMAT = 2  # 1: runs of models of a probability, before forecasts

@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score
 
 from training.judging.evaluation.blocks import Blocks, interval
 from training.judging.evaluation.figures import areas
-from training.problem.ticks import NS_PER_S
+from training.problem.target import NS_PER_S
 
 
 def test_each_draw_takes_as_many_blocks_as_there_are() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.judging.evaluation.episodes import NS_PER_S, Line, alarms, budget_threshold
+from training.judging.evaluation.episodes import NS_PER_S, Line, alarms
 
 HORIZON_NS = 60 * NS_PER_S
 
@@ -67,13 +67,3 @@ def test_nothing_is_counted_across_a_gap_or_from_one_product_to_another() -> Non
 def test_without_spikes_or_alerts_there_are_no_events() -> None:
     found = alarms(line(100), np.zeros(100, np.int8), np.zeros(100, bool))
     assert (len(found.episodes), len(found.raised)) == (0, 0)
-
-
-def test_the_budget_threshold_is_the_lowest_that_stays_within_it() -> None:
-    rows = 3600
-    probability = np.zeros(rows)
-    probability[[200, 800, 1400, 2000]] = [0.9, 0.8, 0.7, 0.6]
-    assert budget_threshold(line(rows), probability, 2.0) == 0.8
-    assert budget_threshold(line(rows), probability, 0.5) is None
-    assert budget_threshold(line(rows), np.full(rows, 0.3), 1.0) is None
-    assert budget_threshold(line(rows), np.full(rows, 0.3), 60.0) == 0.3

@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 
 from common.errors import InputError
 from tests.training.runs import Made, first, market_rows
-from training.problem.recordings import ForecastRows, pooled
+from training.problem.forecast_rows import ForecastRows, pooled
 from training.shipping.tracking.evidence import places_of
 from training.shipping.tracking.record import (
     Upload,
