@@ -78,9 +78,9 @@ def monitor(
     configure_logs(config.log, "monitor")
     spans = _windows(windows or config.monitor.windows, "--window" if windows else "monitor.windows")
     stop = stop_on_signals()
-    from training.forecasting.recordings import DEFAULT_TARGET
     from training.monitoring.bundles import BundleFolder
     from training.monitoring.scoreboard import Scoreboard
+    from training.problem.recordings import DEFAULT_TARGET
 
     with ExitStack() as cleanup:
         folder = BundleFolder(Path(config.server.models_dir), DEFAULT_TARGET, shadows)
@@ -127,10 +127,10 @@ class Session:
         """back_s: how far back in the topics to begin; None: at their first records."""
         from pipeline.features.engine import reach_ns
         from training.commands.topics import TopicReader
-        from training.forecasting.recordings import DEFAULT_TARGET
         from training.monitoring.feed import Feed
         from training.monitoring.join import Join
         from training.monitoring.served import SCHEMA
+        from training.problem.recordings import DEFAULT_TARGET
 
         topics = config.kafka.topics
         now_ms = int(time.time() * 1000)

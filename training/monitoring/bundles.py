@@ -10,8 +10,8 @@ from common.bundle import read_bundle
 from common.errors import BundleError, InputError
 from common.log import get_logger
 from common.model_store import ModelStore
-from training.forecasting.target import Target
 from training.monitoring.served import Served
+from training.problem.target import Target
 
 LOOK_AGAIN_S = 30.0
 

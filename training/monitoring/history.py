@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.forecasting.target import NS_PER_S, Target
+from training.problem.target import NS_PER_S, Target
 
 FIRST_ROOM = 256
 

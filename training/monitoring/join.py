@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from training.forecasting.target import NS_PER_S, Target
 from training.monitoring.history import Stretch
+from training.problem.target import NS_PER_S, Target
 
 PERIOD_NS = 5 * NS_PER_S
 KEPT_BEFORE_NS = 120_000_000_000  # behind the cursor: a crash repeats about a second

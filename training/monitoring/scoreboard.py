@@ -20,10 +20,10 @@ from common.errors import BundleError
 from common.schema import SCHEMAS
 from training.forecast_scores.events import brier, detection, log_loss
 from training.forecasting.distribution import Forecasts
-from training.forecasting.target import Floats, Ints
 from training.monitoring.history import Growing
 from training.monitoring.join import Joined
 from training.monitoring.served import DISTRIBUTION, SCHEMA, Served, distribution_scores
+from training.problem.target import Floats, Ints
 
 METRICS = (
     *DISTRIBUTION, "base_rate", "event_rate", "pr_auc", "pr_auc_lift", "roc_auc", "brier", "brier_skill", "log_loss",

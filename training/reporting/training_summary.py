@@ -12,7 +12,7 @@ from rich.table import Table
 
 from common.bundle import Manifest, ManifestSpan
 from training.forecasting.kinds import HAR, KINDS
-from training.forecasting.target import BPS, NS_PER_S
+from training.problem.target import BPS, NS_PER_S
 
 Scores = Mapping[str, Mapping[str, float]]  # kind -> score -> value
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from common.bundle import Manifest, Survival
+from common.bundle import Manifest
 from common.config import MAX_LEVELS
 from common.errors import InputError, UsageError
 from common.schema import FeatureSchema
@@ -175,7 +175,7 @@ class Predictor:
         if not inside or list(levels) != sorted(set(levels)) or len(levels) > MAX_LEVELS:
             raise UsageError(f"--quantiles: expected at most {MAX_LEVELS} ascending levels in (0, 1)")
         self.spike_bps = 0.0 if forecast is None else spike_bps or forecast.spike_bps
-        self.base_rate = 0.0 if forecast is None else float(base_rates(forecast.sizes, np.array(self.spike_bps)))
+        self.base_rate = 0.0 if forecast is None else forecast.sizes.share_at(self.spike_bps)
         self._graph = OnnxModel(model) if forecast is None else OnnxForecast(model)
 
     def answers(self, features: NDArray[np.float64]) -> Answers:
@@ -199,12 +199,6 @@ class Predictor:
             return self._graph.probabilities(features)
         rows = len(features)
         return self._graph.run(features, np.full(rows, self.spike_bps), np.zeros((rows, 0)))[0]
-
-
-def base_rates(survival: Survival, sizes_bps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Shares of the training rows at or above sizes: linear in the logarithm of the size, as servers compute it."""
-    shares = np.interp(np.log(sizes_bps), np.log(survival.values), survival.shares, left=1.0, right=0.0)
-    return np.asarray(shares, dtype=np.float64)
 
 
 class AnswerWriter:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.training.synthetic import START_NS, market
-from training.forecasting.recordings import _first_of_period
-from training.forecasting.target import NS_PER_S, Target
 from training.monitoring.history import Growing
 from training.monitoring.join import PERIOD_NS, Answer, Join, Joined
+from training.problem.data.load import first_of_period
+from training.problem.target import NS_PER_S, Target
 
 TARGET = Target()
 BTC, ETH = "BTC-USD", "ETH-USD"
@@ -57,7 +57,7 @@ def offline(market_ticks: Ticks, product: str = BTC) -> dict[tuple[str, int], fl
     times = market_ticks.time_ns
     outcomes = TARGET.outcomes_bps(times, market_ticks.mid, np.zeros(len(times), np.int64))
     usable = np.flatnonzero(~np.isnan(outcomes))
-    kept = usable[_first_of_period(np.zeros(len(usable), np.int64), times[usable], PERIOD_NS)]
+    kept = usable[first_of_period(np.zeros(len(usable), np.int64), times[usable], PERIOD_NS)]
     return {(product, int(times[row])): float(outcomes[row]) for row in kept}
 
 

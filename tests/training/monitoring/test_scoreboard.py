@@ -15,10 +15,10 @@ from tests.training.monitoring.bundles import LEVEL, OLD_STYLE, forecast_bundle
 from training.forecast_scores.events import log_loss
 from training.forecast_scores.scores import covered, row_scores
 from training.forecasting.bundle import baseline_forecasts
-from training.forecasting.recordings import ForecastRows
 from training.monitoring.join import Answer, Joined
 from training.monitoring.scoreboard import Line, Scoreboard, calibration_error
 from training.monitoring.served import SCHEMA, Served
+from training.problem.recordings import ForecastRows
 
 HOUR_NS = 3600 * 10**9
 SIZE = 3.0
