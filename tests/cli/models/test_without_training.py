@@ -82,7 +82,7 @@ def test_rollback_moves_the_label_and_leaves_the_alias_for_later(here: Path) -> 
     assert done.returncode == 0
     assert "version 2 is now the champion" in done.stdout
     gate, alias = done.stderr.splitlines()
-    assert gate.startswith("volcast: WARNING: today's gate refuses version 2: its manifest records no lead of logistic")
+    assert gate.startswith("volcast: WARNING: version 2 gives one probability and no forecast, which the gate does not")
     assert alias.startswith("volcast: MLflow's alias stays: training is not installed (extra [training])")
 
 
