@@ -46,7 +46,8 @@ from training.forecast_scores.events import brier, detection, log_loss
 from training.forecast_scores.scores import covered, row_scores
 from training.forecasting.onnx_forecast import OnnxForecast
 from training.monitoring.served import GraphForecasts
-from training.problem.recordings import ForecastRows, Recording, read_recording
+from training.problem.forecast_rows import ForecastRows
+from training.problem.recordings import Recording, read_recording
 from training.problem.target import BPS
 from training.shipping.inference import Predictor
 from volcast.v1 import Prediction

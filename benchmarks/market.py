@@ -33,7 +33,7 @@ from pipeline.features.columns import TickColumns
 from pipeline.features.engine import FeatureEngine
 from pipeline.records import Tick
 from training.forecasting.onnx_forecast import OnnxForecast
-from training.problem.recordings import DEFAULT_TARGET
+from training.problem.target import DEFAULT_TARGET
 
 HOUR_NS = 3600 * 10**9
 MINUTE_NS = 60 * 10**9

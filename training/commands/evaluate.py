@@ -21,7 +21,7 @@ from training.commands.folders import taken_back
 if TYPE_CHECKING:
     from training.forecast_scores.evaluation_result import DataRef, EvalSettings, ModelEval, PredictionsRef
     from training.judging.predictions import Predictions
-    from training.problem.recordings import ForecastRows
+    from training.problem.forecast_rows import ForecastRows
     from training.shipping.bundle_forecasts import BundlePart
 
 Progress = Callable[[str], None]

@@ -80,7 +80,7 @@ def monitor(
     stop = stop_on_signals()
     from training.monitoring.bundles import BundleFolder
     from training.monitoring.scoreboard import Scoreboard
-    from training.problem.recordings import DEFAULT_TARGET
+    from training.problem.target import DEFAULT_TARGET
 
     with ExitStack() as cleanup:
         folder = BundleFolder(Path(config.server.models_dir), DEFAULT_TARGET, shadows)
@@ -130,7 +130,7 @@ class Session:
         from training.monitoring.feed import Feed
         from training.monitoring.join import Join
         from training.monitoring.served import SCHEMA
-        from training.problem.recordings import DEFAULT_TARGET
+        from training.problem.target import DEFAULT_TARGET
 
         topics = config.kafka.topics
         now_ms = int(time.time() * 1000)

@@ -1,7 +1,7 @@
 """Predictions joined with outcomes. No Kafka, no clock: event time decides.
 
 A prediction belongs to a tick, named by product, event time and sequence number. Its outcome is the realized volatility
-of the next minute (training/forecasting/target.py). It is known once a tick later than its last point has come, or a
+of the next minute (training/problem/target.py). It is known once a tick later than its last point has come, or a
 gap. Both streams hold a product's records in the order of its ticks, so a cursor for each product finds the tick, and
 a repeated record is recognized.
 

@@ -12,7 +12,7 @@ from training.forecast_scores.scores import covered, row_scores
 from training.forecasting.bundle import baseline_forecasts
 from training.forecasting.distribution import Forecasts
 from training.forecasting.onnx_forecast import OnnxForecast
-from training.problem.recordings import ForecastRows
+from training.problem.forecast_rows import ForecastRows
 from training.problem.target import BPS, Floats
 from training.shipping.onnx_model import OnnxModel
 

@@ -26,7 +26,7 @@ from tests.training.synthetic import market, write_recording
 from training.forecasting.bundle import make_bundle
 from training.forecasting.form import FittedForecast
 from training.forecasting.kinds import kind_named
-from training.problem.recordings import ForecastRows
+from training.problem.forecast_rows import ForecastRows
 from training.shipping.trained_form import trained_files
 
 ROWS = 50

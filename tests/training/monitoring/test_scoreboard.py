@@ -18,7 +18,7 @@ from training.forecasting.bundle import baseline_forecasts
 from training.monitoring.join import Answer, Joined
 from training.monitoring.scoreboard import Line, Scoreboard, calibration_error
 from training.monitoring.served import SCHEMA, Served
-from training.problem.recordings import ForecastRows
+from training.problem.forecast_rows import ForecastRows
 
 HOUR_NS = 3600 * 10**9
 SIZE = 3.0
