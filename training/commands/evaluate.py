@@ -20,8 +20,8 @@ from training.commands.folders import taken_back
 
 if TYPE_CHECKING:
     from training.forecast_scores.evaluation_result import DataRef, EvalSettings, ModelEval, PredictionsRef
+    from training.forecasting.recordings import ForecastRows
     from training.judging.predictions import Predictions
-    from training.problem.forecast_rows import ForecastRows
     from training.shipping.bundle_forecasts import BundlePart
 
 Progress = Callable[[str], None]
@@ -211,7 +211,7 @@ def _load(files: tuple[str, ...], manifest: Manifest, step: Progress) -> tuple[F
     from pipeline.archive import expand_paths
     from pipeline.datasets import DATA_DIR, coinbase_ticker_2025
     from training.forecast_scores.evaluation_result import DataRef
-    from training.problem.recordings import Recording, read_recording
+    from training.forecasting.recordings import Recording, read_recording
     from training.shipping.bundle_forecasts import schema_for
 
     paths = list(dict.fromkeys(path for file in files for path in expand_paths(file))) or coinbase_ticker_2025()
