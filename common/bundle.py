@@ -15,6 +15,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from bisect import bisect_right
+from math import log
 from pathlib import Path
 from typing import Annotated
 
@@ -63,6 +65,21 @@ class Survival(msgspec.Struct, frozen=True):
 
     values: tuple[float, ...]  # ascending, positive
     shares: tuple[Unit, ...]  # descending
+
+    def share_at(self, value: float) -> float:
+        """The share of training rows at or above a positive `value`.
+
+        1 below the first and 0 above the last known value.
+        """
+        values, shares = self.values, self.shares
+        if value < values[0]:
+            return 1.0
+        if value >= values[-1]:
+            return shares[-1] if value == values[-1] else 0.0
+        above = bisect_right(values, value)
+        low, high = values[above - 1], values[above]
+        part = log(value / low) / log(high / low)
+        return shares[above - 1] + part * (shares[above] - shares[above - 1])
 
 
 class ForecastForm(msgspec.Struct, frozen=True):

@@ -108,6 +108,8 @@ FULL_1 = FeatureSchema(
     ),
 )
 
+TRAILING_KNOWN = "trailing_known_s"  # in schemas with features of the trailing hour
+TRAILING_S = 3600.0
 _GRID = "per minute, of mids every 5 s"
 _REFERENCE = "of a fixed forecast's error, the log of the next minute's volatility over it, over the trailing hour"
 
@@ -127,7 +129,7 @@ FULL_2 = FeatureSchema(
         Feature("reference_error_mean", "1", f"mean {_REFERENCE}"),
         Feature("reference_error_size", "1", f"mean absolute value {_REFERENCE}"),
         Feature("still_share", "1", "share of the minutes of the trailing hour with a volatility below 0.1 bps"),
-        Feature("trailing_known_s", "s", "how much of the trailing hour is known, at most 3,600"),
+        Feature(TRAILING_KNOWN, "s", "how much of the trailing hour is known, at most 3,600"),
     ),
 )
 

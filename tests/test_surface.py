@@ -218,8 +218,8 @@ class TestFeatures:
 
 @pytest.fixture(scope="module")
 def trained(home: Path, recording: Path) -> dict[str, Any]:
-    """`volcast train --model-type logistic` with few folds and trials; its last line."""
-    options = ["--folds", "2", "--trials", "1", "--no-cluster", "--json", "--name", "mine"]
+    """`volcast train --model-type logistic` with few folds; its last line."""
+    options = ["--folds", "2", "--no-cluster", "--json", "--name", "mine"]
     done = run("train", recording, "--model-type", "logistic", *options, cwd=home)
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
@@ -248,7 +248,7 @@ class TestModels:
         assert (home / "data" / "mlflow.db").exists()
 
     def test_xgboost_is_chosen_by_model_type(self, home: Path, recording: Path) -> None:
-        options = ["--folds", "2", "--trials", "1", "--no-cluster", "--no-track", "--name", "trees"]
+        options = ["--folds", "2", "--no-cluster", "--no-track", "--name", "trees"]
         run("train", recording, "--model-type", "xgboost", *options, cwd=home)
         manifest = json.loads((home / "models" / "trees" / "1" / "manifest.json").read_text())
         assert manifest["kind"] == "xgboost"

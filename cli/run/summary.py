@@ -38,6 +38,7 @@ class Summary:
     slowest: str | None  # the stage with the highest median
     stages_ms: dict[str, Quantiles] = field(default_factory=dict)
     holes: list[dict[str, Any]] = field(default_factory=list)
+    trailing_known_s: dict[str, float] = field(default_factory=dict)  # products with less than an hour at the end
 
     @classmethod
     def of(
@@ -61,6 +62,7 @@ class Summary:
             slowest=max(medians, key=lambda name: medians[name]) if medians else None,
             stages_ms=stages,
             holes=ingest.get("holes", []),
+            trailing_known_s=worker.get("trailing_known_s", {}),
         )
 
     def as_json(self) -> bytes:
@@ -81,6 +83,9 @@ class Summary:
             ("late", f"{self.late:,}", "kept on ticks.late"),
             ("dead", f"{self.dead:,}", "kept on ticks.dead"),
         ]
+        if self.trailing_known_s:
+            shortest = f"{min(self.trailing_known_s.values()) / 60:.0f} min"
+            rows.append(("trailing hour", shortest, f"known at the end: {minutes_known(self.trailing_known_s)}"))
         if self.first_prediction_s is not None:
             rows.append(("first prediction", f"{self.first_prediction_s:.1f} s", "after the start of the command"))
         rows.append(("tick to prediction", _ms(self.latency_ms.p50), f"p50; p99 {_ms(self.latency_ms.p99)}"))
@@ -93,6 +98,11 @@ class Summary:
         # If the clock was set back, the length of a hole is zero.
         spans_s = [max(0, hole["until_ns"] - hole["after_ns"]) / 1e9 for hole in self.holes]
         return f"longest {max(spans_s):,.0f} s, {sum(spans_s):,.0f} s in all" if spans_s else ""
+
+
+def minutes_known(known_s: dict[str, float]) -> str:
+    """How much of the trailing hour is known of each product."""
+    return ", ".join(f"{product} {seconds / 60:.0f} min" for product, seconds in sorted(known_s.items()))
 
 
 def _ms(value: float | None) -> str:

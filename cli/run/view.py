@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from cli.run.processes import Process, ProcessGroup
+from cli.run.summary import minutes_known
 
 PLAIN_EVERY_S = 5.0
 
@@ -96,4 +97,6 @@ def _figures(process: Process) -> str:
     latency = process.stats.get("latency_ms", {}).get("total", {}) if process.name == "worker" else {}
     if latency.get("p50") is not None:
         shown.append(f"latency p50 {latency['p50']:.3g} ms, p99 {latency['p99']:.3g} ms")
+    if process.stats.get("trailing_known_s"):
+        shown.append(f"less than an hour known: {minutes_known(process.stats['trailing_known_s'])}")
     return ", ".join(shown)

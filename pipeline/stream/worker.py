@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from common.config import Topics
 from common.log import get_logger
-from common.schema import CORE_1, FeatureSchema
+from common.schema import CORE_1, TRAILING_KNOWN, TRAILING_S, FeatureSchema
 from pipeline.features.columns import TickColumns, VenueProductCodes
 from pipeline.features.engine import FeatureEngine
 from pipeline.records import DeadLetter, LateTick, encode, record_key
@@ -95,6 +95,8 @@ class Worker:
         self._drift = drift
         self._schema = schema
         self._imbalance = schema.names.index("order_book_imbalance")
+        self._trailing_known = schema.names.index(TRAILING_KNOWN) if TRAILING_KNOWN in schema.names else None
+        self._known_s: dict[str, float] = {}  # product -> how much of the trailing hour is known
         self._partitions: dict[int, Partition] = {}
         self._codes = codes
         self._names: list[tuple[str, str]] = []  # venue and product by code
@@ -179,6 +181,8 @@ class Worker:
             "lost_records": totals.lost_records,
             "backlog_rows": self.forecaster.backlog_rows,
             "latency_ms": self.stages.as_ms(),
+            # Products of which less than the whole trailing hour is known.
+            "trailing_known_s": {name: known for name, known in self._known_s.items() if known < TRAILING_S},
         }
 
     def _commit_or_abort(self) -> None:
@@ -296,6 +300,7 @@ class Worker:
 
     def _forget(self, numbers: set[int]) -> None:
         self.forecaster.drop(numbers)
+        self._known_s.clear()
         for number in numbers:
             self._partitions.pop(number, None)
             self._committed.pop(number, None)
@@ -379,6 +384,8 @@ class Worker:
         columns, features = outcome.columns, outcome.features
         venue, product_id = self._names[code]
         values = features.values[of]
+        if self._trailing_known is not None:
+            self._known_s[product_id] = float(values[-1, self._trailing_known])
         messages = codec.feature_rows(venue, product_id, self._schema.hash, len(self._schema)).encode(
             len(values),
             event_time_ns=columns.event_time_ns[of],

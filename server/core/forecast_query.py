@@ -6,13 +6,12 @@ spike_bps, spike_multiple and quantiles.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from math import inf, isfinite, log
+from math import inf, isfinite
 
 import msgspec
 import numpy as np
 
-from common.bundle import ManifestForecast, Survival
+from common.bundle import ManifestForecast
 from common.config import MAX_LEVELS
 from common.errors import FieldViolation, RequestError
 from common.schema import FeatureSchema
@@ -84,26 +83,10 @@ def resolve_query(query: ForecastQuery, forecast: ManifestForecast, schema: Feat
         raise RequestError(faults)
     if query.spike_multiple and forecast.multiples is not None:
         column = schema.names.index(forecast.trailing_feature)
-        share = share_at(forecast.multiples, query.spike_multiple)
+        share = forecast.multiples.share_at(query.spike_multiple)
         return ResolvedQuery(0.0, share, query.levels, query.spike_multiple, column)
     size = query.spike_bps or forecast.spike_bps
-    return ResolvedQuery(size, share_at(forecast.sizes, size), query.levels)
-
-
-def share_at(survival: Survival, value: float) -> float:
-    """The share of training rows at or above `value`: linear in the logarithm of the value between two known values.
-
-    1 below the first and 0 above the last known value.
-    """
-    values, shares = survival.values, survival.shares
-    if value < values[0]:
-        return 1.0
-    if value >= values[-1]:
-        return shares[-1] if value == values[-1] else 0.0
-    above = bisect_right(values, value)
-    low, high = values[above - 1], values[above]
-    part = log(value / low) / log(high / low)
-    return shares[above - 1] + part * (shares[above] - shares[above - 1])
+    return ResolvedQuery(size, forecast.sizes.share_at(size), query.levels)
 
 
 def _level_faults(levels: tuple[float, ...]) -> list[FieldViolation]:

@@ -17,11 +17,12 @@ DISTRIBUTION_SCORES = 4
 OUTPUTS = {"spike_bps", "base_rate", "median_bps", *(f"quantile {level:g}" for level in LEVELS)}
 
 
+# Nearly all of a case is the start of seven processes, so core/1 and forecasts share no third case.
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("schema", "warm_s"), [("core/1", 60), ("full/2", 300), ("old style", 60)])
+@pytest.mark.parametrize(("schema", "warm_s"), [("full/2", 300), ("old style, core/1", 60)])
 def test_every_output_outcome_and_score_is_that_of_the_recording(schema: str, warm_s: int, tmp_path: Path) -> None:
     recording = write_recording(tmp_path / "BTC-USD_made_up.ndjson", *market(600, seed=3))
-    forecast = schema != "old style"
+    forecast = not schema.startswith("old style")
     bundle = write_forecast_bundle(tmp_path / "bundles", schema) if forecast else ROOT / "models" / "volatility" / "1"
     differences, counts = compare(str(recording), bundle, tmp_path / "live", Console(quiet=True))
     assert [each for each in differences if not each.within(TOLERANCE)] == []

@@ -108,7 +108,7 @@ def score_part(part: ScoredRows, kind: str, settings: EvalSettings) -> PartScore
         blocks=Blocks.of(rows.time_ns, int(settings.block_s * NS_PER_S)),
         event=np.asarray(rows.outcome_bps >= settings.spike_bps),
         event_of_multiple=None if multiple_bps is None else np.asarray(rows.outcome_bps >= multiple_bps),
-        base_rate=share_at_or_above(part.sizes, settings.spike_bps),
+        base_rate=part.sizes.share_at(settings.spike_bps),
         sizes=_sizes(part),
         groups=_groups(rows),
     )
@@ -126,11 +126,6 @@ def sizes_of_multiple(rows: ForecastRows, settings: EvalSettings) -> Floats | No
     return np.asarray(settings.multiple * np.maximum(trailing_bps, settings.floor_bps), dtype=np.float64)
 
 
-def share_at_or_above(sizes: Survival, size_bps: float) -> float:
-    """The base rate of a size: linear in the logarithm between the values, 1 below them and 0 above them."""
-    return float(np.interp(np.log(size_bps), np.log(sizes.values), sizes.shares, left=1.0, right=0.0))
-
-
 def size_at(sizes: Survival, level: float) -> float:
     """The quantile of the training rows at a level, in bps."""
     return float(np.exp(np.interp(1 - level, sizes.shares[::-1], np.log(sizes.values[::-1]))))
@@ -141,7 +136,7 @@ def _sizes(part: ScoredRows) -> tuple[SizeEval, ...]:
         return ()
     outcome, sizes = part.rows.outcome_bps, [size_at(part.sizes, level) for level in SIZE_LEVELS]
     return tuple(
-        SizeEval(level, size, share_at_or_above(part.sizes, size), float(np.mean(outcome >= size)))
+        SizeEval(level, size, part.sizes.share_at(size), float(np.mean(outcome >= size)))
         for level, size in zip(SIZE_LEVELS, sizes, strict=True)
     )
 

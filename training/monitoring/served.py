@@ -8,7 +8,7 @@ import numpy as np
 
 from common.bundle import Manifest
 from common.schema import FULL_2
-from training.forecast_scores.scores import CRPS_LEVELS, LEVELS_AT_ONCE, covered, crps_log, pit_bounds, qlike
+from training.forecast_scores.scores import covered, row_scores
 from training.forecasting.bundle import baseline_forecasts
 from training.forecasting.distribution import Forecasts
 from training.forecasting.onnx_forecast import OnnxForecast
@@ -70,7 +70,8 @@ class Served:
         forecast = self.manifest.forecast
         if forecast is None:
             return np.full(len(sizes_bps), 1 - self.manifest.label.quantile)
-        return base_rates(forecast.sizes, sizes_bps)
+        distinct, place = np.unique(sizes_bps, return_inverse=True)  # predictions mostly have the same size
+        return np.array([forecast.sizes.share_at(size) for size in distinct.tolist()])[place]
 
     def forecasts(self, features: Floats) -> Forecasts | None:
         """Forecasts of rows (n, features of the model's schema); None: the model gives probabilities only."""
@@ -99,17 +100,5 @@ class Served:
 
 def distribution_scores(forecasts: Forecasts, outcome_bps: Floats, floor_bps: float) -> Floats:
     """DISTRIBUTION of each row, (n, 4). An outcome below the floor counts as the floor."""
-    outcome = np.maximum(outcome_bps, floor_bps)
-    variance = np.zeros(len(outcome))
-    for first in range(0, len(CRPS_LEVELS), LEVELS_AT_ONCE):
-        levels = CRPS_LEVELS[first : first + LEVELS_AT_ONCE]
-        variance += np.square(forecasts.quantiles_bps(levels)).sum(axis=1)
-    low, high = pit_bounds(forecasts, outcome, floor_bps)
-    return np.column_stack(
-        [
-            crps_log(forecasts, outcome),
-            qlike(np.square(outcome), variance / len(CRPS_LEVELS)),
-            covered(low, high, 0.8),
-            covered(low, high, 0.95),
-        ]
-    )
+    of = row_scores(forecasts, np.maximum(outcome_bps, floor_bps), floor_bps, levels=np.zeros(0))
+    return np.column_stack([of.crps_log, of.qlike, *(covered(of.pit_low, of.pit_high, level) for level in (0.8, 0.95))])

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -22,10 +23,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from common.bundle import Manifest, Survival
+from common.bundle import Manifest
 from common.config import MAX_LEVELS
 from common.errors import InputError, UsageError
 from common.schema import FeatureSchema
+from pipeline.archive import read_archive
+from pipeline.records import Tick
 from training.forecasting.onnx_forecast import OnnxForecast
 from training.problem.data.features import HASH_KEY, NAME_KEY
 from training.problem.data.tables import damaged, parquet_schema
@@ -35,6 +38,7 @@ CHUNK_ROWS = 65_536
 NAMES_OF_ROWS = ("product_id", "event_time_ns", "sequence_num")  # copied to the prediction if the input has them
 OUTPUTS = (".parquet", ".csv", ".json", ".ndjson")
 Predict = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+_PEEKED_RECORDS = 100  # a recording may begin with records that are no ticks
 _MEASURE_S = 0.3  # of each batch size and form
 _LEAST_CALLS = 7
 
@@ -110,7 +114,19 @@ def _require(path: Path, schema: FeatureSchema, columns: Sequence[str]) -> None:
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         lacks = f"{', '.join(missing[:3])}{more}"
-        raise InputError(f"{path}: schema {schema.name} {schema.hash} needs columns that are not there: {lacks}")
+        text = f"{path}: schema {schema.name} {schema.hash} needs columns that are not there: {lacks}"
+        # A recording may have a price or a mid of the same name.
+        raise InputError((_advice(path, schema) if 2 * len(missing) > len(schema) else "") or text)
+
+
+def _advice(path: Path, schema: FeatureSchema) -> str:
+    """The command that makes rows of a recording; empty if the file is no recording."""
+    try:
+        ticks = any(isinstance(record, Tick) for record in islice(read_archive([path]), _PEEKED_RECORDS))
+    except InputError:
+        return ""
+    command = f"volcast features --data-file {path} --schema {schema.name} --out features.parquet"
+    return f"{path}: expected rows of features, got a recording; first run `{command}`" if ticks else ""
 
 
 def _json_chunks(path: Path, schema: FeatureSchema) -> Iterator[Chunk]:
@@ -123,7 +139,7 @@ def _json_chunks(path: Path, schema: FeatureSchema) -> Iterator[Chunk]:
             try:
                 rows.append(decoder.decode(line))
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise InputError(f"{path}:{number}: {error}") from None
+                raise InputError(_advice(path, schema) or f"{path}:{number}: {error}") from None
             if len(rows) == CHUNK_ROWS:
                 yield _of_objects(path, schema, rows)
                 rows = []
@@ -175,7 +191,7 @@ class Predictor:
         if not inside or list(levels) != sorted(set(levels)) or len(levels) > MAX_LEVELS:
             raise UsageError(f"--quantiles: expected at most {MAX_LEVELS} ascending levels in (0, 1)")
         self.spike_bps = 0.0 if forecast is None else spike_bps or forecast.spike_bps
-        self.base_rate = 0.0 if forecast is None else float(base_rates(forecast.sizes, np.array(self.spike_bps)))
+        self.base_rate = 0.0 if forecast is None else forecast.sizes.share_at(self.spike_bps)
         self._graph = OnnxModel(model) if forecast is None else OnnxForecast(model)
 
     def answers(self, features: NDArray[np.float64]) -> Answers:
@@ -199,12 +215,6 @@ class Predictor:
             return self._graph.probabilities(features)
         rows = len(features)
         return self._graph.run(features, np.full(rows, self.spike_bps), np.zeros((rows, 0)))[0]
-
-
-def base_rates(survival: Survival, sizes_bps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Shares of the training rows at or above sizes: linear in the logarithm of the size, as servers compute it."""
-    shares = np.interp(np.log(sizes_bps), np.log(survival.values), survival.shares, left=1.0, right=0.0)
-    return np.asarray(shares, dtype=np.float64)
 
 
 class AnswerWriter:

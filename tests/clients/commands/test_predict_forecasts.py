@@ -10,7 +10,6 @@ import pytest
 from clients.commands.predict import parse_levels
 from common.errors import UsageError
 from common.schema import CORE_1, CORE_1_EXAMPLE
-from server.core.forecast_query import share_at
 from tests.server.bundles import EXAMPLE
 from tests.server.forecast_server import CORE, USED
 from tests.server.forecasts import SIZES, SPIKE_BPS
@@ -26,7 +25,7 @@ def test_the_default_size_is_printed_with_base_rate_alert_level_and_median(forec
     verdict = "spike expected" if probability >= 0.5 else "no spike expected"
     assert done.stdout == (
         f"{verdict}: probability {probability:.4f} of {SPIKE_BPS:g} bps or more, base rate "
-        f"{share_at(SIZES, SPIKE_BPS):.4f}, alert level 0.5000 (model volatility/1)\n"
+        f"{SIZES.share_at(SPIKE_BPS):.4f}, alert level 0.5000 (model volatility/1)\n"
         f"volatility of the next 60 s: median {CORE.medians(ROW)[0]:.4g} bps\n"
     )
 

@@ -9,7 +9,6 @@ import pytest
 
 from clients.sync import Client
 from common.errors import UsageError
-from server.core.forecast_query import share_at
 from tests.pipeline.stream.fakes import Bench, messages_of
 from tests.pipeline.stream.ticks import market
 from tests.processes import await_true
@@ -46,9 +45,7 @@ def test_predictions_are_those_of_the_model_at_the_configured_size_and_levels(se
     matrix = np.array([row.values for row in bench.delivery.features() if row.warm])
     predictions = bench.delivery.predictions()
     assert len(predictions) == len(matrix) > 50
-    assert {(p.spike_bps, p.base_rate, p.model_name) for p in predictions} == {
-        (4.0, share_at(SIZES, 4.0), "volatility")
-    }
+    assert {(p.spike_bps, p.base_rate, p.model_name) for p in predictions} == {(4.0, SIZES.share_at(4.0), "volatility")}
     np.testing.assert_allclose(
         [p.probability for p in predictions], CORE.probability(matrix, np.full(len(matrix), 4.0)), atol=1e-9
     )

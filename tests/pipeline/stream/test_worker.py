@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.schema import CORE_1, FULL_1, FeatureSchema
+from common.schema import CORE_1, FULL_1, FULL_2, FeatureSchema
 from pipeline.features.table import compute_features
 from pipeline.records import DeadLetter, DeadReason, Gap, LateTick, Tick, decode_dead, decode_late, encode
 from tests.pipeline.features.markets import markets
@@ -201,3 +201,27 @@ def test_two_venues_may_use_one_product_name() -> None:
             for one in (bench, alone)
         ]
         assert rows[0] == rows[1]
+
+
+def test_products_are_reported_until_the_whole_trailing_hour_is_known() -> None:
+    ticks = [
+        msgspec.structs.replace(
+            SOUND, product_id=product, event_time_ns=at_s * 10**9, ingest_time_ns=at_s * 10**9, sequence_num=at_s
+        )
+        for at_s in range(5, 3700, 5)
+        for product in ("BTC-USD", "ETH-USD")
+        if product == "BTC-USD" or at_s > 1800
+    ]
+    bench = Bench(schema=FULL_2)
+    assert bench.worker.stats()["trailing_known_s"] == {}
+    messages = messages_of(ticks)
+    bench.feed(messages[:120])
+    assert bench.worker.stats()["trailing_known_s"] == {"BTC-USD": 590.0}
+    bench.feed(messages[120:])
+    assert bench.worker.stats()["trailing_known_s"] == {"ETH-USD": 1885.0}
+    bench.revoke(0)
+    assert bench.worker.stats()["trailing_known_s"] == {}
+
+
+def test_schemas_without_the_trailing_hour_report_no_product() -> None:
+    assert Bench([messages_of(market(100))]).run().worker.stats()["trailing_known_s"] == {}

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from common.schema import CORE_1, CORE_1_EXAMPLE, FULL_2
-from server.core.forecast_query import share_at
 from tests.server.bundles import EXAMPLE
 from tests.server.forecast_server import CORE, FULL
 from tests.server.forecasts import MULTIPLES, SIZES, SPIKE_BPS, TRAILING, example_row
@@ -38,14 +37,14 @@ def test_without_a_question_the_answer_is_of_the_default_spike_size(forecast_gat
     assert body["spike_bps"] == SPIKE_BPS
     assert body["probability"] == pytest.approx(CORE.probability(ROW, np.array([SPIKE_BPS]))[0], abs=1e-9)
     assert body["median_bps"] == pytest.approx(CORE.medians(ROW)[0], rel=1e-9)
-    assert body["base_rate"] == pytest.approx(share_at(SIZES, SPIKE_BPS))
+    assert body["base_rate"] == pytest.approx(SIZES.share_at(SPIKE_BPS))
     assert list(body) == [*OLD_KEYS, "spike_bps", "base_rate", "median_bps"]
 
 
 def test_a_spike_size_and_levels_are_answered(forecast_gateway: httpx.Client) -> None:
     body = predict(forecast_gateway, spike_bps=4, quantiles=[0.1, 0.5, 0.9])
     assert (body["spike_bps"], body["quantiles"]) == (4, [0.1, 0.5, 0.9])
-    assert body["base_rate"] == pytest.approx(share_at(SIZES, 4.0))
+    assert body["base_rate"] == pytest.approx(SIZES.share_at(4.0))
     assert body["probability"] == pytest.approx(CORE.probability(ROW, np.array([4.0]))[0], abs=1e-9)
     np.testing.assert_allclose(body["quantile_bps"], CORE.quantiles(ROW, np.array([[0.1, 0.5, 0.9]]))[0], rtol=1e-9)
 
@@ -55,7 +54,7 @@ def test_a_multiple_of_the_trailing_hour_is_answered_with_its_size(forecast_gate
     size = 2.0 * dict(zip(FULL_2.names, WIDE_ROW[0], strict=True))[TRAILING] * 1e4
     body = answer.json()
     assert body["spike_bps"] == pytest.approx(size, rel=1e-12)
-    assert body["base_rate"] == pytest.approx(share_at(MULTIPLES, 2.0))
+    assert body["base_rate"] == pytest.approx(MULTIPLES.share_at(2.0))
     assert body["probability"] == pytest.approx(FULL.probability(WIDE_ROW, np.array([size]))[0], abs=1e-9)
 
 

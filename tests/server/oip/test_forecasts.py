@@ -13,7 +13,6 @@ from numpy.testing import assert_allclose
 from common.errors import RequestError
 from common.schema import CORE_1, FULL_2
 from server.core.dataplane import DataPlane
-from server.core.forecast_query import share_at
 from server.oip.infer import InferFrame, decode
 from server.oip.service import OpenInference
 from server.runtime.state import ServerState
@@ -86,7 +85,7 @@ def test_without_parameters_probability_and_median_are_of_the_default_size(forec
     assert_allclose(given["probability"], CORE.probability(MATRIX, np.full(3, SPIKE_BPS)), atol=1e-9)
     assert_allclose(given["median_bps"], CORE.medians(MATRIX), rtol=1e-9)
     assert numbers(answer) == {
-        "threshold": 0.5, "spike_bps": SPIKE_BPS, "base_rate": pytest.approx(share_at(SIZES, SPIKE_BPS)),
+        "threshold": 0.5, "spike_bps": SPIKE_BPS, "base_rate": pytest.approx(SIZES.share_at(SPIKE_BPS)),
     }  # fmt: skip
 
 
@@ -112,7 +111,7 @@ def test_a_multiple_gives_each_row_a_size_of_its_own(forecast_plane: DataPlane) 
     sizes = 2.0 * matrix[:, FULL.column] * 1e4
     assert_allclose(tensors(answer)["probability"], FULL.probability(matrix, sizes), atol=1e-9)
     assert numbers(answer)["spike_bps"] == 0.0
-    assert numbers(answer)["base_rate"] == pytest.approx(share_at(MULTIPLES, 2.0))
+    assert numbers(answer)["base_rate"] == pytest.approx(MULTIPLES.share_at(2.0))
 
 
 @pytest.mark.parametrize(

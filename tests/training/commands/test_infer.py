@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +22,7 @@ from common.model_store import ModelStore
 from common.schema import CORE_1
 from tests.training.forecasting.samples import sample_rows
 from tests.training.monitoring.bundles import OLD_STYLE, SPIKE_BPS
+from tests.training.synthetic import market, write_recording
 from training.forecasting.bundle import make_bundle
 from training.forecasting.form import FittedForecast
 from training.forecasting.kinds import kind_named
@@ -206,6 +208,26 @@ def test_a_file_without_the_features_names_them(made: Made, capfd: pytest.Captur
     line = capfd.readouterr().err
     assert "schema core/1 84feff5ea705 needs columns that are not there: price, volatility" in line
     assert sorted(path.name for path in Path().iterdir()) == ["models", "rows.parquet"]
+
+
+@pytest.mark.parametrize("name", ["messages.ndjson", "messages.ndjson.gz", "ticks.csv", "ticks.parquet"])
+def test_for_a_recording_the_command_that_makes_rows_is_named(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    path = Path(name)
+    times = [f"2025-12-01T00:00:0{second}Z" for second in range(3)]
+    rows = {"product": ["BTC-USD"] * 3, "time": times, "bid": [99.0, 98.0, 97.0], "ask": [100.0, 99.0, 98.0]}
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table(rows), path)
+    elif path.suffix == ".csv":
+        with path.open("w") as file:
+            csv.writer(file).writerows([rows, *zip(*rows.values(), strict=True)])
+    else:
+        write_recording(path, *market(60, seed=1))
+        if path.suffix == ".gz":
+            path.write_bytes(gzip.compress(path.read_bytes()))
+    assert infer(name, "--out", "out.parquet") == 1
+    command = f"volcast features --data-file {name} --schema core/1 --out features.parquet"
+    line = capfd.readouterr().err
+    assert line == f"volcast: {name}: expected rows of features, got a recording; first run `{command}`\n"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from training.forecast_scores.alerts import operation
 from training.forecast_scores.comparison import mean_difference
 from training.forecast_scores.evaluation import evaluate_parts
 from training.forecast_scores.evaluation_result import ModelEval, PartEval, decode, encode, summary_metrics
-from training.forecast_scores.part_scores import SingleSize, share_at_or_above, size_at
+from training.forecast_scores.part_scores import SingleSize, size_at
 from training.forecast_scores.scores import covered, row_scores
 from training.forecasting.parts import ForecastPart
 from training.judging.evaluation.blocks import Blocks
@@ -207,6 +207,6 @@ def test_parts_without_rows_or_without_the_model_are_refused(given: list[Forecas
 
 def test_base_rates_lie_between_the_values_of_the_manifest() -> None:
     sizes = Survival((1.0, 4.0), (1.0, 0.5))
-    assert share_at_or_above(sizes, 2.0) == pytest.approx(0.75)
-    assert (share_at_or_above(sizes, 0.5), share_at_or_above(sizes, 5.0)) == (1.0, 0.0)
+    assert sizes.share_at(2.0) == pytest.approx(0.75)
+    assert (sizes.share_at(0.5), sizes.share_at(5.0)) == (1.0, 0.0)
     assert size_at(sizes, 0.25) == pytest.approx(2.0)
