@@ -154,7 +154,7 @@ def forecast_bundle(
         name,
         version,
         experiment.fitted[kind],
-        replace(train, counts=data.rows.counts | {"training": len(train), "evaluation": len(final)}),
+        replace(train, counts={**data.rows.counts, "training": len(train), "evaluation": len(final)}),
         spike_bps=size,
         alert_level=settings.alert_level,
         target=settings.target,

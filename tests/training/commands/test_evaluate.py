@@ -220,7 +220,7 @@ def test_a_flat_recording_needs_only_its_product(ours: Path, tmp_path: Path, cap
     assert evaluate(flat, "--bundle", ours, "--out", tmp_path) == 1
     assert "add --product NAME" in one_line(capfd)
     assert evaluate(flat, "--product", "BTC-USD", "--bundle", ours, "--out", tmp_path) == 0
-    assert "quotes.csv: csv, one row per tick: time=time, bid=bid, ask=ask" in capfd.readouterr().err
+    assert "quotes.csv: CSV, one row per tick: time=time, bid=bid, ask=ask" in capfd.readouterr().err
     data = read(tmp_path).data
     assert (data.files, data.counts["ticks"], data.products) == (("quotes.csv",), 3000, ("BTC-USD",))
     assert data.sha256 == fingerprint([flat])

@@ -104,7 +104,7 @@ def test_a_flat_recording_needs_only_its_product(
     assert train(flat, "--product", "BTC-USD", "--out", out, "--json") == 0
     output = capfd.readouterr()
     assert json.loads(output.out)["rows"]["ticks"] == 7200
-    assert "quotes.csv: csv, one row per tick: time=time, bid=bid, ask=ask" in output.err
+    assert "quotes.csv: CSV, one row per tick: time=time, bid=bid, ask=ask" in output.err
 
 
 def test_a_cluster_and_none_are_refused(capfd: pytest.CaptureFixture[str]) -> None:

@@ -19,16 +19,9 @@ from tests.training.runs import Made, replace_manifest
 from training.forecast_scores.gate import GateLimits
 from training.forecast_scores.scores import crps_log
 from training.forecasting.kinds import kind_named
-from training.forecasting.onnx_forecast import OnnxForecast
 from training.shipping import promotion, run_checks
 
 LIMITS = GateLimits(max_latency_us=1000.0)
-
-
-@pytest.fixture(autouse=True)
-def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A measurement of the latency takes a second."""
-    monkeypatch.setattr(OnnxForecast, "call_us", lambda model, features: 8.0)
 
 
 def verdict(made: Made, folder: Path, name: str) -> Check:
