@@ -53,8 +53,8 @@ class Profile:
 PROFILES = {
     profile.product_id: profile
     for profile in (
-        Profile("BTC-USD", 94_500.0, 2.0, 0.03, 1.5e-5, 8_000.0),
-        Profile("ETH-USD", 3_300.0, 2.0, 0.8, 2.0e-5, 110_000.0),
+        Profile("BTC-USD", 94_500.0, 1.3, 0.03, 1.5e-5, 8_000.0),
+        Profile("ETH-USD", 3_300.0, 1.3, 0.8, 2.0e-5, 110_000.0),
     )
 }
 
@@ -109,7 +109,7 @@ class _Market:
     _TRADES = 0.33  # how often an update is a trade
     _IMBALANCE_KEEP = 0.72  # from update to update
     _LEAN = 0.4
-    _TREND = 0.3  # share of updates whose moves go in the direction of the update before
+    _TREND = 0.8  # share of updates whose moves go in the direction of the update before
     _REVERSION_S = 30.0 * _DAY_S  # keeps the price within reason however long the market runs
 
     def __init__(self, profile: Profile, seed: int, rate_per_s: float, start_ns: int) -> None:

@@ -49,12 +49,12 @@ class OrnsteinUhlenbeck:
 class Volatility:
     """Volatility relative to its calm level, one block of BLOCK_S seconds after another."""
 
-    SLOW_S, SLOW_SD = 1800.0, 0.10
-    FAST_S, FAST_SD = 60.0, 0.20
-    WAVE_S = 75.0  # from the start of a spell to its height
-    HEIGHT, HEIGHT_SD = 1.5, 0.15  # of a wave of log volatility
-    DISTANCE_S = 600.0  # mean time between the starts of spells
-    HAZARD_SCALE_S = 60.0  # stress that raises the hazard by a factor e; smaller: more regular spells
+    SLOW_S, SLOW_SD = 1800.0, 0.02
+    FAST_S, FAST_SD = 60.0, 0.03
+    WAVE_S = 90.0  # from the start of a spell to its height
+    HEIGHT, HEIGHT_SD = 1.9, 0.05  # of a wave of log volatility
+    DISTANCE_S = 720.0  # mean time between the starts of spells
+    HAZARD_SCALE_S = 40.0  # stress that raises the hazard by a factor e; smaller: more regular spells
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
