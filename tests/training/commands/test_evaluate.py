@@ -19,7 +19,8 @@ from training.forecasting.bundle import make_bundle
 from training.forecasting.kinds import kind_named
 from training.forecasting.onnx_forecast import OnnxForecast
 from training.problem.data.dataset import fingerprint
-from training.problem.recordings import ForecastRows, Recording, read_recording
+from training.problem.forecast_rows import ForecastRows
+from training.problem.recordings import Recording, read_recording
 from training.problem.target import NS_PER_S
 from training.reporting import forecast_report
 from training.shipping.bundle_forecasts import BundlePart, GraphForecasts, bundle_part
