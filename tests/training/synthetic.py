@@ -36,13 +36,6 @@ def series(*segments: tuple[NDArray[np.int64], NDArray[np.float64]]) -> TickSeri
     return TickSeries(np.concatenate(times), np.concatenate(mids), numbers)
 
 
-def write_flat(path: Path, time_ns: NDArray[np.int64], mid: NDArray[np.float64]) -> Path:
-    """The same ticks as a CSV file of quotes without a product column."""
-    rows = zip(time_ns.tolist(), mid.tolist(), strict=True)
-    path.write_text("time,bid,ask\n" + "".join(f"{at},{price - 0.5:.2f},{price + 0.5:.2f}\n" for at, price in rows))
-    return path
-
-
 def write_recording(path: Path, time_ns: NDArray[np.int64], mid: NDArray[np.float64], seed: int = 0) -> Path:
     """A bare recording of Coinbase's ticker channel with those mids."""
     random = np.random.default_rng(seed)
@@ -87,3 +80,10 @@ def past_volatility(ticks: TickSeries, window_ns: int) -> NDArray[np.float64]:
         before = np.searchsorted(time_ns, time_ns - window_ns, side="right") - 1
         volatility[span] = np.sqrt(running - np.where(before >= 0, running[before], 0.0))
     return volatility
+
+
+def write_flat(path: Path, time_ns: NDArray[np.int64], mid: NDArray[np.float64]) -> Path:
+    """A CSV file of quotes with those mids, without a product column."""
+    rows = zip(time_ns.tolist(), mid.tolist(), strict=True)
+    path.write_text("time,bid,ask\n" + "".join(f"{at},{price - 0.5:.2f},{price + 0.5:.2f}\n" for at, price in rows))
+    return path
