@@ -43,7 +43,7 @@ class PooledData:
     rows: ForecastRows
     paths: tuple[Path, ...]
     recorded: tuple[RecordedTicks, ...]
-    formats: tuple[RecordingFormat, ...]
+    formats: tuple[RecordingFormat, ...] = ()
 
 
 def _polled(product: str) -> ReadOptions:

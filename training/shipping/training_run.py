@@ -131,8 +131,11 @@ def _evaluation(trained: TrainedBundle, progress: Progress) -> dict[str, bytes]:
     return report_files(evaluation, parts)
 
 
-def shipped_kind(experiment: Experiment, scored: ScoredParts) -> str:
-    """The kind that was asked for, or the best kind if it is shown to beat HAR, else HAR. scored: of the folds."""
+def shipped_kind(experiment: Experiment, scored: ScoredParts | None = None) -> str:
+    """The kind that was asked for, or the best kind if it is shown to beat HAR, else HAR.
+
+    scored: of the folds, if they are known.
+    """
     settings = experiment.settings
     if settings.model_type != forecast_experiment.AUTO:
         return settings.model_type
@@ -140,9 +143,9 @@ def shipped_kind(experiment: Experiment, scored: ScoredParts) -> str:
 
 
 def forecast_bundle(
-    name: str, version: str, data: PooledData, experiment: Experiment, kind: str, scored: ScoredParts
+    name: str, version: str, data: PooledData, experiment: Experiment, kind: str, scored: ScoredParts | None = None
 ) -> Bundle:
-    """The bundle of a kind, with the scores of all kinds. scored: of the folds.
+    """The bundle of a kind, with the scores of all kinds. scored: of the folds, if they are known.
 
     The same data, code and seed give the same bytes.
     """
