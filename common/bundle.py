@@ -110,6 +110,8 @@ class ManifestForecast(msgspec.Struct, frozen=True):
     trailing_feature: str = ""
     multiples: Survival | None = None
     baselines: dict[str, ForecastForm] = {}  # kind -> fitted on the same training rows
+    # The training rows of each recording. `training` spans all of them; rows between two recordings are not seen.
+    spans: tuple[ManifestSpan, ...] = ()
 
 
 # `volcast models add` knows nothing about the training of a graph.

@@ -30,7 +30,7 @@ def print_checks(checks: tuple[Check, ...], as_json: bool, **subject: str) -> No
         return
     click.echo(f"{', '.join(subject.values())}: {'passed' if passed else 'REFUSED'}")
     for check in checks:
-        click.echo(f"  {'ok     ' if check.passed else 'REFUSED'} {check.name:<10} {check.text}")
+        click.echo(f"  {'ok     ' if check.passed else 'REFUSED'} {check.name:<13} {check.text}")
 
 
 def print_move(moved: Moved, checks: tuple[Check, ...], as_json: bool) -> None:
@@ -48,7 +48,7 @@ def print_move(moved: Moved, checks: tuple[Check, ...], as_json: bool) -> None:
         )
         return
     for check in checks:
-        click.echo(f"  ok      {check.name:<10} {check.text}")
+        click.echo(f"  ok      {check.name:<13} {check.text}")
     verb = "is now" if moved.changed else "was already"
     before = f" (before: {moved.previous})" if moved.previous else ""
     click.echo(f"{moved.name}: version {moved.version} {verb} the {moved.role}{before}")

@@ -14,6 +14,13 @@ from training.problem.target import NS_PER_S
 START_NS = 1_764_565_200 * NS_PER_S
 
 
+def write_flat(path: Path, time_ns: NDArray[np.int64], mid: NDArray[np.float64]) -> Path:
+    """A CSV file of quotes with those mids, without a product column."""
+    rows = zip(time_ns.tolist(), mid.tolist(), strict=True)
+    path.write_text("time,bid,ask\n" + "".join(f"{at},{price - 0.5:.2f},{price + 0.5:.2f}\n" for at, price in rows))
+    return path
+
+
 def market(seconds: int, seed: int, ticks_per_s: int = 1) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Times and mids of ticks at even distances. Log volatility comes and goes every ten minutes, so that
     each part of an hour has its spikes, with an AR(1) on top."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,9 @@ from common.errors import InputError, UsageError
 from common.log import configure_logs
 from common.model_store import ModelStore
 from common.steps import steps
+from pipeline.archive.options import flat_options, read_options, show_formats
 from training.commands.folders import taken_back
+from training.commands.training_options import chosen_recordings, dataset_option
 
 if TYPE_CHECKING:
     from training.forecast_scores.evaluation_result import DataRef, EvalSettings, ModelEval, PredictionsRef
@@ -33,10 +35,13 @@ SAMPLE_PERIOD_S = 5
     epilog=examples(
         "volcast evaluate",
         "volcast evaluate data/raw/BTC-USD_*.ndjson.gz --bundle models/volatility/1 --out reports",
+        "volcast evaluate quotes.csv --product BTC-USD --columns time=ts_utc",
         "volcast evaluate RECORDING --predictions predictions.ndjson --json",
     ),
 )
 @click.argument("files", nargs=-1, metavar="[FILE]...")
+@flat_options
+@dataset_option
 @click.option(
     "--bundle",
     "bundle_folder",
@@ -72,6 +77,9 @@ SAMPLE_PERIOD_S = 5
 @config_option
 def evaluate(
     files: tuple[str, ...],
+    columns_text: str,
+    product: str,
+    dataset: str,
     bundle_folder: Path | None,
     out: Path,
     predictions_file: Path | None,
@@ -86,13 +94,14 @@ def evaluate(
 ) -> int:
     """Scores a model next to every baseline, with intervals: reports/model_eval.json and .html.
 
-    FILEs are recordings; without any, the Coinbase recordings of December 2025. Rows of the time that the model was
+    FILEs are recordings and feature files; without any, the data set of --dataset. Rows of the time that the model was
     trained on are left out.
     """
     config = load_config(config_file)
     configure_logs(config.log, "evaluate")
     if made_by and predictions_file is None:
         raise UsageError("--model chooses rows of --predictions: set --predictions too")
+    options = read_options(columns_text, product, config.ingest.gap_after_s)
     folder = bundle_folder or ModelStore(Path(config.server.models_dir), config.server.default_model).answering()
     manifest, model = read_bundle(folder)
     manifest.require_trained("volcast evaluate")
@@ -101,8 +110,9 @@ def evaluate(
 
     predictions = _predictions(predictions_file, made_by) if predictions_file else None
     settings = _settings(manifest, predictions, spike_bps, alert_level, block, seed)
+    recordings = chosen_recordings(files, dataset, options)
     with steps() as step:
-        evaluation, part = _evaluate(files, manifest, model, predictions, predictions_file, seen, settings, step)
+        evaluation, part = _evaluate(recordings, manifest, model, predictions, predictions_file, seen, settings, step)
         step("pictures")
         with taken_back(out, out / PICTURES_FOLDER):
             written = write_report(out, evaluation, [part])
@@ -162,7 +172,7 @@ def _settings(
 
 
 def _evaluate(
-    files: tuple[str, ...],
+    recordings: Sequence[Recording],
     manifest: Manifest,
     model: bytes,
     predictions: Predictions | None,
@@ -177,7 +187,7 @@ def _evaluate(
     from training.forecast_scores.evaluation_result import ModelRef
     from training.shipping import bundle_forecasts, given_predictions
 
-    data, reference = _load(files, manifest, step)
+    data, reference = _load(recordings, manifest, step)
     rows, notes = data if seen else bundle_forecasts.unseen(data, manifest), _notes(manifest, data)
     left_out, counts = len(data) - len(rows), dict(reference.counts)
     if left_out:
@@ -206,25 +216,17 @@ def _evaluate(
     ), part
 
 
-def _load(files: tuple[str, ...], manifest: Manifest, step: Progress) -> tuple[ForecastRows, DataRef]:
-    """The rows of the files, with the features that the bundle and its baselines need."""
-    from pipeline.archive import expand_paths
-    from pipeline.datasets import DATA_DIR, coinbase_ticker_2025
+def _load(recordings: Sequence[Recording], manifest: Manifest, step: Progress) -> tuple[ForecastRows, DataRef]:
+    """The rows of the recordings, with the features that the bundle and its baselines need."""
     from training.forecast_scores.evaluation_result import DataRef
     from training.problem.recordings import Recording, read_recording
     from training.shipping.bundle_forecasts import schema_for
 
-    paths = list(dict.fromkeys(path for file in files for path in expand_paths(file))) or coinbase_ticker_2025()
-    if not paths:
-        raise InputError(
-            f"no data found: set {DATA_DIR} to the folder that holds coinbase_ticker/, put it at ../shared/data, "
-            "or name recordings (volcast evaluate FILE...)"
-        )
-    step(f"reading {len(paths)} files, computing features")
     period_s = round(manifest.parameters.get("sample_period_s", SAMPLE_PERIOD_S))
-    recording = Recording(", ".join(path.name for path in paths[:3]), tuple(paths))
-    rows = read_recording(recording, schema_for(manifest), period_s)
-    return rows, DataRef(tuple(path.name for path in paths), "", dict(rows.counts), rows.products)
+    data = read_recordings(recordings, schema_for(manifest), period_s, step)
+    show_formats(data.formats)
+    names = tuple(path.name for path in data.paths)
+    return data.rows, DataRef(names, fingerprint(data.paths), dict(data.rows.counts), data.rows.products)
 
 
 def _notes(manifest: Manifest, rows: ForecastRows) -> list[str]:

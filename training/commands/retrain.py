@@ -18,6 +18,7 @@ from common.log import configure_logs
 from common.model_store import ModelStore, Moved, Role
 from common.proxies import open_url
 from pipeline.archive import expand_paths
+from pipeline.archive.options import flat_options, read_options
 from training.commands.training_options import chosen_cluster, trained_name, training_options
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ METRICS_TIMEOUT_S = 5.0
 )
 @click.argument("files", nargs=-1, metavar="[FILE|DIR|GLOB]...")
 @click.option("--apply", is_flag=True, help="Put what passes the gate before callers (default: a dry run).")
+@flat_options
 @training_options
 @click.option(
     "--shadow-for", type=Duration("h"), default="24h", show_default=True, help="How long a candidate is watched."
@@ -60,6 +62,8 @@ METRICS_TIMEOUT_S = 5.0
 def retrain(
     files: tuple[str, ...],
     apply: bool,
+    columns_text: str,
+    product: str,
     model_type: str,
     schema_name: str,
     name: str | None,
@@ -95,6 +99,7 @@ def retrain(
     configure_logs(config.log, "retrain")
     name = trained_name(name, schema_name)
     cluster = chosen_cluster(cluster, no_cluster)
+    options = read_options(columns_text, product, config.ingest.gap_after_s)
     paths = _paths(files, config)
     # These imports take seconds: options and files are checked before them.
     from training.problem.recordings import Recording
@@ -102,7 +107,7 @@ def retrain(
     from training.shipping.training_run import TrainingRequest
 
     request = TrainingRequest(
-        recordings=(Recording("recording", tuple(paths)),),
+        recordings=(Recording("recording", tuple(paths), options),),
         model_type=model_type,
         schema_name=schema_name,
         folds=folds,
@@ -275,6 +280,7 @@ class _Loop:
             code=code_version(),
             schema=request.schema_name,
             settings=request.settings,
+            options=[recording.options for recording in request.recordings],
         )
         folders = [folder for folder, run in runs(self.runs_dir) if run.key == key]
         labels, history = self.store.effective_labels(), self.store.history()

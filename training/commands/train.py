@@ -21,7 +21,6 @@ from training import DATASETS
 from training.commands.training_options import chosen_cluster, trained_name, training_options
 
 if TYPE_CHECKING:
-    from training.problem.recordings import Recording
     from training.shipping.training_run import TrainedBundle
 
 
@@ -38,13 +37,7 @@ if TYPE_CHECKING:
 @click.argument("files", nargs=-1, metavar="[FILE]...")
 @click.option("--data", metavar="FILE|DIR|GLOB[,...]", help="The same as FILEs.")
 @flat_options
-@click.option(
-    "--dataset",
-    type=click.Choice(DATASETS),
-    default="ticks",
-    show_default=True,
-    help="What to take without FILEs; recordings: all of the shared data, pooled.",
-)
+@dataset_option
 @training_options
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=None, help="Folder of bundles (config: models)."
@@ -95,7 +88,7 @@ def train(
 
     folder = bundle_folder(out or Path(config.server.models_dir), name, version, force)
     request = TrainingRequest(
-        recordings=_recordings(files, data, dataset, options),
+        recordings=chosen_recordings(_named(files, data), dataset, options),
         model_type=model_type,
         schema_name=schema_name,
         folds=folds,
@@ -106,6 +99,7 @@ def train(
     )
     started_s = time.time()
     trained = train_bundle(request, name, folder.name)
+    show_formats(trained.data.formats)
     runs_dir = Path(config.tracking.runs_dir)
     run = None if no_track else keep_run(trained, runs_dir, started_s)
     store = ModelStore(folder.parents[1], name)
@@ -135,15 +129,10 @@ def _print(trained: TrainedBundle, folder: Path, written: bool, run: Path | None
     click.echo(f"wrote {folder}" if written else f"nothing written: {folder} holds the same bundle")
 
 
-def _recordings(files: tuple[str, ...], data: str | None, dataset: str, options: ReadOptions) -> tuple[Recording, ...]:
-    from training.problem.recordings import Recording, dataset_recordings
-
+def _named(files: tuple[str, ...], data: str | None) -> list[str]:
+    """FILEs, or --data. Raises UsageError for both, and for --data without a name."""
     if files and data:
         raise UsageError("name recordings as FILEs or with --data, not both")
     if data == "":
         raise UsageError("--data: expected FILE|DIR|GLOB, got ''")
-    named = [*files, data] if data else list(files)
-    if named:
-        paths = dict.fromkeys(path for text in named for path in expand_paths(text))
-        return (Recording("recording", tuple(paths), options),)
-    return dataset_recordings(dataset)
+    return [data] if data else list(files)

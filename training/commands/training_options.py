@@ -1,9 +1,9 @@
-"""Options that `volcast train` and `volcast retrain` share."""
+"""Options that `volcast train`, `volcast retrain` and `volcast evaluate` share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +11,11 @@ from common.cli import FiniteRange
 from common.errors import UsageError
 from common.model_store import model_name
 from common.schema import CORE_1, FULL_1, FULL_2, SCHEMAS
-from training import MODEL_TYPES
+from pipeline.archive import ReadOptions, expand_paths
+from training import DATASETS, MODEL_TYPES
+
+if TYPE_CHECKING:
+    from training.problem.recordings import Recording
 
 # A model of its own for each schema: callers of a name send the features of its schema.
 MODEL_NAMES = {CORE_1.name: "volatility", FULL_1.name: "volatility-full", FULL_2.name: "volatility-trailing"}
@@ -73,3 +77,27 @@ def chosen_cluster(cluster: str | None, no_cluster: bool) -> str | None:
     if cluster and no_cluster:
         raise UsageError("--cluster and --no-cluster: choose one")
     return None if no_cluster else cluster or "local"
+
+
+def dataset_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --dataset, for commands whose FILEs may be left out."""
+    return click.option(
+        "--dataset",
+        type=click.Choice(DATASETS),
+        default="ticks",
+        show_default=True,
+        help="What to take without FILEs; recordings: all of the shared data, pooled.",
+    )(command)
+
+
+def chosen_recordings(named: Sequence[str], dataset: str, options: ReadOptions) -> tuple[Recording, ...]:
+    """The named files and folders as a recording; without any, those of the data set.
+
+    Raises InputError if a name or the data set matches no file.
+    """
+    from training.problem.recordings import Recording, dataset_recordings
+
+    if not named:
+        return dataset_recordings(dataset)
+    paths = dict.fromkeys(path for text in named for path in expand_paths(text))
+    return (Recording("recording", tuple(paths), options),)

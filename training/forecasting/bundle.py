@@ -88,7 +88,7 @@ def make_bundle(
         schema=_manifest_schema(fitted.schema),
         label=ManifestLabel(float(target.horizon_s), _digits(float(np.mean(~spikes))), _digits(size / BPS)),
         decision_threshold=alert_level,
-        training=ManifestSpan(int(rows.time_ns.min()), int(rows.time_ns.max()), len(rows), int(spikes.sum())),
+        training=span_of(rows, size),
         data=tuple(sorted(file.name for file in files)),
         data_sha256=_fingerprint(files),
         model_sha256=hashlib.sha256(model).hexdigest(),
@@ -106,6 +106,17 @@ def make_bundle(
         ranges=feature_ranges(rows),
     )
     return manifest, model
+
+
+def span_of(rows: ForecastRows, size_bps: float) -> ManifestSpan:
+    """First and last time of rows, their number, and the number of outcomes at or above a size."""
+    spikes = int(np.count_nonzero(rows.outcome_bps >= size_bps))
+    return ManifestSpan(int(rows.time_ns.min()), int(rows.time_ns.max()), len(rows), spikes)
+
+
+def spans_of(rows: ForecastRows, size_bps: float) -> tuple[ManifestSpan, ...]:
+    """The span of each recording that has rows, by its number."""
+    return tuple(span_of(rows.take(rows.recording == number), size_bps) for number in np.unique(rows.recording))
 
 
 def default_size_bps(rows: ForecastRows) -> float:
@@ -190,6 +201,7 @@ def _forecast(
         trailing_feature=TRAILING_FEATURE.get(fitted.schema.name, ""),
         multiples=multiples,
         baselines={kind: form_of(each) for kind, each in baselines.items() if not each.trees},
+        spans=spans_of(rows, size),
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.errors import InputError
 from common.schema import FULL_2, FeatureSchema
-from pipeline.archive import DEFAULT_OPTIONS, ReadOptions
+from pipeline.archive import DEFAULT_OPTIONS, ReadOptions, RecordingFormat
 from pipeline.datasets import DATA_DIR, coinbase_ticker_2025, data_dir
+from training.problem.data.dataset import Dataset, Progress, RecordedTicks
 from training.problem.data.load import load
 from training.problem.forecast_rows import ForecastRows
 from training.problem.target import DEFAULT_TARGET, NS_PER_S, Target
@@ -26,6 +28,20 @@ class Recording:
     name: str
     files: tuple[Path, ...]
     options: ReadOptions = DEFAULT_OPTIONS
+
+
+@dataclass(frozen=True, slots=True)
+class PooledData:
+    """The rows of all recordings, and the files that they are from.
+
+    recorded: by number in rows.recordings; () if a feature file is among them, which has no ticks. formats: how each
+    flat recording was read.
+    """
+
+    rows: ForecastRows
+    paths: tuple[Path, ...]
+    recorded: tuple[RecordedTicks, ...]
+    formats: tuple[RecordingFormat, ...] = ()
 
 
 def _polled(product: str) -> ReadOptions:
@@ -68,3 +84,29 @@ def read_recording(
         recording.files, schema=schema, sample_period_s=sample_period_s, target=target, options=recording.options
     ).rows
     return replace(rows, recording=rows.recording * 0, recordings=(recording.name,))
+
+
+def read_recordings(
+    recordings: Sequence[Recording], schema: FeatureSchema, sample_period_s: int, progress: Progress
+) -> PooledData:
+    """The rows of recordings, pooled. Raises InputError as `load` does."""
+    datasets: list[Dataset] = []
+    for recording in recordings:
+        progress(f"reading {recording.name}: {len(recording.files)} files")
+        dataset = load(
+            recording.files,
+            schema=schema,
+            sample_period_s=sample_period_s,
+            options=recording.options,
+            progress=progress,
+        )
+        if len(recordings) > 1 and len(dataset.rows.recordings) == 1:
+            dataset = replace(dataset, rows=replace(dataset.rows, recordings=(recording.name,)))
+        datasets.append(dataset)
+    have_ticks = all(dataset.recorded for dataset in datasets)
+    return PooledData(
+        rows=pooled([dataset.rows for dataset in datasets]),
+        paths=tuple(path for dataset in datasets for path in dataset.paths),
+        recorded=tuple(each for dataset in datasets for each in dataset.recorded) if have_ticks else (),
+        formats=tuple(each for dataset in datasets for each in dataset.formats),
+    )

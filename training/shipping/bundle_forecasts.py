@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.bundle import LinearForm, Manifest, Survival
 from common.errors import InputError
@@ -72,11 +73,18 @@ def embargo_s(manifest: Manifest) -> float:
 
 
 def unseen(rows: ForecastRows, manifest: Manifest) -> ForecastRows:
-    """Without rows of the training span and the embargo around it."""
+    """Without rows of the training spans and the embargo around them."""
+    return rows.take(outside_training(manifest, rows.time_ns))
+
+
+def outside_training(manifest: Manifest, time_ns: Ints) -> NDArray[np.bool_]:
+    """Marks times (n,) outside the training span of every recording and the embargo around it, (n,)."""
     embargo_ns = int(embargo_s(manifest) * NS_PER_S)
-    span = manifest.training
-    outside = (rows.time_ns > span.end_ns + embargo_ns) | (rows.time_ns < span.start_ns - embargo_ns)
-    return rows.take(outside)
+    spans = (manifest.forecast.spans if manifest.forecast else ()) or (manifest.training,)
+    seen = np.zeros(len(time_ns), np.bool_)
+    for span in spans:
+        seen |= (time_ns >= span.start_ns - embargo_ns) & (time_ns <= span.end_ns + embargo_ns)
+    return ~seen
 
 
 def schema_for(manifest: Manifest) -> FeatureSchema:

@@ -21,11 +21,11 @@ from training.forecast_scores import gate
 from training.forecast_scores.events import log_loss, sizes_bps
 from training.forecast_scores.gate import AtSize, GateLimits
 from training.forecast_scores.scores import covered, crps_log, pit_bounds
-from training.forecasting.bundle import PARITY_LEVELS, parity_sizes
+from training.forecasting.bundle import PARITY_LEVELS, parity_sizes, span_of, spans_of
 from training.forecasting.distribution import LocationScale
 from training.forecasting.form import FittedForecast
 from training.forecasting.kinds import HAR, kind_named
-from training.forecasting.onnx_forecast import CHUNK_ROWS, OnnxForecast, parity_error
+from training.forecasting.onnx_forecast import OnnxForecast, parity_error
 from training.forecasting.parts import FINAL, ForecastPart
 from training.judging.evaluation.blocks import Blocks
 from training.problem.forecast_rows import ForecastRows
@@ -182,8 +182,9 @@ def _purged(candidate: Candidate) -> Check:
         ends = {number: last_ns for number, _, last_ns in _spans(before)}
         if any(ends.get(number, first_ns - 1) >= first_ns for number, first_ns, _ in _spans(after)):
             return Check("purged", False, f"{before.name} and {after.name} overlap in time")
-    training = candidate.manifest.training
-    if (training.rows, training.end_ns) != (len(candidate.train), int(candidate.train.time_ns.max(initial=0))):
+    train, size_bps = candidate.train, candidate.forecast.spike_bps
+    claimed = (candidate.manifest.training, candidate.forecast.spans)
+    if not len(train) or claimed != (span_of(train, size_bps), spans_of(train, size_bps)):
         return Check("purged", False, "the training rows of the manifest are not those before the final part")
     return Check("purged", True, f"{len(parts)} parts in time order, {nearest_ns / NS_PER_S:.0f} s after training rows")
 
@@ -243,53 +244,21 @@ def _champion(candidate: Candidate, limits: GateLimits) -> Check:
     names, final = served.feature_schema().names, candidate.final.rows
     if not set(names) <= set(final.schema.names):
         return Check("champion", False, f"champion {version} takes features that the run's rows lack")
-    unseen = np.flatnonzero(_unseen(served, final.time_ns))
+    unseen = np.flatnonzero(outside_training(served, final.time_ns))
     rows = final.take(unseen)
     features = rows.features[:, [final.schema.names.index(name) for name in names]]
     if served.forecast is not None:
         score = "CRPS"
         mine = candidate.final_crps[unseen]
-        theirs = mine if not len(unseen) else crps_log(_Graph(OnnxForecast(champion.model), features), rows.outcome_bps)
+        graph = GraphForecasts(OnnxForecast(champion.model), features)
+        theirs = crps_log(graph, rows.outcome_bps) if len(unseen) else mine
     else:
         size_bps = served.label.threshold * BPS
         score = f"log loss at {size_bps:.3g} bps"
         event = rows.outcome_bps >= size_bps
         mine = log_loss(event, candidate.trained.forecasts(rows.features).exceedance(size_bps))
-        theirs = mine if not len(unseen) else log_loss(event, OnnxModel(champion.model).probabilities(features))
+        theirs = log_loss(event, OnnxModel(champion.model).probabilities(features)) if len(unseen) else mine
     return gate.champion(mine, theirs, version, candidate.blocks(rows.time_ns), limits, score)
-
-
-def _unseen(manifest: Manifest, time_ns: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Rows (n,) outside the training span of a model and the embargo around it."""
-    embargo_ns = int(manifest.parameters.get("embargo_s", 2 * manifest.label.horizon_s) * NS_PER_S)
-    span = manifest.training
-    return np.asarray((time_ns > span.end_ns + embargo_ns) | (time_ns < span.start_ns - embargo_ns))
-
-
-@dataclass(frozen=True, slots=True)
-class _Graph:
-    """A graph's forecasts of rows (n, features)."""
-
-    model: OnnxForecast
-    features: Floats
-
-    def quantiles_bps(self, levels: Floats) -> Floats:
-        return self._run(1.0, levels)[2]
-
-    def exceedance(self, size_bps: float | Floats) -> Floats:
-        return self._run(size_bps, np.zeros(0))[0]
-
-    def median_bps(self) -> Floats:
-        return self._run(1.0, np.zeros(0))[1]
-
-    def _run(self, size_bps: float | Floats, levels: Floats) -> list[Floats]:
-        sizes = np.broadcast_to(size_bps, len(self.features))
-        parts = []
-        for start in range(0, len(self.features), CHUNK_ROWS):
-            features = self.features[start : start + CHUNK_ROWS]
-            requested = np.tile(levels, (len(features), 1))
-            parts.append(self.model.run(features, sizes[start : start + CHUNK_ROWS], requested))
-        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
 
 def require_kind(trained: FittedForecast, manifest: Manifest, schema: FeatureSchema) -> None:

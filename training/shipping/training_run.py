@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common.bundle import ManifestSpan
 from common.check import Check
 from common.errors import InputError
 from common.schema import SCHEMAS
@@ -15,15 +14,11 @@ from training.fitting.forecast_experiment import BASELINES, Experiment, Progress
 from training.fitting.pool import open_pool
 from training.forecast_scores.evaluation import evaluate_parts
 from training.forecast_scores.evaluation_result import EvalSettings
-from training.forecast_scores.summary import Scores, best_kind, summary
-from training.forecasting.bundle import default_size_bps, make_bundle
+from training.forecast_scores.summary import ScoredParts, Scores, best_kind, scored_parts, summary
+from training.forecasting.bundle import default_size_bps, make_bundle, span_of
 from training.forecasting.onnx_forecast import OnnxForecast
-from training.forecasting.parts import ForecastPart
 from training.judging.evaluation.blocks import DECISION_RESAMPLES
-from training.problem.data import Dataset, load
-from training.problem.data.dataset import RecordedTicks
-from training.problem.forecast_rows import ForecastRows, pooled
-from training.problem.recordings import Recording
+from training.problem.recordings import PooledData, Recording, read_recordings
 from training.reporting.forecast_report import report_files
 from training.shipping.bundle import Bundle
 from training.shipping.look_ahead import look_ahead
@@ -63,55 +58,24 @@ class TrainingRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingData:
-    """The rows of all recordings, and the files that they are from.
-
-    recorded: by number in rows.recordings; () if a feature file is among them, which has no ticks.
-    """
-
-    rows: ForecastRows
-    paths: tuple[Path, ...]
-    recorded: tuple[RecordedTicks, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class TrainedBundle:
     """A bundle, its latency for a row in µs, and the experiment and data behind it."""
 
     bundle: Bundle
     latency_us: float
-    data: TrainingData
+    data: PooledData
     experiment: Experiment
     look_ahead: Check
 
 
-def read_data(request: TrainingRequest, progress: Progress) -> TrainingData:
-    """Raises InputError if a recording cannot be read, or if it gives no row."""
-    schema = SCHEMAS[request.schema_name]
-    datasets: list[Dataset] = []
-    for recording in request.recordings:
-        progress(f"reading {recording.name}: {len(recording.files)} files")
-        dataset = load(
-            recording.files,
-            schema=schema,
-            sample_period_s=SAMPLE_PERIOD_S,
-            options=recording.options,
-            progress=progress,
-        )
-        if len(request.recordings) > 1 and len(dataset.rows.recordings) == 1:
-            dataset = replace(dataset, rows=replace(dataset.rows, recordings=(recording.name,)))
-        datasets.append(dataset)
-    have_ticks = all(dataset.recorded for dataset in datasets)
-    rows = pooled([dataset.rows for dataset in datasets])
-    if (rows.outcome_bps <= request.settings.target.floor_bps).all():
+def read_data(request: TrainingRequest, progress: Progress) -> PooledData:
+    """Raises InputError if a recording cannot be read, if it gives no row, or if the market stood still."""
+    data = read_recordings(request.recordings, SCHEMAS[request.schema_name], SAMPLE_PERIOD_S, progress)
+    if (data.rows.outcome_bps <= request.settings.target.floor_bps).all():
         raise InputError(
-            f"the mid stood still in the minute after each of {len(rows):,} rows: a livelier recording is needed"
+            f"the mid stood still in the minute after each of {len(data.rows):,} rows: a livelier recording is needed"
         )
-    return TrainingData(
-        rows=rows,
-        paths=request.paths,
-        recorded=tuple(each for dataset in datasets for each in dataset.recorded) if have_ticks else (),
-    )
+    return data
 
 
 def train_bundle(request: TrainingRequest, name: str, version: str) -> TrainedBundle:
@@ -127,7 +91,8 @@ def train_bundle(request: TrainingRequest, name: str, version: str) -> TrainedBu
         with open_pool(request.cluster) as pool:
             experiment = forecast_experiment.run(data.rows, request.settings, step, pool)
         step("scoring, exporting, comparing on every row")
-        bundle = forecast_bundle(name, version, data, experiment, shipped_kind(experiment))
+        scored = scored_parts(experiment.folds)
+        bundle = forecast_bundle(name, version, data, experiment, shipped_kind(experiment, scored), scored)
         step("timing")
         latency_us = OnnxForecast(bundle.model).call_us(experiment.final.rows.features[:1])
         return TrainedBundle(bundle, latency_us, data, experiment, checked)
@@ -166,20 +131,28 @@ def _evaluation(trained: TrainedBundle, progress: Progress) -> dict[str, bytes]:
     return report_files(evaluation, parts)
 
 
-def shipped_kind(experiment: Experiment) -> str:
-    """The kind that was asked for, or the best kind if it is shown to beat HAR, else HAR."""
+def shipped_kind(experiment: Experiment, scored: ScoredParts | None = None) -> str:
+    """The kind that was asked for, or the best kind if it is shown to beat HAR, else HAR.
+
+    scored: of the folds, if they are known.
+    """
     settings = experiment.settings
     if settings.model_type != forecast_experiment.AUTO:
         return settings.model_type
-    return best_kind(experiment.folds, settings.block_s(experiment.train), settings.seed)[0]
+    return best_kind(experiment.folds, settings.block_s(experiment.train), settings.seed, scored)[0]
 
 
-def forecast_bundle(name: str, version: str, data: TrainingData, experiment: Experiment, kind: str) -> Bundle:
-    """The bundle of a kind, with the scores of all kinds. The same data, code and seed give the same bytes."""
+def forecast_bundle(
+    name: str, version: str, data: PooledData, experiment: Experiment, kind: str, scored: ScoredParts | None = None
+) -> Bundle:
+    """The bundle of a kind, with the scores of all kinds. scored: of the folds, if they are known.
+
+    The same data, code and seed give the same bytes.
+    """
     settings, train, final = experiment.settings, experiment.train, experiment.final
     size = settings.spike_bps or default_size_bps(train)
     block_s = settings.block_s(train)
-    scores = [summary(parts, size, block_s, settings.seed) for parts in ((final,), experiment.folds)]
+    walk_forward = summary(experiment.folds, size, block_s, settings.seed, scored)
     manifest, model = make_bundle(
         name,
         version,
@@ -199,17 +172,11 @@ def forecast_bundle(name: str, version: str, data: TrainingData, experiment: Exp
             "bootstrap_resamples": DECISION_RESAMPLES,
             "seed": settings.seed,
         },
-        evaluation=_span(final, size),
-        metrics=_rounded(scores[0]),
-        walk_forward=_rounded(scores[1]),
+        evaluation=span_of(final.rows, size),
+        metrics=_rounded(summary((final,), size, block_s, settings.seed)),
+        walk_forward=_rounded(walk_forward),
     )
     return Bundle(manifest, model)
-
-
-def _span(part: ForecastPart, size_bps: float) -> ManifestSpan:
-    rows = part.rows
-    spikes = int((rows.outcome_bps >= size_bps).sum())
-    return ManifestSpan(int(rows.time_ns.min()), int(rows.time_ns.max()), len(rows), spikes)
 
 
 def _rounded(scores: Scores) -> Scores:

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cli.main import run_command
 from common.bundle import MANIFEST_FILE, MODEL_FILE, Manifest, manifest_json, read_bundle
 from common.schema import CORE_1
 from tests.training.commands.said import one_line
-from tests.training.synthetic import START_NS, market, write_recording
+from tests.training.synthetic import START_NS, market, write_flat, write_recording
 from training.forecast_scores.evaluation_result import ModelEval, decode
 from training.forecasting.bundle import make_bundle
 from training.forecasting.kinds import kind_named
@@ -25,6 +27,7 @@ from training.shipping.bundle_forecasts import BundlePart, GraphForecasts, bundl
 SHIPPED = Path(__file__).parents[3] / "models" / "volatility" / "3"
 HOUR_NS = 3600 * NS_PER_S
 QUANTILES = [0.1, 0.9]
+QUOTES = "btc_quotes_5s_2021.parquet"
 
 
 @pytest.fixture(autouse=True)
@@ -50,11 +53,11 @@ def rows(recording: Path) -> ForecastRows:
 def write(folder: Path, manifest: Manifest, model: bytes, **changes: object) -> Path:
     """A bundle whose training span ended an hour before the recording."""
     span = msgspec.structs.replace(manifest.training, start_ns=START_NS - 25 * HOUR_NS, end_ns=START_NS - HOUR_NS)
+    forecast = manifest.forecast and msgspec.structs.replace(manifest.forecast, spans=())
+    changes = {"training": span, "forecast": forecast, **changes}
     folder.mkdir(parents=True)
     (folder / MODEL_FILE).write_bytes(model)
-    (folder / MANIFEST_FILE).write_bytes(
-        manifest_json(msgspec.structs.replace(manifest, **{"training": span, **changes}))
-    )
+    (folder / MANIFEST_FILE).write_bytes(manifest_json(msgspec.structs.replace(manifest, **changes)))
     return folder
 
 
@@ -193,6 +196,47 @@ def test_rows_of_the_training_span_are_left_out(
     whole = write(tmp_path / "volatility" / "2", manifest, model, training=manifest.training)
     assert evaluate(recording, "--bundle", whole, "--out", tmp_path) != 0
     assert "rows are from the time that volatility/1 was trained on; --seen evaluates them" in one_line(capfd)
+
+
+def test_rows_between_two_recordings_of_the_training_part_are_evaluated(
+    recording: Path, made: tuple[Manifest, bytes], tmp_path: Path
+) -> None:
+    manifest, model = made
+    before = msgspec.structs.replace(manifest.training, start_ns=START_NS - 9 * HOUR_NS, end_ns=START_NS - HOUR_NS)
+    after = msgspec.structs.replace(before, start_ns=START_NS + 2 * HOUR_NS, end_ns=START_NS + 3 * HOUR_NS)
+    whole = msgspec.structs.replace(before, end_ns=after.end_ns)
+    assert manifest.forecast is not None
+    forecast = msgspec.structs.replace(manifest.forecast, spans=(before, after))
+    folder = write(tmp_path / "volatility" / "1", manifest, model, training=whole, forecast=forecast)
+    assert evaluate(recording, "--bundle", folder, "--out", tmp_path) == 0
+    assert "of_the_training_span" not in (counts := read(tmp_path).data.counts)
+    assert read(tmp_path).headline.rows == counts["rows"]
+    folder = write(tmp_path / "volatility" / "2", manifest, model, training=whole)
+    assert evaluate(recording, "--bundle", folder, "--out", tmp_path) == 1
+
+
+def test_a_flat_recording_needs_only_its_product(ours: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    flat = write_flat(tmp_path / "quotes.csv", *market(3000, seed=3))
+    assert evaluate(flat, "--bundle", ours, "--out", tmp_path) == 1
+    assert "add --product NAME" in one_line(capfd)
+    assert evaluate(flat, "--product", "BTC-USD", "--bundle", ours, "--out", tmp_path) == 0
+    assert "quotes.csv: CSV, one row per tick: time=time, bid=bid, ask=ask" in capfd.readouterr().err
+    data = read(tmp_path).data
+    assert (data.files, data.counts["ticks"], data.products) == (("quotes.csv",), 3000, ("BTC-USD",))
+    assert data.sha256 == fingerprint([flat])
+
+
+def test_without_files_the_data_set_is_read(
+    ours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VOLCAST_DATA_DIR", str(tmp_path))
+    assert evaluate("--dataset", "quotes", "--bundle", ours, "--out", tmp_path) == 1
+    assert "no data for --dataset quotes" in one_line(capfd)
+    time_ns, mid = market(3000, seed=3)
+    times = pa.array(time_ns, pa.timestamp("ns", "UTC"))
+    pq.write_table(pa.table({"ts_utc": times, "bid": mid - 0.5, "ask": mid + 0.5}), tmp_path / QUOTES)
+    assert evaluate("--dataset", "quotes", "--bundle", ours, "--out", tmp_path) == 0
+    assert read(tmp_path).data.files == (QUOTES,)
 
 
 def test_predictions_are_compared_with_the_bundles_own_answers(

@@ -15,11 +15,14 @@ import msgspec
 import pytest
 
 from cli.main import run_command
+from common.bundle import read_bundle
 from common.errors import InputError
 from common.labels import Labels
 from common.model_store import History, ModelStore
 from tests.training import runs as samples
 from tests.training.runs import Made
+from tests.training.synthetic import market, write_flat
+from training.forecasting.onnx_forecast import OnnxForecast
 from training.shipping import training_run
 from training.shipping.retraining import (
     BusyError,
@@ -73,6 +76,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trainer:
     standing_in = Trainer()
     monkeypatch.setattr(training_run, "train_bundle", standing_in.make)
     monkeypatch.setattr(training_run, "keep_run", standing_in.keep)
+    monkeypatch.setattr(OnnxForecast, "call_us", lambda model, features: 8.0)  # a measurement takes a second
     return standing_in
 
 
@@ -221,6 +225,29 @@ def test_a_run_that_was_kept_but_never_judged_is_gone_on_with(serving: Trainer, 
     (folder / "gate.json").unlink()
     assert retrain("--apply") == 0
     assert store().labels() == Labels("1", None, ("2",))
+    assert serving.calls == 2
+
+
+def test_a_flat_recording_needs_only_its_product(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VOLCAST_GATE__MAX_LATENCY_US", "1000")
+    write_flat(Path("quotes.csv"), *market(7200, seed=5))
+    quick = ("--no-track", "--no-cluster", "--model-type", "har", "--folds", "2", "--json")
+    assert run_command(["retrain", "quotes.csv", *quick]) == 1
+    assert "add --product NAME" in capfd.readouterr().err
+    assert run_command(["retrain", "quotes.csv", "--product", "BTC-USD", *quick]) in (0, 3)
+    (folder,) = [folder for folder, _ in runs(Path("data/runs"))]
+    assert json.loads(capfd.readouterr().out)["run"] == folder.name
+    assert read_bundle(folder / "bundle")[0].rows["ticks"] == 7200
+
+
+def test_another_column_map_is_another_run(serving: Trainer, second: Made) -> None:
+    serving.gives = second
+    assert retrain("--apply") == 0
+    assert serving.calls == 1
+    assert retrain("--product", "ETH-USD") == 0
     assert serving.calls == 2
 
 

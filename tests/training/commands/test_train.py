@@ -10,7 +10,7 @@ from cli.main import run_command
 from common.bundle import read_bundle
 from common.schema import FULL_1
 from tests.training.commands.said import one_line
-from tests.training.synthetic import market, write_recording
+from tests.training.synthetic import market, write_flat, write_recording
 
 QUICK = ("--no-cluster", "--model-type", "logistic", "--folds", "2")
 
@@ -100,15 +100,11 @@ def test_spike_size_and_alert_level_are_recorded(
 def test_a_flat_recording_needs_only_its_product(
     long_recording: Path, out: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    lines = ["time,bid,ask"]
-    time_ns, mid = market(7200, seed=5)
-    for at, price in zip(time_ns.tolist(), mid.tolist(), strict=True):
-        lines.append(f"{at},{price - 0.5:.2f},{price + 0.5:.2f}")
-    flat = tmp_path / "quotes.csv"
-    flat.write_text("\n".join(lines) + "\n")
+    flat = write_flat(tmp_path / "quotes.csv", *market(7200, seed=5))
     assert train(flat, "--product", "BTC-USD", "--out", out, "--json") == 0
-    printed = json.loads(capfd.readouterr().out)
-    assert printed["rows"]["ticks"] == 7200
+    output = capfd.readouterr()
+    assert json.loads(output.out)["rows"]["ticks"] == 7200
+    assert "quotes.csv: CSV, one row per tick: time=time, bid=bid, ask=ask" in output.err
 
 
 def test_a_cluster_and_none_are_refused(capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """A fitted forecast as a bundle."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from training.forecasting import bundle
 from training.forecasting.bundle import make_bundle, survival
 from training.forecasting.kinds import kind_named
 from training.forecasting.onnx_forecast import OnnxForecast
+from training.problem.forecast_rows import pooled
 
 
 @pytest.mark.parametrize("schema", [FULL_2, CORE_1], ids=lambda schema: schema.name)
@@ -32,6 +34,20 @@ def test_the_self_test_is_the_graphs_answer_at_the_default_size() -> None:
     assert probability[0] == pytest.approx(manifest.self_test.probability, abs=1e-11)
     assert manifest.training.positives == np.count_nonzero(rows.outcome_bps >= 7.5)
     assert manifest.label.threshold == pytest.approx(7.5e-4)
+
+
+def test_each_recording_has_a_training_span_of_its_own() -> None:
+    first, later = sample_rows(600), sample_rows(900, seed=1)
+    rows = pooled([first, replace(later, time_ns=later.time_ns + 10**17)])
+    manifest, _ = make_bundle("volatility", "1", kind_named("har").fit(rows), rows, spike_bps=7.5)
+    assert manifest.forecast is not None
+    spans = manifest.forecast.spans
+    assert [(span.start_ns, span.end_ns, span.rows) for span in spans] == [
+        (first.time_ns[0], first.time_ns[-1], 600),
+        (later.time_ns[0] + 10**17, later.time_ns[-1] + 10**17, 900),
+    ]
+    assert sum(span.positives for span in spans) == manifest.training.positives
+    assert (manifest.training.start_ns, manifest.training.end_ns) == (spans[0].start_ns, spans[1].end_ns)
 
 
 def test_the_default_size_is_a_quantile_of_the_training_rows() -> None:

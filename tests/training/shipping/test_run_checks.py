@@ -69,6 +69,10 @@ def test_training_rows_that_the_manifest_does_not_count_are_refused(tmp_path: Pa
     training = runs.first().manifest.training
     more = msgspec.structs.replace(training, rows=training.rows + 1)
     assert not verdict(changed(training=more), tmp_path, "purged").passed
+    forecast = runs.first().manifest.forecast
+    assert forecast is not None
+    no_spans = msgspec.structs.replace(forecast, spans=())
+    assert not verdict(changed(forecast=no_spans), tmp_path / "spans", "purged").passed
 
 
 def test_a_model_that_only_has_the_name_of_har_is_refused(tmp_path: Path) -> None:
@@ -101,14 +105,33 @@ def test_a_champion_of_forecasts_is_compared_by_crps_on_rows_that_it_has_not_see
     assert check.text.endswith(f"] against champion 1, on {len(made.parts[-1]):,} rows")
 
 
+def champion_check(made: Made, folder: Path, *spans: tuple[int, int]) -> Check:
+    """Against a champion with these training spans, each from and to a row."""
+    time_ns, training, forecast = made.rows.time_ns, made.manifest.training, made.manifest.forecast
+    assert forecast is not None
+    given = tuple(
+        msgspec.structs.replace(training, start_ns=int(time_ns[first]), end_ns=int(time_ns[last]))
+        for first, last in spans
+    )
+    whole = msgspec.structs.replace(training, start_ns=given[0].start_ns, end_ns=given[-1].end_ns)
+    forecast = msgspec.structs.replace(forecast, spans=given)
+    manifest = replace_manifest(made.manifest, training=whole, forecast=forecast)
+    ModelStore(folder / "models", "volatility").put(manifest, made.model, {})
+    return verdict(made, folder, "champion")
+
+
 def test_a_champion_that_has_trained_on_all_final_rows_cannot_be_compared(tmp_path: Path) -> None:
-    made = runs.first()
-    training = msgspec.structs.replace(made.manifest.training, end_ns=int(made.rows.time_ns[-1]))
-    store = ModelStore(tmp_path / "models", "volatility")
-    store.put(replace_manifest(made.manifest, training=training), made.model, {})
-    check = verdict(made, tmp_path, "champion")
+    check = champion_check(runs.first(), tmp_path, (0, -1))
     assert not check.passed
     assert "has trained on all final rows" in check.text
+
+
+def test_a_champion_has_not_seen_rows_between_its_recordings(tmp_path: Path) -> None:
+    made = runs.first()
+    check = champion_check(made, tmp_path, (0, 100), (len(made.rows) - 100, -1))
+    assert check.passed
+    unseen = len(made.parts[-1]) - 100 - 125 // 5
+    assert check.text.endswith(f"against champion 1, on {unseen:,} rows")
 
 
 def test_a_run_of_an_old_style_model_is_not_judged(tmp_path: Path) -> None:
