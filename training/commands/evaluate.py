@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from training.forecast_scores.evaluation_result import DataRef, EvalSettings, ModelEval, PredictionsRef
     from training.judging.predictions import Predictions
     from training.problem.forecast_rows import ForecastRows
+    from training.problem.recordings import Recording
     from training.shipping.bundle_forecasts import BundlePart
 
 Progress = Callable[[str], None]
@@ -219,7 +220,8 @@ def _evaluate(
 def _load(recordings: Sequence[Recording], manifest: Manifest, step: Progress) -> tuple[ForecastRows, DataRef]:
     """The rows of the recordings, with the features that the bundle and its baselines need."""
     from training.forecast_scores.evaluation_result import DataRef
-    from training.problem.recordings import Recording, read_recording
+    from training.problem.data.dataset import fingerprint
+    from training.problem.recordings import read_recordings
     from training.shipping.bundle_forecasts import schema_for
 
     period_s = round(manifest.parameters.get("sample_period_s", SAMPLE_PERIOD_S))

@@ -15,10 +15,14 @@ from common.console import tables
 from common.errors import UsageError
 from common.log import configure_logs
 from common.model_store import ModelStore
-from pipeline.archive import ReadOptions, expand_paths
-from pipeline.archive.options import flat_options, read_options
-from training import DATASETS
-from training.commands.training_options import chosen_cluster, trained_name, training_options
+from pipeline.archive.options import flat_options, read_options, show_formats
+from training.commands.training_options import (
+    chosen_cluster,
+    chosen_recordings,
+    dataset_option,
+    trained_name,
+    training_options,
+)
 
 if TYPE_CHECKING:
     from training.shipping.training_run import TrainedBundle

@@ -14,7 +14,6 @@ from training.forecasting.distribution import Forecasts
 from training.forecasting.onnx_forecast import OnnxForecast
 from training.problem.forecast_rows import ForecastRows
 from training.problem.target import BPS, Floats
-from training.shipping.inference import base_rates
 from training.shipping.onnx_model import OnnxModel
 
 SCHEMA = FULL_2  # of the features that joined rows carry: a superset of every served schema

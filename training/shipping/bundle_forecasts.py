@@ -17,7 +17,7 @@ from training.forecasting.bundle import baseline_forecasts
 from training.forecasting.distribution import Forecasts
 from training.forecasting.onnx_forecast import OnnxForecast
 from training.problem.forecast_rows import ForecastRows
-from training.problem.target import BPS, DEFAULT_TARGET, NS_PER_S, Floats
+from training.problem.target import BPS, DEFAULT_TARGET, NS_PER_S, Floats, Ints
 from training.shipping.onnx_model import OnnxModel
 
 EVALUATION = "evaluation"  # name of the part

@@ -30,6 +30,7 @@ from training.forecasting.parts import FINAL, ForecastPart
 from training.judging.evaluation.blocks import Blocks
 from training.problem.forecast_rows import ForecastRows
 from training.problem.target import BPS, NS_PER_S, Floats, Target
+from training.shipping.bundle_forecasts import GraphForecasts, outside_training
 from training.shipping.onnx_model import OnnxModel
 from training.shipping.tracking.evidence import Evidence
 

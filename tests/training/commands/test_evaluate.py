@@ -18,6 +18,7 @@ from training.forecast_scores.evaluation_result import ModelEval, decode
 from training.forecasting.bundle import make_bundle
 from training.forecasting.kinds import kind_named
 from training.forecasting.onnx_forecast import OnnxForecast
+from training.problem.data.dataset import fingerprint
 from training.problem.forecast_rows import ForecastRows
 from training.problem.recordings import Recording, read_recording
 from training.problem.target import NS_PER_S

@@ -15,9 +15,10 @@ from tests.training.runs import experiment_of, market_rows
 from training.fitting.forecast_experiment import AUTO, BASELINES, Experiment
 from training.forecast_scores.summary import best_kind
 from training.forecasting.bundle import baseline_forecasts
+from training.problem.recordings import PooledData
 from training.problem.target import DEFAULT_TARGET, NS_PER_S
 from training.shipping.bundle import Bundle, bundle_folder, write_bundle
-from training.shipping.training_run import TrainingData, forecast_bundle, shipped_kind
+from training.shipping.training_run import forecast_bundle, shipped_kind
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def bundle(experiment: Experiment) -> Bundle:
 
 
 def made(kind: str, experiment: Experiment) -> Bundle:
-    return forecast_bundle("volatility", "1", TrainingData(market_rows(), (), ()), experiment, kind)
+    return forecast_bundle("volatility", "1", PooledData(market_rows(), (), ()), experiment, kind)
 
 
 def test_what_is_written_is_what_a_server_reads(tmp_path: Path, bundle: Bundle) -> None:
