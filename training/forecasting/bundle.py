@@ -190,7 +190,7 @@ def _forecast(
         sizes=sizes,
         trailing_feature=TRAILING_FEATURE.get(fitted.schema.name, ""),
         multiples=multiples,
-        baselines={kind: form_of(each) for kind, each in baselines.items() if not each.trees},
+        baselines={kind: form_of(each) for kind, each in baselines.items()},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from common.schema import CORE_1, FULL_2
 from tests.training.forecasting.samples import sample_rows
 from training.fitting import forecast_experiment
 from training.fitting.forecast_experiment import Settings
+from training.fitting.pool import InProcess
 from training.forecasting.bundle import baseline_forecasts, form_of, make_bundle
 from training.forecasting.parts import ForecastPart
 from training.forecasting.recordings import ForecastRows, pooled
@@ -36,7 +38,34 @@ def test_each_part_tests_the_next_block_of_every_recording() -> None:
         for number, until_ns in part.trained_until_ns.items():
             assert until_ns + embargo_ns < part.rows.time_ns[part.rows.recording == number].min()
     assert len(done.final) == 1200, "a fifth of each recording"
-    assert done.train.time_ns.max() < done.final.rows.time_ns.max()
+    for number in range(2):
+        last = done.train.time_ns[done.train.recording == number].max()
+        assert last == done.final.trained_until_ns[number]
+
+
+def test_a_fold_does_not_train_on_later_blocks_of_another_recording() -> None:
+    done = forecast_experiment.run(two_recordings(), QUICK)
+    for before, after in zip(done.folds, (*done.folds[1:], done.final), strict=True):
+        for number in range(2):
+            assert before.trained_until_ns[number] < after.trained_until_ns[number]
+
+
+def test_jobs_run_on_a_pool_in_the_order_of_their_time_and_give_the_same_models() -> None:
+    class Recorder(InProcess):
+        kinds: ClassVar[list[str]] = []
+
+        def run(self, function, shared, jobs, done):  # type: ignore[no-untyped-def]
+            self.kinds.extend(job.kind for job in jobs)
+            return super().run(function, shared, jobs, done)
+
+    settings = Settings(model_type="ridge", folds=2)
+    steps: list[str] = []
+    pooled_run = forecast_experiment.run(two_recordings(), settings, steps.append, Recorder())
+    assert Recorder.kinds[:3] == ["ridge"] * 3
+    assert steps[-1] == "12 of 12 models fitted (3 parts × 4 kinds)"
+    alone = forecast_experiment.run(two_recordings(), settings)
+    assert pooled_run.fitted.keys() == alone.fitted.keys()
+    assert np.array_equal(pooled_run.fitted["ridge"].location, alone.fitted["ridge"].location)
 
 
 def test_an_outcome_of_the_final_part_changes_no_fitted_model() -> None:
@@ -95,3 +124,5 @@ def test_trees_have_no_linear_form() -> None:
     fitted = forecast_experiment.run(sample_rows(4000, CORE_1), Settings(model_type="xgboost", folds=2)).fitted
     with pytest.raises(ValueError, match="xgboost is not linear"):
         form_of(fitted["xgboost"])
+    with pytest.raises(ValueError, match="xgboost is not linear"):
+        make_bundle("volatility", "1", fitted["har"], sample_rows(4000, CORE_1), baselines=fitted)
