@@ -85,7 +85,7 @@ class Survival(msgspec.Struct, frozen=True):
 class ForecastForm(msgspec.Struct, frozen=True):
     """A baseline that can be scored without its code: log volatility in bps is location + exp(log_scale) * Z.
 
-    Both are sums of weight * log(clip(|column|, low, high)) and a bias. Z has the quantiles `knots` at `levels`.
+    Both are sums of weight * log(clip(column, low, high)) and a bias. Z has the quantiles `knots` at `levels`.
     """
 
     columns: tuple[str, ...]
@@ -95,6 +95,7 @@ class ForecastForm(msgspec.Struct, frozen=True):
     knots: tuple[float, ...]
     low: float
     high: float
+    signed: bool  # columns may be negative; their absolute values are used
 
 
 class ManifestForecast(msgspec.Struct, frozen=True):

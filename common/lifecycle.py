@@ -10,15 +10,28 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
-_hangup = threading.Event()
+
+class SignalEvent(threading.Event):
+    """An event that a signal handler may set.
+
+    A handler can interrupt its own thread while that thread holds the lock of the event. `threading.Event` then waits
+    for itself forever; this lock can be acquired again by its owner.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cond = threading.Condition(threading.RLock())
 
 
-def stop_on_signals(hurry: threading.Event | None = None) -> threading.Event:
+_hangup = SignalEvent()
+
+
+def stop_on_signals(hurry: SignalEvent | None = None) -> SignalEvent:
     """An event that SIGINT and SIGTERM set. Call from the main thread, before work begins.
 
     hurry: set by a second signal of the two.
     """
-    stop = threading.Event()
+    stop = SignalEvent()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         if stop.is_set() and hurry is not None:

@@ -22,7 +22,7 @@ from cli.run.view import View
 from common.cli import Duration, Speed, config_option, examples, json_option
 from common.config import Config, load_config, names_a_kafka
 from common.errors import InputError, UnavailableError
-from common.lifecycle import stop_on_signals
+from common.lifecycle import SignalEvent, stop_on_signals
 from common.schema import SCHEMAS
 from common.streams import reader_gone
 from pipeline.broker.jars import cache_dir, kafka_version, missing_jars, read_lock
@@ -86,7 +86,7 @@ def run(
     """
     config = load_config(config_file)
     exchange = Exchange.parse(exchange_text)
-    hurry = threading.Event()
+    hurry = SignalEvent()
     stop = stop_on_signals(hurry)
     console = Console(stderr=True)
     exchange.require_recording()

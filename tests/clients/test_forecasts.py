@@ -29,7 +29,7 @@ def client(forecasts: Process) -> Iterator[Client]:
         yield client
 
 
-def check(response: PredictResponse, size: float = 4.0) -> None:
+def assert_distribution(response: PredictResponse, size: float = 4.0) -> None:
     """The response is that of the model for MATRIX, at this size and LEVELS."""
     assert response.spike_bps == size
     assert 0 < response.base_rate < 1
@@ -39,9 +39,9 @@ def check(response: PredictResponse, size: float = 4.0) -> None:
 
 
 def test_named_and_packed_rows_get_the_distribution(client: Client) -> None:
-    check(client.predict_named([named(row) for row in MATRIX], spike_bps=4.0, quantiles=LEVELS))
-    check(client.predict_packed(MATRIX, 3, CORE_1.hash, spike_bps=4.0, quantiles=LEVELS))
-    check(client.predict_packed(MATRIX, 3, CORE_1.hash, quantiles=LEVELS), SPIKE_BPS)
+    assert_distribution(client.predict_named([named(row) for row in MATRIX], spike_bps=4.0, quantiles=LEVELS))
+    assert_distribution(client.predict_packed(MATRIX, 3, CORE_1.hash, spike_bps=4.0, quantiles=LEVELS))
+    assert_distribution(client.predict_packed(MATRIX, 3, CORE_1.hash, quantiles=LEVELS), SPIKE_BPS)
 
 
 def test_a_multiple_gives_each_row_its_size(client: Client) -> None:
@@ -56,13 +56,13 @@ def test_a_multiple_gives_each_row_its_size(client: Client) -> None:
 
 def test_frames_of_a_stream_get_the_distribution(client: Client) -> None:
     with client.stream() as stream:
-        check(stream.predict_packed(MATRIX, 3, CORE_1.hash, spike_bps=4.0, quantiles=LEVELS))
+        assert_distribution(stream.predict_packed(MATRIX, 3, CORE_1.hash, spike_bps=4.0, quantiles=LEVELS))
         stream.send_packed(7, MATRIX, 3, CORE_1.hash, spike_bps=2.0, quantiles=LEVELS)
         stream.send(8, packed_request(MATRIX, 3, CORE_1.hash, spike_bps=3.0, quantiles=LEVELS))
         for frame_id, size in ((7, 2.0), (8, 3.0)):
             answer = stream.receive()
             assert answer.frame_id == frame_id
-            check(answer.response, size)
+            assert_distribution(answer.response, size)
 
 
 def test_a_wrong_question_raises_with_its_field_and_the_stream_continues(client: Client) -> None:
@@ -70,20 +70,20 @@ def test_a_wrong_question_raises_with_its_field_and_the_stream_continues(client:
         with pytest.raises(RequestError) as raised:
             stream.predict_packed(MATRIX, 3, CORE_1.hash, spike_bps=4.0, spike_multiple=2.0)
         assert "spike_bps" in {violation.field for violation in raised.value.violations}
-        check(stream.predict_packed(MATRIX, 3, CORE_1.hash, spike_bps=4.0, quantiles=LEVELS))
+        assert_distribution(stream.predict_packed(MATRIX, 3, CORE_1.hash, spike_bps=4.0, quantiles=LEVELS))
     with pytest.raises(RequestError, match="forecasts no distribution"):
         client.predict_packed(MATRIX, 3, CORE_1.hash, model=ModelSelector(name="plain"), quantiles=LEVELS)
 
 
 async def test_the_asyncio_client_gets_the_distribution_in_calls_and_streams(forecasts: Process) -> None:
     async with AsyncClient(forecasts.address, timeout_s=20) as client:
-        check(await client.predict_named([named(row) for row in MATRIX], spike_bps=4.0, quantiles=LEVELS))
-        check(await client.predict_packed(MATRIX, 3, CORE_1.hash, spike_bps=4.0, quantiles=LEVELS))
+        assert_distribution(await client.predict_named([named(row) for row in MATRIX], spike_bps=4.0, quantiles=LEVELS))
+        assert_distribution(await client.predict_packed(MATRIX, 3, CORE_1.hash, spike_bps=4.0, quantiles=LEVELS))
         async with client.stream() as stream:
-            check(await stream.predict_packed(MATRIX, 3, CORE_1.hash, spike_bps=4.0, quantiles=LEVELS))
+            assert_distribution(await stream.predict_packed(MATRIX, 3, CORE_1.hash, spike_bps=4.0, quantiles=LEVELS))
             await stream.send(9, named_request([named(row) for row in MATRIX], spike_bps=3.0, quantiles=LEVELS))
             answer = await stream.receive()
             assert answer is not None
-            check(answer.response, 3.0)
+            assert_distribution(answer.response, 3.0)
             with pytest.raises(RequestError, match="expected ascending levels"):
                 await stream.predict_packed(MATRIX, 3, CORE_1.hash, quantiles=(0.5, 0.1))

@@ -7,12 +7,12 @@ import pty
 import signal
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from common.lifecycle import hangup_pending, stop_on_signals, survive_hangups
+from common.lifecycle import SignalEvent, hangup_pending, stop_on_signals, survive_hangups
 from tests.processes import ROOT
 
 
@@ -35,7 +35,7 @@ def test_a_signal_sets_the_event(number: signal.Signals) -> None:
 
 @pytest.mark.usefixtures("_handlers")
 def test_only_a_second_signal_hurries() -> None:
-    hurry = threading.Event()
+    hurry = SignalEvent()
     stop = stop_on_signals(hurry)
     signal.raise_signal(signal.SIGINT)
     assert stop.is_set()
@@ -58,6 +58,36 @@ def test_a_process_under_nohup_keeps_ignoring_hangups() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     survive_hangups()
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+FREQUENT = """
+import sys, time
+from common.lifecycle import SignalEvent, hangup_pending, stop_on_signals, survive_hangups
+survive_hangups()
+stop = stop_on_signals(SignalEvent())
+print("up", flush=True)
+deadline = time.monotonic() + 1
+while time.monotonic() < deadline:
+    hangup_pending()
+    stop.wait(0)
+    stop.clear()
+print("done", flush=True)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_signal_that_interrupts_the_use_of_its_event_does_not_block_the_process(number: signal.Signals) -> None:
+    process = subprocess.Popen([sys.executable, "-c", FREQUENT], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    deadline = time.monotonic() + 0.8
+    while time.monotonic() < deadline:
+        process.send_signal(number)
+        time.sleep(0.001)
+    output, _ = process.communicate(timeout=30)
+    assert output == "done\n"
+    assert process.returncode == 0
 
 
 SLEEPER = """

@@ -30,7 +30,7 @@ Rows = NDArray[np.int64]  # places of rows
 AUTO = "auto"
 BASELINES = ("climatology", "zscore", "ewma", HAR)
 MIN_PART_ROWS = 200
-# What takes longest begins first.
+# The fits that take longest run first, so that no worker ends long after the others.
 LONGEST_FITS = ("xgboost", "logistic", "ridge")
 
 
@@ -75,7 +75,6 @@ class _Job:
     part: str
     kind: str
     train: Rows
-    test: Rows
     seed: int
 
 
@@ -85,7 +84,7 @@ def run(
     """Raises InputError if there are too few rows, or a kind cannot be fitted on the schema."""
     kinds = settings.kinds(rows)
     parts = dict(_parts(rows, settings))
-    jobs = [_Job(name, kind, train, test, settings.seed) for name, (train, test) in parts.items() for kind in kinds]
+    jobs = [_Job(name, kind, train, settings.seed) for name, (train, _) in parts.items() for kind in kinds]
     order = sorted(range(len(jobs)), key=lambda place: _expected_time(jobs[place]))
 
     def done(finished: int, every: int) -> None:

@@ -169,6 +169,7 @@ def form_of(fitted: FittedForecast) -> ForecastForm:
         knots=tuple(fitted.knots.tolist()),
         low=LOW,
         high=HIGH,
+        signed=fitted.design.signed,
     )
 
 
@@ -178,7 +179,7 @@ def baseline_forecasts(form: ForecastForm, rows: ForecastRows, floor_bps: float)
     if missing:
         raise InputError(f"schema {rows.schema.name}: no feature {missing[0]}, which a baseline of the bundle needs")
     columns = rows.features[:, [rows.schema.names.index(name) for name in form.columns]]
-    logs = np.log(np.clip(np.abs(columns), form.low, form.high))
+    logs = np.log(np.clip(np.abs(columns) if form.signed else columns, form.low, form.high))
     location = logs @ np.array(form.location[:-1]) + form.location[-1]
     scale = np.exp(logs @ np.array(form.log_scale[:-1]) + form.log_scale[-1])
     return LocationScale(location, scale, np.array(form.levels), np.array(form.knots), floor_bps)
@@ -200,7 +201,7 @@ def _forecast(
         sizes=sizes,
         trailing_feature=TRAILING_FEATURE.get(fitted.schema.name, ""),
         multiples=multiples,
-        baselines={kind: form_of(each) for kind, each in baselines.items() if not each.trees},
+        baselines={kind: form_of(each) for kind, each in baselines.items()},
         spans=spans_of(rows, size),
     )
 

@@ -25,7 +25,7 @@ def constant(schema: FeatureSchema) -> Design:
 
 
 def zscore(schema: FeatureSchema) -> Design:
-    """How unusual the last minute is: its volatility alone, whose fitted weight and bias make it a z-score."""
+    """The volatility of the last minute alone. The fitted weight and bias make its logarithm a z-score."""
     return Design(schema, (_level("volatility"),))
 
 

@@ -151,7 +151,7 @@ class LogisticKind:
         return self.make_design(schema)
 
     def fit(self, rows: ForecastRows, weights: Floats | None = None, seed: int = 0) -> FittedForecast:
-        design = replace(self.design(rows.schema), offset="")
+        design = self.design(rows.schema)
         units, share = design.unit_values(rows.features), _weights(rows, weights)
         log_sizes = np.log(np.quantile(rows.outcome_bps, SIZE_LEVELS))
         inputs = np.vstack([np.column_stack([units, np.full(len(units), -size)]) for size in log_sizes])

@@ -32,7 +32,7 @@ class Registry(Protocol):
         """Writes tags on a version of the registry."""
 
     def noted(self, name: str, alias: Role, tag: str) -> str | None:
-        """A tag of the version that an alias points to; None if there is no such alias or tag."""
+        """The value of a tag of the version under an alias; None if the alias or the tag does not exist."""
 
 
 def reconcile(store: ModelStore, registry: Registry, runs_dir: Path) -> dict[str, str | None]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
+from common.bundle import ManifestSpan
 from common.errors import InputError, UsageError
-from common.schema import CORE_1, FULL_2
+from common.schema import CORE_1, FULL_2, FeatureSchema
 from tests.training.forecasting.samples import sample_rows
 from training.fitting import forecast_experiment
 from training.fitting.forecast_experiment import Settings
+from training.fitting.pool import InProcess
 from training.forecasting.bundle import baseline_forecasts, form_of, make_bundle
+from training.forecasting.kinds import kind_named
 from training.forecasting.parts import ForecastPart
 from training.problem.forecast_rows import ForecastRows, pooled
 from training.problem.target import NS_PER_S
@@ -36,7 +40,38 @@ def test_each_part_tests_the_next_block_of_every_recording() -> None:
         for number, until_ns in part.trained_until_ns.items():
             assert until_ns + embargo_ns < part.rows.time_ns[part.rows.recording == number].min()
     assert len(done.final) == 1200, "a fifth of each recording"
-    assert done.train.time_ns.max() < done.final.rows.time_ns.max()
+    for number in range(2):
+        begin_ns = done.final.rows.time_ns[done.final.rows.recording == number].min()
+        for fold in done.folds:
+            assert fold.rows.time_ns[fold.rows.recording == number].max() < begin_ns
+        last = done.train.time_ns[done.train.recording == number].max()
+        assert last == done.final.trained_until_ns[number]
+
+
+def test_a_fold_does_not_train_on_later_blocks_of_another_recording() -> None:
+    done = forecast_experiment.run(two_recordings(), QUICK)
+    for before, after in zip(done.folds, (*done.folds[1:], done.final), strict=True):
+        for number in range(2):
+            assert before.trained_until_ns[number] < after.trained_until_ns[number]
+
+
+def test_jobs_run_on_a_pool_in_the_order_of_their_time_and_give_the_same_models() -> None:
+    class Recorder(InProcess):
+        jobs: ClassVar[list[tuple[str, int]]] = []
+
+        def run(self, function, shared, jobs, done):  # type: ignore[no-untyped-def]
+            self.jobs.extend((job.kind, len(job.train)) for job in jobs)
+            return super().run(function, shared, jobs, done)
+
+    settings = Settings(model_type="ridge", folds=2)
+    steps: list[str] = []
+    pooled_run = forecast_experiment.run(two_recordings(), settings, steps.append, Recorder())
+    assert [kind for kind, _ in Recorder.jobs[:3]] == ["ridge"] * 3
+    assert Recorder.jobs[0][1] > Recorder.jobs[1][1] > Recorder.jobs[2][1]
+    assert steps[-1] == "12 of 12 models fitted (3 parts × 4 kinds)"
+    alone = forecast_experiment.run(two_recordings(), settings)
+    assert pooled_run.fitted.keys() == alone.fitted.keys()
+    assert np.array_equal(pooled_run.fitted["ridge"].location, alone.fitted["ridge"].location)
 
 
 def test_an_outcome_of_the_final_part_changes_no_fitted_model() -> None:
@@ -79,7 +114,12 @@ def test_a_part_refuses_forecasts_of_other_rows() -> None:
 def test_baselines_of_a_manifest_forecast_as_the_fitted_kinds() -> None:
     done = forecast_experiment.run(sample_rows(12_000, FULL_2), QUICK)
     baselines = {kind: fitted for kind, fitted in done.fitted.items() if kind != "ridge"}
-    manifest, _ = make_bundle("volatility", "1", done.fitted["ridge"], done.train, baselines=baselines)
+    span = ManifestSpan(1, 2, 3, 4)
+    scores = {"har": {"crps": 0.25}}
+    manifest, _ = make_bundle(
+        "volatility", "1", done.fitted["ridge"], done.train, baselines=baselines, evaluation=span, metrics=scores
+    )
+    assert (manifest.evaluation, manifest.metrics) == (span, scores)
     assert manifest.forecast is not None
     assert manifest.forecast.baselines.keys() == baselines.keys()
     for kind, form in manifest.forecast.baselines.items():
@@ -91,7 +131,30 @@ def test_baselines_of_a_manifest_forecast_as_the_fitted_kinds() -> None:
         baseline_forecasts(manifest.forecast.baselines["har"], sample_rows(10, CORE_1), 0.05)
 
 
+@pytest.mark.parametrize("schema", [CORE_1, FULL_2], ids=["core/1", "full/2"])
+def test_baselines_forecast_rows_unlike_any_market_as_the_fitted_kinds(schema: FeatureSchema) -> None:
+    rows = sample_rows(1000, schema)
+    rows.features[:] = np.random.default_rng(1).choice([0.0, -1e-3, 1e-12, 1e-4, 1e6, -1e300], rows.features.shape)
+    for kind in (kind_named(name) for name in ("zscore", "har", "ridge")):
+        fitted = kind.fit(sample_rows(1000, schema))
+        forecasts = baseline_forecasts(form_of(fitted), rows, fitted.floor_bps)
+        expected = fitted.forecasts(rows.features)
+        assert forecasts.location == pytest.approx(expected.location, rel=1e-12, abs=1e-9)
+        assert forecasts.scale == pytest.approx(expected.scale, rel=1e-9)
+
+
+def test_the_seed_reaches_the_fits() -> None:
+    rows = sample_rows(4000, CORE_1)
+    trees = [
+        forecast_experiment.run(rows, Settings(model_type="xgboost", folds=2, seed=seed)).fitted["xgboost"].trees
+        for seed in (0, 1)
+    ]
+    assert trees[0] != trees[1]
+
+
 def test_trees_have_no_linear_form() -> None:
     fitted = forecast_experiment.run(sample_rows(4000, CORE_1), Settings(model_type="xgboost", folds=2)).fitted
     with pytest.raises(ValueError, match="xgboost is not linear"):
         form_of(fitted["xgboost"])
+    with pytest.raises(ValueError, match="xgboost is not linear"):
+        make_bundle("volatility", "1", fitted["har"], sample_rows(4000, CORE_1), baselines=fitted)

@@ -1,6 +1,7 @@
 """Every kind learns, exports and repeats itself."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,14 +9,16 @@ import pytest
 from common.errors import InputError, UsageError
 from common.schema import CORE_1, FULL_1, FULL_2, FeatureSchema
 from tests.training.forecasting.samples import sample_rows
+from training.forecasting import onnx_forecast
 from training.forecasting.designs import CORE_1_LEVEL_WEIGHT
+from training.forecasting.distribution import LocationScale
 from training.forecasting.form import LEVELS, FittedForecast
 from training.forecasting.graph import forecast_graph
 from training.forecasting.kinds import KINDS, ForecastKind, kind_named, usable_kinds
 from training.forecasting.onnx_forecast import OnnxForecast, parity_error
 from training.problem.target import Floats
 
-CASES = [(kind, schema) for schema in (FULL_2, CORE_1) for kind in KINDS if (kind.name, schema) != ("ewma", CORE_1)]
+CASES = [(kind, schema) for schema in (FULL_2, FULL_1, CORE_1) for kind in usable_kinds(schema)]
 NAMES = [f"{kind.name}-{schema.name}" for kind, schema in CASES]
 SIZES = np.geomspace(0.01, 1e4, 20)
 ASKED = np.array([1e-5, 0.001, 0.02, 0.5, 0.77, 0.999, 1 - 1e-5])
@@ -163,3 +166,81 @@ def test_every_kind_has_a_name_a_label_and_a_colour_of_its_own() -> None:
         assert len(set(values)) == len(values)
         assert all(values)
     assert all(re.fullmatch("#[0-9a-f]{6}", kind.colour) for kind in KINDS)
+
+
+def test_logistic_finds_the_weights_of_proportional_odds() -> None:
+    rows = sample_rows(40_000, CORE_1)
+    logs = np.log(rows.features[:, CORE_1.names.index("volatility")] * 1e4)
+    noise = np.random.default_rng(5).logistic(scale=0.2, size=len(rows))
+    fitted = kind_named("logistic").fit(replace(rows, outcome_bps=np.exp(0.5 + 0.6 * logs + noise)))
+    forecasts = fitted.forecasts(rows.features)
+    slope, _ = np.polyfit(logs, np.log(forecasts.median_bps()), 1)
+    assert slope == pytest.approx(0.6, abs=0.02)
+    assert forecasts.scale == pytest.approx(np.full(len(rows), 0.2), rel=0.05)
+
+
+def test_rows_count_by_their_weight_in_logistic() -> None:
+    rows = sample_rows(4000, CORE_1)
+    twice = rows.take(np.concatenate([np.arange(4000), np.arange(1000)]))
+    weights = np.where(np.arange(4000) < 1000, 2.0, 1.0)
+    kind = kind_named("logistic")
+    # The sizes are unweighted quantiles, so only nearly the same.
+    weighted, repeated, plain = (
+        fit.location[:-1] for fit in (kind.fit(rows, weights), kind.fit(twice), kind.fit(rows))
+    )
+    assert np.abs(weighted - repeated).max() < np.abs(weighted - plain).max() / 2
+
+
+def test_logistic_refuses_rows_of_a_single_volatility() -> None:
+    rows = sample_rows(500, CORE_1)
+    with pytest.raises(InputError, match="logistic: all training rows have the same volatility"):
+        kind_named("logistic").fit(replace(rows, outcome_bps=np.full(500, 2.0)))
+
+
+def test_two_equal_features_are_fitted() -> None:
+    rows = sample_rows(500, CORE_1)
+    for name in ("return_5s", "return_30s"):
+        rows.features[:, CORE_1.names.index(name)] = rows.features[:, CORE_1.names.index("volatility")]
+    assert np.isfinite(kind_named("har").fit(rows).location).all()
+
+
+def test_a_difference_in_the_last_rows_is_part_of_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_forecast, "CHUNK_ROWS", 40)
+    rows = sample_rows(100, CORE_1)
+    fitted = kind_named("har").fit(rows)
+    graph = OnnxForecast(forecast_graph(fitted))
+    assert parity_error(graph, fitted.forecasts, rows.features, SIZES, ASKED) <= 1e-6
+
+    def differs(features: Floats) -> LocationScale:
+        forecasts = fitted.forecasts(features)
+        moved = np.where((features == rows.features[-1]).all(axis=1), 0.5, 0.0)
+        return replace(forecasts, location=forecasts.location + moved)
+
+    assert parity_error(graph, differs, rows.features, SIZES, ASKED) > 0.1
+
+
+def test_a_difference_of_the_median_alone_is_part_of_the_error() -> None:
+    rows = sample_rows(100, CORE_1)
+    fitted = kind_named("har").fit(rows)
+
+    class OtherMedian(LocationScale):
+        def median_bps(self) -> Floats:
+            return 1.5 * super().median_bps()
+
+    def differs(features: Floats) -> LocationScale:
+        forecasts = fitted.forecasts(features)
+        return OtherMedian(forecasts.location, forecasts.scale, forecasts.levels, forecasts.knots, forecasts.floor_bps)
+
+    assert parity_error(OnnxForecast(forecast_graph(fitted)), differs, rows.features, SIZES, ASKED) > 0.1
+
+
+def test_har_of_core_1_does_not_depend_on_the_sign_of_returns() -> None:
+    rows = sample_rows(500, CORE_1)
+    fitted = kind_named("har").fit(rows)
+    flipped = rows.features.copy()
+    flipped[:, [CORE_1.names.index(name) for name in ("return_5s", "return_30s")]] *= -1
+    assert np.array_equal(fitted.forecasts(rows.features).location, fitted.forecasts(flipped).location)
+
+
+def test_har_of_full_1_uses_a_short_a_middle_and_the_longest_window() -> None:
+    assert set(kind_named("har").design(FULL_1).names) == {"volatility_15s", "volatility", "volatility_300s"}
