@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from common.cli import config_option, examples, json_option
+from common.cli import FiniteRange, config_option, examples, json_option
 from common.config import Config, load_config
 from common.console import tables
 from common.errors import InputError, UsageError
@@ -78,7 +78,12 @@ class Levels(click.ParamType[tuple[float, ...]]):
     metavar="FILE",
     help="*.parquet, *.csv, *.json or *.ndjson; -: JSON lines here.",
 )
-@click.option("--spike-bps", type=float, default=0.0, help="Spike size, bps of volatility (default: the model's).")
+@click.option(
+    "--spike-bps",
+    type=FiniteRange(min=0, min_open=True),
+    default=None,
+    help="Spike size, bps of volatility (default: the model's).",
+)
 @click.option("--quantiles", type=Levels(), default=(), metavar="LEVELS", help="Such as 0.1,0.5,0.9 (default: none).")
 @click.option("--benchmark", is_flag=True, help="Time a call by batch size, next to the trained form.")
 @click.option(
@@ -95,7 +100,7 @@ def infer(
     file: Path | None,
     bundle_folder: Path | None,
     out: str,
-    spike_bps: float,
+    spike_bps: float | None,
     quantiles: tuple[float, ...],
     benchmark: bool,
     batch_sizes: tuple[int, ...],
@@ -122,7 +127,7 @@ def infer(
 
     folder = bundle_folder or _default_bundle(config)
     manifest, model = read_bundle(folder)
-    predictor = Predictor(manifest, model, spike_bps, quantiles)
+    predictor = Predictor(manifest, model, spike_bps or 0.0, quantiles)
     if benchmark:
         return _benchmark(config, folder, predictor, file, batch_sizes, trained, as_json)
     assert file is not None

@@ -286,9 +286,9 @@ def test_text_in_a_feature_is_named(made: Made, capfd: pytest.CaptureFixture[str
         (("rows.ndjson", "--quantiles", "0.5,1"), "expected at most 16 ascending levels in (0, 1)"),
         (("rows.ndjson", "--quantiles", "0,0.5"), "expected at most 16 ascending levels in (0, 1)"),
         (("rows.ndjson", "--quantiles", ",".join(f"{n / 18}" for n in range(1, 18))), "at most 16 ascending levels"),
-        (("rows.ndjson", "--spike-bps", "-1"), "--spike-bps: expected a positive number, got -1"),
-        (("rows.ndjson", "--spike-bps", "inf"), "--spike-bps: expected a positive number, got inf"),
-        (("rows.ndjson", "--spike-bps", "nan"), "--spike-bps: expected a positive number, got nan"),
+        (("rows.ndjson", "--spike-bps", "-1"), "'--spike-bps': expected a number above 0, got -1"),
+        (("rows.ndjson", "--spike-bps", "inf"), "'--spike-bps': expected a number above 0, got inf"),
+        (("rows.ndjson", "--spike-bps", "nan"), "'--spike-bps': expected a number above 0, got nan"),
     ],
 )
 def test_wrong_usage_is_one_line(arguments: tuple[str, ...], output: str, capfd: pytest.CaptureFixture[str]) -> None:
