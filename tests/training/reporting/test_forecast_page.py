@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from common.check import Check
-from training.forecast_scores.comparison import GroupDifference, Interval
+from training.forecast_scores.comparison import Interval
 from training.reporting.forecast_page import (
     CAPTIONS,
     FOLDED_ROWS,
@@ -18,7 +18,6 @@ from training.reporting.forecast_page import (
     TableRow,
     Tile,
     difference_cell,
-    group_table,
     method_text,
     render,
 )
@@ -102,22 +101,3 @@ def test_a_difference_is_coloured_if_its_interval_excludes_zero() -> None:
     assert difference_cell(WORSE).tone == "worse"
     assert difference_cell(Interval(-0.1, -0.2, 0.0, 9)).tone == ""
     assert difference_cell(UNKNOWN) == Cell("+0.1000", "2 blocks: no interval")
-
-
-def test_groups_without_an_interval_share_a_note() -> None:
-    groups = [GroupDifference(f"day {number}", 10, 0.2, 0.3, UNKNOWN) for number in range(13)]
-    groups.append(GroupDifference("day 13", 10, 0.2, 0.3, BETTER))
-    given = group_table("day", groups)
-    assert given.note.count("blocks of time") == 1
-    assert "day 12" in given.note
-    assert "day 13" not in given.note
-    assert group_table("day", groups[13:]).note == ""
-    assert [cell.text for cell in given.rows[13].cells] == ["day 13", "0.2000", "0.3000", "-0.1000"]
-
-
-def test_no_sentence_of_a_page_is_repeated() -> None:
-    groups = [GroupDifference(f"day {number}", 10, 0.2, 0.3, UNKNOWN) for number in range(13)]
-    page = render(replace(REPORT, tables=[group_table("day", groups)]))
-    body = page[page.index("<body>") :]
-    sentences = [text for text in re.findall(r">([^<>]{30,})<", body) if "alt=" not in text]
-    assert len(sentences) == len(set(sentences))

@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 
 from common.bundle import Survival
-from common.errors import InputError
 from tests.training.forecast_scores.evaluated import SETTINGS, parts
 from training.forecast_scores.comparison import Interval
 from training.forecast_scores.evaluation import evaluate_parts
-from training.forecast_scores.evaluation_result import ModelEval
+from training.forecast_scores.evaluation_result import ModelEval, decode
 from training.forecast_scores.part_scores import SingleSize
 from training.forecasting.parts import ForecastPart
 from training.reporting.evaluation_tables import report, verdict
-from training.reporting.forecast_report import draw, liveliest_hour, read_evaluation, write_report
+from training.reporting.forecast_report import draw, liveliest_hour, write_report
 from training.shipping.bundle_forecasts import BundlePart
 
 PNG = b"\x89PNG\r\n"
@@ -38,12 +37,20 @@ def test_all_files_are_written_and_read_back(given: list[ForecastPart], evaluati
     pictures = {path.stem: path.read_bytes() for path in written[2:]}
     assert set(pictures) == {"fan_chart", "pit", "reliability", "coverage_by_day", "cost_curve"}
     assert all(data.startswith(PNG) for data in pictures.values())
-    assert read_evaluation(written[0]) == evaluation
+    assert decode(written[0].read_bytes(), "the written file") == evaluation
     page = written[1].read_text()
     assert page.count("data:image/png") == 5
     for text in ("Forecasts of Ridge", "Spike sizes", "Ridge minus HAR", "Alerts", "CRPS by hour"):
         assert text in page
     assert f"{evaluation.headline.models['ridge'].metrics['crps_log']:.4f}" in page
+
+
+def test_no_sentence_of_a_page_is_repeated(given: list[ForecastPart], evaluation: ModelEval, tmp_path: Path) -> None:
+    page = write_report(tmp_path, evaluation, given)[1].read_text()
+    body = page[page.index("<body>") :]
+    sentences = [text for text in re.findall(r">([^<>]{30,})<", body) if "alt=" not in text]
+    assert len(sentences) > 5
+    assert len(sentences) == len(set(sentences))
 
 
 def test_the_verdict_names_folds_and_final_part_once_each(evaluation: ModelEval) -> None:
@@ -93,8 +100,3 @@ def test_the_fan_chart_shows_the_hour_around_the_highest_outcome(given: list[For
     assert int(np.argmax(rows.outcome_bps)) in hour
     assert times[-1] - times[0] <= 3600 * 10**9
     assert (np.diff(times) > 0).all()
-
-
-def test_an_evaluation_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"evaluation .*absent.json: cannot be read: No such file"):
-        read_evaluation(tmp_path / "absent.json")
