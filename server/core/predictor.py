@@ -11,6 +11,7 @@ import onnxruntime
 
 from common.errors import BundleError
 from common.onnx_errors import onnx_reason
+from common.onnx_run import BoundRun
 from server.core.arrays import Matrix, Vector
 from server.core.graph_signature import INPUT, LEVELS, MEDIAN, OUTPUT, QUANTILES, SIZES, check_graph
 from server.core.rows import all_finite
@@ -133,6 +134,7 @@ class BoundBuffers:
         self._bytes = self._flat.view(np.uint8).data
         self._session = session
         self._binding = session.io_binding()
+        self._options = BoundRun()
         self.sizes: Matrix = np.full((rows, 1), spike_bps)
         self.levels: Matrix = np.full((rows, levels), 0.5)
         self.medians: Matrix = np.zeros((rows, 1))
@@ -151,7 +153,7 @@ class BoundBuffers:
         return isfinite(sum(self._flat.tolist())) or bool(np.isfinite(self._flat).all())
 
     def run(self) -> None:
-        self._session.run_with_iobinding(self._binding)
+        self._session.run_with_iobinding(self._binding, self._options)
 
     @property
     def probability(self) -> float:

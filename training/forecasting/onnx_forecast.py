@@ -10,6 +10,7 @@ import onnxruntime
 
 from common.errors import BundleError
 from common.onnx_errors import onnx_reason
+from common.onnx_run import BoundRun
 from common.timing import best_call_us
 from training.forecasting.distribution import Forecasts
 from training.forecasting.graph import FEATURES, LEVELS, MEDIAN_BPS, PROBABILITY, QUANTILE_BPS, SPIKE_BPS
@@ -56,8 +57,8 @@ class OnnxForecast:
         binding.bind_cpu_input(LEVELS, np.tile(np.arange(1, levels + 1) / (levels + 1), (rows, 1)))
         for name in OUTPUTS:
             binding.bind_output(name)
-        run = self._session.run_with_iobinding
-        return best_call_us(lambda: run(binding))
+        run, options = self._session.run_with_iobinding, BoundRun()
+        return best_call_us(lambda: run(binding, options))
 
 
 def parity_error(
