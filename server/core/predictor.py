@@ -44,8 +44,9 @@ class Predictor:
     """Runs one ONNX graph on the calling thread; any number of threads may call `predict` at once.
 
     `InferenceSession.run` makes an array and an OrtValue for each input and output. For one row of logistic regression
-    it takes 12 us in a loop, and 29 us in a server, where other code has replaced it in the caches. Buffers that are
-    bound once take half of that. ONNX Runtime's private inner session would save 3 us more; its interface may change.
+    it takes 12 us in a loop, and 29 us in a server, where other code has replaced it in the caches. Buffers and options
+    that are made once take half of that. ONNX Runtime's private inner session would save 0.6 us more; its interface may
+    change.
     """
 
     def __init__(self, model: bytes, width: int, spike_bps: float = 0.0) -> None:

@@ -13,25 +13,27 @@ LESS, SUM, NO_TRANSFORM = 1, 1, 0  # of TreeEnsemble: x < split; leaves are adde
 
 
 class _Ensemble:
-    """Nodes and leaves, in the order of their creation."""
+    """Attributes of nodes, and the leaves (target and value), in the order of their creation."""
 
     def __init__(self) -> None:
-        self.roots: list[int] = []
-        self.nodes: dict[str, list[Any]] = {
-            name: [] for name in ("featureids", "splits", "truenodeids", "trueleafs", "falsenodeids", "falseleafs")
-        }
+        self.features: list[int] = []
+        self.splits: list[float] = []
         self.missing_to_true: list[int] = []
-        self.leaves: list[tuple[int, float]] = []  # target and value
+        self.next: dict[str, list[int]] = {"true": [], "false": []}  # side -> node or leaf
+        self.next_is_leaf: dict[str, list[int]] = {"true": [], "false": []}
+        self.leaves: list[tuple[int, float]] = []
 
     def node(self, feature: int, split: float, missing_to_true: int) -> int:
-        for name, values in self.nodes.items():
-            values.append({"featureids": feature, "splits": split}.get(name, 0))
+        self.features.append(feature)
+        self.splits.append(split)
         self.missing_to_true.append(missing_to_true)
-        return len(self.missing_to_true) - 1
+        for values in (*self.next.values(), *self.next_is_leaf.values()):
+            values.append(0)
+        return len(self.features) - 1
 
     def leaf(self, parent: int, side: str, target: int, value: float) -> None:
         self.leaves.append((target, value))
-        self.nodes[f"{side}nodeids"][parent], self.nodes[f"{side}leafs"][parent] = len(self.leaves) - 1, 1
+        self.next[side][parent], self.next_is_leaf[side][parent] = len(self.leaves) - 1, 1
 
     def tree(self, tree: dict[str, list[Any]], place: int) -> int:
         """Adds the node of XGBoost's tree at a place, and the nodes and leaves below; its number."""
@@ -41,7 +43,7 @@ class _Ensemble:
             if firsts[child] < 0:
                 self.leaf(node, side, 0, float(np.float32(values[child])))
             else:
-                self.nodes[f"{side}nodeids"][node] = self.tree(tree, child)
+                self.next[side][node] = self.tree(tree, child)
         return node
 
     def constant(self, target: int, value: float) -> int:
@@ -57,21 +59,24 @@ def tree_attributes(booster: bytes, constants: Sequence[float]) -> dict[str, Any
 
     constants: a value for each target; the sum of the leaves is added to the first.
     """
-    ensemble = _Ensemble()
+    ensemble, roots = _Ensemble(), []
     for tree in json.loads(booster)["learner"]["gradient_booster"]["model"]["trees"]:
         if tree["left_children"][0] < 0:
-            ensemble.roots.append(ensemble.constant(0, float(np.float32(tree["split_conditions"][0]))))
+            roots.append(ensemble.constant(0, float(np.float32(tree["split_conditions"][0]))))
         else:
-            ensemble.roots.append(ensemble.tree(tree, 0))
-    ensemble.roots += [ensemble.constant(target, value) for target, value in enumerate(constants)]
-    nodes = {f"nodes_{name}": values for name, values in ensemble.nodes.items()}
+            roots.append(ensemble.tree(tree, 0))
+    roots += [ensemble.constant(target, value) for target, value in enumerate(constants)]
     targets, weights = zip(*ensemble.leaves, strict=True)
     return {
-        **nodes,
-        "nodes_splits": _tensor(nodes["nodes_splits"], np.float64),
-        "nodes_modes": _tensor([LESS] * len(ensemble.missing_to_true), np.uint8),
+        "nodes_featureids": ensemble.features,
+        "nodes_splits": _tensor(ensemble.splits, np.float64),
+        "nodes_modes": _tensor([LESS] * len(ensemble.splits), np.uint8),
         "nodes_missing_value_tracks_true": ensemble.missing_to_true,
-        "tree_roots": ensemble.roots,
+        "nodes_truenodeids": ensemble.next["true"],
+        "nodes_trueleafs": ensemble.next_is_leaf["true"],
+        "nodes_falsenodeids": ensemble.next["false"],
+        "nodes_falseleafs": ensemble.next_is_leaf["false"],
+        "tree_roots": roots,
         "leaf_targetids": list(targets),
         "leaf_weights": _tensor(weights, np.float64),
         "n_targets": len(constants),
