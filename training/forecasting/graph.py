@@ -140,10 +140,13 @@ def _quantiles(graph: _Graph, fitted: FittedForecast) -> None:
     node("Clip", ["centre", *bounds], MEDIAN_BPS)
     scale = _constant_scale(fitted)
     weights, first = hinges(fitted.levels, fitted.knots * (scale or 1.0))
-    # No level reaches 1, so the last hinge is the constant.
-    node("Unsqueeze", [LEVELS, constant("last_axis", [2], np.int64)], "level_rows")
-    node("Max", ["level_rows", constant("knot_levels", np.append(fitted.levels, 1.0))], "level_hinges")
-    distance = node("MatMul", ["level_hinges", constant("stretches", np.append(weights, first))], "level_knots")
+    # A hinge is a plane of (rows, levels): for many levels faster than hinges on the last axis. No level reaches 1, so
+    # the last hinge is the constant.
+    planes = {"knot_levels": np.append(fitted.levels, 1.0), "stretches": np.append(weights, first)}
+    knot_levels, stretches = (constant(name, values[:, None, None]) for name, values in planes.items())
+    node("Max", [LEVELS, knot_levels], "level_hinges")
+    node("Mul", ["level_hinges", stretches], "stretched")
+    distance = node("ReduceSum", ["stretched", constant("planes", [0], np.int64)], "level_knots", keepdims=0)
     if not scale:
         distance = node("Mul", ["level_knots", "scale"], "distance")
     node("Exp", [distance], "multiple")

@@ -6,6 +6,7 @@ import pytest
 
 from common.schema import CORE_1, FULL_1, FULL_2, FeatureSchema
 from tests.training.forecasting.samples import sample_rows
+from training.forecasting import onnx_forecast
 from training.forecasting.graph import forecast_graph
 from training.forecasting.kinds import kind_named
 from training.forecasting.onnx_forecast import OnnxForecast
@@ -49,3 +50,13 @@ def test_sizes_up_to_the_floor_are_certain(kind: str, schema: FeatureSchema) -> 
     for size in (1e-9, 0.01, fitted.floor_bps):
         probability, _, _ = model.run(features, np.full(len(features), size), np.zeros((len(features), 0)))
         assert probability == pytest.approx(1.0, abs=1e-14)
+
+
+def test_a_run_in_chunks_gives_the_rows_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = sample_rows(300)
+    model = OnnxForecast(forecast_graph(kind_named("ridge").fit(rows)))
+    inputs = rows.features, np.linspace(1, 20, 300), np.tile(LEVELS, (300, 1))
+    whole = model.run(*inputs)
+    monkeypatch.setattr(onnx_forecast, "CHUNK_ROWS", 70)
+    for all_at_once, in_chunks in zip(whole, model.run(*inputs), strict=True):
+        assert in_chunks == pytest.approx(all_at_once, rel=1e-13)
