@@ -2,8 +2,8 @@
 
 The distribution function of scaled residuals is piecewise linear, and so is its inverse. Each is a sum of hinges,
 constant + sum of d_k * max(u, z_k), in two nodes. A node costs a row some 0.35 us, so there are as few nodes as the
-contract allows. All arithmetic is in double precision. Trees compare in float32, as XGBoost does
-(docs/decisions/0012-models-and-calibration.md).
+contract allows; a scale that is the same for all rows is a part of the hinges. All arithmetic is in double precision.
+Trees compare as XGBoost does, in float32 (docs/decisions/0012-models-and-calibration.md), by splits moved half a step.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from training.problem.target import Floats
 
 FEATURES, SPIKE_BPS, LEVELS = "features", "spike_bps", "levels"
 OPSET = 18
-ML_OPSET = 3
+ML_OPSET = 5  # for TreeEnsemble, which takes and gives doubles
 IR_VERSION = 8  # of ONNX 1.10, so that old runtimes can read it
 PROBABILITY, MEDIAN_BPS, QUANTILE_BPS = "probability", "median_bps", "quantile_bps"
 
@@ -73,34 +73,47 @@ def hinges(at: Floats, values: Floats) -> tuple[Floats, float]:
 
 
 def _location_and_scale(graph: _Graph, fitted: FittedForecast) -> None:
-    """Nodes from `features` to `centre`, the exponential of the location, and `scale`, (rows, 1) each."""
+    """Nodes from `features` to `centre`, the exponential of the location, and to `scale`, (rows, 1) each.
+
+    There is no node `scale` if it is constant.
+    """
     design, node, constant = fitted.design, graph.node, graph.constant
-    span, columns = design.span, FEATURES
-    if (span.start, span.stop) != (0, len(fitted.schema)):
-        bounds = [constant(name, [at], np.int64) for name, at in (("begin", span.start), ("end", span.stop))]
-        columns = node("Slice", [FEATURES, *bounds, constant("axis", [1], np.int64)], "columns")
+    names = design.schema.names
+    places = [names.index(name) for name in design.names] or [0]
+    columns = FEATURES
+    if len(places) < len(names):
+        columns = node("Gather", [FEATURES, constant("places", places, np.int64)], "columns", axis=1)
     if design.signed:
         columns = node("Abs", [columns], "unsigned")
     node("Clip", [columns, constant("low", LOW), constant("high", HIGH)], "sizes")
     node("Log", ["sizes"], "logs")
-    both = np.column_stack([fitted.location, fitted.log_scale])
-    linear = node("Gemm", ["logs", constant("weights", both[:-1]), constant("bias", both[-1])], "linear")
-    if fitted.trees:
-        linear = _trees(graph, fitted)
-    node("Exp", [linear], "both")
+    in_span = [place - design.span.start for place in places]
+    location, bias = fitted.location[in_span, None], fitted.location[-1:]
+    if _constant_scale(fitted):
+        node("Gemm", ["logs", constant("weights", location), constant("bias", bias)], "linear")
+        node("Exp", ["linear"], "centre")
+        return
+    weights = constant("weights", np.hstack([location, fitted.log_scale[in_span, None]]))
+    biases = np.append(bias, fitted.log_scale[-1])
+    added = _trees(graph, fitted, in_span, biases) if fitted.trees else constant("biases", biases)
+    node("Gemm", ["logs", weights, added], "linear")
+    node("Exp", ["linear"], "both")
     graph.nodes.append(helper.make_node("Split", ["both"], ["centre", "scale"], axis=1, num_outputs=2))
 
 
-def _trees(graph: _Graph, fitted: FittedForecast) -> str:
-    """Nodes that add the trees' sum to the location: the second target of the ensemble, the scale's, has no leaf."""
+def _constant_scale(fitted: FittedForecast) -> float:
+    """The scale of all rows; 0 if it depends on the row."""
+    constant = not fitted.trees and not fitted.log_scale[:-1].any()
+    return float(np.exp(fitted.log_scale[-1])) if constant else 0.0
+
+
+def _trees(graph: _Graph, fitted: FittedForecast, in_span: list[int], biases: Floats) -> str:
+    """Nodes that add the leaves of a row to the bias of the location; the scale's bias stays as it is. (rows, 2)."""
     node, weights = graph.node, fitted.design.unit_weights
-    unit_weights, unit_bias = graph.constant("unit_weights", weights[:-1]), graph.constant("unit_bias", weights[-1])
-    node("Gemm", ["logs", unit_weights, unit_bias], "units")
-    node("Cast", ["units"], "units_single", to=TensorProto.FLOAT)
-    attributes: dict[str, Any] = tree_attributes(fitted.trees)
-    node("TreeEnsembleRegressor", ["units_single"], "leaves", domain="ai.onnx.ml", n_targets=2, **attributes)
-    node("Cast", ["leaves"], "grown", to=TensorProto.DOUBLE)
-    return node("Add", ["linear", "grown"], "boosted")
+    units = [graph.constant("unit_weights", weights[in_span]), graph.constant("unit_biases", weights[-1])]
+    node("Gemm", ["logs", *units], "units")
+    attributes = tree_attributes(fitted.trees, biases.tolist())
+    return node("TreeEnsemble", ["units"], "grown", domain="ai.onnx.ml", **attributes)
 
 
 def _probability(graph: _Graph, fitted: FittedForecast) -> None:
@@ -108,11 +121,15 @@ def _probability(graph: _Graph, fitted: FittedForecast) -> None:
     node, constant = graph.node, graph.constant
     node("Shrink", [SPIKE_BPS], "size", lambd=fitted.floor_bps, bias=0.0)
     node("Div", ["size", "centre"], "ratio")
-    node("Log", ["ratio"], "log_ratio")
-    node("Div", ["log_ratio", "scale"], "scaled")
+    scaled = node("Log", ["ratio"], "log_ratio")
     levels, knots = with_tails(fitted.levels, fitted.knots)
+    scale = _constant_scale(fitted)
+    if scale:
+        knots = knots * scale
+    else:
+        scaled = node("Div", ["log_ratio", "scale"], "scaled")
     weights, first = hinges(knots, 1.0 - levels)
-    node("Max", ["scaled", constant("knots", knots)], "hinges")
+    node("Max", [scaled, constant("knots", knots)], "hinges")
     node("Gemm", ["hinges", constant("densities", weights[:, None]), constant("certain", [first])], PROBABILITY)
 
 
@@ -121,12 +138,17 @@ def _quantiles(graph: _Graph, fitted: FittedForecast) -> None:
     node, constant = graph.node, graph.constant
     bounds = [constant("floor", fitted.floor_bps), constant("ceiling", CEILING_BPS)]
     node("Clip", ["centre", *bounds], MEDIAN_BPS)
-    weights, first = hinges(fitted.levels, fitted.knots)
-    # No level reaches 1, so the last hinge is the constant.
-    node("Unsqueeze", [LEVELS, constant("last_axis", [2], np.int64)], "level_rows")
-    node("Max", ["level_rows", constant("knot_levels", np.append(fitted.levels, 1.0))], "level_hinges")
-    node("MatMul", ["level_hinges", constant("stretches", np.append(weights, first))], "level_knots")
-    node("Mul", ["level_knots", "scale"], "distance")
-    node("Exp", ["distance"], "multiple")
+    scale = _constant_scale(fitted)
+    weights, first = hinges(fitted.levels, fitted.knots * (scale or 1.0))
+    # A hinge is a plane of (rows, levels): for many levels faster than hinges on the last axis. No level reaches 1, so
+    # the last hinge is the constant.
+    planes = {"knot_levels": np.append(fitted.levels, 1.0), "stretches": np.append(weights, first)}
+    knot_levels, stretches = (constant(name, values[:, None, None]) for name, values in planes.items())
+    node("Max", [LEVELS, knot_levels], "level_hinges")
+    node("Mul", ["level_hinges", stretches], "stretched")
+    distance = node("ReduceSum", ["stretched", constant("planes", [0], np.int64)], "level_knots", keepdims=0)
+    if not scale:
+        distance = node("Mul", ["level_knots", "scale"], "distance")
+    node("Exp", [distance], "multiple")
     node("Mul", ["multiple", "centre"], "unbounded")
     node("Clip", ["unbounded", *bounds], QUANTILE_BPS)
