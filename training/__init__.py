@@ -8,4 +8,4 @@ pyproject.toml has the order in which packages may import each other.
 # Names of training.forecasting.kinds.KINDS, for commands that offer them before scikit-learn is imported.
 MODEL_TYPES = ("climatology", "zscore", "ewma", "har", "logistic", "ridge", "xgboost")
 # What `--dataset` names: recordings of the shared data (training/problem/recordings.py).
-DATASETS = ("ticks", "quotes", "recordings")
+DATASETS = ("ticks", "streams", "quotes", "recordings")

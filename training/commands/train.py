@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     epilog=examples(
         "volcast train",
         "volcast train data/raw/BTC-USD_*.ndjson.gz --model-type xgboost --spike-bps 5",
+        "volcast train --dataset streams --spike-bps 6",
         "volcast train --dataset recordings --schema full/2 --cluster tcp://10.0.0.5:8786",
         "volcast train quotes.csv --product BTC-USD --columns time=ts_utc",
         "volcast train --data data/raw --out /tmp/models --json",

@@ -86,7 +86,8 @@ def dataset_option(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Choice(DATASETS),
         default="ticks",
         show_default=True,
-        help="What to take without FILEs; recordings: all of the shared data, pooled.",
+        help="What to take without FILEs; recordings: all of the shared data, pooled; streams: those with a tick a "
+        "second or more.",
     )(command)
 
 

@@ -19,8 +19,13 @@ from training.problem.target import NS_PER_S, Target
 
 # Quotes are polled every 5 s and mids every second. A longer silence ends an unbroken stretch: no return spans it.
 POLL_SILENCE_S = 30
-# What --dataset names, by the beginning of a recording's name.
-DATASETS = {"ticks": "ticks", "quotes": "quotes", "recordings": ""}
+# What --dataset names, by the beginnings of recordings' names. streams: with a tick a second or more (decision 33).
+DATASETS = {
+    "ticks": ("ticks",),
+    "streams": ("mids", "perpetual", "ticks"),
+    "quotes": ("quotes",),
+    "recordings": ("",),
+}
 
 
 @dataclass(frozen=True, slots=True)

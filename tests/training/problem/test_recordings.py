@@ -14,8 +14,10 @@ from pipeline.archive import ReadOptions, read_archive
 from pipeline.features.columns import ProductCodes, TickColumns
 from pipeline.features.engine import FeatureEngine
 from pipeline.records import Tick
+from training import DATASETS
+from training.problem import recordings
 from training.problem.forecast_rows import ForecastRows, pooled
-from training.problem.recordings import POLL_SILENCE_S, Recording, known_recordings, read_recording
+from training.problem.recordings import POLL_SILENCE_S, Recording, dataset_recordings, known_recordings, read_recording
 from training.problem.target import NS_PER_S
 
 BEGIN_S = 1_700_000_000
@@ -113,3 +115,21 @@ def test_ticks_and_polled_mids_have_the_same_features_and_target() -> None:
     assert np.isfinite(rows.features).all()
     trailing = rows.features[:, FULL_2.names.index("grid_volatility_1800s")] * 1e4
     assert np.corrcoef(np.log(trailing), np.log(rows.outcome_bps))[0, 1] > 0.4
+
+
+def test_data_sets_name_recordings_by_their_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "coinbase_ticker").mkdir()
+    for name in (
+        "btc_quotes_5s_2021.parquet",
+        "btc_mids_1s_dydx_202512.parquet",
+        "btc_quotes_1s_usdm_20251130.parquet",
+        "coinbase_ticker/BTC-USD_20251201T050000Z.ndjson.gz",
+    ):
+        (tmp_path / name).touch()
+    monkeypatch.setenv("VOLCAST_DATA_DIR", str(tmp_path))
+    quotes, mids, perpetual, ticks = known_recordings()
+    assert tuple(recordings.DATASETS) == DATASETS
+    assert dataset_recordings("ticks") == (ticks,)
+    assert dataset_recordings("streams") == (mids, perpetual, ticks)
+    assert dataset_recordings("quotes") == (quotes,)
+    assert dataset_recordings("recordings") == (quotes, mids, perpetual, ticks)
