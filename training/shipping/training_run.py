@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
+
 from common.check import Check
 from common.errors import InputError
 from common.schema import SCHEMAS
@@ -13,7 +15,7 @@ from training.fitting import forecast_experiment
 from training.fitting.forecast_experiment import BASELINES, Experiment, Progress, Settings
 from training.fitting.pool import open_pool
 from training.forecast_scores.evaluation import evaluate_parts
-from training.forecast_scores.evaluation_result import EvalSettings
+from training.forecast_scores.evaluation_result import DataRef, EvalSettings, ModelRef
 from training.forecast_scores.summary import ScoredParts, Scores, best_kind, scored_parts, summary
 from training.forecasting.bundle import default_size_bps, make_bundle, span_of
 from training.forecasting.onnx_forecast import OnnxForecast
@@ -126,7 +128,12 @@ def _evaluation(trained: TrainedBundle, progress: Progress) -> dict[str, bytes]:
         seed=experiment.settings.seed,
     )
     parts = (*experiment.folds, experiment.final)
-    evaluation = evaluate_parts(parts, manifest.kind, settings, progress=progress)
+    schema, rows = manifest.schema, trained.data.rows
+    evaluation = msgspec.structs.replace(
+        evaluate_parts(parts, manifest.kind, settings, progress=progress),
+        model=ModelRef(manifest.name, manifest.version, manifest.kind, schema.name, schema.hash, manifest.model_sha256),
+        data=DataRef(tuple(manifest.data), manifest.data_sha256, dict(rows.counts), rows.products),
+    )
     progress("drawing")
     return report_files(evaluation, parts)
 
