@@ -29,7 +29,7 @@ BLOCK_S = 60
 WINDOW_S, STEP_S = 60, 5  # of realized volatility, as forecasts have it (training/problem/target.py)
 RISE_S, FALL_S = 20.0, 15.0  # of a spell; the fall by a factor e
 AFTERMATH_S = 30.0  # a spell of no length leaves about as much time at or above the spike size
-MAX_HOLD_S = 240.0
+MAX_HOLD_S = 60.0
 
 
 @dataclass(slots=True)
@@ -73,7 +73,7 @@ class Volatility:
     """Volatility relative to its calm level, one block of BLOCK_S seconds after another."""
 
     SLOW_S, SLOW_SD = 1800.0, 0.1
-    FAST_S, FAST_SD = 300.0, 0.15
+    FAST_S, FAST_SD = 300.0, 0.12
     HEIGHT, HEIGHT_SD = 3.6, 0.05  # of a spell; standard deviation of its logarithm
     SLOT_S = 720.0
     SPIKE_BPS = 6.0  # the spike size of the shipped forecasts
