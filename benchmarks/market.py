@@ -1,8 +1,8 @@
-"""The simulated market beside the recordings: `python -m benchmarks.market [--seeds 40] [--hours 2] [--plot FILE]`
+"""The simulated market beside the recordings: `python -m benchmarks.market [--names MODEL…] [--seeds 40] [--hours 2]`
 
-Prints two tables. The first one has statistics of one simulated hour beside those of the recordings. The second one
-has, over all simulated hours, the share of rows at or above the shipped model's spike size, and the model's mean
-probability on those rows. Ends with 1 if an hour is out of bounds.
+The first table has statistics of one simulated hour beside those of the recordings. Then a table for each model has,
+over all simulated hours, the share of rows at or above the model's spike size, and the model's mean probability on
+those rows. Ends with 1 if an hour is out of bounds. --plot FILE draws an hour beside the longest recording.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from rich.table import Table
 from benchmarks.machine import header, machine
 from benchmarks.stored import RESULTS
 from common.bundle import read_bundle
+from common.errors import InputError
 from common.model_store import ModelStore
+from common.schema import SCHEMAS, FeatureSchema
 from pipeline.archive import read_archive
 from pipeline.datasets import coinbase_ticker_2025, coinbase_ticker_2026
 from pipeline.exchange.simulator import PRICE_SCALE, PROFILES, QUANTITY_SCALE, START_NS, simulate
@@ -40,6 +42,8 @@ MINUTE_NS = 60 * 10**9
 SHARES = 0.05, 0.15  # of rows that are spikes, in any hour
 MAX_DIFFERENCE = 0.05  # between that share and the model's mean probability
 RATE_PER_S = 5.0
+NAME = "volatility"  # of the default model
+MODELS = Path(__file__).resolve().parents[1] / "models"
 FIGURES = "spike_share", "mean_probability", "difference"  # of an hour
 
 Columns = NDArray[np.float64]  # (ticks, 6): seconds, price, bid, ask, bid quantity, ask quantity
@@ -65,30 +69,48 @@ class Hour:
         return SHARES[0] <= self.spike_share <= SHARES[1] and abs(self.difference) <= MAX_DIFFERENCE
 
 
+@dataclass(frozen=True, slots=True)
+class ShippedForecast:
+    """The forecast that a store answers with."""
+
+    schema: FeatureSchema
+    model: OnnxForecast
+    spike_bps: float
+
+    def probabilities(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of a spike, for each of rows (n, features), (n,)."""
+        probability, _, _ = self.model.run(rows, np.full(len(rows), self.spike_bps), np.zeros((len(rows), 0)))
+        return probability
+
+
 @cache
-def _shipped() -> tuple[OnnxForecast, float]:
-    """The stable model, and its spike size in bps."""
-    store = ModelStore(Path(__file__).resolve().parents[1] / "models", "volatility")
-    manifest, model = read_bundle(store.answering())
-    assert manifest.forecast is not None
-    return OnnxForecast(model), manifest.forecast.spike_bps
+def shipped(name: str = NAME, models: Path = MODELS) -> ShippedForecast:
+    """Of a store's stable version. Raises InputError if the version has a single spike size."""
+    manifest, model = read_bundle(ModelStore(models, name).answering())
+    if manifest.forecast is None:
+        raise InputError(f"{name}/{manifest.version}: expected a forecast, not a model of a single spike size")
+    return ShippedForecast(SCHEMAS[manifest.schema.name], OnnxForecast(model), manifest.forecast.spike_bps)
 
 
-def hours(product: str, seed: int, count: int, rate_per_s: float = RATE_PER_S) -> Iterator[Hour]:
-    """The first `count` hours of a simulated market, each with all warm rows whose next minute is complete."""
-    model, spike_bps = _shipped()
+def hours(
+    product: str, seed: int, count: int, rate_per_s: float = RATE_PER_S, forecast: ShippedForecast | None = None
+) -> Iterator[Hour]:
+    """The first `count` hours of a simulated market, each with all warm rows whose next minute is complete.
+
+    forecast: None: the default model.
+    """
+    forecast = forecast or shipped()
     time_ns, columns = _simulated(product, seed, START_NS + count * HOUR_NS + 2 * MINUTE_NS, rate_per_s)
-    rows = FeatureEngine().update(_ticks(time_ns, columns))
+    rows = FeatureEngine(forecast.schema).update(_ticks(time_ns, columns))
     mid = (columns[:, 2] + columns[:, 3]) / 2
     outcome_bps = DEFAULT_TARGET.outcomes_bps(time_ns, mid, np.zeros(len(mid), np.int64))
     complete = rows.warm & np.isfinite(outcome_bps)
     number = (time_ns - START_NS) // HOUR_NS
     for hour in range(count):
         chosen = complete & (number == hour)
-        chosen_rows = int(chosen.sum())
-        probability, _, _ = model.run(rows.values[chosen], np.full(chosen_rows, spike_bps), np.zeros((chosen_rows, 0)))
-        spikes = float((outcome_bps[chosen] >= spike_bps).mean())
-        yield Hour(product, seed, hour, chosen_rows, spikes, float(probability.mean()))
+        spikes = float((outcome_bps[chosen] >= forecast.spike_bps).mean())
+        probability = float(forecast.probabilities(rows.values[chosen]).mean())
+        yield Hour(product, seed, hour, int(chosen.sum()), spikes, probability)
 
 
 def _simulated(product: str, seed: int, end_ns: int, rate_per_s: float) -> tuple[NDArray[np.int64], Columns]:
@@ -211,21 +233,27 @@ def _show_hours(console: Console, scored: Sequence[Hour]) -> None:
     console.print(table)
 
 
-def _save(command: str, scored: Sequence[Hour], path: Path = RESULTS / "market.json") -> None:
+def _save(command: str, scored: Mapping[str, Sequence[Hour]], spike_bps: Mapping[str, float]) -> None:
+    """scored, spike_bps: by the name of the model."""
     content = {
         "command": command,
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "machine": machine(),
-        "spike_bps": round(_shipped()[1] * 1e4, 3),
         "bounds": {"spike_share": SHARES, "difference": MAX_DIFFERENCE},
-        "hours_out_of_bounds": sum(not hour.in_bounds for hour in scored),
-        "products": {product: figures(scored, product) for product in PROFILES},
-        "hours": [asdict(hour) for hour in scored],
+        "models": {
+            name: {
+                "spike_bps": spike_bps[name],
+                "hours_out_of_bounds": sum(not hour.in_bounds for hour in of_model),
+                "products": {product: figures(of_model, product) for product in PROFILES},
+                "hours": [asdict(hour) for hour in of_model],
+            }
+            for name, of_model in scored.items()
+        },
     }
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
+    (RESULTS / "market.json").write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
 
 
-def _plot(path: Path, simulated: Columns, recordings: list[Columns]) -> None:
+def _plot(path: Path, simulated: Columns, recordings: list[Columns], spike_bps: float) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -240,7 +268,7 @@ def _plot(path: Path, simulated: Columns, recordings: list[Columns]) -> None:
         axes[0][column].set(title=name, ylabel="mid since the start, bps")
         volatility = volatility_bps(columns)
         axes[1][column].plot(1 + np.arange(len(volatility)) / 6, volatility)
-        axes[1][column].axhline(_shipped()[1] * 1e4, color="tab:red")
+        axes[1][column].axhline(spike_bps, color="tab:red")
         axes[1][column].set(ylabel="volatility over 60 s, bps")
         per_10s = np.bincount((columns[:, 0] / 10).astype(int))[:-1] / 10
         axes[2][column].plot(np.arange(len(per_10s)) / 6, per_10s)
@@ -250,6 +278,8 @@ def _plot(path: Path, simulated: Columns, recordings: list[Columns]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, default=MODELS, help="folder of bundles")
+    parser.add_argument("--names", nargs="+", default=[NAME], help="models: their stable versions are scored")
     parser.add_argument("--seeds", type=int, default=40)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--hours", type=int, default=2, help="hours of each seed and product")
@@ -263,16 +293,23 @@ def main() -> int:
     simulated = _simulated("BTC-USD", options.first_seed, START_NS + HOUR_NS, options.rate)[1]
     recordings = _long_recordings()
     _compare(console, simulated, recordings)
+    forecasts = {name: shipped(name, options.models) for name in options.names}
     if options.plot:
-        _plot(options.plot, simulated, recordings)
+        _plot(options.plot, simulated, recordings, forecasts[options.names[0]].spike_bps)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    scored = [
-        hour for seed in seeds for product in PROFILES for hour in hours(product, seed, options.hours, options.rate)
-    ]
-    _show_hours(console, scored)
+    scored: dict[str, list[Hour]] = {}
+    for name, forecast in forecasts.items():
+        scored[name] = [
+            hour
+            for seed in seeds
+            for product in PROFILES
+            for hour in hours(product, seed, options.hours, options.rate, forecast)
+        ]
+        console.print(f"{name}: spikes of {forecast.spike_bps:g} bps or more")
+        _show_hours(console, scored[name])
     if options.save:
-        _save(command, scored)
-    return 0 if all(hour.in_bounds for hour in scored) else 1
+        _save(command, scored, {name: forecast.spike_bps for name, forecast in forecasts.items()})
+    return 0 if all(hour.in_bounds for of_model in scored.values() for hour in of_model) else 1
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.exchange.volatility import BLOCK_S, OrnsteinUhlenbeck, Volatility
+from pipeline.exchange.volatility import BLOCK_S, STEP_S, OrnsteinUhlenbeck, Volatility
 from pipeline.feed.rfc3339 import NS_PER_S
 
 START_NS = 1_767_225_600 * NS_PER_S  # 2026-01-01T00:00:00Z: the ticks of a seed do not depend on when it is run
@@ -53,8 +53,8 @@ class Profile:
 PROFILES = {
     profile.product_id: profile
     for profile in (
-        Profile("BTC-USD", 94_500.0, 1.3, 0.03, 1.5e-5, 8_000.0),
-        Profile("ETH-USD", 3_300.0, 1.3, 0.8, 2.0e-5, 110_000.0),
+        Profile("BTC-USD", 94_500.0, 2.15, 0.03, 1.5e-5, 8_000.0),
+        Profile("ETH-USD", 3_300.0, 2.15, 0.8, 2.0e-5, 110_000.0),
     )
 }
 
@@ -104,12 +104,12 @@ class _Market:
     _RATE_NORM = 0.90  # makes the mean rate equal to the requested rate
     _RATE_RELAXATION_S, _RATE_SD = 10.0, 0.25  # of the logarithm of the rate, beyond volatility's effect
     _MOVES_PER_S = 1.2  # updates that move the mid, at the mean rate of updates
-    _MOVE_SD = 1.2  # of the logarithm of a move's size
+    _MOVE_SD = 0.5  # of the logarithm of a move's size
     _WIDEN, _NARROW = 0.06, 0.10  # of a narrow and of a wide spread, per update, in calm
     _TRADES = 0.33  # how often an update is a trade
     _IMBALANCE_KEEP = 0.72  # from update to update
     _LEAN = 0.4
-    _TREND = 0.8  # share of updates whose moves go in the direction of the update before
+    _TREND = 0.75  # share of updates whose moves go in the direction of the update before
     _REVERSION_S = 30.0 * _DAY_S  # keeps the price within reason however long the market runs
 
     def __init__(self, profile: Profile, seed: int, rate_per_s: float, start_ns: int) -> None:
@@ -141,9 +141,12 @@ class _Market:
         seconds, time_ns = self._arrivals(rates, block_ns)
         count = len(seconds)
         if not count:
+            self._volatility.release(np.zeros(BLOCK_S // STEP_S))
             return iter(())
         imbalance = self._imbalances(count)
         moves = self._moves(levels, rates, seconds, imbalance)
+        steps = np.bincount(seconds // STEP_S, moves, BLOCK_S // STEP_S).astype(np.float64)
+        self._volatility.release(steps)
         center = self._centers(moves)
         spread = self._spreads(levels[seconds], moves != 0.0)
         bid = np.maximum(np.floor(center - spread / 2 + 0.5).astype(np.int64), 1)

@@ -81,13 +81,14 @@ def test_the_rate_is_about_the_one_asked_for() -> None:
     assert 0.75 < float(np.mean(counts)) < 1.3
 
 
-def test_volatility_is_calm_with_bursts_that_pass_the_spike_size() -> None:
+def test_volatility_is_that_of_the_recordings_with_spells_that_pass_the_spike_size() -> None:
     volatility = realized_volatility(hours("BTC-USD", 6))
     median = float(np.median(volatility))
-    assert 0.3e-4 < median < 1e-4
+    # Recordings of ten minutes or more: 1.5 to 6.1 bps.
+    assert 1.5e-4 < median < 4e-4
     # Spikes are rare, but there: neither a flat line nor all noise.
     assert np.quantile(volatility, 0.75) < 2 * median
-    assert 5 * median < volatility.max() < 15e-4
+    assert 2.5 * median < volatility.max() < 15e-4
     # The recordings have -0.5 to 0.6 within a piece.
     logs = np.log(volatility[volatility > 0])
     assert 0.1 < np.corrcoef(logs[:-1], logs[1:])[0, 1] < 0.6, "a minute foretells the next, a little"

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from common.bundle import MANIFEST_FILE, MODEL_FILE
+from common.bundle import MANIFEST_FILE, MODEL_FILE, Manifest
 from tests.training.forecasting.samples import sample_rows
+from training.forecast_scores.evaluation_result import decode
 from training.forecasting.kinds import kind_named
 from training.shipping.trained_form import trained_files
 
@@ -46,6 +48,13 @@ def test_another_process_makes_the_same_bytes(recording: Path, tmp_path: Path) -
     assert {f"1/{MODEL_FILE}", f"1/{MANIFEST_FILE}", "trained/trees.json", "evidence/rows.parquet"} <= set(first)
     assert first[f"1/{MODEL_FILE}"] == first[f"bundle/{MODEL_FILE}"]
     assert [name for name in first if first[name] != second.get(name)] == []
+    manifest = msgspec.json.decode(first[f"1/{MANIFEST_FILE}"], type=Manifest)
+    evaluation = decode(first["plots/model_eval.json"], "of the run")
+    assert evaluation.model is not None
+    assert (evaluation.model.name, evaluation.model.model_sha256) == ("volatility", manifest.model_sha256)
+    assert (evaluation.data.files, evaluation.data.sha256) == (manifest.data, manifest.data_sha256)
+    assert evaluation.data.products == ("BTC-USD",)
+    assert evaluation.data.counts["rows"] == manifest.rows["rows"]
 
 
 def test_another_seed_makes_another_model() -> None:
