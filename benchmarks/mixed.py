@@ -28,7 +28,7 @@ import grpc
 from rich.console import Console
 
 from benchmarks.machine import header, machine
-from benchmarks.mixed_cases import MODELS, TOLERANCE, Case, Cases, Reference, Swap
+from benchmarks.mixed_cases import DEFAULT, MODELS, OTHER, STABLE, TOLERANCE, Case, Cases, Reference, Swap
 from benchmarks.mixed_clients import Outcome, RawClient, code_and_fields
 from benchmarks.processes import serving
 from volcast.oip.v2 import RepositoryModelLoadRequest
@@ -167,7 +167,7 @@ def mixed_run(calls: int, seed: int, front: str) -> Run:
     with tempfile.TemporaryDirectory() as folder:
         models = Path(folder) / "models"
         shutil.copytree(MODELS, models)
-        run = Run(Reference(models), Swap(models, "volatility", "3", "2"), calls, seed)
+        run = Run(Reference(models), Swap(models, DEFAULT, STABLE, OTHER), calls, seed)
         with serving("--models-dir", str(models), "--front", front) as address:
 
             def guarded(target: Any, number: int) -> None:

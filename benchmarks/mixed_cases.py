@@ -30,6 +30,7 @@ from volcast.v1 import (
 MODELS = Path(__file__).resolve().parents[1] / "models"
 TOLERANCE = 1e-10
 DEFAULT = "volatility"
+STABLE, OTHER = "4", "3"  # of the default model: a forecast, and a model of a single spike size
 MAX_NAMED_ROWS = 20
 # Of a hundred calls: how many have at most so many rows.
 ROWS = ((70, 1), (90, 20), (98, 300), (100, 2000))
@@ -92,7 +93,11 @@ class Reference:
             self._sessions[key] = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def probabilities(self, name: str, version: str, matrix: Matrix) -> NDArray[np.float64]:
-        (answer,) = self._sessions[name, version].run(["probability"], {"features": matrix})
+        """Of a forecast: at its default spike size."""
+        inputs, forecast = {"features": matrix}, self.manifests[name, version].forecast
+        if forecast is not None:
+            inputs |= {"spike_bps": np.full((len(matrix), 1), forecast.spike_bps), "levels": np.empty((len(matrix), 0))}
+        (answer,) = self._sessions[name, version].run(["probability"], inputs)
         return np.asarray(answer, np.float64).reshape(-1)
 
     def fault_of(self, case: Case, outcome: Outcome, stable: frozenset[str]) -> str:
@@ -147,7 +152,8 @@ class Cases:
         self._random = random.Random(seed)
         self._numbers = np.random.default_rng(self._random.getrandbits(64))
         self._manifests = reference.manifests
-        self._choices = [*reference.manifests, ("volatility", ""), ("volatility", ""), ("volatility-full", "")]
+        names = (DEFAULT, DEFAULT, "volatility-full", "volatility-trailing")
+        self._choices = [*reference.manifests, *((name, "") for name in names)]
         self._faults: tuple[Callable[[], Case], ...] = (
             self._unknown_model, self._unknown_version, self._unknown_label, self._other_schema, self._no_type,
             self._short_values, self._not_finite, self._no_rows, self._missing_feature, self._unknown_feature,
@@ -233,7 +239,7 @@ class Cases:
         return Case(f"invalid: {what}", PREDICT_PATH, request.SerializeToString(), "", "", refusal=Refusal(code, field))
 
     def _of_default(self) -> tuple[Manifest, PredictRequest]:
-        manifest = self._manifests[DEFAULT, "3"]
+        manifest = self._manifests[DEFAULT, STABLE]
         return manifest, PredictRequest(packed=self._packed(manifest, self._matrix(manifest)))
 
     def _unknown_model(self) -> Case:
@@ -267,7 +273,7 @@ class Cases:
         return self._wrong("size of values", request, INVALID_ARGUMENT, "packed.values")
 
     def _not_finite(self) -> Case:
-        manifest = self._manifests[DEFAULT, "3"]
+        manifest = self._manifests[DEFAULT, STABLE]
         matrix = self._matrix(manifest)
         matrix[self._random.randrange(len(matrix)), self._random.randrange(matrix.shape[1])] = np.nan
         return self._wrong(
@@ -278,7 +284,7 @@ class Cases:
         return self._wrong("no rows", PredictRequest(routing_key="a"), INVALID_ARGUMENT, "rows")
 
     def _missing_feature(self) -> Case:
-        manifest = self._manifests[DEFAULT, "3"]
+        manifest = self._manifests[DEFAULT, STABLE]
         rows = _named(manifest, self._matrix(manifest, MAX_NAMED_ROWS))
         row = self._random.randrange(len(rows.rows))
         feature = self._random.choice(manifest.schema.features).name
@@ -287,7 +293,7 @@ class Cases:
         return self._wrong("feature missing", PredictRequest(named=rows), INVALID_ARGUMENT, field)
 
     def _unknown_feature(self) -> Case:
-        manifest = self._manifests[DEFAULT, "3"]
+        manifest = self._manifests[DEFAULT, STABLE]
         rows = _named(manifest, self._matrix(manifest, MAX_NAMED_ROWS))
         row = self._random.randrange(len(rows.rows))
         rows.rows[row].features["colour"] = 1.0
@@ -295,7 +301,7 @@ class Cases:
         return self._wrong("feature unknown", PredictRequest(named=rows), INVALID_ARGUMENT, field)
 
     def _infer_of_other_width(self) -> Case:
-        manifest = self._manifests[DEFAULT, "3"]
+        manifest = self._manifests[DEFAULT, STABLE]
         matrix = self._matrix(manifest)[:, 1:]
         tensor = ModelInferRequest.InferInputTensor(name="features", datatype="FP64", shape=matrix.shape)
         request = ModelInferRequest(

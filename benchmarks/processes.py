@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from benchmarks.checkout import Checkout
 from common.status import STATUS_FD
 
 _MB = 1e6
+_MODELS_DIR = "VOLCAST_SERVER__MODELS_DIR"
 # Where it is set nothing that was compiled is kept, and a start is mostly the compiler's.
 _NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 _OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -122,6 +124,21 @@ def server(*options: str, checkout: Checkout | None = None) -> Iterator[Process]
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(10)
+
+
+@contextmanager
+def only_model(bundle: Path) -> Iterator[None]:
+    """Servers that start meanwhile hold this bundle only, unless an option names a folder of models."""
+    with tempfile.TemporaryDirectory() as models:
+        shutil.copytree(bundle, Path(models) / bundle.parent.name / bundle.name)
+        before = os.environ.get(_MODELS_DIR)
+        os.environ[_MODELS_DIR] = models
+        try:
+            yield
+        finally:
+            del os.environ[_MODELS_DIR]
+            if before is not None:
+                os.environ[_MODELS_DIR] = before
 
 
 @contextmanager

@@ -7,6 +7,7 @@ compared runs as processes on this machine, on loopback, measured in turns withi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +16,8 @@ from rich.console import Console
 
 from benchmarks.machine import header, machine
 from benchmarks.overload import half_load, overload
+from benchmarks.peers.running import MODEL
+from benchmarks.processes import only_model
 from benchmarks.sections import SectionFigures, measured
 from benchmarks.startup import startup
 from benchmarks.streams import streams
@@ -28,11 +31,16 @@ from benchmarks.versus import NAMES, require_installed, versus
 
 @dataclass(frozen=True)
 class Section:
-    """Some rows and what makes them. peers: those that it needs installed."""
+    """Some rows and what makes them.
+
+    peers: those that it needs installed. as_shipped: our servers hold all models as they are shipped. Otherwise they
+    hold the logistic regression only, which the peers run too.
+    """
 
     rows: Callable[[Run], Iterator[Row]]
     how: str
     peers: tuple[str, ...] = ()
+    as_shipped: bool = False
 
 
 _UNARY = "volcast serve --front native; h2load -c1 -m32"
@@ -48,7 +56,7 @@ SECTIONS = {
         streams, "stream_client pingpong --count 10000; pipelined --count 150000; rows --count 25000; --coalesce 1"
     ),
     "overload": Section(overload, "open_loop --connections 4 --tick-us 200; peak searched, 80 % and 500 % of it"),
-    "startup": Section(startup, "volcast serve, five times; /proc/PID/statm"),
+    "startup": Section(startup, "volcast serve, five times; /proc/PID/statm", as_shipped=True),
     "swaps": Section(swaps, "python -m benchmarks.rolling --restarts 20 --swaps 100"),
     "peers": Section(versus, "volcast serve --front native; h2load -m32 (HTTP/1.1: -c32), 2 s a round", NAMES),
 }
@@ -99,6 +107,7 @@ def _section(console: Console, name: str, section: Section, options: Options) ->
     def rows(run: Run) -> Iterator[Row]:
         if section.peers and not options.peers:
             require_installed(*section.peers)
-        yield from section.rows(run)
+        with nullcontext() if section.as_shipped else only_model(MODEL.parent):
+            yield from section.rows(run)
 
     return measured(console, name, rows, quick=options.quick)

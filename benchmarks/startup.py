@@ -1,4 +1,4 @@
-"""From `volcast serve` to ready, and the memory it then holds, with one model."""
+"""From `volcast serve` to ready, and the memory it then holds, with all shipped models."""
 
 from __future__ import annotations
 

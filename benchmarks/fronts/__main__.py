@@ -23,7 +23,7 @@ from benchmarks.h2load import h2load
 from benchmarks.machine import header
 from benchmarks.native.peers import cpp_echo, stream_client
 from benchmarks.peers.environments import python_of
-from benchmarks.processes import free_port, serving
+from benchmarks.processes import free_port, only_model, serving
 from clients.requests import packed_request
 from common.schema import CORE_1, CORE_1_EXAMPLE
 
@@ -85,6 +85,7 @@ def main() -> None:
     console = Console(stderr=True)
     figures: dict[str, Figures] = {}
     with ExitStack() as stack:
+        stack.enter_context(only_model(MODEL.parent))
         fronts = {
             "native (ours, whole)": (stack.enter_context(serving("--front", "native")), True),
             "pygrpc-native 0.5 (prototype)": (stack.enter_context(_pygrpc_native(console)), False),

@@ -33,7 +33,7 @@ def size_option(name: str, unit: str, text: str) -> Callable[[F], F]:
         "volcast predict --example --json",
         "volcast predict --example --server inference.example:50051 --tls-ca ca.pem --token-file token",
         'volcast predict --features \'{"price": 65000.01, "midprice": 65000.005, ...}\'',
-        "volcast predict --example --spike-bps 5 --quantiles 0.1,0.5,0.9  # needs a forecast model",
+        "volcast predict --example --spike-bps 5 --quantiles 0.1,0.5,0.9",
     ),
 )
 @config_option

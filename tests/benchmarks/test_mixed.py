@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from benchmarks.mixed import SHARES, mixed_run
-from benchmarks.mixed_cases import DEFAULT, MODELS, TOLERANCE, Case, Cases, Reference
+from benchmarks.mixed_cases import DEFAULT, MODELS, OTHER, STABLE, TOLERANCE, Case, Cases, Reference
 from benchmarks.mixed_clients import PREDICT_PATH, Outcome
 from volcast.v1 import PredictResponse
 
-STABLE = frozenset({"3"})
+ANSWERING = frozenset({STABLE})
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def case(reference: Reference) -> Case:
     )
 
 
-def answer(reference: Reference, case: Case, version: str = "3", error: float = 0.0, name: str = DEFAULT) -> Outcome:
+def answer(reference: Reference, case: Case, version: str = STABLE, error: float = 0.0, name: str = DEFAULT) -> Outcome:
     assert case.matrix is not None
     values = reference.probabilities(DEFAULT, version, case.matrix)
     values[-1] += error
@@ -37,24 +37,24 @@ def answer(reference: Reference, case: Case, version: str = "3", error: float = 
 
 
 def test_the_answer_of_onnx_runtime_is_right(reference: Reference, case: Case) -> None:
-    assert reference.fault_of(case, answer(reference, case), STABLE) == ""
+    assert reference.fault_of(case, answer(reference, case), ANSWERING) == ""
 
 
 def test_a_value_beyond_the_tolerance_is_a_fault(reference: Reference, case: Case) -> None:
-    assert "differs by" in reference.fault_of(case, answer(reference, case, error=2 * TOLERANCE), STABLE)
-    assert "differs by" in reference.fault_of(case, answer(reference, case, error=np.nan), STABLE)
+    assert "differs by" in reference.fault_of(case, answer(reference, case, error=2 * TOLERANCE), ANSWERING)
+    assert "differs by" in reference.fault_of(case, answer(reference, case, error=np.nan), ANSWERING)
 
 
 def test_another_version_and_another_model_are_faults(reference: Reference, case: Case) -> None:
-    assert "expected version" in reference.fault_of(case, answer(reference, case, "2"), STABLE)
-    assert reference.fault_of(case, answer(reference, case, "2"), STABLE | {"2"}) == ""
-    assert "expected model" in reference.fault_of(case, answer(reference, case, name="other"), STABLE)
+    assert "expected version" in reference.fault_of(case, answer(reference, case, OTHER), ANSWERING)
+    assert reference.fault_of(case, answer(reference, case, OTHER), ANSWERING | {OTHER}) == ""
+    assert "expected model" in reference.fault_of(case, answer(reference, case, name="other"), ANSWERING)
 
 
 def test_a_missing_row_and_a_status_are_faults(reference: Reference, case: Case) -> None:
-    short = PredictResponse(model_name=DEFAULT, model_version="3").SerializeToString()
-    assert "probabilities, got 0" in reference.fault_of(case, Outcome(short), STABLE)
-    assert "expected an answer" in reference.fault_of(case, Outcome(code=14), STABLE)
+    short = PredictResponse(model_name=DEFAULT, model_version=STABLE).SerializeToString()
+    assert "probabilities, got 0" in reference.fault_of(case, Outcome(short), ANSWERING)
+    assert "expected an answer" in reference.fault_of(case, Outcome(code=14), ANSWERING)
 
 
 def test_a_refusal_with_another_code_or_field_is_a_fault(reference: Reference) -> None:
@@ -62,10 +62,10 @@ def test_a_refusal_with_another_code_or_field_is_a_fault(reference: Reference) -
     case = next(case for case in iter(cases.unary, None) if case.refusal is not None)
     assert case.refusal is not None
     code, field = case.refusal.code, case.refusal.field
-    assert reference.fault_of(case, Outcome(code=code, fields=(field,)), STABLE) == ""
-    assert reference.fault_of(case, Outcome(code=13, fields=(field,)), STABLE)
-    assert reference.fault_of(case, Outcome(code=code, fields=("other",)), STABLE)
-    assert reference.fault_of(case, Outcome(b""), STABLE)
+    assert reference.fault_of(case, Outcome(code=code, fields=(field,)), ANSWERING) == ""
+    assert reference.fault_of(case, Outcome(code=13, fields=(field,)), ANSWERING)
+    assert reference.fault_of(case, Outcome(code=code, fields=("other",)), ANSWERING)
+    assert reference.fault_of(case, Outcome(b""), ANSWERING)
 
 
 def test_cases_are_the_same_for_the_same_seed(reference: Reference) -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.processes import Process, cpu_s, free_port
+from benchmarks.peers.running import MODEL
+from benchmarks.processes import Process, cpu_s, free_port, only_model
+from common.config import load_config
 
 
 def test_cpu_counts_what_a_process_computes_and_not_what_it_waits() -> None:
@@ -29,6 +31,17 @@ def test_resident_memory_grows_with_what_is_touched() -> None:
     held = np.ones(8_000_000)
     assert 40 < process.resident_mb() - before < 80
     assert held[0] == 1
+
+
+@pytest.mark.parametrize("before", ["", "elsewhere"])
+def test_servers_hold_only_the_chosen_model_meanwhile(before: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "VOLCAST_SERVER__MODELS_DIR"
+    monkeypatch.setenv(name, before) if before else monkeypatch.delenv(name, raising=False)
+    with only_model(MODEL.parent):
+        folder = Path(load_config(None).server.models_dir)
+        assert [str(path.relative_to(folder)) for path in folder.glob("*/*")] == ["volatility/1"]
+    assert os.environ.get(name, "") == before
+    assert not folder.exists()
 
 
 GIVE_200_OF_1000 = """

@@ -15,6 +15,7 @@ from benchmarks.command import bench
 from benchmarks.native.peers import NotBuiltError
 from benchmarks.targets import Row, at_least, medians
 from benchmarks.turns import Run
+from common.config import load_config
 
 
 def good(run: Run) -> Iterator[Row]:
@@ -47,6 +48,21 @@ def measured(**options: Any) -> tuple[dict[str, Any], str]:
     console = Console(file=io.StringIO(), width=200)
     figures = serving.run(console, serving.Options(**options))
     return figures, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_sections_measure_the_graph_of_the_peers_except_those_of_the_shipped_models(
+    sections: dict[str, serving.Section],
+) -> None:
+    folders: list[str] = []
+
+    def look(run: Run) -> Iterator[Row]:
+        folders.append(load_config(None).server.models_dir)
+        yield from good(run)
+
+    for as_shipped in (False, True):
+        sections["good"] = serving.Section(look, "h", as_shipped=as_shipped)
+        measured(only=["good"])
+    assert folders[0] != folders[1] == "models"
 
 
 @pytest.mark.usefixtures("sections")

@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from cli.models.estimator import add_estimator
-from common.bundle import read_bundle
+from common.bundle import Manifest, read_bundle
 from common.schema import SCHEMAS, FeatureSchema
 from pipeline.exchange.simulator import simulate
 from pipeline.features.columns import ProductCodes, TickColumns
@@ -30,6 +30,9 @@ MODELS = ROOT / "models"
 CONTRACT = (ROOT / "docs" / "contract.md").read_text()
 VERSIONS = sorted((folder.parent.name, folder.name) for folder in MODELS.glob("*/[0-9]*"))
 TREES = r"for 9 rows of 10, and at most ([0-9.e-]+) "
+FORECASTS = r"forecasts that Volcast ships, it is at most ([0-9.e-]+) on rows of a market"
+UNUSUAL = r"at most ([0-9.e-]+) on rows unlike any market"
+QUANTILES = r"medians and quantiles differ by at most ([0-9.e-]+) of their value"
 OTHERS = r"other models that Volcast ships, it is at most ([0-9.e-]+)\."
 ROWS = 512
 Matrix = NDArray[np.float64]
@@ -86,6 +89,12 @@ def in_batches(model: Model, matrix: Matrix, size: int) -> list[Matrix]:
     return [model.predictor.predict(matrix[start : start + size]) for start in range(0, ROWS, size)]
 
 
+def bound_of(manifest: Manifest, rows_of: Callable[[FeatureSchema], Matrix]) -> str:
+    if manifest.forecast is not None:
+        return FORECASTS if rows_of is recorded_rows else UNUSUAL
+    return TREES if manifest.kind == "xgboost" else OTHERS
+
+
 @pytest.mark.parametrize("rows_of", [recorded_rows, unusual_rows])
 @pytest.mark.parametrize(("name", "version"), VERSIONS)
 def test_a_row_has_its_own_probability_in_a_batch(
@@ -93,8 +102,38 @@ def test_a_row_has_its_own_probability_in_a_batch(
 ) -> None:
     folder = MODELS / name / version
     model = load_model(folder, name, version)
-    bound = TREES if read_bundle(folder)[0].kind == "xgboost" else OTHERS
+    bound = bound_of(read_bundle(folder)[0], rows_of)
     assert largest_difference(model, rows_of(model.schema)) <= stated(bound)
+
+
+@pytest.mark.parametrize("rows_of", [recorded_rows, unusual_rows])
+@pytest.mark.parametrize("spike_bps", [0.5, 50.0])
+@pytest.mark.parametrize(
+    ("name", "version"), [each for each in VERSIONS if read_bundle(MODELS.joinpath(*each))[0].forecast is not None]
+)
+def test_a_row_has_its_own_forecast_in_a_batch(
+    name: str, version: str, spike_bps: float, rows_of: Callable[[FeatureSchema], Matrix]
+) -> None:
+    folder = MODELS / name / version
+    model = load_model(folder, name, version)
+    matrix = rows_of(model.schema)
+    single = forecasts_in_batches(model, matrix, 1, spike_bps)
+    for size in (2, 33, ROWS):
+        batched = forecasts_in_batches(model, matrix, size, spike_bps)
+        difference = np.abs(batched[:, 0] - single[:, 0])
+        assert np.max(difference) <= stated(bound_of(read_bundle(folder)[0], rows_of))
+        assert np.max(np.abs(batched[:, 1:] / single[:, 1:] - 1)) <= stated(QUANTILES)
+
+
+def forecasts_in_batches(model: Model, matrix: Matrix, size: int, spike_bps: float) -> Matrix:
+    """Probability, median and quantiles, (ROWS, 2 + levels)."""
+    levels = np.array([0.025, 0.1, 0.5, 0.9, 0.975])
+    parts = []
+    for start in range(0, ROWS, size):
+        rows = matrix[start : start + size]
+        forecasts = model.predictor.forecast(rows, np.full((len(rows), 1), spike_bps), np.tile(levels, (len(rows), 1)))
+        parts.append(np.column_stack([forecasts.probabilities, forecasts.median_bps, forecasts.quantile_bps]))
+    return np.concatenate(parts)
 
 
 def test_most_rows_of_a_tree_model_differ_less() -> None:

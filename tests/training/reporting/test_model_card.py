@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from common.bundle import MANIFEST_FILE, MODEL_FILE, Manifest, manifest_json
 from common.errors import InputError
+from common.model_store import ModelStore
 from tests.training.forecasting.samples import sample_rows
 from training.fitting import forecast_experiment
 from training.fitting.forecast_experiment import Settings
@@ -59,9 +60,20 @@ def card(project: Path) -> str:
     return write(project).read_text()
 
 
-@pytest.mark.skipif(not (ROOT / "docs" / f"{NAME}.md").exists(), reason="no model of forecasts is shipped yet")
 def test_the_card_of_the_shipped_models_is_up_to_date() -> None:
     assert (ROOT / "docs" / f"{NAME}.md").read_text() == render(kept()), "write it again: make docs"
+
+
+def test_the_card_is_of_the_answering_forecasts_and_of_evaluations_of_them() -> None:
+    models = kept()
+    assert [model.manifest.name for model in models] == ["volatility", "volatility-trailing"]
+    for model in models:
+        manifest, evaluated = model.manifest, model.evaluation.model
+        assert ModelStore(ROOT / "models", manifest.name).answering().name == manifest.version
+        assert evaluated is not None
+        assert (evaluated.version, evaluated.model_sha256) == (manifest.version, manifest.model_sha256)
+        assert [check.name for check in model.checks if not check.passed] == []
+        assert model.pictures == tuple(PICTURES)
 
 
 def test_card_v1_stays_with_its_pictures() -> None:
