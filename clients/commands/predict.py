@@ -74,8 +74,8 @@ def predict(
 
     If the model forecasts a distribution, the command also prints the median of the next minute's volatility and the
     base rate: the share of training rows at or above the spike size. Other models refuse --spike-bps, --spike-multiple
-    and --quantiles. Standard error names features that the model does not use, and values outside the range of the
-    training rows.
+    and --quantiles. Standard error names features that the model does not use. It also names each used feature with a
+    value outside the range of the training rows.
 
     Exit codes: 0 done, 1 failed (no answer, or no access), 2 wrong usage (an option or its value).
     """
@@ -201,7 +201,7 @@ def _option(field: str) -> str:
 
 
 def _notes(client: Client, response: PredictResponse, row: Mapping[str, float]) -> list[str]:
-    """A line for each value outside the range of the training rows, and a line with the features that are not used.
+    """A line for each used feature outside the range of the training rows, and a line with the unused features.
 
     Empty if the server does not list the model, or if its manifest records neither inputs nor ranges.
     """
@@ -215,7 +215,7 @@ def _notes(client: Client, response: PredictResponse, row: Mapping[str, float]) 
         f"{shown(feature.name)}: {row[feature.name]:g} is outside the range of the training rows, "
         f"{feature.low:g} to {feature.high:g}: the prediction is less reliable"
         for feature in status.features
-        if feature.HasField("low") and not feature.low <= row[feature.name] <= feature.high
+        if feature.used and feature.HasField("low") and not feature.low <= row[feature.name] <= feature.high
     ]
     unused = [feature.name for feature in status.features if not feature.used]
     if 0 < len(unused) < len(status.features):  # older servers do not fill the field

@@ -231,7 +231,13 @@ def subscribe(cleanup: ExitStack, consumer: Consumer, member: Worker, topic: str
         on_revoke=unless_closing(member.on_revoke),
         on_lost=unless_closing(member.on_lost),
     )
-    cleanup.callback(closing.set)
+
+    def prepare_close() -> None:
+        closing.set()
+        # librdkafka's close waits without end for a rebalance that no poll has served (librdkafka issue 4884).
+        consumer.poll(0)
+
+    cleanup.callback(prepare_close)
 
 
 def _free_name(cleanup: ExitStack, group_id: str) -> str:

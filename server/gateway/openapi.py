@@ -38,9 +38,8 @@ def _default_model(health: HealthResponse) -> ModelStatus | None:
 
 
 def _facts(feature: FeatureSpec, model: str, states_use: bool) -> list[str]:
-    facts = []
-    if feature.HasField("low") and feature.HasField("high"):
-        facts.append(f"Plausible range, from the training rows of {model}: {feature.low:g} to {feature.high:g}.")
     if states_use and not feature.used:
-        facts.append(f"Required, but {model} does not use it.")
-    return facts
+        return [f"Required, but {model} does not use it."]  # any finite value is plausible
+    if feature.HasField("low") and feature.HasField("high"):
+        return [f"Plausible range, from the training rows of {model}: {feature.low:g} to {feature.high:g}."]
+    return []

@@ -17,11 +17,12 @@ from tests.server.processes import Process, serve
 CORE = Forecaster(1, CORE_1)
 FULL = Forecaster(2, FULL_2)
 USED = ("volatility", "trade_intensity")
-RANGES = {"volatility": (0.0001, 0.002), "trade_intensity": (0.5, 40.0)}
+# The model does not use the price, and the example row is outside its range.
+RANGES = {"price": (80_000.0, 100_000.0), "volatility": (0.0001, 0.002), "trade_intensity": (0.5, 40.0)}
 
 
 def with_facts(manifest: Manifest) -> Manifest:
-    """Adds the used features and the ranges of the training rows."""
+    """Adds the used features, and ranges of the training rows."""
     return msgspec.structs.replace(manifest, inputs=USED, ranges=RANGES)
 
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from clients.sync import Client
+from common.bundle import read_bundle
 from common.errors import UsageError
+from common.labels import LABELS_FILE, read_labels
 from tests.pipeline.stream.fakes import Bench, messages_of
 from tests.pipeline.stream.ticks import market
-from tests.processes import await_true
+from tests.processes import ROOT, await_true
 from tests.server.forecast_server import CORE, forecast_server
 from tests.server.forecasts import SIZES
 from tests.server.processes import Process
@@ -62,3 +64,22 @@ def test_a_model_of_one_probability_ends_a_worker_with_a_spike_size(server: Proc
         with pytest.raises(UsageError, match=r"^worker\.spike_bps: model plain/1 forecasts no distribution"):
             finish(bench)
     assert bench.worker.totals.missing.total() == 0
+
+
+def test_predictions_of_the_shipped_default_carry_its_distribution(inference_server: str) -> None:
+    folder = ROOT / "models" / "volatility"
+    manifest, _ = read_bundle(folder / str(read_labels(folder / LABELS_FILE).stable))
+    assert manifest.forecast is not None
+    size_bps = manifest.forecast.spike_bps
+    with Client(inference_server, timeout_s=20) as client, client.stream() as stream:
+        bench = Bench([messages_of(market(800))], quantiles=LEVELS, real_stream=stream)
+        finish(bench)
+    predictions = bench.delivery.predictions()
+    assert len(predictions) == sum(row.warm for row in bench.delivery.features()) > 50
+    assert {(p.model_name, p.model_version) for p in predictions} == {(manifest.name, manifest.version)}
+    assert {(p.spike_bps, p.base_rate) for p in predictions} == {(size_bps, manifest.forecast.sizes.share_at(size_bps))}
+    for prediction in predictions:
+        low, middle, high = prediction.quantile_bps
+        assert 0 < low < middle < high
+        assert middle == pytest.approx(prediction.median_bps)
+        assert (prediction.probability > 0.5) == (prediction.median_bps > size_bps)

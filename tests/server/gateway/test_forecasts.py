@@ -128,5 +128,6 @@ def test_health_states_used_features_and_ranges(forecast_gateway: httpx.Client) 
     model = next(model for model in forecast_gateway.get("/health").json()["models"] if model["name"] == "volatility")
     features = {feature["name"]: feature for feature in model["features"]}
     assert (model["spike_bps"], model["takes_spike_multiple"]) == (SPIKE_BPS, False)
-    assert features["price"] == {"name": "price", "unit": "quote", "used": False}
+    assert features["midprice"] == {"name": "midprice", "unit": "quote", "used": False}
+    assert features["price"] == {"name": "price", "unit": "quote", "used": False, "low": 80_000.0, "high": 100_000.0}
     assert features["volatility"] == {"name": "volatility", "unit": "log", "used": True, "low": 0.0001, "high": 0.002}

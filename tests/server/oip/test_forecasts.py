@@ -206,7 +206,8 @@ def test_properties_state_used_features_and_ranges(forecast_plane: DataPlane) ->
     assert list(features) == list(CORE_1.names)
     assert {name for name, facts in features.items() if facts["used"]} == set(USED)
     assert {name: (facts["low"], facts["high"]) for name, facts in features.items() if "low" in facts} == RANGES
-    assert features["price"] == {"unit": "quote", "used": False}
+    assert features["midprice"] == {"unit": "quote", "used": False}
+    assert features["price"] == {"unit": "quote", "used": False, "low": 80_000.0, "high": 100_000.0}
 
 
 def test_a_model_that_states_nothing_has_no_properties(forecast_plane: DataPlane) -> None:
