@@ -38,7 +38,7 @@ Progress = Callable[[str], None]
     "drift",
     epilog=examples(
         "volcast drift --compare-train-test",
-        "volcast drift --reference data/raw/old --current data/raw/new --bundle models/volatility/1",
+        "volcast drift --reference data/raw/old --current data/raw/new --bundle models/volatility/4",
         "volcast drift --live --since 6h --json",
     ),
 )

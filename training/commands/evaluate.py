@@ -35,7 +35,7 @@ SAMPLE_PERIOD_S = 5
     "evaluate",
     epilog=examples(
         "volcast evaluate",
-        "volcast evaluate data/raw/BTC-USD_*.ndjson.gz --bundle models/volatility/1 --out reports",
+        "volcast evaluate data/raw/BTC-USD_*.ndjson.gz --bundle models/volatility/4 --out reports",
         "volcast evaluate quotes.csv --product BTC-USD --columns time=ts_utc",
         "volcast evaluate RECORDING --predictions predictions.ndjson --json",
     ),

@@ -56,7 +56,7 @@ class Levels(click.ParamType[tuple[float, ...]]):
     "infer",
     epilog=examples(
         "volcast infer features.parquet --out predictions.parquet",
-        "volcast infer rows.ndjson --bundle models/volatility/1          # JSON lines on standard output",
+        "volcast infer rows.ndjson --bundle models/volatility/4          # JSON lines on standard output",
         "volcast infer features.parquet --spike-bps 5 --quantiles 0.1,0.5,0.9 --out predictions.ndjson",
         "volcast infer --benchmark",
         "volcast infer features.parquet --benchmark --batch-sizes 1,256 --json",

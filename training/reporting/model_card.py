@@ -1,7 +1,7 @@
 """Writes the model card v2 from the bundles and their evaluations, so that no figure is written by hand.
 
 python -m training.reporting.model_card                             write the card again from what is kept (make docs)
-python -m training.reporting.model_card models/volatility/4 reports/core [models/volatility-full/3 reports/full …]
+python -m training.reporting.model_card models/volatility/4 reports/core [BUNDLE REPORTS …]
                                                                     keep evaluations of these bundles, and write it
 
 A folder of reports has model_eval.json, pictures, and checks.json: `volcast models promote … --dry-run --json`.
