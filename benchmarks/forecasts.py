@@ -4,7 +4,7 @@ each recording alone as training data.
     python -m benchmarks.forecasts [--schema full/2] [--out benchmarks/results/forecasts.json]
 
 The last fifth of every recording is left alone, in training as in testing: it is for the final evaluation of a model,
-and no choice is made with it. Scores are of log volatility (training/forecast_scores).
+and no choice is made with it. Scores are of log volatility (training/judging).
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from sklearn.linear_model import LogisticRegression
 
 from common.schema import FULL_2, SCHEMAS, FeatureSchema
 from pipeline.features.engine import reach_ns
-from training.forecast_scores.comparison import (
+from training.forecasting import designs
+from training.forecasting.form import FittedForecast
+from training.forecasting.kinds import HAR, SIZE_LEVELS, ForecastKind, usable_kinds
+from training.judging.blocks import Blocks
+from training.judging.comparison import (
     Interval,
     PrAucSamples,
     mean_difference,
     pr_auc_difference,
     pr_auc_samples,
 )
-from training.forecast_scores.events import event_scores, log_loss, sizes_bps
-from training.forecast_scores.scores import covered, crps_log, pit_bounds
-from training.forecasting import designs
-from training.forecasting.form import FittedForecast
-from training.forecasting.kinds import HAR, SIZE_LEVELS, ForecastKind, usable_kinds
-from training.judging.evaluation.blocks import Blocks
+from training.judging.events import event_scores, log_loss, sizes_bps
+from training.judging.scores import covered, crps_log, pit_bounds
 from training.problem.forecast_rows import ForecastRows, pooled
 from training.problem.recordings import known_recordings, read_recording
 from training.problem.splits import SplitRules, final_split, walk_forward

@@ -42,9 +42,9 @@ from common.schema import SCHEMAS
 from pipeline.archive import expand_paths, read_archive
 from pipeline.features.table import compute_features
 from training.commands.topics import read_to_end
-from training.forecast_scores.events import brier, detection, log_loss
-from training.forecast_scores.scores import covered, row_scores
 from training.forecasting.onnx_forecast import OnnxForecast
+from training.judging.events import brier, detection, log_loss
+from training.judging.scores import covered, row_scores
 from training.monitoring.served import GraphForecasts
 from training.problem.forecast_rows import ForecastRows
 from training.problem.recordings import Recording, read_recording

@@ -25,7 +25,7 @@ from common.model_store import ModelStore, Moved, Role, model_name, model_names
 from common.schema import CORE_1
 
 if TYPE_CHECKING:
-    from training.forecast_scores.gate import GateLimits
+    from training.judging.gate import GateLimits
     from training.shipping.tracking.mlflow_server import MlflowServer
 
 # The extra that brings the imports of a subcommand; `list` and `rollback` need none.
@@ -339,7 +339,7 @@ class Workplace:
         return [ModelStore(self.models_dir, name) for name in self.names()]
 
     def limits(self) -> GateLimits:
-        from training.forecast_scores.gate import GateLimits
+        from training.judging.gate import GateLimits
 
         gate = self.config.gate
         return GateLimits(champion_margin=gate.champion_margin, max_latency_us=gate.max_latency_us, seed=gate.seed)

@@ -8,8 +8,8 @@ import pytest
 from benchmarks.forecasts import at_level, development, fold_scores, left_out, trained_on_one
 from common.schema import CORE_1, FULL_2
 from tests.training.forecasting.samples import sample_rows
-from training.forecast_scores.scores import crps_log
 from training.forecasting.kinds import KINDS, kind_named, usable_kinds
+from training.judging.scores import crps_log
 from training.problem.forecast_rows import ForecastRows, pooled
 from training.problem.target import NS_PER_S
 

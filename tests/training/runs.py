@@ -20,10 +20,10 @@ from pipeline.features.columns import TICK, TickColumns
 from pipeline.features.engine import FeatureEngine
 from tests.training.synthetic import market
 from training.fitting.forecast_experiment import Experiment, Settings, run
-from training.forecast_scores.summary import summary
 from training.forecasting.bundle import make_bundle
 from training.forecasting.form import FittedForecast
 from training.forecasting.parts import ForecastPart
+from training.judging.summary import summary
 from training.problem.data.dataset import RecordedTicks
 from training.problem.forecast_rows import ForecastRows
 from training.problem.target import DEFAULT_TARGET, NS_PER_S

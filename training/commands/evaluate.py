@@ -21,7 +21,7 @@ from training.commands.folders import taken_back
 from training.commands.training_options import chosen_recordings, dataset_option
 
 if TYPE_CHECKING:
-    from training.forecast_scores.evaluation_result import DataRef, EvalSettings, ModelEval, PredictionsRef
+    from training.judging.evaluation_result import DataRef, EvalSettings, ModelEval, PredictionsRef
     from training.judging.predictions import Predictions
     from training.problem.forecast_rows import ForecastRows
     from training.problem.recordings import Recording
@@ -106,7 +106,7 @@ def evaluate(
     folder = bundle_folder or ModelStore(Path(config.server.models_dir), config.server.default_model).answering()
     manifest, model = read_bundle(folder)
     manifest.require_trained("volcast evaluate")
-    from training.forecast_scores.evaluation_result import encode
+    from training.judging.evaluation_result import encode
     from training.reporting.forecast_report import PICTURES_FOLDER, write_report
 
     predictions = _predictions(predictions_file, made_by) if predictions_file else None
@@ -153,7 +153,7 @@ def _settings(
     block_s: float | None,
     seed: int,
 ) -> EvalSettings:
-    from training.forecast_scores.evaluation_result import EvalSettings
+    from training.judging.evaluation_result import EvalSettings
     from training.shipping.bundle_forecasts import embargo_s, spike_bps
 
     own = spike_bps(manifest)
@@ -184,8 +184,8 @@ def _evaluate(
 ) -> tuple[ModelEval, BundlePart]:
     import msgspec
 
-    from training.forecast_scores.evaluation import evaluate_parts
-    from training.forecast_scores.evaluation_result import ModelRef
+    from training.judging.evaluation import evaluate_parts
+    from training.judging.evaluation_result import ModelRef
     from training.shipping import bundle_forecasts, given_predictions
 
     data, reference = _load(recordings, manifest, step)
@@ -219,7 +219,7 @@ def _evaluate(
 
 def _load(recordings: Sequence[Recording], manifest: Manifest, step: Progress) -> tuple[ForecastRows, DataRef]:
     """The rows of the recordings, with the features that the bundle and its baselines need."""
-    from training.forecast_scores.evaluation_result import DataRef
+    from training.judging.evaluation_result import DataRef
     from training.problem.data.dataset import fingerprint
     from training.problem.recordings import read_recordings
     from training.shipping.bundle_forecasts import schema_for

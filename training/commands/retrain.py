@@ -22,7 +22,7 @@ from pipeline.archive.options import flat_options, read_options
 from training.commands.training_options import chosen_cluster, trained_name, training_options
 
 if TYPE_CHECKING:
-    from training.forecast_scores.gate import GateLimits
+    from training.judging.gate import GateLimits
     from training.shipping.promotion import Judged
     from training.shipping.retraining import State, Step
     from training.shipping.tracking.mlflow_server import MlflowServer
@@ -173,7 +173,7 @@ class _Loop:
 
     @property
     def limits(self) -> GateLimits:
-        from training.forecast_scores.gate import GateLimits
+        from training.judging.gate import GateLimits
 
         gate = self.config.gate
         return GateLimits(champion_margin=gate.champion_margin, max_latency_us=gate.max_latency_us, seed=gate.seed)
@@ -321,7 +321,7 @@ class _Loop:
 
     def _write_verdict(self, judged: Judged, objections: list[str] | None = None) -> None:
         from common.files import replace_file
-        from training.forecast_scores.gate import refusals
+        from training.judging.gate import refusals
 
         labels = self.store.effective_labels()
         reasons = [*refusals(judged.checks), *(objections or [])]
@@ -346,7 +346,7 @@ def _paths(files: tuple[str, ...], config: Config) -> list[Path]:
 
 
 def _refused(step: str, judged: Judged, objections: list[str] | None = None) -> Outcome:
-    from training.forecast_scores.gate import refusals
+    from training.judging.gate import refusals
 
     reasons = [*refusals(judged.checks), *(f"shadow: {objection}" for objection in objections or [])]
     return Outcome(step, False, "refused by the gate", judged.run.id, reasons=reasons)

@@ -1,6 +1,6 @@
 """Scores of the last hours' forecasts, for each answering model, each shadow and each baseline.
 
-Scores are those of training/forecast_scores, so a live score and a score of `volcast evaluate` agree on the same rows.
+Scores are those of training/judging, so a live score and a score of `volcast evaluate` agree on the same rows.
 Forecasts are scored at the size that was served. An old-style model is scored by its probability at its own size.
 Windows are of event time and end at the newest joined row.
 """
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from common.errors import BundleError
 from common.schema import SCHEMAS
-from training.forecast_scores.events import brier, detection, log_loss
 from training.forecasting.distribution import Forecasts
+from training.judging.events import brier, detection, log_loss
 from training.monitoring.history import Growing
 from training.monitoring.join import Joined
 from training.monitoring.served import DISTRIBUTION, SCHEMA, Served, distribution_scores

@@ -8,10 +8,10 @@ import numpy as np
 
 from common.bundle import Manifest
 from common.schema import FULL_2
-from training.forecast_scores.scores import covered, row_scores
 from training.forecasting.bundle import baseline_forecasts
 from training.forecasting.distribution import Forecasts
 from training.forecasting.onnx_forecast import OnnxForecast
+from training.judging.scores import covered, row_scores
 from training.problem.forecast_rows import ForecastRows
 from training.problem.target import BPS, Floats
 from training.shipping.onnx_model import OnnxModel

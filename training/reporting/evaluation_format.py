@@ -9,9 +9,9 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from training.forecast_scores.comparison import Interval
-from training.forecast_scores.evaluation_result import FORMAT, ModelEval
-from training.judging.evaluation import episodes
+from training.judging import episodes
+from training.judging.comparison import Interval
+from training.judging.evaluation_result import FORMAT, ModelEval
 
 MEANINGS = {
     "crps_log": "CRPS on log volatility, which decides: 0 for a certain and right forecast; less is better",

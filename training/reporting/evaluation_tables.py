@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from common.paired_difference import model_name
-from training.forecast_scores.comparison import MIN_BLOCKS, Interval
-from training.forecast_scores.evaluation_result import Difference, GroupingEval, ModelEval, PartEval
 from training.forecasting.kinds import KINDS
+from training.judging.comparison import MIN_BLOCKS, Interval
+from training.judging.evaluation_result import Difference, GroupingEval, ModelEval, PartEval
 from training.reporting.forecast_page import (
     Cell,
     ForecastReport,

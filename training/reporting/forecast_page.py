@@ -10,8 +10,8 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from common.check import Check
-from training.forecast_scores.comparison import Interval
-from training.judging.evaluation.blocks import DECISION_RESAMPLES
+from training.judging.blocks import DECISION_RESAMPLES
+from training.judging.comparison import Interval
 
 FOLDED_ROWS = 8  # longer tables are folded
 CAPTIONS = {

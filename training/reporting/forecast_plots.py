@@ -15,9 +15,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from training.forecast_scores.alerts import CostCurve
-from training.forecast_scores.comparison import RowGroups
-from training.forecast_scores.events import EventScores
+from training.judging.alerts import CostCurve
+from training.judging.comparison import RowGroups
+from training.judging.events import EventScores
 from training.reporting.report_style import BLUE, GREEN, GREY, ORANGE, PALE, STYLE, canvas, png
 
 Floats = NDArray[np.float64]

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError
-from training.forecast_scores.alerts import CostCurve
-from training.forecast_scores.comparison import groupings
-from training.forecast_scores.evaluation_result import CostEval, ModelEval, encode
-from training.forecast_scores.events import EventScores, brier, event_scores, log_loss
-from training.forecast_scores.part_scores import ScoredRows, SingleSize
-from training.forecast_scores.scores import covered, pit_bounds, randomized_pit
 from training.forecasting.distribution import Forecasts
+from training.judging.alerts import CostCurve
+from training.judging.comparison import groupings
+from training.judging.evaluation_result import CostEval, ModelEval, encode
+from training.judging.events import EventScores, brier, event_scores, log_loss
+from training.judging.part_scores import ScoredRows, SingleSize
+from training.judging.scores import covered, pit_bounds, randomized_pit
 from training.reporting import forecast_plots as plots
 from training.reporting.evaluation_tables import report
 from training.reporting.forecast_page import render

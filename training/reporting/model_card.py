@@ -26,9 +26,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from common.bundle import Manifest, read_bundle
 from common.errors import InputError, VolcastError
 from common.files import replace_file
-from training.forecast_scores.comparison import Interval
-from training.forecast_scores.evaluation_result import FoldsEval, ModelEval, PartEval, decode, encode
 from training.forecasting.kinds import HAR, KINDS
+from training.judging.comparison import Interval
+from training.judging.evaluation_result import FoldsEval, ModelEval, PartEval, decode, encode
 from training.reporting.training_summary import LABELS, UNKNOWN, base_rate, span_text, spike_bps
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,10 +12,10 @@ from common.bundle import LinearForm, Manifest, Survival
 from common.errors import InputError
 from common.schema import SCHEMAS, FeatureSchema
 from pipeline.features.engine import reach_ns
-from training.forecast_scores.part_scores import SingleSize
 from training.forecasting.bundle import baseline_forecasts
 from training.forecasting.distribution import Forecasts
 from training.forecasting.onnx_forecast import OnnxForecast
+from training.judging.part_scores import SingleSize
 from training.problem.forecast_rows import ForecastRows
 from training.problem.target import BPS, DEFAULT_TARGET, NS_PER_S, Floats, Ints
 from training.shipping.onnx_model import OnnxModel

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from training.forecast_scores.evaluation_result import EvalSettings, PredictionsRef
-from training.forecast_scores.part_scores import SingleSize
 from training.forecasting.distribution import Forecasts, LocationScale
+from training.judging.evaluation_result import EvalSettings, PredictionsRef
+from training.judging.part_scores import SingleSize
 from training.judging.predictions import Predictions
 from training.problem.forecast_rows import ForecastRows
 from training.problem.row_keys import Keys, match

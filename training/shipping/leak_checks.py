@@ -1,4 +1,4 @@
-"""Whether the rows of a run know anything of the future: training/forecast_scores/leaks.py on the run's evidence."""
+"""Whether the rows of a run know anything of the future: training/judging/leaks.py on the run's evidence."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.check import Check
-from training.forecast_scores import leaks
-from training.forecast_scores.scores import crps_log
 from training.forecasting.kinds import HAR, kind_named
+from training.judging import leaks
+from training.judging.scores import crps_log
 from training.problem.forecast_rows import ForecastRows
 from training.problem.target import NS_PER_S, Floats
 from training.shipping.run_checks import Candidate, trained_on

@@ -9,7 +9,7 @@ import numpy as np
 from common.check import Check
 from pipeline.features.columns import GAP, TickColumns
 from pipeline.features.engine import FeatureEngine
-from training.forecast_scores import leaks
+from training.judging import leaks
 from training.problem.data.dataset import RecordedTicks
 from training.problem.forecast_rows import ForecastRows
 from training.problem.target import Floats, Ints

@@ -15,7 +15,7 @@ from common.errors import GateError, UnavailableError, UsageError
 from common.labels import CanaryLabel, Labels
 from common.model_store import History, ModelStore, Moved, Reign, Role
 from common.schema import SCHEMAS
-from training.forecast_scores.gate import GateLimits, refusals
+from training.judging.gate import GateLimits, refusals
 from training.shipping import run_checks
 from training.shipping.aliases import VERSION_NOTE, Registry, run_of_bundle
 from training.shipping.leak_checks import leak_checks

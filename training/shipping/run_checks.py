@@ -1,6 +1,6 @@
 """The gate's checks of a training run. All figures are computed from the run's own artifacts, none from its claims.
 
-training/forecast_scores/gate.py judges the figures; training/shipping/leak_checks.py looks for knowledge of the future.
+training/judging/gate.py judges the figures; training/shipping/leak_checks.py looks for knowledge of the future.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from common.check import Check
 from common.errors import InputError
 from common.schema import SCHEMAS, FeatureSchema
 from pipeline.features.engine import reach_ns
-from training.forecast_scores import gate
-from training.forecast_scores.events import log_loss, sizes_bps
-from training.forecast_scores.gate import AtSize, GateLimits
-from training.forecast_scores.scores import covered, crps_log, pit_bounds
 from training.forecasting.bundle import PARITY_LEVELS, parity_sizes, span_of, spans_of
 from training.forecasting.distribution import LocationScale
 from training.forecasting.form import FittedForecast
 from training.forecasting.kinds import HAR, kind_named
 from training.forecasting.onnx_forecast import OnnxForecast, parity_error
 from training.forecasting.parts import FINAL, ForecastPart
-from training.judging.evaluation.blocks import Blocks
+from training.judging import gate
+from training.judging.blocks import Blocks
+from training.judging.events import log_loss, sizes_bps
+from training.judging.gate import AtSize, GateLimits
+from training.judging.scores import covered, crps_log, pit_bounds
 from training.problem.forecast_rows import ForecastRows
 from training.problem.target import BPS, NS_PER_S, Floats, Target
 from training.shipping.bundle_forecasts import GraphForecasts, outside_training

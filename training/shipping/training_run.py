@@ -14,12 +14,12 @@ from common.steps import steps
 from training.fitting import forecast_experiment
 from training.fitting.forecast_experiment import BASELINES, Experiment, Progress, Settings
 from training.fitting.pool import open_pool
-from training.forecast_scores.evaluation import evaluate_parts
-from training.forecast_scores.evaluation_result import DataRef, EvalSettings, ModelRef
-from training.forecast_scores.summary import ScoredParts, Scores, best_kind, scored_parts, summary
 from training.forecasting.bundle import default_size_bps, make_bundle, span_of
 from training.forecasting.onnx_forecast import OnnxForecast
-from training.judging.evaluation.blocks import DECISION_RESAMPLES
+from training.judging.blocks import DECISION_RESAMPLES
+from training.judging.evaluation import evaluate_parts
+from training.judging.evaluation_result import DataRef, EvalSettings, ModelRef
+from training.judging.summary import ScoredParts, Scores, best_kind, scored_parts, summary
 from training.problem.recordings import PooledData, Recording, read_recordings
 from training.reporting.forecast_report import report_files
 from training.shipping.bundle import Bundle

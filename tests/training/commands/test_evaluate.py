@@ -14,10 +14,10 @@ from common.bundle import MANIFEST_FILE, MODEL_FILE, Manifest, manifest_json, re
 from common.schema import CORE_1
 from tests.training.commands.said import one_line
 from tests.training.synthetic import START_NS, market, write_flat, write_recording
-from training.forecast_scores.evaluation_result import ModelEval, decode
 from training.forecasting.bundle import make_bundle
 from training.forecasting.kinds import kind_named
 from training.forecasting.onnx_forecast import OnnxForecast
+from training.judging.evaluation_result import ModelEval, decode
 from training.problem.data.dataset import fingerprint
 from training.problem.forecast_rows import ForecastRows
 from training.problem.recordings import Recording, read_recording

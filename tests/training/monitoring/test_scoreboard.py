@@ -1,4 +1,4 @@
-"""Live scores are those of training/forecast_scores on the same rows."""
+"""Live scores are those of training/judging on the same rows."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from common.errors import BundleError
 from common.schema import Feature, FeatureSchema
 from tests.training.forecasting.samples import sample_rows
 from tests.training.monitoring.bundles import LEVEL, OLD_STYLE, forecast_bundle
-from training.forecast_scores.events import log_loss
-from training.forecast_scores.scores import covered, row_scores
 from training.forecasting.bundle import baseline_forecasts
+from training.judging.events import log_loss
+from training.judging.scores import covered, row_scores
 from training.monitoring.join import Answer, Joined
 from training.monitoring.scoreboard import Line, Scoreboard, calibration_error
 from training.monitoring.served import SCHEMA, Served

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from common.check import Check
-from training.forecast_scores.comparison import Interval
+from training.judging.comparison import Interval
 from training.reporting.forecast_page import (
     CAPTIONS,
     FOLDED_ROWS,

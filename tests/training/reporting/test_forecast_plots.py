@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from tests.training.forecast_scores.market import HAR, STEP_NS, STEPS, fit, market, of_test, split
-from training.forecast_scores.alerts import CostCurve, alert_levels, cost_curve, sweep
-from training.forecast_scores.comparison import groupings
-from training.forecast_scores.events import EventScores, event_scores, sizes_bps
-from training.forecast_scores.scores import covered, pit_bounds, randomized_pit
-from training.judging.evaluation.episodes import Line
+from tests.training.judging.market import HAR, STEP_NS, STEPS, fit, market, of_test, split
+from training.judging.alerts import CostCurve, alert_levels, cost_curve, sweep
+from training.judging.comparison import groupings
+from training.judging.episodes import Line
+from training.judging.events import EventScores, event_scores, sizes_bps
+from training.judging.scores import covered, pit_bounds, randomized_pit
 from training.reporting import forecast_plots as plots
 from training.reporting.forecast_plots import SizeScores
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from common.bundle import Survival
-from tests.training.forecast_scores.evaluated import SETTINGS, parts
-from training.forecast_scores.comparison import Interval
-from training.forecast_scores.evaluation import evaluate_parts
-from training.forecast_scores.evaluation_result import ModelEval, decode
-from training.forecast_scores.part_scores import SingleSize
+from tests.training.judging.evaluated import SETTINGS, parts
 from training.forecasting.parts import ForecastPart
+from training.judging.comparison import Interval
+from training.judging.evaluation import evaluate_parts
+from training.judging.evaluation_result import ModelEval, decode
+from training.judging.part_scores import SingleSize
 from training.reporting.evaluation_tables import report, verdict
 from training.reporting.forecast_report import draw, liveliest_hour, write_report
 from training.shipping.bundle_forecasts import BundlePart

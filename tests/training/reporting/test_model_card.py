@@ -16,9 +16,9 @@ from common.model_store import ModelStore
 from tests.training.forecasting.samples import sample_rows
 from training.fitting import forecast_experiment
 from training.fitting.forecast_experiment import Settings
-from training.forecast_scores.evaluation import evaluate_parts
-from training.forecast_scores.evaluation_result import EvalSettings, ModelEval, ModelRef, encode
 from training.forecasting.bundle import make_bundle
+from training.judging.evaluation import evaluate_parts
+from training.judging.evaluation_result import EvalSettings, ModelEval, ModelRef, encode
 from training.reporting import model_card
 from training.reporting.model_card import NAME, PICTURES, brief, keep, kept, render, score_rows, write
 

@@ -13,8 +13,8 @@ from common.errors import InputError, UsageError
 from server.core.bundles import load_model
 from tests.training.runs import experiment_of, market_rows
 from training.fitting.forecast_experiment import AUTO, BASELINES, Experiment
-from training.forecast_scores.summary import best_kind
 from training.forecasting.bundle import baseline_forecasts
+from training.judging.summary import best_kind
 from training.problem.recordings import PooledData
 from training.problem.target import DEFAULT_TARGET, NS_PER_S
 from training.shipping.bundle import Bundle, bundle_folder, write_bundle

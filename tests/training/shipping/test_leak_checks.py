@@ -12,7 +12,7 @@ from common.check import Check
 from common.model_store import ModelStore
 from tests.training import runs
 from tests.training.runs import Change, Made, late, make
-from training.forecast_scores.gate import GateLimits
+from training.judging.gate import GateLimits
 from training.problem.forecast_rows import ForecastRows, pooled
 from training.shipping import promotion
 from training.shipping.leak_checks import series_of

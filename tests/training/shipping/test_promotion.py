@@ -14,7 +14,7 @@ from common.labels import CanaryLabel, Labels
 from common.model_store import ModelStore, Moved, Role
 from tests.training import runs
 from tests.training.runs import Made, leaky, make
-from training.forecast_scores.gate import GateLimits
+from training.judging.gate import GateLimits
 from training.shipping import promotion
 from training.shipping.aliases import reconcile
 from training.shipping.promotion import Judged

@@ -16,7 +16,7 @@ from tests.processes import await_true
 from tests.server.conformance.calls import channel_to, packed, predict
 from tests.server.processes import Process, serve
 from tests.training.runs import first
-from training.forecast_scores.gate import GateLimits
+from training.judging.gate import GateLimits
 from training.shipping import promotion
 from training.shipping.onnx_model import OnnxModel
 

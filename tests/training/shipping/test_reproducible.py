@@ -12,8 +12,8 @@ import pytest
 
 from common.bundle import MANIFEST_FILE, MODEL_FILE, Manifest
 from tests.training.forecasting.samples import sample_rows
-from training.forecast_scores.evaluation_result import decode
 from training.forecasting.kinds import kind_named
+from training.judging.evaluation_result import decode
 from training.shipping.trained_form import trained_files
 
 pytestmark = pytest.mark.process

@@ -16,9 +16,9 @@ from common.model_store import ModelStore
 from common.schema import FULL_1
 from tests.training import runs
 from tests.training.runs import Made, replace_manifest
-from training.forecast_scores.gate import GateLimits
-from training.forecast_scores.scores import crps_log
 from training.forecasting.kinds import kind_named
+from training.judging.gate import GateLimits
+from training.judging.scores import crps_log
 from training.shipping import promotion, run_checks
 
 LIMITS = GateLimits(max_latency_us=1000.0)

@@ -17,12 +17,12 @@ from tests.lengths import length
 from tests.training.forecasting.samples import sample_rows
 from training.fitting import forecast_experiment
 from training.fitting.forecast_experiment import BASELINES, Settings
-from training.forecast_scores.gate import GateLimits
 from training.forecasting.bundle import PARITY_LEVELS
 from training.forecasting.form import FittedForecast
 from training.forecasting.graph import forecast_graph
 from training.forecasting.kinds import usable_kinds
 from training.forecasting.onnx_forecast import PARITY, OnnxForecast, parity_error
+from training.judging.gate import GateLimits
 from training.problem.recordings import dataset_recordings, known_recordings, read_recordings
 from training.problem.target import BPS, DEFAULT_TARGET, NS_PER_S, Floats
 from training.shipping.bundle_forecasts import embargo_s

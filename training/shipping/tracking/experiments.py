@@ -13,7 +13,7 @@ from common.check import Check
 from common.config import TrackingConfig
 from common.errors import UnavailableError
 from training.fitting.forecast_experiment import Experiment
-from training.forecast_scores.scores import crps_log
+from training.judging.scores import crps_log
 from training.problem.forecast_rows import ForecastRows
 from training.shipping.tracking.record import log_run
 

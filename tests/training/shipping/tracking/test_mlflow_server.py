@@ -16,7 +16,7 @@ from common.errors import UnavailableError, UsageError
 from common.model_store import ModelStore
 from tests.training.runs import Made, first, make, without_the_beginning
 from tests.training.shipping.tracking.server import Server
-from training.forecast_scores.gate import GateLimits
+from training.judging.gate import GateLimits
 from training.shipping import promotion
 from training.shipping.aliases import VERSION_NOTE, reconcile
 from training.shipping.tracking import experiments, mlflow_server

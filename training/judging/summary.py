@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.metrics import average_precision_score
 
-from training.forecast_scores.comparison import Interval, mean_difference
-from training.forecast_scores.events import event_scores
-from training.forecast_scores.scores import Floats, RowScores, covered, row_scores
 from training.forecasting.kinds import HAR
 from training.forecasting.parts import ForecastPart
-from training.judging.evaluation.blocks import Blocks
+from training.judging.blocks import Blocks
+from training.judging.comparison import Interval, mean_difference
+from training.judging.events import event_scores
+from training.judging.scores import Floats, RowScores, covered, row_scores
 from training.problem.target import DEFAULT_TARGET, NS_PER_S
 
 Scores = dict[str, dict[str, float]]  # kind -> name -> value

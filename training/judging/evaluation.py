@@ -8,15 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from training.forecast_scores.comparison import (
+from training.forecasting.kinds import HAR
+from training.judging.blocks import Blocks
+from training.judging.comparison import (
     Interval,
     RowGroups,
     differences_by,
     mean_difference,
     pr_auc_difference,
 )
-from training.forecast_scores.evaluation_alerts import AlertSweeps, alert_sweeps, caught_differences, part_alerts
-from training.forecast_scores.evaluation_result import (
+from training.judging.episodes import NS_PER_S
+from training.judging.evaluation_alerts import AlertSweeps, alert_sweeps, caught_differences, part_alerts
+from training.judging.evaluation_result import (
     AlertEval,
     Confusion,
     Difference,
@@ -28,7 +31,7 @@ from training.forecast_scores.evaluation_result import (
     ModelEval,
     PartEval,
 )
-from training.forecast_scores.part_scores import (
+from training.judging.part_scores import (
     DECIDING,
     GROUPED,
     KindScores,
@@ -37,9 +40,6 @@ from training.forecast_scores.part_scores import (
     rank_scores,
     score_part,
 )
-from training.forecasting.kinds import HAR
-from training.judging.evaluation.blocks import Blocks
-from training.judging.evaluation.episodes import NS_PER_S
 
 Progress = Callable[[str], None]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.forecast_scores.alerts import (
+from training.judging.alerts import (
     Sweep,
     alert_levels,
     caught_difference,
@@ -17,10 +17,10 @@ from training.forecast_scores.alerts import (
     operation,
     sweep,
 )
-from training.forecast_scores.comparison import Interval
-from training.forecast_scores.evaluation_result import AlertEval, CostEval, EvalSettings
-from training.forecast_scores.part_scores import KindScores, PartScores
-from training.judging.evaluation.blocks import Blocks
+from training.judging.blocks import Blocks
+from training.judging.comparison import Interval
+from training.judging.evaluation_result import AlertEval, CostEval, EvalSettings
+from training.judging.part_scores import KindScores, PartScores
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from training.judging.evaluation import kernels
+from training.judging import kernels
 
 
 def areas(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.forecast_scores.scores import crps_log
-from training.judging.evaluation.blocks import Blocks
+from training.judging.blocks import Blocks
+from training.judging.scores import crps_log
 
 from .normal import FLOOR_BPS, LogNormal
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.judging.evaluation.episodes import NS_PER_S, Line, alarms
+from training.judging.episodes import NS_PER_S, Line, alarms
 
 HORIZON_NS = 60 * NS_PER_S
 

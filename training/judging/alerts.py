@@ -1,6 +1,6 @@
 """Alerts for a spike size at every alert level: spikes caught in advance, false alarms, lead times and costs.
 
-training/judging/evaluation/episodes.py defines episode, alarm, false alarm and lead time. Counts are kept by block of
+training/judging/episodes.py defines episode, alarm, false alarm and lead time. Counts are kept by block of
 time, so that a bootstrap can choose the alert level again in each draw. The interval then includes the luck of that
 choice.
 """
@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from training.forecast_scores.comparison import Interval, expanded_interval
-from training.judging.evaluation.blocks import DECISION_RESAMPLES, Blocks
-from training.judging.evaluation.episodes import Line, alarms
+from training.judging.blocks import DECISION_RESAMPLES, Blocks
+from training.judging.comparison import Interval, expanded_interval
+from training.judging.episodes import Line, alarms
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

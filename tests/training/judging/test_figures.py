@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from training.judging.evaluation.blocks import Blocks
-from training.judging.evaluation.figures import areas
+from training.judging.blocks import Blocks
+from training.judging.figures import areas
 
 
 def sample(rows: int, seed: int, ties: bool) -> tuple[NDArray[np.int8], NDArray[np.float64], Blocks]:

@@ -6,7 +6,7 @@ from scipy.integrate import quad
 from scipy.stats import kstest, norm
 
 from common.errors import InputError
-from training.forecast_scores.scores import (
+from training.judging.scores import (
     CRPS_LEVELS,
     LEVELS_AT_ONCE,
     PINBALL_LEVELS,

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from common.bundle import Survival
 from common.errors import InputError
-from training.forecast_scores.comparison import PrAucSamples, RowGroups, groupings, pr_auc_samples
-from training.forecast_scores.evaluation_result import EvalSettings, SizeEval
-from training.forecast_scores.events import Detection, brier, detection, log_loss
-from training.forecast_scores.scores import PINBALL_LEVELS, covered, randomized_pit, row_scores
 from training.forecasting.designs import TRAILING_FEATURE
 from training.forecasting.distribution import Forecasts
 from training.forecasting.kinds import SIZE_LEVELS
-from training.judging.evaluation.blocks import Blocks
-from training.judging.evaluation.episodes import Line
-from training.judging.evaluation.figures import areas
+from training.judging.blocks import Blocks
+from training.judging.comparison import PrAucSamples, RowGroups, groupings, pr_auc_samples
+from training.judging.episodes import Line
+from training.judging.evaluation_result import EvalSettings, SizeEval
+from training.judging.events import Detection, brier, detection, log_loss
+from training.judging.figures import areas
+from training.judging.scores import PINBALL_LEVELS, covered, randomized_pit, row_scores
 from training.problem.forecast_rows import ForecastRows
 from training.problem.target import BPS, NS_PER_S
 

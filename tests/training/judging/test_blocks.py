@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
-from training.judging.evaluation.blocks import Blocks, interval
-from training.judging.evaluation.figures import areas
+from training.judging.blocks import Blocks, interval
+from training.judging.figures import areas
 from training.problem.target import NS_PER_S
 
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from common.check import Check
-from training.forecast_scores.comparison import Interval, expanded_interval, mean_difference
-from training.judging.evaluation.blocks import DECISION_RESAMPLES, Blocks
+from training.judging.blocks import DECISION_RESAMPLES, Blocks
+from training.judging.comparison import Interval, expanded_interval, mean_difference
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

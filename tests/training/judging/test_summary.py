@@ -8,10 +8,10 @@ import pytest
 from common.bundle import Survival
 from common.schema import CORE_1
 from tests.training.forecasting.samples import sample_rows
-from training.forecast_scores import summary as module
-from training.forecast_scores.summary import best_kind, scored_parts, summary
 from training.forecasting.distribution import LocationScale
 from training.forecasting.parts import ForecastPart
+from training.judging import summary as module
+from training.judging.summary import best_kind, scored_parts, summary
 
 ROWS = 3000
 BLOCK_S = 300.0  # 50 blocks

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from training.forecast_scores import gate
-from training.forecast_scores.comparison import mean_interval
-from training.forecast_scores.gate import AtSize, GateLimits, Tolerance
-from training.judging.evaluation.blocks import Blocks
+from training.judging import gate
+from training.judging.blocks import Blocks
+from training.judging.comparison import mean_interval
+from training.judging.gate import AtSize, GateLimits, Tolerance
 
 from .market import HAR, crps, fit, market, of_test, split
 
@@ -40,7 +40,7 @@ def test_a_model_with_a_better_feature_beats_har_in_a_real_fit(seed: int) -> Non
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
 def test_a_real_fit_covers_what_it_claims_and_an_overconfident_fit_does_not(seed: int) -> None:
-    from training.forecast_scores.scores import covered, pit_bounds
+    from training.judging.scores import covered, pit_bounds
 
     given = market(seed)
     train, test = split()

@@ -25,7 +25,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from training.judging.evaluation import kernels
+from training.judging import kernels
 
 NS_PER_S = 1_000_000_000
 

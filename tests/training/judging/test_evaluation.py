@@ -11,15 +11,15 @@ from common.bundle import Survival
 from common.errors import InputError
 from common.schema import CORE_1
 from tests.training.forecasting.samples import sample_rows
-from training.forecast_scores.alerts import operation
-from training.forecast_scores.comparison import mean_difference
-from training.forecast_scores.evaluation import evaluate_parts
-from training.forecast_scores.evaluation_result import ModelEval, PartEval, decode, encode
-from training.forecast_scores.part_scores import SingleSize, size_at
-from training.forecast_scores.scores import covered, row_scores
 from training.forecasting.parts import ForecastPart
-from training.judging.evaluation.blocks import Blocks
-from training.judging.evaluation.episodes import Line
+from training.judging.alerts import operation
+from training.judging.blocks import Blocks
+from training.judging.comparison import mean_difference
+from training.judging.episodes import Line
+from training.judging.evaluation import evaluate_parts
+from training.judging.evaluation_result import ModelEval, PartEval, decode, encode
+from training.judging.part_scores import SingleSize, size_at
+from training.judging.scores import covered, row_scores
 from training.shipping.bundle_forecasts import BundlePart
 
 from .evaluated import KINDS, SETTINGS, part, parts

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from common.check import Check
-from training.forecast_scores import leaks
-from training.forecast_scores.scores import crps_log
-from training.judging.evaluation.blocks import Blocks
+from training.judging import leaks
+from training.judging.blocks import Blocks
+from training.judging.scores import crps_log
 
 from .market import BLOCK_NS, HAR, NAMES, ROWS, STEP_NS, STEPS, Market, crps, fit, late, market, of_test, split
 from .normal import FLOOR_BPS

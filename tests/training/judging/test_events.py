@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import brier_score_loss, f1_score
 from sklearn.metrics import log_loss as log_loss_of_sklearn
 
-from training.forecast_scores.events import brier, detection, event_scores, log_loss, sizes_bps
+from training.judging.events import brier, detection, event_scores, log_loss, sizes_bps
 
 from .normal import lively
 

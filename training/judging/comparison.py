@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
-from training.judging.evaluation.blocks import DECISION_RESAMPLES, DEFINED_SHARE, Blocks, mean_of_defined
-from training.judging.evaluation.figures import areas
+from training.judging.blocks import DECISION_RESAMPLES, DEFINED_SHARE, Blocks, mean_of_defined
+from training.judging.figures import areas
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

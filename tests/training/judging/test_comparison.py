@@ -5,8 +5,9 @@ import pytest
 from scipy.stats import norm, t
 from sklearn.metrics import average_precision_score
 
-from training.forecast_scores import comparison
-from training.forecast_scores.comparison import (
+from training.judging import comparison
+from training.judging.blocks import DECISION_RESAMPLES, Blocks
+from training.judging.comparison import (
     MIN_BLOCKS,
     NS_PER_DAY,
     Interval,
@@ -19,7 +20,6 @@ from training.forecast_scores.comparison import (
     pr_auc_samples,
     sums_by_group,
 )
-from training.judging.evaluation.blocks import DECISION_RESAMPLES, Blocks
 
 HOUR_NS = 3600 * 10**9
 

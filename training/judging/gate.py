@@ -1,6 +1,6 @@
 """Whether a forecast model may be promoted: skill, coverage, calibration, parity, latency and the champion.
 
-Each check takes arrays and returns a Check; none reads a file. training/forecast_scores/leaks.py has the checks against
+Each check takes arrays and returns a Check; none reads a file. training/judging/leaks.py has the checks against
 knowledge of the future. docs/decisions/0031 gives the reasons.
 """
 
@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.check import Check
-from training.forecast_scores.comparison import Interval, mean_difference, mean_interval
-from training.forecast_scores.events import log_loss
-from training.judging.evaluation.blocks import Blocks
+from training.judging.blocks import Blocks
+from training.judging.comparison import Interval, mean_difference, mean_interval
+from training.judging.events import log_loss
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tests.training.forecasting.samples import sample_rows
-from training.forecast_scores.evaluation_result import EvalSettings
 from training.forecasting.bundle import survivals
 from training.forecasting.kinds import kind_named
 from training.forecasting.parts import FINAL, ForecastPart
+from training.judging.evaluation_result import EvalSettings
 from training.problem.forecast_rows import ForecastRows
 
 KINDS = ("ridge", "har", "climatology")

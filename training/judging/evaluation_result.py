@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import msgspec
 
 from common.errors import InputError
-from training.forecast_scores.comparison import Interval
-from training.judging.evaluation.blocks import DECISION_RESAMPLES
+from training.judging.blocks import DECISION_RESAMPLES
+from training.judging.comparison import Interval
 
 FORMAT = 2
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from training.forecast_scores.alerts import (
+from training.judging.alerts import (
     ALWAYS,
     COST_RATIOS,
     LEAD_QUANTILES,
@@ -20,8 +20,8 @@ from training.forecast_scores.alerts import (
     operation,
     sweep,
 )
-from training.judging.evaluation.blocks import DECISION_RESAMPLES, Blocks
-from training.judging.evaluation.episodes import Line
+from training.judging.blocks import DECISION_RESAMPLES, Blocks
+from training.judging.episodes import Line
 
 SECOND_NS = 10**9
 HORIZON_NS = 60 * SECOND_NS

@@ -1,1 +1,0 @@
-"""Scores, comparisons, alerts, plots and gate checks of forecasts of a distribution of volatility."""
