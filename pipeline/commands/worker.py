@@ -234,7 +234,7 @@ def subscribe(cleanup: ExitStack, consumer: Consumer, member: Worker, topic: str
 
     def prepare_close() -> None:
         closing.set()
-        # librdkafka's close waits without end for a rebalance that no poll has served (librdkafka #4884).
+        # librdkafka 2.x: close waits without end for a rebalance that no poll has served (librdkafka #4041, #4884).
         consumer.poll(0)
 
     cleanup.callback(prepare_close)

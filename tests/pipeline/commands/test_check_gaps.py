@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import msgspec
 import pytest
 
 from pipeline.commands import check
 from pipeline.commands.check import _report, _show
-from pipeline.records import Gap, encode
+from pipeline.records import Gap, Tick, encode
 from pipeline.stream.inspect import Inspection
 from pipeline.stream.reconcile import Account
 from tests.pipeline.stream.ticks import market
+
+
+def ticks_around() -> tuple[int, Tick, Tick]:
+    """Offset of the last tick of the product before the sequence gap, this tick, and the first tick after the gap."""
+    ticks = market(20)
+    offset = max(index for index in range(10) if ticks[index].product_id == ticks[10].product_id)
+    return offset, ticks[offset], ticks[10]
+
+
+def millisecond(tick: Tick) -> str:
+    moment = datetime.fromtimestamp(tick.event_time_ns // 1_000_000 / 1000, UTC)
+    return moment.isoformat(" ", "milliseconds").removesuffix("+00:00")
 
 
 def inspected() -> Inspection:
@@ -31,8 +45,10 @@ def test_people_read_product_reason_count_and_the_ticks_around(capfd: pytest.Cap
     lines = [" ".join(line.split()) for line in capfd.readouterr().out.splitlines()]
     assert "product reason missing revealed at after before record" in lines
     sequence, unknown, retention = lines[lines.index("Gaps of ticks.raw") + 2 :][:3]
+    _, before, after = ticks_around()
     assert sequence.startswith(
-        "coinbase:BTC-USD sequence 3 2026-01-01 00:00:01.115 number 6 at 00:00:00.745 number 10 at"
+        f"coinbase:{after.product_id} sequence 3 {millisecond(after)} number {before.sequence_num} at "
+        f"{millisecond(before).split()[1]} number {after.sequence_num} at {millisecond(after).split()[1]}"
     )
     assert sequence.endswith("[0]@10")
     assert unknown.startswith("coinbase:BTC-USD [/red] unknown")
@@ -51,6 +67,6 @@ def test_scripts_read_offsets_and_both_ticks() -> None:
     report = msgspec.json.decode(msgspec.json.encode(_report(inspected(), 10.0, {}, 0, Account())))
     sequence, _, retention = report["gap_spans"]
     assert (sequence["offset"], sequence["missed"], sequence["reason"]) == (10, 3, "sequence")
-    assert (sequence["after"]["offset"], sequence["until"]["offset"]) == (6, 11)
+    assert (sequence["after"]["offset"], sequence["until"]["offset"]) == (ticks_around()[0], 11)
     assert (retention["reason"], retention["partition"], retention["offset"]) == ("retention", 2, 500)
     assert report["gap_spans_left_out"] == 0
