@@ -27,7 +27,7 @@ NEAREST = 0.01  # of the range of the middle nine tenths: edges closer than that
 # An empty bin would make the index infinite. Half a row in ten thousand is what stands for nothing.
 LEAST_FRACTION = 5e-5
 
-SAMPLE_PERIOD_NS = 1_000_000_000  # training thins to a row a second and product, and so must what is compared
+SAMPLE_PERIOD_NS = 1_000_000_000  # a live row a second and product; training takes one in 5 s
 BUCKET_NS = 300_000_000_000
 WINDOWS_NS = {"1h": 3600 * 10**9, "24h": 86_400 * 10**9}
 BUCKETS = max(WINDOWS_NS.values()) // BUCKET_NS

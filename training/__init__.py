@@ -1,6 +1,6 @@
 """From recordings to a served model: data sets, models, evaluation, promotion, reports.
 
-Cores take arrays and return arrays: problem, models, fitting, judging. Edges read recordings (problem.data), write
+Cores take arrays and return arrays: problem, forecasting, fitting, judging. Edges read recordings (problem.data), write
 bundles and runs (shipping) and pages (reporting), follow live data (monitoring, drift), and are called (commands).
 pyproject.toml has the order in which packages may import each other.
 """

@@ -63,9 +63,9 @@ no_track = click.option("--no-track", is_flag=True, help="Leave MLflow alone: no
     epilog=examples(
         "volcast models list",
         "volcast models add forest.onnx --name mine",
-        "volcast models verify volatility 2",
+        "volcast models verify volatility 4",
         "volcast models promote volatility --run volatility-xgboost-20261124 --to candidate",
-        "volcast models promote volatility 2",
+        "volcast models promote volatility 5",
         "volcast models rollback volatility",
         "volcast models sync",
     ),
@@ -169,7 +169,7 @@ def add(
 
 
 @models.command(
-    "verify", epilog=examples("volcast models verify volatility 2", "volcast models verify --path data/runs/RUN/bundle")
+    "verify", epilog=examples("volcast models verify volatility 4", "volcast models verify --path data/runs/RUN/bundle")
 )
 @click.argument("name", required=False)
 @click.argument("version", required=False)
@@ -207,8 +207,8 @@ def verify(
     epilog=examples(
         "volcast models promote volatility --run RUN --to candidate",
         "volcast models promote volatility --run RUN --to candidate --share 0.05",
-        "volcast models promote volatility 2              # candidate to champion",
-        "volcast models promote volatility 2 --dry-run    # what the gate says, and nothing else",
+        "volcast models promote volatility 5              # candidate to champion",
+        "volcast models promote volatility 5 --dry-run    # what the gate says, and nothing else",
     ),
 )
 @click.argument("name")

@@ -38,7 +38,7 @@ STEP_S = 0.2
     "monitor",
     epilog=examples(
         "volcast monitor",
-        "volcast monitor --shadow volatility/3 --json",
+        "volcast monitor --shadow volatility-trailing/1 --json",
         "volcast monitor --once --out joined.ndjson     # whole topics",
     ),
 )
