@@ -80,6 +80,7 @@ CASES = {
 }
 PRODUCTS = ("BTC-USD", "ETH-USD", "DOGE-USD")
 FIRST_EVENT_NS = 1_700_000_000_000_000_000
+ROW_BYTES = 16  # of an answer: the probability and, of a forecast, the median
 
 
 class Sink:
@@ -161,7 +162,7 @@ def _grpc_bursts(case: Case) -> Iterator[bytes]:
             for message in messages[begin : begin + case.in_flight]:
                 burst += frames.frame(frames.HEADERS, frames.END_HEADERS, stream, next(heads))
                 burst += frames.window_update(stream, 5) + _data(stream, message, last=True, size=len(message) + 5)
-                burst += frames.window_update(0, 64 + 8 * max(forms))
+                burst += frames.window_update(0, 64 + ROW_BYTES * max(forms))
                 stream += 2
             yield burst
 
@@ -176,7 +177,7 @@ def _data(stream: int, message: bytes, *, last: bool, size: int = frames.FRAME_S
 
 def _bursts(case: Case) -> Iterator[bytes]:
     """The bytes of `in_flight` calls at a time, with the room that a client gives for the answers."""
-    given = case.in_flight * (64 + 8 * case.rows)
+    given = case.in_flight * (64 + ROW_BYTES * case.rows)
     room = frames.window_update(0, given)
     if case.streaming:
         sent = [StreamPredictRequest(frame_id=1000 + one, request=request(case.rows)) for one in range(case.in_flight)]
