@@ -107,7 +107,8 @@ def test_verdicts(
     subject: Subject,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mutation, "MIN_CPU_LIMIT_S", 3.0)
+    if verdict == "timed out":  # on a busy machine the others may take longer
+        monkeypatch.setattr(mutation, "MIN_CPU_LIMIT_S", 3.0)
     made = space.try_mutant(subject, mutant(before, after), [measured(cpu_s=0.1)])
     assert (made.verdict, made.failed, made.tests) == (verdict, failed, (TEST,))
     assert (space.folder / PATH).read_text() == MODULE

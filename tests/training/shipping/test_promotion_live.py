@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
@@ -23,7 +24,7 @@ from training.shipping.onnx_model import OnnxModel
 pytestmark = pytest.mark.process
 
 LIMITS = GateLimits(max_latency_us=1000.0, champion_margin=0.2)
-SHIPPED = Path(__file__).parents[3] / "models" / "volatility"  # its champion gives the probability of a label
+SHIPPED = Path(__file__).parents[3] / "models" / "volatility"  # version 3 gives the probability of a label
 CALLERS = 3
 
 
@@ -55,10 +56,9 @@ class Caller(threading.Thread):
 @pytest.mark.timeout(240)
 def test_a_promotion_from_an_old_style_model_to_a_forecast_and_back_loses_no_call(tmp_path: Path) -> None:
     store, runs_dir = ModelStore(tmp_path / "models", "volatility"), tmp_path / "runs"
-    shutil.copytree(SHIPPED, store.folder)
-    labels = store.labels()
-    assert labels is not None
-    old, new = labels.stable, "4"
+    old, new = "3", "4"
+    shutil.copytree(SHIPPED, store.folder, ignore=shutil.ignore_patterns(new, ".history.json"))
+    (store.folder / "labels.json").write_text(json.dumps({"stable": old}))
     served, model = read_bundle(store.path(old))
     assert served.forecast is None
     made = first()
