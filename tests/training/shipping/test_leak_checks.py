@@ -18,6 +18,8 @@ from training.shipping import promotion
 from training.shipping.leak_checks import series_of
 from training.shipping.look_ahead import look_ahead
 
+pytestmark = pytest.mark.process  # a run records the commit, which git describes
+
 LIMITS = GateLimits(max_latency_us=1000.0)
 
 

@@ -21,6 +21,8 @@ from training.judging.gate import GateLimits
 from training.judging.scores import crps_log
 from training.shipping import promotion, run_checks
 
+pytestmark = pytest.mark.process  # a run records the commit, which git describes
+
 LIMITS = GateLimits(max_latency_us=1000.0)
 
 
