@@ -18,7 +18,6 @@ self-correcting process spends at or above the spike size has a bounded variance
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -87,18 +86,17 @@ class Volatility:
         self._slot = 0  # of the next spell
         self._start_s = self._next_start_s()
         self._stress_s = 0.0
-        self._spells: deque[Spell] = deque(maxlen=2)  # no more than two overlap
+        self._spell = Spell(0.0, 0.0, 0.0)  # the current or last one; here none
         self._squares = np.zeros(WINDOW_S // STEP_S - 1)
 
     def block(self) -> NDArray[np.float64]:
         """Relative volatility of each second, (BLOCK_S,)."""
-        while self._start_s < self._second + BLOCK_S:
-            self._spells.append(self._next_spell())
+        if self._start_s < self._second + BLOCK_S:
+            self._spell = self._next_spell()
         slow, fast = self._slow.path(self._rng, BLOCK_S), self._fast.path(self._rng, BLOCK_S)
         variance = np.exp(2 * np.add(slow, fast))
         seconds = self._second + np.arange(BLOCK_S, dtype=np.float64)
-        for spell in self._spells:
-            variance += spell.variance(seconds)
+        variance += self._spell.variance(seconds)
         self._second += BLOCK_S
         return np.asarray(np.sqrt(variance), np.float64)
 

@@ -75,7 +75,7 @@ def hinges(at: Floats, values: Floats) -> tuple[Floats, float]:
 def _location_and_scale(graph: _Graph, fitted: FittedForecast) -> None:
     """Nodes from `features` to `centre`, the exponential of the location, and to `scale`, (rows, 1) each.
 
-    There is no node `scale` if it is constant.
+    A scale that is the same for all rows gets no node: it is a part of the hinges.
     """
     design, node, constant = fitted.design, graph.node, graph.constant
     names = design.schema.names
@@ -108,7 +108,7 @@ def _constant_scale(fitted: FittedForecast) -> float:
 
 
 def _trees(graph: _Graph, fitted: FittedForecast, in_span: list[int], biases: Floats) -> str:
-    """Nodes that add the leaves of a row to the bias of the location; the scale's bias stays as it is. (rows, 2)."""
+    """Nodes to the biases of location and scale in each row, (rows, 2): the leaves add to that of the location."""
     node, weights = graph.node, fitted.design.unit_weights
     units = [graph.constant("unit_weights", weights[in_span]), graph.constant("unit_biases", weights[-1])]
     node("Gemm", ["logs", *units], "units")

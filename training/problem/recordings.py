@@ -12,14 +12,12 @@ from pipeline.archive import DEFAULT_OPTIONS, ReadOptions, RecordingFormat
 from pipeline.datasets import DATA_DIR, coinbase_ticker_2025, data_dir
 from training.problem.data.dataset import Dataset, Progress, RecordedTicks
 from training.problem.data.load import load
-from training.problem.forecast_rows import ForecastRows as ForecastRows
-from training.problem.forecast_rows import pooled as pooled
-from training.problem.target import DEFAULT_TARGET as DEFAULT_TARGET
-from training.problem.target import NS_PER_S, Target
+from training.problem.forecast_rows import ForecastRows, pooled
+from training.problem.target import DEFAULT_TARGET, NS_PER_S, Target
 
 # Quotes are polled every 5 s and mids every second. A longer silence ends an unbroken stretch: no return spans it.
 POLL_SILENCE_S = 30
-# What --dataset names, by the beginnings of recordings' names. streams: with a tick a second or more (decision 33).
+# Values of --dataset, and how the names of their recordings begin. streams: a tick a second or more (decision 33).
 DATASETS = {
     "ticks": ("ticks",),
     "streams": ("mids", "perpetual", "ticks"),

@@ -120,7 +120,7 @@ def _require(path: Path, schema: FeatureSchema, columns: Sequence[str]) -> None:
 
 
 def _advice(path: Path, schema: FeatureSchema) -> str:
-    """The command that makes rows of a recording; empty if the file is no recording."""
+    """If the file is a recording: the command that computes its rows of features, as a sentence. Otherwise empty."""
     try:
         ticks = any(isinstance(record, Tick) for record in islice(read_archive([path]), _PEEKED_RECORDS))
     except InputError:

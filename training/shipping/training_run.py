@@ -139,7 +139,7 @@ def _evaluation(trained: TrainedBundle, progress: Progress) -> dict[str, bytes]:
 
 
 def shipped_kind(experiment: Experiment, scored: ScoredParts | None = None) -> str:
-    """The kind that was asked for, or the best kind if it is shown to beat HAR, else HAR.
+    """The requested kind. For `auto`: the best kind if it is shown to beat HAR, else HAR.
 
     scored: of the folds, if they are known.
     """

@@ -31,7 +31,8 @@ def spells(returns: NDArray[np.float64], hours: int = 6, seed: int = 1) -> list[
     seen: list[Spell] = []
     for _ in range(hours * 60):
         volatility.block()
-        seen += [spell for spell in volatility._spells if spell not in seen]
+        if volatility._spell.height and volatility._spell not in seen:  # before the first spell, the height is 0
+            seen.append(volatility._spell)
         volatility.release(returns)
     return seen
 
