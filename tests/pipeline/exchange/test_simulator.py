@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.exchange.items import simulated
 from pipeline.exchange.simulator import PROFILES, START_NS, SimulatedTick, simulate
+from pipeline.exchange.volatility import Volatility
 
 HOUR_NS = 3_600_000_000_000
 
@@ -128,3 +129,12 @@ def test_prices_stay_within_reason_for_days() -> None:
     ticks = [tick for product in PROFILES for tick in hours(product, 24 * 2, 0.1)]
     ratios = [tick.bid / 100 / PROFILES[tick.product_id].price for tick in ticks]
     assert 0.5 < min(ratios) < max(ratios) < 2.0
+
+
+def test_a_minute_without_updates_counts_as_a_minute_without_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    released: list[NDArray[np.float64]] = []
+    monkeypatch.setattr(Volatility, "release", lambda self, returns: released.append(returns))
+    ticks = list(islice(simulate(["BTC-USD"], 1, 0.005), 10))
+    minutes = (ticks[-1].event_time_ns - START_NS) // (60 * 10**9) + 1
+    assert len(released) == minutes
+    assert sum(not returns.any() for returns in released) > minutes / 2

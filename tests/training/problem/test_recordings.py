@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,17 @@ from pipeline.features.engine import FeatureEngine
 from pipeline.records import Tick
 from training import DATASETS
 from training.problem import recordings
+from training.problem.data.dataset import Dataset
+from training.problem.data.load import load
 from training.problem.forecast_rows import ForecastRows, pooled
-from training.problem.recordings import POLL_SILENCE_S, Recording, dataset_recordings, known_recordings, read_recording
+from training.problem.recordings import (
+    POLL_SILENCE_S,
+    Recording,
+    dataset_recordings,
+    known_recordings,
+    read_recording,
+    read_recordings,
+)
 from training.problem.target import NS_PER_S
 
 BEGIN_S = 1_700_000_000
@@ -133,3 +143,18 @@ def test_data_sets_name_recordings_by_their_rate(tmp_path: Path, monkeypatch: py
     assert dataset_recordings("streams") == (mids, perpetual, ticks)
     assert dataset_recordings("quotes") == (quotes,)
     assert dataset_recordings("recordings") == (quotes, mids, perpetual, ticks)
+
+
+@pytest.mark.parametrize("with_features", [False, True])
+def test_ticks_are_known_unless_a_feature_file_is_among_the_recordings(
+    with_features: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(files: tuple[Path, ...], **options: Any) -> Dataset:
+        dataset = load(files, **options)
+        return replace(dataset, recorded=()) if with_features and files[0].stem == "second" else dataset
+
+    monkeypatch.setattr("training.problem.recordings.load", loaded)
+    both = [polled(tmp_path, list(range(900)), name) for name in ("first", "second")]
+    data = read_recordings(both, CORE_1, 5, lambda text: None)
+    assert data.rows.recordings == ("first", "second")
+    assert len(data.recorded) == (0 if with_features else 2)
